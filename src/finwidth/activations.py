@@ -1,0 +1,105 @@
+"""Positively homogeneous activations: two slopes, one on each side of zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+
+
+@dataclass(frozen=True)
+class Activation:
+    """phi(y) = positive * y for y > 0, negative * y for y < 0, and phi'(0) = at_zero.
+
+    The slopes are dimensionless and finite, and not both zero.  ``at_zero`` follows PyTorch: the
+    negative slope for ReLU and leaky ReLU, 0 for the absolute value.
+
+    Examples
+    --------
+    >>> from finwidth import Activation
+    >>> Activation("leaky", 1, 0.25).gate_moment(2)   # E[phi'(y)^2] for a symmetric y
+    Fraction(17, 32)
+    """
+
+    name: str
+    positive: Fraction
+    negative: Fraction
+    at_zero: Fraction
+
+    def __init__(
+        self,
+        name: str,
+        positive: int | float | Fraction,
+        negative: int | float | Fraction,
+        at_zero: int | float | Fraction | None = None,
+    ) -> None:
+        can_die = positive == 0 or negative == 0
+        if at_zero is None:
+            at_zero = 0 if can_die else negative
+        if not all(math.isfinite(slope) for slope in (positive, negative, at_zero)) or positive == negative == 0:
+            raise FinwidthError(
+                f"activation {name!r} has slopes {positive!r} and {negative!r}; they must be finite and not both 0"
+            )
+        if can_die and at_zero != 0:
+            raise FinwidthError(f"activation {name!r} has a zero slope, so at_zero must be 0; it is {at_zero!r}")
+        for key, slope in (("positive", positive), ("negative", negative), ("at_zero", at_zero)):
+            object.__setattr__(self, key, Fraction(slope))
+        object.__setattr__(self, "name", name)
+
+    @property
+    def can_die(self) -> bool:
+        """Whether a whole layer can be mapped to zero (one of the slopes is zero)."""
+        return self.positive == 0 or self.negative == 0
+
+    def gate_moment(self, order: int) -> Fraction:
+        """E[phi'(y)^order] for y symmetric without an atom at zero (theory, "gate")."""
+        return (self.positive**order + self.negative**order) / 2
+
+    def frozen_at_zero(self) -> Activation:
+        """The linear map that this activation is at pre-activations that are exactly zero."""
+        return _unchecked(self.name, self.at_zero)
+
+    def value(self, y: FloatArray) -> FloatArray:
+        """phi(y), elementwise."""
+        return y * self.derivative(y)
+
+    def derivative(self, y: FloatArray) -> FloatArray:
+        """phi'(y), elementwise, with phi'(0) = at_zero."""
+        slopes = np.where(y > 0, float(self.positive), float(self.negative))
+        return np.where(y == 0, float(self.at_zero), slopes)
+
+
+def _unchecked(name: str, slope: Fraction) -> Activation:
+    """A linear activation whose slope may be zero."""
+    made = object.__new__(Activation)
+    for key in ("positive", "negative", "at_zero"):
+        object.__setattr__(made, key, slope)
+    object.__setattr__(made, "name", name)
+    return made
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    each.name: each
+    for each in (
+        Activation("relu", 1, 0),
+        Activation("leaky_relu", 1, Fraction(1, 100)),
+        Activation("linear", 1, 1),
+        Activation("abs", 1, -1, at_zero=0),
+    )
+}
+
+
+def activation(given: str | Activation) -> Activation:
+    """The activation called ``given``, or ``given`` itself if it already is one."""
+    if isinstance(given, Activation):
+        return given
+    if not isinstance(given, str) or given not in ACTIVATIONS:
+        raise FinwidthError(
+            f"activation {given!r} is not known; choose one of {', '.join(ACTIVATIONS)}, or give an Activation"
+        )
+    return ACTIVATIONS[given]

@@ -1,0 +1,303 @@
+"""The network under study: a fully connected network with random weights, and the checks on what the user gave.
+
+Convention (used by every route; layer i = 1..d maps width n_{i-1} to n_i)::
+
+    y^(i) = What^(i) x^(i-1) + bhat^(i),   x^(i) = phi(y^(i)) for i < d,   N(x) = y^(d)
+    What^(i)_ab has variance v_i = gain_i / n_{i-1},   bhat^(i)_a variance b_i (0: zero-initialised)
+    K(x,x) = K_w + K_b,   K_w = sum_i c_i sum_ab (dN/dWhat^(i)_ab)^2,   K_b = sum_i e_i sum_a (dN/dbhat^(i)_a)^2
+
+The multipliers c_i, e_i are the parameterization: SGD on the parameters of that parameterization with
+learning rate lambda moves What^(i) at rate lambda c_i and bhat^(i) at rate lambda e_i.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.activations import Activation, activation
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray, WeightLaw, weight_law
+
+PARAMETERIZATIONS = ("ntk", "standard", "mup")
+BIASES = ("trained", "frozen", "none")
+
+Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight layer; symbols as in the module's convention. Every number is an exact fraction."""
+
+    fan_in: int
+    fan_out: int
+    weight_variance: Fraction
+    weight_multiplier: Fraction
+    bias_variance: Fraction
+    bias_multiplier: Fraction
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A random fully connected network, the object every other function takes.
+
+    Parameters
+    ----------
+    widths
+        ``[n_0, n_1, ..., n_d]``: input width, hidden widths, output width. Whole numbers, at least 1.
+    weight_law
+        Law of the weights, rescaled to the layer's variance: ``"gaussian"``, ``"uniform"``, ``"laplace"``,
+        ``"smoothed-rademacher"``, ``"truncated-normal"``, or a `WeightLaw`.
+    activation
+        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`.
+    parameterization
+        ``"ntk"`` (derivatives by the unit-variance weights, as in the paper), ``"standard"`` (by the weights
+        themselves, as PyTorch does) or ``"mup"`` (maximal update, SGD: output variance divided by its fan-in,
+        learning rates times fan-out in the first layer and the biases, over fan-in in the last).
+    gains
+        fan-in times the variance of a weight, one number or one per layer. By default 1/E[phi'^2] in hidden
+        layers (2 for ReLU) and 1 in the last, which is the paper's network.
+    bias
+        ``"trained"`` (K_b counts them), ``"frozen"`` or ``"none"``.
+    bias_variance
+        Variance of the initial biases, one number or one per layer; 0 (the default) is the paper's.
+    bias_law
+        Law of the initial biases where their variance is not 0.
+
+    Raises
+    ------
+    FinwidthError
+        For widths, names or numbers that are not allowed.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> net = MLP([16, *[64] * 8, 1])
+    >>> net.depth, float(net.beta), float(net.beta_hidden)
+    (9, 1.125, 0.125)
+    """
+
+    widths: tuple[int, ...]
+    weight_law: WeightLaw
+    activation: Activation
+    parameterization: str
+    gains: tuple[Fraction, ...]
+    bias: str
+    bias_variance: tuple[Fraction, ...]
+    bias_law: WeightLaw
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        weight_law: str | WeightLaw = "gaussian",
+        activation: str | Activation = "relu",
+        parameterization: str = "ntk",
+        *,
+        gains: Gains | None = None,
+        bias: str = "trained",
+        bias_variance: Gains = 0,
+        bias_law: str | WeightLaw = "gaussian",
+    ) -> None:
+        checked = _check_widths(widths)
+        depth = len(checked) - 1
+        phi = _activation(activation)
+        if parameterization not in PARAMETERIZATIONS:
+            raise FinwidthError(
+                f"parameterization {parameterization!r} is not known; choose one of {', '.join(PARAMETERIZATIONS)}"
+            )
+        if bias not in BIASES:
+            raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
+        if gains is None:
+            gains = (1 / phi.gate_moment(2),) * (depth - 1) + (Fraction(1),)
+        fields = {
+            "widths": checked,
+            "weight_law": _weight_law(weight_law),
+            "activation": phi,
+            "parameterization": parameterization,
+            "gains": _per_layer("gains", gains, depth, positive=True),
+            "bias": bias,
+            "bias_variance": _per_layer("bias_variance", bias_variance, depth, positive=False),
+            "bias_law": _weight_law(bias_law),
+        }
+        if bias == "none" and any(fields["bias_variance"]):
+            raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
+
+    @property
+    def depth(self) -> int:
+        """d, the number of weight layers."""
+        return len(self.widths) - 1
+
+    @property
+    def beta(self) -> Fraction:
+        """sum_{i=1}^d 1/n_i, the paper's (it includes the output layer, 1/n_d)."""
+        return self.beta_hidden + Fraction(1, self.widths[-1])
+
+    @property
+    def beta_hidden(self) -> Fraction:
+        """sum_{i=1}^{d-1} 1/n_i, the part that varies with depth over width."""
+        return sum((Fraction(count, n) for n, count in _counts(self.widths[1:-1]).items()), Fraction(0))
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The d weight layers, first to last."""
+        return tuple(self._layer(i) for i in range(1, self.depth + 1))
+
+    def _layer(self, i: int) -> Layer:
+        fan_in, fan_out = self.widths[i - 1], self.widths[i]
+        variance = self.gains[i - 1] / fan_in
+        weight_multiplier = bias_multiplier = Fraction(1)
+        if self.parameterization == "ntk":
+            weight_multiplier = variance
+        elif self.parameterization == "mup":
+            bias_multiplier = Fraction(fan_out)
+            if i == self.depth:
+                variance /= fan_in
+                weight_multiplier = Fraction(1, fan_in)
+            elif i == 1:
+                weight_multiplier = Fraction(fan_out)
+        if self.bias != "trained":
+            bias_multiplier = Fraction(0)
+        return Layer(fan_in, fan_out, variance, weight_multiplier, self.bias_variance[i - 1], bias_multiplier)
+
+    @property
+    def random_bias(self) -> bool:
+        """Whether any initial bias is random."""
+        return any(self.bias_variance)
+
+    def describe(self) -> dict[str, Any]:
+        """What defines the network, in plain types: for JSON and for file attributes."""
+        return {
+            "widths": list(self.widths),
+            "weight_law": self.weight_law.name,
+            "activation": self.activation.name,
+            "parameterization": self.parameterization,
+            "gains": [str(gain) for gain in self.gains],
+            "bias": self.bias,
+            "bias_variance": [str(variance) for variance in self.bias_variance],
+            "bias_law": self.bias_law.name,
+        }
+
+    def __str__(self) -> str:
+        biases = "" if self.bias == "trained" and not self.random_bias else f", {self.bias} biases"
+        return (
+            f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights, "
+            f"{self.parameterization} parameterization{biases}"
+        )
+
+
+# Inside MLP.__init__ the arguments hide these two.
+_activation = activation
+_weight_law = weight_law
+
+
+def _counts(values: Sequence[int]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return counts
+
+
+def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
+    wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
+    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray):
+        raise FinwidthError(f"widths is {widths!r}; {wanted}")
+    if len(widths) < 2:
+        raise FinwidthError(f"widths has {len(widths)} entries, and a network needs an input and an output; {wanted}")
+    checked = []
+    for place, width in enumerate(widths):
+        try:
+            number = operator.index(width)
+        except TypeError:
+            raise FinwidthError(f"width number {place} is {width!r}, not a whole number; {wanted}") from None
+        if isinstance(width, bool | np.bool_) or number < 1:
+            raise FinwidthError(f"width number {place} is {width!r}; {wanted}")
+        checked.append(number)
+    return tuple(checked)
+
+
+def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[Fraction, ...]:
+    values = list(given) if isinstance(given, Sequence | np.ndarray) else [given] * depth
+    if len(values) != depth:
+        raise FinwidthError(f"{name} has {len(values)} entries for {depth} weight layers; give one number, or {depth}")
+    for value in values:
+        if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0 or (positive and value == 0):
+            allowed = "positive" if positive else "0 or more"
+            raise FinwidthError(f"{name} holds {value!r}; every entry must be a finite number, {allowed}")
+    return tuple(_fraction(value) for value in values)
+
+
+def _fraction(value: Any) -> Fraction:
+    return Fraction(value) if isinstance(value, numbers.Rational | float | np.floating) else Fraction(float(value))
+
+
+def format_widths(widths: Sequence[int]) -> str:
+    """Widths as the command line writes them: ``16,64x8,1``."""
+    parts: list[str] = []
+    start = 0
+    for stop in range(1, len(widths) + 1):
+        if stop == len(widths) or widths[stop] != widths[start]:
+            repeat = stop - start
+            parts.append(f"{widths[start]}x{repeat}" if repeat > 1 else str(widths[start]))
+            start = stop
+    return ",".join(parts)
+
+
+def parse_widths(text: str) -> list[int]:
+    """Widths from the way the command line writes them.
+
+    >>> from finwidth.network import parse_widths
+    >>> parse_widths("16,64x3,1")
+    [16, 64, 64, 64, 1]
+    """
+    widths: list[int] = []
+    for part in text.split(","):
+        width, times, repeat = part.strip().partition("x")
+        try:
+            count = int(repeat) if times else 1
+            if count < 1 or count > 10**7:
+                raise ValueError
+            widths += [int(width)] * count
+        except ValueError:
+            raise FinwidthError(
+                f"widths {text!r}: {part!r} is not a width; write whole numbers with commas, and 64x8 for "
+                "eight layers of 64, such as 16,64x8,1"
+            ) from None
+    return widths
+
+
+def check_input(net: MLP, x: npt.ArrayLike) -> FloatArray:
+    """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
+    wanted = f"give {net.widths[0]} finite number{'s' * (net.widths[0] > 1)}"
+    try:
+        array = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise FinwidthError(f"the input {x!r} is not an array of numbers; {wanted}") from None
+    if array.shape != (net.widths[0],):
+        raise FinwidthError(
+            f"the input has shape {array.shape}, and the network {format_widths(net.widths)} takes ({net.widths[0]},); "
+            + wanted
+        )
+    if not np.isfinite(array).all():
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise FinwidthError(f"the input holds {array[place]} at place {place}; {wanted}")
+    return array
+
+
+def exact_input(net: MLP, x: npt.ArrayLike) -> tuple[Fraction, ...]:
+    """One input as fractions: what is given exactly (integers, fractions, binary floats) stays exact."""
+    array = check_input(net, x)
+    given = x if isinstance(x, Sequence) else array
+    return tuple(
+        Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(number))
+        for value, number in zip(given, array, strict=True)
+    )
