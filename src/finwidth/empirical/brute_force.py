@@ -1,0 +1,117 @@
+"""Ground truth: draw the weights of many small networks and differentiate them, in plain NumPy.
+
+Nothing here knows any theory: a forward pass, backpropagation, and second-order forward differentiation along
+the gradient for the update.  It is slow and it is meant to be read; tests and `finwidth.compare` use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, check_input
+
+_BATCH_BYTES = 2**26
+
+
+def draw_networks(
+    net: MLP, networks: int, rng: np.random.Generator
+) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Weights What^(i), shapes (networks, n_i, n_{i-1}), and biases, shapes (networks, n_i), of random networks."""
+    weights, biases = [], []
+    for layer in net.layers:
+        shape = (networks, layer.fan_out, layer.fan_in)
+        weights.append(net.weight_law.sample(rng, shape) * float(layer.weight_variance) ** 0.5)
+        biases.append(net.bias_law.sample(rng, shape[:2]) * float(layer.bias_variance) ** 0.5)
+    return weights, biases
+
+
+def kernel(
+    net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: npt.ArrayLike
+) -> dict[str, FloatArray]:
+    """Output, K_w, K_b, K and dK (target 0, all outputs; K and dK of output 0) of given networks at one input.
+
+    Returns
+    -------
+    dict of arrays of shape (networks,); ``output`` has shape (networks, n_d).
+    """
+    layers, phi, depth = net.layers, net.activation, net.depth
+    x = check_input(net, x)
+    activations = [np.broadcast_to(x, (len(weights[0]), len(x)))]
+    slopes: list[FloatArray] = []
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        y = np.einsum("bij,bj->bi", weight, activations[-1]) + bias
+        if i < depth - 1:
+            slopes.append(phi.derivative(y))
+            activations.append(phi.value(y))
+    output = y
+
+    # gradients[i][:, k] = dN_k / dy^(i+1), shape (networks, n_d, n_{i+1})
+    gradients = [np.broadcast_to(np.eye(net.widths[-1]), (len(x) and len(output), *[net.widths[-1]] * 2))]
+    for i in reversed(range(depth - 1)):
+        gradients.insert(0, np.einsum("bki,bij->bkj", gradients[0], weights[i + 1]) * slopes[i][:, None, :])
+
+    squares = [np.square(gradient[:, 0]).sum(-1) for gradient in gradients]
+    K_w = sum(
+        float(layer.weight_multiplier) * square * np.square(a).sum(-1)
+        for layer, square, a in zip(layers, squares, activations, strict=True)
+    )
+    K_b = sum(float(layer.bias_multiplier) * square for layer, square in zip(layers, squares, strict=True))
+
+    # The SGD direction per unit learning rate: -sum_k N_k grad N_k with the layer's multipliers. Along a direction
+    # (dW, db), dK is the derivative of K; it is computed forward for the activations and backward for the gradients.
+    force = [np.einsum("bk,bki->bi", output, gradient) for gradient in gradients]
+    dW = [
+        -float(layer.weight_multiplier) * f[:, :, None] * a[:, None, :]
+        for layer, f, a in zip(layers, force, activations, strict=True)
+    ]
+    db = [-float(layer.bias_multiplier) * f for layer, f in zip(layers, force, strict=True)]
+    tangents = [np.zeros_like(activations[0])]
+    for i in range(depth - 1):
+        dy = np.einsum("bij,bj->bi", dW[i], activations[i]) + np.einsum("bij,bj->bi", weights[i], tangents[i]) + db[i]
+        tangents.append(slopes[i] * dy)
+    cotangent = np.zeros((len(output), 1))
+    cotangents = [np.zeros_like(gradients[-1][:, 0])]
+    for i in reversed(range(depth - 1)):
+        cotangent = np.einsum("bi,bij->bj", cotangents[0], weights[i + 1])
+        cotangent += np.einsum("bi,bij->bj", gradients[i + 1][:, 0], dW[i + 1])
+        cotangents.insert(0, cotangent * slopes[i])
+    dK = 0.0
+    for layer, square, gradient, dgradient, a, da in zip(
+        layers, squares, gradients, cotangents, activations, tangents, strict=True
+    ):
+        dsquare = 2 * (gradient[:, 0] * dgradient).sum(-1)
+        dnorm = 2 * (a * da).sum(-1)
+        dK = dK + float(layer.weight_multiplier) * (dsquare * np.square(a).sum(-1) + square * dnorm)
+        dK = dK + float(layer.bias_multiplier) * dsquare
+    return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+
+
+def simulate(net: MLP, x: npt.ArrayLike, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:
+    """`kernel` of ``networks`` random networks, drawn in batches of bounded memory; ``output`` is that of output 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.empirical.brute_force import simulate
+    >>> drawn = simulate(MLP([2, 3, 3, 1]), [1, 2], 20_000, np.random.default_rng(0))
+    >>> round(float(drawn["K_w"].mean()))    # exact: 15/2
+    8
+    """
+    pieces = list(_batches(net, x, networks, rng))
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _batches(
+    net: MLP, x: npt.ArrayLike, networks: int, rng: np.random.Generator
+) -> Iterator[dict[str, FloatArray]]:
+    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    batch = max(1, _BATCH_BYTES // (8 * weights))
+    for start in range(0, networks, batch):
+        drawn = kernel(net, *draw_networks(net, min(batch, networks - start), rng), x)
+        drawn["output"] = drawn["output"][:, 0]
+        yield drawn

@@ -1,0 +1,178 @@
+"""The paper's forms of the same moments, exactly as printed: `finwidth.bounds`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.errors import FinwidthError
+from finwidth.exact.moments import KernelMoments, moments
+from finwidth.network import MLP, check_input
+
+STATEMENTS = {
+    "K": "theorem-1",
+    "K^2": "theorem-1",
+    "K_w^2": "proposition-3",
+    "K_b^2": "proposition-4",
+    "K_w*K_b": "proposition-5",
+    "D_ww": "proposition-3",
+    "D_wb": "proposition-5",
+    "dK": "theorem-2",
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The right-hand sides of the paper's statements, which hold up to universal constants, and what they miss.
+
+    Each mapping goes by the quantity: K, K^2, K_w^2, K_b^2, K_w*K_b, D_ww, D_wb, dK (see `STATEMENTS`).  ``log_form``
+    is the natural logarithm of the form.  ``ratio`` is exact over form (absolute value for dK).  The forms carry
+    exp(5 beta) with beta summed up to the output layer, a constant factor exp(5/n_d) that the universal constants
+    absorb; ``hidden_ratio`` leaves it out.
+    """
+
+    log_form: dict[str, float]
+    log_ratio: dict[str, float]
+    beta: float
+    beta_hidden: float
+
+    @property
+    def form(self) -> dict[str, float]:
+        """The forms themselves; inf where a double overflows."""
+        return _exponentials(self.log_form)
+
+    @property
+    def ratio(self) -> dict[str, float]:
+        """Exact value over form; 1 where both are zero."""
+        return _exponentials(self.log_ratio)
+
+    @property
+    def hidden_ratio(self) -> dict[str, float]:
+        """Exact value over the form with the hidden part of beta; the stated mean of K has no such factor."""
+        shift = 5 * (self.beta - self.beta_hidden)
+        return _exponentials({key: value + shift * (key != "K") for key, value in self.log_ratio.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types; overflowed floats as None."""
+        return {
+            key: {"statement": STATEMENTS[key], "form": _finite(form), "log_form": _finite(self.log_form[key])}
+            | {"ratio": _finite(self.ratio[key]), "hidden_ratio": _finite(self.hidden_ratio[key])}
+            for key, form in self.form.items()
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _exponentials(logs: dict[str, float]) -> dict[str, float]:
+    with np.errstate(over="ignore"):
+        return {key: float(np.exp(value)) for key, value in logs.items()}
+
+
+def why_outside(net: MLP) -> str | None:
+    """What takes ``net`` out of the paper's setting, or None if it is within."""
+    paper = MLP(net.widths, net.weight_law)
+    differences = [
+        f"{key} is {net.describe()[key]}"
+        for key, value in paper.describe().items()
+        if net.describe()[key] != value and key != "bias_law"
+    ]
+    if net.widths[-1] != 1:
+        differences.append(f"it has {net.widths[-1]} outputs")
+    return ", ".join(differences) or None
+
+
+def bounds(net: MLP, x: npt.ArrayLike, *, exact: KernelMoments | None = None) -> Bounds:
+    """The paper's forms (Theorems 1 and 2, Propositions 3-5) for the network and input of `finwidth.moments`.
+
+    Parameters
+    ----------
+    net
+        A ReLU network of the paper: NTK parameterization, its gains, trained biases from zero, one output.
+    x
+        One input, shape (n_0,).
+    exact
+        The exact moments, if they are at hand.
+
+    Raises
+    ------
+    FinwidthError
+        If x does not fit, or the network is not the paper's; the message says in what.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> forms = finwidth.bounds(finwidth.MLP([64, *[64] * 16, 1]), [1.0] * 64)
+    >>> round(forms.hidden_ratio["K_w^2"], 3)
+    0.8...
+    """
+    outside = why_outside(net)
+    if outside:
+        raise FinwidthError(
+            f"the paper's forms do not cover this network: {outside}; finwidth.moments gives its exact values"
+        )
+    norm = float(np.square(check_input(net, x)).sum()) / net.widths[0]  # |x|^2 / n_0
+    exact = moments(net, x) if exact is None else exact
+    sums = dict(_sums(net))
+    d, beta = net.depth, float(net.beta)
+    prefactor = {"K": 0.0}
+    terms = {
+        "K": d * (0.5 + norm),
+        "K^2": d**2 * norm**2 + d * norm * sums["one"] + sums["two"],
+        "K_w^2": d**2 * norm**2,
+        "K_b^2": sums["two"],
+        "K_w*K_b": d * norm * sums["one"],
+        "D_ww": norm**2 * sums["ww"],
+        "D_wb": norm * sums["wb"],
+        "dK": norm**2 * sums["ww"] + norm * sums["wb"],
+    }
+    log_form = {key: _log(term) + prefactor.get(key, 5 * beta) for key, term in terms.items()}
+    log_exact = {
+        "K": exact.K.log_raw[0],
+        "K^2": exact.log_second_moment,
+        "K_w^2": exact.K_w.log_second_moment,
+        "K_b^2": exact.K_b.log_second_moment,
+        "K_w*K_b": exact.log_mixed,
+        **{key: exact.log_update[key] for key in ("D_ww", "D_wb", "dK")},
+    }
+    log_ratio = {key: 0.0 if log_exact[key] == log_form[key] else log_exact[key] - log_form[key] for key in terms}
+    return Bounds(log_form, log_ratio, beta, float(net.beta_hidden))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _sums(net: MLP) -> Iterator[tuple[str, float]]:
+    """The sums over layers in the forms, in O(d).
+
+    With S_j = sum_{i<=j} 1/n_i:  one = sum_j e^{-5 S_j};  two = sum_{i<=j} e^{-5 S_j};  and Theorem 2's sums over
+    i1 < i2 and i1 <= l < i2, where the sum over i2 gives d - l::
+
+        ww = sum_l (d - l)/n_l e^{-5/n_l} sum_{i1<=l} e^{-6 sum_{i=i1}^{l-1} 1/n_i}
+        wb = sum_l (d - l)/n_l            sum_{i1<=l} e^{-5 S_{i1}} e^{-6 sum_{i=i1+1}^{l-1} 1/n_i}
+    """
+    d = net.depth
+    inverse = 1.0 / np.array(net.widths[1:], dtype=np.float64)
+    decay = np.exp(-5 * np.cumsum(inverse))
+    yield "one", float(decay.sum())
+    yield "two", float((np.arange(1, d + 1) * decay).sum())
+    ww = wb = 0.0
+    starts_w = starts_b = 0.0  # the sums over i1, for the l of the loop
+    for layer in range(1, d):
+        above = math.exp(-6 * inverse[layer - 2]) if layer > 1 else 0.0
+        starts_w = 1.0 + above * starts_w
+        # For i1 = l and i1 = l - 1 the sum in the exponent is empty.
+        starts_b = float(decay[layer - 1]) + (
+            above * (starts_b - float(decay[layer - 2])) + float(decay[layer - 2]) if layer > 1 else 0.0
+        )
+        ww += (d - layer) * inverse[layer - 1] * math.exp(-5 * inverse[layer - 1]) * starts_w
+        wb += (d - layer) * inverse[layer - 1] * starts_b
+    yield "ww", float(ww)
+    yield "wb", float(wb)

@@ -1,0 +1,361 @@
+"""Exact moments of the kernel and of its first update: `finwidth.moments`."""
+
+from __future__ import annotations
+
+import decimal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from finwidth.errors import FinwidthError
+from finwidth.exact.partitions import State
+from finwidth.exact.transfer import DIGITS, Input, Number, compile_program, evaluate, pairs, to_decimal
+from finwidth.network import MLP, exact_input
+
+Exact: TypeAlias = float | Fraction
+
+ORDERS = (2, 3, 4)
+_CONTEXT = decimal.Context(prec=DIGITS, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
+
+
+def present(value: Number) -> Exact:
+    """A result as the caller sees it: fractions stay, decimals become floats (inf where a double overflows)."""
+    return value if isinstance(value, Fraction) else float(value)
+
+
+def log(value: Number) -> float:
+    """Natural logarithm of a non-negative fraction or decimal of any size; -inf for 0."""
+    if not value:
+        return -math.inf
+    if isinstance(value, Fraction):
+        return math.log(value.numerator) - math.log(value.denominator)
+    with decimal.localcontext(_CONTEXT):
+        return float(value.ln())
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of one non-negative random variable, computed from E[X], E[X^2], ... without loss by cancellation."""
+
+    _raw: tuple[Number, ...]
+
+    @property
+    def raw(self) -> tuple[Exact, ...]:
+        """(E[X], E[X^2], ...) up to the order asked for."""
+        return tuple(present(moment) for moment in self._raw)
+
+    @property
+    def log_raw(self) -> tuple[float, ...]:
+        """Natural logarithms of `raw`; finite also where a double overflows."""
+        return tuple(log(moment) for moment in self._raw)
+
+    @property
+    def mean(self) -> Exact:
+        """E[X]."""
+        return present(self._raw[0])
+
+    @property
+    def second_moment(self) -> Exact:
+        """E[X^2]."""
+        return present(self._raw[1])
+
+    @property
+    def log_second_moment(self) -> float:
+        """log E[X^2]."""
+        return log(self._raw[1])
+
+    @property
+    def variance(self) -> Exact:
+        """E[X^2] - E[X]^2."""
+        return present(self._central(2))
+
+    @property
+    def log_variance(self) -> float:
+        """log Var[X]; -inf where X is deterministic."""
+        return log(self._central(2))
+
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation, sqrt(Var[X])/E[X]; 0 where X is deterministic."""
+        variance = self._central(2)
+        if not variance:
+            return 0.0
+        return _exp(log(variance) / 2 - log(self._raw[0]))
+
+    @property
+    def skewness(self) -> float:
+        """E[(X - EX)^3] / Var[X]^(3/2); 0 where X is deterministic. Needs order 3."""
+        return self._standardised(3)
+
+    @property
+    def kurtosis(self) -> float:
+        """E[(X - EX)^4] / Var[X]^2 (3 for a normal law, not the excess); 0 where X is deterministic. Needs order 4."""
+        return self._standardised(4)
+
+    def _central(self, order: int) -> Number:
+        if order > len(self._raw):
+            raise FinwidthError(f"moments were computed up to order {len(self._raw)}; ask for order={order}")
+        with decimal.localcontext(_CONTEXT):
+            mean = self._raw[0]
+            raw = (mean**0, *self._raw)
+            central = sum(math.comb(order, k) * raw[k] * (-mean) ** (order - k) for k in range(order + 1))
+            # What a 50-digit computation leaves of an exact zero.
+            if isinstance(central, Decimal) and abs(central) <= raw[order] * Decimal(10) ** (8 - DIGITS):
+                return Decimal(0)
+            return central
+
+    def _standardised(self, order: int) -> float:
+        central, variance = self._central(order), self._central(2)
+        if not variance or not central:
+            return 0.0
+        return math.copysign(_exp(log(abs(central)) - order / 2 * log(variance)), central)
+
+
+def _exp(exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class KernelMoments:
+    """What `finwidth.moments` returns: the moments of K, of its parts, and the mean of its first update.
+
+    ``mean``, ``second_moment``, ``variance``, ``cv`` and ``log_second_moment`` are those of K; ``K``, ``K_w``
+    and ``K_b`` are `Moments` with the same attributes (and ``raw``, ``skewness``, ``kurtosis`` where the order
+    allows).  ``joint[a, b]`` is E[K_w^a K_b^b].  Values are floats, or fractions where ``exact``; a float is
+    ``inf`` where a double overflows, and its logarithm is still there.
+    """
+
+    network: MLP
+    exact: bool
+    order: int
+    _joint: Mapping[tuple[int, int], Number]
+    _update: Mapping[str, Number]
+
+    @cached_property
+    def K(self) -> Moments:
+        """Moments of the kernel K = K_w + K_b."""
+        with decimal.localcontext(_CONTEXT):
+            return Moments(
+                tuple(
+                    sum(math.comb(p, a) * self._joint[a, p - a] for a in range(p + 1)) for p in range(1, self.order + 1)
+                )
+            )
+
+    @property
+    def K_w(self) -> Moments:
+        """Moments of the weight part."""
+        return Moments(tuple(self._joint[p, 0] for p in range(1, self.order + 1)))
+
+    @property
+    def K_b(self) -> Moments:
+        """Moments of the bias part."""
+        return Moments(tuple(self._joint[0, p] for p in range(1, self.order + 1)))
+
+    @property
+    def joint(self) -> dict[tuple[int, int], Exact]:
+        """E[K_w^a K_b^b] by (a, b), for 1 <= a + b <= order."""
+        return {key: present(value) for key, value in self._joint.items()}
+
+    @property
+    def mixed(self) -> Exact:
+        """E[K_w K_b]."""
+        return present(self._joint[1, 1])
+
+    @property
+    def log_mixed(self) -> float:
+        """log E[K_w K_b]."""
+        return log(self._joint[1, 1])
+
+    @property
+    def mean(self) -> Exact:
+        """E[K]."""
+        return self.K.mean
+
+    @property
+    def second_moment(self) -> Exact:
+        """E[K^2]."""
+        return self.K.second_moment
+
+    @property
+    def log_second_moment(self) -> float:
+        """log E[K^2]."""
+        return self.K.log_second_moment
+
+    @property
+    def variance(self) -> Exact:
+        """Var[K]."""
+        return self.K.variance
+
+    @property
+    def cv(self) -> float:
+        """sqrt(Var[K]) / E[K], a float also where the rest is exact."""
+        return self.K.cv
+
+    @property
+    def raw(self) -> tuple[Exact, ...]:
+        """(E[K], E[K^2], ...) up to the order asked for."""
+        return self.K.raw
+
+    @property
+    def skewness(self) -> float:
+        """Skewness of K; needs order 3."""
+        return self.K.skewness
+
+    @property
+    def kurtosis(self) -> float:
+        """Kurtosis of K (3 for a normal law); needs order 4."""
+        return self.K.kurtosis
+
+    @property
+    def update(self) -> dict[str, Exact]:
+        """``dK`` = E[Delta K]/lambda (negative), and the means of the paper's Delta_ww, Delta_wb, Delta_bb."""
+        return {name: present(value) for name, value in self._update.items()}
+
+    @property
+    def log_update(self) -> dict[str, float]:
+        """Natural logarithms of the absolute values of `update`."""
+        return {name: log(abs(value)) for name, value in self._update.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, as the command line prints them: fractions as strings, overflowed floats as None."""
+        document: dict[str, Any] = {
+            "widths": list(self.network.widths),
+            "depth": self.network.depth,
+            "beta": _plain(self.network.beta if self.exact else float(self.network.beta)),
+            "mean": {"K": self.mean, "K_w": self.K_w.mean, "K_b": self.K_b.mean},
+            "second_moment": {
+                "K": self.second_moment,
+                "K_w": self.K_w.second_moment,
+                "K_b": self.K_b.second_moment,
+                "K_w*K_b": self.mixed,
+            },
+            "log_second_moment": {
+                "K": self.log_second_moment,
+                "K_w": self.K_w.log_second_moment,
+                "K_b": self.K_b.log_second_moment,
+                "K_w*K_b": self.log_mixed,
+            },
+            "variance": {"K": self.variance},
+            "cv": {"K": self.cv},
+            "update": self.update,
+        }
+        if self.order > 2:
+            document["raw"] = {"K": list(self.raw)}
+            document["log_raw"] = {"K": list(self.K.log_raw)}
+            document["skewness"] = {"K": self.skewness}
+        if self.order > 3:
+            document["kurtosis"] = {"K": self.kurtosis}
+        return {key: _plain(value) for key, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, Fraction):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _update_states(kind: str) -> tuple[State, State]:
+    """Starts of Delta_w<kind>: paths 0, 3 from one output, 1, 2 from another; the same output or two.
+
+    Path 0 is dN/dw and path 3 is N of the output whose loss moves the weights, paths 1 and 2 are d^2N/dw d<kind>
+    and dN/d<kind> of the output whose kernel is watched.
+    """
+    marks = ((0, 1, "w"), (1, 2, kind))
+    return State(((0, 1, 2, 3),), marks), State(((0, 3), (1, 2)), marks)
+
+
+def moments(net: MLP, x: npt.ArrayLike, *, exact: bool = False, order: int = 2) -> KernelMoments:
+    r"""Exact moments of K(x,x) at initialization and the mean of its first SGD update.
+
+    No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth).
+    It sharpens Theorems 1 and 2 and Propositions 3-5 of the paper, which bound the same quantities up to
+    constants.  Exact for any symmetric weight law, positively homogeneous activation and unequal widths;
+    with several outputs K is a diagonal entry K_aa, and dK that entry's change under SGD on all outputs.
+
+    Parameters
+    ----------
+    net
+        The network.
+    x
+        One input, shape (n_0,).
+    exact
+        Return `fractions.Fraction` (floats given for x count as the binary fractions that they are).
+    order
+        2, 3 or 4: the highest moment of K to compute.
+
+    Returns
+    -------
+    KernelMoments
+        Dimensionless numbers; update values are per unit learning rate, for the loss (N - N*)^2/2. The mean
+        update does not depend on the target N*.
+
+    Raises
+    ------
+    FinwidthError
+        If x does not fit the network, the order is not 2, 3 or 4, the weight law lacks a moment that is
+        needed, or ``exact`` is asked for a law whose moments are not rational.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> net = finwidth.MLP([2, 3, 3, 1])
+    >>> m = finwidth.moments(net, [1, 2], exact=True)
+    >>> print(m.mean, m.K_w.second_moment, m.K_b.second_moment, m.mixed, m.update["dK"])
+    151/16 2300/9 473/72 65/2 -1510/9
+    >>> finwidth.moments(finwidth.MLP([64] * 1000 + [1]), [1.0] * 64).cv
+    159.7...
+    """
+    if order not in ORDERS:
+        raise FinwidthError(f"order={order!r}; give 2, 3 or 4")
+    laws = [net.weight_law] + [net.bias_law] * net.random_bias
+    if exact and not all(law.rational for law in laws):
+        raise FinwidthError(
+            f"exact=True, but the moments of {' and '.join(law.name for law in laws)} are not all rational; use exact=False"
+        )
+    given = Input.of(exact_input(net, x), 2 * order)
+    kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
+    starts = [pairs("w" * a + "b" * b) for a, b in kinds] + [state for k in "wb" for state in _update_states(k)]
+    values = _evaluate(starts, net, given, exact=exact)
+    one_output, two_outputs = values[len(kinds) :: 2], values[len(kinds) + 1 :: 2]
+    with decimal.localcontext(_CONTEXT):
+        ww, wb = (
+            same + (net.widths[-1] - 1) * other for same, other in zip(one_output, two_outputs, strict=True)
+        )
+        update = {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
+    return KernelMoments(net, exact, order, dict(zip(kinds, values, strict=False)), update)
+
+
+def infinite_width(net: MLP, x: npt.ArrayLike) -> float:
+    """K(x,x) of the network with the same gains and infinitely wide hidden layers (NTK parameterization).
+
+    On the diagonal the mean of K depends on the widths only through dead layers; without them it is the limit.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> finwidth.infinite_width(finwidth.MLP([2, 3, 3, 1]), [1, 2])   # 3 * 5/2 + 1 + 2/2
+    9.5
+    """
+    values = _evaluate([pairs("w"), pairs("b")], net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
+    return float(values[0] + values[1])
+
+
+def _evaluate(
+    starts: Sequence[State], net: MLP, x: Input, *, exact: bool, dead_layers: bool = True
+) -> list[Number]:
+    program = compile_program(tuple(starts), net.random_bias)
+    with decimal.localcontext(_CONTEXT):
+        return evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)

@@ -1,0 +1,75 @@
+"""The vocabulary: names, meaning and units of every quantity, and what an estimate is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from finwidth.network import MLP
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One drawn or computed quantity."""
+
+    name: str
+    meaning: str
+    units: str = "1"
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """Attributes of an xarray variable that holds it."""
+        return {"long_name": self.meaning, "units": self.units}
+
+
+KERNEL_DRAWS = {
+    each.name: each
+    for each in (
+        Quantity("output", "network output N(x)"),
+        Quantity("K_w", "weight part of the kernel K(x,x)"),
+        Quantity("K_b", "bias part of the kernel K(x,x)"),
+        Quantity("K", "neural tangent kernel K(x,x) = K_w + K_b"),
+        Quantity("dK", "first-order change of K under one SGD step on (N - N*)^2/2, N* = 0", "learning rate"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A sample mean with its standard error, and whether both can be trusted.
+
+    Attributes
+    ----------
+    value, se
+        Sample mean and its estimated standard error.
+    draws
+        How many draws it averages.
+    effective_draws
+        (sum v)^2 / sum v^2 over the draws' contributions v: how many of them carry the sum.
+    trust, verdict
+        Whether the value and its error can be believed, and why, in a sentence.
+    """
+
+    value: float
+    se: float
+    draws: int
+    effective_draws: float
+    trust: bool
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return {"value": self.value, "se": self.se, "trust": self.trust, "verdict": self.verdict}
+
+
+def attributes(net: MLP, *, method: str, **more: Any) -> dict[str, Any]:
+    """Provenance for the attrs of a result: plain strings and numbers, so that any file format holds them."""
+    return {
+        "finwidth_version": version("finwidth"),
+        "network": json.dumps(net.describe()),
+        "parameterization": net.parameterization,
+        "method": method,
+        **more,
+    }

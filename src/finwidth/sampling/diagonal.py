@@ -1,0 +1,244 @@
+r"""One input: the joint law of (N, K_w, K_b, K, Delta K) by O(d) scalars per draw, with no network.
+
+For Gaussian weights and ReLU the kernel on the diagonal is a function of 3 to 5 random numbers a layer,
+whatever the width (docs/theory/norm-chain.md)::
+
+    R_i = |x^(i)|^2,  S_i = |dN/dy^(i)|^2,  m_i ~ Binomial(n_i, 1/2) open neurons,  v_i the weight variance
+    forward   chi_i ~ chi2(m_i),        R_i = v_i chi_i R_{i-1},   N = sqrt(v_d R_{d-1}) z
+    backward  S_d = 1,  Q_i = N^2/R_i,  S_i = Q_i + v_{i+1} S_{i+1} chi2(m_i - 1)
+    kernel    K_w = sum_i kappa_i,  kappa_i = c_i R_{i-1} S_i,   K_b = sum_i e_i S_i
+    update    with zeta_i = Q_i/S_i, w_i = sum_{j<=i} (kappa_j + e_j S_j), A_0 = P_0 = 0, t_i = P_{i-1}/chi_i,
+              D_i = w_i - A_{i-1},  A_i = A_{i-1} + zeta_i D_i + sqrt(t_i (1 - zeta_i)) xi_i,
+              P_i = zeta_i (sqrt(1 - zeta_i) D_i - sqrt(t_i) xi_i)^2 + t_i chi2(m_i - 2)
+              Delta K / lambda = -4 sum_i kappa_i A_{i-1}      (target N* = 0)
+
+A_i is N (x^(i) . dx^(i)) / R_i for the tangent dx^(i) along the gradient, P_i what of it is orthogonal to x^(i).
+No quantity is divided by one that can vanish while the network lives, and none is lost to cancellation.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, check_input
+from finwidth.quantities import KERNEL_DRAWS, attributes
+from finwidth.sampling.streams import check_seed, stream
+
+_CHUNK_CELLS = 2**19  # layers x draws of one chunk: 4 MiB an array
+_LARGEST_CHUNK = 2**14
+_TINY = 1e-300
+
+
+def check_draws(draws: int) -> int:
+    """The number of draws as an int; raises FinwidthError unless it is a whole number of at least 1."""
+    try:
+        number = operator.index(draws)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise FinwidthError(f"draws is {draws!r}; give a whole number, 1 or more, such as draws=100000")
+    return number
+
+
+def check_network(net: MLP) -> None:
+    """Raise FinwidthError unless the chain draws this network's kernel."""
+    reasons = []
+    if net.weight_law.name != "gaussian":
+        reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
+    if net.activation.name != "relu":
+        reasons.append(f"its activation is {net.activation.name} (relu is supported)")
+    if net.random_bias:
+        reasons.append("its initial biases are random (zero-initialised ones are supported)")
+    if net.widths[-1] != 1:
+        reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
+    if reasons:
+        raise FinwidthError(
+            f"finwidth.sample cannot draw this network: {'; '.join(reasons)}. finwidth.moments gives its exact moments"
+        )
+
+
+def chunk_size(net: MLP) -> int:
+    """How many draws are made at once: it depends on the depth only, so that a seed fixes the numbers."""
+    return max(1, min(_LARGEST_CHUNK, _CHUNK_CELLS // net.depth))
+
+
+def chunks(net: MLP, x: npt.ArrayLike, draws: int, seed: int = 0) -> Iterator[dict[str, FloatArray]]:
+    """The draws of `sample` in pieces of at most `chunk_size`, so that any number of them fits in memory.
+
+    Examples
+    --------
+    >>> from finwidth.sampling.diagonal import chunks
+    >>> from finwidth import MLP
+    >>> [len(piece["K"]) for piece in chunks(MLP([2, 4, 4, 1]), [1, 2], draws=20_000, seed=1)]
+    [16384, 3616]
+    """
+    check_network(net)
+    norm = float(np.square(check_input(net, x)).sum())
+    draws, seed = check_draws(draws), check_seed(seed)
+    size = chunk_size(net)
+    chain = NormChain(net, min(size, draws))
+    for number, start in enumerate(range(0, draws, size)):
+        drawn = chain.draw(norm, stream(seed, number), min(size, draws - start))
+        if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
+            raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
+        yield drawn
+
+
+def sample(
+    net: MLP, x: npt.ArrayLike, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+) -> xr.Dataset:
+    """Draw the network's output and kernel at one input exactly in law, without building a network.
+
+    Parameters
+    ----------
+    net
+        A ReLU network with Gaussian weights, zero-initialised biases and one output.
+    x
+        One input, shape (n_0,).
+    draws
+        How many independent networks to draw, at least 1.
+    seed
+        A whole number, 0 or more; it fixes every number.
+    progress
+        Called with the number of draws finished, each time some are.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over the dimension ``draw``: ``output`` (N), ``K_w``, ``K_b``, ``K``, and ``dK``, the change of K per unit
+        learning rate under one SGD step on (N - N*)^2/2 with target N* = 0. Dimensionless, float64; attrs
+        carry the network, the seed, the method and the version. Memory: 40 bytes a draw, and about 50 MiB.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, or the network is not one that the chain draws.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> draws = finwidth.sample(finwidth.MLP([2, 3, 3, 1]), [1, 2], draws=100_000, seed=0)
+    >>> round(float(draws.K.mean()), 1)      # exact: 151/16 = 9.4375
+    9.4
+    """
+    draws = check_draws(draws)
+    columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
+    start = 0
+    for piece in chunks(net, x, draws, seed):
+        stop = start + len(piece["K"])
+        for name, column in columns.items():
+            column[start:stop] = piece[name]
+        start = stop
+        if progress is not None:
+            progress(stop)
+    return xr.Dataset(
+        {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
+        attrs=attributes(net, method="norm chain", seed=seed, input_squared_norm=float(np.square(check_input(net, x)).sum())),
+    )
+
+
+class NormChain:
+    """The chain of the module's docstring for one network, with work arrays for up to ``size`` draws at once."""
+
+    def __init__(self, net: MLP, size: int) -> None:
+        self.widths = net.widths
+        self.variance = [float(layer.weight_variance) for layer in net.layers]
+        self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
+        self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
+        # A row a layer. chi2(m) is drawn as 2 gamma(m/2); the halves of m and chi are what is stored.
+        self._half_open, self._half_chi, self._zeta = np.empty((3, net.depth - 1, size))
+        self._kappa, self._share = np.empty((2, net.depth, size))
+
+    def draw(self, norm: float, rng: np.random.Generator, draws: int) -> dict[str, FloatArray]:
+        """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
+        with np.errstate(all="ignore"):  # dead networks are set right below, the caller sees to overflow
+            output, Q = self._forward(norm, rng, draws)
+            K_w, K_b = self._backward(Q, rng, draws)
+            dK = self._update(rng, draws)
+        dead = (self._half_open[:, :draws] == 0).any(axis=0) | (norm == 0)
+        if dead.any():
+            # A layer is entirely closed: the output is its bias, and only that bias has a derivative.
+            for column, value in ((output, 0.0), (K_w, 0.0), (K_b, self.bias_multiplier[-1]), (dK, 0.0)):
+                column[dead] = value
+        return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+
+    def _forward(self, norm: float, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
+        """Draw m_i and chi_i, leave c_i R_{i-1} in kappa; return N and Q_{d-1} = v_d z^2."""
+        R = np.full(draws, norm)
+        for i, width in enumerate(self.widths[1:-1]):
+            half_open, half_chi = self._half_open[i, :draws], self._half_chi[i, :draws]
+            np.multiply(R, self.weight_multiplier[i], out=self._kappa[i, :draws])
+            np.multiply(rng.binomial(width, 0.5, draws), 0.5, out=half_open)
+            rng.standard_gamma(half_open, out=half_chi)
+            R *= half_chi
+            R *= 2 * self.variance[i]
+        np.multiply(R, self.weight_multiplier[-1], out=self._kappa[-1, :draws])
+        output = rng.standard_normal(draws)
+        Q = output * output
+        Q *= self.variance[-1]
+        R *= self.variance[-1]
+        output *= np.sqrt(R, out=R)
+        return output, Q
+
+    def _backward(self, Q: FloatArray, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
+        """Draw S_i, complete kappa_i, leave zeta_i and the layer's share kappa_i + e_i S_i of K; return K_w and K_b."""
+        S = np.ones(draws)
+        shape, gamma = np.empty((2, draws))
+        K_w = self._kappa[-1, :draws].copy()
+        K_b = np.full(draws, self.bias_multiplier[-1])
+        for i in reversed(range(len(self.widths) - 2)):
+            kappa, zeta, share = self._kappa[i, :draws], self._zeta[i, :draws], self._share[i, :draws]
+            np.subtract(self._half_open[i, :draws], 0.5, out=shape)
+            rng.standard_gamma(np.maximum(shape, 0, out=shape), out=gamma)
+            S *= gamma
+            S *= 2 * self.variance[i + 1]
+            S += Q
+            np.divide(Q, np.add(S, _TINY, out=zeta), out=zeta)
+            kappa *= S
+            K_w += kappa
+            np.multiply(S, self.bias_multiplier[i], out=share)
+            K_b += share
+            share += kappa
+            Q *= self._half_chi[i, :draws]
+            Q *= 2 * self.variance[i]
+        return K_w, K_b
+
+    def _update(self, rng: np.random.Generator, draws: int) -> FloatArray:
+        """Draw Delta K / lambda, given the passes before."""
+        w, A, P, dK = np.zeros((4, draws))
+        shape, gamma, xi, D, root = np.empty((5, draws))
+        for i in range(len(self.widths) - 2):
+            half_open, zeta = self._half_open[i, :draws], self._zeta[i, :draws]
+            dK += np.multiply(self._kappa[i, :draws], A, out=root)
+            w += self._share[i, :draws]
+            np.subtract(w, A, out=D)
+            A += np.multiply(zeta, D, out=root)
+            np.sqrt(np.subtract(1, zeta, out=root), out=root)
+            if i == 0:  # the first layer has no tangent below it
+                np.multiply(zeta, np.square(np.multiply(root, D, out=D), out=D), out=P)
+                continue
+            rng.standard_normal(out=xi)
+            if half_open.min() < 1:  # one open neuron leaves no direction across x^(i)
+                xi *= half_open >= 1
+            np.subtract(half_open, 1, out=shape)
+            rng.standard_gamma(np.maximum(shape, 0, out=shape), out=gamma)
+            P /= np.add(self._half_chi[i, :draws], _TINY, out=shape)  # 2 t
+            gamma *= P
+            P *= 0.5
+            xi *= np.sqrt(P, out=P)
+            D *= root
+            D -= xi
+            np.multiply(np.square(D, out=D), zeta, out=P)
+            P += gamma
+            xi *= root
+            A += xi
+        dK += np.multiply(self._kappa[-1, :draws], A, out=root)
+        dK *= -4
+        return dK
