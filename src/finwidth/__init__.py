@@ -1,6 +1,6 @@
 """What finite depth and width do to neural networks: the neural tangent kernel, exactly and in law."""
 
-from __future__ import annotations
+from importlib.metadata import version
 
 from finwidth.activations import Activation
 from finwidth.errors import FinwidthError
@@ -8,3 +8,21 @@ from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.laws import WeightLaw
 from finwidth.network import MLP
+from finwidth.quantities import Estimate
+from finwidth.sampling.diagonal import sample
+
+__version__ = version("finwidth")
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "Bounds",
+    "Estimate",
+    "FinwidthError",
+    "KernelMoments",
+    "WeightLaw",
+    "bounds",
+    "infinite_width",
+    "moments",
+    "sample",
+]

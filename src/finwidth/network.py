@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -145,7 +147,7 @@ class MLP:
     @property
     def beta_hidden(self) -> Fraction:
         """sum_{i=1}^{d-1} 1/n_i, the part that varies with depth over width."""
-        return sum((Fraction(count, n) for n, count in _counts(self.widths[1:-1]).items()), Fraction(0))
+        return sum((Fraction(count, n) for n, count in Counter(self.widths[1:-1]).items()), Fraction(0))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -200,13 +202,6 @@ _activation = activation
 _weight_law = weight_law
 
 
-def _counts(values: Sequence[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
-
-
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
     if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray):
@@ -242,13 +237,10 @@ def _fraction(value: Any) -> Fraction:
 
 def format_widths(widths: Sequence[int]) -> str:
     """Widths as the command line writes them: ``16,64x8,1``."""
-    parts: list[str] = []
-    start = 0
-    for stop in range(1, len(widths) + 1):
-        if stop == len(widths) or widths[stop] != widths[start]:
-            repeat = stop - start
-            parts.append(f"{widths[start]}x{repeat}" if repeat > 1 else str(widths[start]))
-            start = stop
+    parts = [str(widths[0])]
+    for width, run in groupby(widths[1:]):
+        repeat = len(list(run))
+        parts.append(f"{width}x{repeat}" if repeat > 1 else str(width))
     return ",".join(parts)
 
 

@@ -55,7 +55,8 @@ class Bounds:
     def hidden_ratio(self) -> dict[str, float]:
         """Exact value over the form with the hidden part of beta; the stated mean of K has no such factor."""
         shift = 5 * (self.beta - self.beta_hidden)
-        return _exponentials({key: value + shift * (key != "K") for key, value in self.log_ratio.items()})
+        without = {key for key, form in self.log_form.items() if key == "K" or form == -math.inf}
+        return _exponentials({key: ratio + shift * (key not in without) for key, ratio in self.log_ratio.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; overflowed floats as None."""
@@ -98,7 +99,7 @@ def bounds(net: MLP, x: npt.ArrayLike, *, exact: KernelMoments | None = None) ->
     x
         One input, shape (n_0,).
     exact
-        The exact moments, if they are at hand.
+        The exact moments of the same network and input, if they are at hand.
 
     Raises
     ------

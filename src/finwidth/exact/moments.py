@@ -83,10 +83,13 @@ class Moments:
     @property
     def cv(self) -> float:
         """Coefficient of variation, sqrt(Var[X])/E[X]; 0 where X is deterministic."""
+        return _exp(self.log_cv)
+
+    @property
+    def log_cv(self) -> float:
+        """log of `cv`; -inf where X is deterministic."""
         variance = self._central(2)
-        if not variance:
-            return 0.0
-        return _exp(log(variance) / 2 - log(self._raw[0]))
+        return log(variance) / 2 - log(self._raw[0]) if variance else -math.inf
 
     @property
     def skewness(self) -> float:
@@ -246,7 +249,9 @@ class KernelMoments:
             },
             "variance": {"K": self.variance},
             "cv": {"K": self.cv},
+            "log_cv": {"K": self.K.log_cv},
             "update": self.update,
+            "log_update": self.log_update,
         }
         if self.order > 2:
             document["raw"] = {"K": list(self.raw)}
@@ -315,8 +320,9 @@ def moments(net: MLP, x: npt.ArrayLike, *, exact: bool = False, order: int = 2) 
     >>> m = finwidth.moments(net, [1, 2], exact=True)
     >>> print(m.mean, m.K_w.second_moment, m.K_b.second_moment, m.mixed, m.update["dK"])
     151/16 2300/9 473/72 65/2 -1510/9
-    >>> finwidth.moments(finwidth.MLP([64] * 1000 + [1]), [1.0] * 64).cv
-    159.7...
+    >>> deep = finwidth.moments(finwidth.MLP([4] * 1000 + [1]), [1, 0, 0, 0])
+    >>> deep.second_moment, deep.log_second_moment
+    (inf, 810.7...)
     """
     if order not in ORDERS:
         raise FinwidthError(f"order={order!r}; give 2, 3 or 4")
@@ -331,9 +337,8 @@ def moments(net: MLP, x: npt.ArrayLike, *, exact: bool = False, order: int = 2) 
     values = _evaluate(starts, net, given, exact=exact)
     one_output, two_outputs = values[len(kinds) :: 2], values[len(kinds) + 1 :: 2]
     with decimal.localcontext(_CONTEXT):
-        ww, wb = (
-            same + (net.widths[-1] - 1) * other for same, other in zip(one_output, two_outputs, strict=True)
-        )
+        others = net.widths[-1] - 1
+        ww, wb = (same + others * other for same, other in zip(one_output, two_outputs, strict=True))
         update = {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
     return KernelMoments(net, exact, order, dict(zip(kinds, values, strict=False)), update)
 

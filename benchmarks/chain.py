@@ -1,0 +1,161 @@
+"""Draws per second of the norm chain, beside backpropagation through real networks and beside its own generators.
+
+    python benchmarks/chain.py
+
+One thread for the chain and for the generators; both cores for backpropagation, which may use them.  Checked for
+correctness (mean of K against the exact value) before anything is timed.  Medians of repeated runs.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy
+
+import finwidth
+from finwidth.laws import FloatArray
+from finwidth.network import MLP
+from finwidth.sampling.diagonal import NormChain, chunk_size
+from finwidth.sampling.streams import stream
+
+REPEATS = 7
+
+
+def rate(run: Callable[[], int]) -> float:
+    """Median over repeats of things done per second, each repeat at least 0.2 s long; ``run`` tells how many it did."""
+    rates = []
+    for _ in range(REPEATS):
+        done, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < 0.2 or not done:
+            done += run()
+        rates.append(done / elapsed)
+    return statistics.median(rates)
+
+
+def chain(net: MLP) -> Callable[[], int]:
+    """One chunk of the chain: output, K_w, K_b, K and dK."""
+    size = chunk_size(net)
+    engine, rng = NormChain(net, size), stream(0, 0)
+    mean = engine.draw(1.0, rng, size)["K"].mean()
+    exact = finwidth.moments(net, [1.0] + [0.0] * (net.widths[0] - 1))
+    error = float(exact.cv) * float(exact.mean) / size**0.5
+    if abs(mean - float(exact.mean)) > 6 * error:
+        sys.exit(f"the chain is wrong: mean K {mean}, exact {exact.mean}")
+
+    def run() -> int:
+        engine.draw(1.0, rng, size)
+        return size
+
+    return run
+
+
+def generators(net: MLP) -> Callable[[], int]:
+    """The random numbers of one chunk of the chain, and nothing else."""
+    size = chunk_size(net)
+    rng, out = stream(0, 1), np.empty(size)
+    halves = [rng.binomial(n, 0.5, size) / 2 for n in net.widths[1:-1]]
+
+    def run() -> int:
+        for n, half in zip(net.widths[1:-1], halves, strict=True):
+            rng.binomial(n, 0.5, size)
+            for _ in range(3):  # chi2 of m, m - 1 and m - 2
+                rng.standard_gamma(half, out=out)
+            rng.standard_normal(out=out)
+        return size
+
+    return run
+
+
+def numpy_backprop(net: MLP) -> Callable[[], int]:
+    """K of a batch of fresh networks by plain batched NumPy (no dK)."""
+    batch = max(1, 2**21 // max(a * b for a, b in zip(net.widths, net.widths[1:], strict=False)))
+    rng = np.random.Generator(np.random.SFC64(0))
+
+    def run() -> int:
+        x: FloatArray = np.ones((batch, net.widths[0], 1)) / net.widths[0] ** 0.5
+        weights, slopes, norms = [], [], []
+        for layer in net.layers:
+            weight = rng.standard_normal((batch, layer.fan_out, layer.fan_in)) * float(layer.weight_variance) ** 0.5
+            norms.append(np.square(x).sum((1, 2)))
+            y = weight @ x
+            slopes.append(y > 0)
+            x = np.maximum(y, 0)
+            weights.append(weight)
+        gradient: FloatArray = np.ones((batch, 1, 1))
+        K = np.zeros(batch)
+        for i in reversed(range(net.depth)):
+            K += (float(net.layers[i].weight_multiplier) * norms[i] + 1) * np.square(gradient).sum((1, 2))
+            if i:
+                gradient = (weights[i].transpose(0, 2, 1) @ gradient) * slopes[i - 1]
+        return batch
+
+    return run
+
+
+def torch_backprop(net: MLP) -> Callable[[], int] | None:
+    """The same by batched torch in float32, or None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    batch = max(1, 2**22 // max(a * b for a, b in zip(net.widths, net.widths[1:], strict=False)))
+
+    def run() -> int:
+        x = torch.ones(batch, net.widths[0], 1) / net.widths[0] ** 0.5
+        weights, slopes, norms = [], [], []
+        for layer in net.layers:
+            weight = torch.randn(batch, layer.fan_out, layer.fan_in).mul_(float(layer.weight_variance) ** 0.5)
+            norms.append(x.square().sum((1, 2)))
+            y = torch.bmm(weight, x)
+            slopes.append(y > 0)
+            x = y.relu()
+            weights.append(weight)
+        gradient = torch.ones(batch, 1, 1)
+        K = torch.zeros(batch)
+        for i in reversed(range(net.depth)):
+            K += (float(net.layers[i].weight_multiplier) * norms[i] + 1) * gradient.square().sum((1, 2))
+            if i:
+                gradient = torch.bmm(weights[i].transpose(1, 2), gradient) * slopes[i - 1]
+        return batch
+
+    return run
+
+
+def versions() -> str:
+    """What the figures depend on."""
+    try:
+        import torch
+
+        torch_version = f"torch {torch.__version__} ({torch.get_num_threads()} threads)"
+    except ImportError:
+        torch_version = "no torch"
+    return (
+        f"finwidth {finwidth.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"SciPy {scipy.__version__}, {torch_version}, {platform.machine()}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    print(versions())
+    print(f"{'n x d':>11} {'chain/s':>10} {'generators/s':>13} {'cost ratio':>10} {'backprop/s':>11} {'times':>8}")
+    for n, d in ((64, 8), (512, 32), (4096, 128)):
+        net = MLP([n, *[n] * (d - 1), 1])
+        drawn, alone = rate(chain(net)), rate(generators(net))
+        # A network of width 4096 and depth 128 has 2e9 weights: one takes minutes, so it is scaled from four layers.
+        timed, scale = (net, 1.0) if n < 4096 else (MLP([n, *[n] * 3, 1]), 3 / (d - 1))
+        backprop = scale * max(rate(run) for run in (numpy_backprop(timed), torch_backprop(timed)) if run)
+        note = "" if scale == 1 else " (backprop scaled from 4 layers)"
+        print(
+            f"{n:>5} x {d:<3} {drawn:>10,.0f} {alone:>13,.0f} {alone / drawn:>10.2f} "
+            f"{backprop:>11,.3g} {drawn / backprop:>8,.0f}{note}"
+        )
+
+
+if __name__ == "__main__":
+    main()

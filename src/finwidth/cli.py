@@ -1,0 +1,221 @@
+"""The command line: it parses, calls one function, and writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finwidth.errors import FinwidthError
+from finwidth.inputs import parse_input
+from finwidth.network import MLP, parse_widths
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What finite depth and width do to the neural tangent kernel (NTK).",
+    epilog="Widths are written input to output: 16,64x8,1 is input 16, eight hidden layers of 64, output 1.",
+)
+
+Widths = Annotated[str, typer.Argument(help="Widths, input to output, such as 16,64x8,1.", show_default=False)]
+Input = Annotated[
+    str,
+    typer.Option(
+        "--input", "-i", help="Numbers such as 1,2; a .npy file; or digits:17, an image of scikit-learn's digits (pixels 0-16).",
+        show_default=False,
+    ),
+]
+Law = Annotated[str, typer.Option("--law", help="Weight law: gaussian, uniform, laplace, ...")]
+Phi = Annotated[str, typer.Option("--activation", help="relu, leaky_relu, linear or abs.")]
+Parameterization = Annotated[str, typer.Option("--parameterization", help="ntk, standard or mup.")]
+Bias = Annotated[str, typer.Option("--bias", help="trained (from zero), frozen or none.")]
+Draws = Annotated[int, typer.Option("--draws", "-n", help="How many random networks to draw in law.")]
+Seed = Annotated[int, typer.Option("--seed", "-s", help="A whole number that fixes every draw.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"finwidth {version('finwidth')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("moments")
+def _moments(
+    widths: Widths,
+    input: Input,
+    law: Law = "gaussian",
+    activation: Phi = "relu",
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    exact: Annotated[bool, typer.Option("--exact", help="Fractions instead of floats.")] = False,
+    order: Annotated[int, typer.Option("--order", help="Highest moment of K: 2, 3 or 4.")] = 2,
+    json: Json = False,
+) -> None:
+    """Exact mean, variance and first update of the kernel at one input."""
+    from finwidth.exact.bounds import bounds, why_outside
+    from finwidth.exact.moments import moments
+
+    net = MLP(parse_widths(widths), law, activation, parameterization, bias=bias)
+    x = parse_input(input)
+    found = moments(net, x, exact=exact, order=order)
+    outside = why_outside(net)
+    forms = None if outside else bounds(net, x, exact=found)
+    if json:
+        _print_json(found.to_json() | {"bounds": forms and forms.to_json()})
+        return
+    from finwidth import tables
+
+    tables.moments(found, forms)
+    if outside:
+        typer.echo(f"The paper's forms do not cover this network: {outside}.")
+
+
+@app.command("sample")
+def _sample(
+    widths: Widths,
+    input: Input,
+    draws: Draws = 100_000,
+    seed: Seed = 0,
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the draws in this netCDF file.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw the kernel at one input exactly in law, without building a network."""
+    from finwidth.exact.moments import moments
+    from finwidth.report import exact_values
+    from finwidth.sampling.diagonal import check_draws, chunks, sample
+    from finwidth.sampling.estimates import ESTIMATED, estimates
+
+    net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
+    x = parse_input(input)
+    exact = exact_values(moments(net, x))
+    with _progress("drawing", check_draws(draws), quiet=json) as progress:
+        if output is None:
+            found = estimates(_counted(chunks(net, x, draws, seed), progress), exact)
+        else:
+            dataset = sample(net, x, draws, seed, progress=progress)
+            found = estimates([{name: dataset[name].to_numpy() for name in dataset}], exact)  # type: ignore[misc]
+            _write_netcdf(dataset, output)
+    if json:
+        document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
+        _print_json(document | {"exact": {name: exact[name] for name in ESTIMATED}})
+        return
+    from finwidth import tables
+
+    tables.estimates(net, found, exact)
+    if output is not None:
+        typer.echo(f"Wrote {draws} draws to {output}.")
+
+
+@app.command("report")
+def _report(
+    widths: Widths,
+    input: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures and report.json.")] = Path(
+        "report"
+    ),
+    draws: Draws = 1_000_000,
+    seed: Seed = 0,
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    json: Json = False,
+) -> None:
+    """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
+    from finwidth.report import report, write
+    from finwidth.sampling.diagonal import check_draws
+
+    net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
+    x = parse_input(input)
+    with _progress("drawing", check_draws(draws), quiet=json) as progress:
+        found = report(net, x, draws, seed, progress=progress)
+    paths = write(found, x, output)
+    if json:
+        _print_json(found.to_json() | {"files": [str(path) for path in paths]})
+        return
+    from finwidth import tables
+
+    tables.report(found)
+    typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
+
+
+@contextmanager
+def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error with the rate and the time left, for people; nothing in a log or for programs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _counted(pieces: Any, progress: Callable[[int], object]) -> Iterator[Any]:
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece["K"])
+        progress(done)
+
+
+def _write_netcdf(dataset: Any, path: Path) -> None:
+    try:
+        dataset.to_netcdf(path, engine="scipy")
+    except OSError as error:
+        raise FinwidthError(f"cannot write the draws to {path}: {error.strerror}; give another file with -o") from None
+
+
+# What Typer raises for a wrong command line (newer Typer has a Click of its own, so it is not named here).
+_UsageError = typer.BadParameter.__mro__[1]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    try:
+        status = app(prog_name="finwidth", standalone_mode=False)
+    except FinwidthError as error:
+        status = _mistake(str(error))
+    except _UsageError as error:
+        status = _mistake(error.format_message() + " (finwidth COMMAND --help tells what is allowed)")
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("finwidth: interrupted", err=True)
+        status = 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stderr.close()
+        status = 0
+    sys.exit(status)
+
+
+def _mistake(message: str) -> int:
+    typer.echo("finwidth: error: " + " ".join(message.split()), err=True)
+    return 2

@@ -1,0 +1,68 @@
+"""Inputs as the command line names them: numbers, a .npy file, or an image of scikit-learn's digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+
+_ALLOWED = "give numbers such as 1,2, a .npy file of one vector, or digits:17"
+
+
+def parse_input(text: str) -> Sequence[Fraction | float] | FloatArray:
+    """The vector that ``text`` names; decimal numbers are read exactly, as fractions.
+
+    Examples
+    --------
+    >>> from finwidth.inputs import parse_input
+    >>> parse_input("1,0.5")
+    [Fraction(1, 1), Fraction(1, 2)]
+    """
+    if text.startswith("digits:"):
+        return _digit(text)
+    if text.endswith(".npy"):
+        return _load(Path(text))
+    try:
+        return [_number(part) for part in text.split(",")]
+    except ValueError:
+        raise FinwidthError(f"the input {text!r} is neither numbers nor a .npy file nor a digit; {_ALLOWED}") from None
+
+
+def _number(part: str) -> Fraction | float:
+    try:
+        return Fraction(part.strip())
+    except ZeroDivisionError:
+        raise ValueError(part) from None
+    except ValueError:
+        return float(part)  # inf and nan, which the network's check refuses by place
+
+
+def _digit(text: str) -> FloatArray:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise FinwidthError(
+            f"the input {text!r} needs scikit-learn; install it with: pip install 'finwidth[digits]'"
+        ) from None
+    images: FloatArray = load_digits().data
+    number = text.removeprefix("digits:")
+    if not number.isdecimal() or int(number) >= len(images):
+        raise FinwidthError(f"the input {text!r} is not an image of the digits; give digits:0 to digits:{len(images) - 1}")
+    return images[int(number)]
+
+
+def _load(path: Path) -> FloatArray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FinwidthError(f"the input file {path} does not exist; {_ALLOWED}") from None
+    except (OSError, ValueError, EOFError):
+        raise FinwidthError(f"the input file {path} is not a .npy file of numbers; {_ALLOWED}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise FinwidthError(f"the input file {path} does not hold an array of real numbers; {_ALLOWED}")
+    return array.astype(np.float64)

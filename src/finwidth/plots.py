@@ -1,0 +1,146 @@
+"""Figures for papers: vector output, readable at column width, colours that the colour-blind can tell apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.exact.moments import moments
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, check_input
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette.
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#555555"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+Plot = ParamSpec("Plot")
+
+
+def _styled(draw: Callable[Plot, Figure]) -> Callable[Plot, Figure]:
+    """Run a drawing function under STYLE; Matplotlib is imported when the first figure is drawn."""
+
+    @functools.wraps(draw)
+    def styled(*args: Plot.args, **kwargs: Plot.kwargs) -> Figure:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def _axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths."""
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    for path in paths:
+        figure.savefig(path, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+    return paths
+
+
+@_styled
+def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str = "") -> Figure:
+    """Histogram of draws of K, shape (draws,), on a logarithmic axis, with its mean and the infinite-width value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth.plots import law_of_kernel
+    >>> figure = law_of_kernel(np.exp(np.random.default_rng(0).normal(size=1000)), 1.65, 1.65)
+    """
+    figure, axes = _axes()
+    low, high = np.quantile(K, [0.0005, 0.9995])
+    low, high = (low / 1.05, high * 1.05) if low == high else (low, high)
+    edges = np.geomspace(low, high, 121)
+    axes.set_xscale("log")
+    # A density over log10 K, so that its area is one on the axis that is drawn.
+    counts, _ = np.histogram(K, edges)
+    axes.stairs(counts / len(K) / np.diff(np.log10(edges)), edges, fill=True, color=BLUE, alpha=0.75)
+    axes.axvline(mean, color=VERMILION, lw=1.6, label=f"exact mean {mean:.4g}")
+    axes.axvline(infinite_width, color="black", lw=1.2, ls="--", label=f"infinite width {infinite_width:.4g}")
+    median = float(np.median(K))
+    axes.axvline(median, color=GREEN, lw=1.2, ls=":", label=f"median of the draws {median:.4g}")
+    axes.set(xlabel="kernel $K(x,x)$", ylabel=r"density over $\log_{10} K$", title=title)
+    axes.set_ylim(top=1.45 * axes.get_ylim()[1])  # room for the legend
+    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _plain_ticks(axis: Axis, low: float, high: float) -> None:
+    """Numbers such as 200 rather than powers of ten on a logarithmic axis of less than two decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    if high / low < 100:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
+
+
+@_styled
+def growth_with_depth(
+    x: npt.ArrayLike, widths: Iterable[int], depths: Sequence[int], here: MLP | None = None
+) -> Figure:
+    """E[K^2]/E[K]^2 over depth d for a few hidden widths: exact (lines) against exp(5 d/n) (dashes).
+
+    Parameters
+    ----------
+    x
+        The input, shape (n_0,).
+    widths, depths
+        Hidden widths n, and numbers d of weight layers, of ReLU networks in the paper's setting.
+    here
+        A network to mark, if any.
+
+    Examples
+    --------
+    >>> from finwidth.plots import growth_with_depth
+    >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
+    """
+    figure, axes = _axes()
+    n_0 = len(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+    for width, colour in zip(widths, (VERMILION, BLUE, GREEN, ORANGE, GREY), strict=False):
+        exact = [_ratio(MLP([n_0, *[width] * (d - 1), 1]), x) for d in depths]
+        axes.plot(depths, exact, color=colour, lw=1.6, label=f"$n = {width}$")
+        axes.plot(depths, np.exp(5 * np.asarray(depths) / width), color=colour, lw=1.0, ls="--")
+    if here is not None:
+        axes.plot(here.depth, _ratio(here, x), "o", color="black", ms=5, label="this network", zorder=5)
+    axes.plot([], [], color="black", lw=1.0, ls="--", label=r"$\exp(5\,d/n)$")
+    axes.set_yscale("log")
+    axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", xlim=(0, max(depths)))
+    axes.set_ylim(bottom=1)
+    _plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.legend()
+    return figure
+
+
+def _ratio(net: MLP, x: npt.ArrayLike) -> float:
+    exact = moments(net, check_input(net, x))
+    return float(np.exp(exact.log_second_moment - 2 * exact.K.log_raw[0]))

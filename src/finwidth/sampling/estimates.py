@@ -1,0 +1,103 @@
+"""Estimates from draws that say when they cannot be trusted, in bounded memory.
+
+K is close to log-normal with a log-variance that grows like 5 beta, so the sample averages of K^2 and Delta K of
+deep narrow networks rest on draws that never happen, and their own standard errors do not see it (theory.md, "Heavy
+tails").  What a sample can see is how many draws carry its sum: the effective number (sum v)^2 / sum v^2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from finwidth.laws import FloatArray
+from finwidth.quantities import Estimate
+
+# Below this many effective draws the relative standard error exceeds 5%, and is itself unreliable.
+TRUSTED_EFFECTIVE_DRAWS = 400
+# A sum of which one draw holds more than this share has not converged.
+TRUSTED_SHARE = 0.05
+# An honest estimate is this far from the exact value once in 10^6.
+TRUSTED_Z = 4.9
+
+ESTIMATED: dict[str, Callable[[Mapping[str, FloatArray]], FloatArray]] = {
+    "K": lambda drawn: drawn["K"],
+    "K_w": lambda drawn: drawn["K_w"],
+    "K_b": lambda drawn: drawn["K_b"],
+    "K^2": lambda drawn: np.square(drawn["K"]),
+    "K_w^2": lambda drawn: np.square(drawn["K_w"]),
+    "K_b^2": lambda drawn: np.square(drawn["K_b"]),
+    "K_w*K_b": lambda drawn: drawn["K_w"] * drawn["K_b"],
+    "dK": lambda drawn: drawn["dK"],
+}
+
+
+class Accumulator:
+    """Count, mean and sum of squared deviations of a stream of draws, merged chunk by chunk without cancellation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth.sampling.estimates import Accumulator
+    >>> total = Accumulator()
+    >>> for chunk in np.arange(1000.0).reshape(10, 100):
+    ...     total.add(chunk)
+    >>> total.estimate().value, round(total.estimate().se, 3)
+    (499.5, 9.133)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.squared_deviations = 0.0
+        self.largest = 0.0
+
+    def add(self, values: FloatArray) -> None:
+        """Take in a chunk of draws, shape (count,)."""
+        count, mean = len(values), float(values.mean())
+        shift, total = mean - self.mean, self.count + count
+        self.squared_deviations += float(np.square(values - mean).sum()) + shift * shift * self.count * count / total
+        self.mean += shift * count / total
+        self.count = total
+        self.largest = max(self.largest, float(np.abs(values).max()))
+
+    def estimate(self, exact: float | None = None) -> Estimate:
+        """The mean with its standard error, judged by itself and, where there is one, by the ``exact`` value."""
+        se = math.sqrt(self.squared_deviations / max(self.count - 1, 1) / self.count)
+        square = self.mean**2 + self.squared_deviations / self.count
+        effective = self.count * self.mean**2 / square if square else float(self.count)
+        return Estimate(self.mean, se, self.count, effective, *self._judge(se, effective, exact))
+
+    def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
+        total = abs(self.mean) * self.count
+        share = self.largest / total if total else 0.0
+        if effective < TRUSTED_EFFECTIVE_DRAWS:
+            return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
+        if share > TRUSTED_SHARE:
+            return False, f"one draw holds {share:.0%} of the sum, too much to tell its error"
+        if exact is not None and se and abs(self.mean - exact) > TRUSTED_Z * se:
+            return False, f"{abs(self.mean - exact) / se:.1f} standard errors from the exact value"
+        return True, f"about {effective:.3g} of {self.count} draws carry the sum"
+
+
+def estimates(
+    pieces: Iterable[Mapping[str, FloatArray]], exact: Mapping[str, float] | None = None
+) -> dict[str, Estimate]:
+    """Estimates of the means of `ESTIMATED` from draws in chunks (`sampling.diagonal.chunks`).
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.diagonal import chunks
+    >>> from finwidth.sampling.estimates import estimates
+    >>> found = estimates(chunks(MLP([3, *[2] * 20, 1]), [1, 2, 2], draws=50_000))
+    >>> found["K_b"].trust, found["K^2"].trust
+    (False, False)
+    """
+    accumulators = {name: Accumulator() for name in ESTIMATED}
+    for piece in pieces:
+        for name, value in ESTIMATED.items():
+            accumulators[name].add(value(piece))
+    return {name: each.estimate((exact or {}).get(name)) for name, each in accumulators.items()}
