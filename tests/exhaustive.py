@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from finwidth.laws import Rational, WeightLaw
-from finwidth.network import MLP
+from finwidth.network import MLP, Layer
 
 Vector: TypeAlias = list[Rational]
 Matrix: TypeAlias = list[Vector]
@@ -36,11 +36,6 @@ class Direction:
 
     weights: list[Matrix]
     biases: list[Vector]
-
-    def only(self, kind: str) -> Direction:
-        """The direction with everything but its weights ("w") or biases ("b") set to zero."""
-        layers = len(self.weights)
-        return self.scaled([int(kind == "w")] * layers, [int(kind == "b")] * layers)
 
     def scaled(self, by_weights: Sequence[Rational], by_biases: Sequence[Rational]) -> Direction:
         """The direction with every layer's weights and biases multiplied by the layer's factors."""
@@ -63,6 +58,7 @@ class RealNetwork:
     """One network with all its weights, at one input."""
 
     net: MLP
+    layers: Sequence[Layer]
     parameters: Direction
     x: Sequence[Rational]
 
@@ -70,7 +66,7 @@ class RealNetwork:
     def _forward(self) -> tuple[list[Vector], list[Vector]]:
         """x^(0), ..., x^(d) and the slopes phi'(y^(i)) of the hidden layers."""
         values, slopes = [list(self.x)], []
-        for i, layer in enumerate(self.net.layers):
+        for i, layer in enumerate(self.layers):
             y = _affine(self.parameters.weights[i], values[-1], self.parameters.biases[i])
             if i < self.net.depth - 1:
                 self._check_ties(y, dead=not any(values[-1]) and not layer.bias_variance)
@@ -87,6 +83,11 @@ class RealNetwork:
     def _slope(self, y: Rational) -> Rational:
         phi = self.net.activation
         return _simplest(phi.at_zero if y == 0 else phi.positive if y > 0 else phi.negative)
+
+    @property
+    def hidden(self) -> list[Vector]:
+        """x^(1), ..., x^(d-1)."""
+        return self._forward[0][1:-1]
 
     def output(self, a: int = 0) -> Rational:
         """N_a(x)."""
@@ -107,20 +108,25 @@ class RealNetwork:
         return Direction(weights, biases)
 
     @cached_property
-    def gradients(self) -> list[tuple[Direction, Direction]]:
-        """For each output the gradient, and the direction in which SGD on it moves: times c_i and e_i."""
-        by_weights = [_simplest(layer.weight_multiplier) for layer in self.net.layers]
-        by_biases = [_simplest(layer.bias_multiplier) for layer in self.net.layers]
-        gradients = [self.gradient(a) for a in range(self.net.widths[-1])]
-        return [(gradient, gradient.scaled(by_weights, by_biases)) for gradient in gradients]
+    def gradients(self) -> list[Direction]:
+        """The gradient of every output."""
+        return [self.gradient(a) for a in range(self.net.widths[-1])]
+
+    @cached_property
+    def steps(self) -> list[dict[str, Direction]]:
+        """For every output the direction in which SGD on it moves: the gradient times c_i ("w") and e_i ("b")."""
+        zero = [0] * self.net.depth
+        c = [_simplest(layer.weight_multiplier) for layer in self.layers]
+        e = [_simplest(layer.bias_multiplier) for layer in self.layers]
+        return [{"w": gradient.scaled(c, zero), "b": gradient.scaled(zero, e)} for gradient in self.gradients]
 
     def kernel(self, kind: str, a: int = 0, b: int = 0) -> Rational:
         """K_ab by weights ("w") or by biases ("b")."""
-        return self.gradients[a][0].dot(self.gradients[b][1].only(kind))
+        return self.gradients[a].dot(self.steps[b][kind])
 
     def curvature(self, kinds: str, c: int = 0, a: int = 0) -> Rational:
         """g_c^T H_a g_a, with the part of g_c in ``kinds[0]``, that of g_a in ``kinds[1]``, and all multipliers."""
-        return self.second_derivative(self.gradients[c][1].only(kinds[0]), self.gradients[a][1].only(kinds[1]), a)
+        return self.second_derivative(self.steps[c][kinds[0]], self.steps[a][kinds[1]], a)
 
     def second_derivative(self, u: Direction, v: Direction, a: int = 0) -> Rational:
         """d^2/ds dt of N_a at parameters + s u + t v, for s = t = 0, by one pass forward."""
@@ -191,8 +197,9 @@ def _root(value: Fraction) -> Fraction:
 
 def every_network(net: MLP, x: Sequence[Rational]) -> Iterator[RealNetwork]:
     """All networks that ``net`` can draw, equally likely; its laws must be the discrete ones of this module."""
+    layers = net.layers
     choices: list[Vector] = []
-    for layer in net.layers:
+    for layer in layers:
         scale, bias_scale = _root(layer.weight_variance), _root(layer.bias_variance)
         choices += [[_simplest(scale * v) for v in _VALUES[net.weight_law.name]]] * (layer.fan_in * layer.fan_out)
         biases: Vector = [_simplest(bias_scale * v) for v in _VALUES[net.bias_law.name]] if bias_scale else [0]
@@ -200,10 +207,10 @@ def every_network(net: MLP, x: Sequence[Rational]) -> Iterator[RealNetwork]:
     for drawn in product(*choices):
         entries = iter(drawn)
         weights, biases_drawn = [], []
-        for layer in net.layers:
+        for layer in layers:
             weights.append([[next(entries) for _ in range(layer.fan_in)] for _ in range(layer.fan_out)])
             biases_drawn.append([next(entries) for _ in range(layer.fan_out)])
-        yield RealNetwork(net, Direction(weights, biases_drawn), [_simplest(each) for each in x])
+        yield RealNetwork(net, layers, Direction(weights, biases_drawn), [_simplest(each) for each in x])
 
 
 def average(
@@ -224,12 +231,12 @@ def average(
 
 
 def single_output(network: RealNetwork) -> dict[str, Rational]:
-    """K_w^a K_b^b for a + b <= 4 ("wwb"), Delta_ww, Delta_wb, Delta_bb, and products of two of them ("ww*wb")."""
+    """K_w^a K_b^b for a + b <= 4 ("wwb"), Delta_ww and Delta_wb ("delta ww"), and their squares."""
     kernels = {kind: network.kernel(kind) for kind in "wb"}
-    deltas = {kinds: network.output() * network.curvature(kinds) for kinds in ("ww", "wb", "bb")}
+    deltas = {kinds: network.output() * network.curvature(kinds) for kinds in ("ww", "wb")}
     found = {"w" * a + "b" * b: kernels["w"] ** a * kernels["b"] ** b for a in range(5) for b in range(5 - a) if a + b}
     return {
         **found,
         **{f"delta {one}": value for one, value in deltas.items()},
-        **{f"delta {one} {two}": deltas[one] * deltas[two] for one, two in (("ww", "ww"), ("ww", "wb"), ("wb", "wb"))},
+        **{f"delta {one} {one}": value**2 for one, value in deltas.items()},
     }

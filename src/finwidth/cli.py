@@ -27,7 +27,9 @@ Widths = Annotated[str, typer.Argument(help="Widths, input to output, such as 16
 Input = Annotated[
     str,
     typer.Option(
-        "--input", "-i", help="Numbers such as 1,2; a .npy file; or digits:17, an image of scikit-learn's digits (pixels 0-16).",
+        "--input",
+        "-i",
+        help="Numbers such as 1,2; a .npy file; or digits:17, an image of scikit-learn's digits (pixels 0 to 16).",
         show_default=False,
     ),
 ]
@@ -169,10 +171,21 @@ def _report(
 def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A bar on standard error with the rate and the time left, for people; nothing in a log or for programs."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
@@ -196,7 +209,7 @@ def _write_netcdf(dataset: Any, path: Path) -> None:
 
 
 # What Typer raises for a wrong command line (newer Typer has a Click of its own, so it is not named here).
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:

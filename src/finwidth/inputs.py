@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.network import Vector
 
 _ALLOWED = "give numbers such as 1,2, a .npy file of one vector, or digits:17"
 
 
-def parse_input(text: str) -> Sequence[Fraction | float] | FloatArray:
+def parse_input(text: str) -> Vector:
     """The vector that ``text`` names; decimal numbers are read exactly, as fractions.
 
     Examples
@@ -52,8 +52,11 @@ def _digit(text: str) -> FloatArray:
     images: FloatArray = load_digits().data
     number = text.removeprefix("digits:")
     if not number.isdecimal() or int(number) >= len(images):
-        raise FinwidthError(f"the input {text!r} is not an image of the digits; give digits:0 to digits:{len(images) - 1}")
-    return images[int(number)]
+        raise FinwidthError(
+            f"the input {text!r} is not an image of the digits; give digits:0 to digits:{len(images) - 1}"
+        )
+    image: FloatArray = images[int(number)]
+    return image
 
 
 def _load(path: Path) -> FloatArray:

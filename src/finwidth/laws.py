@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -41,6 +42,7 @@ class WeightLaw:
     Examples
     --------
     >>> from fractions import Fraction
+    from itertools import pairwise
     >>> from finwidth import WeightLaw
     >>> signs = WeightLaw("signs", (1, 1, 1, 1), lambda rng, shape: rng.choice([-1.0, 1.0], shape))
     >>> signs.moment(4)
@@ -60,7 +62,7 @@ class WeightLaw:
             )
         # Lyapunov: mu_{2k}^(1/2k) grows with k, for any law.
         roots = [float(m) ** (1 / (2 * k)) if m > 0 else 0.0 for k, m in enumerate(moments, 1)]
-        if any(after < before * (1 - 1e-12) for before, after in zip(roots, roots[1:], strict=False)):
+        if any(after < before * (1 - 1e-12) for before, after in pairwise(roots)):
             raise FinwidthError(
                 f"weight law {self.name!r} has even moments {moments!r}; no law of unit variance has "
                 "these (mu_4 >= 1, mu_6 >= mu_4^(3/2), mu_8 >= mu_6^(4/3))"

@@ -32,6 +32,7 @@ from finwidth.laws import FloatArray, WeightLaw, weight_law
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
 BIASES = ("trained", "frozen", "none")
 
+Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
 Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
 
 
@@ -119,7 +120,7 @@ class MLP:
             raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
         if gains is None:
             gains = (1 / phi.gate_moment(2),) * (depth - 1) + (Fraction(1),)
-        fields = {
+        fields: dict[str, Any] = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
             "activation": phi,
@@ -204,7 +205,7 @@ _weight_law = weight_law
 
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
-    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray):
+    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str):  # type: ignore[unreachable]
         raise FinwidthError(f"widths is {widths!r}; {wanted}")
     if len(widths) < 2:
         raise FinwidthError(f"widths has {len(widths)} entries, and a network needs an input and an output; {wanted}")
@@ -232,7 +233,7 @@ def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[
 
 
 def _fraction(value: Any) -> Fraction:
-    return Fraction(value) if isinstance(value, numbers.Rational | float | np.floating) else Fraction(float(value))
+    return Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(value))
 
 
 def format_widths(widths: Sequence[int]) -> str:
@@ -267,7 +268,7 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
-def check_input(net: MLP, x: npt.ArrayLike) -> FloatArray:
+def check_input(net: MLP, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
     wanted = f"give {net.widths[0]} finite number{'s' * (net.widths[0] > 1)}"
     try:
@@ -285,7 +286,7 @@ def check_input(net: MLP, x: npt.ArrayLike) -> FloatArray:
     return array
 
 
-def exact_input(net: MLP, x: npt.ArrayLike) -> tuple[Fraction, ...]:
+def exact_input(net: MLP, x: Vector) -> tuple[Fraction, ...]:
     """One input as fractions: what is given exactly (integers, fractions, binary floats) stays exact."""
     array = check_input(net, x)
     given = x if isinstance(x, Sequence) else array

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
-import numpy.typing as npt
 
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_input
+from finwidth.network import MLP, Vector, check_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#555555"
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "legend.fontsize": 8,
@@ -105,9 +104,7 @@ def _plain_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 @_styled
-def growth_with_depth(
-    x: npt.ArrayLike, widths: Iterable[int], depths: Sequence[int], here: MLP | None = None
-) -> Figure:
+def growth_with_depth(x: Vector, widths: Iterable[int], depths: Sequence[int], here: MLP | None = None) -> Figure:
     """E[K^2]/E[K]^2 over depth d for a few hidden widths: exact (lines) against exp(5 d/n) (dashes).
 
     Parameters
@@ -141,6 +138,6 @@ def growth_with_depth(
     return figure
 
 
-def _ratio(net: MLP, x: npt.ArrayLike) -> float:
+def _ratio(net: MLP, x: Vector) -> float:
     exact = moments(net, check_input(net, x))
     return float(np.exp(exact.log_second_moment - 2 * exact.K.log_raw[0]))

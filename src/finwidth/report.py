@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finwidth import plots
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, format_widths
+from finwidth.network import MLP, Vector, format_widths
 from finwidth.quantities import Estimate, attributes
 from finwidth.sampling.diagonal import check_draws, check_network, chunks
 from finwidth.sampling.estimates import estimates
@@ -72,7 +71,7 @@ def exact_values(exact: KernelMoments) -> dict[str, float]:
 
 
 def report(
-    net: MLP, x: npt.ArrayLike, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: MLP, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
 ) -> Report:
     """Exact moments, the paper's forms and draws in law of one network at one input, side by side.
 
@@ -112,7 +111,7 @@ def _watched(
             progress(done)
 
 
-def write(found: Report, x: npt.ArrayLike, folder: Path) -> list[Path]:
+def write(found: Report, x: Vector, folder: Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
     Raises FinwidthError if the folder cannot be made or written.
@@ -129,7 +128,7 @@ def write(found: Report, x: npt.ArrayLike, folder: Path) -> list[Path]:
         raise FinwidthError(f"cannot write the report to {folder}: {error.strerror}; give a folder with -o") from None
 
 
-def _depth_figure(net: MLP, x: npt.ArrayLike) -> Any:
+def _depth_figure(net: MLP, x: Vector) -> Any:
     """Growth with depth around this network: half, once and twice its typical width, up to twice its depth."""
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]

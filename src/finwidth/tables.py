@@ -91,9 +91,10 @@ def moments(found: KernelMoments, forms: Bounds | None) -> None:
     show(str(found.network), table, _CAPTION if forms else "")
 
 
-_CAPTION = _CAPTION = (
-    "ratio: exact value over the paper's form, which holds up to universal constants. The form carries exp(5 β) with β "
-    "summed up to the output layer; the ratio leaves out that layer's constant e⁵. ΔK is compared by its absolute value."
+_CAPTION = (
+    "ratio: exact value over the paper's form, which holds up to universal constants. The form carries exp(5 β) "
+    "with β summed up to the output layer; the ratio leaves out that layer's constant e⁵. ΔK is compared by its "
+    "absolute value."
 )
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import sympy  # type: ignore[import-untyped]
+import sympy
 
 from finwidth import MLP
 from finwidth.errors import FinwidthError

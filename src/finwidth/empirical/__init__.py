@@ -1,0 +1,1 @@
+"""The empirical route: real networks and their own parameters."""

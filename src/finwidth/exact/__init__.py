@@ -1,0 +1,1 @@
+"""The exact route: moments by transfer over path partitions, with no randomness."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, moments
-from finwidth.network import MLP, check_input
+from finwidth.network import MLP, Vector, check_input
 
 STATEMENTS = {
     "K": "theorem-1",
@@ -89,7 +88,7 @@ def why_outside(net: MLP) -> str | None:
     return ", ".join(differences) or None
 
 
-def bounds(net: MLP, x: npt.ArrayLike, *, exact: KernelMoments | None = None) -> Bounds:
+def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds:
     """The paper's forms (Theorems 1 and 2, Propositions 3-5) for the network and input of `finwidth.moments`.
 
     Parameters
@@ -111,7 +110,7 @@ def bounds(net: MLP, x: npt.ArrayLike, *, exact: KernelMoments | None = None) ->
     >>> import finwidth
     >>> forms = finwidth.bounds(finwidth.MLP([64, *[64] * 16, 1]), [1.0] * 64)
     >>> round(forms.hidden_ratio["K_w^2"], 3)
-    0.8...
+    0.723
     """
     outside = why_outside(net)
     if outside:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 
 from finwidth.errors import FinwidthError
 
@@ -304,7 +304,7 @@ def proportional_limit(quantity: str) -> sympy.Expr:
     if entry.build is None:
         return sympy.Add(*(times * proportional_limit(part) for times, part in entry.parts))
     # The powers tend to constants, so only the leading coefficients in n of what multiplies them count.
-    form = _form(quantity).subs({_ALIVE: d - 1, _DEAD: 0, d: b * n}) / (b * n) ** entry.order
+    form = _form(quantity).subs({_ALIVE: b * n - 1, _DEAD: 0, d: b * n}) / (b * n) ** entry.order
     limit = _tidy(sympy.limit(form, n, sympy.oo))
     return limit.subs({_GROWN: sympy.exp(5 * b), _DECAYED: sympy.exp(-b)})
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import decimal
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeAlias
-
-import numpy.typing as npt
+from typing import Any, TypeAlias, TypeVar
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.partitions import State
-from finwidth.exact.transfer import DIGITS, Input, Number, compile_program, evaluate, pairs, to_decimal
-from finwidth.network import MLP, exact_input
+from finwidth.exact.partitions import Block, State
+from finwidth.exact.transfer import (
+    DIGITS,
+    Input,
+    Number,
+    compile_program,
+    evaluate,
+    pairs,
+    power,
+    survival_matters,
+    to_decimal,
+)
+from finwidth.network import MLP, Vector, exact_input
 
 Exact: TypeAlias = float | Fraction
+Key = TypeVar("Key", bound=Hashable)
 
 ORDERS = (2, 3, 4)
+_WIDEST_EXACT = 10**6  # the probability that a layer lives, 1 - 2^-n, is a fraction of n binary digits
 _CONTEXT = decimal.Context(prec=DIGITS, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 
 
@@ -67,7 +77,7 @@ class Moments:
 
     @property
     def log_second_moment(self) -> float:
-        """log E[X^2]."""
+        """Log E[X^2]."""
         return log(self._raw[1])
 
     @property
@@ -77,7 +87,7 @@ class Moments:
 
     @property
     def log_variance(self) -> float:
-        """log Var[X]; -inf where X is deterministic."""
+        """Log Var[X]; -inf where X is deterministic."""
         return log(self._central(2))
 
     @property
@@ -87,7 +97,7 @@ class Moments:
 
     @property
     def log_cv(self) -> float:
-        """log of `cv`; -inf where X is deterministic."""
+        """Log of `cv`; -inf where X is deterministic."""
         variance = self._central(2)
         return log(variance) / 2 - log(self._raw[0]) if variance else -math.inf
 
@@ -106,8 +116,8 @@ class Moments:
             raise FinwidthError(f"moments were computed up to order {len(self._raw)}; ask for order={order}")
         with decimal.localcontext(_CONTEXT):
             mean = self._raw[0]
-            raw = (mean**0, *self._raw)
-            central = sum(math.comb(order, k) * raw[k] * (-mean) ** (order - k) for k in range(order + 1))
+            raw = (1, *self._raw)
+            central = sum(math.comb(order, k) * raw[k] * power(-mean, order - k) for k in range(order + 1))
             # What a 50-digit computation leaves of an exact zero.
             if isinstance(central, Decimal) and abs(central) <= raw[order] * Decimal(10) ** (8 - DIGITS):
                 return Decimal(0)
@@ -175,7 +185,7 @@ class KernelMoments:
 
     @property
     def log_mixed(self) -> float:
-        """log E[K_w K_b]."""
+        """Log E[K_w K_b]."""
         return log(self._joint[1, 1])
 
     @property
@@ -190,7 +200,7 @@ class KernelMoments:
 
     @property
     def log_second_moment(self) -> float:
-        """log E[K^2]."""
+        """Log E[K^2]."""
         return self.K.log_second_moment
 
     @property
@@ -272,17 +282,20 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _update_states(kind: str) -> tuple[State, State]:
-    """Starts of Delta_w<kind>: paths 0, 3 from one output, 1, 2 from another; the same output or two.
+ONE_OUTPUT: tuple[Block, ...] = ((0, 1, 2, 3),)
+TWO_OUTPUTS: tuple[Block, ...] = ((0, 3), (1, 2))
 
-    Path 0 is dN/dw and path 3 is N of the output whose loss moves the weights, paths 1 and 2 are d^2N/dw d<kind>
-    and dN/d<kind> of the output whose kernel is watched.
+
+def _update_state(kinds: str, outputs: tuple[Block, ...]) -> State:
+    """The start of N_c grad N_c . H_a . grad N_a, the gradients by parameters of the two ``kinds``.
+
+    Path 0 is the derivative of the output c whose loss moves the parameters and path 3 is N_c; paths 1 and 2 are the
+    second and first derivatives of the output a whose kernel is watched. With c = a the two orders of "wb" are equal.
     """
-    marks = ((0, 1, "w"), (1, 2, kind))
-    return State(((0, 1, 2, 3),), marks), State(((0, 3), (1, 2)), marks)
+    return State(outputs, ((0, 1, kinds[0]), (1, 2, kinds[1])))
 
 
-def moments(net: MLP, x: npt.ArrayLike, *, exact: bool = False, order: int = 2) -> KernelMoments:
+def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
     r"""Exact moments of K(x,x) at initialization and the mean of its first SGD update.
 
     No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth).
@@ -322,28 +335,42 @@ def moments(net: MLP, x: npt.ArrayLike, *, exact: bool = False, order: int = 2) 
     151/16 2300/9 473/72 65/2 -1510/9
     >>> deep = finwidth.moments(finwidth.MLP([4] * 1000 + [1]), [1, 0, 0, 0])
     >>> deep.second_moment, deep.log_second_moment
-    (inf, 810.7...)
+    (inf, 820.0748159678632)
     """
     if order not in ORDERS:
         raise FinwidthError(f"order={order!r}; give 2, 3 or 4")
     laws = [net.weight_law] + [net.bias_law] * net.random_bias
     if exact and not all(law.rational for law in laws):
+        names = " and ".join(law.name for law in laws)
+        raise FinwidthError(f"exact=True, but the moments of {names} are not all rational; use exact=False")
+    if exact and survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
         raise FinwidthError(
-            f"exact=True, but the moments of {' and '.join(law.name for law in laws)} are not all rational; use exact=False"
+            f"exact=True at width {max(net.widths[1:])}: the probability 1 - 2^-n that a layer lives has that many "
+            f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
         )
     given = Input.of(exact_input(net, x), 2 * order)
     kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
-    starts = [pairs("w" * a + "b" * b) for a, b in kinds] + [state for k in "wb" for state in _update_states(k)]
-    values = _evaluate(starts, net, given, exact=exact)
-    one_output, two_outputs = values[len(kinds) :: 2], values[len(kinds) + 1 :: 2]
+    starts = {kind: pairs("w" * kind[0] + "b" * kind[1]) for kind in kinds}
+    joint = _evaluate(starts, net, given, exact=exact)
+    return KernelMoments(net, exact, order, joint, _mean_update(net, given, exact=exact))
+
+
+def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
+    """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
+    starts = {(kinds, ONE_OUTPUT): _update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
+    others = net.widths[-1] - 1
+    if others:
+        starts |= {(kinds, TWO_OUTPUTS): _update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
+    values = _evaluate(starts, net, x, exact=exact)
+    ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
     with decimal.localcontext(_CONTEXT):
-        others = net.widths[-1] - 1
-        ww, wb = (same + others * other for same, other in zip(one_output, two_outputs, strict=True))
-        update = {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
-    return KernelMoments(net, exact, order, dict(zip(kinds, values, strict=False)), update)
+        if others:
+            ww += others * values["ww", TWO_OUTPUTS]
+            wb += others * (values["wb", TWO_OUTPUTS] + values["bw", TWO_OUTPUTS]) / 2
+        return {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
 
 
-def infinite_width(net: MLP, x: npt.ArrayLike) -> float:
+def infinite_width(net: MLP, x: Vector) -> float:
     """K(x,x) of the network with the same gains and infinitely wide hidden layers (NTK parameterization).
 
     On the diagonal the mean of K depends on the widths only through dead layers; without them it is the limit.
@@ -354,13 +381,16 @@ def infinite_width(net: MLP, x: npt.ArrayLike) -> float:
     >>> finwidth.infinite_width(finwidth.MLP([2, 3, 3, 1]), [1, 2])   # 3 * 5/2 + 1 + 2/2
     9.5
     """
-    values = _evaluate([pairs("w"), pairs("b")], net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
-    return float(values[0] + values[1])
+    starts = {kind: pairs(kind) for kind in "wb"}
+    values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
+    return float(values["w"] + values["b"])
 
 
 def _evaluate(
-    starts: Sequence[State], net: MLP, x: Input, *, exact: bool, dead_layers: bool = True
-) -> list[Number]:
-    program = compile_program(tuple(starts), net.random_bias)
+    starts: Mapping[Key, State], net: MLP, x: Input, *, exact: bool, dead_layers: bool = True
+) -> dict[Key, Number]:
+    """The value of each start, in fractions or in decimals."""
+    program = compile_program(tuple(starts.values()), net.random_bias)
     with decimal.localcontext(_CONTEXT):
-        return evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)
+        values = evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)
+    return dict(zip(starts, values, strict=True))

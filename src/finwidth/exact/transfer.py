@@ -34,6 +34,11 @@ def to_decimal(value: Fraction) -> Decimal:
     return Decimal(value.numerator) / Decimal(value.denominator)
 
 
+def power(base: Number, exponent: int) -> Number:
+    """``base ** exponent`` with 0 ** 0 = 1, which decimals refuse."""
+    return base**exponent if exponent else 1
+
+
 @dataclass(frozen=True)
 class Program:
     """The states that can be reached from ``starts``, and the steps between them, as indices."""
@@ -103,19 +108,23 @@ class Coefficients:
         self.weight_multiplier = convert(layer.weight_multiplier)
         self.bias_variance = convert(layer.bias_variance)
         self.bias_multiplier = convert(layer.bias_multiplier)
-        self._weight_moment = lambda order: convert(net.weight_law.moment(order))
-        self._bias_moment = lambda order: convert(net.bias_law.moment(order))
+        self._convert, self._weight_law, self._bias_law = convert, net.weight_law, net.bias_law
 
     def of(self, factor: Factor) -> Number:
         """The number that the exponents of ``factor`` stand for in this layer."""
-        result = self.weight_multiplier**factor.weight_marks * self.bias_multiplier**factor.bias_marks
+        result = power(self.weight_multiplier, factor.weight_marks) * power(self.bias_multiplier, factor.bias_marks)
         if self.fan_in is not None:
             result = math.prod((self.fan_in - j for j in range(factor.neurons)), start=result)
         for order in factor.weight_orders:
-            result = result * self._weight_moment(order) * self.weight_variance ** (order // 2)
+            result = result * self._convert(self._weight_law.moment(order)) * self.weight_variance ** (order // 2)
         for order in factor.bias_orders:
-            result = result * self._bias_moment(order) * self.bias_variance ** (order // 2)
+            result = result * self._convert(self._bias_law.moment(order)) * self.bias_variance ** (order // 2)
         return result
+
+
+def survival_matters(net: MLP) -> bool:
+    """Whether a moment can depend on a layer being entirely closed: through trained biases that start at zero."""
+    return net.activation.can_die and net.bias == "trained"
 
 
 def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> list[Number]:
@@ -125,7 +134,7 @@ def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_lay
     """
     one, zero, half = convert(Fraction(1)), convert(Fraction(0)), convert(Fraction(1, 2))
     frozen = net.activation.frozen_at_zero()
-    can_die = net.activation.can_die and dead_layers
+    can_die = dead_layers and survival_matters(net)
     # Before the first random bias, a zero input makes every pre-activation exactly zero.
     vanishing = x.zero
     alive = one  # probability that x^(i-1) is not zero
@@ -177,6 +186,6 @@ def _is_zero(entry: Number) -> bool:
 
 
 def pairs(kinds: Iterable[str]) -> State:
-    """The state at the output of a product of kernels: a pair of paths, marked by a weight or bias, for each of ``kinds``."""
+    """The state at the output of a product of kernels: for each of ``kinds`` ("w", "b") a pair of marked paths."""
     marks = tuple((2 * j, 2 * j + 1, kind) for j, kind in enumerate(kinds))
     return State((tuple(range(2 * len(marks))),), marks)

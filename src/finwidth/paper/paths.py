@@ -227,7 +227,7 @@ class PathEnumeration:
         self._absent = [self._place[edge] for edge in self._edges if not self._variance(edge)]
 
     def output(self, a: int = 0) -> PathSum:
-        """N_a(x) = sum over paths to output a (theory of the paper, section 2)."""
+        """N_a(x) = sum over paths to output a (paper, section 2)."""
         return self._sum(((gamma,), (), Fraction(1)) for gamma in self._through(a))
 
     def kernel(self, kind: str, a: int = 0, b: int = 0) -> PathSum:
@@ -376,11 +376,13 @@ def enumerate_moments(net: MLP, x: npt.ArrayLike, kinds: str, outputs: Outputs |
     """
     pairs = _checked(net, kinds, outputs)
     listed = PathEnumeration(net, x)
-    return listed.expectation(*(listed.kernel(kind, a, b) for kind, (a, b) in zip(kinds, pairs, strict=True)))
+    factors = [(kind, a, b) for kind, (a, b) in zip(kinds, pairs, strict=True)]
+    kernels = {factor: listed.kernel(*factor) for factor in set(factors)}
+    return listed.expectation(*(kernels[factor] for factor in factors))
 
 
 def enumerate_deltas(net: MLP, x: npt.ArrayLike, kinds: Sequence[str], outputs: Outputs | None = None) -> Fraction:
-    """E of a product of Delta's, by listing 4 len(kinds) paths (Lemma 6; theory, part I).
+    """E of a product of Delta's, by listing 4 len(kinds) paths (Lemma 6).
 
     With kinds "wb" and outputs (c, a) a factor is N_c times the sum, over weights w and biases b, of
     dN_c/dw d^2N_a/dw db dN_a/db.  With one output and N* = 0 the first update of the kernel is
@@ -411,8 +413,9 @@ def enumerate_deltas(net: MLP, x: npt.ArrayLike, kinds: Sequence[str], outputs: 
     if any(len(each) != 2 for each in kinds):
         raise FinwidthError(f"kinds is {kinds!r}; give a list of 'ww', 'wb', 'bw' or 'bb'")
     listed = PathEnumeration(net, x)
-    factors = [(listed.output(c), listed.curvature(each, c, a)) for each, (c, a) in zip(kinds, pairs, strict=True)]
-    return listed.expectation(*(factor for both in factors for factor in both))
+    factors = [(each, c, a) for each, (c, a) in zip(kinds, pairs, strict=True)]
+    deltas = {factor: (listed.output(factor[1]), listed.curvature(*factor)) for factor in set(factors)}
+    return listed.expectation(*(each for factor in factors for each in deltas[factor]))
 
 
 def _checked(net: MLP, kinds: Sequence[str], outputs: Outputs | None) -> Outputs:

@@ -1,0 +1,1 @@
+"""The sampled route: draws of the kernel in law, with no network."""

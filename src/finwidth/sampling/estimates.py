@@ -73,7 +73,7 @@ class Accumulator:
     def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
         total = abs(self.mean) * self.count
         share = self.largest / total if total else 0.0
-        if effective < TRUSTED_EFFECTIVE_DRAWS:
+        if effective < min(TRUSTED_EFFECTIVE_DRAWS, self.count):
             return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
         if share > TRUSTED_SHARE:
             return False, f"one draw holds {share:.0%} of the sum, too much to tell its error"

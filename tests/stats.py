@@ -1,0 +1,50 @@
+"""Tests on random numbers that a correct build fails less than once in a million runs of the whole suite.
+
+Every comparison of the suite calls one of the functions below and is allowed ALPHA = 10^-6 / COMPARISONS.  Seeds and
+numbers of draws are fixed in advance, so a given build always gives the same verdict.  Bounds are valid at finite
+samples and need no normal approximation:
+
+- ``same_law``: two-sample Kolmogorov-Smirnov with the constant of Dvoretzky, Kiefer, Wolfowitz and Massart, which
+  holds for two samples of equal size >= 458 (Wei and Dudley, 2012): P(D > e) <= 2 exp(-n e^2).  Atoms only make it
+  safer.  At 10^5 draws it rejects laws whose distribution functions differ by more than about 0.03 anywhere.
+- ``same_mean``: median of means.  Given the exact variance, a batch mean is off by two of its standard deviations
+  with probability at most 1/4 (Chebyshev), so the number of such batches out of 100 is below a binomial quantile.
+  It rejects a mean that is off by more than about 3.5 standard deviations of a batch of draws/100.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+COMPARISONS = 2000
+ALPHA = 1e-6 / COMPARISONS
+BATCHES = 100
+
+_used = 0
+
+
+def _count() -> None:
+    global _used  # noqa: PLW0603
+    _used += 1
+    assert _used <= COMPARISONS, "more comparisons than the false-alarm budget was split over; raise COMPARISONS"
+
+
+def same_law(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> bool:
+    """Whether two samples of equal size pass for samples of one law."""
+    _count()
+    assert len(one) == len(other) >= 458
+    distance = stats.ks_2samp(one, other, method="asymp").statistic
+    return bool(distance <= math.sqrt(math.log(2 / ALPHA) / len(one)))
+
+
+def same_mean(draws: npt.NDArray[np.float64], mean: float, variance: float) -> bool:
+    """Whether the draws pass for draws with this mean, given their exact variance."""
+    _count()
+    batches = draws[: len(draws) // BATCHES * BATCHES].reshape(BATCHES, -1)
+    deviation = math.sqrt(variance / batches.shape[1])
+    far = int((np.abs(batches.mean(axis=1) - mean) > 2 * deviation + 1e-12 * abs(mean)).sum())
+    return bool(far <= stats.binom.isf(ALPHA, BATCHES, 0.25))

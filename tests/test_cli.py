@@ -1,0 +1,131 @@
+"""The command line as a stranger meets it: in a process of its own, what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import finwidth
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+def test_exact_json_is_the_value_to_recognise() -> None:
+    found = json.loads(run("moments", "2,3,3,1", "--input", "1,2", "--exact", "--json").stdout)
+    assert found["widths"] == [2, 3, 3, 1]
+    assert (found["depth"], found["beta"]) == (3, "5/3")
+    assert found["mean"] == {"K": "151/16", "K_w": "15/2", "K_b": "31/16"}
+    assert found["second_moment"] == {"K": "2617/8", "K_w": "2300/9", "K_b": "473/72", "K_w*K_b": "65/2"}
+    assert found["variance"] == {"K": "60943/256"}
+    assert found["update"] == {"dK": "-1510/9", "D_ww": "650/9", "D_wb": "35/6", "D_bb": "0"}
+    assert found["cv"]["K"] == pytest.approx((60943 / 256) ** 0.5 / (151 / 16))
+    assert found["bounds"]["K"]["form"] == pytest.approx(9)
+
+
+def test_moments_options() -> None:
+    arguments = ("moments", "2,3x2,1", "-i", "1,0.5", "--law", "uniform", "--parameterization", "standard")
+    found = json.loads(run(*arguments, "--order", "4", "--json").stdout)
+    net = finwidth.MLP([2, 3, 3, 1], "uniform", parameterization="standard")
+    assert found["raw"]["K"] == list(finwidth.moments(net, [1, 0.5], order=4).raw)
+    assert found["bounds"] is None
+    table = run(*arguments)
+    assert table.returncode == 0
+    assert "parameterization is standard" in table.stdout
+
+
+def test_sample_json(tmp_path: Path) -> None:
+    file = tmp_path / "draws.nc"
+    process = run("sample", "2,8,8,1", "-i", "-1,2", "--draws", "20000", "--seed", "3", "--json", "-o", str(file))
+    found = json.loads(process.stdout)
+    assert (found["draws"], found["seed"]) == (20000, 3)
+    import xarray as xr
+
+    with xr.open_dataset(file, engine="scipy") as stored:
+        assert float(stored.K.mean()) == pytest.approx(found["estimates"]["K"]["value"])
+        assert stored.attrs["seed"] == 3
+    for name in ("K", "K_w", "K_b", "K^2", "dK"):
+        estimate = found["estimates"][name]
+        assert estimate["trust"] is True
+        assert abs(estimate["value"] - found["exact"][name]) < 5 * estimate["se"]
+
+
+def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs the digits extra")
+    process = run("report", "64,16x4,1", "--input", "digits:17", "-o", "out", "--draws", "20000", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "E[K²]" in process.stdout
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir()} == {"report.json", "law.png", "law.pdf", "depth.png", "depth.pdf"}
+    assert (folder / "law.png").read_bytes()[:4] == b"\x89PNG"
+    document = json.loads((folder / "report.json").read_text())
+    from sklearn.datasets import load_digits
+
+    exact = finwidth.moments(finwidth.MLP([64, *[16] * 4, 1]), load_digits().data[17])
+    assert document["second_moment"]["K"] == exact.second_moment
+    assert document["provenance"]["seed"] == 0
+
+
+def test_input_from_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([1, 2]))
+    found = json.loads(run("moments", "2,3,3,1", "-i", str(tmp_path / "x.npy"), "--exact", "--json").stdout)
+    assert found["mean"]["K"] == "151/16"
+
+
+MISTAKES = {
+    "moments '' -i 1": "is not a width",
+    "moments 2 -i 1,2": "1 entries",
+    "moments 2,0,1 -i 1,2": "width number 1 is 0",
+    "moments 2,-3,1 -i 1,2": "width number 1 is -3",
+    "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
+    "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
+    "moments 2,3,0 -i 1,2": "width number 2 is 0",
+    "moments 2,3,1 -i nan,1": "nan at place 0",
+    "moments 2,3,1 -i 1,inf": "inf at place 1",
+    "moments 2,3,1 -i 1,2,3": "shape (3,)",
+    "moments 2,3,1 -i 1,1/0": "neither numbers",
+    "moments 2,3,1 -i missing.npy": "does not exist",
+    "moments 2,3,1 -i text.npy": "not a .npy file",
+    "moments 2,3,1 -i pickled.npy": "not a .npy file",
+    "moments 2,3,1 -i words.npy": "real numbers",
+    "moments 2,3,1 -i digits:x": "not an image",
+    "moments 2,3,1": "Missing option",
+    "moments 2,3,1 -i 1,2 --law cauchy": "choose one of",
+    "moments 2,3,1 -i 1,2 --order 9": "give 2, 3 or 4",
+    "moments 2,3,1 -i 1,2 --law truncated-normal --exact": "not all rational",
+    "sample 2,3,1 -i 1,2 --draws 0": "draws is 0",
+    "sample 2,3,1 -i 1,2 --draws many": "--draws",
+    "sample 2,3,1 -i 1,2 --seed -1": "seed is -1",
+    "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
+    "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
+    "report 2,3,2 -i 1,2": "2 outputs",
+    "frobnicate": "No such command",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line(line: str, tmp_path: Path) -> None:
+    import shlex
+
+    (tmp_path / "text.npy").write_text("not an array")
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    process = run(*shlex.split(line), cwd=tmp_path)
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert process.stderr.startswith("finwidth: error: ")
+    assert process.stderr.count("\n") == 1
+    assert MISTAKES[line] in process.stderr
+    assert not process.stdout
+
+
+def test_help_and_version() -> None:
+    assert run("--version").stdout == f"finwidth {finwidth.__version__}\n"
+    assert "moments" in run().stdout
+    assert "--exact" in run("moments", "--help").stdout

@@ -1,0 +1,48 @@
+"""Every Python block of the README and the docs runs, and every command of the README does what it shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "scripts/run" in line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_readme_commands_work(line: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.linspace(-1, 1, 784))
+    arguments = shlex.split(line)[1:]
+    process = subprocess.run(
+        [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target

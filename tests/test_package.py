@@ -1,0 +1,33 @@
+"""What the package promises as a whole: its names, its imports, its start-up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import finwidth
+
+PUBLIC = {
+    "MLP",
+    "Activation",
+    "Bounds",
+    "Estimate",
+    "FinwidthError",
+    "KernelMoments",
+    "WeightLaw",
+    "bounds",
+    "infinite_width",
+    "moments",
+    "sample",
+}
+
+
+def test_public_names() -> None:
+    assert set(finwidth.__all__) == PUBLIC
+
+
+def test_import_is_light() -> None:
+    """`import finwidth` loads NumPy and nothing heavier; torch is used only where it is asked for."""
+    code = "import sys, finwidth; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "xarray", "pandas", "matplotlib", "scipy", "sklearn", "rich", "typer", "sympy"} & set(loaded)
