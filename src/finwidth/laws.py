@@ -42,7 +42,6 @@ class WeightLaw:
     Examples
     --------
     >>> from fractions import Fraction
-    from itertools import pairwise
     >>> from finwidth import WeightLaw
     >>> signs = WeightLaw("signs", (1, 1, 1, 1), lambda rng, shape: rng.choice([-1.0, 1.0], shape))
     >>> signs.moment(4)

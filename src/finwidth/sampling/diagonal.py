@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
-_LARGEST_CHUNK = 2**14
-_TINY = 1e-300
+_LARGEST_CHUNK = 2**15
+# Above this width fewer than two open neurons, 129 / 2^128, are rarer than what the generators can resolve.
+_NARROW = 128
 
 
 def check_draws(draws: int) -> int:
@@ -84,8 +85,8 @@ def chunks(net: MLP, x: Vector, draws: int, seed: int = 0) -> Iterator[dict[str,
     --------
     >>> from finwidth.sampling.diagonal import chunks
     >>> from finwidth import MLP
-    >>> [len(piece["K"]) for piece in chunks(MLP([2, 4, 4, 1]), [1, 2], draws=20_000, seed=1)]
-    [16384, 3616]
+    >>> [len(piece["K"]) for piece in chunks(MLP([2, 4, 4, 1]), [1, 2], draws=40_000, seed=1)]
+    [32768, 7232]
     """
     check_network(net)
     norm = squared_norm(net, x)
@@ -171,10 +172,13 @@ class NormChain:
         with np.errstate(all="ignore"):  # dead networks are set right below, the caller sees to overflow
             output, Q = self._forward(norm, rng, draws)
             K_w, K_b = self._backward(Q, rng, draws)
+            vanished = not Q.all()  # some network is dead, or N^2 too small for a double
+            if vanished:
+                np.nan_to_num(self._zeta[:, :draws], copy=False)  # 0/0; the layer's share of K is 0 as well
             dK = self._update(rng, draws)
-        dead = (self._half_open[:, :draws] == 0).any(axis=0) | (norm == 0)
-        if dead.any():
-            # A layer is entirely closed: the output is its bias, and only that bias has a derivative.
+        if vanished or norm == 0:
+            # Where a layer is entirely closed the output is its bias, and only that bias has a derivative.
+            dead = (self._half_open[:, :draws] == 0).any(axis=0) | (norm == 0)
             for column, value in ((output, 0.0), (K_w, 0.0), (K_b, self.bias_multiplier[-1]), (dK, 0.0)):
                 column[dead] = value
         return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
@@ -198,7 +202,10 @@ class NormChain:
         return output, Q
 
     def _backward(self, Q: FloatArray, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
-        """Draw S_i, complete kappa_i, leave zeta_i and the layer's share kappa_i + e_i S_i of K; return K_w and K_b."""
+        """Draw S_i, complete kappa_i, leave zeta_i and the layer's share kappa_i + e_i S_i; return K_w and K_b.
+
+        Q ends as N^2/R_0, which is zero where a layer is closed.
+        """
         S = np.ones(draws)
         shape, gamma = np.empty((2, draws))
         K_w = self._kappa[-1, :draws].copy()
@@ -206,16 +213,19 @@ class NormChain:
         for i in reversed(range(len(self.widths) - 2)):
             kappa, zeta, share = self._kappa[i, :draws], self._zeta[i, :draws], self._share[i, :draws]
             np.subtract(self._half_open[i, :draws], 0.5, out=shape)
-            rng.standard_gamma(np.maximum(shape, 0, out=shape), out=gamma)
+            if self.widths[i + 1] < _NARROW:
+                np.maximum(shape, 0, out=shape)
+            rng.standard_gamma(shape, out=gamma)
             S *= gamma
             S *= 2 * self.variance[i + 1]
             S += Q
-            np.divide(Q, np.add(S, _TINY, out=zeta), out=zeta)
+            np.divide(Q, S, out=zeta)
             kappa *= S
             K_w += kappa
-            np.multiply(S, self.bias_multiplier[i], out=share)
-            K_b += share
-            share += kappa
+            e = self.bias_multiplier[i]
+            bias_share = S if e == 1 else np.multiply(S, e, out=share)
+            K_b += bias_share
+            np.add(bias_share, kappa, out=share)
             Q *= self._half_chi[i, :draws]
             Q *= 2 * self.variance[i]
         return K_w, K_b
@@ -235,11 +245,12 @@ class NormChain:
                 np.multiply(zeta, np.square(np.multiply(root, D, out=D), out=D), out=P)
                 continue
             rng.standard_normal(out=xi)
-            if half_open.min() < 1:  # one open neuron leaves no direction across x^(i)
-                xi *= half_open >= 1
             np.subtract(half_open, 1, out=shape)
-            rng.standard_gamma(np.maximum(shape, 0, out=shape), out=gamma)
-            P /= np.add(self._half_chi[i, :draws], _TINY, out=shape)  # 2 t
+            if self.widths[i + 1] < _NARROW:
+                xi *= shape >= 0  # one open neuron leaves no direction across x^(i)
+                np.maximum(shape, 0, out=shape)
+            rng.standard_gamma(shape, out=gamma)
+            P /= self._half_chi[i, :draws]  # 2 t
             gamma *= P
             P *= 0.5
             xi *= np.sqrt(P, out=P)

@@ -15,10 +15,11 @@ import numpy as np
 from finwidth.laws import FloatArray
 from finwidth.quantities import Estimate
 
-# Below this many effective draws the relative standard error exceeds 5%, and is itself unreliable.
+# Below this many effective draws the relative standard error exceeds 5%; above it, no single draw can hold more than
+# 1/20 of the sum.
 TRUSTED_EFFECTIVE_DRAWS = 400
-# A sum of which one draw holds more than this share has not converged.
-TRUSTED_SHARE = 0.05
+# A standard error that rests on one draw to more than this share of its square has not converged itself.
+TRUSTED_SHARE = 0.1
 # An honest estimate is this far from the exact value once in 10^6.
 TRUSTED_Z = 4.9
 
@@ -52,7 +53,7 @@ class Accumulator:
         self.count = 0
         self.mean = 0.0
         self.squared_deviations = 0.0
-        self.largest = 0.0
+        self.smallest, self.largest = math.inf, -math.inf
 
     def add(self, values: FloatArray) -> None:
         """Take in a chunk of draws, shape (count,)."""
@@ -61,7 +62,7 @@ class Accumulator:
         self.squared_deviations += float(np.square(values - mean).sum()) + shift * shift * self.count * count / total
         self.mean += shift * count / total
         self.count = total
-        self.largest = max(self.largest, float(np.abs(values).max()))
+        self.smallest, self.largest = min(self.smallest, float(values.min())), max(self.largest, float(values.max()))
 
     def estimate(self, exact: float | None = None) -> Estimate:
         """The mean with its standard error, judged by itself and, where there is one, by the ``exact`` value."""
@@ -71,12 +72,12 @@ class Accumulator:
         return Estimate(self.mean, se, self.count, effective, *self._judge(se, effective, exact))
 
     def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
-        total = abs(self.mean) * self.count
-        share = self.largest / total if total else 0.0
         if effective < min(TRUSTED_EFFECTIVE_DRAWS, self.count):
             return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
-        if share > TRUSTED_SHARE:
-            return False, f"one draw holds {share:.0%} of the sum, too much to tell its error"
+        furthest = max(self.largest - self.mean, self.mean - self.smallest) ** 2
+        if se and furthest > TRUSTED_SHARE * self.squared_deviations:
+            share = furthest / self.squared_deviations
+            return False, f"one draw makes {share:.0%} of the squared standard error, too much to tell the error"
         if exact is not None and se and abs(self.mean - exact) > TRUSTED_Z * se:
             return False, f"{abs(self.mean - exact) / se:.1f} standard errors from the exact value"
         return True, f"about {effective:.3g} of {self.count} draws carry the sum"
