@@ -135,6 +135,55 @@ class MLP:
         for key, value in fields.items():
             object.__setattr__(self, key, value)
 
+    @classmethod
+    def pytorch(
+        cls,
+        widths: Sequence[int],
+        init: str = "default",
+        activation: str | Activation = "relu",
+        *,
+        biases: str = "default",
+    ) -> MLP:
+        """The network that PyTorch users write: nn.Linear layers with an activation between them, and SGD on all of them.
+
+        Parameters
+        ----------
+        widths, activation
+            As for `MLP`.
+        init
+            ``"default"``: nn.Linear's own, weights uniform on +-1/sqrt(fan-in); ``"kaiming_uniform"`` or
+            ``"kaiming_normal"``: nn.init's, with the gain of the activation, on every layer.
+        biases
+            ``"default"``: uniform on +-1/sqrt(fan-in) as nn.Linear makes them; ``"zeros"``; or ``"none"`` (bias=False).
+
+        Examples
+        --------
+        >>> from finwidth import MLP
+        >>> layer = MLP.pytorch([16, 64, 1]).layers[0]
+        >>> layer.weight_variance, layer.bias_variance, layer.weight_multiplier
+        (Fraction(1, 48), Fraction(1, 48), Fraction(1, 1))
+        """
+        checked, phi = _check_widths(widths), _activation(activation)
+        kaiming = Fraction(2) / (phi.positive**2 + phi.negative**2)
+        inits = {"default": ("uniform", Fraction(1, 3)), "kaiming_uniform": ("uniform", kaiming)}
+        inits["kaiming_normal"] = ("gaussian", kaiming)
+        if init not in inits:
+            raise FinwidthError(f"init {init!r} is not known; choose one of {', '.join(inits)}")
+        if biases not in {"default", "zeros", "none"}:
+            raise FinwidthError(f"biases {biases!r} is not known; choose one of default, zeros, none")
+        law, gain = inits[init]
+        variance = [Fraction(1, 3 * fan_in) for fan_in in checked[:-1]] if biases == "default" else 0
+        return cls(
+            checked,
+            law,
+            phi,
+            "standard",
+            gains=gain,
+            bias="none" if biases == "none" else "trained",
+            bias_variance=variance,
+            bias_law="uniform",
+        )
+
     @property
     def depth(self) -> int:
         """d, the number of weight layers."""
