@@ -144,7 +144,7 @@ class MLP:
         *,
         biases: str = "default",
     ) -> MLP:
-        """The network that PyTorch users write: nn.Linear layers with an activation between them, and SGD on all of them.
+        """The network that PyTorch users write: nn.Linear layers, an activation between them, SGD on all of them.
 
         Parameters
         ----------

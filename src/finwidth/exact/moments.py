@@ -152,6 +152,8 @@ class KernelMoments:
     order: int
     _joint: Mapping[tuple[int, int], Number]
     _update: Mapping[str, Number]
+    _update_square: Mapping[str, Number] | None = None
+    _between: Number | None = None
 
     @cached_property
     def K(self) -> Moments:
@@ -238,6 +240,26 @@ class KernelMoments:
         """Natural logarithms of the absolute values of `update`."""
         return {name: log(abs(value)) for name, value in self._update.items()}
 
+    def update_variance(self, target: float | Fraction = 0) -> Exact:
+        """Var[Delta K]/lambda^2 for SGD towards the target N*; needs order 4 and one output.
+
+        With g^T H g = G, Delta K = -2 lambda (N - N*) G, and N G^2 is odd in the last layer's weights, so
+        E[Delta K^2]/lambda^2 = 4 E[N^2 G^2] + 4 N*^2 E[G^2] while the mean does not depend on N*.
+        """
+        if self._update_square is None:
+            raise FinwidthError("the variance of the update needs moments(..., order=4) of a network with one output")
+        with decimal.localcontext(_CONTEXT):
+            towards: Number = Fraction(target) if self.exact else to_decimal(Fraction(target))
+            square = self._update_square["N^2 G^2"] + towards * towards * self._update_square["G^2"]
+            return present(4 * square - self._update["dK"] ** 2)
+
+    @property
+    def between_outputs(self) -> Exact:
+        """E[K_ab^2] for two outputs a and b of a network with several; E[K_ab] is 0."""
+        if self._between is None:
+            raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
+        return present(self._between)
+
     def to_json(self) -> dict[str, Any]:
         """Plain types, as the command line prints them: fractions as strings, overflowed floats as None."""
         document: dict[str, Any] = {
@@ -269,6 +291,10 @@ class KernelMoments:
             document["skewness"] = {"K": self.skewness}
         if self.order > 3:
             document["kurtosis"] = {"K": self.kurtosis}
+        if self._update_square is not None:
+            document["update_variance"] = {"dK": self.update_variance()}
+        if self._between is not None:
+            document["between_outputs"] = {"K^2": self.between_outputs}
         return {key: _plain(value) for key, value in document.items()}
 
 
@@ -286,7 +312,7 @@ ONE_OUTPUT: tuple[Block, ...] = ((0, 1, 2, 3),)
 TWO_OUTPUTS: tuple[Block, ...] = ((0, 3), (1, 2))
 
 
-def _update_state(kinds: str, outputs: tuple[Block, ...]) -> State:
+def update_state(kinds: str, outputs: tuple[Block, ...]) -> State:
     """The start of N_c grad N_c . H_a . grad N_a, the gradients by parameters of the two ``kinds``.
 
     Path 0 is the derivative of the output c whose loss moves the parameters and path 3 is N_c; paths 1 and 2 are the
@@ -352,15 +378,49 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
     starts = {kind: pairs("w" * kind[0] + "b" * kind[1]) for kind in kinds}
     joint = _evaluate(starts, net, given, exact=exact)
-    return KernelMoments(net, exact, order, joint, _mean_update(net, given, exact=exact))
+    several = net.widths[-1] > 1
+    return KernelMoments(
+        net,
+        exact,
+        order,
+        joint,
+        _mean_update(net, given, exact=exact),
+        _update_square(net, given, exact=exact) if order == 4 and not several else None,
+        _between_outputs(net, given, exact=exact) if several else None,
+    )
+
+
+def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
+    """E[K_ab^2] for a != b: one path of each pair starts at a, the other at b."""
+    starts = {kinds: State(((0, 2), (1, 3)), pairs(kinds).marks) for kinds in ("ww", "wb", "bb")}
+    values = _evaluate(starts, net, x, exact=exact)
+    with decimal.localcontext(_CONTEXT):
+        return values["ww"] + 2 * values["wb"] + values["bb"]
+
+
+def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
+    """E[N^2 G^2] and E[G^2] for G = g^T H g = G_ww + 2 G_wb: two copies of `update_state`, with and without N."""
+    kinds = (("ww", "ww", 1), ("ww", "wb", 4), ("wb", "wb", 4))
+    starts = {}
+    for name, size in (("N^2 G^2", 4), ("G^2", 3)):
+        for one, two, _ in kinds:
+            marks = [
+                (size * copy + place, size * copy + place + 1, kind)
+                for copy, both in enumerate((one, two))
+                for place, kind in enumerate(both)
+            ]
+            starts[name, one, two] = State((tuple(range(2 * size)),), tuple(marks))
+    values = _evaluate(starts, net, x, exact=exact)
+    with decimal.localcontext(_CONTEXT):
+        return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}
 
 
 def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
     """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
-    starts = {(kinds, ONE_OUTPUT): _update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
+    starts = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
     others = net.widths[-1] - 1
     if others:
-        starts |= {(kinds, TWO_OUTPUTS): _update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
+        starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
     values = _evaluate(starts, net, x, exact=exact)
     ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
     with decimal.localcontext(_CONTEXT):

@@ -154,13 +154,38 @@ def steps(state: State, random_bias: bool) -> Steps:
     return dict(found)
 
 
-@cache
 def canonical(state: State) -> State:
     """The state with its paths renamed, so that most states that differ by names only become one.
 
-    Any renaming is allowed, for the value of a state does not depend on names; merging fewer states
-    than possible costs time, never correctness.  Paths are sorted by colour refinement.
+    Any renaming is allowed, for the value of a state does not depend on names; merging fewer states than possible
+    costs time, never correctness.  A cheap sort leaves few states for the colour refinement.
     """
+    return _refined(_sorted(state))
+
+
+def _sorted(state: State) -> State:
+    """The state with its paths renamed by block size and by how many marks are on them."""
+    home = {path: place for place, block in enumerate(state.blocks) for path in block}
+    marked = dict.fromkeys(home, 0)
+    for p, q, kind in state.marks:
+        value = (1 if kind == "w" else 8) * (1 if home[p] == home[q] else 64)
+        marked[p] += value
+        marked[q] += value
+    blocks = [sorted(block, key=marked.__getitem__) for block in state.blocks]
+    blocks.sort(key=lambda block: (len(block), [marked[path] for path in block]))
+    names = (path for block in blocks for path in block)
+    return _renamed(state, {path: rank for rank, path in enumerate(names)})
+
+
+def _renamed(state: State, name: dict[int, int]) -> State:
+    blocks = sorted(tuple(sorted(name[path] for path in block)) for block in state.blocks)
+    marks = sorted((min(name[p], name[q]), max(name[p], name[q]), kind) for p, q, kind in state.marks)
+    return State(tuple(blocks), tuple(marks))
+
+
+@cache
+def _refined(state: State) -> State:
+    """The state with its paths sorted by colour refinement."""
     paths = [path for block in state.blocks for path in block]
     home = {path: block for block in state.blocks for path in block}
     colour = dict.fromkeys(paths, 0)
@@ -175,10 +200,7 @@ def canonical(state: State) -> State:
         # Single one path out of the first tied class, and refine again.
         colour = {path: 2 * rank for path, rank in colour.items()}
         colour[tied[0][0]] -= 1
-    name = {path: rank for rank, path in enumerate(sorted(paths, key=lambda path: colour[path]))}
-    blocks = sorted(tuple(sorted(name[path] for path in block)) for block in state.blocks)
-    marks = sorted((min(name[p], name[q]), max(name[p], name[q]), kind) for p, q, kind in state.marks)
-    return State(tuple(blocks), tuple(marks))
+    return _renamed(state, {path: rank for rank, path in enumerate(sorted(paths, key=lambda path: colour[path]))})
 
 
 def _refine(colour: dict[int, int], home: dict[int, Block], marks: tuple[Mark, ...]) -> dict[int, int]:

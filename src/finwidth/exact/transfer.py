@@ -11,7 +11,9 @@ arrays (many networks at once), SymPy expressions (closed forms).
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,6 +27,8 @@ from finwidth.network import MLP, Layer
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
+
+Matrix: TypeAlias = list[tuple[list[int], list[Number]]]
 
 DIGITS = 50  # of the Decimal arithmetic: enough to lose 30 to cancellation in a central moment
 
@@ -96,30 +100,24 @@ class Input:
         return total
 
 
-class Coefficients:
-    """The numbers of one layer, in the arithmetic of the call.
+@dataclass(frozen=True)
+class LayerNumbers:
+    """The numbers of a `Layer` in some arithmetic; as arrays, of the same layer of many networks at once."""
 
-    In the ``first`` layer the neurons below are the coordinates of x, which `Input.monomial` has summed already.
-    """
+    random_bias: bool
+    fan_in: Number
+    fan_out: Number
+    weight_variance: Number
+    weight_multiplier: Number
+    bias_variance: Number
+    bias_multiplier: Number
 
-    def __init__(self, net: MLP, layer: Layer, convert: Convert, *, first: bool) -> None:
-        self.fan_in = None if first else convert(Fraction(layer.fan_in))
-        self.weight_variance = convert(layer.weight_variance)
-        self.weight_multiplier = convert(layer.weight_multiplier)
-        self.bias_variance = convert(layer.bias_variance)
-        self.bias_multiplier = convert(layer.bias_multiplier)
-        self._convert, self._weight_law, self._bias_law = convert, net.weight_law, net.bias_law
-
-    def of(self, factor: Factor) -> Number:
-        """The number that the exponents of ``factor`` stand for in this layer."""
-        result = power(self.weight_multiplier, factor.weight_marks) * power(self.bias_multiplier, factor.bias_marks)
-        if self.fan_in is not None:
-            result = math.prod((self.fan_in - j for j in range(factor.neurons)), start=result)
-        for order in factor.weight_orders:
-            result = result * self._convert(self._weight_law.moment(order)) * self.weight_variance ** (order // 2)
-        for order in factor.bias_orders:
-            result = result * self._convert(self._bias_law.moment(order)) * self.bias_variance ** (order // 2)
-        return result
+    @classmethod
+    def of(cls, layers: Sequence[Layer], stack: Callable[[list[Fraction]], Number]) -> LayerNumbers:
+        """The numbers of a layer of one or several networks; ``stack`` makes one number of the values of all."""
+        names = [field.name for field in dataclasses.fields(Layer)]
+        numbers = {name: stack([Fraction(getattr(layer, name)) for layer in layers]) for name in names}
+        return cls(random_bias=bool(layers[0].bias_variance), **numbers)
 
 
 def survival_matters(net: MLP) -> bool:
@@ -127,62 +125,118 @@ def survival_matters(net: MLP) -> bool:
     return net.activation.can_die and net.bias == "trained"
 
 
-def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> list[Number]:
-    """Values of the program's starts at the output of ``net`` at input ``x``.
+class Transfer:
+    """One pass up a network: the values of all states of a program, layer by layer.
 
-    ``convert`` sets the arithmetic.  Without ``dead_layers`` no layer is ever entirely closed, as at infinite width.
+    Parameters
+    ----------
+    program
+        What to compute.
+    net
+        Weight and bias laws, activation and kind of biases; its widths are not looked at.
+    x
+        The input.
+    convert
+        Sets the arithmetic.
+    dead_layers
+        Whether a layer may be entirely closed, as at any finite width.
     """
-    one, zero, half = convert(Fraction(1)), convert(Fraction(0)), convert(Fraction(1, 2))
-    frozen = net.activation.frozen_at_zero()
-    can_die = dead_layers and survival_matters(net)
-    # Before the first random bias, a zero input makes every pre-activation exactly zero.
-    vanishing = x.zero
-    alive = one  # probability that x^(i-1) is not zero
-    value = [zero if state.marks else x.monomial(state.sizes, convert) for state in program.states]
-    previous: Layer | None = None
-    phi: Activation | None = None
-    for i, layer in enumerate(net.layers, 1):
-        if layer != previous or i == 2:
-            matrix = _matrix(program, Coefficients(net, layer, convert, first=i == 1))
-            previous = layer
+
+    def __init__(self, program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> None:
+        self.program, self.net, self.convert = program, net, convert
+        self._one, self._zero = convert(Fraction(1)), convert(Fraction(0))
+        self._half = convert(Fraction(1, 2))
+        self._can_die = dead_layers and survival_matters(net)
+        # Before the first random bias, a zero input makes every pre-activation exactly zero.
+        self._vanishing = x.zero
+        self._alive = self._one  # probability that x^(i-1) is not zero
+        self._first = True
+        self._scale = self._one
+        self._open = self._gates(net.activation)
+        self._frozen = self._gates(net.activation.frozen_at_zero())
+        self.values = [self._zero if s.marks else x.monomial(s.sizes, convert) for s in program.states]
+        self._all = tuple(range(len(program.states)))
+        self._matrices: dict[tuple[bool, Sequence[int]], tuple[LayerNumbers, Matrix]] = {}  # of the latest layers
+
+    def hidden(self, layer: LayerNumbers) -> None:
+        """Go up one hidden layer."""
         # Paths that all end in this layer's biases need its gates to be coins: its pre-activations not all zero.
-        coins = one if layer.bias_variance or i == net.depth else alive
-        value[0] = coins
-        value = [sum((entry * value[target] for target, entry in row), zero) for row in matrix]
-        if i < net.depth:
-            vanishing = vanishing and not layer.bias_variance
-            slopes = frozen if vanishing else net.activation
-            if slopes is not phi:
-                gates, phi = _gates(program, slopes, convert), slopes
-            value = [gate * each for gate, each in zip(gates, value, strict=True)]
-            if can_die and not vanishing:
-                alive = coins * (one - half**layer.fan_out)
-    return [value[start] for start in program.starts]
+        coins = self._one if layer.random_bias else self._alive
+        self._vanishing = self._vanishing and not layer.random_bias
+        gates = self._frozen if self._vanishing else self._open
+        self.values = [gate * each for gate, each in zip(gates, self._apply(layer, coins, self._all), strict=True)]
+        if self._can_die and not self._vanishing:
+            self._alive = coins * (self._one - self._half**layer.fan_out)
+        self._first = False
 
+    def output(self, layer: LayerNumbers) -> list[Number]:
+        """Values of the program's starts if ``layer`` is the last one; the pass can go on as if it were not."""
+        return self._apply(layer, self._one, self.program.starts)
 
-def _gates(program: Program, phi: Activation, convert: Convert) -> list[Number]:
-    """For each state, the product over its neurons of E[phi'^(number of paths)]."""
-    one = convert(Fraction(1))
-    sizes = {size for state in program.states for size in state.sizes}
-    moments = {size: convert(phi.gate_moment(size)) for size in sizes}
-    return [math.prod((moments[size] for size in state.sizes), start=one) for state in program.states]
+    def rescale(self, factor: Number) -> None:
+        """Multiply all values, now and from now on, by ``factor``: for arithmetic that overflows."""
+        self._scale = self._scale * factor
+        self.values = [value * factor for value in self.values]
 
+    def _apply(self, layer: LayerNumbers, end: Number, states: Sequence[int]) -> list[Number]:
+        """Values of ``states`` above ``layer``; ``end`` is the value of the state in which every path has ended."""
+        self.values[0] = end * self._scale
+        value = self.values
+        key = (self._first, states)
+        if key not in self._matrices or self._matrices[key][0] is not layer:
+            self._matrices[key] = layer, self._matrix(layer, states)
+        rows = self._matrices[key][1]
+        return [sum(map(operator.mul, row, [value[t] for t in targets]), self._zero) for targets, row in rows]
 
-def _matrix(program: Program, numbers: Coefficients) -> list[list[tuple[int, Number]]]:
-    """The steps of one layer as numbers, entries with the same target added up."""
-    factors = [numbers.of(factor) for factor in program.factors]
-    matrix = []
-    for row in program.rows:
-        entries: dict[int, Number] = {}
-        for target, factor, multiplicity in row:
-            entry = multiplicity * factors[factor]
-            entries[target] = entries[target] + entry if target in entries else entry
-        matrix.append([(target, entry) for target, entry in entries.items() if not _is_zero(entry)])
-    return matrix
+    def _gates(self, phi: Activation) -> list[Number]:
+        """For each state, the product over its neurons of E[phi'^(number of paths)]."""
+        sizes = {size for state in self.program.states for size in state.sizes}
+        moments = {size: self.convert(phi.gate_moment(size)) for size in sizes}
+        return [math.prod((moments[size] for size in state.sizes), start=self._one) for state in self.program.states]
+
+    def _matrix(self, layer: LayerNumbers, states: Sequence[int]) -> Matrix:
+        """The steps of one layer as numbers: for each state its targets and their entries, same targets added up."""
+        factors = [self._factor(layer, factor) for factor in self.program.factors]
+        matrix = []
+        for row in (self.program.rows[state] for state in states):
+            entries: dict[int, Number] = {}
+            for target, factor, multiplicity in row:
+                entry = multiplicity * factors[factor]
+                entries[target] = entries[target] + entry if target in entries else entry
+            kept = {target: entry for target, entry in entries.items() if not _is_zero(entry)}
+            matrix.append((list(kept), list(kept.values())))
+        return matrix
+
+    def _factor(self, layer: LayerNumbers, factor: Factor) -> Number:
+        """The number that the exponents of ``factor`` stand for in this layer."""
+        result = power(layer.weight_multiplier, factor.weight_marks) * power(layer.bias_multiplier, factor.bias_marks)
+        if not self._first:  # the coordinates of x were summed by `Input.monomial`
+            result = math.prod((layer.fan_in - j for j in range(factor.neurons)), start=result)
+        for order in factor.weight_orders:
+            result = result * self.convert(self.net.weight_law.moment(order)) * layer.weight_variance ** (order // 2)
+        for order in factor.bias_orders:
+            result = result * self.convert(self.net.bias_law.moment(order)) * layer.bias_variance ** (order // 2)
+        return result
 
 
 def _is_zero(entry: Number) -> bool:
     return isinstance(entry, Fraction | Decimal) and not entry
+
+
+def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> list[Number]:
+    """Values of the program's starts at the output of ``net`` at input ``x``, in the arithmetic of ``convert``."""
+    transfer = Transfer(program, net, x, convert, dead_layers=dead_layers)
+    *hidden, last = net.layers
+
+    def one(values: list[Fraction]) -> Number:
+        return convert(values[0])
+
+    latest: tuple[Layer, LayerNumbers] | None = None
+    for layer in hidden:
+        if latest is None or latest[0] != layer:
+            latest = layer, LayerNumbers.of([layer], one)
+        transfer.hidden(latest[1])
+    return transfer.output(LayerNumbers.of([last], one))
 
 
 def pairs(kinds: Iterable[str]) -> State:

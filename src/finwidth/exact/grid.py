@@ -1,0 +1,129 @@
+"""Moments of whole grids of equal-width networks at once, for sweeps, phase diagrams and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.exact.moments import ONE_OUTPUT, update_state
+from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, Layer, Vector, exact_input
+from finwidth.quantities import attributes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_LARGE = 1e100
+
+
+def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **network: Any) -> xr.Dataset:
+    """`finwidth.moments` of networks (n_0, n, ..., n, 1) with d weight layers, for every n and d of a grid.
+
+    One pass up the deepest network serves all depths, in double precision for all widths at once: 10^5 pairs take
+    about a second.
+
+    Parameters
+    ----------
+    widths, depths
+        Hidden widths n and numbers d of weight layers, each at least 1.
+    x
+        One input, shape (n_0,).
+    network
+        Further arguments of `MLP`, the same for all: weight_law, activation, parameterization, gains (one number), ...
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``width`` and ``depth``: ``mean`` (E[K]), ``log_second_moment`` (log E[K^2]), ``cv``, ``update``
+        (E[Delta K]/lambda) and ``log_update`` (log of its absolute value). Dimensionless, and inf where a double
+        overflows. Relative accuracy of cv: about 10^-15 depth/cv^2; `finwidth.moments` has no such loss.
+
+    Raises
+    ------
+    FinwidthError
+        If a width, depth, the input, or an argument of `MLP` is not allowed.
+
+    Examples
+    --------
+    >>> from finwidth.exact.grid import moments_grid
+    >>> grid = moments_grid([16, 64, 256], range(1, 33), [1.0, 1.0])
+    >>> round(float(grid.cv.sel(width=64, depth=32)), 3)
+    1.972
+    """
+    import xarray as xr
+
+    depths = sorted({_depth(depth) for depth in depths})
+    nets = [MLP([len(np.atleast_1d(np.asarray(x))), n, n, n, 1], **network) for n in widths]
+    if not nets or not depths:
+        raise FinwidthError("the grid is empty; give at least one width and one depth")
+    given = Input.of(exact_input(nets[0], x), 4)
+    means = _log_values((pairs("w"), pairs("b")), nets, given, depths)
+    squares = _log_values((pairs("ww"), pairs("wb"), pairs("bb")), nets, given, depths)
+    updates = _log_values(tuple(update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")), nets, given, depths)
+    log_mean = np.logaddexp(*means)
+    log_square = np.logaddexp.reduce([squares[0], squares[1] + np.log(2), squares[2]])
+    log_update = np.logaddexp(updates[0], updates[1] + np.log(2)) + np.log(2)
+    with np.errstate(over="ignore"):
+        data = {
+            "mean": np.exp(log_mean),
+            "log_second_moment": log_square,
+            "cv": np.sqrt(np.maximum(np.expm1(log_square - 2 * log_mean), 0)),
+            "update": -np.exp(log_update),
+            "log_update": log_update,
+        }
+    return xr.Dataset(
+        {name: (("width", "depth"), values) for name, values in data.items()},
+        coords={"width": list(widths), "depth": depths},
+        attrs=attributes(nets[0], method="exact transfer on a grid"),
+    )
+
+
+def _depth(depth: int) -> int:
+    if int(depth) != depth or depth < 1:
+        raise FinwidthError(f"depth {depth!r} in the grid; give whole numbers of at least 1")
+    return int(depth)
+
+
+def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
+    """For each start its log value, shape (widths, depths)."""
+    program = compile_program(tuple(starts), nets[0].random_bias)
+    transfer = Transfer(program, nets[0], x, float)
+    first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))
+    only = _stack([MLP([net.widths[0], 1], **_arguments(net)).layers[0] for net in nets])
+    log_scale = np.zeros(len(nets))
+    found = np.full((len(program.starts), len(nets), len(depths)), -np.inf)
+    columns = {depth: column for column, depth in enumerate(depths)}
+    for depth in range(1, depths[-1] + 1):
+        if depth in columns:
+            values = np.array([np.broadcast_to(v, len(nets)) for v in transfer.output(only if depth == 1 else last)])
+            with np.errstate(divide="ignore"):
+                found[:, :, columns[depth]] = np.log(values) + log_scale
+        transfer.hidden(first if depth == 1 else hidden)
+        top = np.max([np.broadcast_to(value, len(nets)) for value in transfer.values], axis=0)
+        if (top > _LARGE).any():
+            shrink = np.where(top > _LARGE, 1 / top, 1.0)
+            transfer.rescale(shrink)
+            log_scale -= np.log(shrink)
+    return list(found)
+
+
+def _stack(layers: Sequence[Layer]) -> LayerNumbers:
+    """The same layer of many networks, as arrays."""
+    return LayerNumbers.of(layers, lambda values: np.array([float(value) for value in values]))
+
+
+def _arguments(net: MLP) -> dict[str, Any]:
+    """What makes a one-layer network of the same kind: its only layer has the gains of a last one."""
+    return {
+        "weight_law": net.weight_law,
+        "activation": net.activation,
+        "parameterization": net.parameterization,
+        "gains": net.gains[-1],
+        "bias": net.bias,
+        "bias_variance": net.bias_variance[-1],
+        "bias_law": net.bias_law,
+    }
