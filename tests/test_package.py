@@ -14,11 +14,15 @@ PUBLIC = {
     "Estimate",
     "FinwidthError",
     "KernelMoments",
+    "Regime",
     "WeightLaw",
     "bounds",
+    "depth_for",
     "infinite_width",
     "moments",
+    "regime",
     "sample",
+    "width_for",
 }
 
 

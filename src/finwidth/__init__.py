@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from finwidth.activations import Activation
+from finwidth.advice import Regime, depth_for, regime, width_for
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
@@ -20,9 +21,13 @@ __all__ = [
     "Estimate",
     "FinwidthError",
     "KernelMoments",
+    "Regime",
     "WeightLaw",
     "bounds",
+    "depth_for",
     "infinite_width",
     "moments",
+    "regime",
     "sample",
+    "width_for",
 ]

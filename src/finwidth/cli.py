@@ -13,7 +13,7 @@ import typer
 
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
-from finwidth.network import MLP, parse_widths
+from finwidth.network import MLP, count, parse_widths
 
 app = typer.Typer(
     add_completion=False,
@@ -112,13 +112,13 @@ def _sample(
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import moments
     from finwidth.report import exact_values
-    from finwidth.sampling.diagonal import check_draws, chunks, sample
+    from finwidth.sampling.diagonal import chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
 
     net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
     x = parse_input(input)
     exact = exact_values(moments(net, x))
-    with _progress("drawing", check_draws(draws), quiet=json) as progress:
+    with _progress("drawing", count("draws", draws), quiet=json) as progress:
         if output is None:
             found = estimates(_counted(chunks(net, x, draws, seed), progress), exact)
         else:
@@ -151,11 +151,10 @@ def _report(
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
     from finwidth.report import report, write
-    from finwidth.sampling.diagonal import check_draws
 
     net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
     x = parse_input(input)
-    with _progress("drawing", check_draws(draws), quiet=json) as progress:
+    with _progress("drawing", count("draws", draws), quiet=json) as progress:
         found = report(net, x, draws, seed, progress=progress)
     paths = write(found, x, output)
     if json:
@@ -165,6 +164,34 @@ def _report(
 
     tables.report(found)
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
+
+
+@app.command("width-for")
+def _width_for(
+    depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
+    cv: Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")] = 0.1,
+    norm: Annotated[float, typer.Option("--norm", help="|x|^2 / n_0 of the input.")] = 1.0,
+    law: Law = "gaussian",
+    activation: Phi = "relu",
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    json: Json = False,
+) -> None:
+    """The smallest hidden width at which the kernel's spread is at most CV."""
+    from finwidth.advice import regime, width_for
+
+    network: dict[str, Any] = {
+        "weight_law": law,
+        "activation": activation,
+        "parameterization": parameterization,
+        "bias": bias,
+    }
+    width = width_for(depth, cv, norm=norm, **network)
+    found = regime(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64)
+    if json:
+        _print_json({"depth": depth, "width": width, "cv": found.cv, "movement": found.movement, "regime": found.name})
+        return
+    typer.echo(f"{width}\nA network of {depth} weight layers of this width is {found.name}: {found.advice}.")
 
 
 @contextmanager

@@ -317,6 +317,17 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
+def count(name: str, value: Any) -> int:
+    """A whole number of at least 1; raises FinwidthError otherwise."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise FinwidthError(f"{name} is {value!r}; give a whole number, 1 or more")
+    return number
+
+
 def check_input(net: MLP, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
     wanted = f"give {net.widths[0]} finite number{'s' * (net.widths[0] > 1)}"

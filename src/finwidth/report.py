@@ -16,9 +16,9 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, format_widths
+from finwidth.network import MLP, Vector, count, format_widths
 from finwidth.quantities import Estimate, attributes
-from finwidth.sampling.diagonal import check_draws, check_network, chunks
+from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
 
 _PICTURED = 10**6  # draws that the histogram shows; more would not change what is seen
@@ -86,7 +86,7 @@ def report(
     ['K', 'K_w', 'K_b']
     """
     check_network(net)
-    draws = check_draws(draws)
+    draws = count("draws", draws)
     exact = moments(net, x)
     forms = None if why_outside(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)

@@ -88,6 +88,10 @@ def moments(found: KernelMoments, forms: Bounds | None) -> None:
         table.add_row("skewness of K", number(found.skewness))
     if found.order > 3:
         table.add_row("kurtosis of K", number(found.kurtosis))
+        if found.network.widths[-1] == 1:
+            table.add_row("Var[ΔK]/λ², N* = 0", number(found.update_variance()))
+    if found.network.widths[-1] > 1:
+        table.add_row("E[K_ab²], a ≠ b", number(found.between_outputs))
     show(str(found.network), table, _CAPTION if forms else "")
 
 

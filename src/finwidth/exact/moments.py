@@ -152,8 +152,7 @@ class KernelMoments:
     order: int
     _joint: Mapping[tuple[int, int], Number]
     _update: Mapping[str, Number]
-    _update_square: Mapping[str, Number] | None = None
-    _between: Number | None = None
+    _input: Input
 
     @cached_property
     def K(self) -> Moments:
@@ -246,19 +245,23 @@ class KernelMoments:
         With g^T H g = G, Delta K = -2 lambda (N - N*) G, and N G^2 is odd in the last layer's weights, so
         E[Delta K^2]/lambda^2 = 4 E[N^2 G^2] + 4 N*^2 E[G^2] while the mean does not depend on N*.
         """
-        if self._update_square is None:
+        if self.order < max(ORDERS) or self.network.widths[-1] > 1:
             raise FinwidthError("the variance of the update needs moments(..., order=4) of a network with one output")
         with decimal.localcontext(_CONTEXT):
             towards: Number = Fraction(target) if self.exact else to_decimal(Fraction(target))
             square = self._update_square["N^2 G^2"] + towards * towards * self._update_square["G^2"]
             return present(4 * square - self._update["dK"] ** 2)
 
-    @property
+    @cached_property
+    def _update_square(self) -> dict[str, Number]:
+        return _update_square(self.network, self._input, exact=self.exact)
+
+    @cached_property
     def between_outputs(self) -> Exact:
         """E[K_ab^2] for two outputs a and b of a network with several; E[K_ab] is 0."""
-        if self._between is None:
+        if self.network.widths[-1] == 1:
             raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
-        return present(self._between)
+        return present(_between_outputs(self.network, self._input, exact=self.exact))
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, as the command line prints them: fractions as strings, overflowed floats as None."""
@@ -291,9 +294,9 @@ class KernelMoments:
             document["skewness"] = {"K": self.skewness}
         if self.order > 3:
             document["kurtosis"] = {"K": self.kurtosis}
-        if self._update_square is not None:
+        if self.order == max(ORDERS) and self.network.widths[-1] == 1:
             document["update_variance"] = {"dK": self.update_variance()}
-        if self._between is not None:
+        if self.network.widths[-1] > 1:
             document["between_outputs"] = {"K^2": self.between_outputs}
         return {key: _plain(value) for key, value in document.items()}
 
@@ -378,16 +381,7 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
     starts = {kind: pairs("w" * kind[0] + "b" * kind[1]) for kind in kinds}
     joint = _evaluate(starts, net, given, exact=exact)
-    several = net.widths[-1] > 1
-    return KernelMoments(
-        net,
-        exact,
-        order,
-        joint,
-        _mean_update(net, given, exact=exact),
-        _update_square(net, given, exact=exact) if order == 4 and not several else None,
-        _between_outputs(net, given, exact=exact) if several else None,
-    )
+    return KernelMoments(net, exact, order, joint, _mean_update(net, given, exact=exact), given)
 
 
 def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
