@@ -15,6 +15,7 @@ PUBLIC = {
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "SmoothActivation",
     "WeightLaw",
     "bounds",
     "depth_for",
@@ -22,6 +23,7 @@ PUBLIC = {
     "moments",
     "regime",
     "sample",
+    "sample_gram",
     "width_for",
 }
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from finwidth.activations import Activation
+from finwidth.activations import Activation, SmoothActivation
 from finwidth.advice import Regime, depth_for, regime, width_for
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
@@ -11,6 +11,7 @@ from finwidth.laws import WeightLaw
 from finwidth.network import MLP
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import sample
+from finwidth.sampling.gram import sample_gram
 
 __version__ = version("finwidth")
 
@@ -22,6 +23,7 @@ __all__ = [
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "SmoothActivation",
     "WeightLaw",
     "bounds",
     "depth_for",
@@ -29,5 +31,6 @@ __all__ = [
     "moments",
     "regime",
     "sample",
+    "sample_gram",
     "width_for",
 ]

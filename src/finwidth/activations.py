@@ -1,8 +1,9 @@
-"""Positively homogeneous activations: two slopes, one on each side of zero."""
+"""Activations: positively homogeneous ones, two slopes, for every route; smooth ones where weights are Gaussian."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,6 +61,11 @@ class Activation:
         """E[phi'(y)^order] for y symmetric without an atom at zero (theory, "gate")."""
         return (self.positive**order + self.negative**order) / 2
 
+    @property
+    def default_gain(self) -> Fraction:
+        """fan-in times weight variance that keeps gradients' size through a layer, 1/E[phi'^2]."""
+        return 1 / self.gate_moment(2)
+
     def frozen_at_zero(self) -> Activation:
         """The linear map that this activation is at pre-activations that are exactly zero."""
         return _unchecked(self.name, self.at_zero)
@@ -83,6 +89,96 @@ def _unchecked(name: str, slope: Fraction) -> Activation:
     return made
 
 
+Elementwise = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class SmoothActivation(Activation):
+    """Any activation, given by its value and derivative; no exact moments, but draws in law of Gaussian networks.
+
+    ``phi`` and ``dphi`` map an array of any shape to an array of that shape; ``gain`` is the default fan-in times
+    weight variance of hidden layers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth.activations import SmoothActivation
+    >>> cosine = SmoothActivation("cos", np.cos, lambda y: -np.sin(y))
+    >>> float(cosine.derivative(np.array(0.0)))
+    -0.0
+    """
+
+    phi: Elementwise
+    dphi: Elementwise
+    gain: Fraction
+
+    def __init__(self, name: str, phi: Elementwise, dphi: Elementwise, gain: int | float | Fraction = 1) -> None:
+        for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain))):
+            object.__setattr__(self, key, value)
+        probe = np.array([-1.0, 0.0, 1.0])
+        for function in (phi, dphi):
+            if np.shape(function(probe)) != probe.shape or not np.isfinite(function(probe)).all():
+                raise FinwidthError(
+                    f"activation {name!r} must map an array to a finite array of the same shape; at {probe} it does not"
+                )
+
+    @property
+    def can_die(self) -> bool:
+        """No: a smooth activation maps almost no layer to zero."""
+        return False
+
+    def gate_moment(self, order: int) -> Fraction:
+        """Refuse: the moments of phi' depend on the pre-activation, so none is exact."""
+        raise FinwidthError(
+            f"activation {self.name} is not positively homogeneous, so there are no exact moments; "
+            "finwidth.sample_gram draws its kernel in law"
+        )
+
+    @property
+    def default_gain(self) -> Fraction:
+        """As given."""
+        return self.gain
+
+    def value(self, y: FloatArray) -> FloatArray:
+        """phi(y), elementwise."""
+        return self.phi(y)
+
+    def derivative(self, y: FloatArray) -> FloatArray:
+        """phi'(y), elementwise."""
+        return self.dphi(y)
+
+
+def _erf(y: FloatArray) -> FloatArray:
+    from scipy.special import erf
+
+    value: FloatArray = erf(y)
+    return value
+
+
+def _normal_cdf(y: FloatArray) -> FloatArray:
+    return 0.5 * (1 + _erf(y / math.sqrt(2)))
+
+
+def _normal_density(y: FloatArray) -> FloatArray:
+    return np.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
+
+
+def _sigmoid(y: FloatArray) -> FloatArray:
+    return 0.5 * (1 + np.tanh(0.5 * y))
+
+
+def _silu_slope(y: FloatArray) -> FloatArray:
+    gate = _sigmoid(y)
+    return gate * (1 + y * (1 - gate))
+
+
+SMOOTH = (
+    SmoothActivation("tanh", np.tanh, lambda y: 1 - np.tanh(y) ** 2),
+    SmoothActivation("erf", _erf, lambda y: 2 / math.sqrt(math.pi) * np.exp(-y * y)),
+    SmoothActivation("gelu", lambda y: y * _normal_cdf(y), lambda y: _normal_cdf(y) + y * _normal_density(y), gain=2),
+    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, gain=2),
+)
+
 ACTIVATIONS: dict[str, Activation] = {
     each.name: each
     for each in (
@@ -90,6 +186,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("leaky_relu", 1, Fraction(1, 100)),
         Activation("linear", 1, 1),
         Activation("abs", 1, -1, at_zero=0),
+        *SMOOTH,
     )
 }
 

@@ -60,14 +60,16 @@ class MLP:
         Law of the weights, rescaled to the layer's variance: ``"gaussian"``, ``"uniform"``, ``"laplace"``,
         ``"smoothed-rademacher"``, ``"truncated-normal"``, or a `WeightLaw`.
     activation
-        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`.
+        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`; for draws in law of several inputs
+        also ``"tanh"``, ``"erf"``, ``"gelu"``, ``"silu"``, or a `SmoothActivation`.
     parameterization
         ``"ntk"`` (derivatives by the unit-variance weights, as in the paper), ``"standard"`` (by the weights
         themselves, as PyTorch does) or ``"mup"`` (maximal update, SGD: output variance divided by its fan-in,
         learning rates times fan-out in the first layer and the biases, over fan-in in the last).
     gains
         fan-in times the variance of a weight, one number or one per layer. By default 1/E[phi'^2] in hidden
-        layers (2 for ReLU) and 1 in the last, which is the paper's network.
+        layers (2 for ReLU; of smooth ones 1 for tanh and erf, 2 for gelu and silu) and 1 in the last, which for
+        ReLU is the paper's network.
     bias
         ``"trained"`` (K_b counts them), ``"frozen"`` or ``"none"``.
     bias_variance
@@ -119,7 +121,7 @@ class MLP:
         if bias not in BIASES:
             raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
         if gains is None:
-            gains = (1 / phi.gate_moment(2),) * (depth - 1) + (Fraction(1),)
+            gains = (phi.default_gain,) * (depth - 1) + (Fraction(1),)
         fields: dict[str, Any] = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
@@ -326,6 +328,21 @@ def count(name: str, value: Any) -> int:
     if number < 1 or isinstance(value, bool):
         raise FinwidthError(f"{name} is {value!r}; give a whole number, 1 or more")
     return number
+
+
+def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
+    """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
+    wanted = f"give an array of shape (m, {net.widths[0]})"
+    try:
+        array = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise FinwidthError(f"the inputs are not an array of numbers; {wanted}") from None
+    if array.ndim != 2 or array.shape[1] != net.widths[0] or not len(array):
+        raise FinwidthError(f"the inputs have shape {array.shape}; {wanted}")
+    if not np.isfinite(array).all():
+        row, place = np.argwhere(~np.isfinite(array))[0]
+        raise FinwidthError(f"input {row} holds {array[row, place]} at place {place}; give finite numbers")
+    return array
 
 
 def check_input(net: MLP, x: Vector) -> FloatArray:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input
+from finwidth.network import MLP, Vector, check_input, check_inputs
 
 _BATCH_BYTES = 2**26
 
@@ -83,6 +84,33 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
         dK = dK + float(layer.weight_multiplier) * (dsquare * np.square(a).sum(-1) + square * dnorm)
         dK = dK + float(layer.bias_multiplier) * dsquare
     return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+
+
+def kernel_matrix(
+    net: MLP, weights: list[FloatArray], biases: list[FloatArray], X: npt.ArrayLike
+) -> dict[str, FloatArray]:
+    """Outputs, shape (networks, m), and K_w, K_b, K, shape (networks, m, m), of output 0 of given networks.
+
+    K_ab sums over all parameters the product of their derivatives at inputs a and b.
+    """
+    inputs = check_inputs(net, X)
+    A = np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))
+    activations, slopes = [A], []
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        y = np.einsum("bij,bmj->bmi", weight, activations[-1]) + bias[:, None, :]
+        if i < net.depth - 1:
+            slopes.append(net.activation.derivative(y))
+            activations.append(net.activation.value(y))
+    gradient = np.zeros_like(y)
+    gradient[:, :, 0] = 1.0
+    K_w, K_b = np.zeros((2, len(y), len(inputs), len(inputs)))
+    for i in reversed(range(net.depth)):
+        layer, products = net.layers[i], np.einsum("bmi,bki->bmk", gradient, gradient)
+        K_w += float(layer.weight_multiplier) * products * np.einsum("bmi,bki->bmk", activations[i], activations[i])
+        K_b += float(layer.bias_multiplier) * products
+        if i:
+            gradient = np.einsum("bmi,bij->bmj", gradient, weights[i]) * slopes[i - 1]
+    return {"output": y[:, :, 0], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
 
 
 def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:

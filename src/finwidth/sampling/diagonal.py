@@ -18,7 +18,6 @@ No quantity is divided by one that can vanish while the network lives, and none 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input
+from finwidth.network import MLP, Vector, check_input, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.streams import check_seed, stream
 
@@ -37,17 +36,6 @@ _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five array
 _LARGEST_CHUNK = 2**15
 # Above this width fewer than two open neurons, 129 / 2^128, are rarer than what the generators can resolve.
 _NARROW = 128
-
-
-def check_draws(draws: int) -> int:
-    """The number of draws as an int; raises FinwidthError unless it is a whole number of at least 1."""
-    try:
-        number = operator.index(draws)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise FinwidthError(f"draws is {draws!r}; give a whole number, 1 or more, such as draws=100000")
-    return number
 
 
 def check_network(net: MLP) -> None:
@@ -90,7 +78,7 @@ def chunks(net: MLP, x: Vector, draws: int, seed: int = 0) -> Iterator[dict[str,
     """
     check_network(net)
     norm = squared_norm(net, x)
-    draws, seed = check_draws(draws), check_seed(seed)
+    draws, seed = count("draws", draws), check_seed(seed)
     size = chunk_size(net)
     chain = NormChain(net, min(size, draws))
     for number, start in enumerate(range(0, draws, size)):
@@ -139,7 +127,7 @@ def sample(
     """
     import xarray as xr
 
-    draws = check_draws(draws)
+    draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
     start = 0
     for piece in chunks(net, x, draws, seed):

@@ -1,0 +1,202 @@
+"""Kernel matrices drawn in law: against networks that draw their weights, exact moments and the infinite width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import integrate, stats
+
+import finwidth
+from finwidth import MLP, SmoothActivation, sample_gram
+from finwidth.empirical.brute_force import draw_networks, kernel_matrix
+from finwidth.sampling import gram
+from finwidth.sampling.streams import stream
+from stats import same_law, same_mean
+
+FloatArray = npt.NDArray[np.float64]
+Drawn = dict[str, FloatArray]
+
+X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])  # more inputs than input dimensions
+DRAWS = 40_000
+
+NETWORKS = {
+    "relu": MLP([2, 5, 4, 1]),
+    "gelu": MLP([2, 5, 4, 1], activation="gelu"),
+    "tanh": MLP([2, 4, 5, 1], activation="tanh"),
+    "silu, random biases": MLP([2, 5, 4, 1], activation="silu", bias_variance=[0.5, 0.2, 0.3]),
+    "leaky, standard": MLP([2, 6, 3, 1], activation="leaky_relu", parameterization="standard"),
+    "fewer neurons than inputs": MLP([2, 2, 2, 2, 1], activation="erf"),
+    "relu that dies, frozen random biases": MLP([2, 2, 1, 2, 1], bias="frozen", bias_variance=0.1),
+    "mup, no biases": MLP([2, 5, 4, 1], activation="abs", parameterization="mup", bias="none"),
+}
+
+# What is compared: entries, outputs and their dependence, determinant and eigenvalues.
+VIEWS: dict[str, Callable[[Drawn], FloatArray]] = {
+    "output 0": lambda d: d["output"][:, 0],
+    "output 0 - output 1": lambda d: d["output"][:, 0] - d["output"][:, 1],
+    "output product": lambda d: d["output"][:, 0] * d["output"][:, 2],
+    "K 00": lambda d: d["K"][:, 0, 0],
+    "K_w 01": lambda d: d["K_w"][:, 0, 1],
+    "K_b 12": lambda d: d["K_b"][:, 1, 2],
+    "determinant": lambda d: np.linalg.det(d["K"]),
+    "largest eigenvalue": lambda d: np.linalg.eigvalsh(d["K"])[:, -1],
+    "smallest eigenvalue": lambda d: np.linalg.eigvalsh(d["K"])[:, 0],
+    "correlation": lambda d: d["K"][:, 0, 1] / np.sqrt(1e-300 + d["K"][:, 0, 0] * d["K"][:, 1, 1]),
+    "output against kernel": lambda d: d["output"][:, 0] ** 2 / (1e-12 + d["K"][:, 0, 0]),
+}
+
+
+def networks(net: MLP, draws: int = DRAWS) -> Drawn:
+    return kernel_matrix(net, *draw_networks(net, draws, np.random.default_rng(8)), X)
+
+
+def in_law(net: MLP, draws: int = DRAWS, inputs: FloatArray = X) -> Drawn:
+    return gram.draw(net, inputs, draws, stream(7, 0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_joint_law_is_that_of_networks(name: str) -> None:
+    ours, theirs = in_law(NETWORKS[name]), networks(NETWORKS[name])
+    for view, function in VIEWS.items():
+        # Exact zeros and duplicates are zeros and duplicates up to rounding.
+        assert same_law(function(ours).round(9), function(theirs).round(9)), view
+
+
+def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh weights in the backward pass, as if it had not met them in the forward pass."""
+    net = NETWORKS["gelu"]
+    theirs = networks(net)
+
+    def forgetful(variance, bias_variance, A, Y, J, rng):  # type: ignore[no-untyped-def]
+        return rng.standard_normal(A.shape) @ gram._root(float(variance) * gram._gram(J))
+
+    monkeypatch.setattr(gram, "_pull_back", forgetful)
+    ours = in_law(net)
+    assert same_law(ours["output"][:, 0], theirs["output"][:, 0])
+    for view in ("smallest eigenvalue", "output against kernel"):
+        assert not same_law(VIEWS[view](ours), VIEWS[view](theirs))
+
+
+@pytest.mark.parametrize("widths", [[2, 4, 4, 1], [2, 30, 20, 1], [2, 10, 10, 10, 10, 1]])
+def test_diagonal_has_the_exact_moments(widths: list[int]) -> None:
+    net = MLP(widths)
+    exact = finwidth.moments(net, X[0], order=4)
+    K = in_law(net, 100_000)["K"][:, 0, 0]
+    assert same_mean(K, float(exact.mean), float(exact.variance))
+    assert same_mean(K**2, float(exact.raw[1]), float(exact.raw[3]) - float(exact.raw[1]) ** 2)
+    assert not same_mean(K, 1.1 * float(exact.mean), float(exact.variance))
+
+
+def test_one_input_has_the_law_of_the_norm_chain() -> None:
+    net = MLP([2, 5, 4, 1])
+    ours = in_law(net, 100_000, X[:1])
+    chain = finwidth.sample(net, X[0], 100_000, seed=3)
+    assert same_law(ours["K"][:, 0, 0], chain.K.to_numpy())
+    assert same_law(ours["output"][:, 0], chain.output.to_numpy())
+
+
+def arc_cosine_kernel(a: FloatArray, b: FloatArray, depth: int) -> float:
+    """The infinite-width kernel of a bias-free ReLU network in the paper's parameterization (Cho and Saul; Jacot)."""
+    scale, cosine = np.linalg.norm(a) * np.linalg.norm(b) / len(a), a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    covariance, kernel = scale * cosine, scale * cosine
+    for _ in range(1, depth):
+        angle = math.acos(min(1.0, max(-1.0, covariance / scale)))
+        covariance = scale * (math.sin(angle) + (math.pi - angle) * math.cos(angle)) / math.pi
+        slope = (math.pi - angle) / math.pi
+        kernel = covariance + kernel * slope
+    return kernel
+
+
+def test_arc_cosine_formula_is_the_gaussian_integral() -> None:
+    """2 E[relu(u) relu(v)] and 2 E[1{u > 0} 1{v > 0}] for unit Gaussians of correlation c, by quadrature."""
+    c = 0.3
+
+    def over_v(u: float, power: int) -> float:
+        mean, deviation = c * u, math.sqrt(1 - c * c)
+        if power == 0:
+            return float(stats.norm.cdf(mean / deviation))
+        return float(mean * stats.norm.cdf(mean / deviation) + deviation * stats.norm.pdf(mean / deviation))
+
+    angle = math.acos(c)
+    for power, value in ((1, (math.sin(angle) + (math.pi - angle) * c) / math.pi), (0, (math.pi - angle) / math.pi)):
+        integral = integrate.quad(lambda u, p=power: u**p * over_v(u, p) * stats.norm.pdf(u), 0, 12)[0]
+        assert 2 * integral == pytest.approx(value, abs=1e-10)
+
+
+def test_mean_kernel_approaches_infinite_width_like_one_over_n() -> None:
+    """The diagonal of a bias-free ReLU network has no finite-width correction; the off-diagonal has, of order 1/n."""
+    widths, depth, draws = (20, 40, 80), 4, 60_000
+    limit, errors, spreads = arc_cosine_kernel(X[1], X[2], depth), [], []
+    for n in widths:
+        K = in_law(MLP([2, *[n] * (depth - 1), 1], bias="none"), draws, X[[1, 2]])["K"]
+        exact = finwidth.moments(MLP([2, *[n] * (depth - 1), 1], bias="none"), X[1])
+        assert exact.mean == pytest.approx(depth * 1.25 / 2)  # no correction, exactly
+        assert same_mean(K[:, 0, 0], float(exact.mean), float(exact.variance))
+        errors.append(K[:, 0, 1].mean() / limit - 1)
+        spreads.append(K[:, 0, 1].std() / math.sqrt(draws) / abs(limit))
+    assert all(0.01 < abs(error) < 0.10 for error in errors)
+    assert all(abs(error) > 6 * spread for error, spread in zip(errors, spreads, strict=True))
+    slope = np.polyfit(np.log(widths), np.log(np.abs(errors)), 1)[0]
+    assert -1.35 < slope < -0.65
+
+
+def test_duplicate_collinear_and_zero_inputs() -> None:
+    inputs = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
+    drawn = sample_gram(MLP([2, 6, 5, 1], bias="none"), inputs, 200, seed=1)
+    K = drawn.K.to_numpy()
+    scale = np.abs(K).max(axis=(1, 2), keepdims=True) + 1e-9  # some networks are dead
+    assert np.allclose(K[:, 0] / scale[:, 0], K[:, 1] / scale[:, 0], atol=1e-6)
+    assert np.allclose(2 * K[:, 0] / scale[:, 0], K[:, 2] / scale[:, 0], atol=1e-6)  # ReLU is homogeneous
+    assert not K[:, 3].any()
+    assert np.allclose(drawn.output[:, 0], drawn.output[:, 1], atol=1e-6)
+
+
+def test_kernels_are_positive_semi_definite_and_symmetric() -> None:
+    K = sample_gram(MLP([3, 7, 7, 7, 1], activation="silu"), np.random.default_rng(0).normal(size=(12, 3)), 50).K
+    assert np.allclose(K, K.transpose("draw", "input_", "input"), rtol=1e-12)
+    values = np.linalg.eigvalsh(K)
+    assert (values > -1e-10 * values[:, -1:]).all()
+
+
+def test_a_seed_fixes_the_numbers_and_provenance_is_kept() -> None:
+    net = MLP([2, 300, 1])
+    one, same, other = (sample_gram(net, X, 5000, seed=seed) for seed in (1, 1, 2))
+    assert one.identical(same)
+    assert not np.array_equal(one.K, other.K)
+    assert one.attrs["seed"] == 1
+    assert one.output.dims == ("draw", "input")
+
+
+def test_users_bring_their_own_activation() -> None:
+    sine = SmoothActivation("sin", np.sin, np.cos)
+    net = MLP([2, 5, 1], activation=sine)
+    assert same_law(in_law(net)["K"][:, 0, 1], networks(net)["K"][:, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sample_gram(MLP([2, 3, 1], "uniform"), X, 1), "its weights are uniform"),
+        (
+            lambda: sample_gram(MLP([2, 3, 1], bias_variance=1, bias_law="uniform"), X, 1),
+            "its initial biases are uniform",
+        ),
+        (lambda: sample_gram(MLP([2, 3, 2]), X, 1), "2 outputs"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X[0], 1), r"shape \(2,\)"),
+        (lambda: sample_gram(MLP([3, 3, 1]), X, 1), r"shape \(m, 3\)"),
+        (lambda: sample_gram(MLP([2, 3, 1]), np.empty((0, 2)), 1), r"shape \(0, 2\)"),
+        (lambda: sample_gram(MLP([2, 3, 1]), [[1, math.nan]], 1), "input 0 holds nan at place 1"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 0), "draws is 0"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
+        (lambda: sample_gram(MLP([2, 3, 1]), 1e200 * X, 1), "rescale the inputs"),
+        (lambda: finwidth.moments(MLP([2, 3, 1], activation="gelu"), X[0]), "not positively homogeneous"),
+        (lambda: SmoothActivation("bad", np.sum, np.cos), "finite array of the same shape"),
+    ],
+)
+def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(finwidth.FinwidthError, match=words):
+        call()
