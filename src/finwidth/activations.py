@@ -115,11 +115,14 @@ class SmoothActivation(Activation):
     def __init__(self, name: str, phi: Elementwise, dphi: Elementwise, gain: int | float | Fraction = 1) -> None:
         for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain))):
             object.__setattr__(self, key, value)
+
+    def check(self) -> None:
+        """Raise FinwidthError unless both functions map an array to a finite array of its shape."""
         probe = np.array([-1.0, 0.0, 1.0])
-        for function in (phi, dphi):
+        for function in (self.phi, self.dphi):
             if np.shape(function(probe)) != probe.shape or not np.isfinite(function(probe)).all():
                 raise FinwidthError(
-                    f"activation {name!r} must map an array to a finite array of the same shape; at {probe} it does not"
+                    f"activation {self.name!r} must map an array to a finite array of the same shape, and does not at {probe}"
                 )
 
     @property
@@ -193,6 +196,8 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def activation(given: str | Activation) -> Activation:
     """The activation called ``given``, or ``given`` itself if it already is one."""
+    if isinstance(given, SmoothActivation):
+        given.check()
     if isinstance(given, Activation):
         return given
     if not isinstance(given, str) or given not in ACTIVATIONS:

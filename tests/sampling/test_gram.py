@@ -71,8 +71,8 @@ def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -
     net = NETWORKS["gelu"]
     theirs = networks(net)
 
-    def forgetful(variance, bias_variance, A, Y, J, rng):  # type: ignore[no-untyped-def]
-        return rng.standard_normal(A.shape) @ gram._root(float(variance) * gram._gram(J))
+    def forgetful(layer, A, Y, J, rng):  # type: ignore[no-untyped-def]
+        return rng.standard_normal(A.shape) @ gram._root(float(layer.weight_variance) * gram._gram(J))
 
     monkeypatch.setattr(gram, "_pull_back", forgetful)
     ours = in_law(net)
@@ -194,7 +194,7 @@ def test_users_bring_their_own_activation() -> None:
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
         (lambda: sample_gram(MLP([2, 3, 1]), 1e200 * X, 1), "rescale the inputs"),
         (lambda: finwidth.moments(MLP([2, 3, 1], activation="gelu"), X[0]), "not positively homogeneous"),
-        (lambda: SmoothActivation("bad", np.sum, np.cos), "finite array of the same shape"),
+        (lambda: MLP([2, 3, 1], activation=SmoothActivation("bad", np.sum, np.cos)), "finite array of the same shape"),
     ],
 )
 def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_inputs, count
+from finwidth.network import MLP, Layer, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.streams import check_seed, stream
 
@@ -61,7 +61,7 @@ def memory(net: MLP, m: int) -> int:
 
 
 def chunk_size(net: MLP, m: int) -> int:
-    """How many draws are made at once: as many as fit into 64 MiB, at least one. Fixed, so that a seed fixes numbers."""
+    """How many draws are made at once: as many as fit into 64 MiB, at least one; so a seed fixes the numbers."""
     return max(1, _BATCH_BYTES // memory(net, m))
 
 
@@ -157,21 +157,22 @@ def draw(net: MLP, X: FloatArray, draws: int, rng: np.random.Generator) -> dict[
         K_b += float(layer.bias_multiplier) * squares
         if i:
             A = phi.value(pre[i - 1])
-            J = phi.derivative(pre[i - 1]) * _pull_back(layer.weight_variance, layer.bias_variance, A, pre[i], J, rng)
+            J = phi.derivative(pre[i - 1]) * _pull_back(layer, A, pre[i], J, rng)
     return {"output": pre[-1][:, 0], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
 
 
-def _pull_back(
-    variance: float, bias_variance: float, A: FloatArray, Y: FloatArray, J: FloatArray, rng: np.random.Generator
-) -> FloatArray:
-    """What^T J given What A' = Y, without the row of the constant neuron; shapes (draws, n_{i-1}, m) from (.., n_i, m)."""
-    fresh = rng.standard_normal(A.shape) @ _root(float(variance) * _gram(J))
-    constant = (float(bias_variance) / float(variance)) ** 0.5
+def _pull_back(layer: Layer, A: FloatArray, Y: FloatArray, J: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """What^T J given What A' = Y, without the row of the constant neuron.
+
+    Shapes: A and the result (draws, n_{i-1}, m), Y and J (draws, n_i, m).
+    """
+    root = _root(float(layer.weight_variance) * _gram(J))
+    fresh = rng.standard_normal(A.shape) @ root
     overlap = A.transpose(0, 2, 1) @ fresh
+    constant = float(layer.bias_variance / layer.weight_variance)
     if constant:
-        row = rng.standard_normal((len(A), 1, A.shape[2])) @ _root(float(variance) * _gram(J))
-        overlap = overlap + constant * row
-    inverse = np.linalg.pinv(_gram(A) + constant**2, rcond=RANK, hermitian=True)
+        overlap += constant**0.5 * (rng.standard_normal((len(A), 1, A.shape[2])) @ root)
+    inverse = np.linalg.pinv(_gram(A) + constant, rcond=RANK, hermitian=True)
     return fresh + A @ (inverse @ (Y.transpose(0, 2, 1) @ J - overlap))
 
 
