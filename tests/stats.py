@@ -33,7 +33,7 @@ def _count() -> None:
     assert _used <= COMPARISONS, "more comparisons than the false-alarm budget was split over; raise COMPARISONS"
 
 
-def same_law(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> bool:
+def same_law(one: npt.NDArray[np.floating], other: npt.NDArray[np.float64]) -> bool:
     """Whether two samples of equal size pass for samples of one law."""
     _count()
     assert len(one) == len(other) >= 458
@@ -41,7 +41,7 @@ def same_law(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> bo
     return bool(distance <= math.sqrt(math.log(2 / ALPHA) / len(one)))
 
 
-def same_mean(draws: npt.NDArray[np.float64], mean: float, variance: float) -> bool:
+def same_mean(draws: npt.NDArray[np.floating], mean: float, variance: float) -> bool:
     """Whether the draws pass for draws with this mean, given their exact variance."""
     _count()
     batches = draws[: len(draws) // BATCHES * BATCHES].reshape(BATCHES, -1)

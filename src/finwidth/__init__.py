@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from finwidth.activations import Activation, SmoothActivation
 from finwidth.advice import Regime, depth_for, regime, width_for
+from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
@@ -19,6 +20,7 @@ __all__ = [
     "MLP",
     "Activation",
     "Bounds",
+    "Comparison",
     "Estimate",
     "FinwidthError",
     "KernelMoments",
@@ -26,6 +28,7 @@ __all__ = [
     "SmoothActivation",
     "WeightLaw",
     "bounds",
+    "compare",
     "depth_for",
     "infinite_width",
     "moments",

@@ -72,12 +72,14 @@ class Activation:
 
     def value(self, y: FloatArray) -> FloatArray:
         """phi(y), elementwise."""
-        return y * self.derivative(y)
+        if self.negative == 0 and self.positive == 1:
+            return np.maximum(y, 0.0)  # ReLU, in one pass
+        return np.where(y > 0, float(self.positive), float(self.negative)) * y
 
     def derivative(self, y: FloatArray) -> FloatArray:
         """phi'(y), elementwise, with phi'(0) = at_zero."""
         slopes = np.where(y > 0, float(self.positive), float(self.negative))
-        return np.where(y == 0, float(self.at_zero), slopes)
+        return slopes if self.at_zero == self.negative else np.where(y == 0, float(self.at_zero), slopes)
 
 
 def _unchecked(name: str, slope: Fraction) -> Activation:
@@ -121,9 +123,7 @@ class SmoothActivation(Activation):
         probe = np.array([-1.0, 0.0, 1.0])
         for function in (self.phi, self.dphi):
             if np.shape(function(probe)) != probe.shape or not np.isfinite(function(probe)).all():
-                raise FinwidthError(
-                    f"activation {self.name!r} must map an array to a finite array of the same shape, and does not at {probe}"
-                )
+                raise FinwidthError(f"activation {self.name!r} must map {probe} to a finite array of the same shape")
 
     @property
     def can_die(self) -> bool:

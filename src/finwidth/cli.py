@@ -110,8 +110,7 @@ def _sample(
     json: Json = False,
 ) -> None:
     """Draw the kernel at one input exactly in law, without building a network."""
-    from finwidth.exact.moments import moments
-    from finwidth.report import exact_values
+    from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
 
@@ -120,7 +119,7 @@ def _sample(
     exact = exact_values(moments(net, x))
     with _progress("drawing", count("draws", draws), quiet=json) as progress:
         if output is None:
-            found = estimates(_counted(chunks(net, x, draws, seed), progress), exact)
+            found = estimates(chunks(net, x, draws, seed, progress=progress), exact)
         else:
             dataset = sample(net, x, draws, seed, progress=progress)
             found = estimates([{name: dataset[name].to_numpy() for name in dataset}], exact)  # type: ignore[misc]
@@ -166,6 +165,37 @@ def _report(
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
 
 
+@app.command("compare")
+def _compare(
+    widths: Widths,
+    input: Input,
+    draws: Draws = 100_000,
+    networks: Annotated[
+        int | None,
+        typer.Option("--networks", help="How many real networks to draw; by default as many as seconds allow."),
+    ] = None,
+    seed: Seed = 0,
+    law: Law = "gaussian",
+    activation: Phi = "relu",
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    json: Json = False,
+) -> None:
+    """Exact values, draws in law and real networks side by side, with errors and verdicts."""
+    from finwidth.comparison import compare
+
+    net = MLP(parse_widths(widths), law, activation, parameterization, bias=bias)
+    x = parse_input(input)
+    with _progress("drawing", count("draws", draws), quiet=json) as progress:
+        found = compare(net, x, draws=draws, networks=networks, seed=seed, progress=progress)
+    if json:
+        _print_json(found.to_json())
+        return
+    from finwidth import tables
+
+    tables.comparison(found)
+
+
 @app.command("width-for")
 def _width_for(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
@@ -194,6 +224,39 @@ def _width_for(
     typer.echo(f"{width}\nA network of {depth} weight layers of this width is {found.name}: {found.advice}.")
 
 
+@app.command("paper")
+def _paper(
+    ids: Annotated[list[str] | None, typer.Argument(help="Statements, such as theorem-1; by default all.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write an HTML page here.", show_default=False)
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the same as Markdown here.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check every numbered statement of the source paper, one line each."""
+    from finwidth import tables
+    from finwidth.paper import page, statements
+
+    checked = []
+    for id in ids or statements.STATEMENTS:
+        checked.append(statements.check(id))
+        if not json:
+            tables.statement(checked[-1])
+    found = statements.findings() if not ids else ()
+    if json:
+        _print_json(statements.to_json(checked, found))
+    else:
+        tables.findings(found)
+    for path, write in ((output, page.write_page), (markdown, page.write_markdown)):
+        if path is not None:
+            write(path, checked, found)
+            typer.echo(f"Wrote {path}.", err=json)
+    if not all(statement.holds for statement in checked):
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A bar on standard error with the rate and the time left, for people; nothing in a log or for programs."""
@@ -218,14 +281,6 @@ def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int],
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
-
-
-def _counted(pieces: Any, progress: Callable[[int], object]) -> Iterator[Any]:
-    done = 0
-    for piece in pieces:
-        yield piece
-        done += len(piece["K"])
-        progress(done)
 
 
 def _write_netcdf(dataset: Any, path: Path) -> None:

@@ -59,6 +59,10 @@ class Estimate:
     trust: bool
     verdict: str
 
+    def z(self, exact: float) -> float | None:
+        """Standard errors between the estimate and an exact value; None where the draws do not vary."""
+        return (self.value - exact) / self.se if self.se else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
         return {"value": self.value, "se": self.se, "trust": self.trust, "verdict": self.verdict}

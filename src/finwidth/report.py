@@ -14,7 +14,7 @@ import numpy as np
 from finwidth import plots
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
-from finwidth.exact.moments import KernelMoments, infinite_width, moments
+from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, count, format_widths
 from finwidth.quantities import Estimate, attributes
@@ -56,20 +56,6 @@ class Report:
         }
 
 
-def exact_values(exact: KernelMoments) -> dict[str, float]:
-    """Exact values of the quantities that `finwidth.sampling.estimates` estimates, as floats."""
-    return {
-        "K": float(exact.mean),
-        "K_w": float(exact.K_w.mean),
-        "K_b": float(exact.K_b.mean),
-        "K^2": float(exact.second_moment),
-        "K_w^2": float(exact.K_w.second_moment),
-        "K_b^2": float(exact.K_b.second_moment),
-        "K_w*K_b": float(exact.mixed),
-        "dK": float(exact.update["dK"]),
-    }
-
-
 def report(
     net: MLP, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
 ) -> Report:
@@ -91,24 +77,20 @@ def report(
     forms = None if why_outside(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)
     kept: list[FloatArray] = []
-    found = estimates(_watched(chunks(net, x, draws, seed), kept, progress), values)
+    found = estimates(_kept(chunks(net, x, draws, seed, progress=progress), kept), values)
     rows = tuple(Row(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method="exact transfer; norm chain", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(kept), provenance)
 
 
-def _watched(
-    pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray], progress: Callable[[int], object] | None
-) -> Iterator[dict[str, FloatArray]]:
-    """Pass draws on, keeping the first ones of K for the figure and telling how many there were."""
+def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> Iterator[dict[str, FloatArray]]:
+    """Pass draws on, keeping the first ones of K for the figure."""
     done = 0
     for piece in pieces:
         if done < _PICTURED:
             kept.append(piece["K"][: _PICTURED - done])
-        yield piece
         done += len(piece["K"])
-        if progress is not None:
-            progress(done)
+        yield piece
 
 
 def write(found: Report, x: Vector, folder: Path) -> list[Path]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from finwidth.network import MLP
+from finwidth.paper import page
+from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from finwidth.comparison import Comparison
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
     from finwidth.report import Report
@@ -132,11 +135,53 @@ def report(found: Report) -> None:
 
 def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
     """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
-    z = (estimate.value - exact) / estimate.se if estimate.se else math.nan
+    z = estimate.z(exact)
     mark = " " if estimate.trust else "!"
-    return number(estimate.value) + mark, f"{estimate.se:.2g}", f"{z:+.2f}" if math.isfinite(z) else ""
+    return number(estimate.value) + mark, f"{estimate.se:.2g}", "" if z is None else f"{z:+.2f}"
 
 
-def _doubts(found: Mapping[str, Estimate]) -> str:
+def comparison(found: Comparison) -> None:
+    """Print the three routes side by side."""
+    sampled = () if found.not_sampled else ("in law", "std. err.", "z")
+    table = _table("quantity", "exact", *sampled, "networks", "std. err.", "z")
+    notes = f"{found.rows[0].networks.draws} real networks"
+    for row in found.rows:
+        law = _sampled(row.sampled, row.exact) if row.sampled else ()
+        table.add_row(LABELS[row.quantity], number(row.exact), *law, *_sampled(row.networks, row.exact))
+    if found.rows[0].sampled:
+        notes += f", {found.rows[0].sampled.draws} draws in law"
+    notes += f".\n{found.not_sampled or ''}\n"
+    for source, estimates in (
+        ("in law", {row.quantity: row.sampled for row in found.rows if row.sampled}),
+        ("networks", {row.quantity: row.networks for row in found.rows}),
+    ):
+        notes += _doubts(estimates, source)
+    show(str(found.network), table, notes)
+
+
+def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
     """A line for each estimate that cannot be trusted, saying why."""
-    return "".join(f"! {LABELS[name]}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+    of = f" ({source})" if source else ""
+    return "".join(f"! {LABELS[name]}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+
+
+def statement(found: Statement) -> None:
+    """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
+    from rich.console import Console
+
+    figures = "; ".join(f"{name} {value}" for name, value in page.shown(found).items())
+    line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
+    Console(highlight=False, soft_wrap=True).print(line, markup=False)
+
+
+def findings(found: Iterable[Finding]) -> None:
+    """Print what the checks find different from what the paper prints."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for number, finding in enumerate(found, 1):
+        figures = "; ".join(f"{name} {value}" for name, value in page.shown(finding).items())
+        text = (
+            f"\nFinding {number}. {finding.title}\n  printed: {finding.printed}\n  exact: {finding.exact}\n  {figures}"
+        )
+        console.print(text, markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from finwidth.sampling import gram
 from finwidth.sampling.streams import stream
 from stats import same_law, same_mean
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[Any]
 Drawn = dict[str, FloatArray]
 
 X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])  # more inputs than input dimensions
@@ -108,7 +109,7 @@ def arc_cosine_kernel(a: FloatArray, b: FloatArray, depth: int) -> float:
         covariance = scale * (math.sin(angle) + (math.pi - angle) * math.cos(angle)) / math.pi
         slope = (math.pi - angle) / math.pi
         kernel = covariance + kernel * slope
-    return kernel
+    return float(kernel)
 
 
 def test_arc_cosine_formula_is_the_gaussian_integral() -> None:
@@ -194,7 +195,7 @@ def test_users_bring_their_own_activation() -> None:
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
         (lambda: sample_gram(MLP([2, 3, 1]), 1e200 * X, 1), "rescale the inputs"),
         (lambda: finwidth.moments(MLP([2, 3, 1], activation="gelu"), X[0]), "not positively homogeneous"),
-        (lambda: MLP([2, 3, 1], activation=SmoothActivation("bad", np.sum, np.cos)), "finite array of the same shape"),
+        (lambda: MLP([2, 3, 1], activation=SmoothActivation("bad", np.sum, np.cos)), "to a finite array"),
     ],
 )
 def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -424,6 +424,20 @@ def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
         return {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
 
 
+def exact_values(exact: KernelMoments) -> dict[str, float]:
+    """Exact values of the quantities that `finwidth.sampling.estimates` estimates, as floats."""
+    return {
+        "K": float(exact.mean),
+        "K_w": float(exact.K_w.mean),
+        "K_b": float(exact.K_b.mean),
+        "K^2": float(exact.second_moment),
+        "K_w^2": float(exact.K_w.second_moment),
+        "K_b^2": float(exact.K_b.second_moment),
+        "K_w*K_b": float(exact.mixed),
+        "dK": float(exact.update["dK"]),
+    }
+
+
 def infinite_width(net: MLP, x: Vector) -> float:
     """K(x,x) of the network with the same gains and infinitely wide hidden layers (NTK parameterization).
 

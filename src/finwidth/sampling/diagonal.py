@@ -38,8 +38,8 @@ _LARGEST_CHUNK = 2**15
 _NARROW = 128
 
 
-def check_network(net: MLP) -> None:
-    """Raise FinwidthError unless the chain draws this network's kernel."""
+def why_not(net: MLP) -> str | None:
+    """Why the chain does not draw this network's kernel, or None if it does."""
     reasons = []
     if net.weight_law.name != "gaussian":
         reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
@@ -49,10 +49,14 @@ def check_network(net: MLP) -> None:
         reasons.append("its initial biases are random (zero-initialised ones are supported)")
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
-    if reasons:
-        raise FinwidthError(
-            f"finwidth.sample cannot draw this network: {'; '.join(reasons)}. finwidth.moments gives its exact moments"
-        )
+    return f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
+
+
+def check_network(net: MLP) -> None:
+    """Raise FinwidthError unless the chain draws this network's kernel."""
+    reason = why_not(net)
+    if reason:
+        raise FinwidthError(f"{reason}. finwidth.moments gives its exact moments")
 
 
 def squared_norm(net: MLP, x: Vector) -> float:
@@ -66,7 +70,9 @@ def chunk_size(net: MLP) -> int:
     return max(1, min(_LARGEST_CHUNK, _CHUNK_CELLS // net.depth))
 
 
-def chunks(net: MLP, x: Vector, draws: int, seed: int = 0) -> Iterator[dict[str, FloatArray]]:
+def chunks(
+    net: MLP, x: Vector, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+) -> Iterator[dict[str, FloatArray]]:
     """The draws of `sample` in pieces of at most `chunk_size`, so that any number of them fits in memory.
 
     Examples
@@ -86,6 +92,8 @@ def chunks(net: MLP, x: Vector, draws: int, seed: int = 0) -> Iterator[dict[str,
         if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
             raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
         yield drawn
+        if progress is not None:
+            progress(min(start + size, draws))
 
 
 def sample(
@@ -130,13 +138,11 @@ def sample(
     draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
     start = 0
-    for piece in chunks(net, x, draws, seed):
+    for piece in chunks(net, x, draws, seed, progress=progress):
         stop = start + len(piece["K"])
         for name, column in columns.items():
             column[start:stop] = piece[name]
         start = stop
-        if progress is not None:
-            progress(stop)
     return xr.Dataset(
         {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
         attrs=attributes(net, method="norm chain", seed=seed, input_squared_norm=squared_norm(net, x)),

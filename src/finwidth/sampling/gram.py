@@ -185,4 +185,5 @@ def _root(gram: FloatArray) -> FloatArray:
     values, vectors = np.linalg.eigh(gram)
     top = np.max(values, axis=-1, keepdims=True)
     values = np.where(values > RANK * top, values, 0.0)
-    return np.sqrt(values)[..., :, None] * vectors.transpose(0, 2, 1)
+    root: FloatArray = np.sqrt(values)[..., :, None] * vectors.transpose(0, 2, 1)
+    return root

@@ -1,0 +1,126 @@
+"""Every statement of the paper holds, and a statement made wrong on purpose fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+from finwidth.errors import FinwidthError
+from finwidth.network import MLP
+from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
+from finwidth.paper.paths import enumerate_moments, is_even
+from finwidth.paper.records import Finding, Statement
+from finwidth.paper.statements import STATEMENTS, check, to_json
+
+
+@pytest.mark.parametrize("id", STATEMENTS)
+def test_statement_holds(checked: dict[str, Statement], id: str) -> None:
+    assert checked[id].holds is True, checked[id]
+    assert checked[id].claim.endswith(".")
+    assert checked[id].figures
+
+
+def test_every_statement_of_the_paper_is_there(checked: dict[str, Statement], seen: list[str]) -> None:
+    numbered = [f"{kind}-{k}" for kind, many in (("theorem", (1, 2)), ("proposition", (3, 4, 5))) for k in many]
+    numbered += [f"{'proposition' if k == 10 else 'lemma'}-{k}" for k in range(6, 15)]
+    numbered += ["definition-1", "definition-2", "definition-3", "figure-1", "figure-2"]
+    assert list(STATEMENTS) == numbered == list(checked) == seen
+
+
+def test_a_statement_that_is_not_there() -> None:
+    with pytest.raises(FinwidthError, match=r"no statement 'lemma-15'; choose one of theorem-1, "):
+        check("lemma-15")
+
+
+WRONG: dict[str, Callable[[], Statement]] = {
+    "theorem 1 with exp(4 beta)": lambda: moment_checks.theorem_1(growth=4),
+    "theorem 2 with exp(6 beta)": lambda: moment_checks.theorem_2(growth=6),
+    "proposition 3 with exp(4 beta)": lambda: moment_checks.proposition_3(growth=4),
+    "proposition 4 with exp(6 beta)": lambda: moment_checks.proposition_4(growth=6),
+    "proposition 5 with exp(4 beta)": lambda: moment_checks.proposition_5(growth=4),
+    "lemma 7 with the other sign": lambda: path_checks.lemma_7(exponent_sign=-1),
+    "lemma 8 with 5 ways": lambda: path_checks.lemma_8(ways=5),
+    "lemma 8 with 7 ways": lambda: path_checks.lemma_8(ways=7),
+    "lemma 9 with 3 ways": lambda: path_checks.lemma_9(ways=3),
+    "proposition 10 without alpha": lambda: probability_checks.proposition_10(slope=0, chains=100),
+    "proposition 10 with alpha twice": lambda: probability_checks.proposition_10(slope=2, chains=100),
+    "lemma 11 without a density": lambda: probability_checks.lemma_11([probability_checks.SIGNS], 2000),
+    "lemma 13 with the printed sign": lambda: bias_checks.lemma_13(exponent_sign=-1),
+    "lemma 14 with exp(4 sum)": lambda: bias_checks.lemma_14(growth=4),
+    "lemma 14 with exp(6 sum)": lambda: bias_checks.lemma_14(growth=6),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_statement_fails(name: str) -> None:
+    assert WRONG[name]().holds is False
+
+
+def test_derivatives_by_differences_where_torch_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivative_checks, "find_spec", lambda name: None)
+    for verify in (derivative_checks.lemma_6, derivative_checks.lemma_12):
+        statement = verify()
+        assert statement.holds
+        assert statement.figures["derivatives"] == "differences"
+
+
+def test_path_sums_see_a_wrong_derivative() -> None:
+    (each,) = derivative_checks.drawn_networks(derivative_checks.DRAWN[0], 1)
+    wrong = replace(each, theta=each.theta * np.where(each.is_weight, 1.001, 1))
+    sums, exact = derivative_checks.path_sums(each), wrong.by_derivatives()
+    assert all(abs(sums[name] / exact[name] - 1) > 1e-3 for name in ("K_w", "D_ww"))
+
+
+def test_figures_show_what_they_say() -> None:
+    kept, swapped = path_checks.figure_paths(1), path_checks.figure_paths(2)
+    loop = path_checks.MEETINGS[0] + 1
+    for gammas in (kept, swapped):
+        assert is_even(gammas)
+        assert path_checks.partners(gammas, path_checks.FIRST_MARK) == path_checks.KEPT
+        assert path_checks.partners(gammas, path_checks.SECOND_MARK) == path_checks.KEPT
+    assert path_checks.partners(kept, loop) == path_checks.KEPT
+    assert path_checks.partners(swapped, loop) != path_checks.KEPT
+
+
+def test_even_fours_are_all_even_tuples() -> None:
+    paths = path_checks.from_input(MLP([2, 2, 1]))
+    assert set(path_checks.even_fours(paths, paths)) == set(filter(is_even, product(paths, repeat=4)))
+
+
+def test_bias_sums_know_what_the_print_leaves_out() -> None:
+    net = MLP([2, 1, 2, 1])
+    exact = tuple(enumerate_moments(net, [1, 1], kinds) for kinds in ("b", "bb"))
+    assert bias_checks.bias_sums(net) == exact
+    assert bias_checks.bias_sums(net, as_printed=True)[0] == Fraction(3, 2) != exact[0]
+
+
+def test_chains_by_both_ways_and_the_counterexample() -> None:
+    chain = probability_checks.counterexample()
+    assert chain.mean() == chain.mean_by_listing() == Fraction(1, 10)
+    assert chain.lower() == 79210
+    assert min(chain.lower_factors()) < 0
+
+
+def test_findings(found: tuple[Finding, ...]) -> None:
+    bias, dead, sign, _, growth, *_ = found
+    assert bias.figures["E[K_b], exact"] == pytest.approx(5)
+    assert all(text.split(", ")[0] == text.split(", ")[1] for text in map(str, dead.figures.values()))
+    assert sign.figures["E[K_b^2], exact"] == sign.figures["with 2^{2-|Gamma(i)|}"]
+    assert sign.figures["E[K_b^2], exact"] != sign.figures["with the printed sign"]
+    ratio = growth.figures["exp(5/n)^layers / (1 + 5/n)^layers"]
+    assert ratio == pytest.approx(5.01, abs=0.01)
+
+
+def test_json_has_plain_types(checked: dict[str, Statement], found: tuple[Finding, ...]) -> None:
+    document = json.loads(json.dumps(to_json(checked.values(), found), allow_nan=False))
+    assert [each["id"] for each in document["statements"]] == list(STATEMENTS)
+    assert set(document["statements"][0]) == {"id", "claim", "checked_by", "figures", "holds", "note"}
+    assert len(document["findings"]) == len(found) >= 5
+    wrong = replace(checked["lemma-9"], figures={"limit": float("inf"), "half": Fraction(1, 2)})
+    assert wrong.to_json()["figures"] == {"limit": None, "half": "1/2"}

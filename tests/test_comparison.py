@@ -1,0 +1,55 @@
+"""The three routes side by side agree, and say so or say why not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import finwidth
+from finwidth import MLP, compare
+from finwidth.exact.moments import exact_values
+
+
+def test_routes_agree() -> None:
+    found = compare(MLP([2, 16, 16, 1]), [1, 2], draws=50_000, networks=20_000, seed=1)
+    exact = finwidth.moments(MLP([2, 16, 16, 1]), [1, 2])
+    assert found.rows[0].exact == exact.mean
+    assert found.not_sampled is None
+    for row in found.rows:
+        assert row.sampled is not None
+        for estimate in (row.sampled, row.networks):
+            assert estimate.trust, (row.quantity, estimate.verdict)
+    assert {row.quantity for row in found.rows} >= {"K", "K_w", "K_b", "K^2", "dK"}
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_networks_without_the_sampled_route() -> None:
+    found = compare(MLP([2, 8, 1], "uniform", "abs"), [1, 2], networks=5_000)
+    assert found.not_sampled is not None
+    assert "its weights are uniform" in found.not_sampled
+    assert all(row.sampled is None and row.networks.trust for row in found.rows)
+    assert found.to_json()["quantities"]["K"]["sampled"] is None
+
+
+def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: an exact value that is 10% off loses the trust of both other routes."""
+    from finwidth import comparison
+
+    right = exact_values
+
+    monkeypatch.setattr(comparison, "exact_values", lambda found: {k: 1.1 * v for k, v in right(found).items()})
+    row = compare(MLP([2, 16, 16, 1]), [1, 2], draws=50_000, networks=20_000).rows[0]
+    assert row.sampled is not None
+    assert not row.sampled.trust
+    assert not row.networks.trust
+    assert "standard errors from the exact value" in row.networks.verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"draws": 0}, "draws is 0"), ({"networks": -1}, "networks is -1"), ({"seed": 0.5}, "seed is 0.5")],
+)
+def test_mistakes_are_told(arguments: dict[str, int], words: str) -> None:
+    with pytest.raises(finwidth.FinwidthError, match=words):
+        compare(MLP([2, 3, 1]), [1, 2], **arguments)  # type: ignore[arg-type]
