@@ -40,7 +40,8 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 def inputs(n_0: int) -> FloatArray:
     """INPUTS inputs of squared norm n_0."""
     X = np.random.default_rng(0).standard_normal((INPUTS, n_0))
-    return X * (n_0 / np.square(X).sum(axis=1, keepdims=True)) ** 0.5
+    scaled: FloatArray = X * (n_0 / np.square(X).sum(axis=1, keepdims=True)) ** 0.5
+    return scaled
 
 
 def by_weights(net: MLP, X: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -1,0 +1,170 @@
+"""The checks of the paper as one HTML page that stands on its own, and as a Markdown page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from finwidth.errors import FinwidthError
+from finwidth.paper.records import Figure, Finding, Statement
+
+PAPER = 'B. Hanin, M. Nica, "Finite Depth and Width Corrections to the Neural Tangent Kernel", ICLR 2020'
+LINK = "https://arxiv.org/abs/1909.05989"
+INTRODUCTION = (
+    "Every numbered statement of the paper, checked by a computation that runs in seconds. Statements that give an "
+    "identity or a count are checked exactly, in fractions or network by network; statements up to universal "
+    "constants by the ratio of the exact value to the printed form, which must stay bounded and settle as depth and "
+    'width grow together. "Holds" means that what the column "how" describes came out as claimed, no more: none of '
+    "this is a proof."
+)
+INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
+
+
+def text(value: Figure) -> str:
+    """A figure for people: whole numbers and short fractions as they are, others with four digits.
+
+    >>> text(Fraction(15, 2)), text(0.72326), text(1e-9), text(20000)
+    ('15/2', '0.7233', '1e-09', '20000')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Fraction) and value.denominator > 10**4:
+        return f"{float(value):.4g}"
+    return str(value)
+
+
+def shown(statement: Statement | Finding) -> dict[str, str]:
+    """The figures as a page shows them."""
+    return {name: text(value) for name, value in statement.figures.items() if name != INSTALLATION}
+
+
+def title(statement: Statement) -> str:
+    """The name of a statement as the paper writes it: "Theorem 1"."""
+    kind, _, number = statement.id.partition("-")
+    return f"{kind.capitalize()} {number}"
+
+
+def verdict(statement: Statement) -> str:
+    """One word."""
+    return "holds" if statement.holds else "FAILS"
+
+
+def markdown(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
+    """docs/paper.md; figures are rounded, so that it is the same on every machine."""
+    lines = [
+        "# The paper, statement by statement",
+        "",
+        f"[{PAPER}]({LINK}).",
+        "",
+        INTRODUCTION,
+        "",
+        "This page is printed by `finwidth paper --markdown docs/paper.md`; a test holds it to the code.",
+        "",
+        "## Statements",
+        "",
+        "| statement | claim, in our words | how it is checked | verdict |",
+        "| :--- | :--- | :--- | :--- |",
+    ]
+    for each in statements:
+        row = (f"[{title(each)}](#{each.id})", _plain(each.claim), _plain(each.checked_by), verdict(each))
+        lines.append("| " + " | ".join(row) + " |")
+    lines += ["", "## Figures"]
+    for each in statements:
+        lines += ["", f'<a id="{each.id}"></a>', "", f"**{title(each)}.** {_plain(each.note)}".rstrip(), ""]
+        lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in shown(each).items()]
+    lines += ["", "## What an exact computation finds different"]
+    for number, finding in enumerate(findings, 1):
+        lines += ["", f"### {number}. {_plain(finding.title)}", ""]
+        lines += [f"Printed: {_plain(finding.printed)}", "", f"Exact: {_plain(finding.exact)}", ""]
+        lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in shown(finding).items()]
+        lines += ["", f"{_plain(finding.verdict)}"]
+    return "\n".join(lines) + "\n"
+
+
+_SYMBOLS = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "xi": "ξ", "Gamma": "Γ", "Delta": "Δ",
+}  # fmt: skip
+_REWRITES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (rf"(?<![A-Za-z])({'|'.join(_SYMBOLS)})(?![a-z])", lambda match: _SYMBOLS[match[1]]),
+    (r"\bsum(?=_| 1/n)", "∑"),
+    (r"\bprod(?=_| 1/n| 2\^| \()", "∏"),
+    (r"&lt;=", "≤"),
+    (r"&gt;=", "≥"),
+    (r"-&gt;", "→"),
+    (r"\+-", "±"),
+    (r"(K_w)\*(K_b)", r"\1 \2"),
+    (r"\bD_(?=w|b)", "Δ_"),
+    (r"\bdK\b|Δ K\b", "ΔK"),
+    (r"_([A-Za-z0-9]+)", r"<sub>\1</sub>"),
+    (r"_\{([^{}]*)\}", r"<sub>\1</sub>"),
+    (r"\^(\([a-z]\)|\w+)", r"<sup>\1</sup>"),
+    (r"\^\{([^{}]*)\}", r"<sup>\1</sup>"),
+)
+
+
+def typeset(line: str) -> str:
+    """Plain formulas as HTML.
+
+    >>> typeset("E[K_b^2] <= sum_{i<=j} e^{-5 S_j}")
+    'E[K<sub>b</sub><sup>2</sup>] ≤ ∑<sub>i≤j</sub> e<sup>-5 S<sub>j</sub></sup>'
+    """
+    line = escape(line, quote=False)
+    for pattern, replacement in _REWRITES:
+        line = re.sub(pattern, replacement, line)
+    return line
+
+
+def _plain(line: str) -> str:
+    """`typeset`, with what Markdown would read as markup escaped."""
+    return " ".join(typeset(line).replace("*", r"\*").replace("|", "&#124;").split())
+
+
+def html(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
+    """The page, with its drawings in it: no other file and no network access is needed to read it."""
+    try:
+        import jinja2
+    except ImportError:
+        raise FinwidthError("the HTML page needs Jinja2: pip install jinja2; or use --markdown or --json") from None
+    from finwidth.paper import cartoons
+
+    template = resources.files("finwidth.paper").joinpath("page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"shown": shown, "title": title, "verdict": verdict, "typeset": typeset}
+    drawings = {
+        "kept": cartoons.svg(cartoons.cartoon(1), "Four paths that keep their partners"),
+        "swapped": cartoons.svg(cartoons.cartoon(2), "Swapped partners: four paths, one loop"),
+        "ratios": cartoons.svg(cartoons.ratios(), "Ratios of exact values to the forms"),
+    }
+    return environment.from_string(template).render(
+        paper=PAPER, link=LINK, introduction=INTRODUCTION, statements=statements, findings=findings, drawings=drawings
+    )
+
+
+def write_page(path: str | Path, statements: Sequence[Statement], findings: Sequence[Finding]) -> Path:
+    """Write the HTML page; returns its path.
+
+    Raises
+    ------
+    FinwidthError
+        If Jinja2 is not installed, or the file cannot be written.
+    """
+    return _write(Path(path), html(statements, findings))
+
+
+def write_markdown(path: str | Path, statements: Sequence[Statement], findings: Sequence[Finding]) -> Path:
+    """Write the Markdown page; returns its path."""
+    return _write(Path(path), markdown(statements, findings))
+
+
+def _write(path: Path, content: str) -> Path:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise FinwidthError(f"cannot write {path}: {error.strerror}; give another file") from None
+    return path
