@@ -73,6 +73,28 @@ def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
     assert document["provenance"]["seed"] == 0
 
 
+def test_paper_checks_what_is_asked(tmp_path: Path) -> None:
+    one = run("paper", "lemma-9", "figure-1", "--json", "-o", "page.html", cwd=tmp_path)
+    found = json.loads(one.stdout)
+    assert [statement["id"] for statement in found["statements"]] == ["lemma-9", "figure-1"]
+    assert all(statement["holds"] for statement in found["statements"])
+    assert "<svg" in (tmp_path / "page.html").read_text()
+    lines = run("paper", "lemma-9").stdout.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Lemma 9")
+
+
+def test_compare_and_width_for() -> None:
+    found = json.loads(run("compare", "2,8,1", "-i", "1,2", "--draws", "5000", "--networks", "500", "--json").stdout)
+    assert found["quantities"]["K"]["exact"] == float(finwidth.moments(finwidth.MLP([2, 8, 1]), [1, 2]).mean)
+    assert found["quantities"]["K"]["networks"]["draws"] == 500
+    table = run("compare", "2,8,1", "-i", "1,2", "--law", "uniform", "--networks", "500")
+    assert "its weights are uniform" in table.stdout
+    advice = json.loads(run("width-for", "16", "--cv", "0.1", "--json").stdout)
+    assert advice["width"] == finwidth.width_for(16, cv=0.1)
+    assert run("width-for", "16").stdout.startswith(f"{advice['width']}\n")
+
+
 def test_input_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([1, 2]))
     found = json.loads(run("moments", "2,3,3,1", "-i", str(tmp_path / "x.npy"), "--exact", "--json").stdout)
@@ -106,6 +128,10 @@ MISTAKES = {
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
     "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
     "report 2,3,2 -i 1,2": "2 outputs",
+    "compare 2,3,1 -i 1,2 --networks 0": "networks is 0",
+    "paper lemma-99": "no statement 'lemma-99'",
+    "width-for 0": "depth is 0",
+    "width-for 4 --cv -1": "cv is -1",
     "frobnicate": "No such command",
 }
 
