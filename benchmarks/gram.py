@@ -86,9 +86,7 @@ def main() -> None:
         net, X = MLP([64, *[n] * (d - 1), 1]), inputs(64)
         law = seconds(partial(gram.draw, net, X, 1, rng), 1)
         peak, promised = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, gram.memory(net, 8) / 2**30
-        print(
-            f"n = {n:>9,}, d = {d:>2}: {law:.2f} s, peak memory {peak:.2f} GiB, promised {promised:.2f} over the start's"
-        )
+        print(f"n = {n:>9,}, d = {d:>2}: {law:.2f} s, peak {peak:.2f} GiB, promised {promised:.2f} over the start's")
     for n in (256, 1024, 4096):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)
         repeats = 20 if n < 4096 else 5
