@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
+from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input
+from finwidth.network import MLP, Vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +105,9 @@ def _plain_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 @_styled
-def growth_with_depth(x: Vector, widths: Iterable[int], depths: Sequence[int], here: MLP | None = None) -> Figure:
+def growth_with_depth(
+    x: Vector, widths: Sequence[int], depths: Sequence[int], here: MLP | None = None, **network: Any
+) -> Figure:
     """E[K^2]/E[K]^2 over depth d for a few hidden widths: exact (lines) against exp(5 d/n) (dashes).
 
     Parameters
@@ -112,9 +115,11 @@ def growth_with_depth(x: Vector, widths: Iterable[int], depths: Sequence[int], h
     x
         The input, shape (n_0,).
     widths, depths
-        Hidden widths n, and numbers d of weight layers, of ReLU networks in the paper's setting.
+        Hidden widths n, at most five, and numbers d of weight layers.
     here
         A network to mark, if any.
+    network
+        Further arguments of `MLP` for the lines; by default the paper's network.
 
     Examples
     --------
@@ -122,13 +127,15 @@ def growth_with_depth(x: Vector, widths: Iterable[int], depths: Sequence[int], h
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
     """
     figure, axes = _axes()
-    n_0 = len(np.atleast_1d(np.asarray(x, dtype=np.float64)))
+    grid = moments_grid(widths, depths, x, **network)
+    exact = np.exp(grid.log_second_moment - 2 * np.log(grid["mean"]))
     for width, colour in zip(widths, (VERMILION, BLUE, GREEN, ORANGE, GREY), strict=False):
-        exact = [_ratio(MLP([n_0, *[width] * (d - 1), 1]), x) for d in depths]
-        axes.plot(depths, exact, color=colour, lw=1.6, label=f"$n = {width}$")
-        axes.plot(depths, np.exp(5 * np.asarray(depths) / width), color=colour, lw=1.0, ls="--")
+        axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
+        axes.plot(grid.depth, np.exp(5 * grid.depth / width), color=colour, lw=1.0, ls="--")
     if here is not None:
-        axes.plot(here.depth, _ratio(here, x), "o", color="black", ms=5, label="this network", zorder=5)
+        found = moments(here, x)
+        ratio = np.exp(found.log_second_moment - 2 * found.K.log_raw[0])
+        axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
     axes.plot([], [], color="black", lw=1.0, ls="--", label=r"$\exp(5\,d/n)$")
     axes.set_yscale("log")
     axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", xlim=(0, max(depths)))
@@ -136,8 +143,3 @@ def growth_with_depth(x: Vector, widths: Iterable[int], depths: Sequence[int], h
     _plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend()
     return figure
-
-
-def _ratio(net: MLP, x: Vector) -> float:
-    exact = moments(net, check_input(net, x))
-    return float(np.exp(exact.log_second_moment - 2 * exact.K.log_raw[0]))
