@@ -127,8 +127,8 @@ def _sample_truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -
     return draws * _CUT_SCALE
 
 
-# truncated-normal is the shape of torch.nn.init.trunc_normal_ with std=1 and its default cut at +-2; smoothed-rademacher
-# a random sign plus uniform noise of half-width 1/2; all rescaled to unit variance.
+# All rescaled to unit variance. truncated-normal is the shape of torch.nn.init.trunc_normal_ with std=1 and its default
+# cut at +-2; smoothed-rademacher is a random sign plus uniform noise of half-width 1/2.
 LAWS: dict[str, WeightLaw] = {
     law.name: law
     for law in (
