@@ -20,10 +20,17 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page: Path) -> None:
+def test_python_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They run, and a print whose comment begins with the value prints that."""
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        lines = [line for line in block.splitlines() if line.startswith("print(")]
+        for line, output in zip(lines, printed, strict=True):
+            promised = line.partition("  # ")[2].partition(":")[0]
+            if promised and promised.split()[0] in {"moving", "3723", "151/16"}:
+                assert output.startswith(promised), line
 
 
 COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "scripts/run" in line]
@@ -39,6 +46,7 @@ def test_readme_commands_work(line: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stdout
+    assert not process.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

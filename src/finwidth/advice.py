@@ -108,9 +108,11 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     3723
     """
     depth, cv = count("depth", depth), _positive("cv", cv)
+    if depth > _DEEPEST:
+        raise FinwidthError(f"depth is {depth}; give at most {_DEEPEST}, for width grows in proportion to depth")
     width = _first(lambda width: _cv(depth, width, norm, network) <= cv, _WIDEST)
     if width is None:
-        raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; ask for more")
+        raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
 
 
@@ -128,7 +130,7 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     width, cv = count("width", width), _positive("cv", cv)
     depth = _first(lambda depth: _cv(depth, width, norm, network) > cv, _DEEPEST)
     if depth is None:
-        raise FinwidthError(f"at width {width} the spread is at most {cv} up to depth {_DEEPEST}; ask for less")
+        raise FinwidthError(f"at width {width} the spread is at most {cv} up to depth {_DEEPEST}; give a smaller cv")
     return depth - 1
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import typer
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.network import MLP, count, parse_widths
+from finwidth.quantities import plain
 
 app = typer.Typer(
     add_completion=False,
@@ -43,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+    typer.echo(json.dumps(plain(document), indent=1, allow_nan=False))
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +78,7 @@ def _moments(
     bias: Bias = "trained",
     exact: Annotated[bool, typer.Option("--exact", help="Fractions instead of floats.")] = False,
     order: Annotated[int, typer.Option("--order", help="Highest moment of K: 2, 3 or 4.")] = 2,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Exact mean, variance and first update of the kernel at one input."""
     from finwidth.exact.bounds import bounds, why_outside
@@ -86,7 +89,7 @@ def _moments(
     found = moments(net, x, exact=exact, order=order)
     outside = why_outside(net)
     forms = None if outside else bounds(net, x, exact=found)
-    if json:
+    if as_json:
         _print_json(found.to_json() | {"bounds": forms and forms.to_json()})
         return
     from finwidth import tables
@@ -107,24 +110,25 @@ def _sample(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the draws in this netCDF file.", show_default=False)
     ] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
 
+    _check_target(output)
     net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
     x = parse_input(input)
     exact = exact_values(moments(net, x))
-    with _progress("drawing", count("draws", draws), quiet=json) as progress:
+    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
         if output is None:
             found = estimates(chunks(net, x, draws, seed, progress=progress), exact)
         else:
             dataset = sample(net, x, draws, seed, progress=progress)
             found = estimates([{name: dataset[name].to_numpy() for name in dataset}], exact)  # type: ignore[misc]
             _write_netcdf(dataset, output)
-    if json:
+    if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
         _print_json(document | {"exact": {name: exact[name] for name in ESTIMATED}})
         return
@@ -146,17 +150,17 @@ def _report(
     seed: Seed = 0,
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
     from finwidth.report import report, write
 
     net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
     x = parse_input(input)
-    with _progress("drawing", count("draws", draws), quiet=json) as progress:
+    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
         found = report(net, x, draws, seed, progress=progress)
     paths = write(found, x, output)
-    if json:
+    if as_json:
         _print_json(found.to_json() | {"files": [str(path) for path in paths]})
         return
     from finwidth import tables
@@ -179,16 +183,16 @@ def _compare(
     activation: Phi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Exact values, draws in law and real networks side by side, with errors and verdicts."""
     from finwidth.comparison import compare
 
     net = MLP(parse_widths(widths), law, activation, parameterization, bias=bias)
     x = parse_input(input)
-    with _progress("drawing", count("draws", draws), quiet=json) as progress:
+    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
         found = compare(net, x, draws=draws, networks=networks, seed=seed, progress=progress)
-    if json:
+    if as_json:
         _print_json(found.to_json())
         return
     from finwidth import tables
@@ -205,7 +209,7 @@ def _width_for(
     activation: Phi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """The smallest hidden width at which the kernel's spread is at most CV."""
     from finwidth.advice import regime, width_for
@@ -218,10 +222,11 @@ def _width_for(
     }
     width = width_for(depth, cv, norm=norm, **network)
     found = regime(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64)
-    if json:
+    if as_json:
         _print_json({"depth": depth, "width": width, "cv": found.cv, "movement": found.movement, "regime": found.name})
         return
-    typer.echo(f"{width}\nA network of {depth} weight layers of this width is {found.name}: {found.advice}.")
+    layers = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
+    typer.echo(f"{width}\nA network of {layers} at this width is {found.name}: {found.advice}.")
 
 
 @app.command("paper")
@@ -233,26 +238,27 @@ def _paper(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Write the same as Markdown here.", show_default=False)
     ] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Check every numbered statement of the source paper, one line each."""
     from finwidth import tables
     from finwidth.paper import page, statements
 
+    _check_target(output, markdown)
     checked = []
     for id in ids or statements.STATEMENTS:
         checked.append(statements.check(id))
-        if not json:
+        if not as_json:
             tables.statement(checked[-1])
     found = statements.findings() if not ids else ()
-    if json:
+    if as_json:
         _print_json(statements.to_json(checked, found))
     else:
         tables.findings(found)
     for path, write in ((output, page.write_page), (markdown, page.write_markdown)):
         if path is not None:
             write(path, checked, found)
-            typer.echo(f"Wrote {path}.", err=json)
+            typer.echo(f"Wrote {path}.", err=as_json)
     if not all(statement.holds for statement in checked):
         raise typer.Exit(1)
 
@@ -283,6 +289,16 @@ def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int],
         yield lambda done: bar.update(task, completed=done)
 
 
+def _check_target(*paths: Path | None) -> None:
+    """Refuse a file that cannot be made before the work for it is done."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise FinwidthError(f"cannot write {path}: it is a folder, or in none one can write to; give another")
+    if len(set(given)) < len(given):
+        raise FinwidthError(f"two outputs go to {given[0]}; give each a file of its own")
+
+
 def _write_netcdf(dataset: Any, path: Path) -> None:
     try:
         dataset.to_netcdf(path, engine="scipy")
@@ -291,23 +307,33 @@ def _write_netcdf(dataset: Any, path: Path) -> None:
 
 
 # What Typer raises for a wrong command line (newer Typer has a Click of its own, so it is not named here).
+_INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the superscript two gets a question mark
+            stream.reconfigure(errors="replace")
     try:
         status = app(prog_name="finwidth", standalone_mode=False)
+        sys.stdout.flush()
     except FinwidthError as error:
         status = _mistake(str(error))
     except _UsageError as error:
         status = _mistake(error.format_message() + " (finwidth COMMAND --help tells what is allowed)")
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("finwidth: interrupted", err=True)
-        status = 130
+        status = _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except MemoryError:
+        status = _mistake("this needs more memory than there is; ask for fewer draws, or smaller widths and depth")
+    except OSError as error:
+        status = _mistake(f"cannot write the output: {error.strerror}")
+    if status == _INTERRUPTED:
+        typer.echo("finwidth: interrupted", err=True)
     sys.exit(status)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from finwidth.empirical.brute_force import simulate
+from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
-from finwidth.network import MLP, Vector, count
+from finwidth.network import MLP, Vector, count, format_widths
 from finwidth.quantities import Estimate
 from finwidth.sampling import diagonal
 from finwidth.sampling.estimates import estimates
@@ -68,8 +69,8 @@ def compare(
 ) -> Comparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
-    The three routes share no code, so agreement is evidence; where an estimate and the exact value part, its verdict
-    says which of the two reasons holds, too few draws or a real difference.
+    The three routes share no code beyond the network's definition (`MLP.layers`), so agreement is evidence. The verdict
+    of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value.
 
     Parameters
     ----------
@@ -94,9 +95,17 @@ def compare(
     seed, draws = check_seed(seed), count("draws", draws)
     exact = exact_values(moments(net, x))
     weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    if weights > _WEIGHTS:
+        raise FinwidthError(
+            f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
+            "finwidth.moments and finwidth.sample need none"
+        )
     if networks is None:
-        networks = max(100, min(_MOST_NETWORKS, _WEIGHTS // weights))
-    measured = simulate(net, x, count("networks", networks), np.random.default_rng(seed))
+        networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
+    with np.errstate(over="ignore", invalid="ignore"):
+        measured = simulate(net, x, count("networks", networks), np.random.default_rng(seed))
+    if not all(np.isfinite(column).all() for column in measured.values()):
+        raise FinwidthError("the networks overflow a double at this input; rescale it")
     found = estimates([measured], exact)
     sampled: dict[str, Estimate] = {}
     reason = diagonal.why_not(net)

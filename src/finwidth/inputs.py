@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,15 +35,20 @@ def parse_input(text: str) -> Vector:
 
 
 def _number(part: str) -> Fraction | float:
-    try:
-        return Fraction(part.strip())
-    except ZeroDivisionError:
-        raise ValueError(part) from None
-    except ValueError:
-        return float(part)  # inf and nan, which the network's check refuses by place
+    if "/" in part:
+        top, bottom = (int(each) for each in part.split("/"))
+        if not bottom:
+            raise ValueError(part)
+        return Fraction(top, bottom)
+    value = float(part)
+    # inf and nan are refused by place by the network's check; 1e-99999 must not become a fraction of that many digits.
+    return Fraction(part.strip()) if math.isfinite(value) and (value or "e" not in part.lower()) else value
 
 
 def _digit(text: str) -> FloatArray:
+    number = text.removeprefix("digits:")
+    if not number.isdecimal():
+        raise FinwidthError(f"the input {text!r} is not an image of the digits; give a number, such as digits:17")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -50,8 +56,7 @@ def _digit(text: str) -> FloatArray:
             f"the input {text!r} needs scikit-learn; install it with: pip install 'finwidth[digits]'"
         ) from None
     images: FloatArray = load_digits().data
-    number = text.removeprefix("digits:")
-    if not number.isdecimal() or int(number) >= len(images):
+    if int(number) >= len(images):
         raise FinwidthError(
             f"the input {text!r} is not an image of the digits; give digits:0 to digits:{len(images) - 1}"
         )

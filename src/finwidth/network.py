@@ -32,6 +32,8 @@ from finwidth.laws import FloatArray, WeightLaw, weight_law
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
 BIASES = ("trained", "frozen", "none")
 
+_MOST_LAYERS = 10**7
+
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
 Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
 
@@ -166,7 +168,7 @@ class MLP:
         (Fraction(1, 48), Fraction(1, 48), Fraction(1, 1))
         """
         checked, phi = _check_widths(widths), _activation(activation)
-        kaiming = Fraction(2) / (phi.positive**2 + phi.negative**2)
+        kaiming = phi.default_gain
         inits = {"default": ("uniform", Fraction(1, 3)), "kaiming_uniform": ("uniform", kaiming)}
         inits["kaiming_normal"] = ("gaussian", kaiming)
         if init not in inits:
@@ -242,11 +244,22 @@ class MLP:
         }
 
     def __str__(self) -> str:
-        biases = "" if self.bias == "trained" and not self.random_bias else f", {self.bias} biases"
-        return (
-            f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights, "
-            f"{self.parameterization} parameterization{biases}"
-        )
+        usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
+        text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
+        if self.gains != usual.gains:
+            text += f" (gains {_listed(self.gains)})"
+        text += f", {self.parameterization} parameterization"
+        if self.random_bias:
+            text += f", {self.bias} {self.bias_law.name} biases (variance {_listed(self.bias_variance)})"
+        elif self.bias != usual.bias:
+            text += f", {'no' if self.bias == 'none' else self.bias} biases"
+        return text
+
+
+def _listed(values: Sequence[Fraction]) -> str:
+    """Values in a title: one if they are all equal, and at most four."""
+    texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
+    return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
 
 
 # Inside MLP.__init__ the arguments hide these two.
@@ -308,13 +321,13 @@ def parse_widths(text: str) -> list[int]:
         width, times, repeat = part.strip().partition("x")
         try:
             count = int(repeat) if times else 1
-            if count < 1 or count > 10**7:
+            if count < 1 or count > _MOST_LAYERS:
                 raise ValueError
             widths += [int(width)] * count
         except ValueError:
             raise FinwidthError(
                 f"widths {text!r}: {part!r} is not a width; write whole numbers with commas, and 64x8 for "
-                "eight layers of 64, such as 16,64x8,1"
+                f"eight layers of 64, such as 16,64x8,1 (at most {_MOST_LAYERS:,} at once)"
             ) from None
     return widths
 
@@ -330,12 +343,24 @@ def count(name: str, value: Any) -> int:
     return number
 
 
+def _real_array(values: Any) -> FloatArray:
+    """The values as float64, inf where a double overflows; raises TypeError or ValueError unless they are real."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biufO":
+        raise TypeError
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        sizes = [math.inf if abs(value) > 1e308 else float(value) for value in array.ravel()]
+        return np.array(sizes).reshape(array.shape)
+
+
 def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
     """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
     wanted = f"give an array of shape (m, {net.widths[0]})"
     try:
-        array = np.asarray(X, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        array = _real_array(X)
+    except (TypeError, ValueError):
         raise FinwidthError(f"the inputs are not an array of numbers; {wanted}") from None
     if array.ndim != 2 or array.shape[1] != net.widths[0] or not len(array):
         raise FinwidthError(f"the inputs have shape {array.shape}; {wanted}")
@@ -349,8 +374,8 @@ def check_input(net: MLP, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
     wanted = f"give {net.widths[0]} finite number{'s' * (net.widths[0] > 1)}"
     try:
-        array = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        array = _real_array(x)
+    except (TypeError, ValueError):
         raise FinwidthError(f"the input {x!r} is not an array of numbers; {wanted}") from None
     if array.shape != (net.widths[0],):
         raise FinwidthError(

@@ -34,6 +34,7 @@ STYLE: Any = {
 }
 
 
+_LARGEST_LOG = 575.0
 Plot = ParamSpec("Plot")
 
 
@@ -76,12 +77,20 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     >>> figure = law_of_kernel(np.exp(np.random.default_rng(0).normal(size=1000)), 1.65, 1.65)
     """
     figure, axes = _axes()
-    low, high = np.quantile(K, [0.0005, 0.9995])
-    low, high = (low / 1.05, high * 1.05) if low == high else (low, high)
-    edges = np.geomspace(low, high, 121)
+    positive = K[K > 0]  # a network that is dead and has no trained output bias has K = 0
+    if len(positive) < len(K):
+        title += f"\nK = 0 in {1 - len(positive) / len(K):.1%} of them"
+    if not len(positive) or positive.min() == positive.max():
+        value = float(positive[0]) if len(positive) else 0.0
+        text = f"K is {value:.6g} in every {'other ' if len(positive) < len(K) else ''}draw"
+        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[], title=title)
+        return figure
+    low, high = np.quantile(positive, [0.0005, 0.9995])
+    edges = np.geomspace(*((low, high) if low < high else (positive.min(), positive.max())), 121)
     axes.set_xscale("log")
     # A density over log10 K, so that its area is one on the axis that is drawn.
-    counts, _ = np.histogram(K, edges)
+    counts, _ = np.histogram(positive, edges)
     axes.stairs(counts / len(K) / np.diff(np.log10(edges)), edges, fill=True, color=BLUE, alpha=0.75)
     axes.axvline(mean, color=VERMILION, lw=1.6, label=f"exact mean {mean:.4g}")
     axes.axvline(infinite_width, color="black", lw=1.2, ls="--", label=f"infinite width {infinite_width:.4g}")
@@ -128,13 +137,14 @@ def growth_with_depth(
     """
     figure, axes = _axes()
     grid = moments_grid(widths, depths, x, **network)
-    exact = np.exp(grid.log_second_moment - 2 * np.log(grid["mean"]))
+    # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
+    exact = np.exp(np.minimum(grid.log_second_moment - 2 * np.log(grid["mean"]), _LARGEST_LOG))
     for width, colour in zip(widths, (VERMILION, BLUE, GREEN, ORANGE, GREY), strict=False):
         axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
-        axes.plot(grid.depth, np.exp(5 * grid.depth / width), color=colour, lw=1.0, ls="--")
+        axes.plot(grid.depth, np.exp(np.minimum(5 * grid.depth / width, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
         found = moments(here, x)
-        ratio = np.exp(found.log_second_moment - 2 * found.K.log_raw[0])
+        ratio = np.exp(min(found.log_second_moment - 2 * found.K.log_raw[0], _LARGEST_LOG))
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
     axes.plot([], [], color="black", lw=1.0, ls="--", label=r"$\exp(5\,d/n)$")
     axes.set_yscale("log")

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
 from finwidth.network import MLP
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON takes it: fractions as strings, numbers that are not finite as None, containers inside too."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Fraction):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,13 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        return {"value": self.value, "se": self.se, "trust": self.trust, "verdict": self.verdict}
+        return {
+            "value": plain(self.value),
+            "se": plain(self.se),
+            "draws": self.draws,
+            "trust": self.trust,
+            "verdict": self.verdict,
+        }
 
 
 def attributes(net: MLP, *, method: str, **more: Any) -> dict[str, Any]:

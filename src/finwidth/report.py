@@ -17,7 +17,7 @@ from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, count, format_widths
-from finwidth.quantities import Estimate, attributes
+from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
 
@@ -51,7 +51,10 @@ class Report:
             **self.moments.to_json(),
             "bounds": self.bounds and self.bounds.to_json(),
             "infinite_width": {"K": self.infinite_width},
-            "estimates": {row.quantity: row.sampled.to_json() for row in self.rows},
+            "estimates": {
+                row.quantity: row.sampled.to_json() | {"exact": row.exact, "z": row.sampled.z(row.exact)}
+                for row in self.rows
+            },
             "provenance": dict(self.provenance),
         }
 
@@ -74,6 +77,8 @@ def report(
     check_network(net)
     draws = count("draws", draws)
     exact = moments(net, x)
+    if not exact.mean:
+        raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
     forms = None if why_outside(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)
     kept: list[FloatArray] = []
@@ -100,12 +105,14 @@ def write(found: Report, x: Vector, folder: Path) -> list[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        document = folder / "report.json"
-        document.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
         title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
-        law = plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title)
-        paths = [document, *plots.save(law, folder / "law")]
-        return paths + plots.save(_depth_figure(found.network, x), folder / "depth")
+        figures = {
+            "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
+            "depth": _depth_figure(found.network, x),
+        }
+        document = folder / "report.json"
+        document.write_text(json.dumps(plain(found.to_json()), indent=1, allow_nan=False) + "\n")
+        return [document, *(path for name, figure in figures.items() for path in plots.save(figure, folder / name))]
     except OSError as error:
         raise FinwidthError(f"cannot write the report to {folder}: {error.strerror}; give a folder with -o") from None
 

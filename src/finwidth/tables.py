@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finwidth.network import MLP
 from finwidth.paper import page
@@ -13,6 +13,7 @@ from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import Estimate
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from finwidth.comparison import Comparison
@@ -35,12 +36,24 @@ LABELS = {
 }
 
 
+_LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
+
+
+def number_of_digits(value: Fraction) -> str:
+    """A long fraction by its size and its leading digits."""
+    digits = round(value.numerator.bit_length() * math.log10(2))
+    try:
+        return f"{float(value):.6g} ({digits} digits)"
+    except OverflowError:
+        return f"({digits} digits)"
+
+
 def number(value: float | Fraction | None, log: float | None = None) -> str:
     """Six digits; a fraction as it is; past a double's range from its logarithm."""
     if value is None:
         return ""
     if isinstance(value, Fraction):
-        return str(value)
+        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else f"{number_of_digits(value)}"
     if math.isinf(value) and log is not None:
         exponent = math.floor(log / math.log(10))
         return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"
@@ -57,12 +70,21 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def show(title: str, table: Table, notes: str) -> None:
-    """Print to standard output, as wide as the terminal, or 100 columns into a file."""
+def _console(**options: Any) -> Console:
+    """A console that leaves a closed pipe to the caller."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(width=100)
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PipedConsole(highlight=False, **options)
+
+
+def show(title: str, table: Table, notes: str) -> None:
+    """Print to standard output, as wide as the terminal, or 100 columns into a file."""
+    console = _console()
+    console = console if console.is_terminal else _console(width=100)
     console.print(title, table, notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
 
 
@@ -137,7 +159,11 @@ def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
     """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
     z = estimate.z(exact)
     mark = " " if estimate.trust else "!"
-    return number(estimate.value) + mark, f"{estimate.se:.2g}", "" if z is None else f"{z:+.2f}"
+    return (
+        number(estimate.value) + mark,
+        f"{estimate.se:.2g}",
+        "" if z is None else f"{z:+.2f}" if abs(z) < 100 else ">99",
+    )
 
 
 def comparison(found: Comparison) -> None:
@@ -167,18 +193,14 @@ def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
 
 def statement(found: Statement) -> None:
     """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
-    from rich.console import Console
-
     figures = "; ".join(f"{name} {value}" for name, value in page.shown(found).items())
     line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
-    Console(highlight=False, soft_wrap=True).print(line, markup=False)
+    _console(soft_wrap=True).print(line, markup=False)
 
 
 def findings(found: Iterable[Finding]) -> None:
     """Print what the checks find different from what the paper prints."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     for number, finding in enumerate(found, 1):
         figures = "; ".join(f"{name} {value}" for name, value in page.shown(finding).items())
         text = (

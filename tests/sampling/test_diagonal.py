@@ -161,6 +161,13 @@ def test_a_seed_fixes_the_numbers() -> None:
     assert np.array_equal(longer.K[:size], finwidth.sample(net, [1, 2], size, seed=5).K)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_do_not_change_the_numbers(threads: int) -> None:
+    net = MLP([2, 4, 4, 1])
+    alone = finwidth.sample(net, [1, 2], 300_000, seed=5, threads=1)
+    assert alone.identical(finwidth.sample(net, [1, 2], 300_000, seed=5, threads=threads))
+
+
 def test_chunks_are_independent_streams() -> None:
     net = MLP([2, 50, 50, 1])
     first, second = itertools.islice((piece["K"] for piece in chunks(net, [1, 2], 65_536)), 2)
@@ -204,6 +211,7 @@ def test_progress_is_told() -> None:
         ({"draws": 0}, "draws is 0"),
         ({"draws": 2.5}, "draws is 2.5"),
         ({"seed": -1}, "seed is -1"),
+        ({"threads": 0}, "threads is 0"),
         ({"seed": "a"}, "seed is 'a'"),
         ({"x": [1e200, 1]}, "rescale the input"),
         ({"net": MLP([2, 3, 1], "uniform")}, "its weights are uniform"),

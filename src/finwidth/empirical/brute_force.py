@@ -46,7 +46,7 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     output = y
 
     # gradients[i][:, k] = dN_k / dy^(i+1), shape (networks, n_d, n_{i+1})
-    gradients = [np.broadcast_to(np.eye(net.widths[-1]), (len(x) and len(output), *[net.widths[-1]] * 2))]
+    gradients = [np.broadcast_to(np.eye(net.widths[-1]), (len(output), *[net.widths[-1]] * 2))]
     for i in reversed(range(depth - 1)):
         gradients.insert(0, np.einsum("bki,bij->bkj", gradients[0], weights[i + 1]) * slopes[i][:, None, :])
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import KernelMoments, moments
-from finwidth.network import MLP, Vector, check_input
+from finwidth.exact.moments import KernelMoments, log, moments
+from finwidth.network import MLP, Vector, exact_input
 
 STATEMENTS = {
     "K": "theorem-1",
@@ -117,22 +118,24 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
         raise FinwidthError(
             f"the paper's forms do not cover this network: {outside}; finwidth.moments gives its exact values"
         )
-    norm = float(np.square(check_input(net, x)).sum()) / net.widths[0]  # |x|^2 / n_0
+    norm = sum((a * a for a in exact_input(net, x)), Fraction(0)) / net.widths[0]  # |x|^2 / n_0
     exact = moments(net, x) if exact is None else exact
     sums = dict(_sums(net))
     d, beta = net.depth, float(net.beta)
-    prefactor = {"K": 0.0}
-    terms = {
-        "K": d * (0.5 + norm),
-        "K^2": d**2 * norm**2 + d * norm * sums["one"] + sums["two"],
-        "K_w^2": d**2 * norm**2,
-        "K_b^2": sums["two"],
-        "K_w*K_b": d * norm * sums["one"],
-        "D_ww": norm**2 * sums["ww"],
-        "D_wb": norm * sums["wb"],
-        "dK": norm**2 * sums["ww"] + norm * sums["wb"],
+    once, twice = log(norm), 2 * log(norm)
+    terms = {  # logarithms of the terms of each sum
+        "K": [math.log(d / 2), math.log(d) + once],
+        "K^2": [2 * math.log(d) + twice, math.log(d * sums["one"]) + once, math.log(sums["two"])],
+        "K_w^2": [2 * math.log(d) + twice],
+        "K_b^2": [math.log(sums["two"])],
+        "K_w*K_b": [math.log(d * sums["one"]) + once],
+        "D_ww": [_log(sums["ww"]) + twice],
+        "D_wb": [_log(sums["wb"]) + once],
+        "dK": [_log(sums["ww"]) + twice, _log(sums["wb"]) + once],
     }
-    log_form = {key: _log(term) + prefactor.get(key, 5 * beta) for key, term in terms.items()}
+    log_form = {
+        key: float(np.logaddexp.reduce(logs)) + (0.0 if key == "K" else 5 * beta) for key, logs in terms.items()
+    }
     log_exact = {
         "K": exact.K.log_raw[0],
         "K^2": exact.log_second_moment,

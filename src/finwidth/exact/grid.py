@@ -67,11 +67,11 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     log_mean = np.logaddexp(*means)
     log_square = np.logaddexp.reduce([squares[0], squares[1] + np.log(2), squares[2]])
     log_update = np.logaddexp(updates[0], updates[1] + np.log(2)) + np.log(2)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
         data = {
             "mean": np.exp(log_mean),
             "log_second_moment": log_square,
-            "cv": np.sqrt(np.maximum(np.expm1(log_square - 2 * log_mean), 0)),
+            "cv": np.sqrt(np.fmax(np.expm1(log_square - 2 * log_mean), 0)),
             "dK": -np.exp(log_update),
             "log_dK": log_update,
         }

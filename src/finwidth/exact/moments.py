@@ -25,6 +25,7 @@ from finwidth.exact.transfer import (
     to_decimal,
 )
 from finwidth.network import MLP, Vector, exact_input
+from finwidth.quantities import plain
 
 Exact: TypeAlias = float | Fraction
 Key = TypeVar("Key", bound=Hashable)
@@ -245,6 +246,8 @@ class KernelMoments:
         With g^T H g = G, Delta K = -2 lambda (N - N*) G, and N G^2 is odd in the last layer's weights, so
         E[Delta K^2]/lambda^2 = 4 E[N^2 G^2] + 4 N*^2 E[G^2] while the mean does not depend on N*.
         """
+        if not isinstance(target, int | float | Fraction) or not math.isfinite(target):
+            raise FinwidthError(f"the target is {target!r}; give a finite number")
         if self.order < max(ORDERS) or self.network.widths[-1] > 1:
             raise FinwidthError("the variance of the update needs moments(..., order=4) of a network with one output")
         with decimal.localcontext(_CONTEXT):
@@ -268,8 +271,10 @@ class KernelMoments:
         document: dict[str, Any] = {
             "widths": list(self.network.widths),
             "depth": self.network.depth,
-            "beta": _plain(self.network.beta if self.exact else float(self.network.beta)),
+            "network": self.network.describe(),
+            "beta": plain(self.network.beta if self.exact else float(self.network.beta)),
             "mean": {"K": self.mean, "K_w": self.K_w.mean, "K_b": self.K_b.mean},
+            "log_mean": {"K": self.K.log_raw[0], "K_w": self.K_w.log_raw[0], "K_b": self.K_b.log_raw[0]},
             "second_moment": {
                 "K": self.second_moment,
                 "K_w": self.K_w.second_moment,
@@ -283,6 +288,7 @@ class KernelMoments:
                 "K_w*K_b": self.log_mixed,
             },
             "variance": {"K": self.variance},
+            "log_variance": {"K": self.K.log_variance},
             "cv": {"K": self.cv},
             "log_cv": {"K": self.K.log_cv},
             "update": self.update,
@@ -298,17 +304,7 @@ class KernelMoments:
             document["update_variance"] = {"dK": self.update_variance()}
         if self.network.widths[-1] > 1:
             document["between_outputs"] = {"K^2": self.between_outputs}
-        return {key: _plain(value) for key, value in document.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, Fraction):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {key: plain(value) for key, value in document.items()}
 
 
 ONE_OUTPUT: tuple[Block, ...] = ((0, 1, 2, 3),)
@@ -366,7 +362,9 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)
     """
-    if order not in ORDERS:
+    if not isinstance(net, MLP):
+        raise FinwidthError(f"the network is {net!r}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1])")
+    if order not in ORDERS or not isinstance(order, int):
         raise FinwidthError(f"order={order!r}; give 2, 3 or 4")
     laws = [net.weight_law] + [net.bias_law] * net.random_bias
     if exact and not all(law.rational for law in laws):

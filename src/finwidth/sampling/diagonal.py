@@ -19,6 +19,7 @@ No quantity is divided by one that can vanish while the network lives, and none 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,13 +28,14 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.streams import check_seed, stream
+from finwidth.sampling.streams import check_seed, check_threads, in_order, stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _LARGEST_CHUNK = 2**15
+_WIDEST = 2**62  # of the integers of NumPy's binomial generator
 # Above this width fewer than two open neurons, 129 / 2^128, are rarer than what the generators can resolve.
 _NARROW = 128
 
@@ -49,6 +51,8 @@ def why_not(net: MLP) -> str | None:
         reasons.append("its initial biases are random (zero-initialised ones are supported)")
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
+    if max(net.widths) > _WIDEST:
+        reasons.append(f"it has a width of {max(net.widths)} (up to {_WIDEST} is supported)")
     return f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
 
 
@@ -71,7 +75,13 @@ def chunk_size(net: MLP) -> int:
 
 
 def chunks(
-    net: MLP, x: Vector, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: MLP,
+    x: Vector,
+    draws: int,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[dict[str, FloatArray]]:
     """The draws of `sample` in pieces of at most `chunk_size`, so that any number of them fits in memory.
 
@@ -84,20 +94,37 @@ def chunks(
     """
     check_network(net)
     norm = squared_norm(net, x)
-    draws, seed = count("draws", draws), check_seed(seed)
+    draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     size = chunk_size(net)
-    chain = NormChain(net, min(size, draws))
-    for number, start in enumerate(range(0, draws, size)):
-        drawn = chain.draw(norm, stream(seed, number), min(size, draws - start))
+    idle: SimpleQueue[NormChain] = SimpleQueue()  # a chain's work arrays serve one thread at a time
+    for _ in range(min(threads, -(-draws // size))):
+        idle.put(NormChain(net, min(size, draws)))
+
+    def piece(number: int) -> dict[str, FloatArray]:
+        chain = idle.get()
+        try:
+            return chain.draw(norm, stream(seed, number), min(size, draws - number * size))
+        finally:
+            idle.put(chain)
+
+    done = 0
+    for drawn in in_order(piece, -(-draws // size), threads):
         if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
             raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
         yield drawn
+        done += len(drawn["K"])
         if progress is not None:
-            progress(min(start + size, draws))
+            progress(done)
 
 
 def sample(
-    net: MLP, x: Vector, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: MLP,
+    x: Vector,
+    draws: int,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> xr.Dataset:
     """Draw the network's output and kernel at one input exactly in law, without building a network.
 
@@ -110,7 +137,9 @@ def sample(
     draws
         How many independent networks to draw, at least 1.
     seed
-        A whole number, 0 or more; it fixes every number.
+        A whole number, 0 or more; it fixes every number, whatever the number of threads.
+    threads
+        How many to use; by default one for each core.
     progress
         Called with the number of draws finished, each time some are.
 
@@ -119,7 +148,7 @@ def sample(
     xarray.Dataset
         Over the dimension ``draw``: ``output`` (N), ``K_w``, ``K_b``, ``K``, and ``dK``, the change of K per unit
         learning rate under one SGD step on (N - N*)^2/2 with target N* = 0. Dimensionless, float64; attrs
-        carry the network, the seed, the method and the version. Memory: 40 bytes a draw, and at most 100 MiB.
+        carry the network, the seed, the method and the version. Memory: 40 bytes a draw, and at most 100 MiB a thread.
 
     Raises
     ------
@@ -138,7 +167,7 @@ def sample(
     draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
     start = 0
-    for piece in chunks(net, x, draws, seed, progress=progress):
+    for piece in chunks(net, x, draws, seed, threads=threads, progress=progress):
         stop = start + len(piece["K"])
         for name, column in columns.items():
             column[start:stop] = piece[name]

@@ -57,6 +57,10 @@ class Accumulator:
 
     def add(self, values: FloatArray) -> None:
         """Take in a chunk of draws, shape (count,)."""
+        with np.errstate(over="ignore"):  # an infinite error is told as such
+            self._add(values)
+
+    def _add(self, values: FloatArray) -> None:
         count, mean = len(values), float(values.mean())
         shift, total = mean - self.mean, self.count + count
         self.squared_deviations += float(np.square(values - mean).sum()) + shift * shift * self.count * count / total
@@ -66,21 +70,31 @@ class Accumulator:
 
     def estimate(self, exact: float | None = None) -> Estimate:
         """The mean with its standard error, judged by itself and, where there is one, by the ``exact`` value."""
-        se = math.sqrt(self.squared_deviations / max(self.count - 1, 1) / self.count)
-        square = self.mean**2 + self.squared_deviations / self.count
-        effective = self.count * self.mean**2 / square if square else float(self.count)
+        se = math.sqrt(self.squared_deviations / max(self.count - 1, 1)) / math.sqrt(self.count)
+        # (sum v)^2 / sum v^2 = count / (1 + relative variance), a form that does not overflow.
+        spread = math.sqrt(self.squared_deviations / self.count) / abs(self.mean) if self.mean else 0.0
+        effective = self.count / (1 + spread * spread)
         return Estimate(self.mean, se, self.count, effective, *self._judge(se, effective, exact))
 
     def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
-        if effective < min(TRUSTED_EFFECTIVE_DRAWS, self.count):
+        if not se:
+            return self._judge_constant(exact)
+        if effective < TRUSTED_EFFECTIVE_DRAWS:
             return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
-        furthest = max(self.largest - self.mean, self.mean - self.smallest) ** 2
-        if se and furthest > TRUSTED_SHARE * self.squared_deviations:
-            share = furthest / self.squared_deviations
-            return False, f"one draw makes {share:.0%} of the squared standard error, too much to tell the error"
-        if exact is not None and se and abs(self.mean - exact) > TRUSTED_Z * se:
+        furthest = max(self.largest - self.mean, self.mean - self.smallest) / math.sqrt(self.squared_deviations)
+        if furthest**2 > TRUSTED_SHARE:
+            return False, f"one draw makes {furthest**2:.0%} of the squared standard error, too much to tell the error"
+        if exact is not None and not abs(self.mean - exact) <= TRUSTED_Z * se:
             return False, f"{abs(self.mean - exact) / se:.1f} standard errors from the exact value"
         return True, f"about {effective:.3g} of {self.count} draws carry the sum"
+
+    def _judge_constant(self, exact: float | None) -> tuple[bool, str]:
+        """Draws that are all equal: a quantity that does not vary, or too few draws to see that it does."""
+        if exact is None:
+            return False, f"all {self.count} draws are equal, which tells nothing of the error"
+        if abs(self.mean - exact) <= 1e-9 * abs(exact):
+            return True, f"all {self.count} draws are equal to the exact value"
+        return False, f"all {self.count} draws are equal, and not to the exact value: those that matter are too rare"
 
 
 def estimates(

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import operator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.network import count
+
+Result = TypeVar("Result")
 
 
 def check_seed(seed: int) -> int:
@@ -26,3 +34,25 @@ def stream(seed: int, chunk: int) -> np.random.Generator:
     SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number.
     """
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk,))))
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads, by default as many as there are cores to run on."""
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count("threads", threads)
+
+
+def in_order(task: Callable[[int], Result], total: int, threads: int) -> Iterator[Result]:
+    """``task(0), ..., task(total - 1)``, computed by several threads, yielded in order, few held at a time."""
+    if threads == 1 or total == 1:
+        yield from map(task, range(total))
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for number in range(total):
+            waiting.append(pool.submit(task, number))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
