@@ -23,7 +23,7 @@ from finwidth.network import MLP
 from finwidth.sampling.diagonal import NormChain, chunk_size
 from finwidth.sampling.streams import stream
 
-REPEATS = 7
+REPEATS = 15
 
 
 def rates(*runs: Callable[[], int]) -> list[float]:

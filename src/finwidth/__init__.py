@@ -1,6 +1,8 @@
 """What finite depth and width do to neural networks: the neural tangent kernel, exactly and in law."""
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 from finwidth.activations import Activation, SmoothActivation
 from finwidth.advice import Regime, depth_for, regime, width_for
@@ -37,3 +39,10 @@ __all__ = [
     "sample_gram",
     "width_for",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load `finwidth.paper` and `finwidth.plots` when they are first used."""
+    if name in {"paper", "plots"}:
+        return import_module(f"finwidth.{name}")
+    raise AttributeError(f"module 'finwidth' has no attribute {name!r}")

@@ -206,9 +206,24 @@ class KernelMoments:
         return self.K.log_second_moment
 
     @property
+    def log_raw(self) -> tuple[float, ...]:
+        """Natural logarithms of `raw`."""
+        return self.K.log_raw
+
+    @property
     def variance(self) -> Exact:
         """Var[K]."""
         return self.K.variance
+
+    @property
+    def log_variance(self) -> float:
+        """log Var[K]; -inf where K is deterministic."""
+        return self.K.log_variance
+
+    @property
+    def log_cv(self) -> float:
+        """log of `cv`."""
+        return self.K.log_cv
 
     @property
     def cv(self) -> float:

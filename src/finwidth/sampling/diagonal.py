@@ -174,7 +174,7 @@ def sample(
         start = stop
     return xr.Dataset(
         {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
-        attrs=attributes(net, method="norm chain", seed=seed, input_squared_norm=squared_norm(net, x)),
+        attrs=attributes(net, method="norm chain", seed=seed, input=check_input(net, x)),
     )
 
 

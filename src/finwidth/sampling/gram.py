@@ -133,7 +133,7 @@ def sample_gram(
     dims = {"output": ("draw", "input"), **dict.fromkeys(("K_w", "K_b", "K"), ("draw", "input", "input_"))}
     return xr.Dataset(
         {name: (dims[name], column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
-        attrs=attributes(net, method="conditioned Gaussian layers", seed=seed),
+        attrs=attributes(net, method="conditioned Gaussian layers", seed=seed, inputs=inputs.ravel()),
     )
 
 
