@@ -217,12 +217,12 @@ class KernelMoments:
 
     @property
     def log_variance(self) -> float:
-        """log Var[K]; -inf where K is deterministic."""
+        """Log Var[K]; -inf where K is deterministic."""
         return self.K.log_variance
 
     @property
     def log_cv(self) -> float:
-        """log of `cv`."""
+        """Log of `cv`."""
         return self.K.log_cv
 
     @property
