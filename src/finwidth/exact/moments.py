@@ -217,12 +217,12 @@ class KernelMoments:
 
     @property
     def log_variance(self) -> float:
-        """Log Var[K]; -inf where K is deterministic."""
+        """The logarithm of Var[K]; -inf where K is deterministic."""
         return self.K.log_variance
 
     @property
     def log_cv(self) -> float:
-        """Log of `cv`."""
+        """The logarithm of `cv`."""
         return self.K.log_cv
 
     @property
