@@ -28,7 +28,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.streams import check_seed, check_threads, in_order, stream
+from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -166,12 +166,7 @@ def sample(
 
     draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
-    start = 0
-    for piece in chunks(net, x, draws, seed, threads=threads, progress=progress):
-        stop = start + len(piece["K"])
-        for name, column in columns.items():
-            column[start:stop] = piece[name]
-        start = stop
+    collect(chunks(net, x, draws, seed, threads=threads, progress=progress), columns)
     return xr.Dataset(
         {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
         attrs=attributes(net, method="norm chain", seed=seed, input=check_input(net, x)),

@@ -25,7 +25,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Layer, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.streams import check_seed, stream
+from finwidth.sampling.streams import check_seed, collect, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,7 +65,9 @@ def chunk_size(net: MLP, m: int) -> int:
     return max(1, _BATCH_BYTES // memory(net, m))
 
 
-def chunks(net: MLP, X: npt.ArrayLike, draws: int, seed: int = 0) -> Iterator[dict[str, FloatArray]]:
+def chunks(
+    net: MLP, X: npt.ArrayLike, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+) -> Iterator[dict[str, FloatArray]]:
     """The draws of `sample_gram` in pieces of at most `chunk_size`: output (draws, m); K_w, K_b, K (draws, m, m)."""
     check_network(net)
     inputs = check_inputs(net, X)
@@ -78,6 +80,8 @@ def chunks(net: MLP, X: npt.ArrayLike, draws: int, seed: int = 0) -> Iterator[di
         except (FloatingPointError, np.linalg.LinAlgError):
             raise FinwidthError("the draws overflow a double; rescale the inputs or the gains") from None
         yield drawn
+        if progress is not None:
+            progress(min(start + size, draws))
 
 
 def sample_gram(
@@ -122,14 +126,7 @@ def sample_gram(
     inputs = check_inputs(net, X)
     draws, m = count("draws", draws), len(inputs)
     columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in ("K_w", "K_b", "K")}}
-    start = 0
-    for piece in chunks(net, inputs, draws, seed):
-        stop = start + len(piece["K"])
-        for name, column in columns.items():
-            column[start:stop] = piece[name]
-        start = stop
-        if progress is not None:
-            progress(stop)
+    collect(chunks(net, inputs, draws, seed, progress=progress), columns)
     dims = {"output": ("draw", "input"), **dict.fromkeys(("K_w", "K_b", "K"), ("draw", "input", "input_"))}
     return xr.Dataset(
         {name: (dims[name], column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},

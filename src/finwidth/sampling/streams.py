@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
 from finwidth.network import count
 
 Result = TypeVar("Result")
@@ -56,3 +57,13 @@ def in_order(task: Callable[[int], Result], total: int, threads: int) -> Iterato
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def collect(pieces: Iterable[dict[str, FloatArray]], columns: dict[str, FloatArray]) -> None:
+    """Put draws that come in pieces one after another into the columns, which hold all of them."""
+    start = 0
+    for piece in pieces:
+        for name, column in columns.items():
+            values = piece[name]
+            column[start : start + len(values)] = values
+        start += len(values)
