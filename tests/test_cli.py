@@ -189,10 +189,13 @@ def test_closed_pipe_and_full_disk() -> None:
 
 
 def test_interrupt_is_one_line() -> None:
-    command = [sys.executable, "-c", "from finwidth.cli import main; main()"]
+    code = "import sys; from finwidth.cli import main; print('ready', flush=True); main()"
     arguments = ["sample", "8,64x50,1", "-i", "1,1,1,1,1,1,1,1", "-n", "100000000"]
-    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        time.sleep(4)
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(2)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
