@@ -8,10 +8,7 @@ One thread.  Each figure is the median of repeats that first check the result th
 from __future__ import annotations
 
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -20,16 +17,7 @@ import finwidth
 from finwidth import MLP
 from finwidth.exact import partitions, transfer
 from finwidth.exact.grid import moments_grid
-
-
-def seconds(run: Callable[[], object], repeats: int = 3) -> float:
-    """Median time of ``run``."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+from timing import seconds
 
 
 def check() -> None:

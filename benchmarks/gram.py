@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import platform
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -23,18 +20,9 @@ from finwidth import MLP
 from finwidth.laws import FloatArray
 from finwidth.sampling import gram
 from finwidth.sampling.streams import stream
+from timing import seconds
 
 INPUTS, DEPTH = 8, 8
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median time of ``run``."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def inputs(n_0: int) -> FloatArray:

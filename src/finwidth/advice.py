@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import moments
+from finwidth.exact.moments import exp, moments
 from finwidth.network import MLP, Vector, count
 
 # A kernel within 10% of its mean is called deterministic, one that a step moves by less than 10% at rest.
@@ -66,7 +66,7 @@ def regime(net: MLP, x: Vector | None = None) -> Regime:
     if not found.mean:
         raise FinwidthError("the kernel of this network is zero at this input: nothing is trained; use bias='trained'")
     log_movement = found.log_update["dK"] - 2 * found.K.log_raw[0]
-    cv, movement = found.cv, _exp(log_movement)
+    cv, movement = found.cv, exp(log_movement)
     spread = f"its kernel varies by {cv:.2g} of its mean between initializations"
     shift = f"one step of learning rate 1/E[K] moves it by {movement:.2g} of its mean"
     name = "moving" if movement > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
@@ -76,10 +76,6 @@ def regime(net: MLP, x: Vector | None = None) -> Regime:
         "moving": "a fixed kernel does not describe its training",
     }[name]
     return Regime(name, cv, movement, f"{spread}; {shift}: {meaning}")
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 709 else math.inf
 
 
 def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> int:

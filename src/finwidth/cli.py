@@ -306,8 +306,8 @@ def _write_netcdf(dataset: Any, path: Path) -> None:
         raise FinwidthError(f"cannot write the draws to {path}: {error.strerror}; give another file with -o") from None
 
 
+_INTERRUPTED = 130  # exit status
 # What Typer raises for a wrong command line (newer Typer has a Click of its own, so it is not named here).
-_INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 

@@ -12,7 +12,7 @@ from finwidth.empirical.brute_force import simulate
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
 from finwidth.network import MLP, Vector, count, format_widths
-from finwidth.quantities import Estimate
+from finwidth.quantities import Estimate, plain
 from finwidth.sampling import diagonal
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.streams import check_seed
@@ -31,11 +31,11 @@ class Row:
     networks: Estimate
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, with z-scores against the exact value."""
+        """The exact value and the estimates, with z-scores against it."""
         return {
             "exact": self.exact,
             **{
-                name: None if found is None else found.to_json() | {"z": found.z(self.exact), "draws": found.draws}
+                name: None if found is None else found.to_json() | {"z": found.z(self.exact)}
                 for name, found in (("sampled", self.sampled), ("networks", self.networks))
             },
         }
@@ -51,11 +51,14 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        return {
-            "network": self.network.describe(),
-            "quantities": {row.quantity: row.to_json() for row in self.rows},
-            "not_sampled": self.not_sampled,
-        }
+        document: dict[str, Any] = plain(
+            {
+                "network": self.network.describe(),
+                "quantities": {row.quantity: row.to_json() for row in self.rows},
+                "not_sampled": self.not_sampled,
+            }
+        )
+        return document
 
 
 def compare(

@@ -13,7 +13,12 @@ from finwidth.network import MLP
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON takes it: fractions as strings, numbers that are not finite as None, containers inside too."""
+    """A result as JSON takes it: fractions as strings, numbers that are not finite as None, containers inside too.
+
+    >>> from finwidth.quantities import plain
+    >>> plain(Fraction(15, 2)), plain(float("inf"))
+    ('15/2', None)
+    """
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

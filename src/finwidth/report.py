@@ -47,7 +47,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types: the moments' document, the infinite-width value, and the estimates with z-scores."""
-        return {
+        document: dict[str, Any] = {
             **self.moments.to_json(),
             "bounds": self.bounds and self.bounds.to_json(),
             "infinite_width": {"K": self.infinite_width},
@@ -57,6 +57,7 @@ class Report:
             },
             "provenance": dict(self.provenance),
         }
+        return {key: plain(value) for key, value in document.items()}
 
 
 def report(
@@ -111,7 +112,7 @@ def write(found: Report, x: Vector, folder: Path) -> list[Path]:
             "depth": _depth_figure(found.network, x),
         }
         document = folder / "report.json"
-        document.write_text(json.dumps(plain(found.to_json()), indent=1, allow_nan=False) + "\n")
+        document.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
         return [document, *(path for name, figure in figures.items() for path in plots.save(figure, folder / name))]
     except OSError as error:
         raise FinwidthError(f"cannot write the report to {folder}: {error.strerror}; give a folder with -o") from None

@@ -53,7 +53,7 @@ def number(value: float | Fraction | None, log: float | None = None) -> str:
     if value is None:
         return ""
     if isinstance(value, Fraction):
-        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else f"{number_of_digits(value)}"
+        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else number_of_digits(value)
     if math.isinf(value) and log is not None:
         exponent = math.floor(log / math.log(10))
         return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"

@@ -93,7 +93,7 @@ def kernel_matrix(
 
     K_ab sums over all parameters the product of their derivatives at inputs a and b.
     """
-    inputs = check_inputs(net, X)
+    inputs, layers = check_inputs(net, X), net.layers
     A = np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))
     activations, slopes = [A], []
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -105,7 +105,7 @@ def kernel_matrix(
     gradient[:, :, 0] = 1.0
     K_w, K_b = np.zeros((2, len(y), len(inputs), len(inputs)))
     for i in reversed(range(net.depth)):
-        layer, products = net.layers[i], np.einsum("bmi,bki->bmk", gradient, gradient)
+        layer, products = layers[i], np.einsum("bmi,bki->bmk", gradient, gradient)
         K_w += float(layer.weight_multiplier) * products * np.einsum("bmi,bki->bmk", activations[i], activations[i])
         K_b += float(layer.bias_multiplier) * products
         if i:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import KernelMoments, log, moments
+from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.network import MLP, Vector, exact_input
+from finwidth.quantities import plain
 
 STATEMENTS = {
     "K": "theorem-1",
@@ -60,20 +61,19 @@ class Bounds:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; overflowed floats as None."""
-        return {
-            key: {"statement": STATEMENTS[key], "form": _finite(form), "log_form": _finite(self.log_form[key])}
-            | {"ratio": _finite(self.ratio[key]), "hidden_ratio": _finite(self.hidden_ratio[key])}
-            for key, form in self.form.items()
-        }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        ratio, hidden_ratio = self.ratio, self.hidden_ratio
+        document: dict[str, Any] = plain(
+            {
+                key: {"statement": STATEMENTS[key], "form": form, "log_form": self.log_form[key]}
+                | {"ratio": ratio[key], "hidden_ratio": hidden_ratio[key]}
+                for key, form in self.form.items()
+            }
+        )
+        return document
 
 
 def _exponentials(logs: dict[str, float]) -> dict[str, float]:
-    with np.errstate(over="ignore"):
-        return {key: float(np.exp(value)) for key, value in logs.items()}
+    return {key: exp(value) for key, value in logs.items()}
 
 
 def why_outside(net: MLP) -> str | None:

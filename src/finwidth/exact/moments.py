@@ -94,7 +94,7 @@ class Moments:
     @property
     def cv(self) -> float:
         """Coefficient of variation, sqrt(Var[X])/E[X]; 0 where X is deterministic."""
-        return _exp(self.log_cv)
+        return exp(self.log_cv)
 
     @property
     def log_cv(self) -> float:
@@ -128,10 +128,11 @@ class Moments:
         central, variance = self._central(order), self._central(2)
         if not variance or not central:
             return 0.0
-        return math.copysign(_exp(log(abs(central)) - order / 2 * log(variance)), central)
+        return math.copysign(exp(log(abs(central)) - order / 2 * log(variance)), central)
 
 
-def _exp(exponent: float) -> float:
+def exp(exponent: float) -> float:
+    """E to a power, inf where a double overflows."""
     try:
         return math.exp(exponent)
     except OverflowError:

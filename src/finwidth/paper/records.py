@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
+
+from finwidth.quantities import plain
 
 Figure: TypeAlias = float | int | str | Fraction
 
@@ -27,14 +28,8 @@ class Statement:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types: fractions as strings, numbers that are not finite as None."""
-        return {
-            "id": self.id,
-            "claim": self.claim,
-            "checked_by": self.checked_by,
-            "figures": {name: plain(value) for name, value in self.figures.items()},
-            "holds": self.holds,
-            "note": self.note,
-        }
+        document: dict[str, Any] = plain(asdict(self))
+        return document
 
 
 @dataclass(frozen=True)
@@ -49,21 +44,5 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types: fractions as strings, numbers that are not finite as None."""
-        return {
-            "title": self.title,
-            "printed": self.printed,
-            "exact": self.exact,
-            "figures": {name: plain(value) for name, value in self.figures.items()},
-            "verdict": self.verdict,
-        }
-
-
-def plain(value: Figure) -> float | int | str | None:
-    """A figure as JSON takes it.
-
-    >>> plain(Fraction(15, 2)), plain(float("inf"))
-    ('15/2', None)
-    """
-    if isinstance(value, Fraction):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        document: dict[str, Any] = plain(asdict(self))
+        return document

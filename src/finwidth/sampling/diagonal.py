@@ -178,9 +178,10 @@ class NormChain:
 
     def __init__(self, net: MLP, size: int) -> None:
         self.widths = net.widths
-        self.variance = [float(layer.weight_variance) for layer in net.layers]
-        self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
-        self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
+        layers = net.layers
+        self.variance = [float(layer.weight_variance) for layer in layers]
+        self.weight_multiplier = [float(layer.weight_multiplier) for layer in layers]
+        self.bias_multiplier = [float(layer.bias_multiplier) for layer in layers]
         # A row a layer. chi2(m) is drawn as 2 gamma(m/2); the halves of m and chi are what is stored.
         self._half_open, self._half_chi, self._zeta = np.empty((3, net.depth - 1, size))
         self._kappa, self._share = np.empty((2, net.depth, size))
