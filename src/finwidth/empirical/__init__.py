@@ -1,1 +1,27 @@
-"""The empirical route: real networks and their own parameters."""
+"""The empirical route: real networks and their own parameters.
+
+`ntk`, `sgd_update`, `MLP`, `recognise` and `Tracker` need PyTorch, which is imported when one of them is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from finwidth.errors import FinwidthError
+
+_HOMES = {"ntk": "kernel", "sgd_update": "update", "MLP": "modules", "recognise": "modules", "Tracker": "tracker"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'finwidth.empirical' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"finwidth.empirical.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise FinwidthError(
+            f"finwidth.empirical.{name} needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
+        ) from None

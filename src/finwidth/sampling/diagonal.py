@@ -202,18 +202,33 @@ class NormChain:
                 column[dead] = value
         return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
 
+    def _draw_forward(self, i: int, rng: np.random.Generator, half_open: FloatArray, half_chi: FloatArray) -> None:
+        """Draw m/2 and chi2(m)/2 of hidden layer i (from 0)."""
+        np.multiply(rng.binomial(self.widths[i + 1], 0.5, len(half_open)), 0.5, out=half_open)
+        rng.standard_gamma(half_open, out=half_chi)
+
+    def _draw_output(self, rng: np.random.Generator, draws: int) -> FloatArray:
+        """Draw z, the output over its standard deviation."""
+        return rng.standard_normal(draws)
+
+    def _draw_backward(self, i: int, rng: np.random.Generator, half_open: FloatArray, half_chi: FloatArray) -> None:
+        """Draw chi2(m - 1)/2 of hidden layer i given m/2."""
+        shape = np.subtract(half_open, 0.5)
+        if self.widths[i + 1] < _NARROW:
+            np.maximum(shape, 0, out=shape)
+        rng.standard_gamma(shape, out=half_chi)
+
     def _forward(self, norm: float, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
         """Draw m_i and chi_i, leave c_i R_{i-1} in kappa; return N and Q_{d-1} = v_d z^2."""
         R = np.full(draws, norm)
-        for i, width in enumerate(self.widths[1:-1]):
+        for i in range(len(self.widths) - 2):
             half_open, half_chi = self._half_open[i, :draws], self._half_chi[i, :draws]
             np.multiply(R, self.weight_multiplier[i], out=self._kappa[i, :draws])
-            np.multiply(rng.binomial(width, 0.5, draws), 0.5, out=half_open)
-            rng.standard_gamma(half_open, out=half_chi)
+            self._draw_forward(i, rng, half_open, half_chi)
             R *= half_chi
             R *= 2 * self.variance[i]
         np.multiply(R, self.weight_multiplier[-1], out=self._kappa[-1, :draws])
-        output = rng.standard_normal(draws)
+        output = self._draw_output(rng, draws)
         Q = output * output
         Q *= self.variance[-1]
         R *= self.variance[-1]
@@ -226,15 +241,12 @@ class NormChain:
         Q ends as N^2/R_0, which is zero where a layer is closed.
         """
         S = np.ones(draws)
-        shape, gamma = np.empty((2, draws))
+        gamma = np.empty(draws)
         K_w = self._kappa[-1, :draws].copy()
         K_b = np.full(draws, self.bias_multiplier[-1])
         for i in reversed(range(len(self.widths) - 2)):
             kappa, zeta, share = self._kappa[i, :draws], self._zeta[i, :draws], self._share[i, :draws]
-            np.subtract(self._half_open[i, :draws], 0.5, out=shape)
-            if self.widths[i + 1] < _NARROW:
-                np.maximum(shape, 0, out=shape)
-            rng.standard_gamma(shape, out=gamma)
+            self._draw_backward(i, rng, self._half_open[i, :draws], gamma)
             S *= gamma
             S *= 2 * self.variance[i + 1]
             S += Q
