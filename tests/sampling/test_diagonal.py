@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 
 import finwidth
-from finwidth import MLP
+from finwidth import MLP, Activation
 from finwidth.empirical.brute_force import simulate
 from finwidth.sampling.diagonal import NormChain, chunk_size, chunks
 from finwidth.sampling.streams import stream
+from finwidth.sampling.two_slopes import TwoSlopeChain
 from stats import same_law, same_mean
 
 Drawn = dict[str, npt.NDArray[np.float64]]
@@ -32,6 +33,24 @@ NETWORKS = {
     "mup": (MLP([3, 20, 30, 1], parameterization="mup"), [1.0, 2.0, 3.0]),
     "gains": (MLP([3, 12, 12, 1], gains=[1.0, 3.0, 0.5]), [1.0, 2.0, 3.0]),
     "frozen biases": (MLP([3, 12, 12, 1], bias="frozen"), [1.0, 2.0, 3.0]),
+    "leaky": (MLP([2, 3, 4, 1], activation=Activation("leaky", 1, 0.3)), [1.0, 2.0]),
+    "leaky, two signs": (MLP([2, 8, 1, 5, 1], activation=Activation("bent", 1, -0.6)), [1.0, 2.0]),
+    "abs": (MLP([2, 3, 4, 3, 1], activation="abs"), [1.0, 2.0]),
+    "linear": (MLP([2, 3, 4, 3, 1], activation="linear", parameterization="standard"), [1.0, 2.0]),
+    "open below": (MLP([2, 3, 2, 3, 1], activation=Activation("below", 0, 1)), [1.0, 0.0]),
+    "random biases": (MLP([2, 3, 2, 3, 1], bias_variance=[0.5, 0.3, 0, 1]), [1.0, 2.0]),
+    "late random biases": (MLP([2, 2, 2, 2, 1], bias_variance=[0, 0, 0.5, 0]), [1.0, 2.0]),
+    "leaky, random biases": (
+        MLP([2, 1, 1, 3, 1], activation=Activation("bent", 1, -0.6), bias_variance=0.4, gains=[1, 2, 0.5, 1]),
+        [1.0, 2.0],
+    ),
+    "leaky at zero": (
+        MLP([2, 3, 2, 3, 1], activation=Activation("leaky", 1, 0.5), bias_variance=[0, 0, 0.5, 0.3]),
+        [0.0, 0.0],
+    ),
+    "relu at zero": (MLP([2, 3, 2, 3, 1], bias_variance=[0.2, 0, 0.5, 0.3]), [0.0, 0.0]),
+    "wide leaky": (MLP([4, 200, 200, 200, 1], activation="leaky_relu", bias_variance=0.1), [0.5, -1.0, 2.0, 0.0]),
+    "huge abs": (MLP([2, *[10**9] * 4, 1], activation="abs"), [3.0, 4.0]),
 }
 
 
@@ -73,7 +92,7 @@ VIEWS: dict[str, Callable[[Drawn], npt.NDArray[np.float64]]] = {
     "dK against K": lambda d: d["dK"] / d["K"] ** 2,
     "dK against output": lambda d: d["dK"] / (1e-9 + d["output"] ** 2),
 }
-LAW_NETWORKS = ["narrow", "dead layers", "unequal", "width 1", "standard", "mup", "gains", "frozen biases"]
+LAW_NETWORKS = [name for name in NETWORKS if name not in {"wide", "deep", "huge", "wide leaky", "huge abs"}]
 NETWORKS_DRAWN = 100_000
 
 
@@ -123,12 +142,60 @@ class Careless(NormChain):
         return super()._update(rng, draws)
 
 
-@pytest.mark.parametrize(("wrong", "view"), [(Forgetful, "K_b"), (Forgetful, "K_w"), (Careless, "dK")])
-def test_a_forgotten_conditioning_is_rejected(wrong: type[NormChain], view: str) -> None:
-    net, x = NETWORKS["narrow"]
-    chain = wrong(net, NETWORKS_DRAWN).draw(5.0, stream(3, 0), NETWORKS_DRAWN)
+class NoConstantNeuron(TwoSlopeChain):
+    """A wrong chain: the backward pass takes the biases for known."""
+
+    def _constant(self, i, norm):  # type: ignore[no-untyped-def]
+        return np.square(norm), np.zeros_like(norm)
+
+
+class OneSided(TwoSlopeChain):
+    """A wrong chain: the backward pass forgets that the gradient of the other side of zero counts."""
+
+    def _backward(self, hidden, output, rng):  # type: ignore[no-untyped-def]
+        for layer in hidden:
+            layer.slopes = layer.slopes * [[1], [0]]
+        super()._backward(hidden, output, rng)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name", "view"),
+    [
+        (lambda net: Forgetful(net, NETWORKS_DRAWN), "narrow", "K_b"),
+        (lambda net: Forgetful(net, NETWORKS_DRAWN), "narrow", "K_w"),
+        (lambda net: Careless(net, NETWORKS_DRAWN), "narrow", "dK"),
+        (NoConstantNeuron, "random biases", "K_b"),
+        (NoConstantNeuron, "random biases", "dK against output"),
+        (OneSided, "leaky", "K_w"),
+    ],
+)
+def test_a_forgotten_conditioning_is_rejected(
+    wrong: Callable[[MLP], NormChain | TwoSlopeChain], name: str, view: str
+) -> None:
+    net, x = NETWORKS[name]
+    chain = wrong(net).draw(5.0, stream(3, 0), NETWORKS_DRAWN)
     networks = simulate(net, x, NETWORKS_DRAWN, np.random.default_rng(4))
     assert not same_law(VIEWS[view](chain), VIEWS[view](networks))
+
+
+@pytest.mark.parametrize("name", ["narrow", "dead layers", "unequal", "width 1", "gains"])
+def test_the_two_chains_agree(name: str) -> None:
+    """The chain of any two slopes, for ReLU, has the law of the shorter one."""
+    net, x = NETWORKS[name]
+    general = TwoSlopeChain(net).draw(float(np.square(x).sum()), stream(21, 0), NETWORKS_DRAWN)
+    short = draw(net, x, NETWORKS_DRAWN, seed=22)
+    for view, function in VIEWS.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            assert same_law(*(np.nan_to_num(function(d)).round(12) for d in (general, short))), view
+
+
+def test_leaky_networks_at_zero_input_keep_their_biases() -> None:
+    """Without biases to start from, every pre-activation is 0 and phi'(0) is the negative slope."""
+    net = MLP([2, 30, 30, 1], activation=Activation("leaky", 1, 0.5))
+    drawn = draw(net, [0, 0], 100_000)
+    exact = finwidth.moments(net, [0, 0])
+    assert same_mean(drawn["K_b"], float(exact.mean), float(exact.variance))
+    assert not any(drawn[name].any() for name in ("output", "K_w", "dK"))
 
 
 def test_dead_networks_keep_their_output_bias_only() -> None:
@@ -230,8 +297,8 @@ def test_progress_is_told() -> None:
         ({"seed": "a"}, "seed is 'a'"),
         ({"x": [1e200, 1]}, "rescale the input"),
         ({"net": MLP([2, 3, 1], "uniform")}, "its weights are uniform"),
-        ({"net": MLP([2, 3, 1], activation="abs")}, "its activation is abs"),
-        ({"net": MLP([2, 3, 1], bias_variance=1)}, "random"),
+        ({"net": MLP([2, 3, 1], activation="tanh")}, "its activation is tanh"),
+        ({"net": MLP([2, 3, 1], bias_variance=1, bias_law="uniform")}, "its initial biases are uniform"),
         ({"net": MLP([2, 3, 2])}, "2 outputs"),
     ],
 )

@@ -13,6 +13,7 @@ whatever the width (docs/theory/norm-chain.md)::
               Delta K / lambda = -4 sum_i kappa_i A_{i-1}      (target N* = 0)
 
 A_i is N (x^(i) . dx^(i)) / R_i for the tangent dx^(i) along the gradient, P_i what of it is orthogonal to x^(i).
+Other slopes and random biases take the longer chain of `two_slopes`.
 No quantity is divided by one that can vanish while the network lives, and none is lost to cancellation.
 """
 
@@ -24,11 +25,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
+from finwidth.sampling.two_slopes import TwoSlopeChain
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,10 +48,10 @@ def why_not(net: MLP) -> str | None:
     reasons = []
     if net.weight_law.name != "gaussian":
         reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
-    if net.activation.name != "relu":
-        reasons.append(f"its activation is {net.activation.name} (relu is supported)")
-    if net.random_bias:
-        reasons.append("its initial biases are random (zero-initialised ones are supported)")
+    if isinstance(net.activation, SmoothActivation):
+        reasons.append(f"its activation is {net.activation.name} (two slopes, such as relu, are supported)")
+    if net.random_bias and net.bias_law.name != "gaussian":
+        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian and zero ones are supported)")
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
     if max(net.widths) > _WIDEST:
@@ -60,7 +63,17 @@ def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the chain draws this network's kernel."""
     reason = why_not(net)
     if reason:
-        raise FinwidthError(f"{reason}. finwidth.moments gives its exact moments")
+        raise FinwidthError(f"{reason}. finwidth.moments has exact moments, finwidth.sample_gram other activations")
+
+
+def _plain_relu(net: MLP) -> bool:
+    """Whether the shorter chain of this module holds; otherwise that of `two_slopes` does."""
+    return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias
+
+
+def make_chain(net: MLP, size: int) -> NormChain | TwoSlopeChain:
+    """The chain of the network, for up to ``size`` draws at once."""
+    return NormChain(net, size) if _plain_relu(net) else TwoSlopeChain(net)
 
 
 def squared_norm(net: MLP, x: Vector) -> float:
@@ -70,8 +83,9 @@ def squared_norm(net: MLP, x: Vector) -> float:
 
 
 def chunk_size(net: MLP) -> int:
-    """How many draws are made at once: it depends on the depth only, so that a seed fixes the numbers."""
-    return max(1, min(_LARGEST_CHUNK, _CHUNK_CELLS // net.depth))
+    """How many draws are made at once: it depends on the network only, so that a seed fixes the numbers."""
+    size = _LARGEST_CHUNK if _plain_relu(net) else _LARGEST_CHUNK // 4
+    return max(1, min(size, _CHUNK_CELLS // net.depth))
 
 
 def chunks(
@@ -96,9 +110,9 @@ def chunks(
     norm = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     size = chunk_size(net)
-    idle: SimpleQueue[NormChain] = SimpleQueue()  # a chain's work arrays serve one thread at a time
+    idle: SimpleQueue[NormChain | TwoSlopeChain] = SimpleQueue()  # a chain's work arrays serve one thread at a time
     for _ in range(min(threads, -(-draws // size))):
-        idle.put(NormChain(net, min(size, draws)))
+        idle.put(make_chain(net, min(size, draws)))
 
     def piece(number: int) -> dict[str, FloatArray]:
         chain = idle.get()
@@ -131,7 +145,8 @@ def sample(
     Parameters
     ----------
     net
-        A ReLU network with Gaussian weights, zero-initialised biases and one output.
+        A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
+        that are zero or Gaussian, and one output.
     x
         One input, shape (n_0,).
     draws
