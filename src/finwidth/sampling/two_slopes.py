@@ -17,131 +17,136 @@ layer's weights and biases, and beta = b_0 / v of the layer above::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
+from finwidth.sampling.device import DeviceGenerator, array_module
+
+Array = Any  # of NumPy, or a torch tensor
 
 
 @dataclass
 class _Hidden:
     """One hidden layer of all draws; arrays of shape (2, draws) are over the positive and the negative group."""
 
-    slopes: FloatArray  # (2, 1)
-    counts: FloatArray
-    y: FloatArray  # (rho+, rho-)
-    unit: FloatArray  # x / |x|; where x = 0, any direction
-    norm: FloatArray  # |x|, shape (draws,)
-    live: FloatArray  # 0 where y = 0 and the gates are closed
-    J: FloatArray  # (4, draws): on y+, y-, f+, f-
-    square: FloatArray  # S = |J|^2
-    p: FloatArray  # y . J
+    slopes: Array  # (2, 1)
+    counts: Array
+    y: Array  # (rho+, rho-)
+    unit: Array  # x / |x|; where x = 0, any direction
+    turned: Array  # the direction across it in the plane of y+ and y-
+    norm: Array  # |x|, shape (draws,)
+    live: Array  # 0 where y = 0 and the gates are closed
+    J: Array = None  # (4, draws): on y+, y-, f+, f-
+    square: Array = None  # S = |J|^2
+    p: Array = None  # y . J
 
 
 class TwoSlopeChain:
-    """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`."""
+    """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`.
+
+    It computes with the arrays of the generator it is given: NumPy's, or those of a `DeviceGenerator`.
+    """
 
     def __init__(self, net: MLP) -> None:
         phi = net.activation
-        self.layers = net.layers
-        self.slopes = np.array([[float(phi.positive)], [float(phi.negative)]])
+        self.widths = net.widths
+        self.slopes = (float(phi.positive), float(phi.negative))
         self.at_zero = float(phi.at_zero)
         self.weight_variance = [float(layer.weight_variance) for layer in net.layers]
         self.bias_variance = [float(layer.bias_variance) for layer in net.layers]
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
         self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
 
-    def draw(self, norm: float, rng: np.random.Generator, draws: int) -> dict[str, FloatArray]:
+    def draw(self, norm: float, rng: np.random.Generator | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
+        xp = array_module(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             hidden, output = self._forward(norm, rng, draws)
             self._backward(hidden, output, rng)
-            squares = [*(layer.square for layer in hidden), np.ones(draws)]
-            norms = [np.full(draws, norm), *(np.square(layer.norm) for layer in hidden)]
-            K_w, K_b = np.zeros((2, draws))
+            one = xp.ones_like(output)
+            squares = [*(layer.square for layer in hidden), one]
+            norms = [norm * one, *(layer.norm**2 for layer in hidden)]
+            K_w = K_b = 0 * one
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
-                K_w += c * R * S
-                K_b += e * S
-            dK = self._update(hidden, norms, squares, rng)
-            dK *= -4 * output
-            dK += 0.0  # no negative zeros
-        return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+                K_w = K_w + c * R * S
+                K_b = K_b + e * S
+            dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
+        drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+        return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, norm: float, rng: np.random.Generator, draws: int) -> tuple[list[_Hidden], FloatArray]:
-        R, hidden = np.full(draws, norm), []
-        for i, layer in enumerate(self.layers[:-1]):
+    def _forward(self, norm: float, rng: Any, draws: int) -> tuple[list[_Hidden], Array]:
+        xp, hidden = array_module(rng), []
+        normal = rng.standard_normal(draws)  # the output's
+        R = norm * xp.ones_like(normal)
+        can_die = not all(self.slopes)
+        for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
             silent = norm == 0 and not any(self.bias_variance[: i + 1])  # y = 0 in every network
-            open_ = np.full(draws, layer.fan_out) if silent else rng.binomial(layer.fan_out, 0.5, draws)
-            counts = np.stack([open_, layer.fan_out - open_]).astype(float)
-            y = np.sqrt(scale * 2 * rng.standard_gamma(counts / 2))
-            slopes = np.full((2, 1), self.at_zero) if silent else self.slopes
+            positive = width * xp.ones_like(R) if silent else 1.0 * rng.binomial(width, 0.5, draws)
+            counts = xp.stack([positive, width - positive])
+            y = xp.sqrt(scale * 2 * rng.standard_gamma(counts / 2))
+            a, b = (self.at_zero, self.at_zero) if silent else self.slopes
+            slopes = xp.stack([a * xp.ones_like(R[:1]), b * xp.ones_like(R[:1])])
             x = slopes * y
-            R = np.square(x).sum(0)
-            length = np.sqrt(R)
-            unit = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
-            unit[0, length == 0] = 1.0
-            live = np.ones(draws) if silent or not self._can_die else (scale > 0).astype(float)
-            hidden.append(_Hidden(slopes, counts, y, unit, length, live, *(np.empty(0),) * 3))
-        scale = self.weight_variance[-1] * R + self.bias_variance[-1]
-        return hidden, np.sqrt(scale) * rng.standard_normal(draws)
+            R = (x**2).sum(0)
+            length = xp.sqrt(R)
+            unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
+            live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
+            turned = xp.stack([-unit[1], unit[0]])
+            hidden.append(_Hidden(slopes, counts, y, unit, turned, length, live))
+        return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
 
-    @property
-    def _can_die(self) -> bool:
-        return not self.slopes.all()
-
-    def _backward(self, hidden: list[_Hidden], output: FloatArray, rng: np.random.Generator) -> None:
+    def _backward(self, hidden: list[_Hidden], output: Array, rng: Any) -> None:
         """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
-        S, p, draws = np.ones(len(output)), output, len(output)
+        xp = array_module(rng)
+        S, p, draws = xp.ones_like(output), output, len(output)
         for i in reversed(range(len(hidden))):
             layer = hidden[i]
             total, share = self._constant(i + 1, layer.norm)
-            sigma = np.sqrt(self.weight_variance[i + 1] * S)
-            along = np.divide(layer.norm * p, total, out=np.zeros(draws), where=total > 0)
+            sigma = xp.sqrt(self.weight_variance[i + 1] * S)
+            along = _over(layer.norm * p, total)
             if share.any():
-                along += sigma * np.sqrt(share) * rng.standard_normal(draws)
+                along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
             across = sigma * rng.standard_normal(draws)
-            plane = along * layer.unit + across * _turned(layer.unit)
-            plane *= layer.counts >= 1
-            fresh = sigma * np.sqrt(2 * rng.standard_gamma(np.maximum(layer.counts - 1, 0) / 2))
-            layer.J = np.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live
-            layer.square = S = np.square(layer.J).sum(0)
+            plane = (along * layer.unit + across * layer.turned) * (layer.counts >= 1)
+            fresh = sigma * xp.sqrt(2 * rng.standard_gamma((layer.counts - 1).clip(0) / 2))
+            layer.J = xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live
+            layer.square = S = (layer.J**2).sum(0)
             layer.p = p = layer.norm * along
 
-    def _constant(self, i: int, norm: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _constant(self, i: int, norm: Array) -> tuple[Array, Array]:
         """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
         beta = self.bias_variance[i] / self.weight_variance[i]
-        total = np.square(norm) + beta
-        return total, np.divide(beta, total, out=np.ones_like(total), where=total > 0)
+        total = norm**2 + beta
+        return total, _over(beta, total) + 1.0 * (total == 0)
 
-    def _update(
-        self, hidden: list[_Hidden], norms: list[FloatArray], squares: list[FloatArray], rng: np.random.Generator
-    ) -> FloatArray:
+    def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
-        u, w, along, across, result = np.zeros((5, len(squares[-1])))  # across: the squared part of dx across x
+        xp = array_module(rng)
+        u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
         for i, layer in enumerate(hidden):
-            v, k = self.weight_variance[i], self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result += self.weight_multiplier[i] * squares[i] * u
-            total, share = self._constant(i, np.sqrt(norms[i]))
-            alpha = np.divide(u, total, out=np.zeros_like(u), where=total > 0)
-            spread = np.sqrt(v * (across + np.square(along) * share))
-            noise = spread * rng.standard_normal(layer.J.shape)
-            noise *= np.concatenate([layer.counts >= 1, layer.counts >= 2])
-            over_S = np.divide(1, layer.square, out=np.zeros_like(u), where=layer.square > 0)
-            pull = k + (w - alpha * layer.p - (layer.J * noise).sum(0)) * over_S
-            dx = pull * layer.J + noise
-            dx[:2] += alpha * layer.y
-            dx *= np.concatenate([layer.slopes, layer.slopes]) * layer.live
-            w += k * layer.square
+            k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
+            result = result + self.weight_multiplier[i] * squares[i] * u
+            total, share = self._constant(i, xp.sqrt(norms[i]))
+            alpha = _over(u, total)
+            spread = self.weight_variance[i] * (across + along**2 * share)
+            noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
+            noise = noise * xp.concatenate([layer.counts >= 1, layer.counts >= 2])
+            pull = k + _over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
+            slopes = xp.concatenate([layer.slopes, layer.slopes]) * layer.live
+            dy = pull * layer.J + noise
+            dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
+            w = w + k * layer.square
             along = (layer.unit * dx[:2]).sum(0)
             u = layer.norm * along
-            rest = 2 * rng.standard_gamma(np.maximum(layer.counts - 2, 0) / 2)
-            across = np.square((_turned(layer.unit) * dx[:2]).sum(0)) + np.square(dx[2:]).sum(0)
-            across += layer.live * np.square(spread) * (np.square(layer.slopes) * rest).sum(0)
+            rest = (layer.slopes**2 * 2 * rng.standard_gamma((layer.counts - 2).clip(0) / 2)).sum(0)
+            across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
         return result + self.weight_multiplier[-1] * squares[-1] * u
 
 
-def _turned(unit: FloatArray) -> FloatArray:
-    """The direction across ``unit`` in the plane of y+ and y-."""
-    return np.stack([-unit[1], unit[0]])
+def _over(value: Array, divisor: Array) -> Array:
+    """The quotient, and 0 where the divisor is."""
+    return value / (divisor + (divisor == 0)) * (divisor > 0)
