@@ -30,6 +30,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count
 from finwidth.quantities import KERNEL_DRAWS, attributes
+from finwidth.sampling.device import DeviceGenerator, check_device
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _LARGEST_CHUNK = 2**15
+_DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
+_LARGEST_DEVICE_CHUNK = 2**20
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 # Above this width fewer than two open neurons, 129 / 2^128, are rarer than what the generators can resolve.
 _NARROW = 128
@@ -95,6 +98,7 @@ def chunks(
     seed: int = 0,
     *,
     threads: int | None = None,
+    device: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[dict[str, FloatArray]]:
     """The draws of `sample` in pieces of at most `chunk_size`, so that any number of them fits in memory.
@@ -109,6 +113,18 @@ def chunks(
     check_network(net)
     norm = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
+    pieces = _by_threads(net, norm, draws, seed, threads) if device is None else _on(device, net, norm, draws, seed)
+    done = 0
+    for drawn in pieces:
+        if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
+            raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
+        yield drawn
+        done += len(drawn["K"])
+        if progress is not None:
+            progress(done)
+
+
+def _by_threads(net: MLP, norm: float, draws: int, seed: int, threads: int) -> Iterator[dict[str, FloatArray]]:
     size = chunk_size(net)
     idle: SimpleQueue[NormChain | TwoSlopeChain] = SimpleQueue()  # a chain's work arrays serve one thread at a time
     for _ in range(min(threads, -(-draws // size))):
@@ -121,14 +137,15 @@ def chunks(
         finally:
             idle.put(chain)
 
-    done = 0
-    for drawn in in_order(piece, -(-draws // size), threads):
-        if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
-            raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
-        yield drawn
-        done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+    yield from in_order(piece, -(-draws // size), threads)
+
+
+def _on(device: str, net: MLP, norm: float, draws: int, seed: int) -> Iterator[dict[str, FloatArray]]:
+    """The same law from a torch device; there one kind of chain serves all networks."""
+    place, chain = check_device(device), TwoSlopeChain(net)
+    size = max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // net.depth))
+    for number, start in enumerate(range(0, draws, size)):
+        yield chain.draw(norm, DeviceGenerator(place, seed, number), min(size, draws - start))
 
 
 def sample(
@@ -138,6 +155,7 @@ def sample(
     seed: int = 0,
     *,
     threads: int | None = None,
+    device: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> xr.Dataset:
     """Draw the network's output and kernel at one input exactly in law, without building a network.
@@ -155,6 +173,8 @@ def sample(
         A whole number, 0 or more; it fixes every number, whatever the number of threads.
     threads
         How many to use; by default one for each core.
+    device
+        A torch device to draw on, such as "cuda:0"; by default NumPy. The law is the same, the numbers are not.
     progress
         Called with the number of draws finished, each time some are.
 
@@ -181,10 +201,11 @@ def sample(
 
     draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
-    collect(chunks(net, x, draws, seed, threads=threads, progress=progress), columns)
+    collect(chunks(net, x, draws, seed, threads=threads, device=device, progress=progress), columns)
+    method = "norm chain" if device is None else f"norm chain on a torch device ({device})"
     return xr.Dataset(
         {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
-        attrs=attributes(net, method="norm chain", seed=seed, input=check_input(net, x)),
+        attrs=attributes(net, method=method, seed=seed, input=check_input(net, x)),
     )
 
 

@@ -1,0 +1,61 @@
+"""The torch backend draws the same law; on the CPU here, which is a torch device like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import MLP, Activation
+from finwidth.sampling.device import DeviceGenerator
+from stats import same_law, same_mean
+
+DRAWS = 100_000
+NETWORKS = {
+    "relu": (MLP([2, 3, 3, 1]), [1.0, 2.0]),
+    "leaky": (MLP([2, 3, 4, 1], activation=Activation("leaky", 1, 0.3)), [1.0, 2.0]),
+    "random biases": (MLP([2, 3, 2, 3, 1], bias_variance=[0.5, 0.3, 0, 1]), [1.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_device_draws_the_same_law(name: str) -> None:
+    net, x = NETWORKS[name]
+    here = finwidth.sample(net, x, DRAWS, seed=1)
+    there = finwidth.sample(net, x, DRAWS, seed=2, device="cpu")
+    for quantity in ("output", "K_w", "K_b", "dK"):
+        assert same_law(*(each[quantity].to_numpy().round(12) for each in (here, there))), quantity
+    assert same_law((here.dK / here.K**2).to_numpy().round(12), (there.dK / there.K**2).to_numpy().round(12))
+    exact = finwidth.moments(net, x)
+    assert same_mean(there.K.to_numpy(), float(exact.mean), float(exact.variance))
+
+
+def test_other_biases_on_a_device_are_rejected() -> None:
+    net, x = NETWORKS["random biases"]
+    wrong = MLP(net.widths, bias_variance=[0.5, 0.3, 0, 0.7])
+    one, other = finwidth.sample(net, x, DRAWS, seed=1), finwidth.sample(wrong, x, DRAWS, seed=2, device="cpu")
+    assert not same_law(one.output.to_numpy(), other.output.to_numpy())
+
+
+def test_a_seed_fixes_the_numbers_of_a_device() -> None:
+    net, x = NETWORKS["leaky"]
+    one, same, other = (finwidth.sample(net, x, 1000, seed=seed, device="cpu") for seed in (5, 5, 6))
+    assert one.identical(same)
+    assert not np.array_equal(one.K, other.K)
+    assert one.attrs["method"] == "norm chain on a torch device (cpu)"
+
+
+def test_generators_follow_their_laws() -> None:
+    rng = DeviceGenerator("cpu", seed=3, chunk=0)
+    xp = rng.xp
+    assert not rng.standard_gamma(xp.zeros(5, dtype=xp.float64)).any()
+    gamma = rng.standard_gamma(rng.full(DRAWS, 2.5)).numpy()
+    assert same_mean(gamma, 2.5, 2.5)
+    assert same_mean(rng.binomial(10**9, 0.5, DRAWS).numpy(), 5e8, 2.5e8)
+    assert same_mean(rng.standard_normal(DRAWS).numpy(), 0, 1)
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nowhere"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(finwidth.FinwidthError, match=rf"device='{device}' cannot be used"):
+        finwidth.sample(MLP([2, 3, 1]), [1, 2], 10, device=device)
