@@ -78,8 +78,14 @@ class Activation:
 
     def derivative(self, y: FloatArray) -> FloatArray:
         """phi'(y), elementwise, with phi'(0) = at_zero."""
+        if self.negative == 0 and self.positive == 1:
+            return (y > 0).astype(np.float64)
         slopes = np.where(y > 0, float(self.positive), float(self.negative))
         return slopes if self.at_zero == self.negative else np.where(y == 0, float(self.at_zero), slopes)
+
+    def second_derivative(self, y: FloatArray) -> FloatArray:
+        """phi''(y), elementwise: zero, but for the kink."""
+        return np.zeros_like(y)
 
 
 def _unchecked(name: str, slope: Fraction) -> Activation:
@@ -98,14 +104,15 @@ Elementwise = Callable[[FloatArray], FloatArray]
 class SmoothActivation(Activation):
     """Any activation, given by its value and derivative; no exact moments, but draws in law of Gaussian networks.
 
-    ``phi`` and ``dphi`` map an array of any shape to an array of that shape; ``gain`` is the default fan-in times
-    weight variance of hidden layers.
+    ``phi``, ``dphi`` and ``d2phi`` map an array of any shape to an array of that shape; ``gain`` is the default fan-in
+    times weight variance of hidden layers.  ``d2phi``, the second derivative, is needed only for the change of the
+    kernel under an SGD step; it must be right almost everywhere.
 
     Examples
     --------
     >>> import numpy as np
     >>> from finwidth.activations import SmoothActivation
-    >>> cosine = SmoothActivation("cos", np.cos, lambda y: -np.sin(y))
+    >>> cosine = SmoothActivation("cos", np.cos, lambda y: -np.sin(y), d2phi=lambda y: -np.cos(y))
     >>> float(cosine.derivative(np.array(0.0)))
     -0.0
     """
@@ -113,15 +120,23 @@ class SmoothActivation(Activation):
     phi: Elementwise
     dphi: Elementwise
     gain: Fraction
+    d2phi: Elementwise | None
 
-    def __init__(self, name: str, phi: Elementwise, dphi: Elementwise, gain: int | float | Fraction = 1) -> None:
-        for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain))):
+    def __init__(
+        self,
+        name: str,
+        phi: Elementwise,
+        dphi: Elementwise,
+        gain: int | float | Fraction = 1,
+        d2phi: Elementwise | None = None,
+    ) -> None:
+        for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain)), ("d2phi", d2phi)):
             object.__setattr__(self, key, value)
 
     def check(self) -> None:
-        """Raise FinwidthError unless both functions map an array to a finite array of its shape."""
+        """Raise FinwidthError unless the functions map an array to a finite array of its shape."""
         probe = np.array([-1.0, 0.0, 1.0])
-        for function in (self.phi, self.dphi):
+        for function in filter(None, (self.phi, self.dphi, self.d2phi)):
             if np.shape(function(probe)) != probe.shape or not np.isfinite(function(probe)).all():
                 raise FinwidthError(f"activation {self.name!r} must map {probe} to a finite array of the same shape")
 
@@ -150,6 +165,15 @@ class SmoothActivation(Activation):
         """phi'(y), elementwise."""
         return self.dphi(y)
 
+    def second_derivative(self, y: FloatArray) -> FloatArray:
+        """phi''(y), elementwise; raises FinwidthError if it was not given."""
+        if self.d2phi is None:
+            raise FinwidthError(
+                f"activation {self.name!r} has no second derivative, which the change of the kernel under an SGD step "
+                f'needs; give one: SmoothActivation("{self.name}", phi, dphi, d2phi=...)'
+            )
+        return self.d2phi(y)
+
 
 def _erf(y: FloatArray) -> FloatArray:
     from scipy.special import erf
@@ -175,11 +199,34 @@ def _silu_slope(y: FloatArray) -> FloatArray:
     return gate * (1 + y * (1 - gate))
 
 
+def _silu_curvature(y: FloatArray) -> FloatArray:
+    gate = _sigmoid(y)
+    return gate * (1 - gate) * (2 + y * (1 - 2 * gate))
+
+
+def _tanh_curvature(y: FloatArray) -> FloatArray:
+    value = np.tanh(y)
+    curvature: FloatArray = 2 * value * (value * value - 1)
+    return curvature
+
+
 SMOOTH = (
-    SmoothActivation("tanh", np.tanh, lambda y: 1 - np.tanh(y) ** 2),
-    SmoothActivation("erf", _erf, lambda y: 2 / math.sqrt(math.pi) * np.exp(-y * y)),
-    SmoothActivation("gelu", lambda y: y * _normal_cdf(y), lambda y: _normal_cdf(y) + y * _normal_density(y), gain=2),
-    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, gain=2),
+    SmoothActivation("tanh", np.tanh, lambda y: 1 - np.tanh(y) ** 2, 1, _tanh_curvature),
+    SmoothActivation(
+        "erf",
+        _erf,
+        lambda y: 2 / math.sqrt(math.pi) * np.exp(-y * y),
+        1,
+        lambda y: -4 / math.sqrt(math.pi) * y * np.exp(-y * y),
+    ),
+    SmoothActivation(
+        "gelu",
+        lambda y: y * _normal_cdf(y),
+        lambda y: _normal_cdf(y) + y * _normal_density(y),
+        2,
+        lambda y: (2 - y * y) * _normal_density(y),
+    ),
+    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, 2, _silu_curvature),
 )
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -87,30 +87,77 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
 
 
 def kernel_matrix(
-    net: MLP, weights: list[FloatArray], biases: list[FloatArray], X: npt.ArrayLike
+    net: MLP,
+    weights: list[FloatArray],
+    biases: list[FloatArray],
+    X: npt.ArrayLike,
+    targets: npt.ArrayLike | None = None,
 ) -> dict[str, FloatArray]:
     """Outputs, shape (networks, m), and K_w, K_b, K, shape (networks, m, m), of output 0 of given networks.
 
-    K_ab sums over all parameters the product of their derivatives at inputs a and b.
+    K_ab sums over all parameters the product of their derivatives at inputs a and b. With ``targets``, shape (m,),
+    also dK: the derivative of K along the SGD step, per unit learning rate, of the loss
+    sum_a (N(x_a) - t_a)^2 / 2 of output 0 on all inputs.
     """
-    inputs, layers = check_inputs(net, X), net.layers
-    A = np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))
-    activations, slopes = [A], []
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        y = np.einsum("bij,bmj->bmi", weight, activations[-1]) + bias[:, None, :]
-        if i < net.depth - 1:
-            slopes.append(net.activation.derivative(y))
-            activations.append(net.activation.value(y))
-    gradient = np.zeros_like(y)
-    gradient[:, :, 0] = 1.0
-    K_w, K_b = np.zeros((2, len(y), len(inputs), len(inputs)))
-    for i in reversed(range(net.depth)):
-        layer, products = layers[i], np.einsum("bmi,bki->bmk", gradient, gradient)
-        K_w += float(layer.weight_multiplier) * products * np.einsum("bmi,bki->bmk", activations[i], activations[i])
-        K_b += float(layer.bias_multiplier) * products
-        if i:
-            gradient = np.einsum("bmi,bij->bmj", gradient, weights[i]) * slopes[i - 1]
-    return {"output": y[:, :, 0], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
+    inputs, layers, phi = check_inputs(net, X), net.layers, net.activation
+    activations, pre = [np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))], []
+    for weight, bias in zip(weights, biases, strict=True):
+        pre.append(np.einsum("bij,bmj->bmi", weight, activations[-1]) + bias[:, None, :])
+        activations.append(phi.value(pre[-1]))
+    gradients = [np.zeros_like(pre[-1])]  # gradients[i] = dN_0 / dy^(i+1)
+    gradients[0][:, :, 0] = 1.0
+    for i in reversed(range(1, net.depth)):
+        pulled = np.einsum("bmi,bij->bmj", gradients[0], weights[i])
+        gradients.insert(0, pulled * phi.derivative(pre[i - 1]))
+    K_w, K_b = np.zeros((2, len(inputs), len(inputs), len(pre[0])))
+    for layer, J, A in zip(layers, gradients, activations[:-1], strict=True):
+        K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs(A, A)
+        K_b += float(layer.bias_multiplier) * _pairs(J, J)
+    found = {"output": pre[-1][:, :, 0], "K_w": K_w.transpose(2, 0, 1), "K_b": K_b.transpose(2, 0, 1)}
+    found["K"] = found["K_w"] + found["K_b"]
+    if targets is not None:
+        residuals = found["output"] - np.asarray(targets)
+        found["dK"] = _matrix_update(net, weights, pre, activations, gradients, residuals)
+    return found
+
+
+def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Inner products of all pairs of inputs, shape (m, m, networks)."""
+    products: FloatArray = np.einsum("bmi,bki->mkb", one, other)
+    return products
+
+
+def _matrix_update(
+    net: MLP,
+    weights: list[FloatArray],
+    pre: list[FloatArray],
+    activations: list[FloatArray],
+    gradients: list[FloatArray],
+    residuals: FloatArray,
+) -> FloatArray:
+    """DK of `kernel_matrix`: its parts differentiated along the step (dW, db), forward and then backward."""
+    phi, layers = net.activation, net.layers
+    dW = [
+        -float(layer.weight_multiplier) * np.einsum("bm,bmi,bmj->bij", residuals, J, A)
+        for layer, J, A in zip(layers, gradients, activations[:-1], strict=True)
+    ]
+    db = [-float(layer.bias_multiplier) * np.einsum("bm,bmi->bi", residuals, J) for layer, J in zip(layers, gradients)]
+    dA, dY = [np.zeros_like(activations[0])], []
+    for i in range(net.depth):
+        moved = np.einsum("bij,bmj->bmi", dW[i], activations[i]) + np.einsum("bij,bmj->bmi", weights[i], dA[i])
+        dY.append(moved + db[i][:, None, :])
+        dA.append(phi.derivative(pre[i]) * dY[i])
+    dJ = [np.zeros_like(gradients[-1])]
+    for i in reversed(range(1, net.depth)):
+        pulled = np.einsum("bmi,bij->bmj", gradients[i], weights[i])
+        dpulled = np.einsum("bmi,bij->bmj", dJ[0], weights[i]) + np.einsum("bmi,bij->bmj", gradients[i], dW[i])
+        dJ.insert(0, phi.second_derivative(pre[i - 1]) * dY[i - 1] * pulled + phi.derivative(pre[i - 1]) * dpulled)
+    dK = np.zeros((*residuals.shape, residuals.shape[1]))
+    for layer, J, A, U, T in zip(layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
+        share = float(layer.weight_multiplier) * _pairs(A, A) + float(layer.bias_multiplier)
+        half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs(T, A) * _pairs(J, J)
+        dK += (half + half.transpose(1, 0, 2)).transpose(2, 0, 1)
+    return dK
 
 
 def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:

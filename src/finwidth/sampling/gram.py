@@ -1,16 +1,6 @@
-r"""Several inputs: the joint law of outputs and kernel in O(n m^2) a layer, with no weight matrix.
+"""Several inputs: the joint law of outputs, kernel and its first change in O(n m^2) a layer, with no weight matrix.
 
-For Gaussian weights, any activation.  Columns are the m inputs, b_i the variance of the initial biases, and
-A'_{i-1} is A_{i-1} with one more neuron of constant value sqrt(b_i/v_i), whose weights are the biases::
-
-    forward   Y_i has independent rows N(0, v_i A'_{i-1}^T A'_{i-1}),   A_i = phi(Y_i)
-    backward  given the forward pass, W_i^T J_i = A' (A'^T A')^+ Y_i^T J_i + (I - A' (A'^T A')^+ A'^T) G,
-              G with independent rows N(0, v_i J_i^T J_i);   J_{i-1} = phi'(Y_{i-1}) * (W_i^T J_i)
-    kernel    K_w = sum_i c_i (A_{i-1}^T A_{i-1}) * (J_i^T J_i),   K_b = sum_i e_i J_i^T J_i   (entrywise products)
-
-The weights meet A' on the right (the forward pass fixes What A' = Y) and J_i on the left; What is fixed along A' and
-fresh across it.  Gram matrices are m x m, so their pseudo-inverses cost nothing; directions below RANK of the largest
-eigenvalue are taken as absent, which is exact for duplicate, collinear and dead inputs.
+For Gaussian weights, any activation.  The passes are in `gram_passes` and `gram_update`; here is what the user calls.
 """
 
 from __future__ import annotations
@@ -23,15 +13,18 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Layer, check_inputs, count
-from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.streams import check_seed, collect, stream
+from finwidth.network import MLP, check_inputs, count
+from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
+from finwidth.sampling.gram_passes import BLOCK, backward, forward
+from finwidth.sampling.gram_update import update
+from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
-RANK = 1e-13
-_BATCH_BYTES = 2**26
+_CHUNK_CELLS = 2**20  # neurons x inputs of all layers and draws of one chunk
+_THREADS_BYTES = 2**31  # what the default number of threads may use together
+_UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
 
 def check_network(net: MLP) -> None:
@@ -47,45 +40,86 @@ def check_network(net: MLP) -> None:
         raise FinwidthError(f"finwidth.sample_gram cannot draw this network: {'; '.join(reasons)}")
 
 
-def memory(net: MLP, m: int) -> int:
-    """Bytes that one draw of `sample_gram` needs at its peak, for m inputs: every layer's Y, and four such arrays.
+def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
+    """Targets, one for each of m inputs, as float64; raises FinwidthError unless they are finite."""
+    try:
+        array = np.asarray(targets, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape ({m},)") from None
+    if array.shape != (m,) or not np.isfinite(array).all():
+        raise FinwidthError(f"the targets have shape {array.shape}; give {m} finite numbers, one for each input")
+    return array
+
+
+def memory(net: MLP, m: int, *, targets: bool = False) -> int:
+    """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
+
+    Every hidden layer's Y and three such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
+    A few blocks of constant size and, for each layer, up to 16 Gram matrices come on top.
 
     Examples
     --------
     >>> from finwidth import MLP
     >>> from finwidth.sampling.gram import memory
-    >>> memory(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.2 GiB
-    1.13...
+    >>> memory(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
+    1.07...
     """
-    return 8 * m * (sum(net.widths[1:]) + 4 * max(net.widths))
+    hidden = net.widths[1:]
+    arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 3 * max(hidden)
+    return 8 * (m * arrays + 16 * BLOCK + 16 * m * m * (net.depth + 2))
 
 
 def chunk_size(net: MLP, m: int) -> int:
-    """How many draws are made at once: as many as fit into 64 MiB, at least one; so a seed fixes the numbers."""
-    return max(1, _BATCH_BYTES // memory(net, m))
+    """How many draws share a random stream: by the network and m only, so that a seed fixes the numbers."""
+    return max(1, _CHUNK_CELLS // (m * sum(net.widths[1:])))
+
+
+def _at_once(net: MLP, m: int) -> int:
+    """How many draws are made at once: as many as fit into a block."""
+    return min(chunk_size(net, m), max(1, BLOCK // (m * max(net.widths[1:]))))
 
 
 def chunks(
-    net: MLP, X: npt.ArrayLike, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: MLP,
+    X: npt.ArrayLike,
+    draws: int,
+    seed: int = 0,
+    *,
+    targets: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[dict[str, FloatArray]]:
-    """The draws of `sample_gram` in pieces of at most `chunk_size`: output (draws, m); K_w, K_b, K (draws, m, m)."""
+    """The draws of `sample_gram` in pieces of at most `chunk_size`: output (draws, m); K_w, K_b, K, dK (draws, m, m)."""
     check_network(net)
     inputs = check_inputs(net, X)
-    draws, seed = count("draws", draws), check_seed(seed)
-    size = chunk_size(net, len(inputs))
-    for number, start in enumerate(range(0, draws, size)):
-        try:
-            with np.errstate(over="raise", invalid="raise"):
-                drawn = draw(net, inputs, min(size, draws - start), stream(seed, number))
-        except (FloatingPointError, np.linalg.LinAlgError):
-            raise FinwidthError("the draws overflow a double; rescale the inputs or the gains") from None
+    draws, seed, m = count("draws", draws), check_seed(seed), len(inputs)
+    wanted = None if targets is None else check_targets(targets, m)
+    if wanted is not None:
+        net.activation.second_derivative(np.zeros(1))  # refuses if there is none
+    size = chunk_size(net, m)
+    if threads is None:
+        threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
+
+    def piece(number: int) -> dict[str, FloatArray]:
+        return draw(net, inputs, min(size, draws - number * size), stream(seed, number), wanted)
+
+    done = 0
+    for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
         yield drawn
+        done += len(drawn["K"])
         if progress is not None:
-            progress(min(start + size, draws))
+            progress(done)
 
 
 def sample_gram(
-    net: MLP, X: npt.ArrayLike, draws: int, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: MLP,
+    X: npt.ArrayLike,
+    draws: int,
+    seed: int = 0,
+    *,
+    targets: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> xr.Dataset:
     """Draw the outputs and the kernel matrix of several inputs exactly in law, without building a network.
 
@@ -94,19 +128,26 @@ def sample_gram(
     net
         A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
     X
-        Inputs, shape (m, n_0); duplicates and linear dependence are fine.
+        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine.
     draws
         How many independent networks to draw, at least 1.
     seed
-        A whole number, 0 or more; it fixes every number.
+        A whole number, 0 or more; it fixes every number, whatever the number of threads.
+    targets
+        Targets t_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
+    threads
+        How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
     progress
         Called with the number of draws finished, each time some are.
 
     Returns
     -------
     xarray.Dataset
-        ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); dimensionless, float64.
-        Time O(depth n m^2) a draw; memory is that of the result and `memory` or 64 MiB.
+        ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); with targets also ``dK``,
+        the change of every entry of K, per unit learning rate and to first order, under one SGD step on all the inputs
+        with the loss sum_a (N(x_a) - t_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
+        Time O(depth n m^2) a draw; memory is that of the result and `memory` for each thread. Inputs or layers within
+        an angle of 10^-5 of linear dependence are taken as dependent.
 
     Raises
     ------
@@ -116,71 +157,57 @@ def sample_gram(
     Examples
     --------
     >>> import numpy as np, finwidth
-    >>> net = finwidth.MLP([2, *[10**5] * 3, 1], activation="gelu")
-    >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0)
-    >>> draws.K.dims, draws.K.shape
+    >>> net = finwidth.MLP([2, *[10**4] * 3, 1], activation="gelu")
+    >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0, targets=[1, -1])
+    >>> draws.dK.dims, draws.dK.shape
     (('draw', 'input', 'input_'), (2, 2, 2))
     """
     import xarray as xr
 
     inputs = check_inputs(net, X)
     draws, m = count("draws", draws), len(inputs)
-    columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in ("K_w", "K_b", "K")}}
-    collect(chunks(net, inputs, draws, seed, progress=progress), columns)
-    dims = {"output": ("draw", "input"), **dict.fromkeys(("K_w", "K_b", "K"), ("draw", "input", "input_"))}
-    return xr.Dataset(
-        {name: (dims[name], column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
-        attrs=attributes(net, method="conditioned Gaussian layers", seed=seed, inputs=inputs.ravel()),
-    )
+    quantities = [KERNEL_DRAWS[name] for name in ("K_w", "K_b", "K")] + ([] if targets is None else [_UPDATE])
+    columns = {"output": np.empty((draws, m)), **{each.name: np.empty((draws, m, m)) for each in quantities}}
+    collect(chunks(net, inputs, draws, seed, targets=targets, threads=threads, progress=progress), columns)
+    provenance = attributes(net, method="conditioned Gaussian layers", seed=seed, inputs=inputs.ravel())
+    if targets is not None:
+        provenance["targets"] = check_targets(targets, m)
+    variables = {"output": (("draw", "input"), columns["output"], KERNEL_DRAWS["output"].attrs)}
+    for each in quantities:
+        variables[each.name] = (("draw", "input", "input_"), columns[each.name], each.attrs)
+    return xr.Dataset(variables, attrs=provenance)
 
 
-def draw(net: MLP, X: FloatArray, draws: int, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """``draws`` draws at inputs X, shape (m, n_0): output (draws, m), K_w, K_b and K (draws, m, m)."""
-    phi, layers = net.activation, net.layers
-    bottom = np.broadcast_to(X.T, (draws, *X.T.shape))
-    pre: list[FloatArray] = []  # Y_i, shape (draws, n_i, m)
-    grams: list[FloatArray] = []  # A_{i-1}^T A_{i-1}
-    A = bottom
-    for layer in layers:
-        grams.append(_gram(A))
-        scale = float(layer.weight_variance) * grams[-1] + float(layer.bias_variance)
-        pre.append(rng.standard_normal((draws, layer.fan_out, len(X))) @ _root(scale))
-        A = phi.value(pre[-1]) if len(pre) < len(layers) else A
-    J = np.ones((draws, 1, len(X)))
-    K_w, K_b = np.zeros((2, draws, len(X), len(X)))
-    for i in reversed(range(len(layers))):
-        layer, squares = layers[i], _gram(J)
-        K_w += float(layer.weight_multiplier) * grams[i] * squares
-        K_b += float(layer.bias_multiplier) * squares
-        if i:
-            A = phi.value(pre[i - 1])
-            J = phi.derivative(pre[i - 1]) * _pull_back(layer, A, pre[i], J, rng)
-    return {"output": pre[-1][:, 0], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
+def draw(
+    net: MLP, X: FloatArray, draws: int, rng: np.random.Generator, targets: FloatArray | None = None
+) -> dict[str, FloatArray]:
+    """``draws`` draws at inputs X, shape (m, n_0): output (draws, m), K_w, K_b, K and with targets dK (draws, m, m)."""
+    m, step = len(X), _at_once(net, len(X))
+    names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
+    columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in names}}
+    with np.errstate(all="ignore"):  # overflow is seen in the results
+        try:
+            collect((_draw(net, X, min(step, draws - i), rng, targets) for i in range(0, draws, step)), columns)
+            finite = all(np.isfinite(column).all() for column in columns.values())
+        except np.linalg.LinAlgError:
+            finite = False
+    if not finite:
+        raise FinwidthError("the draws overflow a double; rescale the inputs, the targets or the gains")
+    return columns
 
 
-def _pull_back(layer: Layer, A: FloatArray, Y: FloatArray, J: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """What^T J given What A' = Y, without the row of the constant neuron.
-
-    Shapes: A and the result (draws, n_{i-1}, m), Y and J (draws, n_i, m).
-    """
-    root = _root(float(layer.weight_variance) * _gram(J))
-    fresh = rng.standard_normal(A.shape) @ root
-    overlap = A.transpose(0, 2, 1) @ fresh
-    constant = float(layer.bias_variance / layer.weight_variance)
-    if constant:
-        overlap += constant**0.5 * (rng.standard_normal((len(A), 1, A.shape[2])) @ root)
-    inverse = np.linalg.pinv(_gram(A) + constant, rcond=RANK, hermitian=True)
-    return fresh + A @ (inverse @ (Y.transpose(0, 2, 1) @ J - overlap))
-
-
-def _gram(A: FloatArray) -> FloatArray:
-    return A.transpose(0, 2, 1) @ A
-
-
-def _root(gram: FloatArray) -> FloatArray:
-    """R with R^T R = gram, for a stack of positive semi-definite matrices."""
-    values, vectors = np.linalg.eigh(gram)
-    top = np.max(values, axis=-1, keepdims=True)
-    values = np.where(values > RANK * top, values, 0.0)
-    root: FloatArray = np.sqrt(values)[..., :, None] * vectors.transpose(0, 2, 1)
-    return root
+def _draw(
+    net: MLP, X: FloatArray, draws: int, rng: np.random.Generator, targets: FloatArray | None
+) -> dict[str, FloatArray]:
+    phi, known = net.activation, forward(net, X, draws, rng)
+    backward(phi, known, rng, keep=targets is not None)
+    output = known[-1].Y[0][:, :, 0]
+    drawn = {
+        "output": output,
+        "K_w": sum(float(step.layer.weight_multiplier) * step.gram * step.J_gram for step in known),
+        "K_b": sum(float(step.layer.bias_multiplier) * step.J_gram for step in known),
+    }
+    drawn["K"] = drawn["K_w"] + drawn["K_b"]
+    if targets is not None:
+        drawn["dK"] = update(phi, known, output - targets, rng)
+    return drawn
