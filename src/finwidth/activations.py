@@ -6,11 +6,27 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.laws import FloatArray
+
+Array = Any  # of numbers: NumPy's, or a torch tensor on any device
+
+
+def array_module(values: Array) -> Any:
+    """The module whose functions take these values: NumPy, or torch for its tensors."""
+    if isinstance(values, np.ndarray | np.generic):
+        return np
+    import torch
+
+    return torch
+
+
+def _indicator(condition: Array, values: Array) -> Array:
+    """1 where the condition holds and 0 elsewhere, in the precision of the values."""
+    return condition.astype(values.dtype) if array_module(values) is np else condition.to(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -70,22 +86,25 @@ class Activation:
         """The linear map that this activation is at pre-activations that are exactly zero."""
         return _unchecked(self.name, self.at_zero)
 
-    def value(self, y: FloatArray) -> FloatArray:
+    def value(self, y: Array) -> Array:
         """phi(y), elementwise."""
         if self.negative == 0 and self.positive == 1:
-            return np.maximum(y, 0.0)  # ReLU, in one pass
-        return np.where(y > 0, float(self.positive), float(self.negative)) * y
+            return y.clip(0.0)  # ReLU, in one pass
+        return self.derivative(y) * y
 
-    def derivative(self, y: FloatArray) -> FloatArray:
+    def derivative(self, y: Array) -> Array:
         """phi'(y), elementwise, with phi'(0) = at_zero."""
+        slopes = _indicator(y > 0, y)
         if self.negative == 0 and self.positive == 1:
-            return (y > 0).astype(np.float64)
-        slopes = np.where(y > 0, float(self.positive), float(self.negative))
-        return slopes if self.at_zero == self.negative else np.where(y == 0, float(self.at_zero), slopes)
+            return slopes
+        slopes = float(self.negative) + float(self.positive - self.negative) * slopes
+        if self.at_zero == self.negative:
+            return slopes
+        return slopes + float(self.at_zero - self.negative) * _indicator(y == 0, y)
 
-    def second_derivative(self, y: FloatArray) -> FloatArray:
+    def second_derivative(self, y: Array) -> Array:
         """phi''(y), elementwise: zero, but for the kink."""
-        return np.zeros_like(y)
+        return 0.0 * y
 
 
 def _unchecked(name: str, slope: Fraction) -> Activation:
@@ -97,16 +116,16 @@ def _unchecked(name: str, slope: Fraction) -> Activation:
     return made
 
 
-Elementwise = Callable[[FloatArray], FloatArray]
+Elementwise = Callable[[Array], Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SmoothActivation(Activation):
     """Any activation, given by its value and derivative; no exact moments, but draws in law of Gaussian networks.
 
     ``phi``, ``dphi`` and ``d2phi`` map an array of any shape to an array of that shape; ``gain`` is the default fan-in
     times weight variance of hidden layers.  ``d2phi``, the second derivative, is needed only for the change of the
-    kernel under an SGD step; it must be right almost everywhere.
+    kernel under an SGD step; it must be right almost everywhere.  Draws on a torch device call all three with tensors.
 
     Examples
     --------
@@ -133,6 +152,13 @@ class SmoothActivation(Activation):
         for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain)), ("d2phi", d2phi)):
             object.__setattr__(self, key, value)
 
+    # Its functions define it, not the slopes of the base class.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"SmoothActivation({self.name!r})"
+
     def check(self) -> None:
         """Raise FinwidthError unless the functions map an array to a finite array of its shape."""
         probe = np.array([-1.0, 0.0, 1.0])
@@ -157,15 +183,15 @@ class SmoothActivation(Activation):
         """As given."""
         return self.gain
 
-    def value(self, y: FloatArray) -> FloatArray:
+    def value(self, y: Array) -> Array:
         """phi(y), elementwise."""
         return self.phi(y)
 
-    def derivative(self, y: FloatArray) -> FloatArray:
+    def derivative(self, y: Array) -> Array:
         """phi'(y), elementwise."""
         return self.dphi(y)
 
-    def second_derivative(self, y: FloatArray) -> FloatArray:
+    def second_derivative(self, y: Array) -> Array:
         """phi''(y), elementwise; raises FinwidthError if it was not given."""
         if self.d2phi is None:
             raise FinwidthError(
@@ -175,49 +201,59 @@ class SmoothActivation(Activation):
         return self.d2phi(y)
 
 
-def _erf(y: FloatArray) -> FloatArray:
+def _erf(y: Array) -> Array:
+    xp = array_module(y)
+    if xp is not np:
+        return xp.erf(y)
     from scipy.special import erf
 
-    value: FloatArray = erf(y)
-    return value
+    return erf(y)
 
 
-def _normal_cdf(y: FloatArray) -> FloatArray:
+def _tanh(y: Array) -> Array:
+    return array_module(y).tanh(y)
+
+
+def _gauss(y: Array) -> Array:
+    """exp(-y^2)."""
+    return array_module(y).exp(-y * y)
+
+
+def _normal_cdf(y: Array) -> Array:
     return 0.5 * (1 + _erf(y / math.sqrt(2)))
 
 
-def _normal_density(y: FloatArray) -> FloatArray:
-    return np.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
+def _normal_density(y: Array) -> Array:
+    return _gauss(y / math.sqrt(2)) / math.sqrt(2 * math.pi)
 
 
-def _sigmoid(y: FloatArray) -> FloatArray:
-    return 0.5 * (1 + np.tanh(0.5 * y))
+def _sigmoid(y: Array) -> Array:
+    return 0.5 * (1 + _tanh(0.5 * y))
 
 
-def _silu_slope(y: FloatArray) -> FloatArray:
+def _silu_slope(y: Array) -> Array:
     gate = _sigmoid(y)
     return gate * (1 + y * (1 - gate))
 
 
-def _silu_curvature(y: FloatArray) -> FloatArray:
+def _silu_curvature(y: Array) -> Array:
     gate = _sigmoid(y)
     return gate * (1 - gate) * (2 + y * (1 - 2 * gate))
 
 
-def _tanh_curvature(y: FloatArray) -> FloatArray:
-    value = np.tanh(y)
-    curvature: FloatArray = 2 * value * (value * value - 1)
-    return curvature
+def _tanh_curvature(y: Array) -> Array:
+    value = _tanh(y)
+    return 2 * value * (value * value - 1)
 
 
 SMOOTH = (
-    SmoothActivation("tanh", np.tanh, lambda y: 1 - np.tanh(y) ** 2, 1, _tanh_curvature),
+    SmoothActivation("tanh", _tanh, lambda y: 1 - _tanh(y) ** 2, 1, _tanh_curvature),
     SmoothActivation(
         "erf",
         _erf,
-        lambda y: 2 / math.sqrt(math.pi) * np.exp(-y * y),
+        lambda y: 2 / math.sqrt(math.pi) * _gauss(y),
         1,
-        lambda y: -4 / math.sqrt(math.pi) * y * np.exp(-y * y),
+        lambda y: -4 / math.sqrt(math.pi) * y * _gauss(y),
     ),
     SmoothActivation(
         "gelu",

@@ -1,8 +1,9 @@
-"""Kernel matrices drawn in law: against networks that draw their weights, exact moments and the infinite width."""
+"""Kernel matrices and their first change, drawn in law: against networks that draw their weights and exact moments."""
 
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from scipy import integrate, stats
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
 from finwidth.empirical.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling import gram
+from finwidth.sampling import gram, gram_passes, gram_update
 from finwidth.sampling.streams import stream
 from stats import same_law, same_mean
 
@@ -22,6 +23,7 @@ FloatArray = npt.NDArray[Any]
 Drawn = dict[str, FloatArray]
 
 X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])  # more inputs than input dimensions
+TARGETS = np.array([1.0, -1.0, 0.5])
 DRAWS = 40_000
 
 NETWORKS = {
@@ -33,6 +35,8 @@ NETWORKS = {
     "fewer neurons than inputs": MLP([2, 2, 2, 2, 1], activation="erf"),
     "relu that dies, frozen random biases": MLP([2, 2, 1, 2, 1], bias="frozen", bias_variance=0.1),
     "mup, no biases": MLP([2, 5, 4, 1], activation="abs", parameterization="mup", bias="none"),
+    "deep": MLP([2, 4, 4, 4, 4, 1], activation="tanh", bias_variance=0.1),
+    "one layer": MLP([2, 1]),
 }
 
 # What is compared: entries, outputs and their dependence, determinant and eigenvalues.
@@ -48,15 +52,22 @@ VIEWS: dict[str, Callable[[Drawn], FloatArray]] = {
     "smallest eigenvalue": lambda d: np.linalg.eigvalsh(d["K"])[:, 0],
     "correlation": lambda d: d["K"][:, 0, 1] / np.sqrt(1e-300 + d["K"][:, 0, 0] * d["K"][:, 1, 1]),
     "output against kernel": lambda d: d["output"][:, 0] ** 2 / (1e-12 + d["K"][:, 0, 0]),
+    "dK 00": lambda d: d["dK"][:, 0, 0],
+    "dK 01": lambda d: d["dK"][:, 0, 1],
+    "dK 12": lambda d: d["dK"][:, 1, 2],
+    "determinant of dK": lambda d: np.linalg.det(d["dK"]),
+    "largest eigenvalue of dK": lambda d: np.linalg.eigvalsh(d["dK"])[:, -1],
+    "dK against kernel": lambda d: d["dK"][:, 0, 1] / (1e-9 + d["K"][:, 0, 0] ** 2),
+    "dK against output": lambda d: d["dK"][:, 1, 1] / (1e-9 + np.abs(d["output"] - TARGETS).sum(1)),
 }
 
 
 def networks(net: MLP, draws: int = DRAWS) -> Drawn:
-    return kernel_matrix(net, *draw_networks(net, draws, np.random.default_rng(8)), X)
+    return kernel_matrix(net, *draw_networks(net, draws, np.random.default_rng(8)), X, TARGETS)
 
 
 def in_law(net: MLP, draws: int = DRAWS, inputs: FloatArray = X) -> Drawn:
-    return gram.draw(net, inputs, draws, stream(7, 0))
+    return gram.draw(net, inputs, draws, stream(7, 0), TARGETS[: len(inputs)])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -67,19 +78,89 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
 
-def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh weights in the backward pass, as if it had not met them in the forward pass."""
-    net = NETWORKS["gelu"]
+def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+    """A wrong `factor`: what was met on the side it is asked for is forgotten."""
+    root, inverse = gram_passes.factor(gram, squares)
+    return root, np.zeros_like(inverse)
+
+
+def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
+    real = gram_passes.Known.__init__
+
+    def init(self, layer, gram, gram_inverse):  # type: ignore[no-untyped-def]
+        real(self, layer, gram, np.zeros_like(gram_inverse))
+
+    patch.setattr(gram_passes.Known, "__init__", init)
+
+
+def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
+    """The update only: the backward pass takes the root of the factor, not the inverse."""
+    patch.setattr(gram_passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+
+
+@pytest.mark.parametrize(
+    ("forget", "rejecting", "passing"),
+    [
+        (forget_the_forward_pass, ["smallest eigenvalue", "dK 00"], "output 0"),
+        (forget_the_gradient, ["dK 00", "largest eigenvalue of dK"], "smallest eigenvalue"),
+    ],
+)
+def test_a_forgotten_conditioning_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, forget: Callable[[pytest.MonkeyPatch], None], rejecting: list[str], passing: str
+) -> None:
+    """Fresh weights where an earlier pass has met them already."""
+    net = NETWORKS["deep"]
     theirs = networks(net)
-
-    def forgetful(layer, A, Y, J, rng):  # type: ignore[no-untyped-def]
-        return rng.standard_normal(A.shape) @ gram._root(float(layer.weight_variance) * gram._gram(J))
-
-    monkeypatch.setattr(gram, "_pull_back", forgetful)
+    forget(monkeypatch)
     ours = in_law(net)
-    assert same_law(ours["output"][:, 0], theirs["output"][:, 0])
-    for view in ("smallest eigenvalue", "output against kernel"):
-        assert not same_law(VIEWS[view](ours), VIEWS[view](theirs))
+    assert same_law(VIEWS[passing](ours), VIEWS[passing](theirs))
+    for view in rejecting:
+        assert not same_law(VIEWS[view](ours), VIEWS[view](theirs)), view
+
+
+def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
+    """r^T dK r of each draw, and -2 sum_b r_b N_b'' along the step, which needs the forward tangent only.
+
+    They are equal for every network, as g_a^T H_b g_c is the same from either end; in draws, only if each product
+    u W t is the same from both sides of W, whatever met W first.
+    """
+    phi, rng = net.activation, stream(9, 0)
+    known = gram_passes.forward(net, X, draws, rng)
+    gram_passes.backward(phi, known, rng, keep=True)
+    r = known[-1].Y[0][:, :, 0] - TARGETS
+    made = gram_update._Update(phi, known, r[:, None, :], rng)
+    tangents = made._forward()
+    second = np.zeros_like(r)
+    for step, tangent in zip(known[1:], tangents, strict=True):
+        pulled = gram_passes.turned(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
+        second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
+    for step, tangent in zip(known, tangents, strict=False):
+        for y, L, dY in zip(step.Y, step.L, tangent.dY, strict=True):
+            second += (phi.second_derivative(y) * L * np.square(dY)).sum(-1)
+    made._forward = lambda: tangents  # type: ignore[method-assign]
+    dK = made.run()
+    return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
+
+
+SIDES = {
+    **{name: net for name, net in NETWORKS.items() if name != "one layer"},
+    "wide": MLP([2, 50, 60, 50, 1], activation="silu", bias_variance=0.2),
+    "deep relu": MLP([2, *[20] * 8, 1]),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_a_weight_matrix_is_the_same_from_both_sides(name: str) -> None:
+    one, other = two_sides(SIDES[name], 200)
+    assert np.abs(one).max() > 0
+    assert one == pytest.approx(other, rel=1e-6, abs=1e-7 * np.median(np.abs(one)))
+
+
+@pytest.mark.parametrize("name", ["deep", "wide", "deep relu"])
+def test_a_tangent_that_is_forgotten_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram_update, "factor", without_inverse)
+    one, other = two_sides(SIDES[name], 200)
+    assert one != pytest.approx(other, rel=1e-3, abs=1e-3 * np.median(np.abs(one)))
 
 
 @pytest.mark.parametrize("widths", [[2, 4, 4, 1], [2, 30, 20, 1], [2, 10, 10, 10, 10, 1]])
@@ -98,6 +179,9 @@ def test_one_input_has_the_law_of_the_norm_chain() -> None:
     chain = finwidth.sample(net, X[0], 100_000, seed=3)
     assert same_law(ours["K"][:, 0, 0], chain.K.to_numpy())
     assert same_law(ours["output"][:, 0], chain.output.to_numpy())
+    dK, N = chain.dK.to_numpy(), chain.output.to_numpy()  # the chain's target is 0; dK is in proportion to N - N*
+    moved = np.divide(dK * (N - TARGETS[0]), N, out=np.zeros_like(N), where=N != 0)
+    assert same_law(ours["dK"][:, 0, 0].round(12), moved.round(12))
 
 
 def arc_cosine_kernel(a: FloatArray, b: FloatArray, depth: int) -> float:
@@ -156,6 +240,37 @@ def test_duplicate_collinear_and_zero_inputs() -> None:
     assert np.allclose(drawn.output[:, 0], drawn.output[:, 1], atol=1e-6)
 
 
+def test_duplicates_move_as_one() -> None:
+    """Twice the same input: the same dK between any two of its copies, and twice the step of one copy."""
+    twice = sample_gram(MLP([2, 6, 5, 1], activation="gelu"), X[[0, 0, 1]], 200, seed=1, targets=[1, 1, 0]).dK
+    dK = twice.to_numpy()
+    scale = np.abs(dK).max(axis=(1, 2))
+    for a, b in ((0, 1), (1, 0), (1, 1)):
+        assert np.allclose(dK[:, a, b] / scale, dK[:, 0, 0] / scale, atol=1e-6)
+    assert np.allclose(dK[:, 0, 2] / scale, dK[:, 1, 2] / scale, atol=1e-6)
+
+
+def test_memory_is_what_was_promised() -> None:
+    X = np.random.default_rng(0).normal(size=(6, 20))
+    for targets in (None, np.zeros(6)):
+        net = MLP([20, *[30_000] * 5, 1], activation="relu" if targets is None else "gelu")
+        gram.draw(net, X, 1, stream(0, 0), targets)  # what is made once: modules, caches
+        tracemalloc.start()
+        gram.draw(net, X, 1, stream(0, 0), targets)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < gram.memory(net, 6, targets=targets is not None) < 1.6 * peak
+
+
+def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
+    net = MLP([2, 300, 300, 1])
+    one = sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=1)
+    assert one.identical(sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=3))
+    assert gram.chunk_size(net, 3) < 1500  # several chunks
+    few = sample_gram(net, X, 2 * gram.chunk_size(net, 3), seed=1, targets=TARGETS)
+    assert few.K.equals(one.K[: few.sizes["draw"]])
+
+
 def test_kernels_are_positive_semi_definite_and_symmetric() -> None:
     K = sample_gram(MLP([3, 7, 7, 7, 1], activation="silu"), np.random.default_rng(0).normal(size=(12, 3)), 50).K
     assert np.allclose(K, K.transpose("draw", "input_", "input"), rtol=1e-12)
@@ -173,9 +288,14 @@ def test_a_seed_fixes_the_numbers_and_provenance_is_kept() -> None:
 
 
 def test_users_bring_their_own_activation() -> None:
-    sine = SmoothActivation("sin", np.sin, np.cos)
+    sine = SmoothActivation("sin", np.sin, np.cos, d2phi=lambda y: -np.sin(y))
     net = MLP([2, 5, 1], activation=sine)
-    assert same_law(in_law(net)["K"][:, 0, 1], networks(net)["K"][:, 0, 1])
+    ours, theirs = in_law(net), networks(net)
+    assert same_law(ours["K"][:, 0, 1], theirs["K"][:, 0, 1])
+    assert same_law(ours["dK"][:, 0, 1], theirs["dK"][:, 0, 1])
+
+
+BARE = SmoothActivation("bare", np.sin, np.cos)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +313,12 @@ def test_users_bring_their_own_activation() -> None:
         (lambda: sample_gram(MLP([2, 3, 1]), [[1, math.nan]], 1), "input 0 holds nan at place 1"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 0), "draws is 0"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2, math.nan]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets="abc"), "not an array of numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1e200, 1, 1e308]), "the targets or the gains"),
+        (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, targets=TARGETS), "d2phi="),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, device="nowhere"), "device='nowhere' cannot be used"),
         (lambda: sample_gram(MLP([2, 3, 1]), 1e200 * X, 1), "rescale the inputs"),
         (lambda: finwidth.moments(MLP([2, 3, 1], activation="gelu"), X[0]), "not positively homogeneous"),
         (lambda: MLP([2, 3, 1], activation=SmoothActivation("bad", np.sum, np.cos)), "to a finite array"),

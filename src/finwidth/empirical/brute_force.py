@@ -7,6 +7,7 @@ the gradient for the update.  It is slow and it is meant to be read; tests and `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,12 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     x = check_input(net, x)
     activations = [np.broadcast_to(x, (len(weights[0]), len(x)))]
     slopes: list[FloatArray] = []
+    bends: list[FloatArray] = []
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         y = np.einsum("bij,bj->bi", weight, activations[-1]) + bias
         if i < depth - 1:
             slopes.append(phi.derivative(y))
+            bends.append(phi.second_derivative(y))
             activations.append(phi.value(y))
     output = y
 
@@ -66,15 +69,17 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     ]
     db = [-float(layer.bias_multiplier) * f for layer, f in zip(layers, force, strict=True)]
     tangents = [np.zeros_like(activations[0])]
+    moved: list[FloatArray] = []
     for i in range(depth - 1):
         dy = np.einsum("bij,bj->bi", dW[i], activations[i]) + np.einsum("bij,bj->bi", weights[i], tangents[i]) + db[i]
+        moved.append(dy)
         tangents.append(slopes[i] * dy)
-    cotangent = np.zeros((len(output), 1))
     cotangents = [np.zeros_like(gradients[-1][:, 0])]
     for i in reversed(range(depth - 1)):
         cotangent = np.einsum("bi,bij->bj", cotangents[0], weights[i + 1])
         cotangent += np.einsum("bi,bij->bj", gradients[i + 1][:, 0], dW[i + 1])
-        cotangents.insert(0, cotangent * slopes[i])
+        pulled = np.einsum("bi,bij->bj", gradients[i + 1][:, 0], weights[i + 1])
+        cotangents.insert(0, cotangent * slopes[i] + pulled * bends[i] * moved[i])
     dK = 0.0
     for layer, square, gradient, dgradient, a, da in zip(
         layers, squares, gradients, cotangents, activations, tangents, strict=True
@@ -99,7 +104,7 @@ def kernel_matrix(
     also dK: the derivative of K along the SGD step, per unit learning rate, of the loss
     sum_a (N(x_a) - t_a)^2 / 2 of output 0 on all inputs.
     """
-    inputs, layers, phi = check_inputs(net, X), net.layers, net.activation
+    inputs, phi = check_inputs(net, X), net.activation
     activations, pre = [np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))], []
     for weight, bias in zip(weights, biases, strict=True):
         pre.append(np.einsum("bij,bmj->bmi", weight, activations[-1]) + bias[:, None, :])
@@ -109,15 +114,15 @@ def kernel_matrix(
     for i in reversed(range(1, net.depth)):
         pulled = np.einsum("bmi,bij->bmj", gradients[0], weights[i])
         gradients.insert(0, pulled * phi.derivative(pre[i - 1]))
+    passes = _Passes(weights, pre, activations, gradients)
     K_w, K_b = np.zeros((2, len(inputs), len(inputs), len(pre[0])))
-    for layer, J, A in zip(layers, gradients, activations[:-1], strict=True):
+    for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
         K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs(A, A)
         K_b += float(layer.bias_multiplier) * _pairs(J, J)
     found = {"output": pre[-1][:, :, 0], "K_w": K_w.transpose(2, 0, 1), "K_b": K_b.transpose(2, 0, 1)}
     found["K"] = found["K_w"] + found["K_b"]
     if targets is not None:
-        residuals = found["output"] - np.asarray(targets)
-        found["dK"] = _matrix_update(net, weights, pre, activations, gradients, residuals)
+        found["dK"] = _matrix_update(net, passes, found["output"] - np.asarray(targets))
     return found
 
 
@@ -127,21 +132,22 @@ def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
     return products
 
 
-def _matrix_update(
-    net: MLP,
-    weights: list[FloatArray],
-    pre: list[FloatArray],
-    activations: list[FloatArray],
-    gradients: list[FloatArray],
-    residuals: FloatArray,
-) -> FloatArray:
-    """DK of `kernel_matrix`: its parts differentiated along the step (dW, db), forward and then backward."""
-    phi, layers = net.activation, net.layers
-    dW = [
-        -float(layer.weight_multiplier) * np.einsum("bm,bmi,bmj->bij", residuals, J, A)
-        for layer, J, A in zip(layers, gradients, activations[:-1], strict=True)
-    ]
-    db = [-float(layer.bias_multiplier) * np.einsum("bm,bmi->bi", residuals, J) for layer, J in zip(layers, gradients)]
+class _Passes(NamedTuple):
+    """Both passes of many networks; arrays of shape (networks, m, n_i)."""
+
+    weights: list[FloatArray]
+    pre: list[FloatArray]
+    activations: list[FloatArray]
+    gradients: list[FloatArray]
+
+
+def _matrix_update(net: MLP, passes: _Passes, residuals: FloatArray) -> FloatArray:
+    """The first change of `kernel_matrix`: its parts differentiated along the step (dW, db), forward and backward."""
+    phi, (weights, pre, activations, gradients) = net.activation, passes
+    dW, db = [], []
+    for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
+        dW.append(-float(layer.weight_multiplier) * np.einsum("bm,bmi,bmj->bij", residuals, J, A))
+        db.append(-float(layer.bias_multiplier) * np.einsum("bm,bmi->bi", residuals, J))
     dA, dY = [np.zeros_like(activations[0])], []
     for i in range(net.depth):
         moved = np.einsum("bij,bmj->bmi", dW[i], activations[i]) + np.einsum("bij,bmj->bmi", weights[i], dA[i])
@@ -153,7 +159,7 @@ def _matrix_update(
         dpulled = np.einsum("bmi,bij->bmj", dJ[0], weights[i]) + np.einsum("bmi,bij->bmj", gradients[i], dW[i])
         dJ.insert(0, phi.second_derivative(pre[i - 1]) * dY[i - 1] * pulled + phi.derivative(pre[i - 1]) * dpulled)
     dK = np.zeros((*residuals.shape, residuals.shape[1]))
-    for layer, J, A, U, T in zip(layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
+    for layer, J, A, U, T in zip(net.layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
         share = float(layer.weight_multiplier) * _pairs(A, A) + float(layer.bias_multiplier)
         half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs(T, A) * _pairs(J, J)
         dK += (half + half.transpose(1, 0, 2)).transpose(2, 0, 1)

@@ -58,6 +58,10 @@ class DeviceGenerator:
         """A tensor of one value on the device."""
         return self.xp.full(size if isinstance(size, tuple) else (size,), value, **self._kind)
 
+    def placed(self, values: Any) -> Any:
+        """The values as a tensor on the device."""
+        return self.xp.as_tensor(values, **self._kind)
+
     def standard_normal(self, size: Any) -> Any:
         """Independent N(0, 1)."""
         return self.xp.randn(size if isinstance(size, tuple) else (size,), generator=self._generator, **self._kind)

@@ -6,16 +6,18 @@ For Gaussian weights, any activation.  The passes are in `gram_passes` and `gram
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finwidth.activations import Array
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
-from finwidth.sampling.gram_passes import BLOCK, backward, forward
+from finwidth.sampling.device import DeviceGenerator, array_module, check_device
+from finwidth.sampling.gram_passes import BLOCK, backward, block, forward
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK_CELLS = 2**20  # neurons x inputs of all layers and draws of one chunk
+_DEVICE_CHUNK_CELLS = 2**26
 _THREADS_BYTES = 2**31  # what the default number of threads may use together
 _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
@@ -69,14 +72,9 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     return 8 * (m * arrays + 16 * BLOCK + 16 * m * m * (net.depth + 2))
 
 
-def chunk_size(net: MLP, m: int) -> int:
+def chunk_size(net: MLP, m: int, cells: int = _CHUNK_CELLS) -> int:
     """How many draws share a random stream: by the network and m only, so that a seed fixes the numbers."""
-    return max(1, _CHUNK_CELLS // (m * sum(net.widths[1:])))
-
-
-def _at_once(net: MLP, m: int) -> int:
-    """How many draws are made at once: as many as fit into a block."""
-    return min(chunk_size(net, m), max(1, BLOCK // (m * max(net.widths[1:]))))
+    return max(1, cells // (m * sum(net.widths[1:])))
 
 
 def chunks(
@@ -87,21 +85,26 @@ def chunks(
     *,
     targets: npt.ArrayLike | None = None,
     threads: int | None = None,
+    device: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[dict[str, FloatArray]]:
-    """The draws of `sample_gram` in pieces of at most `chunk_size`: output (draws, m); K_w, K_b, K, dK (draws, m, m)."""
+    """The draws of `sample_gram` in pieces: output (draws, m), the others (draws, m, m)."""
     check_network(net)
     inputs = check_inputs(net, X)
     draws, seed, m = count("draws", draws), check_seed(seed), len(inputs)
     wanted = None if targets is None else check_targets(targets, m)
     if wanted is not None:
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
-    size = chunk_size(net, m)
-    if threads is None:
+    place = None if device is None else check_device(device)
+    if place is not None:
+        threads = 1
+    elif threads is None:
         threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
+    size = chunk_size(net, m, _CHUNK_CELLS if place is None else _DEVICE_CHUNK_CELLS)
 
     def piece(number: int) -> dict[str, FloatArray]:
-        return draw(net, inputs, min(size, draws - number * size), stream(seed, number), wanted)
+        rng = stream(seed, number) if place is None else DeviceGenerator(place, seed, number)
+        return draw(net, inputs, min(size, draws - number * size), rng, wanted)
 
     done = 0
     for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
@@ -119,6 +122,7 @@ def sample_gram(
     *,
     targets: npt.ArrayLike | None = None,
     threads: int | None = None,
+    device: str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> xr.Dataset:
     """Draw the outputs and the kernel matrix of several inputs exactly in law, without building a network.
@@ -137,6 +141,8 @@ def sample_gram(
         Targets t_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
     threads
         How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
+    device
+        A torch device to draw on, such as "cuda:0"; by default NumPy. The law is the same, the numbers are not.
     progress
         Called with the number of draws finished, each time some are.
 
@@ -168,38 +174,39 @@ def sample_gram(
     draws, m = count("draws", draws), len(inputs)
     quantities = [KERNEL_DRAWS[name] for name in ("K_w", "K_b", "K")] + ([] if targets is None else [_UPDATE])
     columns = {"output": np.empty((draws, m)), **{each.name: np.empty((draws, m, m)) for each in quantities}}
-    collect(chunks(net, inputs, draws, seed, targets=targets, threads=threads, progress=progress), columns)
-    provenance = attributes(net, method="conditioned Gaussian layers", seed=seed, inputs=inputs.ravel())
+    collect(
+        chunks(net, inputs, draws, seed, targets=targets, threads=threads, device=device, progress=progress), columns
+    )
+    method = "conditioned Gaussian layers" + ("" if device is None else f" on a torch device ({device})")
+    provenance = attributes(net, method=method, seed=seed, inputs=inputs.ravel())
     if targets is not None:
         provenance["targets"] = check_targets(targets, m)
-    variables = {"output": (("draw", "input"), columns["output"], KERNEL_DRAWS["output"].attrs)}
+    variables: dict[str, Any] = {"output": (("draw", "input"), columns["output"], KERNEL_DRAWS["output"].attrs)}
     for each in quantities:
         variables[each.name] = (("draw", "input", "input_"), columns[each.name], each.attrs)
     return xr.Dataset(variables, attrs=provenance)
 
 
-def draw(
-    net: MLP, X: FloatArray, draws: int, rng: np.random.Generator, targets: FloatArray | None = None
-) -> dict[str, FloatArray]:
+def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | None = None) -> dict[str, FloatArray]:
     """``draws`` draws at inputs X, shape (m, n_0): output (draws, m), K_w, K_b, K and with targets dK (draws, m, m)."""
-    m, step = len(X), _at_once(net, len(X))
+    m = len(X)
+    step = max(1, block(rng) // (m * max(net.widths[1:])))  # draws made at once: as many as fit into a block
     names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
     columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in names}}
     with np.errstate(all="ignore"):  # overflow is seen in the results
         try:
             collect((_draw(net, X, min(step, draws - i), rng, targets) for i in range(0, draws, step)), columns)
             finite = all(np.isfinite(column).all() for column in columns.values())
-        except np.linalg.LinAlgError:
+        except FloatingPointError:
             finite = False
     if not finite:
         raise FinwidthError("the draws overflow a double; rescale the inputs, the targets or the gains")
     return columns
 
 
-def _draw(
-    net: MLP, X: FloatArray, draws: int, rng: np.random.Generator, targets: FloatArray | None
-) -> dict[str, FloatArray]:
-    phi, known = net.activation, forward(net, X, draws, rng)
+def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | None) -> dict[str, FloatArray]:
+    xp, phi = array_module(rng), net.activation
+    known = forward(net, _placed(X, rng), draws, rng)
     backward(phi, known, rng, keep=targets is not None)
     output = known[-1].Y[0][:, :, 0]
     drawn = {
@@ -209,5 +216,10 @@ def _draw(
     }
     drawn["K"] = drawn["K_w"] + drawn["K_b"]
     if targets is not None:
-        drawn["dK"] = update(phi, known, output - targets, rng)
-    return drawn
+        drawn["dK"] = update(phi, known, output - _placed(targets, rng), rng)
+    return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
+
+
+def _placed(values: FloatArray, rng: Any) -> Array:
+    """The values where the generator draws."""
+    return rng.placed(values) if isinstance(rng, DeviceGenerator) else values

@@ -12,59 +12,77 @@ biases.  The weights W' meet A' in the forward pass and J in the backward pass (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from finwidth.activations import Activation
-from finwidth.laws import FloatArray
+from finwidth.activations import Activation, Array, array_module
 from finwidth.network import MLP, Layer
 
-Blocks: TypeAlias = list[FloatArray]  # one layer's neurons for all inputs, (draws, m, neurons) each
+Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
 
 BLOCK = 2**14  # numbers of a block: small enough for the cache, large enough for the calls
 # A direction of squared length below RANK of what it is measured against is taken as absent: an angle of 10^-5.
 # Rounding makes relative errors of 10^-16/RANK along the weakest direction kept.
+DEVICE_BLOCK = 2**22
 RANK = 1e-10
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 
 
-def turned(stack: FloatArray) -> FloatArray:
+def block(rng: Any) -> int:
+    """Numbers of a block where this generator draws."""
+    return BLOCK if isinstance(rng, np.random.Generator) else DEVICE_BLOCK
+
+
+def turned(stack: Array) -> Array:
     """The transposes of a stack of matrices."""
     return stack.swapaxes(-1, -2)
 
 
-def factor(gram: FloatArray, squares: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+def diagonal(stack: Array) -> Array:
+    """The diagonals of a stack of matrices."""
+    return stack.diagonal(0, -2, -1)
+
+
+def factor(gram: Array, squares: Array | None = None) -> tuple[Array, Array]:
     """A root R with R R^T = gram and a generalised inverse, for a stack of Gram matrices, shape (draws, m, m).
 
     ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
     matrix of residuals they are those of the vectors before the projection.  R has as many columns as the largest
     rank of the stack.
     """
-    if squares is None:
-        squares = np.diagonal(gram, axis1=-2, axis2=-1)
-    lengths = np.sqrt(squares)[..., None]
-    scales = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    xp = array_module(gram)
+    lengths = xp.sqrt(diagonal(gram) if squares is None else squares)[..., None]
+    scales = (lengths > 0) / (lengths + (lengths == 0))
     cosines = gram * scales * turned(scales)
+    root = _cholesky(cosines)
+    if root is not None:
+        return lengths * root, scales * xp.linalg.inv(cosines) * turned(scales)
+    if not xp.isfinite(cosines).all():
+        raise FloatingPointError("a Gram matrix overflows")
+    values, vectors = xp.linalg.eigh(cosines)
+    kept = values > RANK * gram.shape[-1]
+    inverse = scales * ((vectors * (kept / (values + ~kept))[..., None, :]) @ turned(vectors)) * turned(scales)
+    some = kept.reshape(-1, kept.shape[-1]).any(0)
+    return lengths * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some], inverse
+
+
+def _cholesky(cosines: Array) -> Array | None:
+    """The Cholesky factors, or None if some are too close to singular for them."""
+    if not isinstance(cosines, np.ndarray):
+        return None  # devices take one road for all draws: no waiting for an answer
     try:
         root = np.linalg.cholesky(cosines)
-        if np.diagonal(root, axis1=-2, axis2=-1).min() ** 2 > _SAFE:
-            return lengths * root, scales * np.linalg.inv(cosines) * turned(scales)
     except np.linalg.LinAlgError:
-        pass
-    values, vectors = np.linalg.eigh(cosines)
-    kept = values > RANK * gram.shape[-1]
-    values = np.where(kept, values, np.inf)
-    inverse = scales * ((vectors / values[..., None, :]) @ turned(vectors)) * turned(scales)
-    some = kept.any(axis=tuple(range(kept.ndim - 1)))
-    root = vectors[..., some] * np.sqrt(np.where(kept, values, 0.0)[..., None, some])
-    return lengths * root, inverse
+        return None
+    return root if diagonal(root).min() ** 2 > _SAFE else None
 
 
-def products(left: Blocks, right: Blocks) -> FloatArray:
+def products(left: Blocks, right: Blocks) -> Array:
     """Left right^T, a sum over the blocks."""
     total = left[0] @ turned(right[0])
     for one, other in zip(left[1:], right[1:], strict=True):
@@ -77,47 +95,47 @@ class Known:
     """What is known of the weight matrix W_i of ``draws`` networks, and of the layer above it."""
 
     layer: Layer
-    gram: FloatArray  # A_{i-1} A_{i-1}^T, shape (draws, m, m); one for all draws in the first layer
-    gram_inverse: FloatArray  # of A' A'^T
+    gram: Array  # A_{i-1} A_{i-1}^T, shape (draws, m, m); one for all draws in the first layer
+    gram_inverse: Array  # of A' A'^T
     Y: Blocks = field(default_factory=list)
     L: Blocks = field(default_factory=list)  # J_{i+1} W_{i+1}, kept for the update only
-    J_gram: FloatArray = field(init=False)  # J_i J_i^T
-    JY: FloatArray = field(init=False)  # J_i Y_i^T
+    J_gram: Array = field(init=False)  # J_i J_i^T
+    JY: Array = field(init=False)  # J_i Y_i^T
 
     @cached_property
-    def J_factor(self) -> tuple[FloatArray, FloatArray]:
+    def J_factor(self) -> tuple[Array, Array]:
         """`factor` of J_i J_i^T."""
         return factor(self.J_gram)
 
     @property
     def deviation(self) -> float:
         """sqrt(v_i), of a weight."""
-        return float(self.layer.weight_variance) ** 0.5
+        return math.sqrt(self.layer.weight_variance)
 
     @property
     def constant(self) -> float:
         """sqrt(b_i/v_i), the value of the constant neuron."""
-        return float(self.layer.bias_variance / self.layer.weight_variance) ** 0.5
+        return math.sqrt(self.layer.bias_variance / self.layer.weight_variance)
 
     @property
-    def share(self) -> FloatArray:
+    def share(self) -> Array:
         """c_i A_{i-1} A_{i-1}^T + e_i: times J_i J_i^T, entrywise, the layer's part of K."""
         return float(self.layer.weight_multiplier) * self.gram + float(self.layer.bias_multiplier)
 
 
-def sizes(width: int, m: int) -> Iterator[int]:
+def sizes(width: int, m: int, rng: Any) -> Iterator[int]:
     """Neurons of each block of a layer."""
-    step = max(1, BLOCK // m)
+    step = max(1, block(rng) // m)
     for start in range(0, width, step):
         yield min(step, width - start)
 
 
-def fresh(rng: np.random.Generator, root: FloatArray, layer: Blocks) -> Blocks:
+def fresh(rng: Any, root: Array, layer: Blocks) -> Blocks:
     """Standard normal numbers, shape (draws, columns of the root, neurons), for each block of a layer."""
     return [rng.standard_normal((len(block), root.shape[-1], block.shape[-1])) for block in layer]
 
 
-def overlap(rng: np.random.Generator, Z: Blocks, A: Blocks, constant: float) -> FloatArray:
+def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float) -> Array:
     """Z A'^T, with the numbers of the constant neuron drawn if there is one."""
     total = products(Z, A)
     if constant:
@@ -125,7 +143,7 @@ def overlap(rng: np.random.Generator, Z: Blocks, A: Blocks, constant: float) -> 
     return total
 
 
-def forward(net: MLP, X: FloatArray, draws: int, rng: np.random.Generator) -> list[Known]:
+def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
     """The forward pass at inputs X, shape (m, n_0)."""
     gram, known = (X @ X.T)[None], []
     for layer in net.layers:
@@ -133,35 +151,35 @@ def forward(net: MLP, X: FloatArray, draws: int, rng: np.random.Generator) -> li
         step = Known(layer, gram, inverse)
         root *= step.deviation
         known.append(step)
-        gram = np.zeros((draws, *gram.shape[1:]))
-        for size in sizes(layer.fan_out, len(X)):
+        gram = 0 * step.gram
+        for size in sizes(layer.fan_out, len(X), rng):
             step.Y.append(root @ rng.standard_normal((draws, root.shape[-1], size)))
             if len(known) < net.depth:
                 A = net.activation.value(step.Y[-1])
-                gram += A @ turned(A)
+                gram = gram + A @ turned(A)
     return known
 
 
-def backward(phi: Activation, known: list[Known], rng: np.random.Generator, *, keep: bool) -> None:
+def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> None:
     """The backward pass after the forward pass; ``keep`` the L_i for the update."""
     (output,) = known[-1].Y
-    known[-1].J_gram = np.ones((len(output), output.shape[1], output.shape[1]))
-    known[-1].JY = np.repeat(turned(output), output.shape[1], axis=1)
+    known[-1].JY = turned(output) + 0 * output
+    known[-1].J_gram = 0 * known[-1].JY + 1
     for below, step in zip(known[-2::-1], known[:0:-1], strict=True):
         _pull_back(phi, below, step, rng, keep=keep)
 
 
-def _pull_back(phi: Activation, below: Known, step: Known, rng: np.random.Generator, *, keep: bool) -> None:
+def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bool) -> None:
     """J_i W_i, given that A' has met W_i, and J_{i-1}."""
     root = step.deviation * step.J_factor[0]
     A, Z = [phi.value(Y) for Y in below.Y], fresh(rng, root, below.Y)
     along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.gram_inverse
-    below.J_gram, below.JY = np.zeros((2, *step.JY.shape))
+    below.J_gram = below.JY = 0 * step.JY
     for y, a, z in zip(below.Y, A, Z, strict=True):
         L = root @ z
         L += along @ a
         J = phi.derivative(y) * L
-        below.J_gram += J @ turned(J)
-        below.JY += J @ turned(y)
+        below.J_gram = below.J_gram + J @ turned(J)
+        below.JY = below.JY + J @ turned(y)
         if keep:
             below.L.append(L)

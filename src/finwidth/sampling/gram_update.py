@@ -15,12 +15,11 @@ T_{i-1} W_i^T is drawn given the products of W_i with A' and J_i, and U_i W_i gi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
-import numpy as np
-
-from finwidth.activations import Activation, SmoothActivation
-from finwidth.laws import FloatArray
-from finwidth.sampling.gram_passes import Blocks, Known, factor, fresh, overlap, products, turned
+from finwidth.activations import Activation, Array, SmoothActivation
+from finwidth.sampling.gram_passes import Blocks, Known, diagonal, factor, fresh, overlap, products, turned
 
 
 @dataclass
@@ -28,115 +27,110 @@ class Tangent:
     """The forward tangent of a hidden layer i, and its place beside A' for W_{i+1}."""
 
     dY: Blocks
-    JdY: FloatArray  # J_i dY_i^T, shape (draws, m, m) as all that follow
-    TA: FloatArray  # T_i A_i^T
-    along: FloatArray  # T_i = along A' + rest
-    rest_root: FloatArray  # of rest rest^T
-    rest_inverse: FloatArray
-    rest_L: FloatArray  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T
-
-
-def update(phi: Activation, known: list[Known], residuals: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """DK per unit learning rate, shape (draws, m, m), after both passes; residuals N - t of shape (draws, m)."""
-    r = residuals[:, None, :]
-    tangents = _forward(phi, known, r, rng)
-    half = _backward(phi, known, tangents, r, rng)
-    for step, tangent in zip(known[1:], tangents, strict=True):
-        half += float(step.layer.weight_multiplier) * tangent.TA * step.J_gram
-    return half + turned(half)
-
-
-def _gated(phi: Activation, Y: Blocks, other: Blocks) -> Blocks:
-    """phi'(Y) * other."""
-    return [phi.derivative(y) * each for y, each in zip(Y, other, strict=True)]
-
-
-def _forward(phi: Activation, known: list[Known], r: FloatArray, rng: np.random.Generator) -> list[Tangent]:
-    """The forward tangent of the hidden layers, first to last."""
-    tangents: list[Tangent] = []
-    for step, above in zip(known[:-1], known[1:], strict=True):
-        dY, JdY = _move(phi, step, tangents[-1] if tangents else None, r, rng)
-        T = _gated(phi, step.Y, dY)
-        TA, TT = products(T, [phi.value(y) for y in step.Y]), products(T, T)
-        along = TA @ above.gram_inverse
-        root, inverse = factor(TT - along @ turned(TA), squares=np.diagonal(TT, axis1=1, axis2=2))
-        rest_L = products(T, step.L) - along @ turned(above.JY)
-        tangents.append(Tangent(dY, JdY, TA, along, root, inverse, rest_L))
-    return tangents
-
-
-def _move(
-    phi: Activation, step: Known, below: Tangent | None, r: FloatArray, rng: np.random.Generator
-) -> tuple[Blocks, FloatArray]:
-    """dY_i and J_i dY_i^T: W_i meets T_{i-1}, having met A' and J_i."""
-    J = _gated(phi, step.Y, step.L)
-    push = step.share * r
-    if below is None:
-        dY = [-push @ j for j in J]
-        return dY, products(J, dY)
-    root = step.deviation * below.rest_root
-    Z = fresh(rng, root, step.Y)
-    toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor[1] - push
-    dY = [below.along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
-    return dY, products(J, dY)
+    JdY: Array  # J_i dY_i^T, shape (draws, m, m) as all that follow
+    TA: Array  # T_i A_i^T
+    along: Array  # T_i = along A' + rest
+    rest_root: Array  # of rest rest^T
+    rest_inverse: Array
+    rest_L: Array  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T
 
 
 @dataclass
 class Cotangent:
     """The backward tangent U_i = dJ_i, before it meets W_i, which has met J_i, A' and T_{i-1}."""
 
-    along: FloatArray  # U_i = along J_i + rest
-    rest_root: FloatArray  # of rest rest^T
-    rest_Y: FloatArray  # rest Y_i^T = rest W_i A'^T
-    rest_W: FloatArray  # rest W_i (T_{i-1} across A')^T
+    along: Array  # U_i = along J_i + rest
+    rest_root: Array  # of rest rest^T
+    rest_Y: Array  # rest Y_i^T = rest W_i A'^T
+    rest_W: Array  # rest W_i (T_{i-1} across A')^T
 
 
-def _backward(
-    phi: Activation, known: list[Known], tangents: list[Tangent], r: FloatArray, rng: np.random.Generator
-) -> FloatArray:
-    """sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T)."""
-    zero = np.zeros_like(known[-1].JY)
-    total, above = zero.copy(), Cotangent(zero, zero[..., :0], zero, zero)  # U_d = 0
-    for i in reversed(range(1, len(known))):
-        below, tangent = known[i - 1], tangents[i - 1]
-        U = _pull_back(phi, below, known[i], tangent, above, r, rng)
-        if isinstance(phi, SmoothActivation):
-            for u, y, dy, L in zip(U, below.Y, tangent.dY, below.L, strict=True):
-                u += phi.second_derivative(y) * dy * L
-        UJ = products(U, _gated(phi, below.Y, below.L))
-        total += below.share * UJ
-        if i > 1:
-            above = _meet(U, UJ, below, tangent, tangents[i - 2])
-    return total
+def update(phi: Activation, known: list[Known], residuals: Array, rng: Any) -> Array:
+    """The first change of K per unit learning rate, shape (draws, m, m), after both passes.
+
+    ``residuals`` are N - t, shape (draws, m).
+    """
+    return _Update(phi, known, residuals[:, None, :], rng).run()
 
 
-def _pull_back(
-    phi: Activation,
-    below: Known,
-    step: Known,
-    tangent: Tangent,
-    above: Cotangent,
-    r: FloatArray,
-    rng: np.random.Generator,
-) -> Blocks:
-    """phi'(Y_{i-1}) * dL_{i-1}."""
-    root = step.deviation * above.rest_root
-    A, T, Z = [phi.value(y) for y in below.Y], _gated(phi, below.Y, tangent.dY), fresh(rng, root, below.Y)
-    ZA = overlap(rng, Z, A, step.constant)
-    Z_rest = products(Z, T) - ZA @ turned(tangent.along)
-    on_A = (above.rest_Y - root @ ZA) @ step.gram_inverse
-    on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest_inverse
-    on_A -= on_rest @ tangent.along + float(step.layer.weight_multiplier) * step.J_gram * r
-    return [
-        phi.derivative(y) * (above.along @ L + on_A @ a + on_rest @ t + root @ z)
-        for y, L, a, t, z in zip(below.Y, below.L, A, T, Z, strict=True)
-    ]
+@dataclass
+class _Update:
+    phi: Activation
+    known: list[Known]
+    r: Array  # residuals, (draws, 1, m): times a matrix, its columns weighted
+    rng: Any
+
+    def run(self) -> Array:
+        tangents = self._forward()
+        half = self._backward(tangents)
+        for step, tangent in zip(self.known[1:], tangents, strict=True):
+            half = half + float(step.layer.weight_multiplier) * tangent.TA * step.J_gram
+        return half + turned(half)
+
+    def _gated(self, Y: Blocks, other: Blocks) -> Blocks:
+        """phi'(Y) * other."""
+        return [self.phi.derivative(y) * each for y, each in zip(Y, other, strict=True)]
+
+    def _forward(self) -> list[Tangent]:
+        """The forward tangent of the hidden layers, first to last."""
+        tangents: list[Tangent] = []
+        for step, above in pairwise(self.known):
+            dY, JdY = self._move(step, tangents[-1] if tangents else None)
+            T = self._gated(step.Y, dY)
+            TA, TT = products(T, [self.phi.value(y) for y in step.Y]), products(T, T)
+            along = TA @ above.gram_inverse
+            root, inverse = factor(TT - along @ turned(TA), squares=diagonal(TT))
+            rest_L = products(T, step.L) - along @ turned(above.JY)
+            tangents.append(Tangent(dY, JdY, TA, along, root, inverse, rest_L))
+        return tangents
+
+    def _move(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
+        """dY_i and J_i dY_i^T: W_i meets T_{i-1}, having met A' and J_i."""
+        J = self._gated(step.Y, step.L)
+        push = step.share * self.r
+        if below is None:
+            dY = [-push @ j for j in J]
+            return dY, products(J, dY)
+        root = step.deviation * below.rest_root
+        Z = fresh(self.rng, root, step.Y)
+        toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor[1] - push
+        dY = [below.along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
+        return dY, products(J, dY)
+
+    def _backward(self, tangents: list[Tangent]) -> Array:
+        """sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T)."""
+        zero = 0 * self.known[-1].JY
+        total, above = zero, Cotangent(zero, zero[..., :0], zero, zero)  # U_d = 0
+        for i in reversed(range(1, len(self.known))):
+            below, tangent = self.known[i - 1], tangents[i - 1]
+            U = self._pull_back(below, self.known[i], tangent, above)
+            UJ = products(U, self._gated(below.Y, below.L))
+            total = total + below.share * UJ
+            if i > 1:
+                above = _meet(U, UJ, below, tangent, tangents[i - 2])
+        return total
+
+    def _pull_back(self, below: Known, step: Known, tangent: Tangent, above: Cotangent) -> Blocks:
+        """U_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""
+        root = step.deviation * above.rest_root
+        A, T, Z = [self.phi.value(y) for y in below.Y], self._gated(below.Y, tangent.dY), fresh(self.rng, root, below.Y)
+        ZA = overlap(self.rng, Z, A, step.constant)
+        Z_rest = products(Z, T) - ZA @ turned(tangent.along)
+        on_A = (above.rest_Y - root @ ZA) @ step.gram_inverse
+        on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest_inverse
+        on_A = on_A - on_rest @ tangent.along - float(step.layer.weight_multiplier) * step.J_gram * self.r
+        U = []
+        for y, L, dY, a, t, z in zip(below.Y, below.L, tangent.dY, A, T, Z, strict=True):
+            U.append(self.phi.derivative(y) * (above.along @ L + on_A @ a + on_rest @ t + root @ z))
+            if isinstance(self.phi, SmoothActivation):
+                U[-1] += self.phi.second_derivative(y) * dY * L
+        return U
 
 
-def _meet(U: Blocks, UJ: FloatArray, step: Known, tangent: Tangent, below: Tangent) -> Cotangent:
+def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent) -> Cotangent:
     """Split U_i along J_i and across it."""
     along, UU = UJ @ step.J_factor[1], products(U, U)
-    root, _ = factor(UU - along @ turned(UJ), squares=np.diagonal(UU, axis1=1, axis2=2))
+    root, _ = factor(UU - along @ turned(UJ), squares=diagonal(UU))
     rest_Y = products(U, step.Y) - along @ step.JY
     # Y_i and dY_i + push J_i are what W_i made of A' and T; the rest is orthogonal to J_i.
     rest_dY = products(U, tangent.dY) - along @ tangent.JdY
