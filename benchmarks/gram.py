@@ -2,8 +2,9 @@
 
     python benchmarks/gram.py
 
-Both use all threads of the BLAS.  The law is checked first, on the mean of the diagonal.  Medians, one draw at a time;
-peak memory is of the whole process.
+In law on as many threads as there are cores, as `finwidth.sample_gram` does.  By weights both as one writes it, a
+network at a time with random numbers on one thread and BLAS on all, and a network on each core at once, which keeps the
+cores busy.  The law is checked first, on the mean of the diagonal.  Medians; peak memory is of the whole process.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import sys
 from functools import partial
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import finwidth
 from finwidth import MLP
 from finwidth.laws import FloatArray
 from finwidth.sampling import gram
-from finwidth.sampling.streams import stream
+from finwidth.sampling.streams import check_threads, in_order, stream
 from timing import seconds
 
 INPUTS, DEPTH = 8, 8
@@ -64,26 +66,50 @@ def check() -> None:
             sys.exit(f"wrong law: mean {K.mean()}, exact {exact.mean}")
 
 
+def weights_on_threads(net: MLP, X: FloatArray, networks: int) -> None:
+    """Kernels of some networks that draw their weights."""
+    for _ in in_order(lambda number: by_weights(net, X, stream(3, number)), networks, check_threads(None)):
+        pass
+
+
+def law_on_threads(net: MLP, X: FloatArray, draws: int, targets: FloatArray | None = None) -> None:
+    """Kernels of some draws in law."""
+    for _ in gram.chunks(net, X, draws, targets=targets):
+        pass
+
+
+def normals(net: MLP, draws: int) -> None:
+    """The normal numbers of some draws in law, on one thread, and nothing else."""
+    rng, out = stream(4, 0), np.empty(2 * INPUTS * sum(net.widths[1:]))
+    for _ in range(draws):
+        rng.standard_normal(out=out)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     check()
     print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
-    print(f"m = {INPUTS} inputs, d = {DEPTH} layers")
-    rng = np.random.default_rng(2)
+    print(f"m = {INPUTS} inputs, {check_threads(None)} threads")
     for n, d in ((10**5, 8), (10**6, 8), (10**6, 16)):  # before any weight matrix: the peak is of the process so far
         net, X = MLP([64, *[n] * (d - 1), 1]), inputs(64)
-        law = seconds(partial(gram.draw, net, X, 1, rng), 1)
+        law = seconds(partial(gram.draw, net, X, 1, stream(2, 0)), 1)
         peak, promised = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, gram.memory(net, 8) / 2**30
         print(f"n = {n:>9,}, d = {d:>2}: {law:.2f} s, peak {peak:.2f} GiB, promised {promised:.2f} over the start's")
-    for n in (256, 1024, 4096):
+    print(
+        "milliseconds a network, d = 8; normals: their own generator's time on one thread; weights: see the docstring"
+    )
+    print(f"{'n':>5} {'in law':>8} {'with dK':>8} {'normals':>8} {'weights':>9} {'ratio':>6} {'each core':>9} ratio")
+    for n, repeats, networks in ((256, 15, 64), (1024, 7, 8), (4096, 3, 2)):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)
-        repeats = 20 if n < 4096 else 5
-        size = gram.chunk_size(net, INPUTS)
-        law = seconds(partial(gram.draw, net, X, size, rng), repeats) / size
-        weights = seconds(partial(by_weights, net, X, rng), repeats)
-        print(
-            f"n = {n:>5}: in law {1e3 * law:8.3f} ms, by weights {1e3 * weights:10.2f} ms, ratio {weights / law:7.1f}"
-        )
+        draws = 4 * gram.chunk_size(net, INPUTS)
+        with threadpool_limits(1):
+            law = seconds(partial(law_on_threads, net, X, draws), repeats) / draws
+            moved = seconds(partial(law_on_threads, net, X, draws, np.zeros(INPUTS)), repeats) / draws
+            alone = seconds(partial(normals, net, draws), repeats) / draws
+            each = seconds(partial(weights_on_threads, net, X, networks), repeats) / networks
+        weights = seconds(partial(by_weights, net, X, stream(2, 1)), repeats)
+        times = f"{1e3 * law:8.3f} {1e3 * moved:8.3f} {1e3 * alone:8.3f} {1e3 * weights:9.2f} {weights / law:6.0f}"
+        print(f"{n:>5} {times} {1e3 * each:9.2f} {each / law:6.0f}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PUBLIC = {
     "compare",
     "depth_for",
     "infinite_width",
+    "infinite_width_gram",
     "moments",
     "regime",
     "sample",

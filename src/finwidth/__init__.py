@@ -9,6 +9,7 @@ from finwidth.advice import Regime, depth_for, regime, width_for
 from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
+from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.laws import WeightLaw
 from finwidth.network import MLP
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "depth_for",
     "infinite_width",
+    "infinite_width_gram",
     "moments",
     "regime",
     "sample",

@@ -1,0 +1,128 @@
+"""Figures of the kernel of several inputs and of its first change, drawn in law."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finwidth.exact.grid import moments_grid
+from finwidth.exact.infinite_width import infinite_width_gram
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, Vector
+from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes, _plain_ticks, _styled
+from finwidth.sampling.diagonal import chunks
+from finwidth.sampling.estimates import estimates
+from finwidth.sampling.gram import sample_gram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (VERMILION, BLUE, GREEN, ORANGE, GREY)
+
+
+def circle(points: int) -> tuple[FloatArray, FloatArray]:
+    """Angles from -pi to pi, shape (points,), and inputs of squared norm n_0 = 2 at them, shape (points, 2)."""
+    angles = np.linspace(-math.pi, math.pi, points)
+    return angles, math.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@_styled
+def kernel_on_a_circle(
+    widths: Sequence[int], depth: int, *, networks: int = 6, points: int = 25, seed: int = 0, **network: Any
+) -> Figure:
+    """K between a point of a circle and the others, for a few networks of each width, and at infinite width.
+
+    Parameters
+    ----------
+    widths, depth
+        Hidden widths, a panel each, and the number of weight layers.
+    networks, points, seed
+        Lines of a panel, points of the circle (the middle one is at angle 0), and the seed of the draws.
+    network
+        Further arguments of `MLP`.
+
+    Examples
+    --------
+    >>> from finwidth.gram_plots import kernel_on_a_circle
+    >>> figure = kernel_on_a_circle([8, 64], 3, networks=2, points=5)
+    """
+    from matplotlib.figure import Figure
+
+    angles, X = circle(points)
+    figure = Figure(figsize=(1.0 + 1.9 * len(widths), 2.7))
+    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
+    for panel, width in zip(panels, widths, strict=True):
+        net = MLP([2, *[width] * (depth - 1), 1], **network)
+        limit = infinite_width_gram(net, X)[points // 2]
+        drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
+        panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
+        panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
+        panel.set(title=f"$n = {_power(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
+        panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
+    panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
+    panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
+    panels[0].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend(loc="upper left", handlelength=1.4)
+    return figure
+
+
+def _power(width: int) -> str:
+    exponent = round(math.log10(width))
+    return f"10^{exponent}" if width == 10**exponent else f"{width}"
+
+
+@_styled
+def update_over_depth(
+    widths: Sequence[int], depths: Sequence[int], x: Vector, *, draws: int = 100_000, seed: int = 0, **network: Any
+) -> Figure:
+    """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
+
+    Draws whose error cannot be trusted are hollow.
+
+    Parameters
+    ----------
+    widths, depths
+        Hidden widths, at most five, and numbers of weight layers at which to draw.
+    x
+        The input, shape (n_0,).
+    draws, seed
+        Networks at each point, and their seed.
+    network
+        Further arguments of `MLP`.
+
+    Examples
+    --------
+    >>> from finwidth.gram_plots import update_over_depth
+    >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
+    """
+    figure, axes = _axes()
+    grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
+    for width, colour in zip(widths, _COLOURS, strict=False):
+        line = grid.sel(width=width)
+        axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        for depth in depths:
+            net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
+            exact = {"dK": float(line.dK.sel(depth=depth))}
+            found, mean = estimates(chunks(net, x, draws, seed), exact)["dK"], float(line["mean"].sel(depth=depth))
+            axes.errorbar(
+                depth,
+                -found.value / mean,
+                2 * found.se / mean,
+                fmt="o",
+                ms=4,
+                color=colour,
+                mfc=colour if found.trust else "white",
+                capsize=2,
+                lw=1,
+            )
+    axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
+    axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
+    axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
+    axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
+    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    axes.legend()
+    return figure
