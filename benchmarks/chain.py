@@ -2,8 +2,9 @@
 
     python benchmarks/chain.py
 
-One thread for the chain and for the generators; both cores for backpropagation, which may use them.  Checked for
-correctness (mean of K against the exact value) before anything is timed.  Medians of repeated runs.
+The chain on one thread and on all cores; NumPy's generators, making the same random numbers and nothing else, on one;
+backpropagation on all cores.  Checked for correctness (mean of K against the exact value) before anything is timed.
+Medians of repeated runs that take turns, so that ratios see the same machine.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import scipy
 import finwidth
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
-from finwidth.sampling.diagonal import NormChain, chunk_size
-from finwidth.sampling.streams import stream
+from finwidth.sampling.diagonal import chunk_size, chunks
+from finwidth.sampling.streams import check_threads, stream
 
-REPEATS = 15
+REPEATS = 9
 
 
 def rates(*runs: Callable[[], int]) -> list[float]:
@@ -41,19 +42,19 @@ def rates(*runs: Callable[[], int]) -> list[float]:
     return [statistics.median(found) for found in measured]
 
 
-def chain(net: MLP) -> Callable[[], int]:
-    """One chunk of the chain: output, K_w, K_b, K and dK."""
-    size = chunk_size(net)
-    engine, rng = NormChain(net, size), stream(0, 0)
-    mean = engine.draw(1.0, rng, size)["K"].mean()
-    exact = finwidth.moments(net, [1.0] + [0.0] * (net.widths[0] - 1))
-    error = float(exact.cv) * float(exact.mean) / size**0.5
+def chain(net: MLP, threads: int) -> Callable[[], int]:
+    """Some chunks of draws, as `finwidth.sample` makes them: output, K_w, K_b, K and dK."""
+    draws, x = 8 * chunk_size(net), [1.0] + [0.0] * (net.widths[0] - 1)
+    exact = finwidth.moments(net, x)
+    K = [piece["K"] for piece in chunks(net, x, draws, threads=threads)]
+    mean, error = np.concatenate(K).mean(), float(exact.cv) * float(exact.mean) / draws**0.5
     if abs(mean - float(exact.mean)) > 6 * error:
         sys.exit(f"the chain is wrong: mean K {mean}, exact {exact.mean}")
 
     def run() -> int:
-        engine.draw(1.0, rng, size)
-        return size
+        for _ in chunks(net, x, draws, threads=threads):
+            pass
+        return draws
 
     return run
 
@@ -149,17 +150,24 @@ def versions() -> str:
 def main() -> None:
     """Print the table."""
     print(versions())
-    print(f"{'n x d':>11} {'chain/s':>10} {'generators/s':>13} {'cost ratio':>10} {'backprop/s':>11} {'times':>8}")
+    cores = check_threads(None)
+    columns = ("generators/s", "chain/s", "times", f"chain on {cores}/s", "times", "backprop/s", "times")
+    print(f"{'n x d':>11} " + " ".join(f"{column:>{max(12, len(column))}}" for column in columns))
     for n, d in ((64, 8), (512, 32), (4096, 128)):
         net = MLP([n, *[n] * (d - 1), 1])
-        drawn, alone = rates(chain(net), generators(net))
         # A network of width 4096 and depth 128 has 2e9 weights: one takes minutes, so it is scaled from four layers.
         timed, scale = (net, 1.0) if n < 4096 else (MLP([n, *[n] * 3, 1]), 3 / (d - 1))
-        backprop = scale * max(rates(*[run for run in (numpy_backprop(timed), torch_backprop(timed)) if run]))
+        alone, one, all_cores, *networks = rates(
+            generators(net),
+            chain(net, 1),
+            chain(net, cores),
+            *[run for run in (numpy_backprop(timed), torch_backprop(timed)) if run],
+        )
+        backprop = scale * max(networks)
         note = "" if scale == 1 else " (backprop scaled from 4 layers)"
         print(
-            f"{n:>5} x {d:<3} {drawn:>10,.0f} {alone:>13,.0f} {alone / drawn:>10.2f} "
-            f"{backprop:>11,.3g} {drawn / backprop:>8,.0f}{note}"
+            f"{n:>5} x {d:<3} {alone:>12,.0f} {one:>12,.0f} {one / alone:>12.2f} {all_cores:>12,.0f} "
+            f"{all_cores / alone:>12.2f} {backprop:>12,.3g} {all_cores / backprop:>12,.0f}{note}"
         )
 
 

@@ -10,12 +10,16 @@ samples and need no normal approximation:
 - ``same_mean``: median of means.  Given the exact variance, a batch mean is off by two of its standard deviations
   with probability at most 1/4 (Chebyshev), so the number of such batches out of 100 is below a binomial quantile.
   It rejects a mean that is off by more than about 3.5 standard deviations of a batch of draws/100.
+- ``follows``: one-sample Kolmogorov-Smirnov with Massart's constant, valid at every n: P(D > e) <= 2 exp(-2 n e^2).
+- ``same_counts``: each count of a value against its binomial law, ALPHA split over the values.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +47,21 @@ def same_law(one: npt.NDArray[np.floating], other: npt.NDArray[np.float64]) -> b
     assert len(one) == len(other) >= 458
     distance = stats.ks_2samp(one, other, method="asymp").statistic
     return bool(distance <= math.sqrt(math.log(2 / ALPHA) / len(one)))
+
+
+def follows(draws: npt.NDArray[np.floating], cdf: Callable[[npt.NDArray[np.floating]], Any]) -> bool:
+    """Whether the draws pass for draws from a continuous law with this distribution function."""
+    _count()
+    distance = stats.kstest(draws, cdf, method="asymp").statistic
+    return bool(distance <= math.sqrt(math.log(2 / ALPHA) / (2 * len(draws))))
+
+
+def same_counts(counts: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]) -> bool:
+    """Whether counts of values pass for those of draws with these probabilities."""
+    _count()
+    total, share = int(counts.sum()), ALPHA / (2 * len(counts))
+    too_few, too_many = stats.binom.cdf(counts, total, probabilities), stats.binom.sf(counts - 1, total, probabilities)
+    return bool(min(too_few.min(), too_many.min()) >= share)
 
 
 def same_mean(draws: npt.NDArray[np.floating], mean: float, variance: float) -> bool:

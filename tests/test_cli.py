@@ -45,7 +45,8 @@ def test_moments_options() -> None:
 
 def test_sample_json(tmp_path: Path) -> None:
     file = tmp_path / "draws.nc"
-    process = run("sample", "2,8,8,1", "-i", "-1,2", "--draws", "20000", "--seed", "3", "--json", "-o", str(file))
+    arguments = ("sample", "2,8,8,1", "-i", "-1,2", "--draws", "20000", "--seed", "3")
+    process = run(*arguments, "--json", "-o", str(file))
     found = json.loads(process.stdout)
     assert (found["draws"], found["seed"]) == (20000, 3)
     import xarray as xr
@@ -53,10 +54,16 @@ def test_sample_json(tmp_path: Path) -> None:
     with xr.open_dataset(file, engine="scipy") as stored:
         assert float(stored.K.mean()) == pytest.approx(found["estimates"]["K"]["value"])
         assert stored.attrs["seed"] == 3
+        median = float(np.quantile(stored.K, 0.5, method="inverted_cdf"))
+        assert found["law"]["K"]["quantiles"]["0.5"]["value"] == pytest.approx(median, rel=1.001e-3)
+        assert found["law"]["K"]["log"]["sd"]["value"] == pytest.approx(float(np.log(stored.K).std()), rel=1e-3)
     for name in ("K", "K_w", "K_b", "K^2", "dK"):
         estimate = found["estimates"][name]
         assert estimate["trust"] is True
         assert estimate["draws"] == 20000
+    leaky = run(*arguments, "--activation", "leaky_relu").stdout
+    assert leaky.startswith("2,8x2,1 leaky_relu")
+    assert "Quantiles of K: 5% " in leaky
 
 
 def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def _sample(
     input: Input,
     draws: Draws = 100_000,
     seed: Seed = 0,
+    activation: Phi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     output: Annotated[
@@ -116,25 +117,27 @@ def _sample(
     from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
+    from finwidth.sampling.quantiles import Law
 
     _check_target(output)
-    net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
-    x = parse_input(input)
+    net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
+    x, law = parse_input(input), Law()
     exact = exact_values(moments(net, x))
     with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
         if output is None:
-            found = estimates(chunks(net, x, draws, seed, progress=progress), exact)
+            found = estimates(law.watch(chunks(net, x, draws, seed, progress=progress)), exact)
         else:
             dataset = sample(net, x, draws, seed, progress=progress)
-            found = estimates([{name: dataset[name].to_numpy() for name in dataset}], exact)  # type: ignore[misc]
+            columns = {str(name): column.to_numpy() for name, column in dataset.items()}
+            found = estimates(law.watch([columns]), exact)
             _write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
-        _print_json(document | {"exact": {name: exact[name] for name in ESTIMATED}})
+        _print_json(document | {"exact": {name: exact[name] for name in ESTIMATED}, "law": {"K": law.to_json()}})
         return
     from finwidth import tables
 
-    tables.estimates(net, found, exact)
+    tables.estimates(net, found, exact, law)
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
@@ -148,6 +151,7 @@ def _report(
     ),
     draws: Draws = 1_000_000,
     seed: Seed = 0,
+    activation: Phi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     as_json: Json = False,
@@ -155,7 +159,7 @@ def _report(
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
     from finwidth.report import report, write
 
-    net = MLP(parse_widths(widths), parameterization=parameterization, bias=bias)
+    net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
     x = parse_input(input)
     with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
         found = report(net, x, draws, seed, progress=progress)

@@ -11,6 +11,7 @@ from finwidth.network import MLP
 from finwidth.paper import page
 from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import Estimate
+from finwidth.sampling.quantiles import SHOWN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
     from finwidth.report import Report
+    from finwidth.sampling.quantiles import Law, Measured
 
 # What each quantity's mean is called in a table.
 LABELS = {
@@ -135,12 +137,29 @@ def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
     return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
 
 
-def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float]) -> None:
-    """Print sampled values with their standard errors beside the exact ones."""
+def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law) -> None:
+    """Print sampled values with their standard errors beside the exact ones, and the law of K."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
     for name, each in found.items():
         table.add_row(LABELS[name], number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}")
-    show(str(net), table, _doubts(found))
+    show(str(net), table, _doubts(found) + "\n" + _law(law))
+
+
+def _law(law: Law) -> str:
+    """Quantiles and moments of the logarithm, with their standard errors."""
+    quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
+    lines = [f"Quantiles of K: {quantiles}."]
+    if law.zeros < 1:
+        of = "log K" + (", where K > 0," if law.zeros else "")
+        mean, sd = _with_error(law.log_mean, ".4f"), _with_error(law.log_sd, ".4f")
+        lines.append(f"Mean of {of} {mean}, standard deviation {sd}.")
+    if law.zeros:
+        lines.append(f"K = 0 in {law.zeros:.2%} of the draws.")
+    return "\n".join(lines)
+
+
+def _with_error(measured: Measured, kind: str) -> str:
+    return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
 
 
 def report(found: Report) -> None:

@@ -17,6 +17,7 @@ from finwidth.empirical.brute_force import simulate
 from finwidth.sampling.diagonal import NormChain, chunk_size, chunks
 from finwidth.sampling.streams import stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
+from finwidth.sampling.variates import Variates
 from stats import same_law, same_mean
 
 Drawn = dict[str, npt.NDArray[np.float64]]
@@ -126,20 +127,20 @@ def test_joint_law_is_that_of_a_million_networks(name: str) -> None:
 class Forgetful(NormChain):
     """A wrong chain: the backward pass forgets that one direction of each weight matrix is known."""
 
-    def _backward(self, Q, rng, draws):  # type: ignore[no-untyped-def]
-        self._half_open += 0.5
-        try:
-            return super()._backward(Q, rng, draws)
-        finally:
-            self._half_open -= 0.5
+    def _draw(self, variates, work):  # type: ignore[no-untyped-def]
+        class Wrong(Variates):
+            def chi_square(self, k, less=0, scale=1.0, out=None):  # type: ignore[no-untyped-def]
+                return super().chi_square(k, 0 if less == 1 else less, scale, out)
+
+        return super()._draw(Wrong(variates.rng), work)
 
 
 class Careless(NormChain):
     """A wrong chain: the tangent forgets what the backward pass said of each weight matrix."""
 
-    def _update(self, rng, draws):  # type: ignore[no-untyped-def]
-        self._zeta[1:] = 0
-        return super()._update(rng, draws)
+    def _update(self, variates, work):  # type: ignore[no-untyped-def]
+        work.zeta[1:] = 0
+        return super()._update(variates, work)
 
 
 class NoConstantNeuron(TwoSlopeChain):
@@ -173,7 +174,7 @@ def test_a_forgotten_conditioning_is_rejected(
     wrong: Callable[[MLP], NormChain | TwoSlopeChain], name: str, view: str
 ) -> None:
     net, x = NETWORKS[name]
-    chain = wrong(net).draw(5.0, stream(3, 0), NETWORKS_DRAWN)
+    chain = wrong(net).draw(5.0, Variates(stream(3, 0)), NETWORKS_DRAWN)
     networks = simulate(net, x, NETWORKS_DRAWN, np.random.default_rng(4))
     assert not same_law(VIEWS[view](chain), VIEWS[view](networks))
 
@@ -182,7 +183,7 @@ def test_a_forgotten_conditioning_is_rejected(
 def test_the_two_chains_agree(name: str) -> None:
     """The chain of any two slopes, for ReLU, has the law of the shorter one."""
     net, x = NETWORKS[name]
-    general = TwoSlopeChain(net).draw(float(np.square(x).sum()), stream(21, 0), NETWORKS_DRAWN)
+    general = TwoSlopeChain(net).draw(float(np.square(x).sum()), Variates(stream(21, 0)), NETWORKS_DRAWN)
     short = draw(net, x, NETWORKS_DRAWN, seed=22)
     for view, function in VIEWS.items():
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -284,7 +285,7 @@ def test_dataset_carries_its_provenance() -> None:
 def test_progress_is_told() -> None:
     seen: list[int] = []
     finwidth.sample(MLP([2, 4, 1]), [1, 2], 40_000, progress=seen.append)
-    assert seen == [32768, 40_000]
+    assert seen == [16384, 32768, 40_000]
 
 
 @pytest.mark.parametrize(

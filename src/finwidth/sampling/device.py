@@ -1,4 +1,4 @@
-"""Random numbers on a torch device, by the methods of `numpy.random.Generator` that the samplers call.
+"""Random numbers on a torch device, by the methods of `variates.Variates` that the samplers call.
 
 The samplers' arithmetic is written once, over NumPy or torch arrays (`array_module`); the law of the draws is the same
 on every device, the numbers of a seed are not.
@@ -66,10 +66,11 @@ class DeviceGenerator:
         """Independent N(0, 1)."""
         return self.xp.randn(size if isinstance(size, tuple) else (size,), generator=self._generator, **self._kind)
 
-    def standard_gamma(self, shape: Any) -> Any:
-        """Gamma with unit scale, elementwise; 0 where the shape is 0 (torch: the least positive number)."""
-        return self.xp._standard_gamma(shape, generator=self._generator) * (shape > 0)
+    def coins(self, n: int, count: int) -> Any:
+        """Independent numbers of heads among ``n`` fair coins, as floats."""
+        return self.xp.binomial(self.full(count, float(n)), self.full(count, 0.5), generator=self._generator)
 
-    def binomial(self, n: int, p: float, size: int) -> Any:
-        """Independent Binomial(n, p), as floats."""
-        return self.xp.binomial(self.full(size, float(n)), self.full(size, p), generator=self._generator)
+    def chi_square(self, k: Any, less: int = 0) -> Any:
+        """Independent chi2(k - less), elementwise; 0 where k <= less (torch: the least positive number)."""
+        shape = (k - less).clip(0) / 2
+        return 2 * self.xp._standard_gamma(shape, generator=self._generator) * (shape > 0)

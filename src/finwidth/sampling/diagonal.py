@@ -20,10 +20,13 @@ No quantity is divided by one that can vanish while the network lives, and none 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
@@ -33,12 +36,13 @@ from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.device import DeviceGenerator, check_device
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
+from finwidth.sampling.variates import Variates
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
-_LARGEST_CHUNK = 2**15
+_LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
@@ -87,7 +91,7 @@ def squared_norm(net: MLP, x: Vector) -> float:
 
 def chunk_size(net: MLP) -> int:
     """How many draws are made at once: it depends on the network only, so that a seed fixes the numbers."""
-    size = _LARGEST_CHUNK if _plain_relu(net) else _LARGEST_CHUNK // 4
+    size = _LARGEST_CHUNK if _plain_relu(net) else _LARGEST_CHUNK // 2
     return max(1, min(size, _CHUNK_CELLS // net.depth))
 
 
@@ -108,7 +112,7 @@ def chunks(
     >>> from finwidth.sampling.diagonal import chunks
     >>> from finwidth import MLP
     >>> [len(piece["K"]) for piece in chunks(MLP([2, 4, 4, 1]), [1, 2], draws=40_000, seed=1)]
-    [32768, 7232]
+    [16384, 16384, 7232]
     """
     check_network(net)
     norm = squared_norm(net, x)
@@ -133,7 +137,7 @@ def _by_threads(net: MLP, norm: float, draws: int, seed: int, threads: int) -> I
     def piece(number: int) -> dict[str, FloatArray]:
         chain = idle.get()
         try:
-            return chain.draw(norm, stream(seed, number), min(size, draws - number * size))
+            return chain.draw(norm, Variates(stream(seed, number)), min(size, draws - number * size))
         finally:
             idle.put(chain)
 
@@ -209,6 +213,18 @@ def sample(
     )
 
 
+@dataclass
+class _Rows:
+    """The work arrays of some draws: a row a hidden layer, and in kappa one for the output layer."""
+
+    chi: FloatArray  # v_i chi2(m_i)
+    zeta: FloatArray  # v_{i+1} chi2(m_i - 1), and then zeta_i
+    rest: FloatArray  # chi2(m_i - 2)
+    share: FloatArray  # m_i, and then kappa_i + e_i S_i
+    kappa: FloatArray
+    paired: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)  # of a narrow layer: m_i >= 2
+
+
 class NormChain:
     """The chain of the module's docstring for one network, with work arrays for up to ``size`` draws at once."""
 
@@ -218,116 +234,114 @@ class NormChain:
         self.variance = [float(layer.weight_variance) for layer in layers]
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in layers]
         self.bias_multiplier = [float(layer.bias_multiplier) for layer in layers]
-        # A row a layer. chi2(m) is drawn as 2 gamma(m/2); the halves of m and chi are what is stored.
-        self._half_open, self._half_chi, self._zeta = np.empty((3, net.depth - 1, size))
-        self._kappa, self._share = np.empty((2, net.depth, size))
+        self._work = np.empty(5 * net.depth * size)
+        self._runs = self._equal_layers()
 
-    def draw(self, norm: float, rng: np.random.Generator, draws: int) -> dict[str, FloatArray]:
+    def _equal_layers(self) -> list[tuple[slice, int, float, float]]:
+        """Runs of hidden layers that are drawn alike: which, their width n_i, v_i and v_{i+1}."""
+        alike = zip(self.widths[1:-1], self.variance[:-1], self.variance[1:], strict=True)
+        runs, start = [], 0
+        for key, run in groupby(alike):
+            stop = start + len(list(run))
+            runs.append((slice(start, stop), *key))
+            start = stop
+        return runs
+
+    def draw(self, norm: float, variates: Variates, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
+        rows = self._work[: 5 * (len(self.widths) - 1) * draws].reshape(5, -1, draws)
+        work = _Rows(rows[0, :-1], rows[1, :-1], rows[2, :-1], rows[3, :-1], rows[4])
+        self._draw(variates, work)
         with np.errstate(all="ignore"):  # dead networks are set right below, the caller sees to overflow
-            output, Q = self._forward(norm, rng, draws)
-            K_w, K_b = self._backward(Q, rng, draws)
+            output, Q = self._forward(norm, variates, work)
+            K_w, K_b = self._backward(Q, work)
             vanished = not Q.all()  # some network is dead, or N^2 too small for a double
             if vanished:
-                np.nan_to_num(self._zeta[:, :draws], copy=False)  # 0/0; the layer's share of K is 0 as well
-            dK = self._update(rng, draws)
+                np.nan_to_num(work.zeta, copy=False)  # 0/0; the layer's share of K is 0 as well
+            dK = self._update(variates, work)
         if vanished or norm == 0:
             # Where a layer is entirely closed the output is its bias, and only that bias has a derivative.
-            dead = (self._half_open[:, :draws] == 0).any(axis=0) | (norm == 0)
+            dead = (work.chi == 0).any(axis=0) | (norm == 0)
             for column, value in ((output, 0.0), (K_w, 0.0), (K_b, self.bias_multiplier[-1]), (dK, 0.0)):
                 column[dead] = value
         return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
 
-    def _draw_forward(self, i: int, rng: np.random.Generator, half_open: FloatArray, half_chi: FloatArray) -> None:
-        """Draw m/2 and chi2(m)/2 of hidden layer i (from 0)."""
-        np.multiply(rng.binomial(self.widths[i + 1], 0.5, len(half_open)), 0.5, out=half_open)
-        rng.standard_gamma(half_open, out=half_chi)
+    def _draw(self, variates: Variates, work: _Rows) -> None:
+        """Draw the coins and the chi-squares of all layers."""
+        for rows, width, v, v_above in self._runs:
+            m = work.share[rows]  # free until the backward pass
+            variates.coins(width, m.size, out=m.reshape(-1))
+            if width < _NARROW:
+                work.paired |= dict(enumerate(m >= 2, rows.start))
+            variates.chi_square(m, scale=v, out=work.chi[rows])
+            variates.chi_square(m, less=1, scale=v_above, out=work.zeta[rows])
+            variates.chi_square(m, less=2, out=work.rest[rows])
 
-    def _draw_output(self, rng: np.random.Generator, draws: int) -> FloatArray:
-        """Draw z, the output over its standard deviation."""
-        return rng.standard_normal(draws)
-
-    def _draw_backward(self, i: int, rng: np.random.Generator, half_open: FloatArray, half_chi: FloatArray) -> None:
-        """Draw chi2(m - 1)/2 of hidden layer i given m/2."""
-        shape = np.subtract(half_open, 0.5)
-        if self.widths[i + 1] < _NARROW:
-            np.maximum(shape, 0, out=shape)
-        rng.standard_gamma(shape, out=half_chi)
-
-    def _forward(self, norm: float, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
-        """Draw m_i and chi_i, leave c_i R_{i-1} in kappa; return N and Q_{d-1} = v_d z^2."""
-        R = np.full(draws, norm)
-        for i in range(len(self.widths) - 2):
-            half_open, half_chi = self._half_open[i, :draws], self._half_chi[i, :draws]
-            np.multiply(R, self.weight_multiplier[i], out=self._kappa[i, :draws])
-            self._draw_forward(i, rng, half_open, half_chi)
-            R *= half_chi
-            R *= 2 * self.variance[i]
-        np.multiply(R, self.weight_multiplier[-1], out=self._kappa[-1, :draws])
-        output = self._draw_output(rng, draws)
+    def _forward(self, norm: float, variates: Variates, work: _Rows) -> tuple[FloatArray, FloatArray]:
+        """Leave c_i R_{i-1} in kappa; return N and Q_{d-1} = v_d z^2."""
+        kappa = work.kappa
+        R = np.full(kappa.shape[1], norm)
+        for i, factor in enumerate(work.chi):
+            np.multiply(R, self.weight_multiplier[i], out=kappa[i])
+            R *= factor
+        np.multiply(R, self.weight_multiplier[-1], out=kappa[-1])
+        output = variates.standard_normal(len(R))
         Q = output * output
         Q *= self.variance[-1]
         R *= self.variance[-1]
         output *= np.sqrt(R, out=R)
         return output, Q
 
-    def _backward(self, Q: FloatArray, rng: np.random.Generator, draws: int) -> tuple[FloatArray, FloatArray]:
-        """Draw S_i, complete kappa_i, leave zeta_i and the layer's share kappa_i + e_i S_i; return K_w and K_b.
+    def _backward(self, Q: FloatArray, work: _Rows) -> tuple[FloatArray, FloatArray]:
+        """Compute S_i, complete kappa_i, turn the fresh chi-squares into zeta_i; return K_w and K_b.
 
         Q ends as N^2/R_0, which is zero where a layer is closed.
         """
-        S = np.ones(draws)
-        gamma = np.empty(draws)
-        K_w = self._kappa[-1, :draws].copy()
-        K_b = np.full(draws, self.bias_multiplier[-1])
-        for i in reversed(range(len(self.widths) - 2)):
-            kappa, zeta, share = self._kappa[i, :draws], self._zeta[i, :draws], self._share[i, :draws]
-            self._draw_backward(i, rng, self._half_open[i, :draws], gamma)
-            S *= gamma
-            S *= 2 * self.variance[i + 1]
+        chi, zeta, share, kappa = work.chi, work.zeta, work.share, work.kappa
+        S = np.ones_like(Q)
+        K_w = kappa[-1].copy()
+        K_b = np.full_like(Q, self.bias_multiplier[-1])
+        for i in reversed(range(len(chi))):
+            S *= zeta[i]
             S += Q
-            np.divide(Q, S, out=zeta)
-            kappa *= S
-            K_w += kappa
+            np.divide(Q, S, out=zeta[i])
+            kappa[i] *= S
+            K_w += kappa[i]
             e = self.bias_multiplier[i]
-            bias_share = S if e == 1 else np.multiply(S, e, out=share)
+            bias_share = S if e == 1 else np.multiply(S, e, out=share[i])
             K_b += bias_share
-            np.add(bias_share, kappa, out=share)
-            Q *= self._half_chi[i, :draws]
-            Q *= 2 * self.variance[i]
+            np.add(bias_share, kappa[i], out=share[i])
+            Q *= chi[i]
         return K_w, K_b
 
-    def _update(self, rng: np.random.Generator, draws: int) -> FloatArray:
+    def _update(self, variates: Variates, work: _Rows) -> FloatArray:
         """Draw Delta K / lambda, given the passes before."""
-        w, A, P, dK = np.zeros((4, draws))
-        shape, gamma, xi, D, root = np.empty((5, draws))
-        for i in range(len(self.widths) - 2):
-            half_open, zeta = self._half_open[i, :draws], self._zeta[i, :draws]
-            dK += np.multiply(self._kappa[i, :draws], A, out=root)
-            w += self._share[i, :draws]
+        chi, zeta, rest, share, kappa = work.chi, work.zeta, work.rest, work.share, work.kappa
+        w, A, P, dK = np.zeros((4, kappa.shape[1]))
+        xi, D, root = np.empty((3, kappa.shape[1]))
+        for i in range(len(chi)):
+            dK += np.multiply(kappa[i], A, out=root)
+            w += share[i]
             np.subtract(w, A, out=D)
-            A += np.multiply(zeta, D, out=root)
-            np.sqrt(np.subtract(1, zeta, out=root), out=root)
-            if i == 0:  # the first layer has no tangent below it
-                np.multiply(zeta, np.square(np.multiply(root, D, out=D), out=D), out=P)
-                continue
-            rng.standard_normal(out=xi)
-            np.subtract(half_open, 1, out=shape)
-            if self.widths[i + 1] < _NARROW:
-                xi *= shape >= 0  # one open neuron leaves no direction across x^(i)
-                np.maximum(shape, 0, out=shape)
-            rng.standard_gamma(shape, out=gamma)
-            P /= self._half_chi[i, :draws]  # 2 t
-            gamma *= P
-            P *= 0.5
-            xi *= np.sqrt(P, out=P)
+            A += np.multiply(zeta[i], D, out=root)
+            np.sqrt(np.subtract(1, zeta[i], out=root), out=root)
             D *= root
-            D -= xi
-            np.multiply(np.square(D, out=D), zeta, out=P)
-            P += gamma
-            xi *= root
-            A += xi
-        dK += np.multiply(self._kappa[-1, :draws], A, out=root)
+            if i:  # the first layer has no tangent below it
+                P /= chi[i]
+                P *= self.variance[i]  # t
+                rest[i] *= P
+                variates.standard_normal(out=xi)
+                xi *= np.sqrt(P, out=P)
+                if i in work.paired:
+                    xi *= work.paired[i]  # one open neuron leaves no direction across x^(i)
+                D -= xi
+                xi *= root
+                A += xi
+            np.square(D, out=P)
+            P *= zeta[i]
+            if i:
+                P += rest[i]
+        dK += np.multiply(kappa[-1], A, out=root)
         dK *= -4
         dK += 0.0  # no negative zeros
         return dK

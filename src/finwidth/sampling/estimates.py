@@ -57,16 +57,22 @@ class Accumulator:
 
     def add(self, values: FloatArray) -> None:
         """Take in a chunk of draws, shape (count,)."""
+        chunk = Accumulator()
         with np.errstate(over="ignore"):  # an infinite error is told as such
-            self._add(values)
+            chunk.count, chunk.mean = len(values), float(values.mean())
+            chunk.squared_deviations = float(np.square(values - chunk.mean).sum())
+            chunk.smallest, chunk.largest = float(values.min()), float(values.max())
+            self.merge(chunk)
 
-    def _add(self, values: FloatArray) -> None:
-        count, mean = len(values), float(values.mean())
-        shift, total = mean - self.mean, self.count + count
-        self.squared_deviations += float(np.square(values - mean).sum()) + shift * shift * self.count * count / total
-        self.mean += shift * count / total
+    def merge(self, other: Accumulator) -> None:
+        """Take in all draws of another."""
+        if not other.count:
+            return
+        shift, total = other.mean - self.mean, self.count + other.count
+        self.squared_deviations += other.squared_deviations + shift * shift * self.count * other.count / total
+        self.mean += shift * other.count / total
         self.count = total
-        self.smallest, self.largest = min(self.smallest, float(values.min())), max(self.largest, float(values.max()))
+        self.smallest, self.largest = min(self.smallest, other.smallest), max(self.largest, other.largest)
 
     def estimate(self, exact: float | None = None) -> Estimate:
         """The mean with its standard error, judged by itself and, where there is one, by the ``exact`` value."""

@@ -24,6 +24,7 @@ import numpy as np
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
 from finwidth.sampling.device import DeviceGenerator, array_module
+from finwidth.sampling.variates import Variates
 
 Array = Any  # of NumPy, or a torch tensor
 
@@ -47,7 +48,7 @@ class _Hidden:
 class TwoSlopeChain:
     """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`.
 
-    It computes with the arrays of the generator it is given: NumPy's, or those of a `DeviceGenerator`.
+    It computes with the arrays of what draws for it: NumPy's for `Variates`, torch's for a `DeviceGenerator`.
     """
 
     def __init__(self, net: MLP) -> None:
@@ -60,7 +61,7 @@ class TwoSlopeChain:
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
         self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
 
-    def draw(self, norm: float, rng: np.random.Generator | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
+    def draw(self, norm: float, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
         xp = array_module(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
@@ -85,9 +86,9 @@ class TwoSlopeChain:
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
             silent = norm == 0 and not any(self.bias_variance[: i + 1])  # y = 0 in every network
-            positive = width * xp.ones_like(R) if silent else 1.0 * rng.binomial(width, 0.5, draws)
+            positive = width * xp.ones_like(R) if silent else rng.coins(width, draws)
             counts = xp.stack([positive, width - positive])
-            y = xp.sqrt(scale * 2 * rng.standard_gamma(counts / 2))
+            y = xp.sqrt(scale * rng.chi_square(counts))
             a, b = (self.at_zero, self.at_zero) if silent else self.slopes
             slopes = xp.stack([a * xp.ones_like(R[:1]), b * xp.ones_like(R[:1])])
             x = slopes * y
@@ -112,7 +113,7 @@ class TwoSlopeChain:
                 along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
             across = sigma * rng.standard_normal(draws)
             plane = (along * layer.unit + across * layer.turned) * (layer.counts >= 1)
-            fresh = sigma * xp.sqrt(2 * rng.standard_gamma((layer.counts - 1).clip(0) / 2))
+            fresh = sigma * xp.sqrt(rng.chi_square(layer.counts, less=1))
             layer.J = xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live
             layer.square = S = (layer.J**2).sum(0)
             layer.p = p = layer.norm * along
@@ -142,7 +143,7 @@ class TwoSlopeChain:
             w = w + k * layer.square
             along = (layer.unit * dx[:2]).sum(0)
             u = layer.norm * along
-            rest = (layer.slopes**2 * 2 * rng.standard_gamma((layer.counts - 2).clip(0) / 2)).sum(0)
+            rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
         return result + self.weight_multiplier[-1] * squares[-1] * u
 
