@@ -33,7 +33,7 @@ ABSENT = 1000
 # Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
-_SLABS = 16  # pieces in which a matrix is completed
+_PIECES = 16  # in which a matrix is completed
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -106,13 +106,21 @@ def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
 
 
 def combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
-    """``onto`` plus the sums of the blocks' rows with these coefficients, (draws, m, size)."""
+    """``onto`` plus the sums of the blocks' rows with these coefficients, (draws, m, size or less)."""
     start = 0
     for block in blocks:
-        stop = start + block.shape[1]
-        onto = onto + coefficients[..., start:stop] @ block
-        start = stop
+        some = coefficients[..., start : start + block.shape[1]]
+        onto = onto + some @ block[:, : some.shape[-1]]
+        start += block.shape[1]
     return onto
+
+
+def add_product(target: Array, left: Array, right: Array) -> None:
+    """Add left^T right to the target, (draws, rows, columns), in pieces that need little memory of their own."""
+    step = -(-target.shape[1] // _PIECES)
+    for start in range(0, target.shape[1], step):
+        piece = slice(start, start + step)
+        target[:, piece] += turned(left[..., piece]) @ right
 
 
 class GaussianMatrix:
@@ -177,7 +185,7 @@ class GaussianMatrix:
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
         self._xp = array_module(rng)
         self._left, self._right = _Side(), _Side()
-        self._round = float(np.finfo(dtype).eps)
+        self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
 
     @property
     def known(self) -> tuple[int, int]:
@@ -188,7 +196,7 @@ class GaussianMatrix:
     def nbytes(self) -> int:
         """Bytes that are held now."""
         numbers = sum(self.known) * sum(self.shape) if self.whole is None else self.shape[0] * self.shape[1]
-        return numbers * self._draws * ITEM_BYTES[self.dtype]
+        return numbers * self._draws * self._item
 
     @property
     def T(self) -> _Transposed:
@@ -218,7 +226,7 @@ class GaussianMatrix:
     def settle(self) -> None:
         """Complete the matrix if what is known takes more memory than the matrix would.
 
-        Only products with ``@`` do so by themselves: it changes the coordinates that `right` and `left` return.
+        Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
         """
         if self.whole is None and sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
             self.complete()
@@ -246,12 +254,14 @@ class GaussianMatrix:
     def _images(self, coordinates: Array, side: _Side, length: int) -> Array:
         if self.whole is not None:
             return coordinates @ (turned(self.whole) if side is self._right else self.whole)
-        nothing = as_array(self.rng, np.zeros((*coordinates.shape[:2], length)), self.dtype)
-        return combination(self.deviation * coordinates, side.images, nothing)
+        return combination(self.deviation * coordinates, side.images, self._zeros((*coordinates.shape[:2], length)))
+
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        return as_array(self.rng, np.zeros(shape), self.dtype)
 
     def _meet(self, X: Array, side: _Side, other: _Side, shape: tuple[int, int]) -> Array:
         """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
-        xp = self._xp
+        xp, X = self._xp, as_array(self.rng, X, self.dtype)
         self._afford(0, X.shape[1])
         with np.errstate(over="ignore"):
             lengths = (X * X).sum(-1)[..., None] ** 0.5
@@ -264,7 +274,7 @@ class GaussianMatrix:
         rest = combination(-coordinates, side.vectors, unit)
         fresh, there = self._directions(rest)
         if fresh.shape[1]:
-            self._afford(fresh.shape[1], X.shape[1])
+            self._afford(fresh.shape[1] * sum(shape), X.shape[1])
             fresh = self._orthonormal(fresh, there, side)
             coordinates = xp.concatenate([coordinates, rest @ turned(fresh)], -1)
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
@@ -305,30 +315,24 @@ class GaussianMatrix:
 
     def complete(self) -> None:
         """Draw all that is not known yet, and keep the matrix as a whole."""
-        self._afford(0, 1, completing=True)
         rows, columns = self.shape
+        self._afford(rows * columns, 1)
         W = normals(self.rng, (self._draws, rows, columns), self.dtype)
-        step = -(-rows // _SLABS)
-        slabs = [slice(start, start + step) for start in range(0, rows, step)]
-        for slab in slabs:
-            for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
-                W[:, slab] += (turned(images[..., slab]) - W[:, slab] @ turned(vectors)) @ vectors
+        for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
+            add_product(W, images - vectors @ turned(W), vectors)
         for vectors, images in zip(self._left.vectors, self._left.images, strict=True):
-            missing = images - vectors @ W
-            for slab in slabs:
-                W[:, slab] += turned(vectors[..., slab]) @ missing
+            add_product(W, vectors, images - vectors @ W)
         W *= self.deviation
         self.whole, self._left, self._right = W, _Side(), _Side()
 
-    def _afford(self, new: int, at_once: int, *, completing: bool = False) -> None:
-        """Refuse to go on if ``new`` more vectors would exceed the budget."""
+    def _afford(self, more: int, at_once: int) -> None:
+        """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget."""
         if self.budget is None:
             return
         rows, columns = self.shape
         left, right = self.known
-        more = rows * columns if completing else new * sum(self.shape)
         work = memory(rows, columns, 0, 0, at_once=at_once, draws=self._draws, dtype=self.dtype)
-        needed = self.nbytes + more * self._draws * ITEM_BYTES[self.dtype] + work
+        needed = self.nbytes + more * self._draws * self._item + work
         if needed > self.budget:
             raise FinwidthError(
                 f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors needs "
