@@ -26,6 +26,7 @@ PUBLIC = {
     "regime",
     "sample",
     "sample_gram",
+    "train",
     "width_for",
 }
 

@@ -37,6 +37,10 @@ _PIECES = 16  # in which a matrix is completed
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
+class NotFiniteError(FinwidthError):
+    """A vector is not finite."""
+
+
 def parse_bytes(given: float | str) -> int:
     """A number of bytes, or a text such as ``"4GiB"``; raises FinwidthError otherwise.
 
@@ -55,24 +59,33 @@ def parse_bytes(given: float | str) -> int:
     return size
 
 
+def held(rows: int, columns: int, left: int, right: int) -> int:
+    """How many numbers a `GaussianMatrix` keeps at most after meeting ``left`` and ``right`` independent vectors.
+
+    (left + right)(rows + columns), while these are no more than rows * columns.  Past that the matrix is completed:
+    rows * columns numbers are kept, and as many again are needed on the way.
+    """
+    known = (left + right) * (rows + columns)
+    return known if known <= rows * columns else 2 * rows * columns
+
+
+def work(rows: int, columns: int, at_once: int) -> int:
+    """How many numbers a product with ``at_once`` vectors works in, on top of what is kept."""
+    return (8 * at_once + _BLOCK) * (rows + columns)
+
+
 def memory(
     rows: int, columns: int, left: int, right: int, *, at_once: int = 1, draws: int = 1, dtype: str = "float64"
 ) -> int:
-    """Bytes that a `GaussianMatrix` needs at most after meeting ``left`` and ``right`` independent vectors.
-
-    (left + right)(rows + columns) numbers while these are no more than rows * columns.  Past that the matrix is
-    completed: rows * columns numbers are kept, and as many again are needed on the way.  A product with ``at_once``
-    vectors works in 8 at_once + 64 vectors of both lengths on top.
+    """Bytes that a `GaussianMatrix` needs at most: `held` and `work`.
 
     Examples
     --------
     >>> from finwidth.sampling.revealed import memory
     >>> memory(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
-    2.02...
+    1.54...
     """
-    known = (left + right) * (rows + columns)
-    held = known if known <= rows * columns else 2 * rows * columns
-    return ITEM_BYTES[dtype] * draws * (held + (8 * at_once + 2 * _BLOCK) * (rows + columns))
+    return ITEM_BYTES[dtype] * draws * (held(rows, columns, left, right) + work(rows, columns, at_once))
 
 
 def turned(stack: Array) -> Array:
@@ -266,7 +279,7 @@ class GaussianMatrix:
         with np.errstate(over="ignore"):
             lengths = (X * X).sum(-1)[..., None] ** 0.5
         if not bool(xp.isfinite(lengths).all()):
-            raise FinwidthError("a vector is not finite, or its square overflows; give finite numbers")
+            raise NotFiniteError("a vector is not finite, or its square overflows; give finite numbers")
         if self.whole is not None:
             return X
         unit = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
@@ -331,8 +344,7 @@ class GaussianMatrix:
             return
         rows, columns = self.shape
         left, right = self.known
-        work = memory(rows, columns, 0, 0, at_once=at_once, draws=self._draws, dtype=self.dtype)
-        needed = self.nbytes + more * self._draws * self._item + work
+        needed = self.nbytes + (more + work(rows, columns, at_once)) * self._draws * self._item
         if needed > self.budget:
             raise FinwidthError(
                 f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors needs "
