@@ -20,11 +20,12 @@ def softmax(z: Array) -> Array:
 
 def passes(net: MLP, W: list[Array], b: list[Array], X: Array, seeds: Array | None = None) -> tuple[list[Array], ...]:
     """Activations A_{i-1}, pre-activations and, from seeds (draws, m, n_d), backpropagated J_i, (draws, m, n_i)."""
-    A, Y = [np.broadcast_to(X, (len(W[0]), *X.shape[-2:]))], []
+    A: list[Array] = [np.broadcast_to(X, (len(W[0]), *X.shape[-2:]))]
+    Y: list[Array] = []
     for weight, bias in zip(W, b, strict=True):
         Y.append(np.einsum("dmi,dji->dmj", A[-1], weight) + bias[:, None])
         A.append(net.activation.value(Y[-1]))
-    J = [seeds]
+    J: list[Array] = [seeds]
     for i in reversed(range(1, net.depth)):
         if seeds is not None:
             J.insert(0, np.einsum("dmj,dji->dmi", J[0], W[i]) * net.activation.derivative(Y[i - 1]))
@@ -45,7 +46,7 @@ def kernel(net: MLP, W: list[Array], b: list[Array], X: Array) -> Array:
     return K
 
 
-def dense_training(
+def dense_training(  # noqa: PLR0917
     net: MLP,
     X: Array,
     y: Array,
@@ -91,10 +92,8 @@ def dense_training(
         A, _, J = passes(net, W, b, inputs, slope)
         for i, layer in enumerate(net.layers):
             dW, db = np.einsum("dmj,dmi->dji", J[i], A[i]), J[i].sum(1)
-            for value, place, gradient, multiplier in (
-                (W[i], i, dW, layer.weight_multiplier),
-                (b[i], net.depth + i, db, layer.bias_multiplier),
-            ):
-                velocities[place] = momentum * velocities[place] + gradient
-                value -= lr * float(multiplier) * velocities[place]
+            velocities[i] = momentum * velocities[i] + dW
+            velocities[net.depth + i] = momentum * velocities[net.depth + i] + db
+            W[i] -= lr * float(layer.weight_multiplier) * velocities[i]
+            b[i] -= lr * float(layer.bias_multiplier) * velocities[net.depth + i]
     return {name: np.stack(values, axis=1) for name, values in found.items()}

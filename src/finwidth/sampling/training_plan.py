@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,23 +98,32 @@ def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: str) -> FloatArray:
     outputs = net.widths[-1]
     if loss not in LOSSES:
         raise FinwidthError(f"loss {loss!r} is not known; choose one of {', '.join(LOSSES)}")
-    given = np.asarray(y)
+    wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
+    try:
+        given = np.asarray(y)
+        array = given.astype(np.float64)
+    except (TypeError, ValueError):
+        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape {wanted}") from None
     if loss == "cross-entropy":
         if outputs == 1:
             raise FinwidthError("cross-entropy needs an output for each class, and the network has 1; give 2 or more")
         if given.shape != (m,) or given.dtype.kind not in "iub" or not ((given >= 0) & (given < outputs)).all():
-            raise FinwidthError(
-                f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the classes of the inputs"
-            )
-        return np.eye(outputs)[given.astype(int)]
-    wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
-    try:
-        array = given.astype(np.float64)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape {wanted}") from None
+            raise FinwidthError(f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the inputs' classes")
+        array = np.eye(outputs)[given.astype(int)]
     if array.shape not in ({(m,), (m, 1)} if outputs == 1 else {(m, outputs)}) or not np.isfinite(array).all():
         raise FinwidthError(f"the targets have shape {array.shape}; give finite numbers of shape {wanted}")
     return array.reshape(m, outputs)
+
+
+def _check_record(record: Iterable[int] | None, steps: int) -> tuple[int, ...]:
+    """The steps to record at, the first and the last among them."""
+    if record is None:
+        return tuple(range(steps + 1))
+    given = list(record) if isinstance(record, Iterable) else [record]
+    for step in given:
+        if not isinstance(step, numbers.Integral) or not 0 <= step <= steps:
+            raise FinwidthError(f"record holds {step!r}; give whole numbers from 0 to {steps}")
+    return tuple(sorted({0, *(int(step) for step in given), steps}))
 
 
 def _within(name: str, value: float, low: float, high: float, wanted: str) -> float:
@@ -146,9 +156,6 @@ def plan(
     batch = m if batch is None else count("batch", batch)
     if batch > m:
         raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
-    kept = range(steps + 1) if record is None else {count("a step of record", t + 1) - 1 for t in record}
-    if max(kept, default=0) > steps:
-        raise FinwidthError(f"record holds step {max(kept)} of {steps}; give numbers from 0 to {steps}")
     return Plan(
         net,
         inputs if probe is None else np.concatenate([inputs, check_inputs(net, probe)]),
@@ -158,7 +165,7 @@ def plan(
         _within("momentum", momentum, 0, 1, "a number from 0 to below 1"),
         batch,
         loss,
-        tuple(sorted({0, *kept, steps})),
+        _check_record(record, steps),
     )
 
 
