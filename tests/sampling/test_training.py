@@ -221,8 +221,8 @@ def test_the_kernel_freezes_like_one_over_n_and_outputs_are_those_of_the_lineari
     from_limit: list[float] = []
     wide = sample_gram(net(20_000, "gelu"), X, 40, seed=3).K.mean("draw").to_numpy()
     for n in widths:
-        of_relu.append(float(train(net(n, "relu"), X, Y, steps, lr, draws=300, seed=n).drift[:, -1].median()))
-        run = train(net(n, "gelu"), X, Y, steps, lr, draws=300, seed=n)
+        of_relu.append(float(train(net(n, "relu"), X, Y, steps, lr, draws=150, seed=n).drift[:, -1].median()))
+        run = train(net(n, "gelu"), X, Y, steps, lr, draws=150, seed=n)
         drifts.append(float(run.drift[:, -1].median()))
         N, K = run.output.to_numpy(), run.K.to_numpy()[:, 0]
         for kernel, errors in ((K, from_own), (np.broadcast_to(wide, K.shape), from_limit)):
@@ -237,6 +237,18 @@ def test_the_kernel_freezes_like_one_over_n_and_outputs_are_those_of_the_lineari
     assert slope(of_relu) == pytest.approx(-0.5, abs=0.15)
     assert slope(from_own) == pytest.approx(-1, abs=0.15)
     assert slope(from_limit) == pytest.approx(-0.5, abs=0.15)
+
+
+def test_gates_that_flip_change_the_mean_kernel_where_the_derivative_sees_nothing() -> None:
+    """ReLU: E[K_1 - K_0] / lr is E[dK] - s^4 / (pi^(3/2) sqrt(n)) with s^2 = 2 (docs/theory/training.md)."""
+    n, draws, lr, x = 6_000, 3_000, 0.5, np.ones((1, 4))
+    for activation, flips in (("relu", -4 / math.pi**1.5 / n**0.5), ("linear", 0.0)):
+        net = MLP([4, n, 1], activation=activation, bias="none")
+        change = train(net, x, [0.0], 1, lr, draws, seed=0).K.to_numpy()[:, :, 0, 0] @ [-1 / lr, 1 / lr]
+        derivative, error = finwidth.moments(net, x[0]).update["dK"], change.std() / draws**0.5
+        assert abs(change.mean() - derivative - flips) < 5 * error
+        if flips:
+            assert abs(flips) > 30 * error  # the test sees it
 
 
 def test_dataset() -> None:

@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,7 @@ def _check_record(record: Iterable[int] | None, steps: int) -> tuple[int, ...]:
     """The steps to record at, the first and the last among them."""
     if record is None:
         return tuple(range(steps + 1))
-    given = list(record) if isinstance(record, Iterable) else [record]
+    given: list[Any] = list(record) if isinstance(record, Iterable) else [record]
     for step in given:
         if not isinstance(step, numbers.Integral) or not 0 <= step <= steps:
             raise FinwidthError(f"record holds {step!r}; give whole numbers from 0 to {steps}")
