@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -122,7 +121,7 @@ def _check_record(record: Iterable[int] | None, steps: int) -> tuple[int, ...]:
         return tuple(range(steps + 1))
     given: list[Any] = list(record) if isinstance(record, Iterable) else [record]
     for step in given:
-        if not isinstance(step, numbers.Integral) or not 0 <= step <= steps:
+        if not isinstance(step, int | np.integer) or not 0 <= step <= steps:
             raise FinwidthError(f"record holds {step!r}; give whole numbers from 0 to {steps}")
     return tuple(sorted({0, *(int(step) for step in given), steps}))
 
