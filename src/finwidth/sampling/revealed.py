@@ -120,12 +120,13 @@ def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
 
 def combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
     """``onto`` plus the sums of the blocks' rows with these coefficients, (draws, m, size or less)."""
-    start = 0
+    start, total = 0, onto
     for block in blocks:
         some = coefficients[..., start : start + block.shape[1]]
-        onto = onto + some @ block[:, : some.shape[-1]]
-        start += block.shape[1]
-    return onto
+        product = some @ block[:, : some.shape[-1]]
+        product += total
+        total, start = product, start + block.shape[1]
+    return total
 
 
 def add_product(target: Array, left: Array, right: Array) -> None:
