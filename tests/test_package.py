@@ -27,6 +27,7 @@ PUBLIC = {
     "regime",
     "sample",
     "sample_gram",
+    "train",
     "width_for",
 }
 

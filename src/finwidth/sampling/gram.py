@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import Array
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
-from finwidth.sampling.device import DeviceGenerator, array_module, check_device
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
 from finwidth.sampling.gram_passes import BLOCK, backward, block, forward
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
@@ -206,7 +205,7 @@ def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | No
 
 def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | None) -> dict[str, FloatArray]:
     xp, phi = array_module(rng), net.activation
-    known = forward(net, _placed(X, rng), draws, rng)
+    known = forward(net, as_array(rng, X, "float64"), draws, rng)
     backward(phi, known, rng, keep=targets is not None)
     output = known[-1].Y[0][:, :, 0]
     drawn = {
@@ -216,10 +215,5 @@ def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | N
     }
     drawn["K"] = drawn["K_w"] + drawn["K_b"]
     if targets is not None:
-        drawn["dK"] = update(phi, known, output - _placed(targets, rng), rng)
+        drawn["dK"] = update(phi, known, output - as_array(rng, targets, "float64"), rng)
     return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
-
-
-def _placed(values: FloatArray, rng: Any) -> Array:
-    """The values where the generator draws."""
-    return rng.placed(values) if isinstance(rng, DeviceGenerator) else values
