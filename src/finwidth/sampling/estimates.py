@@ -108,6 +108,8 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Estimates of the means of `ESTIMATED` from draws in chunks (`sampling.diagonal.chunks`).
 
+    Chunks with a ``weight`` (`sampling.importance.pieces`) average weight x quantity.
+
     Examples
     --------
     >>> from finwidth import MLP
@@ -120,5 +122,5 @@ def estimates(
     accumulators = {name: Accumulator() for name in ESTIMATED}
     for piece in pieces:
         for name, value in ESTIMATED.items():
-            accumulators[name].add(value(piece))
+            accumulators[name].add(value(piece) * piece["weight"] if "weight" in piece else value(piece))
     return {name: each.estimate((exact or {}).get(name)) for name, each in accumulators.items()}
