@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,16 +83,19 @@ def test_estimates_admit_their_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", BETA_3)
 def test_plain_draws_are_off_by_factors_at_beta_three(name: str) -> None:
+    """Of twenty samples of 3,000, the median is below half of the exact value; all of them together are not trusted."""
     net, x = BETA_3[name]
     assert 2.9 < net.beta_hidden < 3.1
     exact = exact_values(finwidth.moments(net, x))
     found = estimates([drawn_once(name, 1)])
-    plain = estimates(chunks(net, x, DRAWS, seed=3))
+    plain = list(chunks(net, x, DRAWS, seed=3))
+    verdicts = estimates(plain)
     for quantity in ("K^2", "dK"):
         assert found[quantity].effective_draws > 10_000
         assert found[quantity].se < 0.01 * abs(exact[quantity])
-        assert abs(plain[quantity].value) < abs(exact[quantity]) / 2
-        assert not plain[quantity].trust
+        values = np.concatenate([ESTIMATED[quantity](piece) for piece in plain])
+        assert abs(np.median(values.reshape(20, -1).mean(axis=1))) < abs(exact[quantity]) / 2
+        assert not verdicts[quantity].trust
 
 
 def test_one_per_cent_at_beta_three() -> None:
@@ -120,14 +125,15 @@ def test_agrees_with_the_plain_chain_at_small_beta() -> None:
     """In means of functions that have no exact value here."""
     net, x = NETWORKS["small beta"]
     tilt, plain = drawn_once("small beta", 1), finwidth.sample(net, x, DRAWS, seed=6)
-    for function in (
+    functions: tuple[Callable[[Any], Any], ...] = (
         lambda d: np.log(d["K"]),
         lambda d: d["K"] ** 3,
         lambda d: d["dK"] ** 2,
         lambda d: abs(d["output"]),
         lambda d: d["output"],
         lambda d: d["dK"] / d["K"] ** 2,
-    ):
+    )
+    for function in functions:
         one, other = np.asarray(function(tilt) * tilt["weight"]), np.asarray(function(plain))
         error = np.hypot(one.std(), other.std()) / DRAWS**0.5
         assert abs(one.mean() - other.mean()) < 6 * error
