@@ -10,7 +10,6 @@ import finwidth
 from finwidth import MLP, compare
 from finwidth.exact.moments import exact_values
 
-
 NETWORKS = {
     "relu": MLP([2, 16, 16, 1]),
     "leaky": MLP([2, 32, 32, 1], activation="leaky_relu"),

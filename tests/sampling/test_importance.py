@@ -99,12 +99,12 @@ def test_plain_draws_are_off_by_factors_at_beta_three(name: str) -> None:
 
 
 def test_one_per_cent_at_beta_three() -> None:
-    """400,000 draws: a standard error below 0.3%."""
+    """400,000 draws: three standard errors are within 1%."""
     net, x = BETA_3["5 x 15"]
     exact = exact_values(finwidth.moments(net, x))
     found = tilted(net, x, 400_000, seed=2)
     for quantity in ("K^2", "dK"):
-        assert found[quantity].se < 0.003 * abs(exact[quantity])
+        assert 3 * found[quantity].se < 0.01 * abs(exact[quantity])
         assert abs(found[quantity].value / exact[quantity] - 1) < 0.01
 
 
@@ -162,12 +162,10 @@ def fair_coins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_likelihood_ratio_is_rejected(wrong, name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     wrong(monkeypatch)
     exact = exact_values(finwidth.moments(*NETWORKS[name]))
-    drawn = weighted(name, 1)
-    passed = [same_mean(drawn["weight"], 1.0, 2.0)]
-    for quantity in ("K", "K^2"):
-        values, bound = ESTIMATED[quantity](drawn) * drawn["weight"], BOUNDS[quantity]
-        passed.append(same_mean(values, exact[quantity], (bound - 1) * exact[quantity] ** 2))
-    assert not all(passed)
+    found = estimates([weighted(name, 1)])
+    z = [(found[quantity].value - exact[quantity]) / found[quantity].se for quantity in BOUNDS]
+    print(f"{name}: z {np.round(z, 1)}")
+    assert max(np.abs(z)) > 6
 
 
 @pytest.mark.parametrize("n", [2, 3, 11, 200])
@@ -183,8 +181,9 @@ def test_weighted_coins(n: int, a: int, b: int) -> None:
     counts = np.bincount(drawn.astype(int), minlength=n + 1)
     assert not counts[0]
     assert same_counts(counts[1:], weights / weights.sum())
-    if (a, b) == (2, 0) and n > 3:  # negative control: m^2 for m (m + 2)
-        assert not same_counts(counts[1:], (wrong := stats.binom.pmf(m, n, 0.5) * m**2) / wrong.sum())
+    if (a, b) == (2, 0) and n == 11:  # negative control: m^2 for m (m + 2)
+        wrong = stats.binom.pmf(m, n, 0.5) * m**2
+        assert not same_counts(counts[1:], wrong / wrong.sum())
 
 
 @pytest.mark.parametrize("name", ["narrow", "20 x 60", "unequal", "frozen biases"])
