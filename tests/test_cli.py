@@ -66,6 +66,16 @@ def test_sample_json(tmp_path: Path) -> None:
     assert "Quantiles of K: 5% " in leaky
 
 
+def test_tilted_draws() -> None:
+    arguments = ("sample", "3,5x15,1", "-i", "1,2,2", "--draws", "30000")
+    found = json.loads(run(*arguments, "--tilted", "--json").stdout)
+    for name, exact in found["exact"].items():
+        assert found["estimates"][name]["trust"] is True
+        assert abs(found["estimates"][name]["value"] / exact - 1) < 0.06  # six standard errors of 1%
+    assert found["tilted"] is True
+    assert "finwidth sample --tilted" in run(*arguments).stdout
+
+
 def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="needs the digits extra")
     process = run("report", "64,16x4,1", "--input", "digits:17", "-o", "out", "--draws", "20000", cwd=tmp_path)
@@ -135,6 +145,9 @@ MISTAKES = {
     "sample 2,3,1 -i 1,2 --draws many": "--draws",
     "sample 2,3,1 -i 1,2 --seed -1": "seed is -1",
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
+    "sample 2,3,1 -i 1,2 --tilted -o draws.nc": "leave one of the two out",
+    "sample 2,3,1 -i 1,2 --tilted --activation abs": "tilted draws need ReLU",
+    "sample 2,3,1 -i 1,2 --activation tanh": "not positively homogeneous",
     "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
     "report 2,3,2 -i 1,2": "2 outputs",
     "compare 2,3,1 -i 1,2 --networks 0": "networks is 0",

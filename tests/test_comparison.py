@@ -10,18 +10,41 @@ import finwidth
 from finwidth import MLP, compare
 from finwidth.exact.moments import exact_values
 
+NETWORKS = {
+    "relu": MLP([2, 16, 16, 1]),
+    "leaky": MLP([2, 32, 32, 1], activation="leaky_relu"),
+    "abs": MLP([2, 16, 16, 1], activation="abs", parameterization="standard"),
+    "linear": MLP([2, 32, 32, 1], activation="linear", parameterization="mup"),
+    "random biases": MLP([2, 16, 16, 1], bias_variance=0.3),
+}
 
-def test_routes_agree() -> None:
-    found = compare(MLP([2, 16, 16, 1]), [1, 2], draws=50_000, networks=20_000, seed=1)
-    exact = finwidth.moments(MLP([2, 16, 16, 1]), [1, 2])
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_routes_agree(name: str) -> None:
+    net = NETWORKS[name]
+    found = compare(net, [1, 2], draws=200_000, networks=20_000, seed=1)
+    exact = finwidth.moments(net, [1, 2])
     assert found.rows[0].exact == exact.mean
     assert found.not_sampled is None
     for row in found.rows:
         assert row.sampled is not None
+        assert row.tilted is None
         for estimate in (row.sampled, row.networks):
             assert estimate.trust, (row.quantity, estimate.verdict)
     assert {row.quantity for row in found.rows} >= {"K", "K_w", "K_b", "K^2", "dK"}
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
+    found = compare(MLP([2, *[5] * 15, 1]), [1, 2], draws=50_000, networks=500)
+    for row in found.rows:
+        assert row.sampled is not None
+        assert row.tilted is not None
+        assert row.tilted.trust
+        assert abs(row.tilted.z(row.exact) or 0) < 5
+    by_name = {row.quantity: row for row in found.rows}
+    assert not any(by_name[name].sampled.trust for name in ("K^2", "dK"))  # type: ignore[union-attr]
+    assert found.to_json()["quantities"]["dK"]["tilted"]["trust"] is True
 
 
 def test_networks_without_the_sampled_route() -> None:

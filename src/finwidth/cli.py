@@ -111,20 +111,28 @@ def _sample(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the draws in this netCDF file.", show_default=False)
     ] = None,
+    tilt: Annotated[
+        bool, typer.Option("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
+    from finwidth.sampling.importance import tilted
     from finwidth.sampling.quantiles import Law
 
     _check_target(output)
+    if tilt and output is not None:
+        raise FinwidthError("--tilted makes weighted draws, which -o does not keep; leave one of the two out")
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
     x, law = parse_input(input), Law()
     exact = exact_values(moments(net, x))
     with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
-        if output is None:
+        if tilt:
+            found = tilted(net, x, draws, seed, exact=exact, progress=progress)
+        elif output is None:
             found = estimates(law.watch(chunks(net, x, draws, seed, progress=progress)), exact)
         else:
             dataset = sample(net, x, draws, seed, progress=progress)
@@ -133,11 +141,12 @@ def _sample(
             _write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
-        _print_json(document | {"exact": {name: exact[name] for name in ESTIMATED}, "law": {"K": law.to_json()}})
+        document |= {"exact": {name: exact[name] for name in ESTIMATED}, "tilted": tilt}
+        _print_json(document | ({} if tilt else {"law": {"K": law.to_json()}}))
         return
     from finwidth import tables
 
-    tables.estimates(net, found, exact, law)
+    tables.estimates(net, found, exact, None if tilt else law)
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
 

@@ -11,9 +11,9 @@ import numpy as np
 from finwidth.empirical.brute_force import simulate
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
-from finwidth.network import MLP, Vector, count, format_widths
+from finwidth.network import MLP, Vector, check_input, count, format_widths
 from finwidth.quantities import Estimate, plain
-from finwidth.sampling import diagonal
+from finwidth.sampling import diagonal, importance
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.streams import check_seed
 
@@ -28,6 +28,7 @@ class Row:
     quantity: str
     exact: float
     sampled: Estimate | None
+    tilted: Estimate | None
     networks: Estimate
 
     def to_json(self) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class Row:
             "exact": self.exact,
             **{
                 name: None if found is None else found.to_json() | {"z": found.z(self.exact)}
-                for name, found in (("sampled", self.sampled), ("networks", self.networks))
+                for name, found in (("sampled", self.sampled), ("tilted", self.tilted), ("networks", self.networks))
             },
         }
 
@@ -73,7 +74,9 @@ def compare(
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
     The three routes share no code beyond the network's definition (`MLP.layers`), so agreement is evidence. The verdict
-    of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value.
+    of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value. Where one
+    of the draws in law cannot, ReLU networks are drawn once more in proportion to what they carry
+    (`sampling.importance`); these estimates hold at any depth.
 
     Parameters
     ----------
@@ -114,5 +117,16 @@ def compare(
     reason = diagonal.why_not(net)
     if reason is None:
         sampled = estimates(diagonal.chunks(net, x, draws, seed, progress=progress), exact)
-    rows = tuple(Row(name, exact[name], sampled.get(name), found[name]) for name in found)
+    tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
+    rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
     return Comparison(net, rows, reason)
+
+
+def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float]) -> dict[str, Estimate]:
+    """Estimates from tilted draws, or none where there are no such draws."""
+    if importance.why_not(net) or not np.any(check_input(net, x)):
+        return {}
+    try:
+        return importance.tilted(net, x, draws, seed, exact=exact)
+    except FinwidthError:  # past a double's range, where plain draws have none of the large values
+        return {}

@@ -38,7 +38,7 @@ _LARGEST_LOG = 575.0
 Plot = ParamSpec("Plot")
 
 
-def _styled(draw: Callable[Plot, Figure]) -> Callable[Plot, Figure]:
+def styled(draw: Callable[Plot, Figure]) -> Callable[Plot, Figure]:
     """Run a drawing function under STYLE; Matplotlib is imported when the first figure is drawn."""
 
     @functools.wraps(draw)
@@ -66,7 +66,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-@_styled
+@styled
 def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str = "") -> Figure:
     """Histogram of draws of K, shape (draws,), on a logarithmic axis, with its mean and the infinite-width value.
 
@@ -113,7 +113,7 @@ def _plain_ticks(axis: Axis, low: float, high: float) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-@_styled
+@styled
 def growth_with_depth(
     x: Vector, widths: Sequence[int], depths: Sequence[int], here: MLP | None = None, **network: Any
 ) -> Figure:

@@ -11,6 +11,7 @@ from finwidth.network import MLP
 from finwidth.paper import page
 from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import Estimate
+from finwidth.sampling import importance
 from finwidth.sampling.quantiles import SHOWN
 
 if TYPE_CHECKING:
@@ -137,12 +138,19 @@ def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
     return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
 
 
-def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law) -> None:
-    """Print sampled values with their standard errors beside the exact ones, and the law of K."""
+def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law | None) -> None:
+    """Print sampled values with their standard errors beside the exact ones, and the law of K if draws are plain."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
     for name, each in found.items():
         table.add_row(LABELS[name], number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}")
-    show(str(net), table, _doubts(found) + "\n" + _law(law))
+    notes = _doubts(found)
+    if law is None:
+        notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
+    else:
+        if notes and importance.why_not(net) is None:
+            notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
+        notes += "\n" + _law(law)
+    show(str(net), table, notes)
 
 
 def _law(law: Law) -> str:
@@ -186,18 +194,26 @@ def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
 
 
 def comparison(found: Comparison) -> None:
-    """Print the three routes side by side."""
+    """Print the three routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
     sampled = () if found.not_sampled else ("in law", "std. err.", "z")
     table = _table("quantity", "exact", *sampled, "networks", "std. err.", "z")
     notes = f"{found.rows[0].networks.draws} real networks"
     for row in found.rows:
-        law = _sampled(row.sampled, row.exact) if row.sampled else ()
+        law: tuple[str, ...] = _sampled(row.sampled, row.exact) if row.sampled else ()
+        if row.tilted and row.sampled and not row.sampled.trust:
+            value, *rest = _sampled(row.tilted, row.exact)
+            law = (value.replace(" ", "~"), *rest)
         table.add_row(LABELS[row.quantity], number(row.exact), *law, *_sampled(row.networks, row.exact))
     if found.rows[0].sampled:
         notes += f", {found.rows[0].sampled.draws} draws in law"
     notes += f".\n{found.not_sampled or ''}\n"
+    if any(row.tilted for row in found.rows):
+        notes += (
+            "~ from draws tilted towards the networks that carry these means: plain draws cannot be trusted here.\n"
+        )
     for source, estimates in (
         ("in law", {row.quantity: row.sampled for row in found.rows if row.sampled}),
+        ("tilted", {row.quantity: row.tilted for row in found.rows if row.tilted}),
         ("networks", {row.quantity: row.networks for row in found.rows}),
     ):
         notes += _doubts(estimates, source)

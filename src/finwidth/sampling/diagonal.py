@@ -73,14 +73,14 @@ def check_network(net: MLP) -> None:
         raise FinwidthError(f"{reason}. finwidth.moments has exact moments, finwidth.sample_gram other activations")
 
 
-def _plain_relu(net: MLP) -> bool:
+def plain_relu(net: MLP) -> bool:
     """Whether the shorter chain of this module holds; otherwise that of `two_slopes` does."""
     return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias
 
 
 def make_chain(net: MLP, size: int) -> NormChain | TwoSlopeChain:
     """The chain of the network, for up to ``size`` draws at once."""
-    return NormChain(net, size) if _plain_relu(net) else TwoSlopeChain(net)
+    return NormChain(net, size) if plain_relu(net) else TwoSlopeChain(net)
 
 
 def squared_norm(net: MLP, x: Vector) -> float:
@@ -91,7 +91,7 @@ def squared_norm(net: MLP, x: Vector) -> float:
 
 def chunk_size(net: MLP) -> int:
     """How many draws are made at once: it depends on the network only, so that a seed fixes the numbers."""
-    size = _LARGEST_CHUNK if _plain_relu(net) else _LARGEST_CHUNK // 2
+    size = _LARGEST_CHUNK if plain_relu(net) else _LARGEST_CHUNK // 2
     return max(1, min(size, _CHUNK_CELLS // net.depth))
 
 
@@ -117,7 +117,13 @@ def chunks(
     check_network(net)
     norm = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
-    pieces = _by_threads(net, norm, draws, seed, threads) if device is None else _on(device, net, norm, draws, seed)
+    if device is None:
+        size = chunk_size(net)
+        pieces = by_threads(
+            lambda: make_chain(net, min(size, draws)).draw, norm, draws, size=size, seed=seed, threads=threads
+        )
+    else:
+        pieces = _on(device, net, norm, draws, seed)
     done = 0
     for drawn in pieces:
         if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
@@ -128,18 +134,23 @@ def chunks(
             progress(done)
 
 
-def _by_threads(net: MLP, norm: float, draws: int, seed: int, threads: int) -> Iterator[dict[str, FloatArray]]:
-    size = chunk_size(net)
-    idle: SimpleQueue[NormChain | TwoSlopeChain] = SimpleQueue()  # a chain's work arrays serve one thread at a time
+Drawer = Callable[[float, Variates, int], dict[str, FloatArray]]
+
+
+def by_threads(
+    make: Callable[[], Drawer], norm: float, draws: int, *, size: int, seed: int, threads: int
+) -> Iterator[dict[str, FloatArray]]:
+    """Chunks of ``size`` draws by chains that ``make`` gives: work arrays serve one thread at a time."""
+    idle: SimpleQueue[Drawer] = SimpleQueue()
     for _ in range(min(threads, -(-draws // size))):
-        idle.put(make_chain(net, min(size, draws)))
+        idle.put(make())
 
     def piece(number: int) -> dict[str, FloatArray]:
-        chain = idle.get()
+        draw = idle.get()
         try:
-            return chain.draw(norm, Variates(stream(seed, number)), min(size, draws - number * size))
+            return draw(norm, Variates(stream(seed, number)), min(size, draws - number * size))
         finally:
-            idle.put(chain)
+            idle.put(draw)
 
     yield from in_order(piece, -(-draws // size), threads)
 
@@ -214,7 +225,7 @@ def sample(
 
 
 @dataclass
-class _Rows:
+class Rows:
     """The work arrays of some draws: a row a hidden layer, and in kappa one for the output layer."""
 
     chi: FloatArray  # v_i chi2(m_i)
@@ -250,7 +261,7 @@ class NormChain:
     def draw(self, norm: float, variates: Variates, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
         rows = self._work[: 5 * (len(self.widths) - 1) * draws].reshape(5, -1, draws)
-        work = _Rows(rows[0, :-1], rows[1, :-1], rows[2, :-1], rows[3, :-1], rows[4])
+        work = Rows(rows[0, :-1], rows[1, :-1], rows[2, :-1], rows[3, :-1], rows[4])
         self._draw(variates, work)
         with np.errstate(all="ignore"):  # dead networks are set right below, the caller sees to overflow
             output, Q = self._forward(norm, variates, work)
@@ -266,7 +277,7 @@ class NormChain:
                 column[dead] = value
         return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
 
-    def _draw(self, variates: Variates, work: _Rows) -> None:
+    def _draw(self, variates: Variates, work: Rows) -> None:
         """Draw the coins and the chi-squares of all layers."""
         for rows, width, v, v_above in self._runs:
             m = work.share[rows]  # free until the backward pass
@@ -277,7 +288,11 @@ class NormChain:
             variates.chi_square(m, less=1, scale=v_above, out=work.zeta[rows])
             variates.chi_square(m, less=2, out=work.rest[rows])
 
-    def _forward(self, norm: float, variates: Variates, work: _Rows) -> tuple[FloatArray, FloatArray]:
+    def _output(self, variates: Variates, draws: int) -> FloatArray:
+        """Draw z, the output over its standard deviation."""
+        return variates.standard_normal(draws)
+
+    def _forward(self, norm: float, variates: Variates, work: Rows) -> tuple[FloatArray, FloatArray]:
         """Leave c_i R_{i-1} in kappa; return N and Q_{d-1} = v_d z^2."""
         kappa = work.kappa
         R = np.full(kappa.shape[1], norm)
@@ -285,14 +300,14 @@ class NormChain:
             np.multiply(R, self.weight_multiplier[i], out=kappa[i])
             R *= factor
         np.multiply(R, self.weight_multiplier[-1], out=kappa[-1])
-        output = variates.standard_normal(len(R))
+        output = self._output(variates, len(R))
         Q = output * output
         Q *= self.variance[-1]
         R *= self.variance[-1]
         output *= np.sqrt(R, out=R)
         return output, Q
 
-    def _backward(self, Q: FloatArray, work: _Rows) -> tuple[FloatArray, FloatArray]:
+    def _backward(self, Q: FloatArray, work: Rows) -> tuple[FloatArray, FloatArray]:
         """Compute S_i, complete kappa_i, turn the fresh chi-squares into zeta_i; return K_w and K_b.
 
         Q ends as N^2/R_0, which is zero where a layer is closed.
@@ -314,7 +329,7 @@ class NormChain:
             Q *= chi[i]
         return K_w, K_b
 
-    def _update(self, variates: Variates, work: _Rows) -> FloatArray:
+    def _update(self, variates: Variates, work: Rows) -> FloatArray:
         """Draw Delta K / lambda, given the passes before."""
         chi, zeta, rest, share, kappa = work.chi, work.zeta, work.rest, work.share, work.kappa
         w, A, P, dK = np.zeros((4, kappa.shape[1]))

@@ -1,8 +1,8 @@
 """Estimates from draws that say when they cannot be trusted, in bounded memory.
 
-K is close to log-normal with a log-variance that grows like 5 beta, so the sample averages of K^2 and Delta K of
-deep narrow networks rest on draws that never happen, and their own standard errors do not see it (theory.md, "Heavy
-tails").  What a sample can see is how many draws carry its sum: the effective number (sum v)^2 / sum v^2.
+The weight part of K is close to log-normal with a log-variance that grows like 5 beta, so the sample averages of K^2
+and Delta K of deep narrow networks rest on draws that never happen, and their own standard errors do not see it.  What
+a sample can see is how many draws carry its sum: the effective number (sum v)^2 / sum v^2.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Estimates of the means of `ESTIMATED` from draws in chunks (`sampling.diagonal.chunks`).
 
+    Chunks with a ``weight`` (`sampling.importance.pieces`) average weight x quantity.
+
     Examples
     --------
     >>> from finwidth import MLP
@@ -120,5 +122,5 @@ def estimates(
     accumulators = {name: Accumulator() for name in ESTIMATED}
     for piece in pieces:
         for name, value in ESTIMATED.items():
-            accumulators[name].add(value(piece))
+            accumulators[name].add(value(piece) * piece["weight"] if "weight" in piece else value(piece))
     return {name: each.estimate((exact or {}).get(name)) for name, each in accumulators.items()}
