@@ -18,6 +18,7 @@ _HOMES = {
     "recognise": "recognition",
     "Tracker": "tracker",
     "Ensemble": "ensemble",
+    "combine": "tracker",
 }
 
 
