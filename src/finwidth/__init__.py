@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load `finwidth.paper` and `finwidth.plots` when they are first used."""
-    if name in {"paper", "plots"}:
+    """Load `finwidth.paper`, `finwidth.plots` and `finwidth.training_plots` when they are first used."""
+    if name in {"paper", "plots", "training_plots"}:
         return import_module(f"finwidth.{name}")
     raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
