@@ -143,12 +143,12 @@ def test_training_is_left_alone() -> None:
 
 
 def test_steps() -> None:
-    log = home._schedule("log")
+    log = home.schedule("log")
     found = [step for step in range(1, 70) if log(step)]
     assert found == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 23, 27, 32, 39, 46, 54, 64]
     assert sum(log(step) for step in range(1, 2**16 + 1)) == 7 + 4 * 13 + 1  # 1 to 7, then four an octave, and the last
-    assert [step for step in range(1, 10) if home._schedule(3)(step)] == [3, 6, 9]
-    assert [step for step in range(1, 10) if home._schedule({4, 2})(step)] == [2, 4]
+    assert [step for step in range(1, 10) if home.schedule(3)(step)] == [3, 6, 9]
+    assert [step for step in range(1, 10) if home.schedule({4, 2})(step)] == [2, 4]
 
 
 class Clock:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Steps: TypeAlias = str | int | Collection[int]
 _PER_OCTAVE = 4
-_DIMS = {"eigenvalues": ("eigenvalue",), "diagonal": ("input",), "K": ("input", "input_")}
+DIMS = {"eigenvalues": ("eigenvalue",), "diagonal": ("input",), "K": ("input", "input_")}
 
 
 class Tracker:
@@ -111,7 +111,7 @@ class Tracker:
         self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
         self._gram = None if targets is None else target_gram(_numpy(targets), len(self._inputs))
         self._options = ntk_options | {"outputs": outputs}
-        self._due, self._share, self._kernels = _schedule(steps), share, kernels
+        self._due, self._share, self._kernels = schedule(steps), share, kernels
         self._path = None if path is None else Path(path)
         self._attrs = {
             "finwidth_version": version("finwidth"),
@@ -158,7 +158,7 @@ class Tracker:
         names = [name for name in OBSERVABLES if name in self._rows[steps[0]]]
         variables = {
             name: (
-                ("step", *_DIMS.get(name, ())),
+                ("step", *DIMS.get(name, ())),
                 np.array([self._rows[step][name] for step in steps]),
                 OBSERVABLES[name].attrs,
             )
@@ -219,7 +219,7 @@ def _numpy(values: Any) -> Any:
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
-def _schedule(steps: Steps) -> Callable[[int], bool]:
+def schedule(steps: Steps) -> Callable[[int], bool]:
     """Whether a step, 1 or more, is to be measured."""
     if steps == "log":
         return lambda step: step == 1 or _octaves(step) > _octaves(step - 1)
