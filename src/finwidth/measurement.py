@@ -193,8 +193,12 @@ def load(target: str, seed: int = 0) -> nn.Module:
 
     The file is run, and the function called, with torch's generator at ``seed``; they print to standard error.
     """
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise FinwidthError(
+            "finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
+        ) from None
     path, colon, name = target.rpartition(":")
     if not colon or not path.endswith(".py") or not name.isidentifier():
         raise FinwidthError(f"{target!r} names no module; write a file and a name in it, such as mymodel.py:make_model")

@@ -250,3 +250,13 @@ def test_a_mistake_is_one_line(line: str, run: Run) -> None:
     (message,) = [each for each in errors.splitlines() if each != "the file prints"]
     assert message.startswith("finwidth: error: ")
     assert MISTAKES[line] in message
+
+
+def test_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, _, errors = run("measure model.py:make -i X.npy")
+    assert status == 2
+    assert (
+        errors
+        == "finwidth: error: finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'\n"
+    )

@@ -22,7 +22,7 @@ from finwidth.empirical.brute_force import draw_networks
 from finwidth.empirical.kernel import ntk
 from finwidth.empirical.modules import MLP
 from finwidth.empirical.observables import OBSERVABLES, observe, spread, target_gram
-from finwidth.empirical.tracker import DIMS, schedule
+from finwidth.empirical.tracker import DIMS, numpy_of, schedule
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import count
@@ -225,7 +225,7 @@ class Ensemble:
         if (probe is None) != (probe_targets is None):
             raise FinwidthError("give both of probe and probe_targets, or neither")
         probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
-        G = target_gram(targets.cpu().numpy() if probe_targets is None else probe_targets, len(probe))
+        G = target_gram(numpy_of(targets if probe_targets is None else probe_targets), len(probe))
         rates = self._rates(lr)
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
@@ -285,7 +285,7 @@ class Ensemble:
             for name in rows[0]
         }
         variables["initial_K"] = (("member", "input", "input_"), initial, OBSERVABLES["initial_K"].attrs)
-        found = xr.Dataset(variables, {"step": steps}, self._attrs | {"lr": np.asarray(lr, dtype=np.float64)})
+        found = xr.Dataset(variables, {"step": steps}, self._attrs | {"lr": np.asarray(numpy_of(lr), dtype=np.float64)})
         if self.members > 1:
             cv = spread(found.diagonal.transpose("member", "step", "input").to_numpy())
             found = found.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))

@@ -84,7 +84,7 @@ class Tracker:
     ...     loss.backward()
     ...     optimizer.step()
     ...     measured = tracker.step(loss)
-    >>> tracker.dataset().step.to_numpy().tolist()
+    >>> tracker.dataset().step.tonumpy_of().tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8]
     """
 
@@ -109,7 +109,7 @@ class Tracker:
         if not isinstance(module, nn.Module):
             raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
         self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
-        self._gram = None if targets is None else target_gram(_numpy(targets), len(self._inputs))
+        self._gram = None if targets is None else target_gram(numpy_of(targets), len(self._inputs))
         self._options = ntk_options | {"outputs": outputs}
         self._due, self._share, self._kernels = schedule(steps), share, kernels
         self._path = None if path is None else Path(path)
@@ -118,7 +118,7 @@ class Tracker:
             "method": "empirical kernel of a torch module in training",
             "module": type(module).__name__,
             "outputs": outputs,
-            "inputs_sha256": hashlib.sha256(_numpy(self._inputs).tobytes()).hexdigest(),
+            "inputs_sha256": hashlib.sha256(numpy_of(self._inputs).tobytes()).hexdigest(),
         }
         self._step, self._put_off, self._stopped = start, False, ""
         self._rows: dict[int, dict[str, Any]] = {}
@@ -147,7 +147,7 @@ class Tracker:
         self._put_off = not self._affordable()
         if self._put_off:
             return False
-        self._record(math.nan if loss is None else float(_numpy(loss)))
+        self._record(math.nan if loss is None else float(numpy_of(loss)))
         return True
 
     def dataset(self) -> xr.Dataset:
@@ -195,7 +195,7 @@ class Tracker:
 
     def _measure(self) -> FloatArray:
         with _evaluating(self._module):
-            K = _numpy(ntk(self._module, self._inputs, **self._options)).astype(np.float64)
+            K = numpy_of(ntk(self._module, self._inputs, **self._options)).astype(np.float64)
         found: FloatArray = (K + K.T) / 2
         return found
 
@@ -208,14 +208,15 @@ class Tracker:
         for key, what in (("inputs_sha256", "another probe set"), ("outputs", "other outputs")):
             if stored.attrs.get(key) != self._attrs[key]:
                 raise FinwidthError(f"{self._path} is a run on {what}; give the same, or another path and start=0")
-        self._initial = stored.initial_K.to_numpy().astype(np.float64)
+        self._initial = stored.initial_K.tonumpy_of().astype(np.float64)
         per_step = [name for name in stored.data_vars if "step" in stored[name].dims]
-        for place, step in enumerate(stored.step.to_numpy().tolist()):
+        for place, step in enumerate(stored.step.tonumpy_of().tolist()):
             if step <= start:
-                self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
+                self._rows[step] = {str(name): stored[name].tonumpy_of()[place] for name in per_step}
 
 
-def _numpy(values: Any) -> Any:
+def numpy_of(values: Any) -> Any:
+    """An array of what may be a tensor on some device."""
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
@@ -275,5 +276,5 @@ def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     if len(sets) < 2 or len({each.attrs["inputs_sha256"] for each in sets}) > 1:
         raise FinwidthError(f"{len(sets)} runs were given; give two or more, of one and the same probe set")
     joined = xr.concat(sets, "member", join="inner", combine_attrs="drop_conflicts")
-    cv = spread(joined.diagonal.transpose("member", "step", "input").to_numpy())
+    cv = spread(joined.diagonal.transpose("member", "step", "input").tonumpy_of())
     return joined.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
