@@ -13,6 +13,7 @@ from stats import same_law, same_mean
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+jacobian = pytest.importorskip("finwidth.empirical.jacobian")
 Ensemble = finwidth.empirical.Ensemble
 
 X = np.random.default_rng(80).normal(size=(6, 3))
@@ -45,9 +46,7 @@ def test_kernels_are_those_of_the_members(name: str, memory: Any) -> None:
     ensemble = Ensemble(NETWORKS[name], 4, seed=1)
     for outputs in ("trace", 0, 1):
         K = ensemble.kernels(X, outputs, memory=memory)
-        right = [
-            finwidth.empirical.jacobian.kernel(ensemble.member(i), X, scale=ensemble.scale).numpy() for i in range(4)
-        ]
+        right = [jacobian.kernel(ensemble.member(i), X, scale=ensemble.scale).numpy() for i in range(4)]
         for i in range(4):
             wanted = np.trace(right[i], axis1=2, axis2=3) if outputs == "trace" else right[i][:, :, outputs, outputs]
             assert np.allclose(K[i], wanted, rtol=1e-10, atol=1e-12)
@@ -64,7 +63,7 @@ def test_any_module_can_be_an_ensemble() -> None:
     ensemble = Ensemble(small_cnn, 3, seed=2)
     K = ensemble.kernels(X)
     for i in range(3):
-        right = finwidth.empirical.jacobian.kernel(ensemble.member(i), X).diagonal(dim1=2, dim2=3).sum(-1)
+        right = jacobian.kernel(ensemble.member(i), X).diagonal(dim1=2, dim2=3).sum(-1)
         assert torch.allclose(K[i], right, rtol=1e-10)
     assert not torch.allclose(K[0], K[1])
     found = ensemble.train(X, np.hstack([Y, Y]), steps=3, lr=0.01)

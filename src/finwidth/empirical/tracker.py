@@ -84,7 +84,7 @@ class Tracker:
     ...     loss.backward()
     ...     optimizer.step()
     ...     measured = tracker.step(loss)
-    >>> tracker.dataset().step.tonumpy_of().tolist()
+    >>> tracker.dataset().step.to_numpy().tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8]
     """
 
@@ -177,17 +177,18 @@ class Tracker:
 
     def _record(self, loss: float) -> None:
         began = time.perf_counter()
-        K = self._measure()
-        if not self._rows:
-            if not np.isfinite(K).all() or not K.any():
-                raise FinwidthError("the kernel at initialization is zero or not finite on the probe set; give another")
-            self._initial = K
-        if np.isfinite(K).all():
+        try:
+            K = self._measure()
+        except FinwidthError as error:  # it was fine at initialization
+            if not self._rows:
+                raise
+            self._stopped = f"the kernel cannot be measured at step {self._step}: {error}"
+            warnings.warn(f"tracking stops: {self._stopped}", stacklevel=3)
+        else:
+            if not self._rows:
+                self._initial = K
             row = observe(K, self._initial, self._gram) | {"loss": np.float64(loss)}
             self._rows[self._step] = row | ({"K": K} if self._kernels else {})
-        else:
-            self._stopped = f"the kernel is not finite at step {self._step}: training diverged"
-            warnings.warn(f"tracking stops: {self._stopped}", stacklevel=3)
         if self._path is not None:
             write(self.dataset(), self._path)
         self._latest = time.perf_counter() - began
@@ -196,6 +197,8 @@ class Tracker:
     def _measure(self) -> FloatArray:
         with _evaluating(self._module):
             K = numpy_of(ntk(self._module, self._inputs, **self._options)).astype(np.float64)
+        if not np.isfinite(K).all() or not (self._rows or K.any()):
+            raise FinwidthError("the kernel on the probe set is zero or not finite")
         found: FloatArray = (K + K.T) / 2
         return found
 
@@ -208,11 +211,11 @@ class Tracker:
         for key, what in (("inputs_sha256", "another probe set"), ("outputs", "other outputs")):
             if stored.attrs.get(key) != self._attrs[key]:
                 raise FinwidthError(f"{self._path} is a run on {what}; give the same, or another path and start=0")
-        self._initial = stored.initial_K.tonumpy_of().astype(np.float64)
+        self._initial = stored.initial_K.to_numpy().astype(np.float64)
         per_step = [name for name in stored.data_vars if "step" in stored[name].dims]
-        for place, step in enumerate(stored.step.tonumpy_of().tolist()):
+        for place, step in enumerate(stored.step.to_numpy().tolist()):
             if step <= start:
-                self._rows[step] = {str(name): stored[name].tonumpy_of()[place] for name in per_step}
+                self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
 
 
 def numpy_of(values: Any) -> Any:
@@ -276,5 +279,5 @@ def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     if len(sets) < 2 or len({each.attrs["inputs_sha256"] for each in sets}) > 1:
         raise FinwidthError(f"{len(sets)} runs were given; give two or more, of one and the same probe set")
     joined = xr.concat(sets, "member", join="inner", combine_attrs="drop_conflicts")
-    cv = spread(joined.diagonal.transpose("member", "step", "input").tonumpy_of())
+    cv = spread(joined.diagonal.transpose("member", "step", "input").to_numpy())
     return joined.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
