@@ -8,7 +8,7 @@ from itertools import pairwise
 from finwidth.empirical.products import Shape
 from finwidth.errors import FinwidthError
 
-_TILE_ROWS = 512  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_TILE_ROWS = 320  # inputs times outputs, or positions, of a product that stays in the processor's cache
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 

@@ -80,11 +80,14 @@ def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
         uses = tuple((use.signature, _axes(use, other)) for use, other in zip(three.uses, two.uses, strict=True))
         general |= _unclear(three.uses, uses)
     else:
-        general |= set(network.parameters)
+        general, three = set(network.parameters), Record(three.output, [], three.others)
     names, output = frozenset(general), three.output
+    columns, batched = _try_backward(three)
     vmaps = _vmaps(network, names, rows[:1])
-    scheme = Plan(uses, names, _batches(three), vmaps, output.shape[1], output.dtype)
-    shapes = [Shape.of(each) for each in gradients(network, scheme, rows[:1], range(1))]
+    scheme = Plan(uses, names, batched, vmaps, output.shape[1], output.dtype)
+    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)]
+    if names:
+        shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in names)))
     results = [use.shape.numel() // 3 for use in three.uses]
     itemsize = output.element_size()
     saved = max(0, more - less) // itemsize
@@ -157,13 +160,12 @@ def _near(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** 0.5 * (1e-30 + one.abs().max()))
 
 
-def _batches(pass_: Record) -> bool:
-    """Whether torch can run the backward pass for several outputs at once."""
+def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
+    """Gradients of the first output, and whether torch can run the backward pass for several outputs at once."""
     try:
-        _backward(pass_, range(1), batched=True)
+        return _backward(pass_, range(1), batched=True), True
     except RuntimeError:
-        return False
-    return True
+        return _backward(pass_, range(1), batched=False), False
 
 
 def _vmaps(network: Network, names: frozenset[str], x: Tensor) -> bool:
@@ -179,8 +181,9 @@ def _vmaps(network: Network, names: frozenset[str], x: Tensor) -> bool:
 
 def _backward(pass_: Record, outputs: range, *, batched: bool) -> list[Tensor]:
     """Gradients of the outputs, each of its own sample, by every use's result, shapes (o, *result)."""
-    edges = [use.edge for use in pass_.uses]
-    output = pass_.output
+    edges, output = [use.edge for use in pass_.uses], pass_.output
+    if not edges:
+        return []
     cotangents = _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
     if batched:
         return list(torch.autograd.grad(output, edges, cotangents, retain_graph=True, is_grads_batched=True))
@@ -210,16 +213,20 @@ def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> li
         pass_ = record(network.module, x, network.parameters)
         if [use.signature for use in pass_.uses] != [each for each, _ in scheme.uses] or pass_.others - scheme.general:
             raise OtherRouteError
-        axes = [found for _, found in scheme.uses]
         columns = _backward(pass_, outputs, batched=scheme.batched)
+    return _factors(network, scheme, pass_, columns)
+
+
+def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor]) -> list[Factor]:
+    """Factors from the gradients by the uses' results; one factor for all uses of one weight and bias."""
     scales = {name: scale for name, scale in network.scales.items() if name not in scheme.general}
     sites: dict[Site, list[Factor]] = {}
     with torch.no_grad():
-        for use, place, D in zip(pass_.uses, axes, columns, strict=True):
+        for use, (_, axes), D in zip(pass_.uses, scheme.uses, columns, strict=True):
             weight, bias = (scales.get(name or "") for name in (use.weight, use.bias))
-            if place and not (weight is None and bias is None):
-                source, moved = _freed(use.input).movedim(place.input, 0), D.movedim(place.result + 1, 1)
-                sites.setdefault((use.weight, use.bias), []).append(factor(use.rule, source, moved, weight, bias))
+            if axes and not (weight is None and bias is None):
+                x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
+                sites.setdefault((use.weight, use.bias), []).append(factor(use.rule, x, moved, weight, bias))
         return [together(parts) for parts in sites.values()]
 
 
