@@ -95,14 +95,24 @@ def test_sgd_on_the_parameter_groups_moves_at_the_rates_of_the_network(name: str
 
 @pytest.mark.parametrize("name", ["ntk", "mup", "PyTorch"])
 def test_fresh_modules_have_the_exact_mean(name: str) -> None:
+    """Their kernels by batches of products, which test_ensemble.py holds against the Jacobian's."""
     net = NETWORKS[name]
+    exact = finwidth.moments(net, X[1])
+    K = empirical.Ensemble(net, 20_000, seed=52).kernels(X[1:2], 0)[:, 0, 0].numpy()
+    assert same_mean(K, float(exact.mean), float(exact.variance))
+    assert not same_mean(K, 1.3 * float(exact.mean), float(exact.variance))
+
+
+@pytest.mark.slow
+def test_ntk_of_fresh_modules_has_the_exact_mean() -> None:
+    """The same one by one, by `ntk`."""
+    net = NETWORKS["mup"]
     exact = finwidth.moments(net, X[1])
     rng = np.random.default_rng(52)
     modules = [empirical.MLP(net, rng) for _ in range(4_000)]
     K = np.array([float(empirical.ntk(each, X[1:2], outputs=0, scale=each.scale)) for each in modules])
     assert same_mean(K, float(exact.mean), float(exact.variance))
-    other = finwidth.moments(NETWORKS["standard"], X[1])
-    assert not same_mean(K, float(other.mean), float(exact.variance))
+    assert not same_mean(K, 2 * float(exact.mean), float(exact.variance))
 
 
 def test_module_is_an_ordinary_torch_module() -> None:
