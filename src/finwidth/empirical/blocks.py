@@ -8,7 +8,8 @@ from itertools import pairwise
 from finwidth.empirical.products import Shape
 from finwidth.errors import FinwidthError
 
-_TILE_ROWS = 320  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_TILE_ROWS = 256  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_PASS_BYTES = 12 * 2**20  # of the largest gradient of a backward pass; larger ones are slower, out of cache
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 
@@ -38,13 +39,17 @@ class Sizes:
         P, _ = self._positions(n, o)
         return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
 
+    def once(self, n: int, o: int) -> int:
+        """How many inputs of a block go through the module at once: as many as leave the largest gradient in cache."""
+        return max(1, min(n, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
+
     def bytes(self, n: int, o: int, sides: int) -> int:
         """What blocks of n inputs and o outputs need at the most, beside the kernel itself."""
         kept = sum(shape.numbers(o, formed=self.forms(shape, n, o)) for shape in self.shapes)
         going = self.saved + o * (self.results + _BACKWARD * self.largest)
         t, (P, c) = self.tile(n, o), self._positions(n, o)
         products = t * t * (o * o + P * P if self.pairs else o * (1 + P * P)) + t * c * o
-        return self.itemsize * (n * (2 * sides * kept + going) + 3 * products)
+        return self.itemsize * (2 * sides * n * kept + self.once(n, o) * going + 3 * products)
 
     def _positions(self, n: int, o: int) -> tuple[int, int]:
         """The most positions of a factor that is kept, and numbers at them; 1 and 0 if there is none."""

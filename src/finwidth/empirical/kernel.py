@@ -23,7 +23,7 @@ from finwidth.empirical.arguments import (
 )
 from finwidth.empirical.blocks import layout, pieces
 from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
-from finwidth.empirical.products import Dense, Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself
+from finwidth.empirical.products import Factor, Shape, add_outputs, add_pairs, each_with_itself
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -238,18 +238,16 @@ class _Kernel:
     def _tiles(self, x: Tensor, outputs: range, inputs: range) -> list[_Tile]:
         """The factors of a block's gradients as they are best multiplied, in tiles."""
         numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
-        factors = gradients(self.network, self.plan, x[inputs.start : inputs.stop], numbers)
-        chosen = [each.dense() if self._forms(each, len(outputs)) else each for each in factors]
-        formed = [each.G for each in chosen if isinstance(each, Dense)]
-        factors = [each for each in chosen if isinstance(each, Outer)]
-        factors += [Dense(torch.cat(formed, dim=2))] if formed else []
-        place = slice(outputs.start, outputs.stop)
-        if self.outputs == "trace":
-            factors, place = [each.summed() for each in factors], slice(0, 1)
+        place = slice(0, 1) if self.outputs == "trace" else slice(outputs.start, outputs.stop)
         tiles = []
-        for part in pieces(range(len(inputs)), self.t):
-            own = slice(inputs.start + part.start, inputs.start + part.stop)
-            tiles.append(_Tile(own, place, [each.tile(slice(part.start, part.stop)) for each in factors]))
+        for some in pieces(inputs, self.sizes.once(self.n, len(outputs))):
+            factors = gradients(self.network, self.plan, x[some.start : some.stop], numbers)
+            factors = [each.dense() if self._forms(each, len(outputs)) else each for each in factors]
+            if self.outputs == "trace":
+                factors = [each.summed() for each in factors]
+            for part in pieces(range(len(some)), self.t):
+                own = slice(some.start + part.start, some.start + part.stop)
+                tiles.append(_Tile(own, place, [each.tile(slice(part.start, part.stop)) for each in factors]))
         return tiles
 
     def _forms(self, factor: Factor, o: int) -> bool:

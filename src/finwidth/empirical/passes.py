@@ -253,7 +253,7 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
         return torch.cat([network.scales[name] ** 0.5 * each.flatten(1) for name, each in by_name.items()], dim=1)
 
     with differentiable():
-        found: Tensor = torch.func.vmap(rows, out_dims=1)(x)
+        found: Tensor = torch.func.vmap(rows)(x)
     return Dense(found.detach())
 
 
@@ -263,14 +263,14 @@ def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: ran
     tensors = [network.parameters[name] for name in chosen]
     roots = [network.scales[name] ** 0.5 for name in chosen]
     G = torch.empty(
-        len(outputs), len(x), sum(each.numel() for each in tensors), dtype=tensors[0].dtype, device=x.device
+        len(x), len(outputs), sum(each.numel() for each in tensors), dtype=tensors[0].dtype, device=x.device
     )
     with differentiable():
         for a in range(len(x)):
             value = torch.func.functional_call(network.module, dict(network.parameters), (x[a : a + 1],)).reshape(-1)
             for row, i in enumerate(outputs):
                 columns = torch.autograd.grad(value[i], tensors, retain_graph=True, materialize_grads=True)
-                G[row, a] = torch.cat([root * each.flatten() for root, each in zip(roots, columns, strict=True)])
+                G[a, row] = torch.cat([root * each.flatten() for root, each in zip(roots, columns, strict=True)])
     return Dense(G)
 
 

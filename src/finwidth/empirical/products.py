@@ -18,17 +18,17 @@ Tensor: TypeAlias = torch.Tensor
 
 @dataclass(frozen=True)
 class Dense:
-    """Gradients themselves, shape (o, n, p)."""
+    """Gradients themselves, shape (n, o, p)."""
 
     G: Tensor
 
     def tile(self, inputs: slice) -> Dense:
         """Those at some of the inputs."""
-        return Dense(self.G[:, inputs].contiguous())
+        return Dense(self.G[inputs])
 
     def summed(self) -> Dense:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
-        return Dense(self.G.transpose(0, 1).flatten(1)[None])
+        return Dense(self.G.flatten(1)[:, None])
 
     def dense(self) -> Dense:
         """Itself."""
@@ -64,7 +64,7 @@ class Outer:
         else:
             places = self.A[:, None].expand(n, o * c, P)
             G = D.new_zeros(n, o * c, self.rows).scatter_add(2, places, D)
-        return Dense(G.view(n, g, o, -1).permute(2, 0, 1, 3).reshape(o, n, -1))
+        return Dense(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
 
 
 Factor: TypeAlias = Dense | Outer
@@ -117,8 +117,9 @@ class Shape:
 def add_pairs(K: Tensor, one: Factor, other: Factor) -> None:
     """Add the products of all pairs of inputs and of outputs to ``K``, shape (O1, n1, O2, n2)."""
     if not (isinstance(one, Outer) and isinstance(other, Outer)):
-        G1, G2 = one.dense().G.flatten(0, 1), other.dense().G.flatten(0, 1)
-        K.view(len(G1), len(G2)).addmm_(G1, G2.T)
+        o1, n1, o2, n2 = K.shape
+        products = one.dense().G.flatten(0, 1) @ other.dense().G.flatten(0, 1).T
+        K += products.view(n1, o1, n2, o2).permute(1, 0, 3, 2)
     elif one.D.shape[3] == other.D.shape[3] == 1:
         D1, D2 = one.D.flatten(2).flatten(0, 1), other.D.flatten(2).flatten(0, 1)
         K.addcmul_((D1 @ D2.T).view(K.shape), _inner(one, other)[None, :, None, :])
@@ -141,7 +142,7 @@ def _add_by_positions(K: Tensor, one: Outer, other: Outer) -> None:
 def add_outputs(K: Tensor, one: Factor, other: Factor) -> None:
     """Add the products of all pairs of inputs, each output by itself, to ``K``, shape (o, n1, n2)."""
     if not (isinstance(one, Outer) and isinstance(other, Outer)):
-        K.baddbmm_(one.dense().G, other.dense().G.mT)
+        K.baddbmm_(one.dense().G.transpose(0, 1), other.dense().G.permute(1, 2, 0))
         return
     o, n1, n2 = K.shape
     products = torch.bmm(one.D.flatten(1, 3), other.D.flatten(1, 3).mT)
@@ -162,8 +163,8 @@ def each_with_itself(one: Factor, other: Factor, *, pairs: bool) -> Tensor:
     """Products at equal inputs: shape (n, O1, O2) with all pairs of outputs, (n, o) with each by itself."""
     if isinstance(one, Outer) and isinstance(other, Outer) and one.D.shape[3] > 1:
         return torch.stack([_alone(one, other, a, pairs=pairs) for a in range(one.D.shape[1])])
-    G1, G2 = (each.D.flatten(2) if isinstance(each, Outer) else each.G for each in (one, other))
-    found = torch.bmm(G1.transpose(0, 1), G2.permute(1, 2, 0)) if pairs else (G1 * G2).sum(2).T
+    G1, G2 = (each.D.flatten(2).transpose(0, 1) if isinstance(each, Outer) else each.G for each in (one, other))
+    found = torch.bmm(G1, G2.mT) if pairs else (G1 * G2).sum(2)
     if isinstance(one, Outer) and one.rows is None:
         found = found * one.A.square().sum((1, 2, 3)).view(-1, *[1] * (found.ndim - 1))
     return found

@@ -220,10 +220,10 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
         if weight is not None:
             parts.append(math.sqrt(weight) * (D * rule.features(rule.normalise(x), 1)).sum(2))
-        return Dense(torch.cat(parts, dim=2))
+        return Dense(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
     if weight is None:
-        return Dense(math.sqrt(bias or 0.0) * outer.D.sum(3).flatten(2))
+        return Dense(math.sqrt(bias or 0.0) * outer.D.sum(3).flatten(2).transpose(0, 1))
     if outer.rows is not None:
         return Outer(outer.A, math.sqrt(weight) * outer.D, outer.rows)
     A = outer.A if weight == 1 else math.sqrt(weight) * outer.A
