@@ -25,6 +25,7 @@ from finwidth.empirical.blocks import layout, pieces
 from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Shape, add_outputs, add_pairs, each_with_itself
 from finwidth.errors import FinwidthError
+from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,6 +112,22 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
+    kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+    K = kernel.compute(bytes_)
+    return label(K, "K", kernel) if labelled else K
+
+
+def prepare(  # noqa: PLR0917 - the arguments of ntk
+    module: nn.Module,
+    x1: Any,
+    x2: Any,
+    outputs: str | int,
+    entries: str,
+    memory: str | int,
+    parameters: Parameters | None,
+    scale: Scale | None,
+) -> tuple[Kernel, int]:
+    """The kernel to compute, all arguments checked, and the memory in bytes."""
     outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
@@ -118,25 +135,23 @@ def ntk(
     network = Network(module, {name: each for name, each in module.named_parameters() if name in scales}, scales)
     inputs = check_inputs(module, x1)
     others = None if x2 is None else check_inputs(module, x2, "x2")
-    K = _Kernel(network, inputs, others, outputs, alone=entries == "diagonal").compute(memory)
-    return _label(K, outputs, entries) if labelled else K
+    return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
 
 
-def _label(K: torch.Tensor, outputs: str | int, entries: str) -> xr.DataArray:
-    """The kernel with the names of its dimensions."""
+def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
+    """A result with the names of its dimensions and where it comes from."""
     import xarray as xr
 
-    inputs = ("input",) if entries == "diagonal" else ("input", "input_")
-    dims = (*inputs, *_OUTPUT_DIMS.get(str(outputs), ()))
+    dims = (*(("input",) if kernel.alone else ("input", "input_")), *_OUTPUT_DIMS.get(str(kernel.outputs), ()))
     attrs = {
+        **KERNEL_DRAWS[name].attrs,
+        "long_name": "neural tangent kernel" if name == "K" else "first-order change of the kernel under one SGD step",
         "finwidth_version": version("finwidth"),
         "method": "empirical",
-        "outputs": outputs,
-        "entries": entries,
-        "long_name": "neural tangent kernel",
-        "units": "1",
+        "module": type(kernel.network.module).__name__,
+        "outputs": kernel.outputs,
     }
-    return xr.DataArray(K.cpu().numpy(), dims=dims, name="K", attrs=attrs)
+    return xr.DataArray(K.cpu().numpy(), dims=dims, name=name, attrs=attrs)
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ class _Tile:
     factors: Sequence[Factor]
 
 
-class _Kernel:
+class Kernel:
     """One kernel to compute: of which outputs, by which plan, in what blocks."""
 
     def __init__(self, network: Network, x1: Tensor, x2: Tensor | None, outputs: str | int, *, alone: bool) -> None:

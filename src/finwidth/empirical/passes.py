@@ -55,11 +55,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Network:
-    """A module and its counted parameters, with the scale of each."""
+    """A module and its counted parameters, with the scale of each.
+
+    With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
+    as the parameters move that way. A dual level of torch must be open then.
+    """
 
     module: nn.Module
     parameters: Mapping[str, Tensor]
     scales: Mapping[str, float]
+    direction: Mapping[str, Tensor] | None = None
+
+    def leaves(self) -> Mapping[str, Tensor]:
+        """The parameters, with their tangents."""
+        if self.direction is None:
+            return self.parameters
+        duals = {name: _dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
+        return {name: each.requires_grad_() for name, each in duals.items()}
 
 
 def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
@@ -210,7 +222,7 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
 
 def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
     with differentiable():
-        pass_ = record(network.module, x, network.parameters)
+        pass_ = record(network.module, x, network.leaves())
         if [use.signature for use in pass_.uses] != [each for each, _ in scheme.uses] or pass_.others - scheme.general:
             raise OtherRouteError
         columns = _backward(pass_, outputs, batched=scheme.batched)
@@ -235,8 +247,12 @@ def _freed(x: Tensor) -> Tensor:
     primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
     if tangent is None:
         return x.detach()
-    freed: Tensor = forward_ad.make_dual(primal.detach(), tangent.detach())  # type: ignore[no-untyped-call]
-    return freed
+    return _dual(primal.detach(), tangent.detach())
+
+
+def _dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    found: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
@@ -259,19 +275,42 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
 
 def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
     """The same for a module that torch.func cannot take: a pass for every sample, and one back for every output."""
-    chosen = [name for name in network.parameters if name in names]
-    tensors = [network.parameters[name] for name in chosen]
-    roots = [network.scales[name] ** 0.5 for name in chosen]
-    G = torch.empty(
-        len(x), len(outputs), sum(each.numel() for each in tensors), dtype=tensors[0].dtype, device=x.device
-    )
     with differentiable():
-        for a in range(len(x)):
-            value = torch.func.functional_call(network.module, dict(network.parameters), (x[a : a + 1],)).reshape(-1)
-            for row, i in enumerate(outputs):
-                columns = torch.autograd.grad(value[i], tensors, retain_graph=True, materialize_grads=True)
-                G[a, row] = torch.cat([root * each.flatten() for root, each in zip(roots, columns, strict=True)])
-    return Dense(G)
+        samples = [_rows(network, names, sample, outputs) for sample in torch.split(x, 1)]
+    G = torch.stack([rows for rows, _ in samples])
+    if network.direction is None:
+        return Dense(G)
+    return Dense(_dual(G, torch.stack([change for _, change in samples])))
+
+
+def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: range) -> tuple[Tensor, Tensor]:
+    """Gradients of some outputs at one sample by some parameters, and their tangents (zero without a direction).
+
+    The tangents are found by differentiating twice more: h = d/dp sum_ij u_ij G_ij is linear in u, and the derivative
+    of its product with the direction by u is that of G along the direction.
+    """
+    parameters, direction = dict(network.parameters), network.direction
+    chosen = [name for name in parameters if name in names]
+    value = torch.func.functional_call(network.module, parameters, (sample,)).reshape(-1)
+    rows = []
+    for i in outputs:
+        columns = torch.autograd.grad(
+            value[i],
+            [parameters[name] for name in chosen],
+            retain_graph=True,
+            create_graph=direction is not None,
+            materialize_grads=True,
+        )
+        scaled = [network.scales[name] ** 0.5 * each.flatten() for name, each in zip(chosen, columns, strict=True)]
+        rows.append(torch.cat(scaled))
+    G = torch.stack(rows)
+    if direction is None or not G.requires_grad:
+        return G.detach(), torch.zeros_like(G)
+    u = torch.zeros_like(G, requires_grad=True)
+    pulled = torch.autograd.grad(G, list(parameters.values()), u, create_graph=True, materialize_grads=True)
+    along = torch.stack([(each * direction[name]).sum() for name, each in zip(parameters, pulled, strict=True)]).sum()
+    (change,) = torch.autograd.grad(along, u, materialize_grads=True) if along.requires_grad else (torch.zeros_like(G),)
+    return G.detach(), change
 
 
 def _unit(value: Tensor, outputs: range) -> Tensor:
