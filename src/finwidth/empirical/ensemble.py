@@ -172,8 +172,8 @@ class Ensemble:
             share = self.scale[f"{name}.weight"] * factors[place] ** 2 * (A @ A.mT)
             K += (share + self.scale.get(f"{name}.bias", 0.0)) * (flat @ flat.mT)
             if place:
-                pulled = (J.flatten(1, 2) @ (factors[place] * weights[place])).unflatten(1, J.shape[1:3])
-                J = pulled * slopes[place - 1][:, :, None]
+                pulled = J.flatten(1, 2) @ (factors[place] * weights[place])
+                J = pulled.reshape(*J.shape[:3], -1) * slopes[place - 1][:, :, None]
         return K
 
     def train(
