@@ -108,8 +108,9 @@ def compare(
     of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value.
 
     A torch module takes the place of the network where `finwidth.empirical.recognise` knows it. Then the kernel of that
-    very module (of its output 0) stands beside the exact mean and standard deviation over initializations, with its
-    percentile in the law: among draws in law where the network allows them, among real networks otherwise.
+    very module (of its output 0), and its first-order change dK per unit learning rate under SGD on sum N^2 / 2, stand
+    beside their exact means and standard deviations over initializations, with their percentiles in the law: among
+    draws in law where the network allows them, among real networks otherwise.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ class Placed:
     measured
         Of the given network.
     exact, sd
-        Exact mean and standard deviation over initializations; None where there are no exact moments.
+        Exact mean and standard deviation over initializations; None where there are no exact moments, and sd for dK.
     percentile
         Percent of drawn networks below it (half of those equal to it).
     """
@@ -258,7 +259,7 @@ def _compare_module(
 
 
 def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
-    """K of output 0 at the input, and its weight and bias parts where biases are trained."""
+    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
     from finwidth import empirical
 
     X = check_input(net, x)[None]
@@ -267,13 +268,19 @@ def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
     parts = {"K_w": [name for name in names if name not in biases], "K_b": biases} if biases else {"K": names}
     scale = module.scale if isinstance(module, empirical.MLP) else None
     found = {part: float(empirical.ntk(module, X, outputs=0, parameters=p, scale=scale)) for part, p in parts.items()}
-    return {"K": sum(found.values()), **found}
+    found = {"K": sum(found.values()), **found}
+    if not isinstance(net.activation, SmoothActivation):
+        targets = np.zeros((1, net.widths[-1]))
+        found["dK"] = float(empirical.sgd_update(module, X, targets, outputs=0, scale=scale))
+    return found
 
 
 def _exact_mean(exact: KernelMoments | None, quantity: str) -> tuple[float | None, float | None]:
     """Mean and standard deviation over initializations."""
     if exact is None:
         return None, None
+    if quantity == "dK":
+        return float(exact.update["dK"]), None
     found = {"K": exact.K, "K_w": exact.K_w, "K_b": exact.K_b}[quantity]
     return float(found.mean), float(found.variance) ** 0.5
 

@@ -215,7 +215,7 @@ def module_comparison(found: ModuleComparison) -> None:
     for row in found.rows:
         z = "" if row.z is None else f"{row.z:+.2f}"
         law = (number(row.exact), number(row.sd), z) if exact else ()
-        table.add_row(row.quantity, number(row.measured), *law, f"{row.percentile:.3g} %")
+        table.add_row(row.quantity.replace("dK", "ΔK/λ"), number(row.measured), *law, f"{row.percentile:.3g} %")
     kind = "draws in law" if found.in_law else "random networks"
     notes = f"K is that of output 0 of {found.network.widths[-1]}. " if found.network.widths[-1] > 1 else ""
     notes += f"Percentile among {found.draws} {kind} of this architecture and initialization."

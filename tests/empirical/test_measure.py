@@ -115,12 +115,16 @@ def test_a_module_beside_its_law() -> None:
     assert found.in_law
     assert found.draws == 40_000
     assert found.cv == exact.cv
-    assert [row.quantity for row in found.rows] == ["K", "K_w", "K_b"]
+    assert [row.quantity for row in found.rows] == ["K", "K_w", "K_b", "dK"]
     draws = finwidth.sample(net, X[1], 40_000, seed=0)
     for row in found.rows:
         assert row.measured == pytest.approx(float(right[row.quantity][0]), rel=1e-10)
         assert row.percentile == pytest.approx(100 * float((draws[row.quantity] < row.measured).mean()), abs=1e-9)
-        assert row.z == pytest.approx((row.measured - getattr(exact, row.quantity).mean) / row.sd)
+        if row.quantity == "dK":
+            assert row.exact == float(exact.update["dK"])
+            assert row.sd is row.z is None
+        else:
+            assert row.z == pytest.approx((row.measured - getattr(exact, row.quantity).mean) / row.sd)
     json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -151,8 +155,17 @@ def test_what_pytorch_users_write() -> None:
     assert found.network.describe() == MLP.pytorch([3, 40, 5]).describe()
     drawn = simulate(found.network, X[1], 3_000, np.random.default_rng(0))
     row = found.rows[0]
+    assert 0 < found.rows[3].percentile < 100  # dK, with five outputs
     assert row.percentile == pytest.approx(100 * (drawn["K"] < row.measured).mean(), abs=1e-9)
     assert row.exact == pytest.approx(float(finwidth.moments(found.network, X[1]).mean))
+
+
+def test_mup_and_several_outputs() -> None:
+    net = MLP([3, 8, 6, 2], parameterization="mup", bias_variance=0.5)
+    found = finwidth.compare(finwidth.empirical.MLP(net, 6), X[1], networks=500)
+    right = brute_force_kernel(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
+    for row in found.rows:
+        assert row.measured == pytest.approx(float(right[row.quantity][0]), rel=1e-10)
 
 
 def test_smooth_and_frozen() -> None:
@@ -166,7 +179,7 @@ def test_smooth_and_frozen() -> None:
 
 def test_quantities_that_do_not_vary_are_in_the_middle() -> None:
     found = finwidth.compare(finwidth.empirical.MLP(MLP([3, 1])), X[1], draws=1_000)
-    assert [row.percentile for row in found.rows] == [50, 50, 50]
+    assert [row.percentile for row in found.rows] == [50, 50, 50, 50]
 
 
 def test_what_is_not_recognised_is_told() -> None:
