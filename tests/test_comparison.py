@@ -75,4 +75,4 @@ def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_mistakes_are_told(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
-        compare(MLP([2, 3, 1]), [1, 2], **arguments)  # type: ignore[arg-type]
+        compare(MLP([2, 3, 1]), [1, 2], **arguments)  # type: ignore[call-overload]

@@ -213,6 +213,48 @@ def _compare(
     tables.comparison(found)
 
 
+@app.command("measure")
+def _measure(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A Python file and a name in it: a torch module, or a function without arguments that makes one.",
+            metavar="FILE.py:NAME",
+            show_default=False,
+        ),
+    ],
+    input: Annotated[
+        str,
+        typer.Option("--input", "-i", help="A .npy file of shape (N, ...); or one input: 1,2 or digits:17."),
+    ],
+    outputs: Annotated[str, typer.Option("--outputs", help="trace, full, or the number of one output.")] = "trace",
+    init: Annotated[
+        str | None,
+        typer.Option("--init", help="How the weights were drawn, if they do not tell: default, kaiming_normal, ..."),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the kernel of a torch module, with theory beside it where finwidth recognises the module.
+
+    This runs the Python file: give it only files that you trust. Torch's generator is set to the seed before.
+    """
+    from finwidth.inputs import parse_inputs
+    from finwidth.measurement import load, measure
+
+    X = parse_inputs(input)
+    module = load(target, seed)
+    with _progress("drawing", 100_000, quiet=as_json) as progress:
+        wanted = int(outputs) if outputs.isdecimal() else outputs
+        found = measure(module, X, wanted, seed=seed, init=init, progress=progress)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    from finwidth import tables
+
+    tables.measurement(found)
+
+
 @app.command("width-for")
 def _width_for(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],

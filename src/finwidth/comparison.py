@@ -1,24 +1,30 @@
-"""The three routes side by side: `finwidth.compare`."""
+"""The three routes side by side, and one real network beside its law: `finwidth.compare`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from finwidth.activations import SmoothActivation
 from finwidth.empirical.brute_force import simulate
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import exact_values, moments
+from finwidth.exact.moments import KernelMoments, exact_values, moments
+from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count, format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling import diagonal, importance
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.streams import check_seed
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _WEIGHTS = 2 * 10**8  # that the default number of real networks draws in all: some seconds
 _MOST_NETWORKS = 10_000
+_ROUNDING = 1e-6  # of kernels in float32
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,41 @@ class Comparison:
         return document
 
 
+@overload
 def compare(
     net: MLP,
+    x: Vector,
+    *,
+    draws: int = ...,
+    networks: int | None = ...,
+    seed: int = ...,
+    progress: Callable[[int], object] | None = ...,
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    net: nn.Module,
+    x: Vector,
+    *,
+    draws: int = ...,
+    networks: int | None = ...,
+    seed: int = ...,
+    init: str | Mapping[str, Any] | None = ...,
+    progress: Callable[[int], object] | None = ...,
+) -> ModuleComparison: ...
+
+
+def compare(
+    net: MLP | nn.Module,
     x: Vector,
     *,
     draws: int = 100_000,
     networks: int | None = None,
     seed: int = 0,
+    init: str | Mapping[str, Any] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Comparison:
+) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
     The three routes share no code beyond the network's definition (`MLP.layers`), so agreement is evidence. The verdict
@@ -78,18 +110,29 @@ def compare(
     of the draws in law cannot, ReLU networks are drawn once more in proportion to what they carry
     (`sampling.importance`); these estimates hold at any depth.
 
+    A torch module takes the place of the network where `finwidth.empirical.recognise` knows it. Then the kernel of that
+    very module (of its output 0), and its first-order change dK per unit learning rate under SGD on sum N^2 / 2, stand
+    beside their exact means and standard deviations over initializations, with their percentiles in the law: among
+    draws in law where the network allows them, among real networks otherwise.
+
     Parameters
     ----------
     net, x
-        The network and one input, shape (n_0,).
+        The network, or a torch module, and one input, shape (n_0,).
     draws
         Draws in law, where the network allows them.
     networks
         Real networks to draw and differentiate; by default up to 10,000, fewer where they are large.
     seed
         A whole number, 0 or more.
+    init
+        How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
     progress
         Called with the number of draws in law finished.
+
+    Returns
+    -------
+    Comparison, or for a torch module ModuleComparison
 
     Examples
     --------
@@ -99,19 +142,10 @@ def compare(
     ('K', True)
     """
     seed, draws = check_seed(seed), count("draws", draws)
+    if not isinstance(net, MLP):
+        return _compare_module(net, x, init, progress, draws=draws, networks=networks, seed=seed)
     exact = exact_values(moments(net, x))
-    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
-    if weights > _WEIGHTS:
-        raise FinwidthError(
-            f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
-            "finwidth.moments and finwidth.sample need none"
-        )
-    if networks is None:
-        networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
-    with np.errstate(over="ignore", invalid="ignore"):
-        measured = simulate(net, x, count("networks", networks), np.random.default_rng(seed))
-    if not all(np.isfinite(column).all() for column in measured.values()):
-        raise FinwidthError("the networks overflow a double at this input; rescale it")
+    measured = _networks(net, x, networks, seed)
     found = estimates([measured], exact)
     sampled: dict[str, Estimate] = {}
     reason = diagonal.why_not(net)
@@ -122,6 +156,23 @@ def compare(
     return Comparison(net, rows, reason)
 
 
+def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
+    """Real networks, drawn and differentiated, as many as asked for or as seconds allow."""
+    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    if weights > _WEIGHTS:
+        raise FinwidthError(
+            f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
+            "finwidth.moments and finwidth.sample need none"
+        )
+    if networks is None:
+        networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
+    with np.errstate(over="ignore", invalid="ignore"):
+        drawn = simulate(net, x, count("networks", networks), np.random.default_rng(seed))
+    if not all(np.isfinite(column).all() for column in drawn.values()):
+        raise FinwidthError("the networks overflow a double at this input; rescale it")
+    return drawn
+
+
 def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float]) -> dict[str, Estimate]:
     """Estimates from tilted draws, or none where there are no such draws."""
     if importance.why_not(net) or not np.any(check_input(net, x)):
@@ -130,3 +181,125 @@ def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float])
         return importance.tilted(net, x, draws, seed, exact=exact)
     except FinwidthError:  # past a double's range, where plain draws have none of the large values
         return {}
+
+
+# ---- one real network beside its law
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One quantity of a given network, and where it stands among random networks of its law.
+
+    Attributes
+    ----------
+    measured
+        Of the given network.
+    exact, sd
+        Exact mean and standard deviation over initializations; None where there are no exact moments, and sd for dK.
+    percentile
+        Percent of drawn networks below it (half of those equal to it).
+    """
+
+    quantity: str
+    measured: float
+    exact: float | None
+    sd: float | None
+    percentile: float
+
+    @property
+    def z(self) -> float | None:
+        """Standard deviations from the exact mean; the law is skewed, so the percentile says more."""
+        return (self.measured - self.exact) / self.sd if self.sd and self.exact is not None else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        names = ("measured", "exact", "sd", "z", "percentile")
+        return {name: plain(getattr(self, name)) for name in names}
+
+
+@dataclass(frozen=True)
+class ModuleComparison:
+    """What `compare` returns for a torch module: its quantities in the law of the network that it is.
+
+    ``in_law`` says whether the ``draws`` that the percentiles rest on were drawn in law, or are real networks.
+    """
+
+    network: MLP
+    rows: tuple[Placed, ...]
+    draws: int
+    in_law: bool
+    cv: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        document: dict[str, Any] = plain(
+            {
+                "network": self.network.describe(),
+                "quantities": {row.quantity: row.to_json() for row in self.rows},
+                "cv": {"K": self.cv},
+                "draws": self.draws,
+                "in_law": self.in_law,
+            }
+        )
+        return document
+
+
+def _compare_module(
+    module: nn.Module,
+    x: Vector,
+    init: str | Mapping[str, Any] | None,
+    progress: Callable[[int], object] | None,
+    *,
+    draws: int,
+    networks: int | None,
+    seed: int,
+) -> ModuleComparison:
+    from finwidth import empirical
+
+    net = empirical.recognise(module, init)
+    measured = _measured(net, module, x)
+    in_law = diagonal.why_not(net) is None
+    if in_law:
+        pieces = list(diagonal.chunks(net, x, draws, seed, progress=progress))
+        drawn = {name: np.concatenate([piece[name] for piece in pieces]) for name in measured}
+    else:
+        drawn = _networks(net, x, networks, seed)
+    exact = None if isinstance(net.activation, SmoothActivation) else moments(net, x)
+    rows = tuple(
+        Placed(name, value, *_exact_mean(exact, name), _percentile(drawn[name], value))
+        for name, value in measured.items()
+    )
+    return ModuleComparison(net, rows, len(drawn["K"]), in_law, None if exact is None else exact.cv)
+
+
+def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
+    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
+    from finwidth import empirical
+
+    X = check_input(net, x)[None]
+    names = [name for name, each in module.named_parameters() if each.requires_grad]
+    biases = [name for name in names if name.endswith("bias")]
+    parts = {"K_w": [name for name in names if name not in biases], "K_b": biases} if biases else {"K": names}
+    scale = module.scale if isinstance(module, empirical.MLP) else None
+    found = {part: float(empirical.ntk(module, X, outputs=0, parameters=p, scale=scale)) for part, p in parts.items()}
+    found = {"K": sum(found.values()), **found}
+    if not isinstance(net.activation, SmoothActivation):
+        targets = np.zeros((1, net.widths[-1]))
+        found["dK"] = float(empirical.sgd_update(module, X, targets, outputs=0, scale=scale))
+    return found
+
+
+def _exact_mean(exact: KernelMoments | None, quantity: str) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over initializations."""
+    if exact is None:
+        return None, None
+    if quantity == "dK":
+        return float(exact.update["dK"]), None
+    found = {"K": exact.K, "K_w": exact.K_w, "K_b": exact.K_b}[quantity]
+    return float(found.mean), float(found.variance) ** 0.5
+
+
+def _percentile(drawn: FloatArray, value: float) -> float:
+    """Percent of the draws below the value, and half of those that are equal up to rounding."""
+    same = np.isclose(drawn, value, rtol=_ROUNDING, atol=0)
+    return 100 * float(((drawn < value) & ~same).mean() + same.mean() / 2)

@@ -12,7 +12,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes, _plain_ticks, _styled
+from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes, _plain_ticks, styled
 from finwidth.sampling.diagonal import chunks
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.gram import sample_gram
@@ -29,7 +29,7 @@ def circle(points: int) -> tuple[FloatArray, FloatArray]:
     return angles, math.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-@_styled
+@styled
 def kernel_on_a_circle(
     widths: Sequence[int], depth: int, *, networks: int = 6, points: int = 25, seed: int = 0, **network: Any
 ) -> Figure:
@@ -75,7 +75,7 @@ def _power(width: int) -> str:
     return f"10^{exponent}" if width == 10**exponent else f"{width}"
 
 
-@_styled
+@styled
 def update_over_depth(
     widths: Sequence[int], depths: Sequence[int], x: Vector, *, draws: int = 100_000, seed: int = 0, **network: Any
 ) -> Figure:

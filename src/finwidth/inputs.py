@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import Vector
 
-_ALLOWED = "give numbers such as 1,2, a .npy file of one vector, or digits:17"
+_ALLOWED = "give numbers such as 1,2, a .npy file of real numbers, or digits:17"
 
 
 def parse_input(text: str) -> Vector:
@@ -32,6 +34,21 @@ def parse_input(text: str) -> Vector:
         return [_number(part) for part in text.split(",")]
     except ValueError:
         raise FinwidthError(f"the input {text!r} is neither numbers nor a .npy file nor a digit; {_ALLOWED}") from None
+
+
+def parse_inputs(text: str) -> npt.NDArray[Any]:
+    """Several inputs of shape (N, ...) from a .npy file; or one, as in `parse_input`, of shape (1, n_0).
+
+    Examples
+    --------
+    >>> from finwidth.inputs import parse_inputs
+    >>> parse_inputs("1,0.5")
+    array([[1. , 0.5]])
+    """
+    if text.endswith(".npy"):
+        array = _read(Path(text))
+        return array if array.ndim > 1 else array[None]
+    return np.asarray(parse_input(text), dtype=np.float64)[None]
 
 
 def _number(part: str) -> Fraction | float:
@@ -65,6 +82,10 @@ def _digit(text: str) -> FloatArray:
 
 
 def _load(path: Path) -> FloatArray:
+    return _read(path).astype(np.float64)
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -73,4 +94,4 @@ def _load(path: Path) -> FloatArray:
         raise FinwidthError(f"the input file {path} is not a .npy file of numbers; {_ALLOWED}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise FinwidthError(f"the input file {path} does not hold an array of real numbers; {_ALLOWED}")
-    return array.astype(np.float64)
+    return array

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from finwidth.comparison import Comparison
+    from finwidth.comparison import Comparison, ModuleComparison
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
+    from finwidth.measurement import Measurement
     from finwidth.report import Report
     from finwidth.sampling.quantiles import Law, Measured
 
@@ -217,6 +218,43 @@ def comparison(found: Comparison) -> None:
         ("networks", {row.quantity: row.networks for row in found.rows}),
     ):
         notes += _doubts(estimates, source)
+    show(str(found.network), table, notes)
+
+
+def measurement(found: Measurement) -> None:
+    """Print a module's kernel in short, and the theory beside it."""
+    table = _table("quantity", "value")
+    table.add_row("shape of K", " x ".join(map(str, found.K.shape)))
+    table.add_row("trace", number(found.trace))
+    for k, value in enumerate(found.eigenvalues[:5], 1):
+        table.add_row(f"eigenvalue {k}", number(float(value)))
+    if len(found.eigenvalues) > 5:
+        table.add_row(f"eigenvalue {len(found.eigenvalues)}, the smallest", number(float(found.eigenvalues[-1])))
+    table.add_row("condition", "singular" if found.condition is None else number(found.condition))
+    inputs = " x ".join(map(str, found.inputs))
+    output = f"output {found.outputs}" if isinstance(found.outputs, int) else f"outputs {found.outputs}"
+    title = f"Kernel of {found.module}, {found.parameters:,} parameters, at inputs {inputs}, {output}"
+    notes = f"singular: the smallest eigenvalue is below rounding, {found.rounding:.1g}." if not found.condition else ""
+    show(title, table, notes)
+    if found.theory is None:
+        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}.", markup=False)
+    else:
+        _console().print("The kernel at the first input beside its law over initializations:", markup=False)
+        module_comparison(found.theory)
+
+
+def module_comparison(found: ModuleComparison) -> None:
+    """Print a given network's kernel beside its law."""
+    exact = ("exact mean", "std. dev.", "z") if found.cv is not None else ()
+    table = _table("quantity", "this module", *exact, "percentile")
+    for row in found.rows:
+        z = "" if row.z is None else f"{row.z:+.2f}"
+        law = (number(row.exact), number(row.sd), z) if exact else ()
+        table.add_row(row.quantity.replace("dK", "ΔK/λ"), number(row.measured), *law, f"{row.percentile:.3g} %")
+    kind = "draws in law" if found.in_law else "random networks"
+    notes = f"K is that of output 0 of {found.network.widths[-1]}. " if found.network.widths[-1] > 1 else ""
+    notes += f"Percentile among {found.draws} {kind} of this architecture and initialization."
+    notes += f" CV of K: {number(found.cv)}." if exact else f" {found.network.activation.name} has no exact moments."
     show(str(found.network), table, notes)
 
 

@@ -1,6 +1,7 @@
 """The empirical route: real networks and their own parameters.
 
-`ntk`, `sgd_update`, `MLP`, `recognise` and `Tracker` need PyTorch, which is imported when one of them is first used.
+`ntk`, `sgd_update`, `MLP`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported when one of them is
+first used.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from typing import Any
 
 from finwidth.errors import FinwidthError
 
-_HOMES = {"ntk": "kernel", "sgd_update": "update", "MLP": "modules", "recognise": "modules", "Tracker": "tracker"}
+_HOMES = {
+    "ntk": "kernel",
+    "sgd_update": "update",
+    "MLP": "modules",
+    "recognise": "recognition",
+    "Tracker": "tracker",
+    "Ensemble": "ensemble",
+    "combine": "tracker",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,139 @@
+"""What the user gave to `ntk` and its kin, checked: module, inputs, parameters, outputs, memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from finwidth.errors import FinwidthError
+
+Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
+Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def check_memory(memory: str | int) -> int:
+    """Bytes from a whole number of them or a text with a unit.
+
+    >>> from finwidth.empirical.arguments import check_memory
+    >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory(4096)
+    (1610612736, 200000000, 4096)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?", str(memory).strip().lower())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match and not isinstance(memory, bool) else 0
+    if size < 1:
+        raise FinwidthError(f'memory is {memory!r}; give bytes as a whole number, or a text such as "1GiB" or "200 MB"')
+    return size
+
+
+def check_module(module: Any) -> nn.Module:
+    """The module, unless it is none, or one of its layers mixes the samples of a batch or draws random numbers."""
+    if not isinstance(module, nn.Module):
+        raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
+    for name, layer in module.named_modules():
+        told = f"layer {name or 'itself'!r}, a {type(layer).__name__},"
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+            raise FinwidthError(
+                f"{told} is in training mode and mixes the samples of a batch, so that no sample has a gradient of its "
+                "own; call module.eval() first"
+            )
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            raise FinwidthError(
+                f"{told} keeps no running statistics (track_running_stats=False) and mixes the samples of a batch in "
+                "every mode; make it with track_running_stats=True, or use GroupNorm or LayerNorm"
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            raise FinwidthError(f"{told} is active and draws a new network each time; call module.eval() first")
+    return module
+
+
+def check_parameters(module: nn.Module, parameters: Parameters | None, scale: Scale | None) -> dict[str, float]:
+    """The parameters that count, by name, with the multiplier of each.
+
+    A parameter counts once under its first name, and only if it requires a gradient.
+    """
+    trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
+    aliases = dict(module.named_parameters(remove_duplicate=False))
+    if parameters is not None:
+        trained = _select(parameters, trained, aliases)
+    if not trained:
+        raise FinwidthError("no parameter counts: none of the module's is chosen and requires a gradient")
+    if any(each.is_complex() for each in trained.values()):
+        raise FinwidthError("the module has complex parameters; its kernel is not defined here")
+    return _scales(scale, trained, aliases)
+
+
+def _select(
+    parameters: Parameters, trained: dict[str, nn.Parameter], aliases: dict[str, nn.Parameter]
+) -> dict[str, nn.Parameter]:
+    if callable(parameters):
+        return {name: each for name, each in trained.items() if parameters(name, each)}
+    wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+    _known("parameters", wanted, aliases)
+    for name in wanted:
+        if not aliases[name].requires_grad:
+            raise FinwidthError(f"parameters names {name!r}, which does not require a gradient; leave it out")
+    chosen = {id(aliases[name]) for name in wanted}
+    return {name: each for name, each in trained.items() if id(each) in chosen}
+
+
+def _scales(
+    scale: Scale | None, trained: dict[str, nn.Parameter], aliases: dict[str, nn.Parameter]
+) -> dict[str, float]:
+    if scale is None:
+        return dict.fromkeys(trained, 1.0)
+    if callable(scale):
+        found = {name: scale(name, each) for name, each in trained.items()}
+    else:
+        _known("scale", list(scale), aliases)
+        given = {id(aliases[name]): value for name, value in scale.items()}
+        found = {name: given.get(id(each), 1.0) for name, each in trained.items()}
+    for name, value in found.items():
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise FinwidthError(f"scale gives {value!r} for {name!r}; every multiplier must be a number, 0 or more")
+    return {name: float(value) for name, value in found.items()}
+
+
+def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) -> None:
+    for name in names:
+        if name not in aliases:
+            some = ", ".join(list(aliases)[:6]) + (", ..." if len(aliases) > 6 else "")
+            raise FinwidthError(f"{argument} names {name!r}, which is no parameter of the module; it has {some}")
+
+
+def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
+    """Inputs on the module's device, floating ones in its dtype; shape (N, ...), N at least 1."""
+    try:
+        inputs = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise FinwidthError(f"{name} is a {type(x).__name__}; give one tensor of shape (N, ...)") from None
+    if inputs.ndim < 1 or not len(inputs):
+        raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give a tensor of shape (N, ...), N at least 1")
+    first = next(module.parameters())
+    inputs = inputs.detach().to(first.device, first.dtype if inputs.is_floating_point() else None)
+    if not torch.isfinite(inputs).all():
+        raise FinwidthError(f"{name} holds numbers that are not finite")
+    return inputs
+
+
+def check_outputs(outputs: Any) -> str | int:
+    """One of "full", "trace", "diagonal", or the number of one output."""
+    whole = isinstance(outputs, int) and not isinstance(outputs, bool) and outputs >= 0
+    if not whole and outputs not in {"full", "trace", "diagonal"}:
+        raise FinwidthError(
+            f'outputs is {outputs!r}; choose "full", "trace", "diagonal", or the number of one output, from 0'
+        )
+    return outputs  # type: ignore[no-any-return]
+
+
+def check_entries(entries: Any) -> str:
+    """One of "full", "diagonal"."""
+    if entries not in {"full", "diagonal"}:
+        raise FinwidthError(f'entries is {entries!r}; choose "full" or "diagonal"')
+    return str(entries)

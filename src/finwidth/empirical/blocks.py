@@ -1,0 +1,88 @@
+"""How many inputs and outputs are taken at once, so that the working memory stays within its bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from finwidth.empirical.products import Shape
+from finwidth.errors import FinwidthError
+
+_TILE_ROWS = 256  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_PASS_BYTES = 12 * 2**20  # of the largest gradient of a backward pass; larger ones are slower, out of cache
+_BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one input needs, in numbers, but for `Shape.numbers`; and what is wanted of it.
+
+    ``saved``: what autograd keeps of a forward pass; ``results``: the results of the operations that are recorded;
+    ``largest``: the largest of them; ``itemsize``: bytes of a number; ``pairs``: whether every output meets every
+    other; ``alone``: whether every input meets only itself.
+    """
+
+    shapes: tuple[Shape, ...]
+    saved: int
+    results: int
+    largest: int
+    itemsize: int
+    pairs: bool = False
+    alone: bool = False
+
+    def forms(self, shape: Shape, n: int, o: int) -> bool:
+        """Whether the gradients of this factor are formed."""
+        return shape.forms(o, 1 if self.alone else n, pairs=self.pairs)
+
+    def tile(self, n: int, o: int) -> int:
+        """How many inputs of a block are multiplied at once."""
+        P, _ = self._positions(n, o)
+        return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
+
+    def once(self, n: int, o: int) -> int:
+        """How many inputs of a block go through the module at once: as many as leave the largest gradient in cache."""
+        return max(1, min(n, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
+
+    def bytes(self, n: int, o: int, sides: int) -> int:
+        """What blocks of n inputs and o outputs need at the most, beside the kernel itself."""
+        kept = sum(shape.numbers(o, formed=self.forms(shape, n, o)) for shape in self.shapes)
+        going = self.saved + o * (self.results + _BACKWARD * self.largest)
+        t, (P, c) = self.tile(n, o), self._positions(n, o)
+        products = t * t * (o * o + P * P if self.pairs else o * (1 + P * P)) + t * c * o
+        return self.itemsize * (2 * sides * n * kept + self.once(n, o) * going + 3 * products)
+
+    def _positions(self, n: int, o: int) -> tuple[int, int]:
+        """The most positions of a factor that is kept, and numbers at them; 1 and 0 if there is none."""
+        kept = [(shape.P, shape.P * shape.c) for shape in self.shapes if not self.forms(shape, n, o)]
+        return max([1, *(P for P, _ in kept)]), max([0, *(c for P, c in kept if P > 1)])
+
+
+def layout(sizes: Sizes, N: int, o: int, memory: int) -> tuple[int, int]:
+    """How many inputs, of N, and outputs, of o, a block has; raises FinwidthError if not even one of each fits."""
+    wanted = o
+    while o > 1 and sizes.bytes(1, o, 2) > memory:
+        o = -(-o // 2)
+    if o == wanted and sizes.bytes(N, o, 1) <= memory:
+        return N, o
+    low, high = 0, N + 1  # one block of `low` inputs fits beside another, `high` does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sizes.bytes(middle, o, 2) <= memory else (low, middle)
+    if not low:
+        needed = -(-sizes.bytes(1, o, 2) // 2**20)
+        raise FinwidthError(
+            f'one input and one output need {needed} MiB beside the kernel; give at least memory="{needed}MiB"'
+        )
+    return low, o
+
+
+def pieces(whole: range, size: int) -> list[range]:
+    """Consecutive parts of nearly equal length, at most ``size``.
+
+    >>> from finwidth.empirical.blocks import pieces
+    >>> pieces(range(7), 3)
+    [range(0, 3), range(3, 5), range(5, 7)]
+    """
+    parts = -(-len(whole) // size)
+    cuts = [-(-len(whole) * i // parts) for i in range(parts + 1)]
+    return [whole[start:stop] for start, stop in pairwise(cuts)]

@@ -1,0 +1,326 @@
+"""Many networks of one architecture at once: their parameters are stacked, and every product is a batch of products.
+
+Training and outputs go through torch.func (functional_call under vmap), for any module.  Kernels of a `finwidth.MLP`
+are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that enter layer i, J
+the derivatives of an output by its pre-activations and c, e its multipliers, K = sum_i (c_i A A^T + e_i) * (J J^T).
+Kernels of other modules are those of `finwidth.empirical.ntk`, member by member.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from finwidth import network
+from finwidth.empirical.arguments import check_inputs, check_memory
+from finwidth.empirical.brute_force import draw_networks
+from finwidth.empirical.kernel import ntk
+from finwidth.empirical.modules import MLP
+from finwidth.empirical.observables import OBSERVABLES, observe, spread, target_gram
+from finwidth.empirical.tracker import DIMS, numpy_of, schedule
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.network import count
+from finwidth.quantities import attributes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Ensemble:
+    """Independent random networks of one architecture, in eval mode.
+
+    Parameters
+    ----------
+    net
+        A `finwidth.MLP`, or a function without arguments that makes a torch module, initialised by torch's generator.
+    members
+        How many networks.
+    seed
+        A whole number, 0 or more. Member i has the same weights whatever the number of members.
+    dtype, device
+        As for `finwidth.empirical.MLP`; a function's modules are taken as they are.
+
+    Attributes
+    ----------
+    parameters
+        By name, with the members in the first dimension.
+    scale
+        Rates of the parameters over the learning rate, as of `finwidth.empirical.MLP`.
+
+    Examples
+    --------
+    >>> import finwidth, torch
+    >>> ensemble = finwidth.empirical.Ensemble(finwidth.MLP([2, 16, 16, 1]), members=5)
+    >>> X, y = torch.eye(2, dtype=torch.float64), [1.0, -1.0]
+    >>> ensemble.kernels(X).shape
+    torch.Size([5, 2, 2])
+    >>> found = ensemble.train(X, y, steps=20, lr=0.02)
+    >>> found.drift.dims, bool((found.loss[:, -1] < found.loss[:, 0]).all())
+    (('member', 'step'), True)
+    """
+
+    def __init__(
+        self,
+        net: network.MLP | Callable[[], nn.Module],
+        members: int,
+        seed: int = 0,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.members = count("members", members)
+        try:
+            seeds = np.random.SeedSequence(seed).spawn(self.members)
+        except (TypeError, ValueError):
+            raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more") from None
+        self.network = net if isinstance(net, network.MLP) else None
+        self.scale: dict[str, float] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
+        if isinstance(net, network.MLP):
+            module = MLP(net, dtype=dtype, device=device)
+            self._template: nn.Module = module.eval()
+            self.scale = module.scale
+            self.parameters = _drawn(module, seeds)
+            self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
+        else:
+            modules = [_made(net, each) for each in seeds]
+            self._template = copy.deepcopy(modules[0])
+            self.parameters, self._buffers = torch.func.stack_module_state(modules)
+            self._attrs = {"module": type(modules[0]).__name__, "method": "ensemble of torch networks", "seed": seed}
+
+    def member(self, i: int) -> nn.Module:
+        """A module of its own with the parameters of member ``i`` as they are now."""
+        module = copy.deepcopy(self._template)
+        with torch.no_grad():
+            for stacked, own in ((self.parameters, module.named_parameters()), (self._buffers, module.named_buffers())):
+                for name, each in own:
+                    each.copy_(stacked[name][i])
+        return module
+
+    def outputs(self, X: Any) -> torch.Tensor:
+        """What every network gives at inputs X, shape (members, N, ...)."""
+
+        def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+            found: torch.Tensor = torch.func.functional_call(self._template, (parameters, buffers), (inputs,))
+            return found
+
+        inputs = check_inputs(self._template, X)
+        found: torch.Tensor = torch.func.vmap(one)(self.parameters, self._buffers)
+        return found
+
+    def kernels(self, X: Any, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
+        """The kernel of every network on inputs X, shape (members, N, N).
+
+        Parameters
+        ----------
+        X
+            Inputs, shape (N, ...).
+        outputs
+            ``"trace"``, or the number of one output.
+        memory
+            What the work for it may take; the result comes on top.
+        """
+        if outputs != "trace" and isinstance(outputs, str | bool):
+            raise FinwidthError(f'outputs is {outputs!r}; an ensemble gives "trace" or the number of one output')
+        inputs = check_inputs(self._template, X)
+        if self.network is None:
+            kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
+            return torch.stack([torch.as_tensor(each) for each in kernels])
+        widths = self.network.widths
+        chosen = self._chosen(outputs)
+        # Activations and slopes of all layers, and derivatives of all outputs for two of them.
+        cells = len(inputs) * (2 * sum(widths) + 2 * len(chosen) * max(widths) + 4 * len(inputs))
+        size = max(1, check_memory(memory) // (cells * inputs.element_size()))
+        with torch.no_grad():
+            pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.members, size)]
+        return torch.cat(pieces)
+
+    def _chosen(self, outputs: str | int) -> list[int]:
+        assert self.network is not None
+        available = self.network.widths[-1]
+        if outputs == "trace":
+            return list(range(available))
+        if int(outputs) not in range(available):
+            raise FinwidthError(f"outputs is {outputs}, and the networks have {available}, numbered from 0")
+        return [int(outputs)]
+
+    def _kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
+        """Kernels of some members, summed over the chosen outputs: forward, then backward with the Gram matrices."""
+        linears = [(name, layer) for name, layer in self._template.named_children() if isinstance(layer, nn.Linear)]
+        phi = next((layer for layer in self._template.children() if not isinstance(layer, nn.Linear)), nn.Identity())
+        weights = [self.parameters[f"{name}.weight"][part] for name, _ in linears]
+        factors = [float(getattr(layer, "factor", 1.0)) for _, layer in linears]
+        activations, slopes = [X.expand(len(weights[0]), *X.shape)], []
+        for place, ((name, _), W, factor) in enumerate(zip(linears[:-1], weights, factors, strict=False)):
+            Y = factor * activations[place] @ W.mT
+            if f"{name}.bias" in self.parameters:
+                Y += self.parameters[f"{name}.bias"][part][:, None]
+            value, slope = _with_slope(phi, Y)
+            activations.append(value)
+            slopes.append(slope)
+        outputs = torch.eye(weights[-1].shape[1], dtype=X.dtype, device=X.device)[chosen]
+        J = outputs.expand(len(weights[0]), len(X), *outputs.shape)  # members, inputs, outputs, neurons
+        K = torch.zeros((len(J), len(X), len(X)), dtype=X.dtype, device=X.device)
+        for place in reversed(range(len(linears))):
+            name, A, flat = linears[place][0], activations[place], J.flatten(2)
+            share = self.scale[f"{name}.weight"] * factors[place] ** 2 * (A @ A.mT)
+            K += (share + self.scale.get(f"{name}.bias", 0.0)) * (flat @ flat.mT)
+            if place:
+                pulled = J.flatten(1, 2) @ (factors[place] * weights[place])
+                J = pulled.reshape(*J.shape[:3], -1) * slopes[place - 1][:, :, None]
+        return K
+
+    def train(
+        self,
+        X: Any,
+        y: Any,
+        steps: int,
+        lr: Any,
+        *,
+        at: Any = "log",
+        probe: Any = None,
+        probe_targets: Any = None,
+        outputs: str | int = "trace",
+    ) -> xr.Dataset:
+        """Train every network by gradient descent on all of the data, and follow the kernels.
+
+        The loss of a network is sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and the outputs; each parameter moves
+        at ``lr`` times its rate in the parameterization. The ensemble itself is trained: it keeps the last parameters.
+
+        Parameters
+        ----------
+        X, y
+            Data: inputs (N, ...) and targets (N,) or (N, O).
+        steps
+            How many.
+        lr
+            Learning rate: one number, or one for each member.
+        at
+            When to measure, as ``steps`` of `Tracker`; step 0 and the last step always are.
+        probe, probe_targets
+            Where to measure kernels and alignment; by default on X and y.
+        outputs
+            ``"trace"``, or the number of one output.
+
+        Returns
+        -------
+        xarray.Dataset
+            Over member and step: loss (before the step's own move), and the variables of
+            `finwidth.empirical.observables`; ``cv`` over step.
+
+        Raises
+        ------
+        FinwidthError
+            If a network diverges.
+        """
+        steps, due = count("steps", steps), schedule(at)
+        inputs = check_inputs(self._template, X)
+        targets = torch.as_tensor(y, dtype=inputs.dtype, device=inputs.device)
+        targets = targets[:, None] if targets.ndim == 1 else targets
+        if (probe is None) != (probe_targets is None):
+            raise FinwidthError("give both of probe and probe_targets, or neither")
+        probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
+        G = target_gram(numpy_of(targets if probe_targets is None else probe_targets), len(probe))
+        rates = self._rates(lr)
+        rows: dict[int, dict[str, FloatArray]] = {}
+        initial = np.zeros(0)
+        for step in range(steps + 1):
+            losses, gradients = self._losses(inputs, targets)
+            if not step or step == steps or due(step):
+                K = self.kernels(probe, outputs).double().cpu().numpy()
+                initial = initial if step else K
+                self._check_finite(K, losses, step)
+                rows[step] = {"loss": losses.double().cpu().numpy()} | observe(K, initial, G)
+            if step < steps:
+                for name, gradient in gradients.items():
+                    self.parameters[name].data -= rates[name] * gradient
+        return self._dataset(rows, initial, lr)
+
+    def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
+        """The learning rate of each parameter, one number for each member in its first dimension."""
+        first = next(iter(self.parameters.values()))
+        given = torch.as_tensor(lr, dtype=first.dtype, device=first.device)
+        if given.shape not in {(), (self.members,)} or not (torch.isfinite(given) & (given > 0)).all():
+            raise FinwidthError(f"lr is {lr!r}; give one positive number, or one for each of {self.members} members")
+        each = given.expand(self.members)
+        return {
+            name: self.scale.get(name, 1.0) * each.reshape(-1, *[1] * (parameter.ndim - 1))
+            for name, parameter in self.parameters.items()
+            if parameter.requires_grad
+        }
+
+    def _losses(self, X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of each member, and its gradient by the parameters that are trained."""
+        trained = {name: each for name, each in self.parameters.items() if each.requires_grad}
+        found = self.outputs(X)
+        if found.shape[1:] != y.shape:
+            raise FinwidthError(f"the targets have shape {tuple(y.shape)}, and the outputs {tuple(found.shape[1:])}")
+        losses = (found - y).square().flatten(1).sum(1) / 2
+        return losses.detach(), dict(
+            zip(trained, torch.autograd.grad(losses.sum(), list(trained.values())), strict=True)
+        )
+
+    def _check_finite(self, K: FloatArray, losses: torch.Tensor, step: int) -> None:
+        bad = ~np.isfinite(K).all(axis=(1, 2)) | ~torch.isfinite(losses).cpu().numpy()
+        if bad.any():
+            raise FinwidthError(f"{int(bad.sum())} of {self.members} networks diverge before step {step}; lower lr")
+        if not step and not K.any(axis=(1, 2)).all():
+            raise FinwidthError("the kernel of a network is zero on the probe set: it is dead; take it wider")
+
+    def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, lr: Any) -> xr.Dataset:
+        import xarray as xr
+
+        steps = sorted(rows)
+        variables = {
+            name: (
+                ("member", "step", *DIMS.get(name, ())),
+                np.stack([rows[step][name] for step in steps], axis=1),
+                OBSERVABLES[name].attrs,
+            )
+            for name in rows[0]
+        }
+        variables["initial_K"] = (("member", "input", "input_"), initial, OBSERVABLES["initial_K"].attrs)
+        found = xr.Dataset(variables, {"step": steps}, self._attrs | {"lr": np.asarray(numpy_of(lr), dtype=np.float64)})
+        if self.members > 1:
+            cv = spread(found.diagonal.transpose("member", "step", "input").to_numpy())
+            found = found.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
+        return found
+
+
+def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.Tensor]:
+    """Stacked parameters: member i has those of the module with the seed i."""
+    draws = [draw_networks(module.network, 1, np.random.default_rng(seed)) for seed in seeds]
+    linears = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
+    values: dict[str, FloatArray] = {}
+    for place, (name, layer) in enumerate(linears):
+        values[f"{name}.weight"] = np.concatenate([weights[place] for weights, _ in draws])
+        values[f"{name}.weight"] /= getattr(layer, "factor", 1.0)
+        values[f"{name}.bias"] = np.concatenate([biases[place] for _, biases in draws])
+    return {
+        name: torch.from_numpy(values[name]).to(each.device, each.dtype).requires_grad_(each.requires_grad)
+        for name, each in module.named_parameters()
+    }
+
+
+def _made(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        module = make()
+    if not isinstance(module, nn.Module):
+        raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
+    return module.eval()
+
+
+def _with_slope(phi: nn.Module, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The activation of every entry and its derivative there."""
+    with torch.enable_grad():
+        Y = Y.requires_grad_()
+        value = phi(Y)
+        (slope,) = torch.autograd.grad(value.sum(), Y)
+    return value.detach(), slope

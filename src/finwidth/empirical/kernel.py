@@ -1,0 +1,269 @@
+"""The empirical kernel of any torch module: `ntk`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from finwidth.empirical.arguments import (
+    Parameters,
+    Scale,
+    check_entries,
+    check_inputs,
+    check_memory,
+    check_module,
+    check_outputs,
+    check_parameters,
+)
+from finwidth.empirical.blocks import layout, pieces
+from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
+from finwidth.empirical.products import Factor, Shape, add_outputs, add_pairs, each_with_itself
+from finwidth.errors import FinwidthError
+from finwidth.quantities import KERNEL_DRAWS
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Tensor = torch.Tensor
+
+_OUTPUT_DIMS = {"full": ("output", "output_"), "diagonal": ("output",)}
+
+
+def ntk(
+    module: nn.Module,
+    x1: Any,
+    x2: Any = None,
+    outputs: str | int = "full",
+    *,
+    entries: str = "full",
+    memory: str | int = "1GiB",
+    parameters: Parameters | None = None,
+    scale: Scale | None = None,
+    labelled: bool = False,
+) -> Tensor | xr.DataArray:
+    """The empirical neural tangent kernel of any torch module, K_ij(x_a, x_b) = sum_p s_p <dN_i(x_a)/dp, dN_j(x_b)/dp>.
+
+    The sum runs over the parameters p, s_p is the scale of each. No Jacobian is formed for the usual layers: K is a sum
+    over layers of products of their inputs and of the outputs' gradients by their results (docs/empirical-ntk.md).
+    Parameters used in any other way are found out and left to torch.func, so that any module works.
+
+    Parameters
+    ----------
+    module
+        A module that takes one tensor of shape (N, ...) and returns one of shape (N,) or (N, ...), the samples first
+        and independent of each other; the O outputs of a sample are all its numbers, in order, and 1 for shape (N,).
+        It is used in the mode it is in; batch normalisation and dropout must be in eval mode.
+    x1, x2
+        Inputs, shapes (N1, ...) and (N2, ...); x2 is x1 by default, for half the work. They are moved to the module's
+        device and, if floating, to its dtype, which is that of the computation: ``module.double()`` gives float64.
+    outputs
+        ``"full"``: all pairs of outputs; ``"diagonal"``: every output with itself; ``"trace"``: the sum of those, not
+        their mean; or the number of one output, from 0.
+    entries
+        ``"full"``: all pairs of inputs; ``"diagonal"``: K(x_a, x_a) only.
+    memory
+        Most working memory beside the kernel itself, a text such as ``"200MB"`` or bytes; inputs, and if need be
+        outputs, are taken in blocks that keep to it.
+    parameters
+        Which parameters count: their names, or a function of name and parameter that says so; by default all. Those
+        that do not require a gradient never count.
+    scale
+        A multiplier for each parameter: a dict by name, 1 where it says nothing, or a function of name and parameter.
+        With the weights' variance 1/fan_in, for instance, the kernel is that of the NTK parameterization.
+    labelled
+        Return a DataArray with named dimensions.
+
+    Returns
+    -------
+    torch.Tensor or xarray.DataArray
+        On the module's device and in its dtype, not differentiable.
+
+        | outputs | entries="full" | entries="diagonal" |
+        |---|---|---|
+        | "full" | (N1, N2, O, O): input, input_, output, output_ | (N1, O, O): input, output, output_ |
+        | "diagonal" | (N1, N2, O): input, input_, output | (N1, O): input, output |
+        | "trace" or a number | (N1, N2): input, input_ | (N1,): input |
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed; if the module draws random numbers or mixes the samples of a batch, by layer
+        where one can be named; if ``memory`` does not suffice for one input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from finwidth.empirical import ntk
+    >>> module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).double()
+    >>> x = torch.randn(5, 3, dtype=torch.float64)
+    >>> K = ntk(module, x)
+    >>> K.shape
+    torch.Size([5, 5, 2, 2])
+    >>> weights = ntk(module, x, parameters=lambda name, p: p.ndim > 1)
+    >>> biases = ntk(module, x, parameters=["0.bias", "2.bias"])
+    >>> torch.allclose(weights + biases, K)
+    True
+    >>> ntk(module, x, outputs="trace", labelled=True).dims
+    ('input', 'input_')
+    """
+    kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+    K = kernel.compute(bytes_)
+    return label(K, "K", kernel) if labelled else K
+
+
+def prepare(  # noqa: PLR0917 - the arguments of ntk
+    module: nn.Module,
+    x1: Any,
+    x2: Any,
+    outputs: str | int,
+    entries: str,
+    memory: str | int,
+    parameters: Parameters | None,
+    scale: Scale | None,
+) -> tuple[Kernel, int]:
+    """The kernel to compute, all arguments checked, and the memory in bytes."""
+    outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
+    if entries == "diagonal" and x2 is not None:
+        raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
+    scales = check_parameters(check_module(module), parameters, scale)
+    network = Network(module, {name: each for name, each in module.named_parameters() if name in scales}, scales)
+    inputs = check_inputs(module, x1)
+    others = None if x2 is None else check_inputs(module, x2, "x2")
+    return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
+
+
+def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
+    """A result with the names of its dimensions and where it comes from."""
+    import xarray as xr
+
+    dims = (*(("input",) if kernel.alone else ("input", "input_")), *_OUTPUT_DIMS.get(str(kernel.outputs), ()))
+    attrs = {
+        **KERNEL_DRAWS[name].attrs,
+        "long_name": "neural tangent kernel" if name == "K" else "first-order change of the kernel under one SGD step",
+        "finwidth_version": version("finwidth"),
+        "method": "empirical",
+        "module": type(kernel.network.module).__name__,
+        "outputs": kernel.outputs,
+    }
+    return xr.DataArray(K.cpu().numpy(), dims=dims, name=name, attrs=attrs)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Factors of the gradients of some outputs at some inputs, and where they belong in the kernel."""
+
+    inputs: slice
+    outputs: slice
+    factors: Sequence[Factor]
+
+
+class Kernel:
+    """One kernel to compute: of which outputs, by which plan, in what blocks."""
+
+    def __init__(self, network: Network, x1: Tensor, x2: Tensor | None, outputs: str | int, *, alone: bool) -> None:
+        self.network, self.x1, self.x2, self.outputs, self.alone = network, x1, x2, outputs, alone
+        rows = x1[:3] if x2 is None else torch.cat([x1[:2], x2[:2]])
+        self.plan, sizes = plan(network, rows[torch.arange(3) % len(rows)])
+        o = self.plan.outputs
+        if isinstance(outputs, int) and outputs >= o:
+            raise FinwidthError(f"outputs is {outputs}, and the module has {o}, numbered from 0")
+        self.wanted = range(outputs, outputs + 1) if isinstance(outputs, int) else range(o)
+        self.pairs = outputs == "full" and o > 1  # otherwise every output meets only itself
+        self.sizes = replace(sizes, pairs=self.pairs, alone=alone)
+
+    def compute(self, memory: int) -> Tensor:
+        """The kernel in its final shape; by the general route if a pass does not go as planned."""
+        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
+        self.n, self.o = layout(self.sizes, longest, len(self.wanted), memory)
+        self.t = self.sizes.tile(self.n, self.o)
+        compute = self._diagonal if self.alone else self._matrix
+        with torch.no_grad():
+            try:
+                K = compute()
+            except OtherRouteError:
+                self.plan = general_plan(self.network, self.plan)
+                K = compute()
+        if not torch.isfinite(K).all():
+            raise FinwidthError(f"the kernel overflows {K.dtype}; rescale the inputs, or give module.double()")
+        if self.outputs == "full":
+            return K if self.pairs else K[..., None]
+        return K if self.outputs == "diagonal" else K[..., 0]
+
+    def _matrix(self) -> Tensor:
+        """All pairs of inputs; of one set with itself half of them, and the others by symmetry."""
+        same = self.x2 is None
+        x2 = self.x1 if self.x2 is None else self.x2
+        K = self._empty(len(self.x1), len(x2))
+        for group in self._groups():
+            rows, columns = (list(product(group, pieces(range(len(x)), self.n))) for x in (self.x1, x2))
+            for i, row in enumerate(rows):
+                left = self._tiles(self.x1, *row)
+                for column in columns[i:] if same else columns:
+                    at_home = same and row == column
+                    right = left if at_home else self._tiles(x2, *column)
+                    for j, tile in enumerate(left):
+                        for other in right[j:] if at_home else right:
+                            self._enter(K, tile, other, mirror=same and tile is not other)
+        return K
+
+    def _enter(self, K: Tensor, one: _Tile, other: _Tile, *, mirror: bool) -> None:
+        """Add the products of two tiles to the kernel, and where ``mirror`` says so to its other half."""
+        n1, n2 = (each.inputs.stop - each.inputs.start for each in (one, other))
+        O1, O2 = (each.outputs.stop - each.outputs.start for each in (one, other))
+        found = K.new_zeros((O1, n1, O2, n2) if self.pairs else (O1, n1, n2))
+        for left, right in zip(one.factors, other.factors, strict=True):
+            (add_pairs if self.pairs else add_outputs)(found, left, right)
+        if self.pairs:
+            K[one.inputs, other.inputs, one.outputs, other.outputs] += found.permute(1, 3, 0, 2)
+            if mirror:
+                K[other.inputs, one.inputs, other.outputs, one.outputs] += found.permute(3, 1, 2, 0)
+        else:
+            K[one.inputs, other.inputs, one.outputs] += found.permute(1, 2, 0)
+            if mirror:
+                K[other.inputs, one.inputs, one.outputs] += found.permute(2, 1, 0)
+
+    def _diagonal(self) -> Tensor:
+        """Every input with itself."""
+        K = self._empty(len(self.x1))
+        for inputs, group in product(pieces(range(len(self.x1)), self.n), self._groups()):
+            blocks = [self._tiles(self.x1, outputs, inputs) for outputs in group]
+            for one, other in product(blocks, blocks):
+                for tile, across in zip(one, other, strict=True):
+                    factors = zip(tile.factors, across.factors, strict=True)
+                    found = sum(each_with_itself(left, right, pairs=self.pairs) for left, right in factors)
+                    K[tile.inputs, tile.outputs, *([across.outputs] if self.pairs else [])] += found
+        return K
+
+    def _empty(self, *inputs: int) -> Tensor:
+        """A kernel of zeros, shape (*inputs, o, o) with all pairs of outputs, (*inputs, o) without."""
+        o = 1 if self.outputs == "trace" else len(self.wanted)
+        return self.x1.new_zeros((*inputs, o, o) if self.pairs else (*inputs, o), dtype=self.plan.dtype)
+
+    def _groups(self) -> list[list[range]]:
+        """Ranges of outputs, in groups whose members meet."""
+        ranges = pieces(range(len(self.wanted)), self.o)
+        return [ranges] if self.pairs else [[each] for each in ranges]
+
+    def _tiles(self, x: Tensor, outputs: range, inputs: range) -> list[_Tile]:
+        """The factors of a block's gradients as they are best multiplied, in tiles."""
+        numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
+        place = slice(0, 1) if self.outputs == "trace" else slice(outputs.start, outputs.stop)
+        tiles = []
+        for some in pieces(inputs, self.sizes.once(self.n, len(outputs))):
+            factors = gradients(self.network, self.plan, x[some.start : some.stop], numbers)
+            factors = [each.dense() if self._forms(each, len(outputs)) else each for each in factors]
+            if self.outputs == "trace":
+                factors = [each.summed() for each in factors]
+            for part in pieces(range(len(some)), self.t):
+                own = slice(some.start + part.start, some.start + part.stop)
+                tiles.append(_Tile(own, place, [each.tile(slice(part.start, part.stop)) for each in factors]))
+        return tiles
+
+    def _forms(self, factor: Factor, o: int) -> bool:
+        return self.sizes.forms(Shape.of(factor), self.n, o)

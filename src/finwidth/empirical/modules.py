@@ -1,0 +1,223 @@
+"""A real torch module of a `finwidth.MLP`: the layers, initial weights and learning rates that its definition says.
+
+The module's parameters are those of the parameterization (convention in `finwidth.network`): in "ntk" the weights W
+have unit variance and the layer multiplies by their standard deviation, What = sqrt(v) W; in "standard" and "mup" the
+weights are What itself, and "mup" trains each parameter at a rate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from finwidth import network
+from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
+from finwidth.empirical.brute_force import draw_networks
+from finwidth.errors import FinwidthError
+
+Elementwise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ScaledLinear(nn.Linear):
+    """x -> factor W x + b, a layer of the NTK parameterization; the factor is a number and not a parameter."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, factor: float, **kind: Any) -> None:
+        super().__init__(in_features, out_features, bias, **kind)
+        self.factor = factor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The layer's value, shape (..., out_features); input shape (..., in_features)."""
+        return nn.functional.linear(self.factor * input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{super().extra_repr()}, factor={self.factor:.6g}"
+
+
+class TwoSlopes(nn.Module):
+    """An `Activation` that torch has no module for, with the derivative at zero that it states."""
+
+    def __init__(self, phi: Activation) -> None:
+        super().__init__()
+        self.phi = phi
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The activation of every entry."""
+        slopes = torch.where(input > 0, float(self.phi.positive), float(self.phi.negative))
+        return torch.where(input == 0, float(self.phi.at_zero), slopes).to(input.dtype) * input
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"{self.phi.name}, positive={self.phi.positive}, negative={self.phi.negative}"
+
+
+class Erf(nn.Module):
+    """The error function of every entry."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The value."""
+        return torch.erf(input)
+
+
+class Pointwise(nn.Module):
+    """A function of every entry that the user gave."""
+
+    def __init__(self, function: Elementwise) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The function's value."""
+        return self.function(input)
+
+
+SMOOTH_MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class MLP(nn.Sequential):
+    """A random network as a torch module, in the parameters of its parameterization and initialised from its law.
+
+    Its kernel is ``finwidth.empirical.ntk(module, X, scale=module.scale)``. SGD on ``module.parameter_groups(lr)``
+    moves What^(i) at rate lr c_i and bhat^(i) at rate lr e_i, as `finwidth.network` says.
+
+    Parameters
+    ----------
+    net
+        The network. Frozen biases are parameters that do not require a gradient.
+    seed
+        A whole number, or a NumPy generator to draw the weights from: those of `brute_force.draw_networks`.
+    activation
+        The activation as a function of torch tensors; needed only for a SmoothActivation of the user's own.
+    dtype, device
+        Of the parameters; by default float64 on the CPU.
+
+    Attributes
+    ----------
+    network
+        ``net``.
+    scale
+        For every trained parameter the rate, over the learning rate, at which SGD moves it: 1 but in "mup".
+
+    Raises
+    ------
+    FinwidthError
+        If torch's form of the activation is not known, or the one given differs from it.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 3, 1], parameterization="mup"), seed=0)
+    >>> module
+    MLP(
+      (0): Linear(in_features=2, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=1, bias=True)
+    )
+    >>> [round(rate, 3) for rate in module.scale.values()]    # fan-out in the first layer and the biases, 1/fan-in last
+    [3.0, 3.0, 0.333, 1.0]
+    """
+
+    def __init__(
+        self,
+        net: network.MLP,
+        seed: int | np.random.Generator = 0,
+        *,
+        activation: Elementwise | None = None,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = net
+        self.scale: dict[str, float] = {}
+        phi = activation_module(net.activation, activation)
+        weights, biases = draw_networks(net, 1, _generator(seed))
+        for i, (layer, weight, bias) in enumerate(zip(net.layers, weights, biases, strict=True)):
+            if i:
+                self.append(phi)
+            factor = float(layer.weight_variance) ** 0.5 if net.parameterization == "ntk" else 1.0
+            self.append(_linear(weight[0] / factor, None if net.bias == "none" else bias[0], factor, dtype, device))
+            name = str(len(self) - 1)
+            # The layer's multiplier is that of What; a step of lr in W is one of lr factor^2 in What.
+            unit = layer.weight_variance if net.parameterization == "ntk" else 1
+            self.scale[f"{name}.weight"] = float(layer.weight_multiplier / unit)
+            if net.bias == "trained":
+                self.scale[f"{name}.bias"] = float(layer.bias_multiplier)
+            elif net.bias == "frozen":
+                self[-1].bias.requires_grad_(False)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for ``torch.optim.SGD``, one for each trained parameter, each at its own learning rate.
+
+        Examples
+        --------
+        >>> import finwidth, torch
+        >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 3, 1]))
+        >>> optimizer = torch.optim.SGD(module.parameter_groups(lr=0.1))
+        """
+        parameters = dict(self.named_parameters())
+        return [{"params": [parameters[name]], "lr": lr * rate} for name, rate in self.scale.items()]
+
+
+def _generator(seed: int | np.random.Generator) -> np.random.Generator:
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more, or a NumPy generator") from None
+
+
+def _linear(weight: Any, bias: Any, factor: float, dtype: torch.dtype, device: torch.device | str | None) -> nn.Linear:
+    fan_out, fan_in = weight.shape
+    # Made on "meta", for torch's own initialization would spend numbers of its global generator.
+    kind: dict[str, Any] = {"bias": bias is not None, "dtype": dtype, "device": "meta"}
+    layer = nn.Linear(fan_in, fan_out, **kind) if factor == 1 else ScaledLinear(fan_in, fan_out, factor=factor, **kind)
+    layer.to_empty(device=device or "cpu")
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        if bias is not None:
+            layer.bias.copy_(torch.from_numpy(bias))
+    return layer
+
+
+def activation_module(phi: Activation, given: Elementwise | None = None) -> nn.Module:
+    """The activation as a torch module; ``given`` is the user's own function, which must be that activation.
+
+    Examples
+    --------
+    >>> from finwidth.activations import Activation, activation
+    >>> from finwidth.empirical.modules import activation_module
+    >>> activation_module(Activation("leaky", 1, 0.25)), activation_module(activation("abs"))
+    (LeakyReLU(negative_slope=0.25), TwoSlopes(abs, positive=1, negative=-1))
+    """
+    if given is not None:
+        return _checked(phi, given)
+    if isinstance(phi, SmoothActivation):
+        if phi is not ACTIVATIONS.get(phi.name):
+            raise FinwidthError(
+                f"the activation {phi.name!r} is a function of NumPy arrays, and torch's form of it is not known; "
+                "give it as activation=, a function of tensors such as torch.sin"
+            )
+        return SMOOTH_MODULES[phi.name]()
+    if phi.positive != 1 or phi.at_zero != phi.negative:
+        return TwoSlopes(phi)
+    if phi.negative == 1:
+        return nn.Identity()
+    return nn.LeakyReLU(float(phi.negative)) if phi.negative else nn.ReLU()
+
+
+def _checked(phi: Activation, given: Elementwise) -> nn.Module:
+    """The user's function, once its values and derivatives have been those of ``phi`` on a grid."""
+    grid = torch.linspace(-4, 4, 80, dtype=torch.float64, requires_grad=True)  # without zero, where slopes may jump
+    value = given(grid)
+    same = isinstance(value, torch.Tensor) and value.shape == grid.shape
+    if same:
+        (slope,) = torch.autograd.grad(value.sum(), grid, materialize_grads=True)
+        points = grid.detach().numpy()
+        wanted = np.stack([phi.value(points), phi.derivative(points)])
+        same = np.allclose(np.stack([value.detach().numpy(), slope.numpy()]), wanted, rtol=1e-6, atol=1e-6)
+    if not same:
+        raise FinwidthError(f"activation= is not the network's activation {phi.name!r}: values or derivatives differ")
+    return Pointwise(given)

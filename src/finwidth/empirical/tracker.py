@@ -1,0 +1,283 @@
+"""The kernel of a network while the user trains it: `Tracker`, one line in the training loop.
+
+Everything lands in one Dataset, and with a path in one netCDF file, which is replaced as a whole after every
+measurement (written beside it, synchronised, renamed): a run that is killed leaves the file of its last measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from torch import nn
+
+from finwidth.empirical.arguments import check_inputs
+from finwidth.empirical.kernel import ntk
+from finwidth.empirical.observables import OBSERVABLES, observe, spread, target_gram
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.network import count
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Steps: TypeAlias = str | int | Collection[int]
+_PER_OCTAVE = 4
+DIMS = {"eigenvalues": ("eigenvalue",), "diagonal": ("input",), "K": ("input", "input_")}
+
+
+class Tracker:
+    """Follow the kernel of a module on a fixed probe set through a training loop.
+
+    Parameters
+    ----------
+    module
+        Any torch module that `finwidth.empirical.ntk` takes. It is measured in eval mode and left as it was: modes,
+        gradients, random numbers and parameters are not touched.
+    inputs
+        The probe set, shape (N, ...); it stays the same.
+    targets
+        Targets of the probe set, for the alignment: numbers of shape (N,) or (N, C), or classes, whole numbers (N,).
+    path
+        A netCDF file to keep the results in; by default they are in memory only.
+    steps
+        When to measure: ``"log"``, at 0, 1, 2, ... four times an octave; a number k, every k steps; or the steps.
+        Step 0 is measured when the tracker is made.
+    start
+        To go on with a run that was stopped: the number of steps that the module has been trained, as your checkpoint
+        says; the file at ``path`` must exist, and later measurements in it are dropped.
+    share
+        The most that tracking may take, over the time of the training itself, such as 0.05. A measurement that would
+        exceed it is put off until it does not. By default every chosen step is measured, whatever it takes;
+        ``attrs["tracking_share"]`` says what it took.
+    outputs
+        ``"trace"`` (the kernel summed over outputs) or the number of one output.
+    kernels
+        Whether to keep every kernel matrix too.
+    ntk_options
+        Further arguments of `finwidth.empirical.ntk`: scale, parameters, memory.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, the file exists (or with ``start`` does not), or it is of another probe set.
+
+    Examples
+    --------
+    >>> import finwidth, torch
+    >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 8, 1]), seed=0)
+    >>> X, y = torch.eye(2, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    >>> optimizer = torch.optim.SGD(module.parameter_groups(lr=0.1))
+    >>> tracker = finwidth.empirical.Tracker(module, X, y)
+    >>> for _ in range(8):
+    ...     optimizer.zero_grad()
+    ...     loss = (module(X)[:, 0] - y).square().sum() / 2
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     measured = tracker.step(loss)
+    >>> tracker.dataset().step.to_numpy().tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        path: str | Path | None = None,
+        steps: Steps = "log",
+        start: int = 0,
+        share: float | None = None,
+        outputs: str | int = "trace",
+        kernels: bool = False,
+        **ntk_options: Any,
+    ) -> None:
+        if outputs != "trace" and isinstance(outputs, str | bool):
+            raise FinwidthError(f'outputs is {outputs!r}; a tracker follows "trace" or the number of one output')
+        if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
+            raise FinwidthError(f"share is {share!r}; give the most that tracking may take, such as 0.05")
+        if not isinstance(module, nn.Module):
+            raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
+        self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
+        self._gram = None if targets is None else target_gram(numpy_of(targets), len(self._inputs))
+        self._options = ntk_options | {"outputs": outputs}
+        self._due, self._share, self._kernels = schedule(steps), share, kernels
+        self._path = None if path is None else Path(path)
+        self._attrs = {
+            "finwidth_version": version("finwidth"),
+            "method": "empirical kernel of a torch module in training",
+            "module": type(module).__name__,
+            "outputs": outputs,
+            "inputs_sha256": hashlib.sha256(numpy_of(self._inputs).tobytes()).hexdigest(),
+        }
+        self._step, self._put_off, self._stopped = start, False, ""
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._initial: FloatArray = np.zeros((0, 0))
+        self._began = time.perf_counter()
+        self._spent = self._latest = 0.0
+        if start:
+            self._resume(count("start", start))
+        elif self._path is not None and self._path.exists():
+            raise FinwidthError(f"{path} exists; give another path, or start=, the steps done, to go on with that run")
+        else:
+            self._record(math.nan)
+
+    def step(self, loss: Any = None) -> bool:
+        """Count one step of training, and measure if it is time to; returns whether it did.
+
+        Parameters
+        ----------
+        loss
+            The loss of this step, a number or a tensor of one; NaN is kept where none is given, and at step 0.
+        """
+        self._step += 1
+        wanted = not self._stopped and (self._put_off or self._due(self._step))
+        if not wanted:
+            return False
+        self._put_off = not self._affordable()
+        if self._put_off:
+            return False
+        self._record(math.nan if loss is None else float(numpy_of(loss)))
+        return True
+
+    def dataset(self) -> xr.Dataset:
+        """What was measured so far, over ``step``: the variables of `finwidth.empirical.observables`."""
+        import xarray as xr
+
+        steps = sorted(self._rows)
+        names = [name for name in OBSERVABLES if name in self._rows[steps[0]]]
+        variables = {
+            name: (
+                ("step", *DIMS.get(name, ())),
+                np.array([self._rows[step][name] for step in steps]),
+                OBSERVABLES[name].attrs,
+            )
+            for name in names
+        }
+        variables["initial_K"] = (("input", "input_"), self._initial, OBSERVABLES["initial_K"].attrs)
+        training = time.perf_counter() - self._began - self._spent
+        attrs = self._attrs | {"tracking_seconds": self._spent, "tracking_share": self._spent / max(training, 1e-9)}
+        if self._stopped:
+            attrs["stopped"] = self._stopped
+        return xr.Dataset(variables, {"step": np.array(steps, dtype=np.int32)}, attrs)
+
+    def _affordable(self) -> bool:
+        training = time.perf_counter() - self._began - self._spent
+        return self._share is None or self._spent + self._latest <= self._share * training
+
+    def _record(self, loss: float) -> None:
+        began = time.perf_counter()
+        try:
+            K = self._measure()
+        except FinwidthError as error:  # it was fine at initialization
+            if not self._rows:
+                raise
+            self._stopped = f"the kernel cannot be measured at step {self._step}: {error}"
+            warnings.warn(f"tracking stops: {self._stopped}", stacklevel=3)
+        else:
+            if not self._rows:
+                self._initial = K
+            row = observe(K, self._initial, self._gram) | {"loss": np.float64(loss)}
+            self._rows[self._step] = row | ({"K": K} if self._kernels else {})
+        if self._path is not None:
+            write(self.dataset(), self._path)
+        self._latest = time.perf_counter() - began
+        self._spent += self._latest
+
+    def _measure(self) -> FloatArray:
+        with _evaluating(self._module):
+            K = numpy_of(ntk(self._module, self._inputs, **self._options)).astype(np.float64)
+        if not np.isfinite(K).all() or not (self._rows or K.any()):
+            raise FinwidthError("the kernel on the probe set is zero or not finite")
+        found: FloatArray = (K + K.T) / 2
+        return found
+
+    def _resume(self, start: int) -> None:
+        import xarray as xr
+
+        if self._path is None or not self._path.is_file():
+            raise FinwidthError(f"start={start} goes on with a run, whose file path= must name; {self._path} is none")
+        stored = xr.load_dataset(self._path, engine="scipy")
+        for key, what in (("inputs_sha256", "another probe set"), ("outputs", "other outputs")):
+            if stored.attrs.get(key) != self._attrs[key]:
+                raise FinwidthError(f"{self._path} is a run on {what}; give the same, or another path and start=0")
+        self._initial = stored.initial_K.to_numpy().astype(np.float64)
+        per_step = [name for name in stored.data_vars if "step" in stored[name].dims]
+        for place, step in enumerate(stored.step.to_numpy().tolist()):
+            if step <= start:
+                self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
+
+
+def numpy_of(values: Any) -> Any:
+    """An array of what may be a tensor on some device."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def schedule(steps: Steps) -> Callable[[int], bool]:
+    """Whether a step, 1 or more, is to be measured."""
+    if steps == "log":
+        return lambda step: step == 1 or _octaves(step) > _octaves(step - 1)
+    if isinstance(steps, int) and not isinstance(steps, bool):
+        every = count("steps", steps)
+        return lambda step: step % every == 0
+    if isinstance(steps, Collection) and all(isinstance(step, int | np.integer) for step in steps):
+        chosen = frozenset(steps)
+        return lambda step: step in chosen
+    raise FinwidthError(f'steps is {steps!r}; give "log", a number k for every k steps, or the steps themselves')
+
+
+def _octaves(step: int) -> int:
+    return math.floor(_PER_OCTAVE * math.log2(step))
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Replace the netCDF file by this one, so that whenever the process dies the path holds one of the two."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        dataset.to_netcdf(partial, engine="scipy")
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise FinwidthError(
+            f"cannot write {path}: {error.strerror}; give a file in a folder one can write to"
+        ) from None
+
+
+def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
+    """Runs of one architecture from several initializations, over ``member``, with the spread ``cv`` at common steps.
+
+    Parameters
+    ----------
+    runs
+        Datasets of trackers, or their files: at least two, of one probe set.
+    """
+    import xarray as xr
+
+    sets = [run if isinstance(run, xr.Dataset) else xr.load_dataset(run, engine="scipy") for run in runs]
+    if len(sets) < 2 or len({each.attrs["inputs_sha256"] for each in sets}) > 1:
+        raise FinwidthError(f"{len(sets)} runs were given; give two or more, of one and the same probe set")
+    joined = xr.concat(sets, "member", join="inner", combine_attrs="drop_conflicts")
+    cv = spread(joined.diagonal.transpose("member", "step", "input").to_numpy())
+    return joined.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))

@@ -1,0 +1,148 @@
+"""How the kernel of a torch module moves under one step of SGD, to first order: `sgd_update`.
+
+dK is the derivative of K along the step. Every operation of `ntk` is carried out on dual numbers (forward-mode
+differentiation of its forward and backward passes) whose tangents begin as the step; what torch cannot differentiate
+forward is differentiated backward twice more. Nothing is a finite difference.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from finwidth.empirical.arguments import Parameters, Scale, check_inputs
+from finwidth.empirical.kernel import Kernel, label, prepare
+from finwidth.empirical.passes import Network, general_plan
+from finwidth.empirical.recording import differentiable
+from finwidth.errors import FinwidthError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Tensor = torch.Tensor
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def half_squares(output: Tensor, y: Tensor) -> Tensor:
+    """sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean."""
+    if output.shape != y.shape:
+        raise FinwidthError(
+            f"the targets have shape {tuple(y.shape)} and the module's output {tuple(output.shape)}; give targets of "
+            "the output's shape, or a loss= of your own"
+        )
+    return (output - y).square().sum() / 2
+
+
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = None,
+    *,
+    probe: Any = None,
+    loss: Loss = half_squares,
+    outputs: str | int = "full",
+    entries: str = "full",
+    memory: str | int = "1GiB",
+    parameters: Parameters | None = None,
+    scale: Scale | None = None,
+    labelled: bool = False,
+) -> Tensor | xr.DataArray:
+    """The first-order change of the kernel on a probe set under one SGD step on a batch, exact to rounding.
+
+    dK = sum_p (dK/dp) v_p along the step v_p = -lr s_p dL/dp, where s_p is the parameter's scale: the kernel with these
+    scales is the one whose SGD moves each parameter at its own rate lr s_p.
+
+    Parameters
+    ----------
+    module, outputs, entries, memory, parameters, scale, labelled
+        As for `ntk`. Parameters that do not count do not move. Dual numbers double the memory.
+    x, y
+        The batch of the step: inputs of shape (N, ...), and what the loss compares the output with.
+    lr
+        Learning rate; by default dK is per unit learning rate.
+    probe
+        Inputs between which the kernel is taken; by default x.
+    loss
+        ``loss(module(x), y)``, one differentiable number; by default `half_squares`.
+
+    Returns
+    -------
+    torch.Tensor or xarray.DataArray
+        dK, of the shape that ``ntk(module, probe, outputs=outputs, entries=entries)`` has.
+
+    Raises
+    ------
+    FinwidthError
+        As for `ntk`, and if the loss is not one differentiable finite number.
+
+    Examples
+    --------
+    One linear layer has a kernel that does not depend on its weights; a product of two has one that does.
+
+    >>> import torch
+    >>> from finwidth.empirical import sgd_update
+    >>> deep = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)).double()
+    >>> for layer in deep:
+    ...     _ = torch.nn.init.ones_(layer.weight)
+    >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
+    tensor([[-4.]], dtype=torch.float64)
+    """
+    batch = check_inputs(module, x, "x")
+    kernel, bytes_ = prepare(
+        module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
+    )
+    direction = _step(kernel.network, batch, _targets(batch, y, module), loss, _check_rate(lr))
+    kernel.network = replace(kernel.network, direction=direction)
+    kernel.plan = replace(kernel.plan, vmaps=False)
+    try:
+        dK = _tangent(kernel, bytes_ // 2)
+    except NotImplementedError:  # an operation without a forward derivative
+        kernel.plan = general_plan(kernel.network, kernel.plan)
+        dK = _tangent(kernel, bytes_ // 2)
+    return label(dK, "dK", kernel) if labelled else dK
+
+
+def _check_rate(lr: Any) -> float:
+    if lr is None:
+        return 1.0
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr):
+        raise FinwidthError(f"lr is {lr!r}; give the learning rate as a number, or leave it out for dK per unit of it")
+    return float(lr)
+
+
+def _targets(batch: Tensor, y: Any, module: nn.Module) -> Tensor:
+    try:
+        targets = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise FinwidthError(f"y is a {type(y).__name__}; give a tensor of targets") from None
+    first = next(module.parameters())
+    return targets.detach().to(batch.device, first.dtype if targets.is_floating_point() else None)
+
+
+def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
+    """What one SGD step adds to each parameter."""
+    with differentiable():
+        value = loss(network.module(x), y)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise FinwidthError(
+                "the loss is not one number that depends on the parameters by differentiable operations"
+            )
+        if not torch.isfinite(value):
+            raise FinwidthError(f"the loss is {value.item()} on this batch; rescale the inputs or the targets")
+        found = torch.autograd.grad(value.reshape(()), list(network.parameters.values()), materialize_grads=True)
+    return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, found, strict=True)}
+
+
+def _tangent(kernel: Kernel, memory: int) -> Tensor:
+    with forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
+        primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
+        return torch.zeros_like(primal) if tangent is None else tangent.detach().clone()

@@ -1,0 +1,321 @@
+"""The kernel of torch modules: against the whole Jacobian, layer by layer and in networks as people build them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finwidth.empirical import jacobian
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from finwidth.empirical import kernel, passes  # noqa: E402
+
+Tensor = Any
+ntk = kernel.ntk
+
+
+class Scaled(nn.Module):
+    """A linear layer of unit weights and a factor, as the NTK parameterization has it, made by hand."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(m, n)), nn.Parameter(torch.randn(m))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight) / self.weight.shape[1] ** 0.5 + 0.1 * self.bias
+
+
+class Gain(nn.Module):
+    """A layer that no rule knows."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.randn(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * torch.sin(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+class Twice(nn.Module):
+    """One layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
+
+
+class Tied(nn.Module):
+    """One weight in two layers, with a bias in only one, and the table of an embedding as the last weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.one = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.other, self.last = nn.Linear(4, 4, bias=False), nn.Linear(4, 7)
+        self.other.weight, self.last.weight = self.one.weight, self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.other(torch.tanh(self.one(self.table(x)))))).mean(1)
+
+
+class Functional(nn.Module):
+    """A weight that is used once by its layer and once behind its back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x)) @ self.layer.weight
+
+
+class SequenceFirst(nn.Module):
+    """Samples in the second dimension inside."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.transpose(0, 1)).mean(0)
+
+
+class Folded(nn.Module):
+    """Samples and positions in one dimension inside, in either order."""
+
+    def __init__(self, swapped: bool) -> None:
+        super().__init__()
+        self.swapped, self.layer = swapped, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, p, _ = x.shape
+        if self.swapped:
+            return torch.tanh(self.layer(x.transpose(0, 1).reshape(n * p, -1))).reshape(p, n, -1).sum(0)
+        return torch.tanh(self.layer(x.reshape(n * p, -1))).reshape(n, p, -1).sum(1)
+
+
+class NoVmap(nn.Module):
+    """A route that depends on the sample, which torch.func cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.gain = nn.Linear(3, 2), nn.Linear(3, 2), Gain(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [self.one if float(each.sum()) > 0 else self.other for each in x]
+        return self.gain(torch.stack([layer(each) for layer, each in zip(layers, x, strict=True)]))
+
+
+def flat(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(1))
+
+
+def normal(*shape: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randn(n, *shape, dtype=torch.float64)
+
+
+def words(*shape: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randint(0, 7, (n, *shape))
+
+
+Case = tuple[Callable[[], nn.Module], Callable[[int], Tensor], set[str]]
+NOTHING: set[str] = set()
+
+# module, inputs, and the parameters that go the general way
+CASES: dict[str, Case] = {
+    "linear": (lambda: nn.Linear(4, 3), normal(4), NOTHING),
+    "linear, one output, no bias": (lambda: nn.Linear(4, 1, bias=False), normal(4), NOTHING),
+    "linear, no output axis": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), normal(4), NOTHING),
+    "perceptron": (
+        lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU(inplace=True), nn.Linear(9, 9), nn.GELU(), nn.Linear(9, 3)),
+        normal(4),
+        NOTHING,
+    ),
+    "perceptron, no biases": (
+        lambda: nn.Sequential(nn.Linear(4, 9, bias=False), nn.Tanh(), nn.Linear(9, 3, bias=False)),
+        normal(4),
+        NOTHING,
+    ),
+    "scaled": (lambda: nn.Sequential(Scaled(4, 9), nn.ReLU(), Scaled(9, 2)), normal(4), {"0.bias", "2.bias"}),
+    "linear at positions": (lambda: flat(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), normal(4, 3), NOTHING),
+    "linear at many positions": (lambda: flat(nn.Linear(2, 2), nn.AvgPool1d(2)), normal(64, 2), NOTHING),
+    "linear at positions of two axes": (lambda: flat(nn.Linear(3, 2), nn.Tanh()), normal(2, 2, 3), NOTHING),
+    "conv1d": (lambda: flat(nn.Conv1d(3, 4, 3), nn.Tanh(), nn.Conv1d(4, 2, 2)), normal(3, 9), NOTHING),
+    "conv1d, all at once": (
+        lambda: flat(nn.Conv1d(4, 6, 3, 2, 2, 2, 2), nn.Tanh(), nn.Conv1d(6, 2, 2, bias=False)),
+        normal(4, 9),
+        NOTHING,
+    ),
+    "conv2d": (lambda: flat(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 2)), normal(2, 5, 6), NOTHING),
+    "conv2d, few positions": (lambda: flat(nn.Conv2d(8, 9, 3), nn.AvgPool2d(2)), normal(8, 4, 4), NOTHING),
+    "conv2d, stride and padding": (
+        lambda: flat(nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2)), nn.Tanh()),
+        normal(2, 5, 4),
+        NOTHING,
+    ),
+    "conv2d, dilation": (lambda: flat(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh()), normal(2, 5, 6), NOTHING),
+    "conv2d, groups": (lambda: flat(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh()), normal(4, 4, 4), NOTHING),
+    "conv2d, depthwise": (lambda: flat(nn.Conv2d(4, 4, 3, padding=1, groups=4)), normal(4, 3, 3), NOTHING),
+    "conv2d, same": (lambda: flat(nn.Conv2d(2, 3, (2, 4), padding="same", dilation=2)), normal(2, 5, 5), NOTHING),
+    "conv2d, circular": (
+        lambda: flat(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Tanh()),
+        normal(2, 4, 4),
+        NOTHING,
+    ),
+    "conv2d, reflect, same": (
+        lambda: flat(nn.Conv2d(2, 3, 3, padding="same", padding_mode="reflect"), nn.Tanh()),
+        normal(2, 4, 4),
+        NOTHING,
+    ),
+    "conv3d": (lambda: flat(nn.Conv3d(2, 3, 2, padding=(0, 1, 1), groups=1)), normal(2, 3, 3, 2), NOTHING),
+    "transposed convolution": (
+        lambda: flat(nn.ConvTranspose2d(2, 3, 2), nn.Tanh()),
+        normal(2, 3, 3),
+        {"0.weight", "0.bias"},
+    ),
+    "embedding": (lambda: flat(nn.Embedding(7, 4), nn.Linear(4, 3)), words(3), NOTHING),
+    "embedding, long texts": (lambda: flat(nn.Embedding(7, 2), nn.AvgPool1d(2)), words(40), NOTHING),
+    "embedding, one word": (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Linear(4, 3)), words(), NOTHING),
+    "embedding, padding": (lambda: flat(nn.Embedding(7, 4, padding_idx=-1), nn.Linear(4, 2)), words(3), NOTHING),
+    "layer norm": (lambda: flat(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2)), normal(4), NOTHING),
+    "layer norm at positions": (lambda: flat(nn.LayerNorm(5), nn.Linear(5, 2)), normal(3, 5), NOTHING),
+    "layer norm of two axes, no bias": (lambda: flat(nn.LayerNorm((3, 5), bias=False)), normal(2, 3, 5), NOTHING),
+    "rms norm": (lambda: flat(nn.Linear(4, 5), nn.RMSNorm(5), nn.Linear(5, 2)), normal(4), NOTHING),
+    "group norm": (
+        lambda: flat(nn.Conv2d(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 2)),
+        normal(2, 4, 4),
+        NOTHING,
+    ),
+    "batch norm": (lambda: flat(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)), normal(4), NOTHING),
+    "batch norm of images": (lambda: flat(nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.ReLU()), normal(2, 4, 4), NOTHING),
+    "instance norm": (lambda: flat(nn.InstanceNorm1d(3, affine=True)), normal(3, 5), {"0.weight", "0.bias"}),
+    "unknown layer": (
+        lambda: nn.Sequential(nn.Linear(4, 5), Gain(5), nn.PReLU(), nn.Linear(5, 2)),
+        normal(4),
+        {"1.gain", "2.weight"},
+    ),
+    "used twice": (Twice, normal(3), NOTHING),
+    "tied": (Tied, words(5), {"table.weight", "one.weight"}),
+    "used behind its back": (Functional, normal(3), {"layer.weight"}),
+    "parametrized": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)),
+        normal(4),
+        {"0.parametrizations.weight.original0", "0.parametrizations.weight.original1"},
+    ),
+    "sequence first": (lambda: SequenceFirst(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))), normal(3, 3), NOTHING),
+    "samples and positions folded": (lambda: Folded(False), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "positions and samples folded": (lambda: Folded(True), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "route by sample": (NoVmap, normal(3), {"one.weight", "one.bias", "other.weight", "other.bias", "gain.gain"}),
+    "small CNN": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(24, 10),
+        ),
+        normal(1, 8, 8),
+        NOTHING,
+    ),
+    "residual network": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            *[
+                Residual(nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1)))
+                for _ in range(2)
+            ],
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        ),
+        normal(2, 5, 5),
+        NOTHING,
+    ),
+}  # fmt: skip
+ATTENTION = {"0.self_attn.in_proj_weight", "0.self_attn.in_proj_bias"}
+ATTENTION |= {"0.self_attn.out_proj.weight", "0.self_attn.out_proj.bias"}
+for norm_first in (False, True):
+    for batch_first in (False, True):
+
+        def encoder(norm_first: bool = norm_first, batch_first: bool = batch_first) -> nn.Module:
+            layer = nn.TransformerEncoderLayer(6, 2, 8, norm_first=norm_first, batch_first=batch_first)
+            inner = nn.Sequential(layer, nn.Linear(6, 2))
+            return flat(inner) if batch_first else nn.Sequential(SequenceFirst(inner), nn.Flatten(1))
+
+        name = f"transformer, norm_first={norm_first}, batch_first={batch_first}"
+        prefix = "0." if batch_first else "0.inner."
+        CASES[name] = encoder, normal(4, 6), {prefix + each for each in ATTENTION}
+
+
+def make(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A module and two sets of inputs."""
+    build, inputs, _ = CASES[name]
+    torch.manual_seed(1)
+    module = build().double().eval()
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(layer.get_buffer("running_mean"))
+            nn.init.uniform_(layer.get_buffer("running_var"), 0.5, 2)
+        if isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(layer.weight)
+    return module, inputs(5), inputs(4)
+
+
+def near(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-10 * other.abs().max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_is_that_of_the_jacobian(name: str) -> None:
+    module, x1, x2 = make(name)
+    for others in (None, x2):
+        right = jacobian.kernel(module, x1, others)
+        assert near(ntk(module, x1, others), right)
+        assert near(ntk(module, x1, others, "diagonal"), right.diagonal(dim1=2, dim2=3))
+        assert near(ntk(module, x1, others, "trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
+        last = right.shape[-1] - 1
+        assert near(ntk(module, x1, others, last), right[..., last, last])
+    right = jacobian.kernel(module, x1).diagonal(dim1=0, dim2=1).movedim(-1, 0)
+    assert near(ntk(module, x1, entries="diagonal"), right)
+    assert near(ntk(module, x1, outputs="diagonal", entries="diagonal"), right.diagonal(dim1=1, dim2=2))
+    assert near(ntk(module, x1, outputs="trace", entries="diagonal"), right.diagonal(dim1=1, dim2=2).sum(-1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_goes_the_general_way(name: str) -> None:
+    module, x1, _ = make(name)
+    network = passes.Network(
+        module, dict(module.named_parameters()), dict.fromkeys(dict(module.named_parameters()), 1.0)
+    )
+    assert passes.plan(network, x1[:3])[0].general == CASES[name][2]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("inputs", [2, 100])
+def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two of the five inputs and all outputs, or of all inputs and a part of the outputs."""
+    module, x1, x2 = make(name)
+    part = 100 if inputs == 2 else -(-count_outputs(module, x1) // 2)
+    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), min(o, part)))
+    right = jacobian.kernel(module, x1, x2)
+    assert near(ntk(module, x1, x2), right)
+    assert near(ntk(module, x1, x2, "diagonal"), right.diagonal(dim1=2, dim2=3))
+    right = jacobian.kernel(module, x1)
+    assert near(ntk(module, x1), right)
+    assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
+    assert near(ntk(module, x1, entries="diagonal"), right.diagonal(dim1=0, dim2=1).movedim(-1, 0))
+
+
+def count_outputs(module: nn.Module, x: Tensor) -> int:
+    return int(module(x[:1]).numel())

@@ -1,0 +1,275 @@
+"""`finwidth.compare` of a torch module and `finwidth measure`, which runs a file with one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import MLP
+from finwidth.cli import main
+from finwidth.empirical.brute_force import draw_networks, simulate
+from finwidth.empirical.brute_force import kernel as brute_force_kernel
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+Run: TypeAlias = Callable[[str], tuple[int, str, str]]
+
+X = np.array([[0.4, -0.5, 0.2], [1.0, 2.0, -1.0], [-0.3, 0.1, 0.9], [0.5, 0.5, 0.0]])
+
+FILE = """
+import torch
+from torch import nn
+
+import neighbour
+
+print("the file prints")
+
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
+
+
+class Conv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 2)
+
+    def forward(self, x):
+        return self.conv(x).flatten(1)
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+
+    def forward(self, x):
+        return self.table(x).sum(1)
+
+
+trained = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Linear(20, 1))
+nn.init.constant_(trained[0].weight, 0.1)
+dropout = nn.Sequential(nn.Linear(3, 20), nn.Dropout(0.5), nn.Linear(20, 1))
+
+
+def broken():
+    raise RuntimeError("first line\\nsecond line")
+
+
+def leaves():
+    raise SystemExit(0)
+
+
+number = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.py").write_text(FILE)
+    (tmp_path / "neighbour.py").write_text("")
+    (tmp_path / "wrong.py").write_text("import torch, (")
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(5, 1, 4, 4)))
+    np.save(tmp_path / "words.npy", np.array([[0, 1, 2], [4, 4, 4]]))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process, which has torch: status, standard output and error."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["finwidth", *shlex.split(line)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return (int(exited.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+# ---- finwidth.compare(module, x)
+
+
+def test_a_module_beside_its_law() -> None:
+    net = MLP([3, 16, 16, 1])
+    exact = finwidth.moments(net, X[1])
+    right = brute_force_kernel(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
+    found = finwidth.compare(finwidth.empirical.MLP(net, 6), X[1], draws=40_000)
+    assert found.in_law
+    assert found.draws == 40_000
+    assert found.cv == exact.cv
+    assert [row.quantity for row in found.rows] == ["K", "K_w", "K_b", "dK"]
+    draws = finwidth.sample(net, X[1], 40_000, seed=0)
+    for row in found.rows:
+        assert row.measured == pytest.approx(float(right[row.quantity][0]), rel=1e-10)
+        assert row.percentile == pytest.approx(100 * float((draws[row.quantity] < row.measured).mean()), abs=1e-9)
+        if row.quantity == "dK":
+            assert row.exact == float(exact.update["dK"])
+            assert row.sd is row.z is None
+        else:
+            assert row.z == pytest.approx((row.measured - getattr(exact, row.quantity).mean) / row.sd)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_percentiles_of_fresh_modules_are_uniform() -> None:
+    """Of 200 fresh torch modules; a wrong statement of how they were drawn is seen."""
+    torch.manual_seed(53)
+
+    def percentiles(init: str) -> list[float]:
+        return [
+            finwidth.compare(
+                nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)), X[1], init=init, networks=1_000
+            ).rows[0].percentile
+            for _ in range(200)
+        ]  # fmt: skip
+
+    from scipy import stats
+
+    assert stats.kstest(percentiles("default"), stats.uniform(0, 100).cdf).pvalue > 1e-9
+    assert stats.kstest(percentiles("kaiming_uniform"), stats.uniform(0, 100).cdf).pvalue < 1e-9
+
+
+def test_what_pytorch_users_write() -> None:
+    torch.manual_seed(54)
+    module = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 5))
+    found = finwidth.compare(module, X[1], networks=3_000)
+    assert not found.in_law
+    assert found.draws == 3_000
+    assert found.network.describe() == MLP.pytorch([3, 40, 5]).describe()
+    drawn = simulate(found.network, X[1], 3_000, np.random.default_rng(0))
+    row = found.rows[0]
+    assert 0 < found.rows[3].percentile < 100  # dK, with five outputs
+    assert row.percentile == pytest.approx(100 * (drawn["K"] < row.measured).mean(), abs=1e-9)
+    assert row.exact == pytest.approx(float(finwidth.moments(found.network, X[1]).mean))
+
+
+def test_mup_and_several_outputs() -> None:
+    net = MLP([3, 8, 6, 2], parameterization="mup", bias_variance=0.5)
+    found = finwidth.compare(finwidth.empirical.MLP(net, 6), X[1], networks=500)
+    right = brute_force_kernel(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
+    for row in found.rows:
+        assert row.measured == pytest.approx(float(right[row.quantity][0]), rel=1e-10)
+
+
+def test_smooth_and_frozen() -> None:
+    net = MLP([3, 16, 1], activation="gelu", bias="frozen")
+    found = finwidth.compare(finwidth.empirical.MLP(net), X[1], networks=2_000)
+    assert [row.quantity for row in found.rows] == ["K"]
+    assert found.cv is found.rows[0].exact is found.rows[0].z is None
+    assert 0 < found.rows[0].percentile < 100
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_quantities_that_do_not_vary_are_in_the_middle() -> None:
+    found = finwidth.compare(finwidth.empirical.MLP(MLP([3, 1])), X[1], draws=1_000)
+    assert [row.percentile for row in found.rows] == [50, 50, 50, 50]
+
+
+def test_what_is_not_recognised_is_told() -> None:
+    with pytest.raises(finwidth.FinwidthError, match="whose forward can be anything"):
+        finwidth.compare(nn.Conv2d(1, 1, 1), X[1])
+    with pytest.raises(finwidth.FinwidthError, match="is not a torch module"):
+        finwidth.compare(3, X[1])  # type: ignore[call-overload]
+
+
+# ---- finwidth measure
+
+
+def test_measure_json_is_the_kernel(folder: Path) -> None:
+    """As a stranger runs it: in a process of its own."""
+    line = "measure model.py:make -i X.npy --seed 5 --json"
+    command = [sys.executable, "-c", "from finwidth.cli import main; main()", *line.split()]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, timeout=120)
+    assert process.stderr == "the file prints\n"
+    found = json.loads(process.stdout)
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
+    K = finwidth.empirical.ntk(module, X, outputs="trace").double().numpy()
+    assert found["parameters"] == 160 + 1640 + 82
+    assert found["inputs"] == [4, 3]
+    kernel = found["kernel"]
+    assert np.allclose(kernel["entries"], K, rtol=1e-6)
+    assert kernel["shape"] == [4, 4]
+    assert kernel["trace"] == pytest.approx(np.trace(K), rel=1e-6)
+    assert kernel["eigenvalues"] == pytest.approx(np.linalg.eigvalsh(K)[::-1], rel=1e-4)
+    assert kernel["condition"] == pytest.approx(np.linalg.cond(K), rel=1e-3)
+    theory = found["theory"]
+    assert theory["network"] == MLP.pytorch([3, 40, 40, 2]).describe()
+    assert theory["quantities"]["K"]["exact"] == float(finwidth.moments(MLP.pytorch([3, 40, 40, 2]), X[0]).mean)
+
+
+def test_measure_modules_without_theory(run: Run) -> None:
+    full = json.loads(run("measure model.py:Conv -i images.npy --outputs full --json")[1])
+    assert full["kernel"]["shape"] == [5 * 18, 5 * 18]
+    assert full["theory"] is None
+    assert "Conv" in full["no_theory"]
+    assert full["kernel"]["condition"] is None  # 90 rows, 10 parameters
+    words = json.loads(run("measure model.py:Words -i words.npy --outputs 1 --json")[1])
+    assert words["kernel"]["entries"] == [[3, 0], [0, 9]]  # counts of common words
+    one = json.loads(run("measure model.py:make -i 1,2,3 --outputs 0 --json")[1])
+    assert one["kernel"]["shape"] == [1, 1]
+    assert one["kernel"]["trace"] == pytest.approx(one["theory"]["quantities"]["K"]["measured"], rel=1e-5)
+
+
+def test_measure_for_people(run: Run) -> None:
+    status, printed, _ = run("measure model.py:make -i X.npy")
+    assert status == 0
+    for words in ("shape of K", "trace", "eigenvalue 1", "condition", "exact mean", "percentile", "random networks"):
+        assert words in printed
+    assert "No theory beside it: this module is not" in run("measure model.py:Conv -i images.npy")[1]
+    assert "runs the Python file" in run("measure --help")[1]
+
+
+MISTAKES = {
+    "measure missing.py:make -i X.npy": "missing.py does not exist",
+    "measure model.py -i X.npy": "names no module",
+    "measure model.py:absent -i X.npy": "model.py has no 'absent'",
+    "measure model.py:number -i X.npy": "is a int, and not a torch module",
+    "measure model.py:broken -i X.npy": "raises RuntimeError: first line second line",
+    "measure model.py:leaves -i X.npy": "raises SystemExit",
+    "measure wrong.py:make -i X.npy": "raises SyntaxError",
+    "measure model.py:make -i absent.npy": "does not exist",
+    "measure model.py:make -i images.npy": "cannot be applied to inputs of shape (5, 1, 4, 4)",
+    "measure model.py:make -i X.npy --outputs 2": "outputs is 2",
+    "measure model.py:make -i X.npy --outputs diagonal": "choose trace, full or a number",
+    "measure model.py:make -i X.npy --outputs many": "outputs is 'many'",
+    "measure model.py:make -i X.npy --init magic": "init 'magic' is not known",
+    "measure model.py:dropout -i X.npy": "call module.eval() first",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line(line: str, run: Run) -> None:
+    status, printed, errors = run(line)
+    assert status == 2, printed + errors
+    assert not printed
+    (message,) = [each for each in errors.splitlines() if each != "the file prints"]
+    assert message.startswith("finwidth: error: ")
+    assert MISTAKES[line] in message
+
+
+def test_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, _, errors = run("measure model.py:make -i X.npy")
+    assert status == 2
+    assert (
+        errors
+        == "finwidth: error: finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'\n"
+    )

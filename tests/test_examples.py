@@ -1,0 +1,25 @@
+"""The examples run, in small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_digits_movement(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn", reason="needs the digits extra")
+    command = [sys.executable, str(EXAMPLES / "digits_movement.py"), "--members", "3", "--steps", "3", "--images", "12"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert not process.stderr
+    rows = json.loads((tmp_path / "movement.json").read_text())
+    assert len(rows) == process.stdout.count("\n| ") - 1
+    assert all(low <= middle <= high for row in rows for middle, low, high in [row["drift at the end"]])
+    assert (tmp_path / "movement.png").stat().st_size > 10_000

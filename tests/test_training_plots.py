@@ -1,0 +1,70 @@
+"""Figures of a kernel in training show what the dataset holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import finwidth
+from finwidth import plots, training_plots
+
+STEPS = np.array([0, 1, 2, 4, 8])
+
+
+def dataset(members: int = 0, *, targets: bool = True, loss: bool = True) -> xr.Dataset:
+    rng = np.random.default_rng(70)
+    dims, shape = (("member", "step"), (members, 5)) if members else (("step",), (5,))
+    names = ["drift", "rotation", "effective_rank", *(["alignment", "centred_alignment"] * targets)]
+    variables: dict[str, Any] = {name: (dims, rng.uniform(0.1, 0.9, shape)) for name in names}
+    variables["loss"] = (
+        dims,
+        np.where(STEPS > 0, rng.uniform(1, 2, shape), np.nan) if loss else np.full(shape, np.nan),
+    )
+    variables["eigenvalues"] = ((*dims, "eigenvalue"), np.sort(rng.uniform(1, 9, (*shape, 12)))[..., ::-1])
+    if members:
+        variables["cv"] = ("step", rng.uniform(0.1, 0.9, 5))
+    return xr.Dataset(variables, {"step": STEPS})
+
+
+def curves_of(axes: Any) -> list[Any]:
+    return [np.asarray(line.get_ydata()) for line in axes.lines]
+
+
+def test_one_run(tmp_path: Path) -> None:
+    found = dataset()
+    figure = training_plots.training(found, "a title")
+    loss, movement, alignment, spectrum = figure.axes
+    assert np.array_equal(loss.lines[0].get_ydata(), found.loss, equal_nan=True)
+    curves = [*curves_of(movement), *curves_of(alignment)]
+    for curve, name in zip(curves, ("drift", "rotation", "alignment", "centred_alignment"), strict=True):
+        assert np.array_equal(curve, found[name]), name
+    assert np.array_equal(np.array(curves_of(spectrum)), found.eigenvalues[:, :8].T)
+    assert plots.save(figure, tmp_path / "training")[0].stat().st_size > 10_000
+
+
+def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
+    found = dataset(members=7)
+    figure = training_plots.training(found)
+    _, movement, _, _ = figure.axes
+    drift, _, cv = curves_of(movement)
+    assert np.array_equal(cv, found.cv)
+    assert np.allclose(drift, np.median(found.drift, axis=0))
+    band = np.asarray(movement.collections[0].get_paths()[0].vertices)
+    assert np.isin(np.quantile(found.drift, 0.84, axis=0).round(12), band[:, 1].round(12)).all()
+    plots.save(figure, tmp_path / "ensemble")
+
+
+def test_without_targets_or_loss(tmp_path: Path) -> None:
+    figure = training_plots.training(dataset(targets=False, loss=False))
+    assert figure.axes[0].texts[0].get_text() == "no loss was given"
+    assert figure.axes[2].get_ylabel() == "effective rank"
+    plots.save(figure, tmp_path / "bare")
+
+
+def test_other_datasets_are_refused() -> None:
+    with pytest.raises(finwidth.FinwidthError, match="holds no training"):
+        training_plots.training(finwidth.sample(finwidth.MLP([2, 3, 1]), [1, 2], 10))
