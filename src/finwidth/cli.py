@@ -159,7 +159,9 @@ def _train(
     steps: Annotated[int, typer.Option("--steps", help="Steps of SGD.")] = 20,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", help="Learning rate; by default 1 / (largest eigenvalue of the mean initial kernel)."),
+        typer.Option(
+            "--lr", help="Learning rate; by default (1 - momentum) / (top eigenvalue of the mean initial kernel)."
+        ),
     ] = None,
     draws: Annotated[int, typer.Option("--draws", "-n", help="How many random networks to train in law.")] = 10,
     seed: Seed = 0,
