@@ -101,6 +101,16 @@ def cells(quick: bool) -> Iterator[Cell]:
                 yield found
 
 
+def exponents(found: list[Cell]) -> None:
+    """Print how the drift falls with the width, a fit for each activation and depth."""
+    print("\nexponents of the drift in n, least squares on logarithms")
+    for activation in ("gelu", "relu"):
+        for depth in DEPTHS:
+            row = [each for each in found if (each.activation, each.depth) == (activation, depth)]
+            logs = np.log([[each.width, each.drift[0]] for each in row])
+            print(f"{activation} d = {depth}: {np.polyfit(*logs.T, 1)[0]:.2f}")
+
+
 def first_step(width: int, activation: str, draws: int) -> tuple[tuple[float, float], float]:
     """E[K_1 - K_0] / (lr E[K_0]) measured at one image with target 0, and E[dK] / E[K] of the exact theory."""
     x = digits()[0][:1]
@@ -110,6 +120,18 @@ def first_step(width: int, activation: str, draws: int) -> tuple[tuple[float, fl
     K = finwidth.train(net, x, [0.0], 1, lr, draws, seed=2).K.to_numpy()[:, :, 0, 0]
     value, error = mean((K[:, 1] - K[:, 0]) / (lr * float(exact.mean)))
     return (value, error), float(exact.update["dK"]) / float(exact.mean)
+
+
+def flips(depth: int, width: int) -> float:
+    """What gates that flip add to E[K_1 - K_0] / lr, to leading order in 1/n, at |x|^2 = n_0 and target 0.
+
+    The formula of docs/theory/training.md with kappa = 3.
+    """
+    total = 0.0
+    for i in range(1, depth):
+        t = (i - 1) * i * (2 * i - 1) / 6
+        total += i * ((3 - i * i / (i * i + t)) * (i * i + t) ** 0.5 - t**0.5)
+    return -9 * total / (2 * np.pi**1.5 * width**0.5)
 
 
 def figure(found: list[Cell], steps: dict[str, dict[int, tuple[tuple[float, float], float]]]) -> Figure:
@@ -136,13 +158,13 @@ def _points(axes: Axes, some: list[Cell], name: str, **style: object) -> None:
 
 def _drift(axes: Axes, some: list[Cell], activation: str) -> None:
     _points(axes, some, "drift", fmt="o-")
-    slope = 1.0 if activation == "gelu" else 0.5
     ratios = np.array([min(each.depth / each.width for each in some), 0.09])
     start = next(each for each in some if each.depth == DEPTHS[1] and each.width == 1000)
-    line = start.drift[0] * (ratios / (start.depth / start.width)) ** slope
-    power = "d/n" if slope == 1 else r"(d/n)^{1/2}"
-    axes.plot(ratios, line, "--", color=GREY, lw=1.0, label=f"${power}$")
-    axes.set(xscale="log", yscale="log", xlabel="$d/n$", title=f"{'GELU' if slope == 1 else 'ReLU'}: the kernel moves")
+    for slope, style, name in ((1.0, "--", "$d/n$"), (0.5, ":", "$(d/n)^{1/2}$")):
+        line = start.drift[0] * (ratios / (start.depth / start.width)) ** slope
+        axes.plot(ratios, line, style, color=GREY, lw=1.0, label=name)
+    names = {"gelu": "GELU", "relu": "ReLU"}
+    axes.set(xscale="log", yscale="log", xlabel="$d/n$", title=f"{names[activation]}: the kernel moves")
     axes.set_ylabel(r"$|K_T - K_0|\,/\,|K_0|$ after training")
     axes.legend()
 
@@ -166,8 +188,13 @@ def _first_steps(axes: Axes, steps: dict[str, dict[int, tuple[tuple[float, float
         name = {"relu": "ReLU", "linear": "linear"}[activation]
         axes.errorbar(widths, values, 2 * errors, fmt=marker, color=colour, ms=4, capsize=2, label=f"{name}, measured")
         axes.plot(widths, [-rows[n][1] for n in widths], color=colour, lw=1.2, label=f"{name}, exact $-E[\\Delta K]$")
+    mean = float(finwidth.moments(MLP([64, 100, 100, 1]), digits()[0][0]).mean)
+    rows = steps["relu"]
+    total = [-rows[n][1] - flips(3, n) / mean for n in rows]
+    axes.plot(list(rows), total, "--", color=VERMILION, lw=1.2, label="ReLU, and gates that flip")
     axes.set(xscale="log", yscale="log", xlabel="width $n$", title="first step, one image, $d = 3$")
     axes.set_ylabel(r"$-E[K_1 - K_0]\,/\,(\lambda\,E[K_0])$")
+    axes.set_ylim(top=3)  # room for the legend
     axes.legend()
 
 
@@ -178,6 +205,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="widths up to 1000, few draws")
     arguments = parser.parse_args()
     found = list(cells(arguments.quick))
+    exponents(found)
     widths = {100: 30_000, 316: 12_000, 1000: 5_000, 3162: 2_000}
     print("\none image, target 0, first step, d = 3: (K_1 - K_0) / (lr E[K]) and exact E[dK] / E[K]")
     steps: dict[str, dict[int, tuple[tuple[float, float], float]]] = {}

@@ -248,16 +248,35 @@ def test_the_kernel_freezes_like_one_over_n_and_outputs_are_those_of_the_lineari
     assert slope(from_limit) == pytest.approx(-0.5, abs=0.15)
 
 
-def test_gates_that_flip_change_the_mean_kernel_where_the_derivative_sees_nothing() -> None:
-    """ReLU: E[K_1 - K_0] / lr is E[dK] - s^4 / (pi^(3/2) sqrt(n)) with s^2 = 2 (docs/theory/training.md)."""
-    n, draws, x = 6_000, 3_000, np.ones((1, 4))
-    for activation, lr, flips in (("relu", 0.1, -4 / math.pi**1.5 / n**0.5), ("linear", 0.01, 0.0)):
-        net = MLP([4, n, 1], activation=activation, bias="none")
-        change = train(net, x, [0.0], 1, lr, draws, seed=0).K.to_numpy()[:, :, 0, 0] @ [-1 / lr, 1 / lr]
-        derivative, error = finwidth.moments(net, x[0]).update["dK"], change.std() / draws**0.5
-        assert abs(change.mean() - derivative - flips) < 5 * error
-        if flips:
-            assert abs(flips) > 30 * error  # the test sees it
+def flips(depth: int, width: int, share: float) -> float:
+    """What gates that flip add to E[K_1 - K_0] / lr: ReLU, |x|^2 = n_0, target 0 (docs/theory/training.md)."""
+    total = 0.0
+    for i in range(1, depth):
+        t = i * (i - 1) * (2 * i - 1) / 6
+        total += i * ((3 - i * i / (i * i + t)) * math.sqrt(i * i + t) - math.sqrt(t))
+    return -share * share * total / (2 * math.pi ** (3 / 2) * math.sqrt(width))
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth", "bias", "lr", "n", "draws"),
+    [
+        ("relu", 2, "none", 0.1, 6_000, 3_000),
+        ("relu", 4, "trained", 0.01, 3_000, 2_000),
+        ("linear", 2, "none", 0.01, 6_000, 1_000),
+    ],
+)
+def test_gates_that_flip_change_the_mean_kernel_where_the_derivative_sees_nothing(  # noqa: PLR0917
+    activation: str, depth: int, bias: str, lr: float, n: int, draws: int
+) -> None:
+    x = np.ones((1, 4))
+    net = MLP([4, *[n] * (depth - 1), 1], activation=activation, bias=bias)
+    change = train(net, x, [0.0], 1, lr, draws, seed=0).K.to_numpy()[:, :, 0, 0] @ [-1 / lr, 1 / lr]
+    derivative, error = float(finwidth.moments(net, x[0]).update["dK"]), float(change.std() / draws**0.5)
+    expected = flips(depth, n, 2.0 if bias == "none" else 3.0) if activation == "relu" else 0.0
+    assert abs(change.mean() - derivative - expected) < 5 * error
+    if activation == "relu":
+        assert abs(expected) > 15 * error  # the test sees it
+        assert abs(expected) > 5 * abs(derivative)
 
 
 def test_dataset() -> None:
