@@ -254,7 +254,7 @@ def flips(depth: int, width: int, share: float) -> float:
     for i in range(1, depth):
         t = i * (i - 1) * (2 * i - 1) / 6
         total += i * ((3 - i * i / (i * i + t)) * math.sqrt(i * i + t) - math.sqrt(t))
-    return -share * share * total / (2 * math.pi ** (3 / 2) * math.sqrt(width))
+    return -share * share * total / (2 * math.sqrt(math.pi**3 * width))
 
 
 @pytest.mark.parametrize(
