@@ -1,29 +1,25 @@
-"""Layers in law: the same numbers as layers that hold the matrix they reveal, and the same law as layers that draw it."""
+"""Layers in law: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import stats
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
-from law_modules import Attention, ConvNet, DrawnConv2d, DrawnLinear, ResidualMLP, inputs_for  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import FinwidthError, LawConv2d, LawLinear, tangent_kernel  # noqa: E402
 from finwidth.sampling.combinations import Combination, SharedMatrix  # noqa: E402
-from finwidth.sampling.revealed import _Side  # noqa: E402
+from law_modules import Attention, ConvNet, InLaw, ResidualMLP, Usual, inputs_for  # noqa: E402
 
 MODULES = [ResidualMLP, ConvNet, Attention]
-PHI = {"relu": functional.relu, "gelu": functional.gelu}
 
 
 @pytest.fixture(autouse=True)
@@ -34,31 +30,10 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(default)
 
 
-class InLaw:
-    """Makes layers in law, and remembers their initial matrices."""
-
-    def __init__(self, draws: int | None = None) -> None:
-        self.draws, self.initial = draws, dict[Any, Combination]()
-
-    def _made(self, layer: Any) -> Any:
-        self.initial[layer] = layer.weight.made.copy()
-        return layer
-
-    def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
-        return self._made(LawLinear(fan_in, fan_out, gain=gain, draws=self.draws))
-
-    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: int) -> Any:
-        return self._made(LawConv2d(fan_in, fan_out, kernel, gain=gain, draws=self.draws, **where))
-
-
-class Usual:
-    """Makes torch's own layers."""
-
-    def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
-        return nn.Linear(fan_in, fan_out)
-
-    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: Any) -> Any:
-        return nn.Conv2d(fan_in, fan_out, kernel, **where)
+@pytest.fixture
+def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is ever completed."""
+    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
 
 
 def entries(initial: Combination) -> Any:
@@ -106,11 +81,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("completed", [True, False], ids=["completed", "revealed"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_training_is_that_of_the_matrix_revealed(
-    kind: Any, completed: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: Any, completed: bool, options: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     """20 steps, then the initial matrices are read off, and torch's own layers repeat them from there."""
     if not completed:
-        monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
+        request.getfixturevalue("revealed")
     torch.manual_seed(0)
     layers, width = InLaw(), 40
     module, X = kind(layers, functional.gelu, width), inputs_for(kind, 3)
@@ -125,10 +100,11 @@ def test_training_is_that_of_the_matrix_revealed(
     assert initial.square().mean() == pytest.approx(gain / initial.shape[1], rel=6 * (2 / initial.numel()) ** 0.5)
 
 
+@pytest.mark.usefixtures("revealed")
 @pytest.mark.parametrize("kind", MODULES)
 def test_kernel_is_that_of_the_matrix_revealed(kind: Any) -> None:
     torch.manual_seed(0)
-    layers, width = InLaw(), 100
+    layers, width = InLaw(), 40
     module, X = kind(layers, functional.gelu, width), inputs_for(kind, 3)
     trained(module, X, 2, lr=0.001)
     kernel = tangent_kernel(module(X), module.parameters())
@@ -138,7 +114,19 @@ def test_kernel_is_that_of_the_matrix_revealed(kind: Any) -> None:
     slopes = [torch.autograd.grad(each, [*usual.parameters()], retain_graph=True) for each in outputs]
     flat = torch.stack([torch.cat([part.flatten() for part in of_one]) for of_one in slopes])
     assert torch.allclose(kernel, flat @ flat.T, rtol=1e-9)
-    assert layers.initial[module.two if kind is ConvNet else module.down].matrix.whole is None
+
+
+def followed(module: Any, X: Any, steps: int, **options: Any) -> Any:
+    """`trained` for three draws of a module at once: outputs, (draws, steps + 1, inputs)."""
+    optimizer, y = torch.optim.SGD(module.parameters(), **options), torch.arange(len(X)) - 1.0
+    inputs, outputs = X.expand(3, *X.shape), []
+    for step in range(steps):
+        outputs.append(module(inputs).detach())
+        batch = [step % len(X), (step + 1) % len(X)]
+        optimizer.zero_grad()
+        (module(inputs[:, batch]) - y[batch]).square().sum().backward()
+        optimizer.step()
+    return torch.stack([*outputs, module(inputs).detach()], 1)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -146,8 +134,8 @@ def test_draws_are_the_layers_one_by_one(kind: Any) -> None:
     """Each draw of a module that follows three is trained as torch's layers from its initial matrices."""
     torch.manual_seed(0)
     layers, width = InLaw(draws=3), 30
-    module, X = kind(layers, functional.relu, width), inputs_for(kind, 2)
-    values = recorded(module, X, (0, 3), lr=0.002, momentum=0.9)
+    module, X = kind(layers, functional.relu, width), inputs_for(kind, 3)
+    outputs = followed(module, X, 3, lr=0.002, momentum=0.9)
     for draw in range(3):
         usual = kind(Usual(), functional.relu, width)
         for name, layer in module.named_children():
@@ -155,79 +143,141 @@ def test_draws_are_the_layers_one_by_one(kind: Any) -> None:
             matrix = initial.from_right(initial.matrix.right(torch.eye(initial.matrix.shape[1])[None]))[draw].T
             usual.get_submodule(name).weight.data.copy_(matrix.reshape(usual.get_submodule(name).weight.shape))
             usual.get_submodule(name).bias.data.zero_()
-        one = Lifted(usual)
-        for each, expected in recorded(one, X, (0, 3), lr=0.002, momentum=0.9).items():
-            assert values[each][draw] == pytest.approx(expected[0], rel=1e-9), each
+        expected, _ = trained(usual, X, 3, lr=0.002, momentum=0.9)
+        assert torch.allclose(outputs[draw], expected, rtol=0, atol=1e-9)
 
 
-class Lifted(nn.Module):
-    """A module of one draw, with the leading axis of draws."""
-
-    draws = 1
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Any) -> Any:
-        return self.module(x[0])[None]
+# What is refused
 
 
-# Laws, against layers that draw their weights
-
-RECORDED = (0, 1, 2, 5, 20)
-
-
-class Drawing:
-    """Makes layers that draw the weights of many networks."""
-
-    def __init__(self, draws: int) -> None:
-        self.draws = draws
-
-    def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
-        return DrawnLinear(fan_in, fan_out, gain, self.draws)
-
-    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: int) -> Any:
-        return DrawnConv2d(fan_in, fan_out, kernel, gain, self.draws, **where)
-
-
-def dense_kernel(module: Any, X: Any) -> Any:
-    """K of each draw, (draws, m, m), from the gradients of all its parameters."""
-    parameters = list(module.parameters())
-    out = module(X)
-    rows = []
-    for a in range(out.shape[1]):
-        gradients = torch.autograd.grad(out[:, a].sum(), parameters, retain_graph=True)
-        rows.append(torch.cat([each.reshape(len(out), -1) for each in gradients], 1))
-    return torch.stack([torch.stack([(one * other).sum(1) for other in rows], 1) for one in rows], 1)
-
-
-def recorded(module: Any, X: Any, steps: tuple[int, ...], **options: Any) -> dict[str, Any]:
-    """Output at a probe input, loss, and kernel entries of each draw after some steps on mini-batches of one."""
-    in_law = any(isinstance(each, LawLinear) for each in module.modules())
-    draws = next(each for each in module.parameters()).shape[0] if not isinstance(module, Lifted) else 1
-    inputs = X.expand(draws, *X.shape)
-    optimizer, y = torch.optim.SGD(module.parameters(), **options), torch.tensor([1.0, -1.0])
-    values = {}
-    for step in range(max(steps) + 1):
-        if step in steps:
-            kernel = tangent_kernel(module(inputs), module.parameters()) if in_law else dense_kernel(module, inputs)
-            out = module(inputs).detach()
-            values[f"output after {step}"] = out[:, 0]
-            values[f"loss after {step}"] = (out - y).square().sum(1)
-            values[f"K_00 after {step}"], values[f"K_01 after {step}"] = kernel[:, 0, 0], kernel[:, 0, 1]
-        batch = slice(None) if step % 3 == 0 else [step % 2]  # both inputs, then one of them
-        optimizer.zero_grad()
-        (module(inputs[:, batch]) - y[batch]).square().sum().backward()
-        optimizer.step()
-    return {name: each.numpy() for name, each in values.items()}
+def test_what_needs_the_entries_is_refused() -> None:
+    model: Any = nn.Sequential(LawLinear(300, 300), nn.ReLU(), LawLinear(300, 1))
+    layer, x = model[0], torch.ones(2, 300)
+    model(x).sum().backward()
+    refused: dict[str, Any] = {
+        "Adam": torch.optim.Adam(model.parameters()).step,
+        "RMSprop": torch.optim.RMSprop(model.parameters()).step,
+        "foreach": torch.optim.SGD(model.parameters(), foreach=True).step,
+        "clipping entries": lambda: nn.utils.clip_grad_value_(model.parameters(), 1.0),
+        "norm of weights": lambda: torch.linalg.vector_norm(layer.weight.detach()),
+        "sum with entries": lambda: layer.weight.detach() + torch.ones(300, 300),
+        "product with entries": lambda: layer.weight.detach() * torch.ones(300, 300),
+        "reading": lambda: layer.weight[0, 0],
+        "numpy": lambda: layer.weight.detach().numpy(),
+        "tolist": layer.weight.tolist,
+        "setting": lambda: nn.init.normal_(layer.weight),
+        "linear": lambda: functional.linear(x, layer.weight),
+        "dtype": lambda: model.to(torch.float32),
+        "copy": lambda: copy.deepcopy(model),
+        "pickle": lambda: pickle.dumps(model),
+        "file": lambda: torch.save(model, io.BytesIO()),
+        "shared": model.share_memory,
+        "state_dict": model.state_dict,
+        "load": lambda: model.load_state_dict({}),
+    }
+    for name, attempt in refused.items():
+        with pytest.raises(FinwidthError, match="entries of its weights are never formed"):
+            pytest.fail(f"{name} gave {attempt()}")
+    with pytest.raises(FinwidthError, match="second derivative"):
+        torch.autograd.grad(model(x).sum(), layer.bias, create_graph=True)
+    assert repr(layer.weight) == "LawTensor(shape=(300, 300), dtype=torch.float64, met 1 left, 1 right)"
+    with pytest.raises(FinwidthError, match="different matrices"):
+        layer.weight.detach() + LawLinear(300, 300).weight.detach()
 
 
-def samples(kind: Any, phi: str, width: int, draws: int, lr: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recorded values in law, and of networks that draw their weights."""
-    X = inputs_for(kind, 2)
-    torch.manual_seed(1)
-    in_law = recorded(kind(InLaw(draws), PHI[phi], width), X, RECORDED, lr=lr, momentum=0.8)
-    torch.manual_seed(2)
-    drawn = recorded(kind(Drawing(draws), PHI[phi], width), X, RECORDED, lr=lr, momentum=0.8)
-    return in_law, drawn
+def test_a_step_between_forward_and_backward_is_refused() -> None:
+    """By torch, as for its own layers."""
+    layer = LawLinear(300, 300)
+    loss = layer(torch.ones(2, 300)).sum()
+    loss.backward(retain_graph=True)
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: LawLinear(0, 4), "in_features is 0"),
+        (lambda: LawLinear(3, 4, gain=-1), "gain is -1; give a positive number"),
+        (lambda: LawLinear(3, 4, draws=0), "draws is 0"),
+        (lambda: LawLinear(3, 4, dtype=torch.bfloat16), "dtype 'bfloat16' is not known"),
+        (lambda: LawLinear(3, 4, device="nowhere"), "device='nowhere' cannot be used"),
+        (lambda: LawLinear(3, 4)(torch.ones(2, 5)), r"is \(2, 5\); give a tensor \(\.\.\., 3\)"),
+        (lambda: LawLinear(3, 4)(torch.ones(0, 3)), r"is \(0, 3\)"),
+        (lambda: LawLinear(3, 4)(3.0), "is float; give a tensor"),
+        (lambda: LawLinear(3, 4, draws=5)(torch.ones(2, 3)), r"give a tensor \(5, \.\.\., 3\).*expand\(5"),
+        (lambda: LawLinear(3, 4)(torch.ones(3, dtype=torch.float32)), "torch.float32 on cpu and the layer torch.fl"),
+        (lambda: LawLinear(3, 4)(torch.tensor([1.0, 2.0, float("nan")])), "not finite"),
+        (lambda: LawConv2d(3, 4, 0), "kernel_size is 0"),
+        (lambda: LawConv2d(3, 4, 3, padding="same"), "padding is 'same'"),
+        (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)), r"is \(1, 2, 5, 5\); give a tensor \(\.\.\., 3, height"),
+        (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 3, 2, 5)), "smaller than the kernel"),
+        (lambda: LawLinear(10**5, 10**5, memory="1MB")(torch.ones(10**5)), "needs .* MiB to go on, and memory is 1.0"),
+    ],
+)
+def test_mistakes(mistake: Any, message: str) -> None:
+    with pytest.raises(FinwidthError, match=message):
+        mistake()
+
+
+# The tensor, the convolution, and memory
+
+
+def test_draws_are_independent_and_seeded_by_torch() -> None:
+    def product() -> Any:
+        torch.manual_seed(3)
+        return torch.stack([LawLinear(50, 40, bias=False)(torch.ones(50)) for _ in range(2)])
+
+    one, two = product()
+    assert torch.equal(product()[0], one)
+    assert abs(torch.corrcoef(torch.stack([one, two]))[0, 1]) < 0.8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"padding": 2, "stride": (2, 1)}, {"dilation": (1, 2), "padding": (0, 3)}],
+    ids=["plain", "stride", "dilation"],
+)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (3, 5, 6), (2, 2, 3, 5, 6)], ids=len)
+def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer: Any = LawConv2d(3, 8, (2, 3), **options)
+    usual: Any = nn.Conv2d(3, 8, (2, 3), **options)
+    initial = layer.weight.made.copy()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(shape).requires_grad_()
+    y = layer(x)
+    usual.weight.data.copy_(entries(initial).reshape(8, 3, 2, 3))
+    usual.bias.data.copy_(layer.bias.detach())
+    expected = usual(x.reshape(-1, *shape[-3:]))
+    assert torch.allclose(y, expected.reshape(y.shape), atol=1e-12)
+    (slope,) = torch.autograd.grad(y.square().sum(), x)
+    (expected_slope,) = torch.autograd.grad(expected.square().sum(), x)
+    assert torch.allclose(slope, expected_slope, atol=1e-11)
+
+
+def test_slopes_are_those_of_finite_differences() -> None:
+    for layer, shape in ((LawLinear(6, 40), (2, 6)), (LawConv2d(2, 40, 2), (1, 2, 3, 3))):
+        x = torch.randn(shape).requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x).tanh().mean(-1), x)
+
+
+def test_directions_that_were_met_cost_nothing() -> None:
+    layer, x = LawLinear(1000, 2000, memory="2MB"), torch.randn(3, 1000)
+    for _ in range(50):
+        layer.zero_grad()
+        layer(x)[:, 0].sum().backward()
+    matrix = layer.weight.made.matrix
+    assert matrix.known == (1, 3)
+    assert matrix.nbytes == 8 * (4 * 3000 + 3)
+
+
+def test_gradients_for_other_tensors_leave_no_trace() -> None:
+    layer, x = LawLinear(200, 200), torch.randn(2, 200).requires_grad_()
+    torch.autograd.grad(layer(x).sum(), x)
+    assert layer.weight.grad is None
+    layer.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert x.grad is not None

@@ -32,9 +32,10 @@ class SharedMatrix(GaussianMatrix):
         return (super().nbytes if self.whole is None else 0) + numbers * self._item
 
     def settle(self, coming: int = 0) -> None:
-        """Complete the matrix if what is known takes more memory than it would, or so many coming vectors do."""
+        """Complete the matrix also if ``coming`` vectors alone take more memory than it, as their images do too."""
+        super().settle()
         rows, columns = self.shape
-        if self.whole is None and max(sum(self.known), coming) * (rows + columns) > rows * columns:
+        if self.whole is None and coming * (rows + columns) > rows * columns:
             self.complete()
 
     def complete(self) -> None:
@@ -43,8 +44,9 @@ class SharedMatrix(GaussianMatrix):
         made = list(self.made)
         self._afford((1 + len(made)) * self.shape[0] * self.shape[1], 1)
         super().complete()
+        initial: Array = self.whole
         for each in made:
-            whole = each.scale * self.whole
+            whole = each.scale * initial
             if each.core is not None:
                 self._add_lifted(whole, each.core, left, right)
             each.scale, each.core = 0.0, whole
@@ -141,12 +143,15 @@ class Combination:
         if other.matrix is not self.matrix:
             raise FinwidthError("two law layers' weights cannot be added: they are different matrices")
         self.scale += factor * other.scale
-        if other.core is not None:
-            core = self.padded()
-            core[:, : other.core.shape[1], : other.core.shape[2]] += factor * other.core
-            self.core = core
+        if other.core is None:
+            return
+        _, left, right = other.core.shape
+        if self.core is None or left > self.core.shape[1] or right > self.core.shape[2]:
+            self.core = self.padded()
+        self.core[:, :left, :right] += factor * other.core
 
     def multiply(self, factor: float) -> None:
         """Multiply by a number."""
         self.scale *= factor
-        self.core = None if self.core is None else factor * self.core
+        if self.core is not None:
+            self.core *= factor

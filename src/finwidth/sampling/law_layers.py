@@ -60,7 +60,7 @@ class _LawLayer(nn.Module):
     weight: LawTensor
     bias: nn.Parameter | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         fan_in: int,
         fan_out: int,
@@ -72,15 +72,16 @@ class _LawLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if not isinstance(gain, Real) or not 0 < gain < math.inf:
+        if not _positive(gain):
             raise FinwidthError(f"gain is {gain!r}; give a positive number, fan-in times the variance of a weight")
-        self.gain, self.draws = float(gain), draws
+        self.gain: float = float(gain)
+        self.draws: int | None = draws
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(str(device)), int(torch.randint(2**62, ())), 0)
         initial = SharedMatrix(
             fan_out, fan_in, generator, deviation=(gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
         )
-        self.weight = nn.Parameter(LawTensor(Combination(initial, scale=1.0)))  # type: ignore[assignment]
+        self.register_parameter("weight", nn.Parameter(LawTensor(Combination(initial, scale=1.0))))
         lead = () if draws is None else (draws,)
         options: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
         self.bias = nn.Parameter(torch.zeros(*lead, fan_out, **options)) if bias else None
@@ -94,10 +95,8 @@ class _LawLayer(nn.Module):
         if not fits or any(length not in {None, found} for length, found in zip(lengths, tail, strict=True)):
             draws = f"{self.draws}, " if lead else ""
             advice = f" (the same inputs for all draws: x.expand({self.draws}, *x.shape))" if lead else ""
-            found = given or type(x).__name__
-            raise FinwidthError(
-                f"the input of {type(self).__name__} is {found}; give a tensor ({draws}{shape}){advice}"
-            )
+            layer, found = type(self).__name__, given or type(x).__name__
+            raise FinwidthError(f"the input of {layer} is {found}; give a tensor ({draws}{shape}){advice}")
         if (x.dtype, x.device) != (self.weight.dtype, self.weight.device):
             raise FinwidthError(
                 f"the input is {x.dtype} on {x.device} and the layer {self.weight.dtype} on {self.weight.device}; "
@@ -107,7 +106,7 @@ class _LawLayer(nn.Module):
     def _rows(self, X: torch.Tensor) -> torch.Tensor:
         """X W^T + b for X of shape (..., fan-in), the first axis that of draws where there are any."""
         rows = X.reshape(self.draws or 1, -1, X.shape[-1])
-        Y: torch.Tensor = _Product.apply(rows, self.weight)
+        Y: torch.Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             Y = Y + self.bias.reshape(-1, 1, Y.shape[-1])
         return Y.reshape(*X.shape[:-1], Y.shape[-1])
@@ -253,7 +252,8 @@ class LawConv2d(_LawLayer):
             raise FinwidthError(f"images of {tuple(x.shape[-2:])} are smaller than the kernel {self._unfold}")
         patches = functional.unfold(x.reshape(-1, *x.shape[-3:]), **self._unfold)
         Y = self._rows(turned(patches).reshape(*x.shape[:-3], -1, patches.shape[1]))
-        return turned(Y).reshape(*x.shape[:-3], self.out_channels, *size)
+        images: torch.Tensor = turned(Y).reshape(*x.shape[:-3], self.out_channels, *size)
+        return images
 
     def _positions(self, n: int, side: int) -> int:
         """Positions along one side."""
@@ -264,6 +264,10 @@ class LawConv2d(_LawLayer):
         """What print shows."""
         options = ", ".join(f"{name}={pair}" for name, pair in self._unfold.items())
         return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def _pair(name: str, given: Any, least: int) -> tuple[int, int]:

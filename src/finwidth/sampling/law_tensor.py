@@ -13,6 +13,7 @@ import torch
 
 from finwidth.errors import FinwidthError
 from finwidth.sampling.combinations import Combination
+from finwidth.sampling.device import DeviceGenerator
 
 
 def refuse(what: str) -> NoReturn:
@@ -30,12 +31,13 @@ class LawTensor(torch.Tensor):
     """The matrix ``made`` of a law layer, shape (out, in) or (draws, out, in), as a tensor with no storage."""
 
     made: Combination
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, made: Combination) -> LawTensor:
+    def __new__(cls, made: Combination) -> LawTensor:  # noqa: D102
         matrix = made.matrix
         shape = (*((matrix.draws,) if matrix.draws else ()), *matrix.shape)
+        assert isinstance(matrix.rng, DeviceGenerator)
         kind = {"dtype": getattr(torch, matrix.dtype), "device": matrix.rng.device}
         tensor: LawTensor = torch.Tensor._make_wrapper_subclass(cls, shape, **kind)
         return tensor
@@ -43,18 +45,18 @@ class LawTensor(torch.Tensor):
     def __init__(self, made: Combination) -> None:
         self.made = made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         left, right = self.made.matrix.known
         known = "complete" if self.made.matrix.whole is not None else f"met {left} left, {right} right"
         return f"LawTensor(shape={tuple(self.shape)}, dtype={self.dtype}, {known})"
 
     @classmethod
-    def __torch_dispatch__(cls, op: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Sums and multiples; refuses all else."""
-        rule = _RULES.get(op)
+        rule = _RULES.get(func)
         if rule is None:
-            refuse(f"torch's {op.overloadpacket.__name__!r}")
-        return rule(*arguments, **(options or {}))
+            refuse(f"torch's {func.overloadpacket.__name__!r}")
+        return rule(*args, **(kwargs or {}))
 
     def numpy(self, **_: Any) -> NoReturn:
         """Refused."""
@@ -97,7 +99,8 @@ def _norm(one: LawTensor, order: float = 2, *_: Any, **__: Any) -> torch.Tensor:
     """Of gradients, whose core has the same: for torch.nn.utils.clip_grad_norm_."""
     if order != 2 or one.made.scale or one.made.matrix.draws:
         refuse("a norm that is not the Frobenius norm of one draw's gradient")
-    return torch.linalg.vector_norm(one.made.padded())
+    norm: torch.Tensor = torch.linalg.vector_norm(one.made.padded())
+    return norm
 
 
 _aten = torch.ops.aten

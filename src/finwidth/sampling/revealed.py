@@ -62,11 +62,11 @@ def parse_bytes(given: float | str) -> int:
 def held(rows: int, columns: int, left: int, right: int) -> int:
     """How many numbers a `GaussianMatrix` keeps at most after meeting ``left`` and ``right`` independent vectors.
 
-    (left + right)(rows + columns), while these are no more than rows * columns.  Past that the matrix is completed:
-    rows * columns numbers are kept, and as many again are needed on the way.
+    (left + right)(rows + columns), while these are no more than half of rows * columns.  Past that the matrix is
+    completed: rows * columns numbers are kept, and half as many again are needed on the way.
     """
     known = (left + right) * (rows + columns)
-    return known if known <= rows * columns else 2 * rows * columns
+    return known if 2 * known <= rows * columns else rows * columns * 3 // 2
 
 
 def work(rows: int, columns: int, at_once: int) -> int:
@@ -142,8 +142,8 @@ class GaussianMatrix:
 
     ``W @ V`` and ``W.T @ U`` have, together and for vectors chosen in view of earlier answers, exactly the law that
     they have for a matrix drawn in advance.  k vectors met on either side take 2 k (rows + columns) numbers and
-    O(k (rows + columns)) operations for each further one; once a matrix would be no larger (`memory`), it is
-    completed and kept as a whole.
+    O(k (rows + columns)) operations for each further one; once that is half of the matrix (`held`), it is completed
+    and kept as a whole.
 
     Parameters
     ----------
@@ -238,11 +238,11 @@ class GaussianMatrix:
         return answer[..., 0] if single else answer
 
     def settle(self) -> None:
-        """Complete the matrix if what is known takes more memory than the matrix would.
+        """Complete the matrix if what is known takes more than half of its memory: then whole products are faster.
 
         Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
         """
-        if self.whole is None and sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
+        if self.whole is None and 2 * sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
             self.complete()
 
     def right(self, X: Array) -> Array:

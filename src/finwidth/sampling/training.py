@@ -6,16 +6,17 @@ calls (derivation in docs/theory/training.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, count
+from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling import training_plan
 from finwidth.sampling.revealed import NotFiniteError, parse_bytes
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK_CELLS = 2**18  # neurons x inputs of all layers and draws of one chunk
-_BATCHES = 1  # spawn key of the stream that the batches of a chunk are drawn from
+_BATCHES, _PILOTS = 1, 2  # spawn keys of the streams of a chunk's batches, and of the pilots of `default_rate`
 
 QUANTITIES = {
     each.name: each
@@ -309,3 +310,50 @@ def _alignment(plan: Plan, K: FloatArray, size: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         aligned: FloatArray = (K * gram).sum((2, 3)) / (size * np.linalg.norm(gram))
     return aligned
+
+
+def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float = 0.0) -> float:
+    """A learning rate at which most draws are stable: (1 - momentum) / (largest eigenvalue of the mean initial kernel).
+
+    The kernel is averaged over the outputs and over 16 draws (fewer of networks wider than 6,250) that are independent
+    of those that `train` makes with the seed.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.training import default_rate
+    >>> 0.1 < default_rate(MLP([2, *[1000] * 3, 1]), [[1.0, 1.0]]) < 0.25    # E[K] = 6.5
+    True
+    """
+    inputs = check_inputs(net, X)
+    checked = plan(net, inputs, np.zeros((len(inputs), net.widths[-1])), 1, 1.0)
+    pilots = max(1, min(16, 10**5 // max(net.widths)))
+    K: FloatArray = np.zeros(())
+    with np.errstate(all="ignore"):
+        for pilot in range(pilots):
+            networks = Networks(net, inputs, 1, stream(check_seed(seed), pilot, _PILOTS))
+            passed = networks.forward(None)
+            seeds, of, _ = _seeds(checked, _finite(passed.output), None, last=True)
+            K = K + networks.kernel(passed, networks.backward(passed, seeds, of), None, checked.outputs)[0]
+    top = float(np.linalg.eigvalsh(K / (pilots * checked.outputs))[-1])
+    if not 0 < top < math.inf:
+        raise FinwidthError("the initial kernel is zero, so nothing can be learned; give a learning rate to see it")
+    return (1 - momentum) / top
+
+
+def trajectory(run: xr.Dataset) -> dict[str, Any]:
+    """What a run shows over the steps: means over draws and their standard errors, in plain types.
+
+    Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment.  The standard error is None
+    for one draw.
+    """
+    series = {name: run[name].to_numpy() for name in ("loss", "drift", "alignment") if name in run}
+    series["largest_eigenvalue"] = run.eigenvalues.to_numpy()[..., 0]
+    draws = run.sizes["draw"]
+    return {"step": run.step.to_numpy().tolist()} | {
+        name: {
+            "mean": values.mean(axis=0).tolist(),
+            "se": (values.std(axis=0, ddof=1) / draws**0.5).tolist() if draws > 1 else None,
+        }
+        for name, values in series.items()
+    }
