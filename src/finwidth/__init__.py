@@ -15,6 +15,7 @@ from finwidth.network import MLP
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import sample
 from finwidth.sampling.gram import sample_gram
+from finwidth.sweeps.run import sweep
 
 __version__ = version("finwidth")
 
@@ -37,6 +38,7 @@ __all__ = [
     "regime",
     "sample",
     "sample_gram",
+    "sweep",
     "width_for",
 ]
 
