@@ -91,7 +91,7 @@ class Drawn(Kind):
         if heavy:
             doubts.append(f"{self.name}: {heavy} cells cannot be trusted, for too few draws carry their sums")
         if short:
-            doubts.append(f"{self.name}: {short} cells are above the target of {table['target']:g}; raise most_draws")
+            doubts.append(f"{self.name}: {short} cells are above the target of {table['target']:g}, with the draws allowed")
         return int(converged.sum()), doubts
 
 
@@ -165,7 +165,8 @@ def _sampled(
         def piece(number: int, count: int) -> list[FloatArray]:
             pause()
             drawn = chain.draw(norm, stream(seed, number), count)
-            return [value(drawn) for value in ESTIMATED.values()]
+            with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
+                return [value(drawn) for value in ESTIMATED.values()]
 
         totals, states = accumulate(piece, len(ESTIMATED), size, draws, previous)
         return {name: total.estimate(exact[name]) for name, total in zip(ESTIMATED, totals, strict=True)}, states
@@ -173,8 +174,9 @@ def _sampled(
     if "draws" in table:
         draws = wanted = table["draws"]
     else:
-        wanted = wanted_draws(lambda stage, count: estimates(f"pilot {stage}", count)[0], table["of"], table["target"])
-        draws = int(min(wanted, table["most_draws"]))
+        most = table["most_draws"]
+        wanted = wanted_draws(lambda i, count: estimates(f"pilot {i}", count)[0], table["of"], table["target"], most)
+        draws = int(min(wanted, most))
     found, states = estimates("draws", draws, previous)
     return record(list(found.values()), states, wanted)
 
@@ -267,7 +269,8 @@ def _gram(
             drawn = gram.draw(net, X, count, stream(seed, number), targets)
         except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
             return [np.full(count, np.inf)] * entries
-        moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
+        with np.errstate(over="ignore"):
+            moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
         if targets is not None:
             moments.append(drawn["dK"])
         return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from finwidth.quantities import Estimate
 
-# Each pilot is a sample of its own; the next is drawn while the estimates of one cannot be trusted.
-PILOTS = tuple(1024 * 4**stage for stage in range(4))
+# Pilots grow by fours. The first one decides whose estimates can be trusted and which is not tiny beside the sample that
+# it asks for, so that it has seen the spread.
+_FIRST_PILOT, _GROWTH, _SHARE = 1024, 4, 16
 # The pilot's variance is an estimate too; so much more is drawn that most samples come out below the target.
 _MARGIN = 1.2
 
 
-def wanted_draws(pilot: Callable[[int, int], Mapping[str, Estimate]], goals: Sequence[str], target: float) -> float:
+def wanted_draws(
+    pilot: Callable[[int, int], Mapping[str, Estimate]], goals: Sequence[str], target: float, most: int
+) -> float:
     """How many fresh draws bring the relative standard error of every goal to the target; inf if no pilot can tell.
 
     Parameters
@@ -30,20 +33,29 @@ def wanted_draws(pilot: Callable[[int, int], Mapping[str, Estimate]], goals: Seq
         Which of the estimates count.
     target
         Wanted standard error over the absolute value of the estimate.
+    most
+        The limit of a sample. With a higher one the answer is the same, or was inf and is above the old limit: the
+        sample that was drawn is the beginning of the one that is asked for.
 
     Examples
     --------
     >>> from finwidth.quantities import Estimate
     >>> from finwidth.sweeps.stopping import wanted_draws
     >>> pilot = lambda stage, draws: {"K": Estimate(2.0, 2.0 / draws**0.5, draws, draws / 2, True, "")}
-    >>> wanted_draws(pilot, ["K"], 0.01)        # relative variance 1 over target squared, and a fifth more
+    >>> wanted_draws(pilot, ["K"], 0.01, 10**6)        # relative variance 1 over target squared, and a fifth more
     12000
+    >>> wanted_draws(pilot, ["K"], 0.01, 10**3)
+    inf
     """
-    for stage, draws in enumerate(PILOTS):
+    stage, draws = 0, _FIRST_PILOT
+    while draws <= most:
         found = pilot(stage, draws)
         if all(found[goal].trust for goal in goals):
-            needed = max(_relative_variance(found[goal]) for goal in goals) / target**2
-            return max(PILOTS[0], math.ceil(round(_MARGIN * needed, 6))) if needed < math.inf else math.inf
+            variance = max(_relative_variance(found[goal]) for goal in goals)
+            wanted = max(draws, round(_MARGIN * variance / target**2)) if variance < math.inf else math.inf
+            if wanted <= _SHARE * draws:
+                return wanted
+        stage, draws = stage + 1, draws * _GROWTH
     return math.inf
 
 
