@@ -85,9 +85,7 @@ def test_gram_estimates_are_those_of_sample_gram_with_the_seed_of_the_cell() -> 
     assert here.gram_mean.dims == ("gram_moment", "gram_input", "gram_input_")
     for name, values in (("K", drawn.K), ("K^2", drawn.K**2), ("dK", drawn.dK)):
         np.testing.assert_allclose(here.gram_mean.sel(gram_moment=name), values.mean("draw"), rtol=1e-12)
-        np.testing.assert_allclose(
-            here.gram_se.sel(gram_moment=name), values.std("draw", ddof=1) / 500**0.5, rtol=1e-9
-        )
+        np.testing.assert_allclose(here.gram_se.sel(gram_moment=name), values.std("draw", ddof=1) / 500**0.5, rtol=1e-9)
 
 
 CONFIG: dict[str, Any] = {

@@ -91,7 +91,9 @@ class Drawn(Kind):
         if heavy:
             doubts.append(f"{self.name}: {heavy} cells cannot be trusted, for too few draws carry their sums")
         if short:
-            doubts.append(f"{self.name}: {short} cells are above the target of {table['target']:g}, with the draws allowed")
+            doubts.append(
+                f"{self.name}: {short} cells are above the target of {table['target']:g}, with the draws allowed"
+            )
         return int(converged.sum()), doubts
 
 

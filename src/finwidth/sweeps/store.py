@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,21 +47,24 @@ class Store:
         The values of each axis in the order of the arrays.
     versions
         What computed its numbers.
+    group
+        The Zarr group.
     """
 
     path: Path
     config: Config
     axes: Mapping[str, tuple[Any, ...]]
     versions: Mapping[str, str]
-    _group: Any
+    group: Any
+    _arrays: dict[str, Any] = field(default_factory=dict)  # open to write to
 
     def records(self, quantity: str) -> FloatArray:
         """The records of a quantity, shape (*axes, *dims); NaN where there are none."""
         shape = (*map(len, self.axes.values()), *self._record_shape(quantity))
         found = np.full(shape, np.nan)
         with _told_as_damage(self.path):
-            if quantity in self._group:
-                stored = self._group[quantity][...]
+            if quantity in self.group:
+                stored = self.group[quantity][...]
                 if stored.ndim != len(shape) or stored.dtype != np.float64:
                     raise ValueError(f"the array {quantity} has {stored.ndim} dimensions of {stored.dtype}")
                 common = tuple(slice(0, min(sizes)) for sizes in zip(shape, stored.shape, strict=True))
@@ -71,22 +74,19 @@ class Store:
     def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray) -> None:
         """Store the records of a block, shape (*block, *dims); raises FinwidthError if the disk does not take them."""
         with _told_as_full(self.path):
-            self._group[quantity][region] = records
+            self._arrays[quantity][region] = records
+
+    def attributes(self) -> dict[str, Any]:
+        """What the group says of itself, in plain types."""
+        return {
+            "schema": SCHEMA,
+            "config": self.config.to_json(),
+            "axes": {name: list(values) for name, values in self.axes.items()},
+            "versions": dict(self.versions),
+        }
 
     def _record_shape(self, quantity: str) -> tuple[int, ...]:
         return tuple(map(len, KINDS[quantity].dims(self.config.quantities[quantity]).values()))
-
-    def describe(self, config: Config, axes: Mapping[str, tuple[Any, ...]]) -> None:
-        """Make the store one of a larger config."""
-        content = {
-            "schema": SCHEMA,
-            "config": config.to_json(),
-            "axes": {name: list(values) for name, values in axes.items()},
-            "versions": dict(self.versions),
-        }
-        self._group.attrs.put({_KEY: content})
-        self.config, self.axes = config, axes
-        self.catch_up()
 
     def catch_up(self) -> None:
         """Make and enlarge arrays until they are as the attributes say."""
@@ -98,7 +98,7 @@ class Store:
             sizes = tuple(map(len, dims.values()))
             chunks = (*[1] * (len(self.axes) - 2), *kind.block, *sizes)
             names = (*self.axes, *dims)
-            self._array(
+            self._arrays[quantity] = self._array(
                 quantity,
                 (*map(len, self.axes.values()), *sizes),
                 chunks=chunks,
@@ -116,10 +116,11 @@ class Store:
         """The array called ``name``, made or enlarged to this shape."""
         from zarr.codecs import ZstdCodec
 
-        if name not in self._group:
-            checksummed = [ZstdCodec(level=1, checksum=True)]
-            return self._group.create_array(name, shape=shape, compressors=checksummed, **layout)
-        array = self._group[name]
+        if name not in self.group:
+            layout["compressors"] = [ZstdCodec(level=1, checksum=True)]
+            layout["chunk_key_encoding"] = {"name": "default", "separator": "."}  # one folder for all chunks
+            return self.group.create_array(name, shape=shape, **layout)
+        array = self.group[name]
         if array.shape != shape:
             array.resize(shape)
         return array
@@ -220,15 +221,18 @@ def writing(path: Path, config: Config, made_by: Mapping[str, str] | None = None
             for quantity in store.config.quantities:
                 store.records(quantity)  # refuses a store that cannot be read
         else:
-            with _told_as_full(path):
-                group = zarr.create_group(path, zarr_format=3)
-            store = Store(path, config, dict.fromkeys(config.axes, ()), dict(made_by or versions()), group)
+            store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), None)
         for leftover in path.rglob("*.partial"):  # of a kill
             leftover.unlink()
         added = {name: [v for v in axis if v not in set(store.axes[name])] for name, axis in config.axes.items()}
-        axes = {name: (*store.axes[name], *values) for name, values in added.items()}
+        store.config, store.axes = config, {name: (*store.axes[name], *values) for name, values in added.items()}
+        attributes = {_KEY: store.attributes()}
         with _told_as_full(path):
-            store.describe(config, axes)
+            if store.group is None:
+                store.group = zarr.create_group(path, zarr_format=3, attributes=attributes)
+            elif store.group.attrs.asdict() != attributes:
+                store.group.attrs.put(attributes)
+            store.catch_up()
         yield store
 
 
