@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_an_input_of_a_file_is_known_by_its_numbers(tmp_path: Path) -> None:
         ({"sampled": {"draws": 100, "of": ["K"]}}, "sampled.of was"),
         ({"axes": {"depth": [2, 8], "width": 4, "n_0": 2}}, "axes.depth no longer has 4"),
         ({"axes": {"depth": [2, 4], "ratio": 0.5, "n_0": 2}}, "axes.ratio was not given before"),
-        ({"axes": {"depth": [2, 4], "width": 4, "n_0": 2, "law": ["gaussian"], "input": "1,1"}}, "axes.input no longer has"),
+        ({"axes": {"depth": [2, 4], "width": 4, "n_0": 2, "input": "1,1"}}, "axes.input no longer has ones"),
         ({"axes": {"depth": [2, 4, 8], "width": [2, 4], "n_0": 2}}, None),
         ({"sampled": {"draws": 101}}, None),
     ],
@@ -160,11 +161,12 @@ def test_what_a_config_may_become(change: dict[str, Any], message: str | None) -
 
 
 FRAGMENTS = st.sampled_from([
-    "seed", "quantities", "axes", "depth", "width", "ratio", "n_0", "input", "law", "sampled", "gram", "network", "draws",
-    "target", "bias", "gains", "=", "[", "]", "{", "}", "[axes]", "[[axes]]", "[sampled]", "[gram]", "[network]", ",", ".",
-    '"exact"', '"sampled"', '"gram"', '"bounds"', '"ones"', '"random:1"', '"random:x"', '"1,2"', '"1/0"', '"digits:99999"',
-    '"x.npy"', "0", "1", "2", "-1", "1e400", "0.5", "nan", "inf", "true", "'''", '"""', "\\", "#", "\n", "\n", "\n", "1979-05-27",
-    "9223372036854775808", "{from = 1, to = 3}", "{from = 1, to = 1e9, factor = 1.0000001}", "\x00", "é",
+    "seed", "quantities", "axes", "depth", "width", "ratio", "n_0", "input", "law", "sampled", "gram", "network",
+    "draws", "target", "bias", "gains", "=", "[", "]", "{", "}", "[axes]", "[[axes]]", "[sampled]", "[gram]",
+    "[network]", ",", ".", '"exact"', '"sampled"', '"gram"', '"bounds"', '"ones"', '"random:1"', '"random:x"',
+    '"1,2"', '"1/0"', '"digits:99999"', '"x.npy"', "0", "1", "2", "-1", "1e400", "0.5", "nan", "inf", "true", "'''",
+    '"""', "\\", "#", "\n", "\n", "\n", "1979-05-27", "9223372036854775808", "{from = 1, to = 3}",
+    "{from = 1, to = 1e9, factor = 1.0000001}", "\x00", "é",
 ])  # fmt: skip
 VALUES = st.recursive(
     st.one_of(
@@ -174,14 +176,21 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 KEYS = [
-    ("seed",), ("quantities",), ("axes",), ("network",), ("sampled",), ("gram",), ("axes", "depth"), ("axes", "width"),
-    ("axes", "n_0"), ("axes", "input"), ("axes", "law"), ("axes", "activation"), ("axes", "ratio"), ("network", "gains"),
-    ("network", "bias_variance"), ("sampled", "draws"), ("sampled", "target"), ("sampled", "of"), ("gram", "inputs"),
-    ("gram", "targets"), ("gram", "draws"),
+    ("seed",), ("quantities",), ("axes",), ("network",), ("sampled",), ("gram",), ("axes", "depth"),
+    ("axes", "width"), ("axes", "n_0"), ("axes", "input"), ("axes", "law"), ("axes", "activation"), ("axes", "ratio"),
+    ("network", "gains"), ("network", "bias_variance"), ("sampled", "draws"), ("sampled", "target"),
+    ("sampled", "of"), ("gram", "inputs"), ("gram", "targets"), ("gram", "draws"),
 ]  # fmt: skip
 fuzz = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def read_or_refused(source: Any) -> None:
+    """Any other exception fails the test."""
+    with contextlib.suppress(FinwidthError):
+        config, _ = read_config(source)
+        assert Config.from_json(config.to_json()) == config
 
 
 @fuzz
@@ -191,12 +200,7 @@ def test_broken_files_never_give_a_traceback(tmp_path: Path, pieces: list[str], 
     text = GOOD[:start] + " ".join(pieces) + GOOD[start + length :]
     path = tmp_path / "grid.toml"
     path.write_text(text, newline="")
-    try:
-        config, _ = read_config(path)
-    except FinwidthError as error:
-        assert len(str(error)) > 20
-    else:
-        assert Config.from_json(config.to_json()) == config
+    read_or_refused(path)
 
 
 @fuzz
@@ -210,9 +214,4 @@ def test_wrong_values_never_give_a_traceback(key: tuple[str, ...], value: Any) -
     for name in key[:-1]:
         place = place[name]
     place[key[-1]] = value
-    try:
-        config, _ = read_config(given)
-    except FinwidthError as error:
-        assert len(str(error)) > 10
-    else:
-        assert Config.from_json(config.to_json()) == config
+    read_or_refused(given)

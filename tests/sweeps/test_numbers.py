@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import finwidth
 from finwidth import MLP, FinwidthError
 from finwidth.sampling.estimates import Accumulator, estimates
+from finwidth.sampling.streams import stream
 from finwidth.sweeps import run
 from finwidth.sweeps.grid import Cell, cell_seed, input_vector
 from finwidth.sweeps.records import accumulate, record
@@ -152,10 +153,12 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
     config["sampled"] = {"draws": 110_000}
     whole = finwidth.sweep(config)
     asked: list[int] = []
-    from finwidth.sweeps import drawn_kinds
 
-    stream = drawn_kinds.stream
-    monkeypatch.setattr(drawn_kinds, "stream", lambda seed, number: asked.append(number) or stream(seed, number))
+    def noted(seed: int, number: int) -> np.random.Generator:
+        asked.append(number)
+        return stream(seed, number)
+
+    monkeypatch.setattr("finwidth.sweeps.drawn_kinds.stream", noted)
     assert finwidth.sweep(config, tmp_path / "a.zarr").identical(whole)
     assert sorted(set(asked)) == [1, 2, 3]  # chunk 0, 32,768 draws, was not drawn again
 

@@ -28,10 +28,11 @@ def read(path: str | Path) -> xr.Dataset:
     -------
     xarray.Dataset
         Its dimensions are the axes that the config gives as lists, in increasing order, and the others coordinates of
-        one value; with an axis ``ratio`` the hidden width of each cell is the coordinate ``width``. The variables begin
-        with the name of the quantity: ``exact_mean``, ``sampled_mean``, ``sampled_se``, ... (docs/sweeps.md); floats
-        are NaN, and ``trust`` and ``converged`` false, where a cell is not done. The attributes say what computed it from
-        which config. The same cells give an identical Dataset, however many runs, workers or merges made them.
+        one value; with an axis ``ratio`` the hidden width of each cell is the coordinate ``width``. The variables
+        begin with the name of the quantity: ``exact_mean``, ``sampled_mean``, ``sampled_se``, ... (docs/sweeps.md);
+        floats are NaN, and ``trust`` and ``converged`` false, where a cell is not done. The attributes say what
+        computed it from which config. The same cells give an identical Dataset, however many runs, workers or merges
+        made them.
 
     Raises
     ------

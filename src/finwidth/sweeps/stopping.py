@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from finwidth.quantities import Estimate
 
-# Pilots grow by fours. The first one decides whose estimates can be trusted and which is not tiny beside the sample that
-# it asks for, so that it has seen the spread.
+# Pilots grow by fours. The first one decides whose estimates can be trusted and which is not tiny beside the sample
+# that it asks for, so that it has seen the spread.
 _FIRST_PILOT, _GROWTH, _SHARE = 1024, 4, 16
 # The pilot's variance is an estimate too; so much more is drawn that most samples come out below the target.
 _MARGIN = 1.2
