@@ -15,6 +15,7 @@ from finwidth.sweeps.store import versions
 _BATCH_MICROSECONDS, _BATCH_TASKS = 2e5, 64
 _AHEAD = 4  # batches for each thread of the cluster
 _ATTEMPTS = 5
+_CONNECT_SECONDS = 10
 
 
 def perform_batch(batch: list[Task]) -> tuple[dict[str, str], list[FloatArray]]:
@@ -52,7 +53,7 @@ def _connect(scheduler: str) -> Any:
         raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
     connect: Any = distributed.Client
     try:
-        return connect(scheduler, timeout=10, set_as_default=False)
+        return connect(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise FinwidthError(
             f"no Dask scheduler answers at {scheduler!r} ({' '.join(str(error).split())[:100]}); give the address that "
@@ -66,7 +67,7 @@ def _results(client: Any, left: Iterator[list[Task]]) -> Iterator[tuple[Task, Fl
     running: dict[Any, list[Task]] = {}
     attempts: Counter[Any] = Counter()
     as_completed: Any = distributed.as_completed
-    completed = as_completed()
+    completed = as_completed(loop=client.loop)
 
     def submit(batch: list[Task]) -> None:
         future = client.submit(perform_batch, batch, pure=False)

@@ -53,8 +53,8 @@ class Config:
         Further arguments of `MLP`, the same in every cell.
     quantities
         What is computed in each cell, and the settings of each.
-    digests
-        A hash of each input that lies in a file.
+    inputs
+        The squared norm and a hash of each input that it names, by name and input width.
     """
 
     seed: int
@@ -62,7 +62,7 @@ class Config:
     single: tuple[str, ...]
     network: Mapping[str, Any]
     quantities: Mapping[str, Mapping[str, Any]]
-    digests: Mapping[str, str]
+    inputs: Mapping[str, Mapping[str, tuple[float, str]]]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,14 +77,18 @@ class Config:
             "single": list(self.single),
             "network": dict(self.network),
             "quantities": {name: dict(settings) for name, settings in self.quantities.items()},
-            "digests": dict(self.digests),
+            "inputs": {name: dict(widths) for name, widths in self.inputs.items()},
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Config:
         """The inverse of `to_json`."""
         axes = {name: tuple(values) for name, values in document["axes"].items()}
-        return cls(**{**document, "axes": axes, "single": tuple(document["single"])})
+        inputs = {
+            name: {n_0: (norm, digest) for n_0, (norm, digest) in widths.items()}
+            for name, widths in document["inputs"].items()
+        }
+        return cls(**{**document, "axes": axes, "single": tuple(document["single"]), "inputs": inputs})
 
 
 def cell_at(axes: Mapping[str, tuple[Any, ...]], place: tuple[int, ...]) -> Cell:
@@ -120,7 +124,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
         raise document.fault("quantities", f"this key is missing; list what to compute, from {', '.join(KINDS)}")
     wanted = several(document, "quantities", top["quantities"], one_of(tuple(KINDS)))
     axes, single = _read_axes(document)
-    axes["n_0"], vectors, digests = _read_inputs(document, axes)
+    axes["n_0"], vectors = _read_inputs(document, axes)
     if "n_0" not in document.table("axes", _CHECKS):
         single.add("n_0")
     names = [name if name in axes else "ratio" for name in AXES]
@@ -135,7 +139,6 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
         for each in KINDS[name].inputs(quantities[name]):
             for n_0 in axes["n_0"]:
                 vectors[each, n_0] = _read_input(document, f"{name}.inputs", each, n_0)
-                _add_digest(digests, each, vectors[each, n_0])
     for name in KINDS:
         if name in top and name not in quantities:
             raise document.fault(name, f'this table is of a quantity that is not asked for; add "{name}" to quantities')
@@ -145,7 +148,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
         tuple(name for name in names if name in single),
         network,
         quantities,
-        digests,
+        _described(vectors),
     )
     _check_combinations(document, config)
     return config, vectors
@@ -169,20 +172,16 @@ def _read_axes(document: Document) -> tuple[dict[str, list[Any]], set[str]]:
     return axes, single
 
 
-def _read_inputs(document: Document, axes: dict[str, list[Any]]) -> tuple[list[int], Vectors, dict[str, str]]:
-    """The input widths, the input vectors, and the hashes of those that lie in files."""
+def _read_inputs(document: Document, axes: dict[str, list[Any]]) -> tuple[list[int], Vectors]:
+    """The input widths and the input vectors."""
     widths: list[int] = axes.get("n_0", [])
     if not widths:
         vectors = [_read_input(document, "axes.input", name, None) for name in axes["input"]]
         widths = sorted({len(vector) for vector in vectors})
         if len(widths) > 1:
             raise document.fault("axes.input", f"the inputs have different lengths: {', '.join(map(str, widths))}")
-    found: Vectors = {}
-    digests: dict[str, str] = {}
-    for name, n_0 in product(axes["input"], widths):
-        found[name, n_0] = _read_input(document, "axes.input", name, n_0)
-        _add_digest(digests, name, found[name, n_0])
-    return widths, found, digests
+    pairs = product(axes["input"], widths)
+    return widths, {(name, n_0): _read_input(document, "axes.input", name, n_0) for name, n_0 in pairs}
 
 
 def _read_input(document: Document, key: str, name: str, n_0: int | None) -> FloatArray:
@@ -190,9 +189,14 @@ def _read_input(document: Document, key: str, name: str, n_0: int | None) -> Flo
     return vector
 
 
-def _add_digest(digests: dict[str, str], name: str, vector: FloatArray) -> None:
-    if name.endswith(".npy") or name.startswith("digits:"):
-        digests[name] = hashlib.blake2b(vector.tobytes(), digest_size=16).hexdigest()
+def _described(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
+    """What a config keeps of its inputs."""
+    found: dict[str, dict[str, tuple[float, str]]] = {}
+    with np.errstate(over="ignore"):
+        for (name, n_0), vector in sorted(vectors.items(), key=lambda item: (item[0][0], str(item[0][1]))):
+            digest = hashlib.blake2b(vector.tobytes(), digest_size=16).hexdigest()
+            found.setdefault(name, {})[str(n_0)] = (float(np.square(vector).sum()), digest)
+    return found
 
 
 def _read_network(document: Document) -> dict[str, Any]:
@@ -244,8 +248,9 @@ def differences(old: Config, new: Config) -> list[str]:
             found.append(f"axes.{name} was {'given' if name in old.axes else 'not given'} before")
         elif missing := set(old.axes[name]) - set(new.axes[name]):
             found.append(f"axes.{name} no longer has {', '.join(map(str, sorted(missing)))}")
-    for name, digest in old.digests.items():
-        if new.digests.get(name, digest) != digest:
+    for name, widths in old.inputs.items():
+        now = new.inputs.get(name, {})
+        if any(now.get(n_0, described) != described for n_0, described in widths.items()):
             found.append(f"the input {name} has other numbers")
     for quantity, settings in old.quantities.items():
         if quantity not in new.quantities:
@@ -277,4 +282,6 @@ def united(one: Config, other: Config) -> Config:
         raise FinwidthError(f"the sweeps cannot be merged: {'; '.join(found)}")
     axes = {name: tuple(sorted({*one.axes[name], *other.axes[name]})) for name in one.axes}
     single = tuple(name for name in axes if name in one.single and name in other.single and len(axes[name]) == 1)
-    return replace(one, axes=axes, single=single, digests={**one.digests, **other.digests})
+    names = sorted({*one.inputs, *other.inputs})
+    inputs = {name: dict(sorted({**one.inputs.get(name, {}), **other.inputs.get(name, {})}.items())) for name in names}
+    return replace(one, axes=axes, single=single, inputs=inputs)

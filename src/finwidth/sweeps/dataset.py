@@ -28,11 +28,11 @@ def read(path: str | Path) -> xr.Dataset:
     -------
     xarray.Dataset
         Its dimensions are the axes that the config gives as lists, in increasing order, and the others coordinates of
-        one value; with an axis ``ratio`` the hidden width of each cell is the coordinate ``width``. The variables
-        begin with the name of the quantity: ``exact_mean``, ``sampled_mean``, ``sampled_se``, ... (docs/sweeps.md);
-        floats are NaN, and ``trust`` and ``converged`` false, where a cell is not done. The attributes say what
-        computed it from which config. The same cells give an identical Dataset, however many runs, workers or merges
-        made them.
+        one value; with an axis ``ratio`` the hidden width of each cell is the coordinate ``width``, and
+        ``squared_norm`` is |x|^2 of each input. The variables begin with the name of the quantity: ``exact_mean``,
+        ``sampled_mean``, ``sampled_se``, ... (docs/sweeps.md); floats are NaN, and ``trust`` and ``converged`` false,
+        where a cell is not done. The attributes say what computed it from which config. The same cells give an
+        identical Dataset, however many runs, workers or merges made them.
 
     Raises
     ------
@@ -55,6 +55,8 @@ def dataset(store: Store) -> xr.Dataset:
     if "ratio" in config.axes:
         widths = [[width_at(depth, ratio) for ratio in config.axes["ratio"]] for depth in config.axes["depth"]]
         coords["width"] = (("depth", "ratio"), np.array(widths), {"long_name": AXES["width"]})
+    norms = [[config.inputs[name][str(n_0)][0] for name in config.axes["input"]] for n_0 in config.axes["n_0"]]
+    coords["squared_norm"] = (("n_0", "input"), np.array(norms), {"long_name": "|x|^2 of the input"})
     variables = {}
     for quantity, settings in config.quantities.items():
         kind, labels = KINDS[quantity], KINDS[quantity].dims(settings)

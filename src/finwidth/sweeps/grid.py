@@ -69,13 +69,16 @@ def cell_seed(seed: int, cell: Cell, quantity: str, stage: str) -> int:
 def input_vector(name: str, n_0: int | None, folder: Any) -> FloatArray:
     """The input called ``name``, shape (n_0,), float64; where n_0 is None, as long as the name says.
 
-    ``"ones"``: all entries 1. ``"random:7"``: the direction number 7 of a uniform law, of squared norm n_0. Otherwise
-    as on the command line: numbers, a .npy file (found from ``folder``), or an image of scikit-learn's digits.
+    ``"ones"``: all entries 1, squared norm n_0. ``"unit"``: the same direction, norm 1. ``"random:7"``: the direction
+    number 7 of a uniform law, squared norm n_0. Otherwise as on the command line: numbers, a .npy file (found from
+    ``folder``), or an image of scikit-learn's digits.
     """
-    if name == "ones" or name.startswith("random:"):
+    if name in {"ones", "unit"} or name.startswith("random:"):
         if n_0 is None:
             raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
-        return np.ones(n_0) if name == "ones" else _random_direction(name, n_0)
+        if name.startswith("random:"):
+            return _random_direction(name, n_0)
+        return np.ones(n_0) if name == "ones" else np.full(n_0, n_0**-0.5)
     vector: Any = parse_input(str(folder / name) if name.endswith(".npy") else name)
     return check_input(MLP([len(vector) if n_0 is None else n_0, 1]), vector)
 

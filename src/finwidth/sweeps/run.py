@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -172,9 +173,9 @@ def make_tasks(store: Store, vectors: Vectors) -> Iterator[Task]:
         kind, records = KINDS[quantity], store.records(quantity)
         finished = kind.finished(records, table)
         settings = Settings(config.seed, dict(config.network), dict(table))
-        for region in blocks(finished.shape, kind.block):
-            if finished[region].all():
-                continue
+        left = [region for region in blocks(finished.shape, kind.block) if not finished[region].all()]
+        random.Random(0).shuffle(left)  # small and large cells mixed, so that the rate so far tells the time left
+        for region in left:
             places = product(*(range(cut.start, cut.stop) for cut in region))
             cells = [cell_at(store.axes, place) for place in places]
             there = records[region].reshape(len(cells), *records.shape[finished.ndim :])
