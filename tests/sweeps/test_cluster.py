@@ -67,7 +67,7 @@ def test_a_worker_of_another_version_is_refused(two_workers: Any, monkeypatch: p
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
-    with pytest.raises(FinwidthError, match="no Dask scheduler answers at 'tcp://127.0.0.1:1'"):
+    with pytest.raises(FinwidthError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"):
         finwidth.sweep(CONFIG, scheduler="tcp://127.0.0.1:1")
     with pytest.raises(FinwidthError, match="no Dask scheduler answers at 'nonsense://'"):
         finwidth.sweep(CONFIG, scheduler="nonsense://")

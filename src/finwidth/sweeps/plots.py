@@ -139,8 +139,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
     if not len(shown):
         raise FinwidthError("no cell of this sweep is done, or none can be trusted; there is nothing to draw")
     low, high = max(shown.min(), _LOWEST), min(shown.max(), _HIGHEST)
-    colours = colormaps["viridis"].copy()
-    colours.set_bad("#dddddd")
+    colours = colormaps["viridis"].with_extremes(bad="#dddddd")
     masked = np.ma.masked_where(np.isnan(numbers), np.clip(numbers, 1e-300, 1e300))
     mesh = axes.pcolormesh(
         _edges(depth), _edges(width), masked, norm=LogNorm(low, max(high, 1.01 * low)), cmap=colours, rasterized=True
@@ -155,6 +154,11 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
     for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.spines[:].set_visible(True)
+    if masked.mask.any():
+        note = {"fc": "#dddddd", "ec": "none", "boxstyle": "square,pad=0.2"}
+        axes.text(
+            0.97, 0.03, "not done, or not to be trusted", ha="right", transform=axes.transAxes, fontsize=7, bbox=note
+        )
     _lines_of_ratio(axes)
 
 
@@ -195,9 +199,17 @@ def collapse(found: xr.Dataset) -> Figure:
     axes.plot(line, np.exp(5 * line), color="black", lw=1.2, ls="--", label=r"paper: $e^{5\beta}$", zorder=3)
     if "bounds_log_form" in found:  # without the output layer's constant e^5
         form = found.bounds_log_form.sel(form="K^2") - 5 - 2 * found.bounds_log_form.sel(form="K")
-        widest = {"width": found.width[-1]}
-        here = np.exp(form.sel(widest)).where(beta.sel(widest) <= last)
-        axes.plot(beta.sel(widest), here, color="black", lw=1.2, ls=":", label="paper: Theorem 1", zorder=3)
+        reach = found.width.where(beta.max("depth") >= last)
+        widest = {"width": reach.max() if reach.notnull().any() else found.width.min()}
+        axes.plot(
+            beta.sel(widest),
+            np.exp(np.minimum(form.sel(widest), _LARGEST_LOG)),
+            color="black",
+            lw=1.2,
+            ls=":",
+            label="paper: Theorem 1",
+            zorder=3,
+        )
     axes.set(xlabel=r"$\beta=(d-1)/n$", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
     axes.set_xlim(0, last)
     axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
@@ -224,8 +236,12 @@ def update(found: xr.Dataset) -> Figure:
     axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
     label = r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$"
     axes.set(xlabel=rf"$d^2{norm}/(n\,n_0)$", ylabel=label, xscale="log", yscale="log")
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1e4))
-    axes.legend(ncols=2)
+    top = min(axes.get_ylim()[1], 1e4)
+    shown = form.where((form < top) & (form > 0))
+    inside = x.where(shown.notnull())
+    axes.set_ylim(0.5 * float(shown.min()), top)
+    axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
+    axes.legend(ncols=2, loc="upper left")
     return figure
 
 
@@ -281,7 +297,7 @@ def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
 
 
 def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
-    """Exact values as lines, samples with bars of two standard errors; open markers where they cannot be trusted."""
+    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None:
@@ -289,12 +305,11 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
         if values.sampled is None or values.error is None or values.trust is None:
             continue
         y, bars, trust = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error, values.trust))
-        for kept, face in ((trust, colour), (~trust & np.isfinite(y), "white")):
-            if kept.any():
-                axes.errorbar(
-                    here[kept], y[kept], 2 * bars[kept], color=colour, fmt=marker, ms=4, mfc=face, lw=0, elinewidth=1,
-                    label=None if values.exact is not None or face == "white" else label, zorder=4,
-                )  # fmt: skip
+        axes.errorbar(
+            here[trust], y[trust], 2 * bars[trust], color=colour, fmt=marker, ms=4, lw=0, elinewidth=1, zorder=4,
+            label=label if values.exact is None else None,
+        )  # fmt: skip
+        axes.plot(here[~trust], y[~trust], marker, color=colour, mfc="white", ms=4, zorder=4)
     if values.sampled is not None:
         axes.plot([], [], "o", color=GREY, ms=4, label="sampled, 2 s.e.")
         if values.trust is not None and not values.trust.all():
