@@ -88,7 +88,7 @@ def overhead(scheduler: str | None, name: str) -> None:
     how: dict[str, Any] = {"workers": 1} if scheduler is None else {"scheduler": scheduler}
     seconds = timed(config, **how)
     each, work = 1e3 * seconds / len(cells), 1e3 * own / len(cells)
-    print(f"a tiny cell, {name}: {each:.2f} ms its own work {work:.2f} ms; overhead {each - work:.2f} ms (aim: 5)")
+    print(f"a tiny cell, {name}: {each:.2f} ms, its own work {work:.2f} ms; overhead {each - work:.2f} ms (aim: 5)")
 
 
 def dask() -> None:

@@ -59,6 +59,37 @@ def test_sample_json(tmp_path: Path) -> None:
         assert estimate["draws"] == 20000
 
 
+def test_train_json(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "X.npy", rng.standard_normal((3, 4)))
+    arguments = ("train", "4,30,30,1", "-i", "X.npy", "-t", "1,-1,0.5", "--steps", "4", "--draws", "5", "--seed", "2")
+    process = run(*arguments, "--json", "-o", "run.nc", cwd=tmp_path)
+    found = json.loads(process.stdout)
+    import xarray as xr
+
+    with xr.open_dataset(tmp_path / "run.nc", engine="scipy") as stored:
+        assert found["trajectory"]["loss"]["mean"] == pytest.approx(stored.loss.mean("draw").to_numpy())
+        assert found["lr"] == stored.attrs["lr"]
+        again = finwidth.train(
+            finwidth.MLP([4, 30, 30, 1]), np.load(tmp_path / "X.npy"), [1, -1, 0.5], 4, found["lr"], 5, seed=2
+        )
+        assert np.array_equal(again.K, stored.K)
+    assert found["trajectory"]["step"] == [0, 1, 2, 3, 4]
+    assert found["trajectory"]["drift"]["mean"][0] == 0
+    table = run(*arguments, "--activation", "gelu", cwd=tmp_path)
+    assert table.returncode == 0
+    assert "Learning rate" in table.stdout
+    assert len(table.stdout.splitlines()) < 20
+
+
+def test_train_on_digits() -> None:
+    pytest.importorskip("sklearn", reason="needs the digits extra")
+    line = "train 64,50,10 -i digits:0-11 --loss cross-entropy --steps 30 --draws 2 --batch 4 --momentum 0.5 --json"
+    found = json.loads(run(*line.split()).stdout)
+    losses = found["trajectory"]["loss"]["mean"]
+    assert losses[-1] < losses[0]
+
+
 def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="needs the digits extra")
     process = run("report", "64,16x4,1", "--input", "digits:17", "-o", "out", "--draws", "20000", cwd=tmp_path)
@@ -128,6 +159,15 @@ MISTAKES = {
     "sample 2,3,1 -i 1,2 --draws many": "--draws",
     "sample 2,3,1 -i 1,2 --seed -1": "seed is -1",
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
+    "train 2,3,1 -i X.npy": "targets are missing",
+    "train 2,3,1 -i X.npy -t 1,2,3": "targets have shape",
+    "train 2,3,1 -i X.npy -t 1,2 --lr 0": "lr is 0",
+    "train 2,3,1 -i X.npy -t 1,2 --steps 0": "steps is 0",
+    "train 2,3,1 -i X.npy -t 1,2 --loss hinge": "loss 'hinge'",
+    "train 2,3,1 -i X.npy -t 1,2 --memory 1kB": "memory is 0.00 GiB",
+    "train 2,3,1 -i X.npy -t 1,2 --lr 1e9 --steps 500": "training diverges",
+    "train 2,3,1 -i 1,2 -t 1": "neither a .npy file nor digits",
+    "train 2,3,1 -i missing.npy -t 1": "does not exist",
     "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
     "report 2,3,2 -i 1,2": "2 outputs",
     "compare 2,3,1 -i 1,2 --networks 0": "networks is 0",
@@ -145,6 +185,7 @@ def test_a_mistake_is_one_line(line: str, tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("not an array")
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.save(tmp_path / "X.npy", np.eye(2))
     process = run(*shlex.split(line), cwd=tmp_path)
     assert process.returncode == 2, process.stdout + process.stderr
     assert process.stderr.startswith("finwidth: error: ")

@@ -27,6 +27,7 @@ PUBLIC = {
     "sample",
     "sample_gram",
     "sweep",
+    "train",
     "width_for",
 }
 

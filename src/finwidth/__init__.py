@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
+from typing import Any
 
 from finwidth.activations import Activation, SmoothActivation
 from finwidth.advice import Regime, depth_for, regime, width_for
@@ -15,6 +15,7 @@ from finwidth.network import MLP
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import sample
 from finwidth.sampling.gram import sample_gram
+from finwidth.sampling.training import train
 from finwidth.sweeps.run import sweep
 
 __version__ = version("finwidth")
@@ -39,12 +40,15 @@ __all__ = [
     "sample",
     "sample_gram",
     "sweep",
+    "train",
     "width_for",
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Load `finwidth.paper` and `finwidth.plots` when they are first used."""
+def __getattr__(name: str) -> Any:
+    """Load `finwidth.paper`, `finwidth.plots`, and what needs torch when they are first used."""
     if name in {"paper", "plots"}:
         return import_module(f"finwidth.{name}")
+    if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:
+        return getattr(import_module("finwidth.sampling.law_layers"), name)
     raise AttributeError(f"module 'finwidth' has no attribute {name!r}")

@@ -142,6 +142,72 @@ def _sample(
         typer.echo(f"Wrote {draws} draws to {output}.")
 
 
+@app.command("train")
+def _train(
+    widths: Widths,
+    inputs: Annotated[
+        str,
+        typer.Option(
+            "--inputs", "-i", help="A .npy file of shape (m, n_0), or a range such as digits:0-23.", show_default=False
+        ),
+    ],
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            "--targets",
+            "-t",
+            help="Numbers, or a .npy file; by default the digits' parity or, for cross-entropy, class.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of SGD.")] = 20,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr", help="Learning rate; by default (1 - momentum) / (top eigenvalue of the mean initial kernel)."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", "-n", help="How many random networks to train in law.")] = 10,
+    seed: Seed = 0,
+    batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
+    momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
+    loss: Annotated[str, typer.Option("--loss", help="squared or cross-entropy.")] = "squared",
+    activation: Annotated[str, typer.Option("--activation", help="relu, gelu, tanh, erf, silu, ...")] = "relu",
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Refuse what needs more than this, such as 4GiB.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the run in this netCDF file.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train networks of any width by SGD, in law and without their weights, and follow their kernel."""
+    from finwidth.inputs import parse_training
+    from finwidth.sampling.training import default_rate, train, trajectory
+
+    _check_target(output)
+    net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
+    X, y = parse_training(inputs, targets, classes=loss == "cross-entropy")
+    options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "memory": memory}
+    if lr is None:
+        lr = default_rate(net, X, seed, momentum=momentum)
+    total = count("draws", draws) * (count("steps", steps) + 1)
+    with _progress("training", total, quiet=as_json) as progress:
+        run = train(net, X, y, steps, lr, draws, seed, progress=progress, **options)
+    if output is not None:
+        _write_netcdf(run, output)
+    found = trajectory(run)
+    if as_json:
+        _print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
+        return
+    from finwidth import tables
+
+    tables.trajectory(net, lr, found)
+    if output is not None:
+        typer.echo(f"Wrote {draws} draws to {output}.")
+
+
 @app.command("report")
 def _report(
     widths: Widths,

@@ -143,6 +143,25 @@ def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float
     show(str(net), table, _doubts(found))
 
 
+_MOST_STEPS = 21  # that a table shows
+
+
+def trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
+    """Print how loss and kernel go over the steps, evenly thinned out where there are many."""
+    series = {name: each for name, each in found.items() if name != "step"}
+    table = _table("step", *(name.replace("_", " ") for name in series))
+    last = len(found["step"]) - 1
+    for place in sorted({round(last * k / (_MOST_STEPS - 1)) for k in range(_MOST_STEPS)}):
+        cells = [
+            f"{each['mean'][place]:.4g}" + (f" ± {each['se'][place]:.2g}" if each["se"] else "")
+            for each in series.values()
+        ]
+        table.add_row(str(found["step"][place]), *cells)
+    notes = f"Learning rate {lr:.4g}. Means over draws ± standard errors. drift: |K_t - K_0| / |K_0|"
+    notes += "; alignment: <K, t tᵀ> / (|K| |t tᵀ|)." if "alignment" in series else "."
+    show(str(net), table, notes)
+
+
 def report(found: Report) -> None:
     """Print every quantity by every route."""
     columns = ("paper's form", "ratio") if found.bounds else ()

@@ -18,6 +18,22 @@ def array_module(rng: Any) -> Any:
     return getattr(rng, "xp", np)
 
 
+def as_array(rng: Any, values: Any, dtype: str) -> Any:
+    """The values as an array of the kind that goes with ``rng``; raises FinwidthError unless they are numbers."""
+    xp = array_module(rng)
+    try:
+        if xp is np:
+            return np.asarray(values, dtype=dtype)
+        return xp.as_tensor(values, dtype=getattr(xp, dtype), device=rng.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise FinwidthError(f"{type(values).__name__} is not an array of numbers; give one") from None
+
+
+def normals(rng: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Independent N(0, 1), in float64 or float32."""
+    return rng.standard_normal(shape, dtype=np.dtype(dtype) if array_module(rng) is np else dtype)
+
+
 def check_device(device: str) -> Any:
     """The torch device called ``device``; raises FinwidthError unless torch is installed and finds it."""
     try:
@@ -36,7 +52,7 @@ def check_device(device: str) -> Any:
 
 
 class DeviceGenerator:
-    """Stream number ``chunk`` of a seed on a torch device; draws are float64 tensors.
+    """Stream number ``chunk`` of a seed on a torch device; draws are float64 tensors where nothing else is asked for.
 
     Examples
     --------
@@ -52,15 +68,17 @@ class DeviceGenerator:
         self._generator = torch.Generator(device)
         state = np.random.SeedSequence(seed, spawn_key=(chunk,)).generate_state(1, np.uint64)
         self._generator.manual_seed(int(state[0] >> np.uint64(1)))
-        self._kind = {"dtype": torch.float64, "device": self._generator.device}
+        self.device = self._generator.device
+        self._kind = {"dtype": torch.float64, "device": self.device}
 
     def full(self, size: Any, value: float) -> Any:
         """A tensor of one value on the device."""
         return self.xp.full(size if isinstance(size, tuple) else (size,), value, **self._kind)
 
-    def standard_normal(self, size: Any) -> Any:
+    def standard_normal(self, size: Any, dtype: str = "float64") -> Any:
         """Independent N(0, 1)."""
-        return self.xp.randn(size if isinstance(size, tuple) else (size,), generator=self._generator, **self._kind)
+        kind = {"dtype": getattr(self.xp, dtype), "device": self.device}
+        return self.xp.randn(size if isinstance(size, tuple) else (size,), generator=self._generator, **kind)
 
     def standard_gamma(self, shape: Any) -> Any:
         """Gamma with unit scale, elementwise; 0 where the shape is 0 (torch: the least positive number)."""

@@ -29,12 +29,13 @@ def check_seed(seed: int) -> int:
     return number
 
 
-def stream(seed: int, chunk: int) -> np.random.Generator:
+def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:
     """The generator of one chunk of draws; chunks are independent of each other and of who draws them.
 
-    SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number.
+    SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number, and of a further number
+    where a chunk needs several.
     """
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk,))))
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk, *purpose))))
 
 
 def check_threads(threads: int | None) -> int:

@@ -1,0 +1,373 @@
+r"""A Gaussian matrix that is revealed only along the vectors it meets.
+
+W, shape (rows, columns) with independent N(0, 1) entries, is never drawn.  Known are orthonormal right vectors V with
+their images W V, and orthonormal left vectors U with theirs, W^T U.  A new right vector v = V c + r, and the image of
+its new direction q = r / |r|, is given all that is known (docs/theory/training.md)::
+
+    W v = (W V) c + |r| W q,   W q = g + U ((W^T U)^T q - U^T g),   g ~ N(0, 1)^rows
+
+Left vectors likewise, with the roles exchanged.  Every answer has exactly the conditional law given all earlier ones,
+also where the vectors depend on them.  Vectors are rows here, in blocks of shape (draws, vectors, length), for several
+independent matrices at once, and the arithmetic is NumPy's or that of torch, as the generator's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.network import count
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array, normals
+
+Array = Any  # of NumPy, or a torch tensor
+Generator = np.random.Generator | DeviceGenerator
+
+ITEM_BYTES = {"float64": 8, "float32": 4}
+# A direction shorter than ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.
+ABSENT = 1000
+# Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
+_SAFE = 1e-4
+_BLOCK = 32  # vectors of a block that is still added to
+_PIECES = 16  # in which a matrix is completed
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+class NotFiniteError(FinwidthError):
+    """A vector is not finite."""
+
+
+def parse_bytes(given: float | str) -> int:
+    """A number of bytes, or a text such as ``"4GiB"``; raises FinwidthError otherwise.
+
+    >>> from finwidth.sampling.revealed import parse_bytes
+    >>> parse_bytes("1.5 MiB")
+    1572864
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([A-Za-z]*)\s*", str(given))
+    try:
+        assert match is not None
+        size = int(float(match[1]) * _UNITS[match[2]])
+    except (AssertionError, KeyError, ValueError):
+        size = 0
+    if size < 1:
+        raise FinwidthError(f"memory is {given!r}; give bytes, or a size such as '4GiB' or '500MB'") from None
+    return size
+
+
+def held(rows: int, columns: int, left: int, right: int) -> int:
+    """How many numbers a `GaussianMatrix` keeps at most after meeting ``left`` and ``right`` independent vectors.
+
+    (left + right)(rows + columns), while these are no more than half of rows * columns.  Past that the matrix is
+    completed: rows * columns numbers are kept, and half as many again are needed on the way.
+    """
+    known = (left + right) * (rows + columns)
+    return known if 2 * known <= rows * columns else rows * columns * 3 // 2
+
+
+def work(rows: int, columns: int, at_once: int) -> int:
+    """How many numbers a product with ``at_once`` vectors works in, on top of what is kept."""
+    return (8 * at_once + _BLOCK) * (rows + columns)
+
+
+def memory(
+    rows: int, columns: int, left: int, right: int, *, at_once: int = 1, draws: int = 1, dtype: str = "float64"
+) -> int:
+    """Bytes that a `GaussianMatrix` needs at most: `held` and `work`.
+
+    Examples
+    --------
+    >>> from finwidth.sampling.revealed import memory
+    >>> memory(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
+    1.54...
+    """
+    return ITEM_BYTES[dtype] * draws * (held(rows, columns, left, right) + work(rows, columns, at_once))
+
+
+def turned(stack: Array) -> Array:
+    """The transposes of a stack of matrices."""
+    return stack.swapaxes(-1, -2)
+
+
+@dataclass
+class _Side:
+    """The vectors met on one side, orthonormal rows of blocks (draws, vectors, length), and their images."""
+
+    vectors: list[Array] = field(default_factory=list)
+    images: list[Array] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(block.shape[1] for block in self.vectors)
+
+    def append(self, vectors: Array, images: Array, xp: Any) -> None:
+        """Add vectors; small blocks are joined, so that products remain products of matrices."""
+        if self.vectors and self.vectors[-1].shape[1] < _BLOCK:
+            vectors = xp.concatenate([self.vectors.pop(), vectors], 1)
+            images = xp.concatenate([self.images.pop(), images], 1)
+        self.vectors.append(vectors)
+        self.images.append(images)
+
+
+def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
+    """X V^T for the rows V of the blocks, (draws, m, size)."""
+    return xp.concatenate([X @ turned(block) for block in blocks], -1) if blocks else X[..., :0]
+
+
+def combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
+    """``onto`` plus the sums of the blocks' rows with these coefficients, (draws, m, size or less)."""
+    start, total = 0, onto
+    for block in blocks:
+        some = coefficients[..., start : start + block.shape[1]]
+        product = some @ block[:, : some.shape[-1]]
+        product += total
+        total, start = product, start + block.shape[1]
+    return total
+
+
+def add_product(target: Array, left: Array, right: Array) -> None:
+    """Add left^T right to the target, (draws, rows, columns), in pieces that need little memory of their own."""
+    step = -(-target.shape[1] // _PIECES)
+    for start in range(0, target.shape[1], step):
+        piece = slice(start, start + step)
+        target[:, piece] += turned(left[..., piece]) @ right
+
+
+class GaussianMatrix:
+    r"""A matrix with independent N(0, deviation^2) entries that is revealed only along the vectors it meets.
+
+    ``W @ V`` and ``W.T @ U`` have, together and for vectors chosen in view of earlier answers, exactly the law that
+    they have for a matrix drawn in advance.  k vectors met on either side take 2 k (rows + columns) numbers and
+    O(k (rows + columns)) operations for each further one; once that is half of the matrix (`held`), it is completed
+    and kept as a whole.
+
+    Parameters
+    ----------
+    rows, columns
+        Its shape.
+    rng
+        Where the fresh numbers come from: a NumPy generator, or a `DeviceGenerator` for torch tensors on a device.
+    deviation
+        Standard deviation of the entries, positive.
+    draws
+        How many independent matrices to follow at once; then every array has a leading axis of this size, and
+        arrays without one are for all of them.
+    memory
+        What the matrix may use, in bytes or such as ``"4GiB"``; a product that would need more is refused.
+    dtype
+        ``"float64"``, in which answers agree with each other to 10^-13 of their size, or ``"float32"``, to 10^-5.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, a vector is not finite or of the wrong length, or the memory does not suffice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth.sampling.revealed import GaussianMatrix
+    >>> W = GaussianMatrix(10**6, 10**6, np.random.default_rng(0))
+    >>> v = np.ones(10**6) / 1000
+    >>> u = W @ v
+    >>> bool(abs(u @ (W @ v) - (W.T @ u) @ v) < 1e-6), W.known
+    (True, (1, 1))
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        rng: Generator,
+        *,
+        deviation: float = 1.0,
+        draws: int | None = None,
+        memory: float | str | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        self.shape = (count("rows", rows), count("columns", columns))
+        if not 0 < deviation < float("inf"):
+            raise FinwidthError(f"deviation is {deviation!r}; give a positive number")
+        if dtype not in ITEM_BYTES:
+            raise FinwidthError(f"dtype {dtype!r} is not known; choose one of {', '.join(ITEM_BYTES)}")
+        self.rng, self.deviation, self.dtype = rng, float(deviation), dtype
+        self.budget = None if memory is None else parse_bytes(memory)
+        self.whole: Array | None = None  # once completed, the matrix itself, deviation and all
+        self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
+        self._xp = array_module(rng)
+        self._left, self._right = _Side(), _Side()
+        self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """How many orthonormal vectors are kept on the left and on the right; none once it is completed."""
+        return self._left.size, self._right.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now."""
+        numbers = sum(self.known) * sum(self.shape) if self.whole is None else self.shape[0] * self.shape[1]
+        return numbers * self._draws * self._item
+
+    @property
+    def T(self) -> _Transposed:
+        """The transpose, to multiply vectors from the left with."""
+        return _Transposed(self)
+
+    def __matmul__(self, V: Array) -> Array:
+        """W V for V of shape (columns,) or (columns, k), with a leading axis of draws where the matrix has one."""
+        return self._public(V, "W @ V", self.shape[1], lambda X: self.from_right(self.right(X)))
+
+    def _public(self, given: Array, what: str, length: int, product: Callable[[Array], Array]) -> Array:
+        """A product in terms of columns by one in terms of rows."""
+        array = as_array(self.rng, given, self.dtype)
+        single = array.ndim == 1
+        columns = array[:, None] if single else array
+        lead = (self._draws,) if self._batched and columns.ndim == 3 else ()
+        if columns.ndim != 2 + len(lead) or tuple(columns.shape[:-1]) != (*lead, length):
+            leads = f", each with a leading {self._draws} or without" if self._batched else ""
+            raise FinwidthError(
+                f"{what}: the vectors have shape {tuple(array.shape)}; give ({length},) or ({length}, k){leads}"
+            )
+        self.settle()
+        answer = turned(product(turned(columns if lead else columns[None])))
+        answer = answer if self._batched else answer[0]
+        return answer[..., 0] if single else answer
+
+    def settle(self) -> None:
+        """Complete the matrix if what is known takes more than half of its memory: then whole products are faster.
+
+        Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
+        """
+        if self.whole is None and 2 * sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
+            self.complete()
+
+    def right(self, X: Array) -> Array:
+        """Meet right vectors, the rows of X, (draws or 1, m, columns): their coordinates in the basis on the right.
+
+        A basis only grows, so that coordinates are good, padded with zeros, until the matrix is completed; then the
+        basis is that of the entries.
+        """
+        return self._meet(X, self._right, self._left, self.shape)
+
+    def left(self, X: Array) -> Array:
+        """Meet left vectors, the rows of X, (draws or 1, m, rows): their coordinates in the basis on the left."""
+        return self._meet(X, self._left, self._right, self.shape[::-1])
+
+    def from_right(self, coordinates: Array) -> Array:
+        """W v for right vectors of these coordinates, as rows, (draws, m, rows)."""
+        return self._images(coordinates, self._right, self.shape[0])
+
+    def from_left(self, coordinates: Array) -> Array:
+        """W^T u for left vectors of these coordinates, as rows, (draws, m, columns)."""
+        return self._images(coordinates, self._left, self.shape[1])
+
+    def _images(self, coordinates: Array, side: _Side, length: int) -> Array:
+        if self.whole is not None:
+            return coordinates @ (turned(self.whole) if side is self._right else self.whole)
+        return combination(self.deviation * coordinates, side.images, self._zeros((*coordinates.shape[:2], length)))
+
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        return as_array(self.rng, np.zeros(shape), self.dtype)
+
+    def _meet(self, X: Array, side: _Side, other: _Side, shape: tuple[int, int]) -> Array:
+        """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
+        xp, X = self._xp, as_array(self.rng, X, self.dtype)
+        self._afford(0, X.shape[1])
+        with np.errstate(over="ignore"):
+            lengths = (X * X).sum(-1)[..., None] ** 0.5
+        if not bool(xp.isfinite(lengths).all()):
+            raise NotFiniteError("a vector is not finite, or its square overflows; give finite numbers")
+        if self.whole is not None:
+            return X
+        unit = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
+        coordinates = overlaps(unit, side.vectors, xp)
+        rest = combination(-coordinates, side.vectors, unit)
+        fresh, there = self._directions(rest)
+        if fresh.shape[1]:
+            self._afford(fresh.shape[1] * sum(shape), X.shape[1])
+            fresh = self._orthonormal(fresh, there, side)
+            coordinates = xp.concatenate([coordinates, rest @ turned(fresh)], -1)
+            images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
+            fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
+            side.append(fresh, combination(fixed, other.vectors, images), xp)
+        return coordinates * lengths
+
+    def _directions(self, rest: Array) -> tuple[Array, Array]:
+        """Almost orthonormal rows that span the rows of ``rest``, and 1 for each that is there, 0 for a row of zeros.
+
+        The draws may have different ranks; there are as many rows as the largest.
+        """
+        xp = self._xp
+        values, vectors = xp.linalg.eigh(rest @ turned(rest))
+        if float(values.min()) > _SAFE:
+            rows = (turned(vectors) / values[..., None] ** 0.5) @ rest
+            return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
+        q, triangle = xp.linalg.qr(turned(rest))
+        u, lengths, _ = xp.linalg.svd(triangle, full_matrices=False)
+        found = lengths > ABSENT * self._round
+        there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
+        return turned(q @ u[..., : there.shape[1]]) * there, there
+
+    def _orthonormal(self, rows: Array, there: Array, side: _Side) -> Array:
+        """The rows made orthogonal to the basis and to each other, to rounding: the second of two projections.
+
+        What the first left along the basis is amplified where a vector was nearly dependent; then it takes more.
+        """
+        xp = self._xp
+        unit = as_array(self.rng, np.eye(rows.shape[1]), self.dtype) * there
+        for _ in range(4):
+            rows = combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
+            gram = rows @ turned(rows)
+            rows = 1.5 * rows - 0.5 * gram @ rows  # Newton's step: an error e of the Gram matrix becomes 3/4 e^2
+            if float(abs(gram - unit).max()) < self._round**0.5:
+                break
+        return rows
+
+    def complete(self) -> None:
+        """Draw all that is not known yet, and keep the matrix as a whole."""
+        rows, columns = self.shape
+        self._afford(rows * columns, 1)
+        W = normals(self.rng, (self._draws, rows, columns), self.dtype)
+        for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
+            add_product(W, images - vectors @ turned(W), vectors)
+        for vectors, images in zip(self._left.vectors, self._left.images, strict=True):
+            add_product(W, vectors, images - vectors @ W)
+        W *= self.deviation
+        self.whole, self._left, self._right = W, _Side(), _Side()
+
+    def _afford(self, more: int, at_once: int) -> None:
+        """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget."""
+        if self.budget is None:
+            return
+        rows, columns = self.shape
+        left, right = self.known
+        needed = self.nbytes + (more + work(rows, columns, at_once)) * self._draws * self._item
+        if needed > self.budget:
+            raise FinwidthError(
+                f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors needs "
+                f"{needed / 2**20:.1f} MiB to go on, and memory is {self.budget / 2**20:.1f} MiB; "
+                "give more, or multiply with fewer vectors"
+            )
+
+
+@dataclass
+class _Transposed:
+    """What ``W.T`` is: W^T U by ``@``."""
+
+    matrix: GaussianMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[::-1]
+
+    @property
+    def T(self) -> GaussianMatrix:
+        return self.matrix
+
+    def __matmul__(self, U: Array) -> Array:
+        W = self.matrix
+        return W._public(U, "W.T @ U", W.shape[0], lambda X: W.from_left(W.left(X)))

@@ -1,0 +1,298 @@
+"""Gaussian matrices revealed along vectors: consistent, sound with any vectors, and in law those drawn in advance."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth.sampling import revealed
+from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.revealed import GaussianMatrix, memory, parse_bytes
+from finwidth.sampling.streams import stream
+from stats import same_law
+
+Array = Any
+DRAWS = 60_000
+
+
+def generator(kind: str, seed: int = 0) -> Any:
+    if kind == "torch":
+        pytest.importorskip("torch", reason="needs the torch extra")
+        return DeviceGenerator("cpu", seed, 0)
+    return stream(seed, 0)
+
+
+@pytest.fixture
+def never_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+
+
+def awkward(length: int, rng: np.random.Generator, before: list[Array]) -> Array:
+    """A block of vectors that are new, nearly old, old, zero, tiny, large and dependent, shape (length, 8)."""
+    new = rng.standard_normal((length, 3))
+    old = before[-1][:, 0] if before else new[:, 2]
+    almost = [old + size * rng.standard_normal(length) for size in (1e-5, 1e-9)]
+    columns = [
+        new[:, 0],
+        1e-8 * new[:, 1],
+        *almost,
+        1e8 * old,
+        np.zeros(length),
+        new[:, 0] - 2e-8 * new[:, 1],
+        new[:, 0],
+    ]
+    return np.stack(columns, axis=1)
+
+
+def meet_all(W: GaussianMatrix, blocks: int, rng: np.random.Generator) -> tuple[list[Array], ...]:
+    """Right and left vectors that W met in turn, and its answers."""
+    rows, columns = W.shape
+    V: list[Array] = []
+    U: list[Array] = []
+    WV, WU = [], []
+    for _ in range(blocks):
+        V.append(awkward(columns, rng, V))
+        WV.append(np.asarray(W @ V[-1]))
+        # vectors that depend on the answers
+        U.append(np.concatenate([np.tanh(WV[-1][:, :2]), awkward(rows, rng, U)], axis=1))
+        WU.append(np.asarray(W.T @ U[-1]))
+        V.append(np.maximum(WU[-1][:, :2], 0))
+        WV.append(np.asarray(W @ V[-1]))
+    return V, WV, U, WU
+
+
+def worst(V: list[Array], WV: list[Array], U: list[Array], WU: list[Array]) -> float:
+    """The largest disagreement of u . (W v) with (W^T u) . v, over |u| |W v| + |W^T u| |v|."""
+    v, wv, u, wu = (np.concatenate(each, axis=1).astype(np.float64) for each in (V, WV, U, WU))
+    norm = np.linalg.norm
+    scale = norm(u, axis=0)[:, None] * norm(wv, axis=0) + norm(wu, axis=0)[:, None] * norm(v, axis=0)
+    return float((abs(u.T @ wv - wu.T @ v) / np.where(scale > 0, scale, 1)).max())
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(("dtype", "error", "least"), [("float64", 1e-12, 60), ("float32", 1e-5, 40)])
+@pytest.mark.usefixtures("never_completed")
+def test_answers_agree_with_each_other(kind: str, dtype: str, error: float, least: int) -> None:
+    W = GaussianMatrix(150, 120, generator(kind), dtype=dtype, deviation=2.0)
+    met = meet_all(W, 12, np.random.default_rng(1))
+    assert least < W.known[1] <= 120
+    assert worst(*met) < error
+    for left, right in ((met[0], met[1]), (met[2], met[3])):
+        for v, image in zip(left, right, strict=True):
+            product = W @ v if left is met[0] else W.T @ v
+            sizes = np.linalg.norm(v, axis=0) * math.sqrt(150) * 2
+            assert (np.linalg.norm(np.asarray(product) - image, axis=0) <= 10 * error * sizes).all()  # met again
+
+
+@pytest.mark.usefixtures("never_completed")
+def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() -> None:
+    W, rng = GaussianMatrix(40, 30, stream(1, 0)), np.random.default_rng(2)
+    met = meet_all(W, 20, rng)
+    assert W.known == (40, 30)
+    assert worst(*met) < 1e-12
+    dense = W @ np.eye(30)
+    v, u = rng.standard_normal(30), rng.standard_normal((40, 5))
+    assert np.allclose(W @ v, dense @ v, atol=1e-12)
+    assert np.allclose(W.T @ u, dense.T @ u, atol=1e-12)
+    assert W.known == (40, 30)
+
+
+def test_completion_keeps_every_answer() -> None:
+    W, rng = GaussianMatrix(40, 30, stream(1, 0), deviation=0.3), np.random.default_rng(2)
+    met = meet_all(W, 8, rng)
+    assert W.whole is not None
+    assert W.nbytes == 8 * 40 * 30
+    assert worst(*met) < 1e-12
+    for v, image in zip(met[0], met[1], strict=True):
+        assert np.allclose(W @ v, image, rtol=1e-9, atol=1e-9 * np.linalg.norm(v))
+    wide = GaussianMatrix(1, 10**4, stream(0, 0))  # one answer is as long as the matrix
+    assert wide.T @ np.ones(1) == pytest.approx(wide.T @ np.ones(1))
+    wide @ np.ones(10**4)
+    assert wide.whole is not None
+
+
+def test_vectors_are_met_once() -> None:
+    W, rng = GaussianMatrix(500, 400, stream(0, 0)), np.random.default_rng(0)
+    v = rng.standard_normal((400, 3))
+    answers = W @ v
+    assert W.known == (0, 3)
+    assert np.allclose(W @ (v @ [1.0, 2.0, -1e6]), answers @ [1.0, 2.0, -1e6], rtol=1e-10)
+    assert not (W @ np.zeros(400)).any()
+    assert W.known == (0, 3)
+    assert not (GaussianMatrix(5, 4, stream(0, 0)) @ np.zeros((4, 2))).any()
+    close = v[:, 0] + 1e-11 * rng.standard_normal(400)  # well above rounding: a direction of its own
+    assert np.allclose(W @ close, answers[:, 0], atol=1e-8)
+    assert W.known == (0, 4)
+
+
+# The law: functions of adaptively revealed matrices (draws, rows, columns), against matrices drawn in advance.
+SHAPE = (5, 4)
+
+
+def dense(draws: int) -> Array:
+    return np.random.default_rng(11).standard_normal((draws, *SHAPE))
+
+
+def iterate(multiply: Callable[[Array], Array], transposed: Callable[[Array], Array], draws: int) -> Array:
+    """Nonlinear power iteration with blocks and single vectors; half of the draws skip directions."""
+    v = np.broadcast_to(np.array([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 1.0]]), (draws, 4, 2)).copy()
+    v[: draws // 2, :, 1] = 2 * v[: draws // 2, :, 0]  # dependent in these draws
+    found = []
+    for _ in range(3):
+        u = multiply(v)
+        found.append(np.stack([(u[:, :, 0] * u[:, :, 1]).sum(1), u[:, 0, 0], np.square(u).sum((1, 2))], axis=1))
+        u = np.maximum(u, 0)  # some are zero, and zero in some draws only
+        v = np.sin(transposed(u))
+        found.append(np.stack([v[:, 0, 0] * v[:, 1, 1], v[:, 2, 0], np.abs(v).sum((1, 2))], axis=1))
+    return np.concatenate(found, axis=1)
+
+
+def iterates_of(W: GaussianMatrix) -> Array:
+    return iterate(lambda v: W @ v, lambda u: W.T @ u, DRAWS)
+
+
+@pytest.mark.usefixtures("never_completed")
+def test_adaptive_products_have_the_law_of_drawn_matrices() -> None:
+    matrices = dense(DRAWS)
+    theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
+    ours = iterates_of(GaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
+    for column in range(theirs.shape[1]):
+        # exact zeros are zeros up to rounding
+        assert same_law(ours[:, column].round(9), theirs[:, column].round(9)), column
+
+
+@pytest.mark.usefixtures("never_completed")
+def test_a_matrix_that_forgets_its_left_side_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = dense(DRAWS)
+    theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
+    meet = GaussianMatrix._meet
+    nothing = revealed._Side()
+    monkeypatch.setattr(
+        GaussianMatrix,
+        "_meet",
+        lambda W, X, side, other, shape: meet(W, X, side, nothing if side is W._right else other, shape),
+    )
+    ours = iterates_of(GaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
+    assert same_law(ours[:, 3].round(9), theirs[:, 3].round(9))  # before the left is met
+    rejected = [c for c in range(6, 18) if not same_law(ours[:, c].round(9), theirs[:, c].round(9))]
+    assert len(rejected) > 3
+
+
+@pytest.mark.parametrize("finish", ["columns", "rows", "complete"])
+@pytest.mark.usefixtures("never_completed")
+def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -> None:
+    W = GaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
+    v = W.T @ np.tanh(W @ np.array([1.0, 1.0, 0.0, -1.0]))[..., None]
+    W @ np.cos(v)
+    if finish == "columns":
+        ours = W @ np.eye(4)
+    elif finish == "rows":
+        ours = (W.T @ np.eye(5)).swapaxes(1, 2)
+    else:
+        W.complete()
+        ours = W @ np.eye(4)
+    theirs = dense(DRAWS)
+    for a in range(5):
+        for b in range(4):
+            assert same_law(ours[:, a, b], theirs[:, a, b])
+    values = [np.linalg.svd(each, compute_uv=False) for each in (ours, theirs)]
+    for k in range(4):
+        assert same_law(values[0][:, k], values[1][:, k])
+    assert same_law(ours[:, 0, 0] * ours[:, 1, 1], theirs[:, 0, 0] * theirs[:, 1, 1])
+    assert same_law(ours.sum((1, 2)), theirs.sum((1, 2)))
+    assert not same_law(1.05 * values[0][:, 0], values[1][:, 0])
+
+
+def meet(W: GaussianMatrix, vectors: list[Array]) -> None:
+    for v, u in zip(vectors[::2], vectors[1::2], strict=True):
+        W @ v
+        W.T @ u
+
+
+def test_memory_is_as_promised_and_a_budget_is_kept() -> None:
+    n, m, blocks = 20_000, 4, 12
+    promised = memory(n, n, m * blocks, m * blocks, at_once=m)
+    W, rng = GaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
+    vectors = [rng.standard_normal((n, m)) for _ in range(2 * blocks)]
+    tracemalloc.start()
+    meet(W, vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert W.nbytes == 8 * 4 * n * m * blocks
+    assert W.nbytes < peak < promised
+    poor = GaussianMatrix(n, n, stream(0, 0), memory="40MiB")
+    with pytest.raises(finwidth.FinwidthError, match=r"20000 x 20000 that has met \d+ left.*memory is 40.0 MiB"):
+        meet(poor, vectors)
+    assert poor.known[0] > 2 * m
+
+
+def test_memory_of_a_completed_matrix_is_as_promised() -> None:
+    n = 600
+    W, rng = GaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
+    vectors = [rng.standard_normal((n, 20)) for _ in range(40)]
+    tracemalloc.start()
+    for v in vectors:
+        W @ v
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert W.whole is not None
+    assert 8 * n * n < peak < memory(n, n, 0, 800, at_once=20)
+
+
+def test_a_seed_fixes_the_numbers() -> None:
+    v = np.arange(6.0)
+    one, same, other = (GaussianMatrix(5, 6, stream(seed, 0)) @ v for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("never_completed")
+def test_thousands_of_vectors() -> None:
+    n, rng = 2500, np.random.default_rng(0)
+    W = GaussianMatrix(n, n, stream(0, 0))
+    v, u = rng.standard_normal((n, 50)), rng.standard_normal((n, 50))
+    kept: tuple[list[Array], ...] = ([], [], [], [])
+    for step in range(90):
+        wv, wu = W @ v, W.T @ u
+        for place, each in zip(kept, (v, wv, u, wu), strict=True):
+            place.append(each[:, :5])
+        # a slow drift, as in training, and new directions
+        v, u = v + 1e-3 * np.tanh(wu) / math.sqrt(n), u + 10.0 ** -(step % 12) * np.tanh(wv) / math.sqrt(n)
+        v[:, :20], u[:, :20] = rng.standard_normal((n, 20)), rng.standard_normal((n, 20))
+    assert min(W.known) > 2000
+    assert worst(*kept) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: GaussianMatrix(0, 3, stream(0, 0)), "rows is 0"),
+        (lambda: GaussianMatrix(3, 3, stream(0, 0), deviation=0.0), "deviation is 0.0"),
+        (lambda: GaussianMatrix(3, 3, stream(0, 0), dtype="float16"), "dtype 'float16'"),
+        (lambda: GaussianMatrix(3, 3, stream(0, 0), memory="4 potatoes"), "memory is '4 potatoes'"),
+        (lambda: GaussianMatrix(3, 3, stream(0, 0), memory=-1), "memory is -1"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.ones(3), r"shape \(3,\); give \(2,\) or \(2, k\)"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0)).T @ np.ones((2, 1)), r"give \(3,\)"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0), draws=4) @ np.ones((3, 2, 1)), "leading 4"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ ["a", "b"], "not an array of numbers"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.nan]), "not finite"),
+        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, 1e200]), "not finite"),
+        (lambda: GaussianMatrix(10**6, 10**6, stream(0, 0), memory="1MB") @ np.ones(10**6), "MiB to go on"),
+    ],
+)
+def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(finwidth.FinwidthError, match=words):
+        call()
+
+
+def test_bytes_are_read() -> None:
+    assert parse_bytes("4GiB") == 2**32
+    assert parse_bytes(" 500 MB") == 500_000_000
+    assert parse_bytes(1e6) == 10**6
