@@ -215,8 +215,9 @@ def _read_network(document: Document) -> dict[str, Any]:
 def _check_combinations(document: Document, config: Config) -> None:
     """Refuse what cannot be computed for a law, activation or parameterization of the grid."""
     names = ("law", "activation", "parameterization")
-    if "gram" in config.quantities and len(config.axes["input"]) > 1:
-        raise document.fault("axes.input", "give one input, for gram takes its inputs from the table [gram]")
+    for name in config.quantities:
+        if KINDS[name].inputs(config.quantities[name]) and len(config.axes["input"]) > 1:
+            raise document.fault("axes.input", f"give one input, for {name} takes its inputs from the table [{name}]")
     n_0 = config.axes["n_0"][0]
     depth = config.axes["depth"][-1]
     widest = config.axes["width"][-1] if "width" in config.axes else width_at(depth, config.axes["ratio"][0])
