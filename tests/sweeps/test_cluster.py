@@ -88,3 +88,16 @@ def test_cheap_tasks_travel_together() -> None:
     assert max(map(len, made)) == 64
     assert len(made) == 6
     assert np.isclose(sum(task.work() for batch in made for task in batch), sum(sizes))
+
+
+def test_a_cell_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    monkeypatch.setattr(cluster, "_ATTEMPTS", 2)
+    monkeypatch.setattr(cluster, "perform_batch", lambda batch: os._exit(1))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as running,
+        pytest.raises(FinwidthError, match=r"lost again and again while they computed (exact|sampled) of Cell\(n_0=2"),
+    ):
+        finwidth.sweep(CONFIG, scheduler=running.scheduler_address)
