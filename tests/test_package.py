@@ -27,6 +27,7 @@ PUBLIC = {
     "regime",
     "sample",
     "sample_gram",
+    "sweep",
     "train",
     "width_for",
 }
@@ -40,4 +41,17 @@ def test_import_is_light() -> None:
     """`import finwidth` loads NumPy and nothing heavier; torch is used only where it is asked for."""
     code = "import sys, finwidth; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "xarray", "pandas", "matplotlib", "scipy", "sklearn", "rich", "typer", "sympy"} & set(loaded)
+    heavy = {
+        "torch",
+        "xarray",
+        "pandas",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "rich",
+        "typer",
+        "sympy",
+        "zarr",
+        "distributed",
+    }
+    assert not heavy & set(loaded)

@@ -17,6 +17,7 @@ from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import sample
 from finwidth.sampling.gram import sample_gram
 from finwidth.sampling.training import train
+from finwidth.sweeps.run import sweep
 
 __version__ = version("finwidth")
 
@@ -40,6 +41,7 @@ __all__ = [
     "regime",
     "sample",
     "sample_gram",
+    "sweep",
     "train",
     "width_for",
 ]

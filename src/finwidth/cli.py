@@ -17,6 +17,7 @@ from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.network import MLP, count, parse_widths
 from finwidth.quantities import plain
+from finwidth.sweep_commands import sweep_app
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +26,8 @@ app = typer.Typer(
     help="What finite depth and width do to the neural tangent kernel (NTK).",
     epilog="Widths are written input to output: 16,64x8,1 is input 16, eight hidden layers of 64, output 1.",
 )
+
+app.add_typer(sweep_app, name="sweep")
 
 Widths = Annotated[str, typer.Argument(help="Widths, input to output, such as 16,64x8,1.", show_default=False)]
 Input = Annotated[

@@ -299,3 +299,13 @@ def findings(found: Iterable[Finding]) -> None:
             f"\nFinding {number}. {finding.title}\n  printed: {finding.printed}\n  exact: {finding.exact}\n  {figures}"
         )
         console.print(text, markup=False)
+
+
+def sweep_status(found: Mapping[str, Any]) -> None:
+    """Print what a sweep's store holds."""
+    table = _table("quantity", "cells done", "of", "converged")
+    for name, each in found["quantities"].items():
+        table.add_row(name, str(each["done"]), str(each["total"]), str(each.get("converged", "")))
+    notes = "".join(f"! {line}.\n" for each in found["quantities"].values() for line in each["doubts"])
+    axes = ", ".join(f"{size} of {name}" for name, size in found["axes"].items() if size > 1)
+    show(f"{found['store']}: {axes or 'one cell'}; seed {found['seed']}", table, notes)

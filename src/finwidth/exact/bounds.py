@@ -113,13 +113,28 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
     >>> round(forms.hidden_ratio["K_w^2"], 3)
     0.723
     """
+    log_form = log_forms(net, x)
+    exact = moments(net, x) if exact is None else exact
+    log_exact = {
+        "K": exact.K.log_raw[0],
+        "K^2": exact.log_second_moment,
+        "K_w^2": exact.K_w.log_second_moment,
+        "K_b^2": exact.K_b.log_second_moment,
+        "K_w*K_b": exact.log_mixed,
+        **{key: exact.log_update[key] for key in ("D_ww", "D_wb", "dK")},
+    }
+    log_ratio = {key: 0.0 if log_exact[key] == log_form[key] else log_exact[key] - log_form[key] for key in log_form}
+    return Bounds(log_form, log_ratio, float(net.beta), float(net.beta_hidden))
+
+
+def log_forms(net: MLP, x: Vector) -> dict[str, float]:
+    """`Bounds.log_form` alone: what the paper prints, without the exact moments that it is compared with."""
     outside = why_outside(net)
     if outside:
         raise FinwidthError(
             f"the paper's forms do not cover this network: {outside}; finwidth.moments gives its exact values"
         )
     norm = sum((a * a for a in exact_input(net, x)), Fraction(0)) / net.widths[0]  # |x|^2 / n_0
-    exact = moments(net, x) if exact is None else exact
     sums = dict(_sums(net))
     d, beta = net.depth, float(net.beta)
     once, twice = log(norm), 2 * log(norm)
@@ -133,19 +148,7 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
         "D_wb": [_log(sums["wb"]) + once],
         "dK": [_log(sums["ww"]) + twice, _log(sums["wb"]) + once],
     }
-    log_form = {
-        key: float(np.logaddexp.reduce(logs)) + (0.0 if key == "K" else 5 * beta) for key, logs in terms.items()
-    }
-    log_exact = {
-        "K": exact.K.log_raw[0],
-        "K^2": exact.log_second_moment,
-        "K_w^2": exact.K_w.log_second_moment,
-        "K_b^2": exact.K_b.log_second_moment,
-        "K_w*K_b": exact.log_mixed,
-        **{key: exact.log_update[key] for key in ("D_ww", "D_wb", "dK")},
-    }
-    log_ratio = {key: 0.0 if log_exact[key] == log_form[key] else log_exact[key] - log_form[key] for key in terms}
-    return Bounds(log_form, log_ratio, beta, float(net.beta_hidden))
+    return {key: float(np.logaddexp.reduce(logs)) + (0.0 if key == "K" else 5 * beta) for key, logs in terms.items()}
 
 
 def _log(value: float) -> float:

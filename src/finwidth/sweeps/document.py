@@ -1,0 +1,108 @@
+"""A config as it was written: nested tables, and the line on which each key stands."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finwidth.errors import FinwidthError
+
+_NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+_DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_HEADER = re.compile(rf"^\s*\[\s*({_DOTTED})\s*\]")
+_KEY = re.compile(rf"^\s*({_DOTTED})\s*=")
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a TOML file or a mapping holds.
+
+    Attributes
+    ----------
+    tables
+        The content.
+    folder
+        Against which the files it names are found.
+    name, lines
+        What the file is called and where its keys stand, for messages; None and empty for a mapping.
+    """
+
+    tables: Mapping[str, Any]
+    folder: Path
+    name: str | None
+    lines: Mapping[str, int]
+
+    def fault(self, key: str, problem: str) -> FinwidthError:
+        """An error that names the key, and the line where the key or the table around it stands."""
+        where, line = key, None
+        while where and line is None:
+            line = self.lines.get(where)
+            where = where.rpartition(".")[0]
+        place = "" if self.name is None else f"{self.name}, line {line}: " if line else f"{self.name}: "
+        return FinwidthError(f"{place}{key}: {problem}")
+
+    def table(self, key: str, allowed: Iterable[str]) -> dict[str, Any]:
+        """The table at ``key`` ("" for the whole), empty if there is none; keys that are not allowed are refused."""
+        found = self.tables if not key else self.tables.get(key, {})
+        names = sorted(allowed)
+        if not isinstance(found, Mapping):
+            raise self.fault(key, f"{shown(found)} is not a table; write [{key}] above keys {', '.join(names)}")
+        for name in found:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, 1)
+                advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names) or 'none'}"
+                raise self.fault(f"{key}.{name}" if key else str(name), f"this key is not known; {advice}")
+        return dict(found)
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as it was typed and not too long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_document(source: str | Path | Mapping[str, Any]) -> Document:
+    """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
+    import tomllib
+
+    if isinstance(source, Mapping):
+        return Document(source, Path(), None, {})
+    path = Path(source)
+    try:
+        text = path.read_bytes().decode()
+        return Document(tomllib.loads(text), path.parent, path.name, _lines(text))
+    except OSError as error:
+        raise FinwidthError(f"cannot read the config {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FinwidthError(f"the config {path} is not a text file in UTF-8") from None
+    except RecursionError:
+        raise FinwidthError(f"the config {path} nests its values too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
+        raise FinwidthError(f"the config {path} is not TOML: {error}") from None
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line of each key and table, by its dotted name; the first if a name comes twice."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _plain(header[1])
+            lines.setdefault(table, number)
+        elif key := _KEY.match(line):
+            lines.setdefault(f"{table}.{_plain(key[1])}" if table else _plain(key[1]), number)
+    return lines
+
+
+def _plain(dotted: str) -> str:
+    """A dotted name without its quotes and blanks."""
+    return ".".join(part.strip().strip("\"'") for part in re.findall(_NAME, dotted))

@@ -1,0 +1,100 @@
+"""What a quantity of a sweep is: how its table in a config reads, what is stored of it, how a cell is computed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.laws import FloatArray
+from finwidth.network import MLP
+from finwidth.sweeps.document import Document
+from finwidth.sweeps.grid import Cell
+
+Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and input width
+Variable: TypeAlias = tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]  # further dimensions, values, attrs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a quantity share: the seed, further arguments of `MLP`, and the quantity's own table."""
+
+    seed: int
+    network: dict[str, Any]
+    table: Mapping[str, Any]
+
+
+class Kind(ABC):
+    """One quantity. Its record of a cell is an array of numbers, none of them NaN, which the store holds as it is.
+
+    Attributes
+    ----------
+    name
+        What configs call it.
+    keys
+        Of its table in a config.
+    block
+        How many depths and widths are computed, stored, and lost when a sweep is killed, together.
+    """
+
+    name: ClassVar[str]
+    keys: ClassVar[tuple[str, ...]] = ()
+    block: ClassVar[tuple[int, int]] = (1, 1)
+
+    def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
+        """The checked settings, in plain types, of the quantity's table."""
+        return table
+
+    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
+        """The inputs that the quantity needs beside that of the cell."""
+        return ()
+
+    @abstractmethod
+    def check(self, net: MLP, settings: Settings) -> None:
+        """Raise FinwidthError if it cannot be had for a network like ``net``."""
+
+    @abstractmethod
+    def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """The dimensions of a record and their labels."""
+
+    @abstractmethod
+    def compute(
+        self,
+        cells: Sequence[Cell],
+        settings: Settings,
+        vectors: Vectors,
+        previous: FloatArray | None,
+        pause: Callable[[], None],
+    ) -> FloatArray:
+        """The records of some cells, shape (cells, *dims).
+
+        ``previous`` holds those stored before, which may have been computed with fewer draws. ``pause`` is called now
+        and then; it raises an exception when the sweep is stopped.
+        """
+
+    def finished(self, records: FloatArray, table: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """Whether each stored record, shape (..., *dims), is what the settings ask for; NaN stands for none."""
+        return ~np.isnan(first_of(records, len(self.dims(table))))
+
+    @abstractmethod
+    def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
+        """What the records say, as the variables of a Dataset."""
+
+    def converged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[int | None, list[str]]:
+        """How many cells have converged, None where that means nothing, and what is to be said of the others."""
+        return None, []
+
+    def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
+        """About how long a cell takes, in microseconds."""
+        return 10.0 * cell.depth
+
+
+def first_of(records: FloatArray, dimensions: int) -> FloatArray:
+    """The first entry along each of the last ``dimensions`` dimensions: one number for each cell."""
+    index: Any = (..., *[0] * dimensions)
+    found: FloatArray = records[index]
+    return found

@@ -1,0 +1,75 @@
+"""Two parts of a sweep as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.sweeps.blocks import blocks
+from finwidth.sweeps.config import cell_at, united
+from finwidth.sweeps.kinds import KINDS
+from finwidth.sweeps.store import Store, open_store, writing
+
+
+def merge(parts: Sequence[str | Path], output: str | Path) -> None:
+    """Make one store of the stores of parts of a sweep, such as two halves that ran on two machines.
+
+    The result reads identical to the store of the whole grid, and a sweep of that grid can go on in it.
+
+    Parameters
+    ----------
+    parts
+        Stores whose configs differ in their axis values only.
+    output
+        The new store; there must be nothing yet.
+
+    Raises
+    ------
+    FinwidthError
+        If the configs or versions differ, or two parts hold different numbers for the same cell.
+    """
+    target = Path(output)
+    if target.exists():
+        raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
+    stores = [open_store(part) for part in parts]
+    if not stores:
+        raise FinwidthError("there is nothing to merge; give the stores of the parts")
+    for store in stores[1:]:
+        if store.versions != stores[0].versions:
+            raise FinwidthError(
+                f"the numbers of {stores[0].path} and {store.path} come from different versions: "
+                f"{stores[0].versions} and {store.versions}"
+            )
+    config = reduce(united, (store.config for store in stores))
+    whole = {quantity: _united(stores, quantity, config.axes) for quantity in config.quantities}
+    with writing(target, config, stores[0].versions) as merged:
+        for quantity, records in whole.items():
+            for region in blocks(config.shape, KINDS[quantity].block):
+                if not np.isnan(records[region]).all():
+                    merged.write(quantity, region, records[region])
+
+
+def _united(stores: Sequence[Store], quantity: str, axes: Mapping[str, tuple[Any, ...]]) -> FloatArray:
+    """The records of all stores on the common grid; raises FinwidthError where two of them disagree."""
+    found: FloatArray | None = None
+    for store in stores:
+        records = store.records(quantity)
+        places = np.ix_(*([axes[name].index(value) for value in axis] for name, axis in store.axes.items()))
+        if found is None:
+            found = np.full((*map(len, axes.values()), *records.shape[len(axes) :]), np.nan)
+        there = found[places]
+        conflict = (there != records) & ~np.isnan(there) & ~np.isnan(records)
+        if conflict.any():
+            place = tuple(int(i) for i in np.argwhere(conflict)[0][: len(axes)])
+            raise FinwidthError(
+                f"{store.path} and another part hold different {quantity} numbers for {cell_at(store.axes, place)}"
+            )
+        found[places] = np.where(np.isnan(records), there, records)
+    assert found is not None
+    return found

@@ -1,0 +1,319 @@
+"""Pictures of a sweep: the phase diagram over depth and width, and how second moment and update collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
+from finwidth.sweeps.dataset import read
+from finwidth.sweeps.grid import AXES
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".pdf", ".svg", ".png")
+_RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
+_COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
+_MARKERS = "os^Dv<"
+_LOWEST, _HIGHEST = 0.03, 100.0  # ends of the colours
+_LARGEST_LOG = 575.0  # past 10^250 a figure says nothing, and Matplotlib's axes overflow
+
+
+def plot(
+    store: str | Path, picture: str, output: str | Path, *, source: str | None = None, at: Iterable[str] = ()
+) -> None:
+    """Draw one of `PICTURES` from a store into a file.
+
+    Parameters
+    ----------
+    store
+        Of a sweep over depth and width.
+    picture
+        ``"phase"``, ``"collapse"`` or ``"update"``.
+    output
+        A file that ends in .pdf, .svg or .png.
+    source
+        ``"exact"`` or ``"sampled"``, of the phase diagram; by default exact if the store has it.
+    at
+        Where to cut an axis of several values, such as ``"law=uniform"``.
+
+    Raises
+    ------
+    FinwidthError
+        If the store does not hold what the picture needs, or the file cannot be written.
+    """
+    import matplotlib as mpl
+
+    target = Path(output)
+    if picture not in PICTURES:
+        raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
+    if target.suffix not in SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if source is not None and picture != "phase":
+        raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
+    found = cut(read(store), at)
+    with mpl.rc_context(STYLE | {"svg.hashsalt": "finwidth"}):
+        figure = phase(found, source) if picture == "phase" else PICTURES[picture](found)
+        try:
+            figure.savefig(target, dpi=200, metadata=_undated(target.suffix))
+        except OSError as error:
+            raise FinwidthError(f"cannot write {target}: {error.strerror}; give another file with -o") from None
+
+
+def _undated(suffix: str) -> dict[str, None] | None:
+    """Metadata without the date, so that the same picture is the same file."""
+    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+
+
+def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
+    """The dataset at the values given, with depth and width (or ratio) as its only axes."""
+    for each in at:
+        name, _, value = each.partition("=")
+        if name not in found.dims or name not in {*AXES, "ratio"}:
+            known = ", ".join(str(dim) for dim in found.dims if dim in AXES)
+            raise FinwidthError(f"cannot cut at {each!r}; write AXIS=VALUE, where AXIS is one of {known or 'none'}")
+        labels = {str(label): place for place, label in enumerate(found[name].to_numpy())}
+        if value not in labels:
+            raise FinwidthError(f"cannot cut at {each!r}; the values of {name} are {', '.join(labels)}")
+        found = found.isel({name: labels[value]})
+    for name in AXES:
+        if name in {"depth", "width"}:
+            continue
+        if name in found.dims and found.sizes[name] > 1:
+            values = ", ".join(map(str, found[name].to_numpy()))
+            raise FinwidthError(f"there are several values of {name}: {values}; choose one with --at {name}=...")
+        if name in found.dims:
+            found = found.squeeze(name)
+    return found
+
+
+def phase(found: xr.Dataset, source: str | None = None) -> Figure:
+    """Spread and first change of the kernel over depth and width, with lines of constant d/n.
+
+    Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
+    Colours end where the numbers go on; grey cells are not done, or sampled and not to be trusted.
+    """
+    from matplotlib.figure import Figure
+
+    _need_axes(found)
+    source = source or ("exact" if "exact_cv" in found else "sampled")
+    if source not in {"exact", "sampled"} or f"{source}_mean" not in found:
+        has = [name for name in ("exact", "sampled") if f"{name}_mean" in found]
+        raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or 'neither exact nor sampled'}")
+    cv, update = _exact_panels(found) if source == "exact" else _sampled_panels(found)
+    figure = Figure(figsize=(7.0, 3.2))
+    left, right = figure.subplots(1, 2, sharey=True)
+    _panel(left, cv, r"coefficient of variation of $K$")
+    _panel(right, update, r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$")
+    left.set_ylabel("hidden width $n$")
+    return figure
+
+
+def _exact_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    return found.exact_cv, np.exp(found.exact_log_dK - np.log(found.exact_mean))
+
+
+def _sampled_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    mean, trust = found.sampled_mean, found.sampled_trust
+    K, square, update = (mean.sel(moment=name) for name in ("K", "K^2", "dK"))
+    cv = np.sqrt((square / K**2 - 1).clip(min=0))
+    return cv.where(trust.sel(moment="K^2")), abs(update / K).where(trust.sel(moment="dK"))
+
+
+def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    depth, width = values.depth.to_numpy(), values.width.to_numpy()
+    numbers = values.transpose("width", "depth").to_numpy()
+    shown = numbers[np.isfinite(numbers) & (numbers > 0)]
+    if not len(shown):
+        raise FinwidthError("no cell of this sweep is done, or none can be trusted; there is nothing to draw")
+    low, high = max(shown.min(), _LOWEST), min(shown.max(), _HIGHEST)
+    colours = colormaps["viridis"].with_extremes(bad="#dddddd")
+    masked = np.ma.masked_where(np.isnan(numbers), np.clip(numbers, 1e-300, 1e300))
+    mesh = axes.pcolormesh(
+        _edges(depth), _edges(width), masked, norm=LogNorm(low, max(high, 1.01 * low)), cmap=colours, rasterized=True
+    )
+    ends = (shown.min() < low, shown.max() > high)
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}[ends]
+    assert axes.figure is not None
+    bar = axes.figure.colorbar(mesh, ax=axes, extend=extend, pad=0.02)
+    axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)", title=label)
+    axes.set_xlim(*_edges(depth)[[0, -1]].tolist())
+    axes.set_ylim(*_edges(width)[[0, -1]].tolist())
+    for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.spines[:].set_visible(True)
+    if masked.mask.any():
+        note = {"fc": "#dddddd", "ec": "none", "boxstyle": "square,pad=0.2"}
+        axes.text(
+            0.97, 0.03, "not done, or not to be trusted", ha="right", transform=axes.transAxes, fontsize=7, bbox=note
+        )
+    _lines_of_ratio(axes)
+
+
+def _edges(centres: FloatArray) -> FloatArray:
+    """Borders of cells around values on a logarithmic axis."""
+    logs = np.log(np.asarray(centres, dtype=np.float64))
+    if len(logs) == 1:
+        return np.asarray(np.exp(logs[0] + np.array([-0.5, 0.5])))
+    middles = (logs[1:] + logs[:-1]) / 2
+    ends = [2 * logs[0] - middles[0]], [2 * logs[-1] - middles[-1]]
+    return np.asarray(np.exp(np.concatenate([ends[0], middles, ends[1]])))
+
+
+def _lines_of_ratio(axes: Axes) -> None:
+    """Lines d/n = const, each with its value on it, at most about six."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = [c for c in _RATIOS if left / top * 1.5 < c < right / bottom / 1.5]
+    for ratio in inside[:: -(-len(inside) // 6) or 1]:
+        axes.plot([left, right], [left / ratio, right / ratio], color="white", lw=0.9, ls="--", zorder=3)
+        low, high = max(left, bottom * ratio), min(right, top * ratio)
+        x = low**0.4 * high**0.6
+        text = f"{ratio:g}" if ratio >= 1 else f"1/{round(1 / ratio)}"
+        axes.text(
+            x, x / ratio, f"$d/n={text}$", color="white", fontsize=7, ha="center", va="center", zorder=4,
+            rotation=np.degrees(np.arctan(1 / ratio)), rotation_mode="anchor", transform_rotates_text=True,
+            bbox={"boxstyle": "square,pad=0.1", "fc": "black", "ec": "none", "alpha": 0.6},
+        )  # fmt: skip
+
+
+def collapse(found: xr.Dataset) -> Figure:
+    """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta)."""
+    values = _relative(found, "K^2", 2)
+    beta = (found.depth - 1) / found.width
+    figure, axes = _one_panel()
+    _curves(axes, beta, values)
+    last = min(float(beta.max()), 2.0)
+    line = np.linspace(0, last, 200)
+    axes.plot(line, np.exp(5 * line), color="black", lw=1.2, ls="--", label=r"paper: $e^{5\beta}$", zorder=3)
+    if "bounds_log_form" in found:  # without the output layer's constant e^5
+        form = found.bounds_log_form.sel(form="K^2") - 5 - 2 * found.bounds_log_form.sel(form="K")
+        reach = found.width.where(beta.max("depth") >= last)
+        widest = {"width": reach.max() if reach.notnull().any() else found.width.min()}
+        axes.plot(
+            beta.sel(widest),
+            np.exp(np.minimum(form.sel(widest), _LARGEST_LOG)),
+            color="black",
+            lw=1.2,
+            ls=":",
+            label="paper: Theorem 1",
+            zorder=3,
+        )
+    axes.set(xlabel=r"$\beta=(d-1)/n$", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
+    axes.set_xlim(0, last)
+    axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
+    axes.legend(ncols=2)
+    return figure
+
+
+def update(found: xr.Dataset) -> Figure:
+    """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
+
+    The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
+    and a curve for each beyond.
+    """
+    values = _relative(found, "dK", 1)
+    beta = (found.depth - 1) / found.width
+    size = found.squared_norm / found.n_0
+    x = found.depth**2 / found.width * size
+    norm = "" if np.isclose(found.squared_norm, 1) else r"\,|x|^2"
+    figure, axes = _one_panel()
+    form = found.depth * beta * size * np.exp(np.minimum(5 * beta, _LARGEST_LOG))
+    for width, colour, _ in _drawn_widths(found):
+        axes.plot(x.sel(width=width), form.sel(width=width), color=colour, lw=0.9, ls="--", zorder=1)
+    _curves(axes, x, values)
+    axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
+    label = r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$"
+    axes.set(xlabel=rf"$d^2{norm}/(n\,n_0)$", ylabel=label, xscale="log", yscale="log")
+    top = min(axes.get_ylim()[1], 1e4)
+    shown = form.where((form < top) & (form > 0))
+    inside = x.where(shown.notnull())
+    axes.set_ylim(0.5 * float(shown.min()), top)
+    axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
+    axes.legend(ncols=2, loc="upper left")
+    return figure
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A quantity over its infinite-width scale, over (depth, width), by the routes that the store has."""
+
+    exact: xr.DataArray | None
+    sampled: xr.DataArray | None
+    error: xr.DataArray | None
+    trust: xr.DataArray | None
+
+
+def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
+    """abs(E[moment]) / E[K]^power; where E[K] is sampled too, the relative errors add up, for the two depend."""
+    _need_axes(found)
+    exact = sampled = error = trust = None
+    if "exact_mean" in found:
+        log = found.exact_log_second_moment if moment == "K^2" else found.exact_log_dK
+        exact = np.exp(np.minimum(log - power * np.log(found.exact_mean), _LARGEST_LOG))
+        exact = exact.where(exact > 0)  # one layer has no update
+    if "sampled_mean" in found:
+        mean, se = abs(found.sampled_mean.sel(moment=moment)), found.sampled_se.sel(moment=moment)
+        K = found.exact_mean if "exact_mean" in found else found.sampled_mean.sel(moment="K")
+        of_K = 0.0 if "exact_mean" in found else power * found.sampled_se.sel(moment="K") / K
+        sampled = mean / K**power
+        error = sampled * (se / mean + of_K)
+        trust = found.sampled_trust.sel(moment=moment)
+    if exact is None and sampled is None:
+        raise FinwidthError("the store has neither exact nor sampled values, so there is nothing to draw")
+    return _Values(exact, sampled, error, trust)
+
+
+def _need_axes(found: xr.Dataset) -> None:
+    if not {"depth", "width"} <= {*found.dims}:
+        raise FinwidthError("the pictures need a list of values on each of the axes depth and width")
+
+
+def _one_panel() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 3.4))
+    return figure, figure.add_subplot()
+
+
+def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
+    """At most six widths, spread over those there are by ratio, with colour and marker."""
+    widths = found.width.to_numpy()
+    wanted = np.geomspace(widths[0], widths[-1], min(len(widths), len(_COLOURS)))
+    places = np.unique([np.argmin(np.abs(widths - each)) for each in wanted])
+    for place, colour, marker in zip(places, _COLOURS, _MARKERS, strict=False):
+        yield int(widths[place]), colour, marker
+
+
+def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
+    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
+    for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
+        here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
+        if values.exact is not None:
+            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+        if values.sampled is None or values.error is None or values.trust is None:
+            continue
+        y, bars, trust = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error, values.trust))
+        axes.errorbar(
+            here[trust], y[trust], 2 * bars[trust], color=colour, fmt=marker, ms=4, lw=0, elinewidth=1, zorder=4,
+            label=label if values.exact is None else None,
+        )  # fmt: skip
+        axes.plot(here[~trust], y[~trust], marker, color=colour, mfc="white", ms=4, zorder=4)
+    if values.sampled is not None:
+        axes.plot([], [], "o", color=GREY, ms=4, label="sampled, 2 s.e.")
+        if values.trust is not None and not values.trust.all():
+            axes.plot([], [], "o", color=GREY, mfc="white", ms=4, label="not to be trusted")
+
+
+PICTURES: dict[str, Callable[..., Figure]] = {"phase": phase, "collapse": collapse, "update": update}

@@ -1,0 +1,116 @@
+"""Training in law in every cell: how loss, kernel and alignment move over the steps of SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finwidth.errors import FinwidthError
+from finwidth.laws import FloatArray
+from finwidth.network import MLP
+from finwidth.sampling.training import chunk_size, train
+from finwidth.sweeps.document import Document
+from finwidth.sweeps.drawn_kinds import MOST_DRAWS, Drawn
+from finwidth.sweeps.grid import Cell, cell_seed
+from finwidth.sweeps.kind import Settings, Vectors
+from finwidth.sweeps.records import STATISTICS, accumulate, record
+from finwidth.sweeps.values import checked, several, text, whole, within
+
+_FOLLOWED = ["loss", "drift", "alignment"]
+_MOST_STEPS = 10**5
+
+
+class Training(Drawn):
+    """Loss, drift and alignment of `finwidth.train` at recorded steps, averaged over networks."""
+
+    name = "training"
+    keys = ("inputs", "targets", "steps", "lr", "draws", "record")
+
+    def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
+        """Inputs, targets, steps, learning rate and draws; the steps to record, by default the first and the last."""
+        for key in self.keys[:-1]:
+            if key not in table:
+                wanted = ", ".join(self.keys[:-1])
+                raise document.fault(f"training.{key}", f"this key is missing; give [training] {wanted}")
+        found = {
+            "inputs": several(document, "training.inputs", table["inputs"], text),
+            "steps": checked(document, "training.steps", table["steps"], whole(1, _MOST_STEPS)),
+            "lr": checked(document, "training.lr", table["lr"], within(1e-12, 1e6)),
+            "draws": checked(document, "training.draws", table["draws"], whole(1, MOST_DRAWS)),
+        }
+        targets = table["targets"]
+        if not isinstance(targets, list | tuple | np.ndarray) or len(targets) != len(found["inputs"]):
+            raise document.fault(
+                "training.targets", f"give a list of {len(found['inputs'])} numbers, one for each input"
+            )
+        found["targets"] = [checked(document, "training.targets", value, within(-1e6, 1e6)) for value in targets]
+        steps = found["steps"]
+        given = several(document, "training.record", table.get("record", [0, steps]), whole(0, steps))
+        return found | {"record": sorted({0, steps, *given})}
+
+    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
+        """Those that are trained on."""
+        names: list[str] = table["inputs"]
+        return names
+
+    def goals(self, table: Mapping[str, Any]) -> list[str]:
+        """The loss: at step 0 the drift is zero by definition."""
+        return ["loss"]
+
+    def check(self, net: MLP, settings: Settings) -> None:
+        """Refuse networks that cannot be trained in law, by training a small one for no time at all."""
+        small = MLP(
+            [1, 1, 1], net.weight_law, net.activation, net.parameterization, bias=net.bias, bias_law=net.bias_law,
+            bias_variance=max(net.bias_variance),
+        )  # fmt: skip
+        train(small, [[1.0]], [0.0], 1, 1e-9, 1)
+
+    def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """What is followed, recorded steps, statistics."""
+        return {"followed": _FOLLOWED, "step": list(table["record"]), "training_statistic": list(STATISTICS)}
+
+    def compute(
+        self,
+        cells: Sequence[Cell],
+        settings: Settings,
+        vectors: Vectors,
+        previous: FloatArray | None,
+        pause: Callable[[], None],
+    ) -> FloatArray:
+        """Cell by cell; each chunk of draws is a `finwidth.train` with a seed of its own."""
+        shape = tuple(map(len, self.dims(settings.table).values()))
+        rows = [None] * len(cells) if previous is None else list(previous.reshape(len(cells), -1, shape[-1]))
+        found = []
+        for cell, row in zip(cells, rows, strict=True):
+            X = np.array([vectors[name, cell.n_0] for name in settings.table["inputs"]])
+            found.append(_trained(cell, settings, X, row, pause).reshape(shape))
+        return np.array(found)
+
+    def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
+        """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
+        met = len(table["inputs"]) * float(table["steps"])
+        return 0.01 * cell.depth * cell.width * met * met * float(table["draws"])
+
+
+def _trained(
+    cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
+) -> FloatArray:
+    """The record of one cell, shape (followed x steps, statistics); inf where training diverges."""
+    net, table = cell.network(settings.network), settings.table
+    steps, entries = list(table["record"]), len(_FOLLOWED) * len(table["record"])
+
+    def piece(number: int, count: int) -> list[FloatArray]:
+        seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
+        try:
+            run = train(
+                net, X, table["targets"], table["steps"], table["lr"], count, seed,
+                record=steps, progress=lambda done: pause(),
+            )  # fmt: skip
+        except FinwidthError:  # training diverges; the record says so, and the sweep goes on
+            return [np.full(count, np.inf)] * entries
+        return [run[name].to_numpy()[:, place] for name in _FOLLOWED for place in range(len(steps))]
+
+    totals, states = accumulate(piece, entries, chunk_size(net, len(X)), table["draws"], previous)
+    return record([total.estimate() for total in totals], states, table["draws"])

@@ -1,0 +1,162 @@
+"""`finwidth sweep` as a stranger meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import finwidth
+from finwidth.sweeps import read
+
+COMMAND = [sys.executable, "-c", "from finwidth.cli import main; main()", "sweep"]
+GRID = """\
+quantities = ["exact", "sampled"]
+[axes]
+depth = [2, 3]
+width = [4, 8, 16]
+n_0 = 2
+[sampled]
+draws = 2000
+"""
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "grid.toml").write_text(GRID)
+    return tmp_path
+
+
+def test_a_sweep_from_start_to_picture(folder: Path) -> None:
+    first = run("grid.toml", cwd=folder)
+    assert first.returncode == 0, first.stderr
+    assert "12 of 12 cells are in grid.zarr, 12 of them new" in first.stdout
+    assert first.stderr.splitlines()[0] == "0 of 12 cells"  # a log, not a terminal
+    again = run("--workers", "1", "grid.toml", "--quiet", cwd=folder)
+    assert again.stdout.splitlines()[0] == "12 of 12 cells are in grid.zarr."
+    assert not again.stderr
+
+    table = run("status", "grid.zarr", cwd=folder).stdout
+    assert "2 of depth, 3 of width; seed 0" in table
+    assert re.search(r"sampled +6 +6 +\d", table)
+    found = json.loads(run("status", "grid.zarr", "--json", cwd=folder).stdout)
+    assert found["complete"] is True
+    assert found["quantities"]["exact"] == {"done": 6, "total": 6, "doubts": []}
+
+    assert "exact_cv" in run("collect", "grid.zarr", "-o", "grid.nc", cwd=folder).stdout
+    import xarray as xr
+
+    with xr.open_dataset(folder / "grid.nc", engine="scipy") as collected:
+        whole = read(folder / "grid.zarr")
+        assert {*collected} == {*whole}
+        assert (collected.sampled_mean == whole.sampled_mean).all()
+        assert collected.attrs["config"] == whole.attrs["config"]
+
+    drawn = run("plot", "grid.zarr", "phase", "-o", "phase.pdf", cwd=folder)
+    assert drawn.stdout == "Wrote phase.pdf.\n"
+    assert (folder / "phase.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_json_of_a_run(folder: Path) -> None:
+    found = json.loads(run("run", "grid.toml", "-o", "other.zarr", "--json", cwd=folder).stdout)
+    assert (found["store"], found["complete"]) == ("other.zarr", True)
+    assert found["seconds"] > 0
+
+
+def test_merge(folder: Path) -> None:
+    (folder / "a.toml").write_text(GRID.replace("[2, 3]", "[2]"))
+    (folder / "b.toml").write_text(GRID.replace("[2, 3]", "[3]"))
+    for part in ("a.toml", "b.toml"):
+        assert run(part, "-q", cwd=folder).returncode == 0
+    merged = run("merge", "a.zarr", "b.zarr", "-o", "grid.zarr", cwd=folder)
+    assert merged.returncode == 0, merged.stderr
+    assert read(folder / "grid.zarr").identical(finwidth.sweep(folder / "grid.toml", folder / "whole.zarr"))
+
+
+MISTAKES = [
+    (("none.toml",), "cannot read the config none.toml: No such file or directory"),
+    (("bad.toml",), "bad.toml, line 3: axes.dept: this key is not known; did you mean depth?"),
+    (("grid.toml", "--scheduler", "tcp://x:1", "--workers", "2"), "give one of the two"),
+    (("grid.toml", "-o", "folder"), "folder is not the store of a sweep; it is left as it is"),
+    (("grid.toml", "-o", "grid.toml/x.zarr"), "cannot write to grid.toml/x.zarr: Not a directory"),
+    (("status", "none.zarr"), "there is no store at none.zarr"),
+    (("collect", "none.zarr", "-o", "x.nc"), "there is no store at none.zarr"),
+    (("plot", "none.zarr", "phase", "-o", "x.pdf"), "there is no store at none.zarr"),
+    (("plot", "none.zarr", "cake", "-o", "x.pdf"), "the picture 'cake' is not known; choose from phase, collapse"),
+    (("merge", "none.zarr", "-o", "x.zarr"), "there is no store at none.zarr"),
+    (("status",), "Missing argument"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_are_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    (folder / "bad.toml").write_text(GRID.replace("depth", "dept"))
+    (folder / "folder").mkdir()
+    (folder / "folder" / "file").write_text("")
+    process = run(*arguments, cwd=folder)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not process.stdout
+
+
+def test_help(folder: Path) -> None:
+    assert "merge" in run(cwd=folder).stdout
+    assert "--scheduler" in run("run", "--help", cwd=folder).stdout
+
+
+def test_ctrl_c_ends_with_a_summary_and_the_sweep_goes_on(folder: Path) -> None:
+    (folder / "long.toml").write_text(GRID.replace("draws = 2000", "draws = 500_000"))
+    process = subprocess.Popen(
+        [*COMMAND, "long.toml", "--workers", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+    )  # fmt: skip
+    while not list(folder.glob("long.zarr/sampled/c.*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    summary = re.search(
+        r"^(\d+) of 12 cells are in long.zarr, .* new, .* a second; the same command goes on.$", errors, re.M
+    )
+    assert summary, errors
+    assert 1 <= int(summary[1]) < 12
+    assert "Traceback" not in errors
+    shutil.copytree(folder / "long.zarr", folder / "copy.zarr")
+    resumed = finwidth.sweep(folder / "long.toml", folder / "copy.zarr")
+    assert resumed.identical(finwidth.sweep(folder / "long.toml", folder / "whole.zarr"))
+
+
+def test_a_bar_with_rate_and_time_left_on_a_terminal(folder: Path) -> None:
+    (folder / "long.toml").write_text(GRID.replace("draws = 2000", "draws = 100_000"))
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "long.toml"], stderr=theirs, stdout=subprocess.DEVNULL, cwd=folder,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert re.search(rb"\d+/12", shown)
+    assert re.search(rb"a second, 0:00:\d\d left", shown)
