@@ -5,8 +5,8 @@ PyTorch users call, layer by layer: Kolmogorov-Smirnov; the bound of a uniform l
 and the largest singular value, which exceeds sd (sqrt n + sqrt m + t) with probability at most exp(-t^2/2) (Davidson
 and Szarek, 2001, theorem II.13). Weights fresh from one of the schemes are refused less than once in 10^6. Of the
 schemes that pass the likeliest is taken if it is 10^4 times likelier than each other one; by Markov's inequality a
-wrong one beats the right one so less than once in 10^4. Not seen: a scheme that is none of these and that so few weights
-do not tell from one of them, and training that moves Gaussian weights by much less than their size.
+wrong one beats the right one so less than once in 10^4. Not seen: a scheme that is none of these and that so few
+weights do not tell from one of them, and training that moves Gaussian weights by much less than their size.
 """
 
 from __future__ import annotations
