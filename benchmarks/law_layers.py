@@ -49,7 +49,7 @@ class Residual(nn.Module):
 
 def drawn(fan_in: int, fan_out: int) -> nn.Module:
     """nn.Linear with the weights and biases that LawLinear has in law."""
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
     nn.init.normal_(layer.weight, std=fan_in**-0.5)
     nn.init.zeros_(layer.bias)
     return layer
@@ -102,7 +102,7 @@ def check() -> None:
         usual.get_parameter(f"{name}.weight").data.copy_(each.from_right(columns)[0].T)
     far = float((train(usual, M, STEPS) - outputs).abs().max())
     moved = float((outputs[-1] - outputs[0]).abs().max())
-    if not far < 1e-10 < 1e-3 < moved:
+    if not (far < 1e-10 and moved > 1e-3):
         sys.exit(f"wrong: outputs differ by {far:.1e} from those of the revealed matrices (moved by {moved:.1e})")
     print(f"outputs are those of nn.Linear from the revealed matrices to {far:.0e}; training moved them by {moved:.2f}")
 
@@ -144,9 +144,10 @@ def main() -> None:
     for n in COMPARED:
         runs = [(in_law(n), by_weights(n)) for _ in range(3)]
         law, weights = ([statistics.median(each[i][k] for each in runs) for k in (0, 1)] for i in (0, 1))
+        ratios = [of_weights / of_law for of_law, of_weights in zip(law, weights, strict=True)]
         print(
             f"n = {n:9,}: in law {law[0]:7.3f} ({law[1]:7.3f}), {in_gib[n]:5.2f} GiB; nn.Linear {weights[0]:6.2f} "
-            f"({weights[1]:5.2f}), {weights_gib[n]:5.2f} GiB; ratio {weights[0] / law[0]:5.1f} ({weights[1] / law[1]:.1f})"
+            f"({weights[1]:5.2f}), {weights_gib[n]:5.2f} GiB; ratio {ratios[0]:5.1f} ({ratios[1]:.1f})"
         )
     for n in wider:
         total, steps = in_law(n)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -87,7 +87,8 @@ def _measure(
 ) -> None:
     if run is not None:
         run(*arguments)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
+    queue.put(int(status.partition("VmHWM:")[2].split()[0]) / 2**20)
 
 
 def peak(run: Callable[..., object] | None, *arguments: int) -> float:
