@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -131,7 +132,7 @@ def flips(depth: int, width: int) -> float:
     for i in range(1, depth):
         t = (i - 1) * i * (2 * i - 1) / 6
         total += i * ((3 - i * i / (i * i + t)) * (i * i + t) ** 0.5 - t**0.5)
-    return -9 * total / (2 * np.pi**1.5 * width**0.5)
+    return float(-9 * total / (2 * np.pi**1.5 * width**0.5))
 
 
 def figure(found: list[Cell], steps: dict[str, dict[int, tuple[tuple[float, float], float]]]) -> Figure:
@@ -146,7 +147,7 @@ def figure(found: list[Cell], steps: dict[str, dict[int, tuple[tuple[float, floa
     return made
 
 
-def _points(axes: Axes, some: list[Cell], name: str, **style: object) -> None:
+def _points(axes: Axes, some: list[Cell], name: str, **style: Any) -> None:
     for depth, colour in COLOURS.items():
         row = [each for each in some if each.depth == depth]
         values, errors = np.array([getattr(each, name) for each in row]).T
