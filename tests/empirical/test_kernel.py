@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import finwidth
 from finwidth.empirical import jacobian
+from finwidth.empirical.arguments import check_memory
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -319,3 +323,107 @@ def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest
 
 def count_outputs(module: nn.Module, x: Tensor) -> int:
     return int(module(x[:1]).numel())
+
+
+class Classic(nn.Module):
+    """Two layers whose weight is one number: N = w^2 x, so K(x, x) = (2 w x)^2, and half of it if each counts alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.one(x))
+
+
+def test_a_shared_weight_counts_once() -> None:
+    module = Classic().double()
+    w = float(module.one.weight.detach())
+    assert float(ntk(module, torch.ones(1, 1), outputs=0)) == pytest.approx(4 * w * w, rel=1e-12)
+
+
+def test_parameters_and_scales() -> None:
+    module, x, _ = make("perceptron")
+    names = ["0.weight", "4.bias"]
+    some = ntk(module, x, parameters=names)
+    assert near(some, jacobian.kernel(module, x, parameters=names))
+    assert near(ntk(module, x, parameters=lambda name, p: name in names), some)
+    scale = {"0.weight": 2.5, "2.bias": 0.0}
+    scaled = ntk(module, x, scale=scale)
+    assert near(scaled, jacobian.kernel(module, x, scale=scale))
+    assert near(ntk(module, x, scale=lambda name, p: scale.get(name, 1.0)), scaled)
+    for name, each in module.named_parameters():
+        each.requires_grad_(name in names)
+    assert near(ntk(module, x), some)
+    with torch.no_grad():
+        assert near(ntk(module, x), some)
+    assert all(each.grad is None for each in module.parameters())
+
+
+def test_precision_is_that_of_the_module() -> None:
+    module, x, _ = make("small CNN")
+    right = ntk(module, x)
+    single = ntk(module.float(), x)
+    assert single.dtype == torch.float32
+    assert torch.allclose(single.double(), right, rtol=1e-4, atol=1e-5 * right.abs().max().item())
+
+
+def test_labels() -> None:
+    module, x, x2 = make("perceptron")
+    assert dict(ntk(module, x, x2, labelled=True).sizes) == {"input": 5, "input_": 4, "output": 3, "output_": 3}
+    assert ntk(module, x, outputs="diagonal", entries="diagonal", labelled=True).dims == ("input", "output")
+    assert ntk(module, x, outputs=1, labelled=True).dims == ("input", "input_")
+
+
+PEAK = """
+import resource, torch
+from torch import nn
+from finwidth.empirical import ntk
+torch.set_num_threads(1)
+module = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+ntk(module, torch.randn(4, 784), outputs="trace")
+x = torch.randn({inputs}, 784)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+K = ntk(module, x, outputs="trace", memory="{memory}")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.parametrize(("inputs", "memory"), [(600, "40MiB"), pytest.param(2000, "1GiB", marks=pytest.mark.slow)])
+def test_memory_is_kept_to(inputs: int, memory: str) -> None:
+    """Growth of the process's peak, in MiB: the budget, the kernel, and some of the allocator's own."""
+    code = PEAK.format(inputs=inputs, memory=memory)
+    peak = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    budget = check_memory(memory) / 2**20
+    assert peak < budget + 3 * inputs**2 * 4 / 2**20 + 10
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), {}, r"layer '1', a BatchNorm1d, is in training mode"),
+        (nn.BatchNorm1d(3, track_running_stats=False).eval(), {}, "keeps no running statistics"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1)), {}, r"layer '1', a Dropout, is active"),
+        (nn.RReLU(), {}, "no parameter counts"),
+        (nn.Sequential(nn.Linear(3, 4), nn.RReLU()), {}, "two passes of the same inputs through the module differ"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Softmax(0)), {}, "depends on the other samples"),
+        (nn.Linear(3, 2), {"x1": torch.full((2, 3), float("nan"))}, "x1 holds numbers that are not finite"),
+        (nn.Linear(3, 2), {"x1": torch.zeros(0, 3)}, r"x1 has shape \(0, 3\)"),
+        (nn.Linear(3, 2), {"x1": object()}, "x1 is a object"),
+        (nn.Linear(3, 2), {"outputs": 2}, "outputs is 2, and the module has 2"),
+        (nn.Linear(3, 2), {"outputs": "all"}, "outputs is 'all'"),
+        (nn.Linear(3, 2), {"entries": "some"}, "entries is 'some'"),
+        (nn.Linear(3, 2), {"entries": "diagonal", "x2": torch.ones(2, 3)}, "leave x2 out"),
+        (nn.Linear(3, 2), {"memory": "much"}, "memory is 'much'"),
+        (nn.Linear(3, 2), {"memory": 10}, "give at least memory="),
+        (nn.Linear(3, 2), {"parameters": ["wieght"]}, "parameters names 'wieght'.*it has weight, bias"),
+        (nn.Linear(3, 2), {"scale": {"weight": -1}}, "scale gives -1"),
+        (nn.Linear(3, 2), {"parameters": []}, "no parameter counts"),
+        (torch.ones, {}, "give a torch.nn.Module"),
+        (nn.LSTM(3, 2, batch_first=True), {"x1": torch.ones(2, 4, 3)}, "the module returns a tuple"),
+    ],
+)
+def test_mistakes_are_told(module: Any, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(finwidth.FinwidthError, match=words):
+        ntk(**{"module": module, "x1": torch.randn(4, 3), **arguments})
