@@ -28,8 +28,8 @@ Array = Any  # of NumPy, or a torch tensor
 Generator = np.random.Generator | DeviceGenerator
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
-# A direction shorter than ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One that
-# rounding makes for all that (equal vectors of 10^6 equal entries, on torch) costs memory and is as good as any other.
+# A direction shorter than ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One
+# that rounding makes all the same (equal vectors of 10^6 equal entries, on torch) costs memory, and does no harm.
 ABSENT = 1000
 # Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
 _SAFE = 1e-4
