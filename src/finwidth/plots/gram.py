@@ -12,15 +12,13 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes, _plain_ticks, styled
+from finwidth.plots.style import BLUE, PALETTE, new_axes, plain_ticks, styled
 from finwidth.sampling.diagonal import chunks
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.gram import sample_gram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_COLOURS = (VERMILION, BLUE, GREEN, ORANGE, GREY)
 
 
 def circle(points: int) -> tuple[FloatArray, FloatArray]:
@@ -46,7 +44,7 @@ def kernel_on_a_circle(
 
     Examples
     --------
-    >>> from finwidth.gram_plots import kernel_on_a_circle
+    >>> from finwidth.plots import kernel_on_a_circle
     >>> figure = kernel_on_a_circle([8, 64], 3, networks=2, points=5)
     """
     from matplotlib.figure import Figure
@@ -96,12 +94,12 @@ def update_over_depth(
 
     Examples
     --------
-    >>> from finwidth.gram_plots import update_over_depth
+    >>> from finwidth.plots import update_over_depth
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
-    for width, colour in zip(widths, _COLOURS, strict=False):
+    for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
         for depth in depths:
@@ -123,6 +121,6 @@ def update_over_depth(
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
     axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
-    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    plain_ticks(axes.xaxis, *axes.get_xlim())
     axes.legend()
     return figure
