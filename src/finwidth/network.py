@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -203,7 +204,7 @@ class MLP:
         """sum_{i=1}^{d-1} 1/n_i, the part that varies with depth over width."""
         return sum((Fraction(count, n) for n, count in Counter(self.widths[1:-1]).items()), Fraction(0))
 
-    @property
+    @cached_property  # exact fractions: a million layers take seconds
     def layers(self) -> tuple[Layer, ...]:
         """The d weight layers, first to last."""
         return tuple(self._layer(i) for i in range(1, self.depth + 1))
