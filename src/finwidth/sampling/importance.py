@@ -310,5 +310,6 @@ class WeightedChain:
             if part:
                 K_b = np.maximum(joined["K_b"] - self._output_bias, 0)
                 log_density = tilt.log_density(joined["K_w"], K_b, norm)
-                log_mixture = np.logaddexp(log_mixture, math.log(part / draws) + log_density)
+                with np.errstate(invalid="ignore"):  # the caller sees to overflow
+                    log_mixture = np.logaddexp(log_mixture, math.log(part / draws) + log_density)
         return joined | {"weight": np.exp(-log_mixture)}
