@@ -108,8 +108,8 @@ def exponents(found: list[Cell]) -> None:
     for activation in ("gelu", "relu"):
         for depth in DEPTHS:
             row = [each for each in found if (each.activation, each.depth) == (activation, depth)]
-            logs = np.log([[each.width, each.drift[0]] for each in row])
-            print(f"{activation} d = {depth}: {np.polyfit(*logs.T, 1)[0]:.2f}")
+            widths, drifts = np.log([[each.width, each.drift[0]] for each in row]).T
+            print(f"{activation} d = {depth}: {np.polyfit(widths, drifts, 1)[0]:.2f}")
 
 
 def first_step(width: int, activation: str, draws: int) -> tuple[tuple[float, float], float]:

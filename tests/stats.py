@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-COMPARISONS = 2000
+COMPARISONS = 3000
 ALPHA = 1e-6 / COMPARISONS
 BATCHES = 100
 

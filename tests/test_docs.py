@@ -33,20 +33,25 @@ def test_python_blocks_run(page: Path, capsys: pytest.CaptureFixture[str]) -> No
                 assert output.startswith(promised), line
 
 
-COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "scripts/run" in line]
+LINES = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if "scripts/run" in line]
+# Those of sweeps work on one store, one after another.
+COMMANDS = [[line] for line in LINES if " sweep " not in line] + [[line for line in LINES if " sweep " in line]]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_readme_commands_work(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lines", COMMANDS, ids=" ; ".join)
+def test_readme_commands_work(lines: list[str], tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.linspace(-1, 1, 784))
-    arguments = shlex.split(line)[1:]
-    process = subprocess.run(
-        [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert process.stdout
-    assert not process.stderr
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        process = subprocess.run(
+            [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        assert process.stdout
+        # A sweep tells a log how far it is.
+        assert not [told for told in process.stderr.splitlines() if not re.fullmatch(r"\d+ of \d+ cells.*", told)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

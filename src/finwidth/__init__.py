@@ -49,7 +49,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load `finwidth.paper`, the figures, and what needs torch when they are first used."""
-    if name in {"paper", "plots", "training_plots"}:
+    if name in {"paper", "plots"}:
         return import_module(f"finwidth.{name}")
     if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:
         return getattr(import_module("finwidth.sampling.law_layers"), name)

@@ -104,7 +104,7 @@ def test_any_loss_and_a_part_of_the_parameters() -> None:
         gradients = torch.autograd.grad(functional.cross_entropy(moved(x), labels), [by_name[each] for each in names])
         with torch.no_grad():
             for each, gradient in zip(names, gradients, strict=True):
-                by_name[each] -= rates[each] * gradient
+                by_name[each].sub_(rates[each] * gradient)
         found.append(ntk(moved, probe, outputs=2, parameters=names, scale={"7.bias": 3}))
     slope = (found[0] - found[1]) / 2e-6
     assert torch.allclose(dK, slope, rtol=1e-6, atol=1e-6 * slope.abs().max().item())

@@ -14,6 +14,7 @@ import pytest
 from finwidth.errors import FinwidthError
 from finwidth.network import MLP
 from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
+from finwidth.paper.findings import flipping_gates
 from finwidth.paper.paths import enumerate_moments, is_even
 from finwidth.paper.records import Finding, Statement
 from finwidth.paper.statements import STATEMENTS, check, to_json
@@ -124,3 +125,12 @@ def test_json_has_plain_types(checked: dict[str, Statement], found: tuple[Findin
     assert len(document["findings"]) == len(found) >= 5
     wrong = replace(checked["lemma-9"], figures={"limit": float("inf"), "half": Fraction(1, 2)})
     assert wrong.to_json()["figures"] == {"limit": None, "half": "1/2"}
+
+
+def test_flipping_gates_move_the_mean() -> None:
+    """Measured changes agree with the derivative and the flips together, and not with the derivative alone."""
+    for text in flipping_gates().figures.values():
+        derivative, both, measured = (part.split(" +- ") for part in str(text).split(", "))
+        mean, error = map(float, measured)
+        assert abs(mean - float(both[0])) < 5 * error + 0.1 * abs(float(both[0]))  # to leading order in 1/n
+        assert abs(mean - float(derivative[0])) > 5 * error + 0.1 * abs(float(both[0]))

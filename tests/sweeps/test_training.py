@@ -42,6 +42,35 @@ def test_more_draws_and_workers_change_nothing_else(tmp_path: Path, monkeypatch:
     assert finwidth.sweep(more, tmp_path / "a.zarr").identical(finwidth.sweep(more, workers=1))
 
 
+def test_real_networks_are_an_ensemble_with_the_seed_of_the_chunk() -> None:
+    pytest.importorskip("torch")
+    table = TABLE | {"method": "networks"}
+    axes = CONFIG["axes"] | {"law": ["gaussian", "uniform"]}
+    found = finwidth.sweep(CONFIG | {"training": table, "axes": axes})
+    X = np.array([input_vector(name, 3, Path()) for name in TABLE["inputs"]])
+    seed = cell_seed(2, Cell(3, "uniform", "relu", "ntk", "ones", 3, 16), "training", "chunk 0")
+    ensemble = finwidth.empirical.Ensemble(MLP([3, 16, 16, 1], "uniform"), 40, seed)
+    runs = ensemble.train(X, np.array([1.0, -1.0]), 3, 0.05, at=[1])
+    here = found.sel(depth=3, width=16, law="uniform")
+    for step in (0, 1, 3):
+        for name in ("loss", "drift", "alignment"):
+            mean = float(here.training_mean.sel(followed=name, step=step))
+            assert mean == pytest.approx(float(runs[name].sel(step=step).mean()), rel=1e-9, abs=1e-12)
+
+
+def test_both_methods_agree() -> None:
+    """Six standard errors of 400 networks each, at every followed quantity and step but the drift at 0."""
+    pytest.importorskip("torch")
+    axes = {"depth": 3, "width": 16, "n_0": 3}
+    law, networks = (
+        finwidth.sweep(CONFIG | {"axes": axes, "training": TABLE | {"draws": 400, "method": method}})
+        for method in ("law", "networks")
+    )
+    spread = np.hypot(law.training_se, networks.training_se)
+    assert (abs(law.training_mean - networks.training_mean) <= 6 * spread + 1e-12).all()
+    assert float(spread.sel(followed="loss", step=3) / law.training_mean.sel(followed="loss", step=3)) < 0.2
+
+
 def test_diverging_training_is_inf_and_not_trusted() -> None:
     table = TABLE | {"lr": 1e6, "steps": 200}
     found = finwidth.sweep(CONFIG | {"training": table})
@@ -54,6 +83,8 @@ def test_diverging_training_is_inf_and_not_trusted() -> None:
     [
         ({"training": TABLE | {"targets": [1]}}, "training.targets: give a list of 2 numbers"),
         ({"training": TABLE | {"record": [4]}}, "training.record: 4 is not a whole number from 0 to 3"),
+        ({"training": TABLE | {"method": "torch"}}, "training.method"),
+        ({"training": TABLE | {"method": "networks", "targets": [1, 1]}}, "the targets are all equal"),
         ({"training": {"steps": 3}}, "training.inputs: this key is missing"),
         ({"axes": CONFIG["axes"] | {"law": "uniform"}}, "\"training\" cannot be had for law 'uniform'"),
         ({"axes": CONFIG["axes"] | {"input": ["ones", "unit"]}}, "for training takes its inputs from the table"),

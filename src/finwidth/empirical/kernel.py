@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import nn
@@ -33,6 +33,36 @@ if TYPE_CHECKING:
 Tensor = torch.Tensor
 
 _OUTPUT_DIMS = {"full": ("output", "output_"), "diagonal": ("output",)}
+
+
+@overload
+def ntk(
+    module: nn.Module,
+    x1: Any,
+    x2: Any = ...,
+    outputs: str | int = ...,
+    *,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    labelled: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def ntk(
+    module: nn.Module,
+    x1: Any,
+    x2: Any = ...,
+    outputs: str | int = ...,
+    *,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    labelled: Literal[True],
+) -> xr.DataArray: ...
 
 
 def ntk(

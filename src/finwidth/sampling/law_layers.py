@@ -141,7 +141,8 @@ class LawLinear(_LawLayer):
     memory
         What the layer may use for its weights, in bytes or such as ``"4GiB"``; more is refused.
     device, dtype
-        As in torch. In float64, products agree with each other to 10^-13, in float32 to 10^-5 of their size.
+        As in torch. In float64, products agree with each other to 10^-13, in float32 to 10^-5 of
+        their size, at lengths of 10^6 to 10^-3 only.
 
     Raises
     ------
@@ -154,12 +155,12 @@ class LawLinear(_LawLayer):
     >>> import torch
     >>> from finwidth import LawLinear
     >>> layer = LawLinear(10**6, 10**6, gain=2, dtype=torch.float64)
-    >>> x = torch.ones(3, 10**6, dtype=torch.float64).requires_grad_()
+    >>> x = torch.randn(3, 10**6, dtype=torch.float64)
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6, momentum=0.9)
     >>> layer(x).relu().mean().backward()
     >>> optimizer.step()
     >>> layer.weight
-    LawTensor(shape=(1000000, 1000000), dtype=torch.float64, met 1 left, 1 right)
+    LawTensor(shape=(1000000, 1000000), dtype=torch.float64, met 3 left, 3 right)
     """
 
     def __init__(
@@ -301,11 +302,11 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
     >>> import torch
     >>> from finwidth import LawLinear
     >>> from finwidth.sampling.law_layers import tangent_kernel
-    >>> readout = LawLinear(10**6, 1)
-    >>> x = torch.ones(2, 10**6) / 1000
+    >>> readout = LawLinear(10**6, 1, dtype=torch.float64)
+    >>> x = torch.ones(2, 10**6, dtype=torch.float64) / 1000
     >>> tangent_kernel(readout(x).squeeze(1), readout.parameters())
     tensor([[2.0000, 2.0000],
-            [2.0000, 2.0000]])
+            [2.0000, 2.0000]], dtype=torch.float64)
     """
     given = [each for each in parameters if each.requires_grad]
     batched = outputs[None] if outputs.ndim == 1 else outputs

@@ -17,6 +17,7 @@ from finwidth.quantities import Estimate
 from finwidth.sampling import diagonal, gram
 from finwidth.sampling.estimates import ESTIMATED
 from finwidth.sampling.streams import stream
+from finwidth.sampling.variates import Variates
 from finwidth.sweeps.document import Document
 from finwidth.sweeps.grid import Cell, cell_seed
 from finwidth.sweeps.kind import Kind, Settings, Variable, Vectors, first_of
@@ -166,7 +167,7 @@ def _sampled(
 
         def piece(number: int, count: int) -> list[FloatArray]:
             pause()
-            drawn = chain.draw(norm, stream(seed, number), count)
+            drawn = chain.draw(norm, Variates(stream(seed, number)), count)
             with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
                 return [value(drawn) for value in ESTIMATED.values()]
 

@@ -1,4 +1,4 @@
-"""Training in law in every cell: how loss, kernel and alignment move over the steps of SGD."""
+"""Training in every cell, in law or of real networks: how loss, kernel and alignment move over the steps of SGD."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from finwidth.sweeps.drawn_kinds import MOST_DRAWS, Drawn
 from finwidth.sweeps.grid import Cell, cell_seed
 from finwidth.sweeps.kind import Settings, Vectors
 from finwidth.sweeps.records import STATISTICS, accumulate, record
-from finwidth.sweeps.values import checked, several, text, whole, within
+from finwidth.sweeps.values import checked, one_of, several, text, whole, within
 
 _FOLLOWED = ["loss", "drift", "alignment"]
+_METHODS = ("law", "networks")
 _MOST_STEPS = 10**5
+_CHUNK_WEIGHTS = 2**22  # of the real networks that are trained at once
 
 
 class Training(Drawn):
-    """Loss, drift and alignment of `finwidth.train` at recorded steps, averaged over networks."""
+    """Loss, drift and alignment at recorded steps, averaged over networks.
+
+    Of `finwidth.train`, or with the method "networks" of real ones, `finwidth.empirical.Ensemble`.
+    """
 
     name = "training"
-    keys = ("inputs", "targets", "steps", "lr", "draws", "record")
+    keys = ("inputs", "targets", "steps", "lr", "draws", "record", "method")
 
     def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
         """Inputs, targets, steps, learning rate and draws; the steps to record, by default the first and the last."""
-        for key in self.keys[:-1]:
+        needed = self.keys[:-2]
+        for key in needed:
             if key not in table:
-                wanted = ", ".join(self.keys[:-1])
+                wanted = ", ".join(needed)
                 raise document.fault(f"training.{key}", f"this key is missing; give [training] {wanted}")
         found = {
             "inputs": several(document, "training.inputs", table["inputs"], text),
@@ -40,6 +46,7 @@ class Training(Drawn):
             "lr": checked(document, "training.lr", table["lr"], within(1e-12, 1e6)),
             "draws": checked(document, "training.draws", table["draws"], whole(1, MOST_DRAWS)),
         }
+        method = checked(document, "training.method", table.get("method", "law"), one_of(_METHODS))
         targets = table["targets"]
         if not isinstance(targets, list | tuple | np.ndarray) or len(targets) != len(found["inputs"]):
             raise document.fault(
@@ -48,7 +55,7 @@ class Training(Drawn):
         found["targets"] = [checked(document, "training.targets", value, within(-1e6, 1e6)) for value in targets]
         steps = found["steps"]
         given = several(document, "training.record", table.get("record", [0, steps]), whole(0, steps))
-        return found | {"record": sorted({0, steps, *given})}
+        return found | {"record": sorted({0, steps, *given}), "method": method}
 
     def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
         """Those that are trained on."""
@@ -60,12 +67,13 @@ class Training(Drawn):
         return ["loss"]
 
     def check(self, net: MLP, settings: Settings) -> None:
-        """Refuse networks that cannot be trained in law, by training a small one for no time at all."""
+        """Refuse networks that cannot be trained so, by training a small one for no time at all."""
         small = MLP(
             [1, 1, 1], net.weight_law, net.activation, net.parameterization, bias=net.bias, bias_law=net.bias_law,
             bias_variance=max(net.bias_variance),
         )  # fmt: skip
-        train(small, [[1.0]], [0.0], 1, 1e-9, 1)
+        targets = settings.table["targets"]
+        _run(small, np.arange(1.0, 1 + len(targets))[:, None], dict(settings.table) | {"steps": 1, "lr": 1e-9}, 1, 0)
 
     def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
         """What is followed, recorded steps, statistics."""
@@ -99,18 +107,39 @@ def _trained(
 ) -> FloatArray:
     """The record of one cell, shape (followed x steps, statistics); inf where training diverges."""
     net, table = cell.network(settings.network), settings.table
-    steps, entries = list(table["record"]), len(_FOLLOWED) * len(table["record"])
+    entries = len(_FOLLOWED) * len(table["record"])
+    size = chunk_size(net, len(X))
+    if table["method"] == "networks":
+        size = max(1, _CHUNK_WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers))
 
     def piece(number: int, count: int) -> list[FloatArray]:
         seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
         try:
-            run = train(
-                net, X, table["targets"], table["steps"], table["lr"], count, seed,
-                record=steps, progress=lambda done: pause(),
-            )  # fmt: skip
+            run = _run(net, X, table, count, seed, pause=pause)
         except FinwidthError:  # training diverges; the record says so, and the sweep goes on
             return [np.full(count, np.inf)] * entries
-        return [run[name].to_numpy()[:, place] for name in _FOLLOWED for place in range(len(steps))]
+        return [run[name].sel(step=step).to_numpy() for name in _FOLLOWED for step in table["record"]]
 
-    totals, states = accumulate(piece, entries, chunk_size(net, len(X)), table["draws"], previous)
+    totals, states = accumulate(piece, entries, size, table["draws"], previous)
     return record([total.estimate() for total in totals], states, table["draws"])
+
+
+def _run(
+    net: MLP,
+    X: FloatArray,
+    table: Mapping[str, Any],
+    networks: int,
+    seed: int,
+    *,
+    pause: Callable[[], None] | None = None,
+) -> Any:
+    """Networks trained, as a Dataset over step and draw or member."""
+    steps, record, lr = table["steps"], [step for step in table["record"] if step <= table["steps"]], table["lr"]
+    if table["method"] == "law":
+        tick = None if pause is None else lambda done: pause()
+        return train(net, X, table["targets"], steps, lr, networks, seed, record=record, progress=tick)
+    from finwidth import empirical
+
+    if pause is not None:
+        pause()
+    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, at=record)

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import finwidth
-from finwidth import plots, training_plots
+from finwidth import plots
 
 STEPS = np.array([0, 1, 2, 4, 8])
 
@@ -36,7 +36,7 @@ def curves_of(axes: Any) -> list[Any]:
 
 def test_one_run(tmp_path: Path) -> None:
     found = dataset()
-    figure = training_plots.training(found, "a title")
+    figure = plots.kernel_in_training(found, "a title")
     loss, movement, alignment, spectrum = figure.axes
     assert np.array_equal(loss.lines[0].get_ydata(), found.loss, equal_nan=True)
     curves = [*curves_of(movement), *curves_of(alignment)]
@@ -48,7 +48,7 @@ def test_one_run(tmp_path: Path) -> None:
 
 def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
     found = dataset(members=7)
-    figure = training_plots.training(found)
+    figure = plots.kernel_in_training(found)
     _, movement, _, _ = figure.axes
     drift, _, cv = curves_of(movement)
     assert np.array_equal(cv, found.cv)
@@ -59,7 +59,7 @@ def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
 
 
 def test_without_targets_or_loss(tmp_path: Path) -> None:
-    figure = training_plots.training(dataset(targets=False, loss=False))
+    figure = plots.kernel_in_training(dataset(targets=False, loss=False))
     assert figure.axes[0].texts[0].get_text() == "no loss was given"
     assert figure.axes[2].get_ylabel() == "effective rank"
     plots.save(figure, tmp_path / "bare")
@@ -67,4 +67,4 @@ def test_without_targets_or_loss(tmp_path: Path) -> None:
 
 def test_other_datasets_are_refused() -> None:
     with pytest.raises(finwidth.FinwidthError, match="holds no training"):
-        training_plots.training(finwidth.sample(finwidth.MLP([2, 3, 1]), [1, 2], 10))
+        plots.kernel_in_training(finwidth.sample(finwidth.MLP([2, 3, 1]), [1, 2], 10))

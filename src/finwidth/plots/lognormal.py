@@ -1,6 +1,6 @@
 """How near the kernel's law is to a log-normal one: the figure, and the command that draws it as PNG.
 
-python -m finwidth.lognormal docs/images/lognormal.png
+python -m finwidth.plots.lognormal docs/images/lognormal.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
+from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
 from finwidth.sampling.diagonal import sample
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def law_against_log_normal(
 
     Examples
     --------
-    >>> from finwidth.lognormal import law_against_log_normal
+    >>> from finwidth.plots.lognormal import law_against_log_normal
     >>> figure = law_against_log_normal([0.5, 1], width=8, draws=2000)
     """
     from matplotlib.figure import Figure

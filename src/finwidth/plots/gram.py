@@ -12,15 +12,16 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _axes, _plain_ticks, styled
+from finwidth.plots.style import BLUE, PALETTE, new_axes, plain_ticks, styled
+from finwidth.quantities import Estimate
+from finwidth.sampling import importance
 from finwidth.sampling.diagonal import chunks
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.gram import sample_gram
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_COLOURS = (VERMILION, BLUE, GREEN, ORANGE, GREY)
 
 
 def circle(points: int) -> tuple[FloatArray, FloatArray]:
@@ -46,7 +47,7 @@ def kernel_on_a_circle(
 
     Examples
     --------
-    >>> from finwidth.gram_plots import kernel_on_a_circle
+    >>> from finwidth.plots import kernel_on_a_circle
     >>> figure = kernel_on_a_circle([8, 64], 3, networks=2, points=5)
     """
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def kernel_on_a_circle(
     panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
     panels[0].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
     panels[0].set_ylim(bottom=0)
-    panels[0].legend(loc="upper left", handlelength=1.4)
+    panels[0].legend(loc="lower center")
     return figure
 
 
@@ -81,7 +82,8 @@ def update_over_depth(
 ) -> Figure:
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
 
-    Draws whose error cannot be trusted are hollow.
+    Draws whose error cannot be trusted are hollow; crosses are then as many draws by importance sampling, where there
+    is such (`sampling.importance`).
 
     Parameters
     ----------
@@ -96,33 +98,31 @@ def update_over_depth(
 
     Examples
     --------
-    >>> from finwidth.gram_plots import update_over_depth
+    >>> from finwidth.plots import update_over_depth
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
-    for width, colour in zip(widths, _COLOURS, strict=False):
+    for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
-            exact = {"dK": float(line.dK.sel(depth=depth))}
-            found, mean = estimates(chunks(net, x, draws, seed), exact)["dK"], float(line["mean"].sel(depth=depth))
-            axes.errorbar(
-                depth,
-                -found.value / mean,
-                2 * found.se / mean,
-                fmt="o",
-                ms=4,
-                color=colour,
-                mfc=colour if found.trust else "white",
-                capsize=2,
-                lw=1,
-            )
+            exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
+            found = estimates(chunks(net, x, draws, seed), exact)["dK"]
+            _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
+            if not (found.trust or importance.why_not(net)):
+                _point(axes, depth, importance.tilted(net, x, draws, seed)["dK"], scale, fmt="x", color=colour)
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
+    axes.plot([], [], "x", color="black", ms=4, label="as many, importance-sampled")
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
     axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
-    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    plain_ticks(axes.xaxis, *axes.get_xlim())
     axes.legend()
     return figure
+
+
+def _point(axes: Axes, depth: int, found: Estimate, scale: float, **style: Any) -> None:
+    """An estimate over the scale, with two standard errors."""
+    axes.errorbar(depth, found.value / scale, 2 * found.se / abs(scale), ms=4.5, capsize=2, lw=1, **style)

@@ -1,11 +1,9 @@
-"""Figures for papers: vector output, readable at column width, colours that the colour-blind can tell apart."""
+"""One kernel: its law at one input, and its second moment over depth."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,57 +11,12 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
+from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette.
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#555555"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "legend.fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-}
-
 
 _LARGEST_LOG = 575.0
-Plot = ParamSpec("Plot")
-
-
-def styled(draw: Callable[Plot, Figure]) -> Callable[Plot, Figure]:
-    """Run a drawing function under STYLE; Matplotlib is imported when the first figure is drawn."""
-
-    @functools.wraps(draw)
-    def styled(*args: Plot.args, **kwargs: Plot.kwargs) -> Figure:
-        import matplotlib as mpl
-
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-def _axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    return figure, figure.add_subplot()
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths."""
-    paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
-    for path in paths:
-        figure.savefig(path, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
-    return paths
 
 
 @styled
@@ -76,7 +29,7 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     >>> from finwidth.plots import law_of_kernel
     >>> figure = law_of_kernel(np.exp(np.random.default_rng(0).normal(size=1000)), 1.65, 1.65)
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     positive = K[K > 0]  # a network that is dead and has no trained output bias has K = 0
     if len(positive) < len(K):
         title += f"\nK = 0 in {1 - len(positive) / len(K):.1%} of them"
@@ -98,19 +51,9 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     axes.axvline(median, color=GREEN, lw=1.2, ls=":", label=f"median of the draws {median:.4g}")
     axes.set(xlabel="kernel $K(x,x)$", ylabel=r"density over $\log_{10} K$", title=title)
     axes.set_ylim(top=1.45 * axes.get_ylim()[1])  # room for the legend
-    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    plain_ticks(axes.xaxis, *axes.get_xlim())
     axes.legend(loc="upper left")
     return figure
-
-
-def _plain_ticks(axis: Axis, low: float, high: float) -> None:
-    """Numbers such as 200 rather than powers of ten on a logarithmic axis of less than two decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    if high / low < 100:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(NullFormatter())
 
 
 @styled
@@ -135,11 +78,11 @@ def growth_with_depth(
     >>> from finwidth.plots import growth_with_depth
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     grid = moments_grid(widths, depths, x, **network)
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = np.exp(np.minimum(grid.log_second_moment - 2 * np.log(grid["mean"]), _LARGEST_LOG))
-    for width, colour in zip(widths, (VERMILION, BLUE, GREEN, ORANGE, GREY), strict=False):
+    for width, colour in zip(widths, PALETTE, strict=False):
         axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
         axes.plot(grid.depth, np.exp(np.minimum(5 * grid.depth / width, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
@@ -150,6 +93,6 @@ def growth_with_depth(
     axes.set_yscale("log")
     axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", xlim=(0, max(depths)))
     axes.set_ylim(bottom=1)
-    _plain_ticks(axes.yaxis, *axes.get_ylim())
+    plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend()
     return figure

@@ -8,7 +8,7 @@ from scipy import stats
 
 import finwidth
 from finwidth import MLP
-from finwidth.lognormal import law_against_log_normal, standardised_log
+from finwidth.plots.lognormal import law_against_log_normal, standardised_log
 
 
 def distance(layers: int, part: str) -> float:

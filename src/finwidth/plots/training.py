@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, _plain_ticks, styled
+from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, plain_ticks, styled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,7 +18,7 @@ _SPECTRUM = 8  # eigenvalues that are drawn
 
 
 @styled
-def training(found: xr.Dataset, title: str = "") -> Figure:
+def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
     """Loss, movement, alignment and spectrum over the steps of training; over members, the median and the middle 68%.
 
     Steps are on a scale that is linear up to 1 and logarithmic from there, so that step 0 is seen.
@@ -26,12 +26,12 @@ def training(found: xr.Dataset, title: str = "") -> Figure:
     Examples
     --------
     >>> import finwidth, torch
-    >>> from finwidth.training_plots import training
+    >>> from finwidth.plots import kernel_in_training
     >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 8, 1]))
     >>> tracker = finwidth.empirical.Tracker(module, torch.eye(2, dtype=torch.float64), steps=1)
     >>> for _ in range(3):
     ...     measured = tracker.step()
-    >>> figure = training(tracker.dataset())
+    >>> figure = kernel_in_training(tracker.dataset())
     """
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def _loss(axes: Axes, found: xr.Dataset) -> None:
     _curve(axes, found, "loss", BLUE)
     if float(found.loss.min()) > 0:
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis, *axes.get_ylim())
+        plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_ylabel("loss")
 
 
@@ -94,5 +94,5 @@ def _spectrum(axes: Axes, found: xr.Dataset) -> None:
         line = values.isel(eigenvalue=place)
         axes.plot(found.step, line.where(line > 0), color=BLUE, alpha=1 - 0.85 * place / max(shown - 1, 1), lw=1.3)
     axes.set_yscale("log")
-    _plain_ticks(axes.yaxis, *axes.get_ylim())
+    plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_ylabel(f"{shown} largest eigenvalues" if shown > 1 else "eigenvalue")
