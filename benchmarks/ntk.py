@@ -42,6 +42,7 @@ from peers.networks import module
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4  # of the largest entry, in float32
 JACOBIAN_LIMIT = 4.0  # GiB
+LONGEST = 60  # seconds of a measurement
 FEW = 4  # inputs of the NTK-vector products
 
 
@@ -124,10 +125,10 @@ class Contender:
         command = [self.python, "-m", f"peers.{self.script}", str(source), str(target), self.method]
         try:
             done = subprocess.run(
-                command, cwd=HERE, env=threads, capture_output=True, text=True, timeout=90, check=False
+                command, cwd=HERE, env=threads, capture_output=True, text=True, timeout=LONGEST, check=False
             )
         except subprocess.TimeoutExpired:
-            return "over 90 s"
+            return f"over {LONGEST} s"
         if done.returncode:
             return "fails: " + (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:70]
         with np.load(target) as found:
