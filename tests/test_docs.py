@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """A page may choose torch's default precision; the next test must not see it."""
+    torch = pytest.importorskip("torch", reason="pages use the torch extra")
+    precision = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(precision)
 
 
 def blocks(page: Path, language: str) -> list[str]:
