@@ -327,3 +327,11 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
 def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(finwidth.FinwidthError, match=words):
         call()
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 8])
+def test_draws_are_symmetric_to_the_last_bit(m: int) -> None:
+    inputs = np.random.default_rng(1).normal(size=(m, 4))
+    drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, targets=np.ones(m))
+    for name in ("K_w", "K_b", "K", "dK"):
+        assert np.array_equal(drawn[name], drawn[name].transpose("draw", "input_", "input")), name

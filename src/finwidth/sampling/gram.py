@@ -68,7 +68,7 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """
     hidden = net.widths[1:]
     arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 3 * max(hidden)
-    return 8 * (m * arrays + 16 * BLOCK + 16 * m * m * (net.depth + 2))
+    return 8 * (m * arrays + 4 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
 
 
 def chunk_size(net: MLP, m: int, cells: int = _CHUNK_CELLS) -> int:
@@ -105,6 +105,8 @@ def chunks(
         rng = stream(seed, number) if place is None else DeviceGenerator(place, seed, number)
         return draw(net, inputs, min(size, draws - number * size), rng, wanted)
 
+    # glibc gives arrays back to the system, page by page, until one as large as this has been freed (mallopt(3)).
+    np.empty(2**21)
     done = 0
     for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
         yield drawn
