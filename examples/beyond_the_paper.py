@@ -2,7 +2,7 @@
 
     python examples/beyond_the_paper.py [-o docs/images/beyond-the-paper.png]
 
-Prints the figures of docs/beyond-the-paper.md and draws its picture; about four minutes on two cores.
+Prints the figures of docs/beyond-the-paper.md and draws its picture; about a minute and a half on two cores.
 """
 
 from __future__ import annotations
