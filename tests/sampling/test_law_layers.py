@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,24 +15,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import FinwidthError, LawConv2d, LawLinear, tangent_kernel  # noqa: E402
-from finwidth.sampling.combinations import Combination, SharedMatrix  # noqa: E402
+from finwidth.sampling.combinations import Combination  # noqa: E402
 from law_modules import Attention, ConvNet, InLaw, ResidualMLP, Usual, inputs_for  # noqa: E402
 
 MODULES = [ResidualMLP, ConvNet, Attention]
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(default)
-
-
-@pytest.fixture
-def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No matrix is ever completed."""
-    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def entries(initial: Combination) -> Any:

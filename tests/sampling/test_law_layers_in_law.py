@@ -24,18 +24,7 @@ MODULES = [ResidualMLP, ConvNet, Attention]
 PHI = {"relu": functional.relu, "gelu": functional.gelu}
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(default)
-
-
-@pytest.fixture
-def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No matrix is ever completed."""
-    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def dense_kernel(module: Any, X: Any) -> Any:

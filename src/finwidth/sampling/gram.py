@@ -16,26 +16,30 @@ from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
-from finwidth.sampling.gram_passes import BLOCK, backward, block, forward
+from finwidth.sampling.gram_passes import BLOCK, DEVICE_BLOCK, backward, block, forward
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_CHUNK_CELLS = 2**20  # neurons x inputs of all layers and draws of one chunk
-_DEVICE_CHUNK_CELLS = 2**26
 _THREADS_BYTES = 2**31  # what the default number of threads may use together
 _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
 
-def check_network(net: MLP) -> None:
-    """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
+def why_not_gaussian(net: MLP) -> list[str]:
+    """Reasons why this network is not all Gaussian, on which the conditioning of matrices rests."""
     reasons = []
     if net.weight_law.name != "gaussian":
         reasons.append(f"its weights are {net.weight_law.name} (the conditioning rests on Gaussian weights)")
     if net.random_bias and net.bias_law.name != "gaussian":
         reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
+    return reasons
+
+
+def check_network(net: MLP) -> None:
+    """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
+    reasons = why_not_gaussian(net)
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
     if reasons:
@@ -71,9 +75,12 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     return 8 * (m * arrays + 4 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
 
 
-def chunk_size(net: MLP, m: int, cells: int = _CHUNK_CELLS) -> int:
-    """How many draws share a random stream: by the network and m only, so that a seed fixes the numbers."""
-    return max(1, cells // (m * sum(net.widths[1:])))
+def chunk_size(net: MLP, m: int, block: int = BLOCK) -> int:
+    """How many draws are made at once and share a random stream: as many as fit into a block.
+
+    By the network and m only, so that a seed fixes the numbers.
+    """
+    return max(1, min(block // (m * max(net.widths[1:])), 8 * block // (m * sum(net.widths[1:]))))
 
 
 def chunks(
@@ -99,7 +106,7 @@ def chunks(
         threads = 1
     elif threads is None:
         threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
-    size = chunk_size(net, m, _CHUNK_CELLS if place is None else _DEVICE_CHUNK_CELLS)
+    size = chunk_size(net, m, BLOCK if place is None else DEVICE_BLOCK)
 
     def piece(number: int) -> dict[str, FloatArray]:
         rng = stream(seed, number) if place is None else DeviceGenerator(place, seed, number)
@@ -191,7 +198,7 @@ def sample_gram(
 def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | None = None) -> dict[str, FloatArray]:
     """``draws`` draws at inputs X, shape (m, n_0): output (draws, m), K_w, K_b, K and with targets dK (draws, m, m)."""
     m = len(X)
-    step = max(1, block(rng) // (m * max(net.widths[1:])))  # draws made at once: as many as fit into a block
+    step = chunk_size(net, m, block(rng))
     names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
     columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in names}}
     with np.errstate(all="ignore"):  # overflow is seen in the results

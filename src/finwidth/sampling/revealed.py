@@ -160,7 +160,8 @@ class GaussianMatrix:
     memory
         What the matrix may use, in bytes or such as ``"4GiB"``; a product that would need more is refused.
     dtype
-        ``"float64"``, in which answers agree with each other to 10^-13 of their size, or ``"float32"``, to 10^-5.
+        ``"float64"``, in which answers agree with each other to 10^-13 of their size, or ``"float32"``, to 10^-5, at
+        lengths of 10^6 to 10^-3 only.
 
     Raises
     ------

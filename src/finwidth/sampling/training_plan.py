@@ -14,6 +14,7 @@ import numpy.typing as npt
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
+from finwidth.sampling.gram import why_not_gaussian
 from finwidth.sampling.revealed import held, work
 from finwidth.sampling.training_networks import Rows
 
@@ -84,11 +85,7 @@ class Plan:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless this network can be trained in law."""
-    reasons = []
-    if net.weight_law.name != "gaussian":
-        reasons.append(f"its weights are {net.weight_law.name} (the conditioning rests on Gaussian weights)")
-    if net.random_bias and net.bias_law.name != "gaussian":
-        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
+    reasons = why_not_gaussian(net)
     if reasons:
         raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}")
 

@@ -187,7 +187,39 @@ def _sampled(
 _GRAM_MOMENTS: dict[str, Callable[[FloatArray], FloatArray]] = {"K": lambda K: K, "K^2": np.square}
 
 
-class Gram(Drawn):
+class SeveralInputs(Drawn):
+    """What is drawn at several inputs together."""
+
+    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
+        """As the table names them."""
+        names: list[str] = table["inputs"]
+        return names
+
+    def compute(
+        self,
+        cells: Sequence[Cell],
+        settings: Settings,
+        vectors: Vectors,
+        previous: FloatArray | None,
+        pause: Callable[[], None],
+    ) -> FloatArray:
+        """Cell by cell, by `of_cell`."""
+        shape = tuple(map(len, self.dims(settings.table).values()))
+        rows = [None] * len(cells) if previous is None else list(previous.reshape(len(cells), -1, shape[-1]))
+        found = []
+        for cell, row in zip(cells, rows, strict=True):
+            X = np.array([vectors[name, cell.n_0] for name in settings.table["inputs"]])
+            found.append(self.of_cell(cell, settings, X, row, pause).reshape(shape))
+        return np.array(found)
+
+    @abstractmethod
+    def of_cell(
+        self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
+    ) -> FloatArray:
+        """The records of one cell at inputs X, shape (m, n_0), going on from the previous ones: (..., statistics)."""
+
+
+class Gram(SeveralInputs):
     """Moments of the kernel matrix of several inputs, and of its first change, by conditioned Gaussian layers."""
 
     name = "gram"
@@ -210,11 +242,6 @@ class Gram(Drawn):
             found["targets"] = targets.tolist()
         return found
 
-    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
-        """Those of the matrix."""
-        names: list[str] = table["inputs"]
-        return names
-
     def goals(self, table: Mapping[str, Any]) -> list[str]:
         """All."""
         return list(self.dims(table)["gram_moment"])
@@ -236,22 +263,11 @@ class Gram(Drawn):
             "gram_statistic": list(STATISTICS),
         }
 
-    def compute(
-        self,
-        cells: Sequence[Cell],
-        settings: Settings,
-        vectors: Vectors,
-        previous: FloatArray | None,
-        pause: Callable[[], None],
+    def of_cell(
+        self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
     ) -> FloatArray:
-        """Cell by cell; `finwidth.sample_gram` with the cell's seed makes the same draws."""
-        shape = tuple(map(len, self.dims(settings.table).values()))
-        rows = [None] * len(cells) if previous is None else list(previous.reshape(len(cells), -1, shape[-1]))
-        found = []
-        for cell, row in zip(cells, rows, strict=True):
-            X = np.array([vectors[name, cell.n_0] for name in settings.table["inputs"]])
-            found.append(_gram(cell, settings, X, row, pause).reshape(shape))
-        return np.array(found)
+        """`finwidth.sample_gram` with the cell's seed makes the same draws."""
+        return _gram(cell, settings, X, previous, pause)
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """About a hundred nanoseconds for each neuron, input and draw."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ from finwidth.laws import FloatArray
 from finwidth.network import MLP
 from finwidth.sampling.training import chunk_size, train
 from finwidth.sweeps.document import Document
-from finwidth.sweeps.drawn_kinds import MOST_DRAWS, Drawn
+from finwidth.sweeps.drawn_kinds import MOST_DRAWS, SeveralInputs
 from finwidth.sweeps.grid import Cell, cell_seed
-from finwidth.sweeps.kind import Settings, Vectors
+from finwidth.sweeps.kind import Settings
 from finwidth.sweeps.records import STATISTICS, accumulate, record
 from finwidth.sweeps.values import checked, one_of, several, text, whole, within
 
@@ -24,7 +24,7 @@ _MOST_STEPS = 10**5
 _CHUNK_WEIGHTS = 2**22  # of the real networks that are trained at once
 
 
-class Training(Drawn):
+class Training(SeveralInputs):
     """Loss, drift and alignment at recorded steps, averaged over networks.
 
     Of `finwidth.train`, or with the method "networks" of real ones, `finwidth.empirical.Ensemble`.
@@ -57,11 +57,6 @@ class Training(Drawn):
         given = several(document, "training.record", table.get("record", [0, steps]), whole(0, steps))
         return found | {"record": sorted({0, steps, *given}), "method": method}
 
-    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
-        """Those that are trained on."""
-        names: list[str] = table["inputs"]
-        return names
-
     def goals(self, table: Mapping[str, Any]) -> list[str]:
         """The loss: at step 0 the drift is zero by definition."""
         return ["loss"]
@@ -79,22 +74,11 @@ class Training(Drawn):
         """What is followed, recorded steps, statistics."""
         return {"followed": _FOLLOWED, "step": list(table["record"]), "training_statistic": list(STATISTICS)}
 
-    def compute(
-        self,
-        cells: Sequence[Cell],
-        settings: Settings,
-        vectors: Vectors,
-        previous: FloatArray | None,
-        pause: Callable[[], None],
+    def of_cell(
+        self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
     ) -> FloatArray:
-        """Cell by cell; each chunk of draws is a `finwidth.train` with a seed of its own."""
-        shape = tuple(map(len, self.dims(settings.table).values()))
-        rows = [None] * len(cells) if previous is None else list(previous.reshape(len(cells), -1, shape[-1]))
-        found = []
-        for cell, row in zip(cells, rows, strict=True):
-            X = np.array([vectors[name, cell.n_0] for name in settings.table["inputs"]])
-            found.append(_trained(cell, settings, X, row, pause).reshape(shape))
-        return np.array(found)
+        """Each chunk of draws is a `finwidth.train` with a seed of its own."""
+        return _trained(cell, settings, X, previous, pause)
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""

@@ -1,0 +1,26 @@
+"""What the tests of layers in law share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from finwidth.sampling.combinations import SharedMatrix
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Torch in float64."""
+    import torch
+
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(default)
+
+
+@pytest.fixture
+def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is ever completed."""
+    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
