@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical import kernel, passes  # noqa: E402
+from finwidth.empirical import blocks, kernel, passes  # noqa: E402
 
 Tensor = Any
 ntk = kernel.ntk
@@ -319,6 +319,28 @@ def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest
     assert near(ntk(module, x1), right)
     assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
     assert near(ntk(module, x1, entries="diagonal"), right.diagonal(dim1=0, dim2=1).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("inputs", [2, 100])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_formed_late_make_the_same_kernel(inputs: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of one input, tiles of three at the most, and gradients of one channel at a time."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, bias=bias), nn.Tanh(), nn.Conv2d(4, 6, 3, 2, groups=2, bias=bias)
+    module = nn.Sequential(*layers, nn.Tanh(), nn.Conv2d(6, 5, 2), nn.Flatten()).double()
+    x1, x2 = torch.randn(7, 3, 7, 7).double(), torch.randn(4, 3, 7, 7).double()
+    for name, value in {"_PASS_BYTES": 1, "_LATE_BYTES": 1, "_TILE_ROWS": 15}.items():
+        monkeypatch.setattr(blocks, name, value)
+    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), o))
+    late = []
+    channels = kernel.Outer.channels
+    monkeypatch.setattr(kernel.Outer, "channels", lambda self, some: late.append(some) or channels(self, some))
+    right = jacobian.kernel(module, x1)
+    assert near(ntk(module, x1), right)
+    assert slice(2, 3) in late
+    assert near(ntk(module, x1, x2), jacobian.kernel(module, x1, x2))
+    assert near(ntk(module, x1, outputs="diagonal"), right.diagonal(dim1=2, dim2=3))
+    assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
 
 
 def count_outputs(module: nn.Module, x: Tensor) -> int:
