@@ -8,9 +8,9 @@ from itertools import pairwise
 from finwidth.empirical.products import Shape
 from finwidth.errors import FinwidthError
 
-_TILE_ROWS = 256  # inputs times outputs, or positions, of a product that stays in the processor's cache
-_PASS_BYTES = 2 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save no time
-_LATE_BYTES = 2 * 2**20  # of gradients that are formed for a product, and then dropped
+_TILE_ROWS = 384  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_PASS_BYTES = 2 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save little time
+_LATE_BYTES = 3 * 2**19  # of gradients that are formed for a product, and then dropped
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 
@@ -50,7 +50,7 @@ class Sizes:
         return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
 
     def once(self, n: int, o: int) -> int:
-        """How many inputs of a block go through the module at once: as many as leave the largest gradient in cache."""
+        """How many inputs of a block go through the module at once: few, and no fewer than the cache holds."""
         return max(1, min(n, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
 
     def bytes(self, n: int, o: int, sides: int) -> int:
