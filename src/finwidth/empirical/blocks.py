@@ -8,8 +8,9 @@ from itertools import pairwise
 from finwidth.empirical.products import Shape
 from finwidth.errors import FinwidthError
 
-_TILE_ROWS = 256  # inputs times outputs, or positions, of a product that stays in the processor's cache
-_PASS_BYTES = 12 * 2**20  # of the largest gradient of a backward pass; larger ones are slower, out of cache
+_TILE_ROWS = 384  # inputs times outputs, or positions, of a product that stays in the processor's cache
+_PASS_BYTES = 2 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save little time
+_LATE_BYTES = 3 * 2**19  # of gradients that are formed for a product, and then dropped
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 
@@ -34,22 +35,33 @@ class Sizes:
         """Whether the gradients of this factor are formed."""
         return shape.forms(o, 1 if self.alone else n, pairs=self.pairs)
 
+    def late(self, shape: Shape, n: int, o: int) -> bool:
+        """Whether they are formed only when they are multiplied, since their factors are smaller."""
+        smaller = shape.numbers(o, formed=False) < shape.numbers(o, formed=True)
+        return smaller and not self.alone and self.forms(shape, n, o)
+
+    def channels(self, shape: Shape, n: int, o: int) -> int:
+        """How many of a layer's output channels have their gradients formed at once, if late."""
+        return max(1, min(shape.c, _LATE_BYTES // (self.itemsize * n * o * shape.g * shape.a)))
+
     def tile(self, n: int, o: int) -> int:
         """How many inputs of a block are multiplied at once."""
         P, _ = self._positions(n, o)
         return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
 
     def once(self, n: int, o: int) -> int:
-        """How many inputs of a block go through the module at once: as many as leave the largest gradient in cache."""
+        """How many inputs of a block go through the module at once: few, and no fewer than the cache holds."""
         return max(1, min(n, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
 
     def bytes(self, n: int, o: int, sides: int) -> int:
         """What blocks of n inputs and o outputs need at the most, beside the kernel itself."""
-        kept = sum(shape.numbers(o, formed=self.forms(shape, n, o)) for shape in self.shapes)
-        going = self.saved + o * (self.results + _BACKWARD * self.largest)
+        late = [shape for shape in self.shapes if self.late(shape, n, o)]
+        kept = sum(shape.numbers(o, formed=self.forms(shape, n, o) and shape not in late) for shape in self.shapes)
+        formed = max([0, *(n * o * shape.g * shape.a * self.channels(shape, n, o) for shape in late)])
+        going = kept + self.saved + o * (self.results + _BACKWARD * self.largest)
         t, (P, c) = self.tile(n, o), self._positions(n, o)
         products = t * t * (o * o + P * P if self.pairs else o * (1 + P * P)) + t * c * o
-        return self.itemsize * (2 * sides * n * kept + self.once(n, o) * going + 3 * products)
+        return self.itemsize * (sides * (n * kept + formed) + self.once(n, o) * going + 3 * products)
 
     def _positions(self, n: int, o: int) -> tuple[int, int]:
         """The most positions of a factor that is kept, and numbers at them; 1 and 0 if there is none."""
@@ -59,11 +71,14 @@ class Sizes:
 
 def layout(sizes: Sizes, N: int, o: int, memory: int) -> tuple[int, int]:
     """How many inputs, of N, and outputs, of o, a block has; raises FinwidthError if not even one of each fits."""
-    wanted = o
+    N = sizes.once(N, o) if sizes.alone else N  # inputs that never meet need not wait for each other
+    few = o
+    while few > 1 and not sizes.pairs and sizes.bytes(N, few, 1) > memory:  # nor outputs: only forward passes are more
+        few = -(-few // 2)
+    if sizes.bytes(N, few, 1) <= memory:
+        return N, few
     while o > 1 and sizes.bytes(1, o, 2) > memory:
         o = -(-o // 2)
-    if o == wanted and sizes.bytes(N, o, 1) <= memory:
-        return N, o
     low, high = 0, N + 1  # one block of `low` inputs fits beside another, `high` does not
     while high - low > 1:
         middle = (low + high) // 2

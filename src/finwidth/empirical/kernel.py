@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -23,7 +23,7 @@ from finwidth.empirical.arguments import (
 )
 from finwidth.empirical.blocks import layout, pieces
 from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
-from finwidth.empirical.products import Factor, Shape, add_outputs, add_pairs, each_with_itself
+from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
 from finwidth.quantities import KERNEL_DRAWS
 
@@ -232,31 +232,51 @@ class Kernel:
         K = self._empty(len(self.x1), len(x2))
         for group in self._groups():
             rows, columns = (list(product(group, pieces(range(len(x)), self.n))) for x in (self.x1, x2))
+            right: list[_Tile] = []
             for i, row in enumerate(rows):
-                left = self._tiles(self.x1, *row)
-                for column in columns[i:] if same else columns:
-                    at_home = same and row == column
-                    right = left if at_home else self._tiles(x2, *column)
-                    for j, tile in enumerate(left):
-                        for other in right[j:] if at_home else right:
-                            self._enter(K, tile, other, mirror=same and tile is not other)
+                left = right if same else []  # the last column was the next row
+                right = []
+                left = left or self._tiles(self.x1, *row)
+                if same:
+                    self._add(K, left, left)
+                for column in reversed(columns[i + 1 :] if same else columns):
+                    right = []  # frees the block before
+                    right = self._tiles(x2, *column)
+                    self._add(K, left, right)
         return K
 
-    def _enter(self, K: Tensor, one: _Tile, other: _Tile, *, mirror: bool) -> None:
-        """Add the products of two tiles to the kernel, and where ``mirror`` says so to its other half."""
-        n1, n2 = (each.inputs.stop - each.inputs.start for each in (one, other))
-        O1, O2 = (each.outputs.stop - each.outputs.start for each in (one, other))
-        found = K.new_zeros((O1, n1, O2, n2) if self.pairs else (O1, n1, n2))
+    def _add(self, K: Tensor, left: list[_Tile], right: list[_Tile]) -> None:
+        """Add the products of two blocks to the kernel; if x2 is x1, also at the mirror image of their place."""
+        home = left is right
+        pairs = [(i, j) for i in range(len(left)) for j in range(i if home else 0, len(right))]
+        across = self._parts(right)
+        for ones in self._parts(left):
+            others = ones if home else next(across)
+            for i, j in pairs:
+                self._enter(K, ones[i], others[j])
+        if self.x2 is None:
+            for i, j in pairs:
+                self._mirror(K, left[i], right[j])
+
+    def _enter(self, K: Tensor, one: _Tile, other: _Tile) -> None:
+        """Add the products of two tiles to the kernel."""
+        place = self._place(K, one, other)
+        found = place if len(one.factors) == 1 else torch.zeros_like(place, memory_format=torch.contiguous_format)
         for left, right in zip(one.factors, other.factors, strict=True):
             (add_pairs if self.pairs else add_outputs)(found, left, right)
+        if found is not place:
+            place += found
+
+    def _mirror(self, K: Tensor, one: _Tile, other: _Tile) -> None:
+        if one is not other:
+            here, there = self._place(K, one, other), self._place(K, other, one)
+            there.copy_(here.permute(2, 3, 0, 1) if self.pairs else here.mT)
+
+    def _place(self, K: Tensor, one: _Tile, other: _Tile) -> Tensor:
+        """The part of the kernel that belongs to two tiles, in the order of their products."""
         if self.pairs:
-            K[one.inputs, other.inputs, one.outputs, other.outputs] += found.permute(1, 3, 0, 2)
-            if mirror:
-                K[other.inputs, one.inputs, other.outputs, one.outputs] += found.permute(3, 1, 2, 0)
-        else:
-            K[one.inputs, other.inputs, one.outputs] += found.permute(1, 2, 0)
-            if mirror:
-                K[other.inputs, one.inputs, one.outputs] += found.permute(2, 1, 0)
+            return K[one.inputs, other.inputs, one.outputs, other.outputs].permute(2, 0, 3, 1)
+        return K[one.inputs, other.inputs, one.outputs].permute(2, 0, 1)
 
     def _diagonal(self) -> Tensor:
         """Every input with itself."""
@@ -281,19 +301,40 @@ class Kernel:
         return [ranges] if self.pairs else [[each] for each in ranges]
 
     def _tiles(self, x: Tensor, outputs: range, inputs: range) -> list[_Tile]:
-        """The factors of a block's gradients as they are best multiplied, in tiles."""
-        numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
+        """The factors of a block's gradients as they are best kept, in tiles."""
         place = slice(0, 1) if self.outputs == "trace" else slice(outputs.start, outputs.stop)
-        tiles = []
-        for some in pieces(inputs, self.sizes.once(self.n, len(outputs))):
-            factors = gradients(self.network, self.plan, x[some.start : some.stop], numbers)
-            factors = [each.dense() if self._forms(each, len(outputs)) else each for each in factors]
-            if self.outputs == "trace":
-                factors = [each.summed() for each in factors]
+        once, tiles = self.sizes.once(self.n, self.o), []
+        for some in pieces(inputs, max(once, self.t)):
+            factors = joined((self._factors(x, outputs, each) for each in pieces(some, once)), len(some))
             for part in pieces(range(len(some)), self.t):
                 own = slice(some.start + part.start, some.start + part.stop)
                 tiles.append(_Tile(own, place, [each.tile(slice(part.start, part.stop)) for each in factors]))
         return tiles
 
-    def _forms(self, factor: Factor, o: int) -> bool:
-        return self.sizes.forms(Shape.of(factor), self.n, o)
+    def _factors(self, x: Tensor, outputs: range, inputs: range) -> list[Factor]:
+        """The factors of one pass as they are best kept."""
+        numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
+        factors = gradients(self.network, self.plan, x[inputs.start : inputs.stop], numbers)
+        return [self._kept(each) for each in factors]
+
+    def _kept(self, factor: Factor) -> Factor:
+        shape = Shape.of(factor)
+        if isinstance(factor, Outer) and self.sizes.late(shape, self.n, self.o):
+            return replace(factor, late=self.sizes.channels(shape, self.n, self.o))
+        factor = factor.dense() if self.sizes.forms(shape, self.n, self.o) else factor
+        return factor.summed() if self.outputs == "trace" else factor
+
+    def _parts(self, tiles: list[_Tile]) -> Iterator[list[_Tile]]:
+        """A block in parts of the parameters: those whose gradients are formed now, some at a time, and all others."""
+        late = {i: factor for i, factor in enumerate(tiles[0].factors) if isinstance(factor, Outer) and factor.late}
+        if len(late) < len(tiles[0].factors):
+            yield [replace(tile, factors=[f for i, f in enumerate(tile.factors) if i not in late]) for tile in tiles]
+        for i, factor in late.items():
+            for some in pieces(range(factor.D.shape[-1]), factor.late):
+                yield [self._formed(tile, i, slice(some.start, some.stop)) for tile in tiles]
+
+    def _formed(self, tile: _Tile, i: int, channels: slice) -> _Tile:
+        factor = tile.factors[i]
+        assert isinstance(factor, Outer)
+        formed = factor.channels(channels).dense()
+        return replace(tile, factors=[formed.summed() if self.outputs == "trace" else formed])

@@ -8,7 +8,8 @@ Blocks of the kernel have shape (O1, n1, O2, n2) with all pairs of outputs and (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -22,13 +23,28 @@ class Dense:
 
     G: Tensor
 
-    def tile(self, inputs: slice) -> Dense:
-        """Those at some of the inputs."""
+    def part(self, inputs: slice) -> Dense:
+        """A view of those at some of the inputs."""
         return Dense(self.G[inputs])
+
+    tile = part
 
     def summed(self) -> Dense:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
         return Dense(self.G.flatten(1)[:, None])
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs it has."""
+        return len(self.G)
+
+    def room(self, n: int) -> Dense:
+        """Room for those of n inputs, which `fill` fills by tiles."""
+        return Dense(self.G.new_empty(n, *self.G.shape[1:]))
+
+    def fill(self, other: Factor) -> None:
+        """Take over the numbers of another."""
+        self.G.copy_(other.dense().G)
 
     def dense(self) -> Dense:
         """Itself."""
@@ -40,20 +56,48 @@ class Outer:
     """Gradients sum_p D[i, n, g, p, :] x A[n, g, p, :] of a weight that multiplies A, in its two factors.
 
     ``A`` has shape (n, g, P, a); for a table of which rows are looked up it has shape (n, P) and holds their numbers,
-    and ``rows`` is how many the table has.  ``D`` has shape (o, n, g, P, c).
+    and ``rows`` is how many the table has.  ``D`` has shape (o, n, g, P, c).  With ``late``, the gradients themselves
+    are to be multiplied, formed for so many of the c at a time.
     """
 
     A: Tensor
     D: Tensor
     rows: int | None = None
+    late: int = 0
+
+    def part(self, inputs: slice) -> Outer:
+        """A view of those at some of the inputs."""
+        return replace(self, A=self.A[inputs], D=self.D[:, inputs])
 
     def tile(self, inputs: slice) -> Outer:
-        """Those at some of the inputs."""
-        return Outer(self.A[inputs].contiguous(), self.D[:, inputs].contiguous(), self.rows)
+        """Those at some of the inputs, as they are best multiplied."""
+        part = self.part(inputs)
+        return part if self.late else replace(part, A=part.A.contiguous(), D=part.D.contiguous())
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs it has."""
+        return len(self.A)
+
+    def room(self, n: int) -> Outer:
+        """Room for those of n inputs, which `fill` fills by tiles."""
+        o, _, *sizes, P, c = self.D.shape
+        D = self.D.new_empty(o, n, *sizes, c, P).mT  # positions last, as gradients are formed from it
+        return replace(self, A=self.A.new_empty(n, *self.A.shape[1:]), D=D)
+
+    def fill(self, other: Factor) -> None:
+        """Take over the numbers of another."""
+        assert isinstance(other, Outer)
+        self.A.copy_(other.A)
+        self.D.copy_(other.D)
+
+    def channels(self, some: slice) -> Outer:
+        """Those by the weights of some of the c numbers that come out."""
+        return replace(self, D=self.D[..., some])
 
     def summed(self) -> Outer:
         """The outputs as further numbers of a single one: products then sum over the outputs."""
-        return Outer(self.A, self.D.movedim(0, 4).flatten(3)[None], self.rows)
+        return replace(self, D=self.D.movedim(0, 4).flatten(3)[None])
 
     def dense(self) -> Dense:
         """The gradients themselves."""
@@ -68,6 +112,21 @@ class Outer:
 
 
 Factor: TypeAlias = Dense | Outer
+
+
+def joined(passes: Iterable[list[Factor]], n: int) -> list[Factor]:
+    """The factors of n inputs from those of some of them after others, of which only one is held twice."""
+    whole: list[Factor] = []
+    start = 0
+    for some in passes:
+        stop = start + some[0].inputs
+        if stop - start == n:
+            return some
+        whole = whole or [each.room(n) for each in some]
+        for into, each in zip(whole, some, strict=True):
+            into.part(slice(start, stop)).fill(each)
+        start = stop
+    return whole
 
 
 @dataclass(frozen=True)
