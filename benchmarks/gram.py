@@ -99,9 +99,9 @@ def main() -> None:
         "milliseconds a network, d = 8; normals: their own generator's time on one thread; weights: see the docstring"
     )
     print(f"{'n':>5} {'in law':>8} {'with dK':>8} {'normals':>8} {'weights':>9} {'ratio':>6} {'each core':>9} ratio")
-    for n, repeats, networks in ((256, 15, 64), (1024, 7, 8), (4096, 3, 2)):
+    for n, repeats, networks in ((256, 15, 64), (1024, 9, 8), (4096, 5, 2)):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)
-        draws = 4 * gram.chunk_size(net, INPUTS)
+        draws = 16 * gram.chunk_size(net, INPUTS)
         with threadpool_limits(1):
             law = seconds(partial(law_on_threads, net, X, draws), repeats) / draws
             moved = seconds(partial(law_on_threads, net, X, draws, np.zeros(INPUTS)), repeats) / draws

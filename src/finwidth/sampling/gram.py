@@ -112,8 +112,6 @@ def chunks(
         rng = stream(seed, number) if place is None else DeviceGenerator(place, seed, number)
         return draw(net, inputs, min(size, draws - number * size), rng, wanted)
 
-    # glibc gives arrays back to the system, page by page, until one as large as this has been freed (mallopt(3)).
-    np.empty(2**21)
     done = 0
     for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
         yield drawn
