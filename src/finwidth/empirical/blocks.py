@@ -9,7 +9,7 @@ from finwidth.empirical.products import Shape
 from finwidth.errors import FinwidthError
 
 _TILE_ROWS = 384  # inputs times outputs, or positions, of a product that stays in the processor's cache
-_PASS_BYTES = 2 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save little time
+_PASS_BYTES = 3 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save little time
 _LATE_BYTES = 3 * 2**19  # of gradients that are formed for a product, and then dropped
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
