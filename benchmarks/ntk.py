@@ -5,7 +5,7 @@
 PYTHON are interpreters of environments of their own, NNG and NT, made outside the repository (Python 3.11 or 3.12);
 without them the peers' rows are left out:
 
-    python -m venv NT && NT/bin/pip install -r benchmarks/peers/neural-tangents.txt
+    python -m venv NT && NT/bin/pip install -r benchmarks/peers/neural-tangents.txt    (or neural-tangents-head.txt)
     python -m venv NNG && NNG/bin/pip install --no-deps -r benchmarks/peers/nngeometry.txt
 
 First finwidth is checked against torch.func in float64; then everyone's kernel, in float32, against finwidth's before
@@ -185,8 +185,10 @@ def report(case: Case, contenders: list[Contender], folder: Path) -> Iterator[st
         text = f"{'~' if few else ' '}{1e3 * seconds:10.1f} {seconds / ours['seconds']:9.2f} {1e3 * cpu:10.1f}"
         if not few:
             text += f" {found['peak']:9.1f} {found['peak'] / ours['peak']:9.2f}"
+        if contender.script not in ("by_finwidth", "by_torch_func"):
+            text += f"  {found['version']}"
         if contender.script == "by_neural_tangents":
-            text += f"  after {found['prepared']:.1f} s of compilation"
+            text += f", after {found['prepared']:.1f} s of compilation"
         yield f"{start} {text}"
 
 
@@ -208,7 +210,6 @@ def main() -> None:
         name, method = "neural-tangents, structured", "STRUCTURED_DERIVATIVES"
         contenders.append(Contender(name, "by_neural_tangents", method, given.neural_tangents))
     print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, torch {torch.__version__}, float32")
-    print("nngeometry 0.4, neural-tangents 0.6.5 on jax 0.4.23: the pins of benchmarks/peers")
     print(f"{len(os.sched_getaffinity(0))} cores, and as many threads, for everyone; load {os.getloadavg()[0]:.1f}")
     print("CNN: 3x32x32, Conv 3->32, 32->32 and 32->64 (3x3; the latter two stride 2), ReLU, flatten, Linear 4096->10")
     columns = f"{'ms':>11} {'ratio':>9} {'CPU ms':>10} {'peak MiB':>9} {'ratio':>9}"
