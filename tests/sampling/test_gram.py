@@ -335,3 +335,15 @@ def test_draws_are_symmetric_to_the_last_bit(m: int) -> None:
     drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, targets=np.ones(m))
     for name in ("K_w", "K_b", "K", "dK"):
         assert np.array_equal(drawn[name], drawn[name].transpose("draw", "input_", "input")), name
+
+
+def test_an_activation_may_return_its_argument() -> None:
+    """phi' = y of phi = y^2/2, as the array it was given and as another one."""
+
+    def drawn(dphi: Callable[[FloatArray], FloatArray]) -> Any:
+        square = SmoothActivation("square", lambda y: y * y / 2, dphi, d2phi=np.ones_like)
+        return sample_gram(MLP([2, 5, 4, 1], activation=square), X, 50, seed=3, targets=TARGETS)
+
+    itself, another = drawn(lambda y: y), drawn(lambda y: y.copy())
+    for name in ("output", "K", "dK"):
+        assert np.array_equal(itself[name], another[name])

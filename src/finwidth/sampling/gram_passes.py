@@ -185,8 +185,7 @@ def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bo
     for y, a, z in zip(below.Y, A, Z, strict=True):
         L = root @ z
         L += along @ a
-        J = phi.derivative(y)
-        J *= L
+        J = phi.derivative(y) * L  # not in place: what a user's function returns may be y itself
         below.J_gram = below.J_gram + square(J)
         below.JY = below.JY + J @ turned(y)
         if keep:
