@@ -267,33 +267,26 @@ class Gram(SeveralInputs):
         self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
     ) -> FloatArray:
         """`finwidth.sample_gram` with the cell's seed makes the same draws."""
-        return _gram(cell, settings, X, previous, pause)
+        net, table = cell.network(settings.network), settings.table
+        seed = cell_seed(settings.seed, cell, "gram", "draws")
+        targets = np.array(table["targets"]) if "targets" in table else None
+
+        def piece(number: int, count: int) -> list[FloatArray]:
+            pause()
+            try:
+                drawn = gram.draw(net, X, count, stream(seed, number), targets)
+            except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
+                return [np.full(count, np.inf)] * entries
+            with np.errstate(over="ignore"):
+                moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
+            if targets is not None:
+                moments.append(drawn["dK"])
+            return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]
+
+        entries = (len(_GRAM_MOMENTS) + (targets is not None)) * len(X) ** 2
+        totals, states = accumulate(piece, entries, gram.chunk_size(net, len(X)), table["draws"], previous)
+        return record([total.estimate() for total in totals], states, table["draws"])
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """About a hundred nanoseconds for each neuron, input and draw."""
         return 0.1 * cell.depth * cell.width * len(table["inputs"]) * float(table["draws"])
-
-
-def _gram(
-    cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
-) -> FloatArray:
-    """The record of one cell, shape (moments x inputs x inputs, statistics)."""
-    net, table = cell.network(settings.network), settings.table
-    seed = cell_seed(settings.seed, cell, "gram", "draws")
-    targets = np.array(table["targets"]) if "targets" in table else None
-
-    def piece(number: int, count: int) -> list[FloatArray]:
-        pause()
-        try:
-            drawn = gram.draw(net, X, count, stream(seed, number), targets)
-        except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
-            return [np.full(count, np.inf)] * entries
-        with np.errstate(over="ignore"):
-            moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
-        if targets is not None:
-            moments.append(drawn["dK"])
-        return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]
-
-    entries = (len(_GRAM_MOMENTS) + (targets is not None)) * len(X) ** 2
-    totals, states = accumulate(piece, entries, gram.chunk_size(net, len(X)), table["draws"], previous)
-    return record([total.estimate() for total in totals], states, table["draws"])

@@ -77,35 +77,28 @@ class Training(SeveralInputs):
     def of_cell(
         self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
     ) -> FloatArray:
-        """Each chunk of draws is a `finwidth.train` with a seed of its own."""
-        return _trained(cell, settings, X, previous, pause)
+        """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
+        net, table = cell.network(settings.network), settings.table
+        entries = len(_FOLLOWED) * len(table["record"])
+        size = chunk_size(net, len(X))
+        if table["method"] == "networks":
+            size = max(1, _CHUNK_WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers))
+
+        def piece(number: int, count: int) -> list[FloatArray]:
+            seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
+            try:
+                run = _run(net, X, table, count, seed, pause=pause)
+            except FinwidthError:  # training diverges; the record says so, and the sweep goes on
+                return [np.full(count, np.inf)] * entries
+            return [run[name].sel(step=step).to_numpy() for name in _FOLLOWED for step in table["record"]]
+
+        totals, states = accumulate(piece, entries, size, table["draws"], previous)
+        return record([total.estimate() for total in totals], states, table["draws"])
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
         met = len(table["inputs"]) * float(table["steps"])
         return 0.01 * cell.depth * cell.width * met * met * float(table["draws"])
-
-
-def _trained(
-    cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
-) -> FloatArray:
-    """The record of one cell, shape (followed x steps, statistics); inf where training diverges."""
-    net, table = cell.network(settings.network), settings.table
-    entries = len(_FOLLOWED) * len(table["record"])
-    size = chunk_size(net, len(X))
-    if table["method"] == "networks":
-        size = max(1, _CHUNK_WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers))
-
-    def piece(number: int, count: int) -> list[FloatArray]:
-        seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
-        try:
-            run = _run(net, X, table, count, seed, pause=pause)
-        except FinwidthError:  # training diverges; the record says so, and the sweep goes on
-            return [np.full(count, np.inf)] * entries
-        return [run[name].sel(step=step).to_numpy() for name in _FOLLOWED for step in table["record"]]
-
-    totals, states = accumulate(piece, entries, size, table["draws"], previous)
-    return record([total.estimate() for total in totals], states, table["draws"])
 
 
 def _run(
