@@ -78,17 +78,16 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
 
-def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> gram_passes.Factor:
     """A wrong `factor`: what was met on the side it is asked for is forgotten."""
-    root, inverse = gram_passes.factor(gram, squares)
-    return root, np.zeros_like(inverse)
+    return gram_passes.Factor(gram_passes.factor(gram, squares).root, lambda: np.zeros_like(gram))
 
 
 def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
     real = gram_passes.Known.__init__
 
-    def init(self, layer, gram, gram_inverse):  # type: ignore[no-untyped-def]
-        real(self, layer, gram, np.zeros_like(gram_inverse))
+    def init(self, layer, gram, A_factor):  # type: ignore[no-untyped-def]
+        real(self, layer, gram, gram_passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
 
     patch.setattr(gram_passes.Known, "__init__", init)
 
@@ -269,6 +268,15 @@ def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
     assert gram.chunk_size(net, 3) < 1500  # several chunks
     few = sample_gram(net, X, 2 * gram.chunk_size(net, 3), seed=1, targets=TARGETS)
     assert few.K.equals(one.K[: few.sizes["draw"]])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 16_384), (4, 8, 4099), (4, 3, 1023), (3, 1, 5000), (64, 8, 1024), (2, 0, 5000)]
+)
+def test_products_in_pieces_are_the_products(shape: tuple[int, ...]) -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, *shape))
+    assert np.allclose(gram_passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
+    assert np.allclose(gram_passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
 
 
 def test_kernels_are_positive_semi_definite_and_symmetric() -> None:

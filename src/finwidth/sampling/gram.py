@@ -16,8 +16,9 @@ from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
-from finwidth.sampling.gram_passes import BLOCK, DEVICE_BLOCK, backward, block, forward
+from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward
 from finwidth.sampling.gram_update import update
+from finwidth.sampling.normals import BLOCK, Normals
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     >>> from finwidth import MLP
     >>> from finwidth.sampling.gram import memory
     >>> memory(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
-    1.07...
+    1.08...
     """
     hidden = net.widths[1:]
     arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 3 * max(hidden)
-    return 8 * (m * arrays + 4 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
+    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
 
 
 def chunk_size(net: MLP, m: int, block: int = BLOCK) -> int:
@@ -196,6 +197,8 @@ def sample_gram(
 def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | None = None) -> dict[str, FloatArray]:
     """``draws`` draws at inputs X, shape (m, n_0): output (draws, m), K_w, K_b, K and with targets dK (draws, m, m)."""
     m = len(X)
+    if isinstance(rng, np.random.Generator):
+        rng = Normals(rng)
     step = chunk_size(net, m, block(rng))
     names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
     columns = {"output": np.empty((draws, m)), **{name: np.empty((draws, m, m)) for name in names}}

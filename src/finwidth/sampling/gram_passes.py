@@ -13,7 +13,7 @@ biases.  The weights W' meet A' in the forward pass and J in the backward pass (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -22,20 +22,22 @@ import numpy as np
 
 from finwidth.activations import Activation, Array, array_module
 from finwidth.network import MLP, Layer
+from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.normals import BLOCK
 
 Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
 
-BLOCK = 2**17  # numbers of a block: threads wait for each other at every call on it, and it fits into a cache
+DEVICE_BLOCK = 2**22
 # A direction of squared length below RANK of what it is measured against is taken as absent: an angle of 10^-5.
 # Rounding makes relative errors of 10^-16/RANK along the weakest direction kept.
-DEVICE_BLOCK = 2**22
 RANK = 1e-10
+_ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads run; the fewest neurons of a piece
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 
 
 def block(rng: Any) -> int:
     """Numbers of a block where this generator draws."""
-    return BLOCK if isinstance(rng, np.random.Generator) else DEVICE_BLOCK
+    return DEVICE_BLOCK if isinstance(rng, DeviceGenerator) else BLOCK
 
 
 def turned(stack: Array) -> Array:
@@ -48,52 +50,85 @@ def diagonal(stack: Array) -> Array:
     return stack.diagonal(0, -2, -1)
 
 
-def factor(gram: Array, squares: Array | None = None) -> tuple[Array, Array]:
-    """A root R with R R^T = gram and a generalised inverse, for a stack of Gram matrices, shape (draws, m, m).
+@dataclass
+class Factor:
+    """A root R, R R^T = a Gram matrix, for a stack of them; and, made when asked for, a generalised inverse of it."""
+
+    root: Array
+    invert: Callable[[], Array]
+
+    @cached_property
+    def inverse(self) -> Array:
+        """The generalised inverse, shape (draws, m, m)."""
+        return self.invert()
+
+
+def factor(gram: Array, squares: Array | None = None) -> Factor:
+    """The `Factor` of a stack of Gram matrices, shape (draws, m, m).
 
     ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
     matrix of residuals they are those of the vectors before the projection.  R has as many columns as the largest
     rank of the stack.
     """
+    squares = diagonal(gram) if squares is None else squares
+    root = _cholesky(gram, squares)
+    if root is not None:
+        return Factor(root, lambda: _inverse(gram, squares))
     xp = array_module(gram)
-    lengths = xp.sqrt(diagonal(gram) if squares is None else squares)[..., None]
+    lengths = xp.sqrt(squares)[..., None]
     scales = (lengths > 0) / (lengths + (lengths == 0))
     cosines = gram * scales * turned(scales)
-    root = _cholesky(cosines)
-    if root is not None:
-        return lengths * root, scales * xp.linalg.inv(cosines) * turned(scales)
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = xp.linalg.eigh(cosines)
     kept = values > RANK * gram.shape[-1]
-    inverse = scales * ((vectors * (kept / (values + ~kept))[..., None, :]) @ turned(vectors)) * turned(scales)
     some = kept.reshape(-1, kept.shape[-1]).any(0)
-    return lengths * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some], inverse
+    root = lengths * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some]
+    weights = (kept / (values + ~kept))[..., None, :]
+    return Factor(root, lambda: scales * ((vectors * weights) @ turned(vectors)) * turned(scales))
 
 
-def _cholesky(cosines: Array) -> Array | None:
+def _cholesky(gram: Array, squares: Array) -> Array | None:
     """The Cholesky factors, or None if some are too close to singular for them."""
-    if not isinstance(cosines, np.ndarray):
+    if not isinstance(gram, np.ndarray):
         return None  # devices take one road for all draws: no waiting for an answer
     try:
-        root = np.linalg.cholesky(cosines)
+        root = np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
-    return root if diagonal(root).min() ** 2 > _SAFE else None
+    return root if (diagonal(root) ** 2 > _SAFE * squares).all() else None
+
+
+def _inverse(gram: Array, squares: Array) -> Array:
+    """The inverse of regular Gram matrices by way of that of the cosines, whatever the lengths of the vectors."""
+    scales = 1 / np.sqrt(squares)[..., None]
+    return scales * np.linalg.inv(gram * scales * turned(scales)) * turned(scales)
+
+
+def product(X: Array, Y: Array) -> Array:
+    """X Y^T, in pieces that are summed: NumPy lets no other thread run while it makes fewer than 500 numbers."""
+    n, numbers = X.shape[-1], math.prod(X.shape[:-1]) * Y.shape[-2]
+    if not 0 < numbers < _ALONE or n < 2 * _PIECE or not isinstance(X, np.ndarray):
+        return X @ turned(Y)
+    pieces = min(-(-_ALONE // numbers), n // _PIECE)
+    size, rest = divmod(n, pieces)
+    left, right = (Z[..., rest:].reshape(*Z.shape[:-1], pieces, size).swapaxes(-2, -3) for Z in (X, Y))
+    total = (left @ turned(right)).sum(-3)
+    return total + X[..., :rest] @ turned(Y[..., :rest]) if rest else total
 
 
 def square(X: Array) -> Array:
     """X X^T by two rectangular products: NumPy takes the routine for symmetric ones, thrice slower for few rows."""
     half = X.shape[-2] // 2
-    total = array_module(X).concatenate([X[..., :half, :] @ turned(X), X[..., half:, :] @ turned(X)], -2)
+    total = array_module(X).concatenate([product(X[..., :half, :], X), product(X[..., half:, :], X)], -2)
     return (total + turned(total)) / 2  # the same on both sides, to the last bit
 
 
 def products(left: Blocks, right: Blocks) -> Array:
     """Left right^T, a sum over the blocks."""
-    total = left[0] @ turned(right[0])
+    total = product(left[0], right[0])
     for one, other in zip(left[1:], right[1:], strict=True):
-        total += one @ turned(other)
+        total += product(one, other)
     return total
 
 
@@ -103,14 +138,14 @@ class Known:
 
     layer: Layer
     gram: Array  # A_{i-1} A_{i-1}^T, shape (draws, m, m); one for all draws in the first layer
-    gram_inverse: Array  # of A' A'^T
+    A_factor: Factor  # of A' A'^T
     Y: Blocks = field(default_factory=list)
     L: Blocks = field(default_factory=list)  # J_{i+1} W_{i+1}, kept for the update only
     J_gram: Array = field(init=False)  # J_i J_i^T
     JY: Array = field(init=False)  # J_i Y_i^T
 
     @cached_property
-    def J_factor(self) -> tuple[Array, Array]:
+    def J_factor(self) -> Factor:
         """`factor` of J_i J_i^T."""
         return factor(self.J_gram)
 
@@ -154,9 +189,8 @@ def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
     """The forward pass at inputs X, shape (m, n_0)."""
     gram, known = (X @ X.T)[None], []
     for layer in net.layers:
-        root, inverse = factor(gram + float(layer.bias_variance / layer.weight_variance))
-        step = Known(layer, gram, inverse)
-        root *= step.deviation
+        step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
+        root = step.deviation * step.A_factor.root
         known.append(step)
         gram = 0 * step.gram
         for size in sizes(layer.fan_out, len(X), rng):
@@ -178,15 +212,17 @@ def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> No
 
 def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bool) -> None:
     """J_i W_i, given that A' has met W_i, and J_{i-1}."""
-    root = step.deviation * step.J_factor[0]
+    root = step.deviation * step.J_factor.root
     A, Z = [phi.value(Y) for Y in below.Y], fresh(rng, root, below.Y)
-    along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.gram_inverse
+    along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.A_factor.inverse
     below.J_gram = below.JY = 0 * step.JY
     for y, a, z in zip(below.Y, A, Z, strict=True):
         L = root @ z
         L += along @ a
-        J = phi.derivative(y) * L  # not in place: what a user's function returns may be y itself
-        below.J_gram = below.J_gram + square(J)
-        below.JY = below.JY + J @ turned(y)
         if keep:
             below.L.append(L)
+            L = phi.derivative(y) * L
+        else:
+            L *= phi.derivative(y)  # into L: what a user's function returns may be y itself
+        below.J_gram = below.J_gram + square(L)
+        below.JY = below.JY + product(L, y)

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 from finwidth.activations import Activation, Array, SmoothActivation
-from finwidth.sampling.gram_passes import Blocks, Known, diagonal, factor, fresh, overlap, products, turned
+from finwidth.sampling.gram_passes import Blocks, Factor, Known, diagonal, factor, fresh, overlap, products, turned
 
 
 @dataclass
@@ -30,8 +30,7 @@ class Tangent:
     JdY: Array  # J_i dY_i^T, shape (draws, m, m) as all that follow
     TA: Array  # T_i A_i^T
     along: Array  # T_i = along A' + rest
-    rest_root: Array  # of rest rest^T
-    rest_inverse: Array
+    rest: Factor  # of rest rest^T
     rest_L: Array  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T
 
 
@@ -78,10 +77,10 @@ class _Update:
             dY, JdY = self._move(step, tangents[-1] if tangents else None)
             T = self._gated(step.Y, dY)
             TA, TT = products(T, [self.phi.value(y) for y in step.Y]), products(T, T)
-            along = TA @ above.gram_inverse
-            root, inverse = factor(TT - along @ turned(TA), squares=diagonal(TT))
+            along = TA @ above.A_factor.inverse
+            rest = factor(TT - along @ turned(TA), squares=diagonal(TT))
             rest_L = products(T, step.L) - along @ turned(above.JY)
-            tangents.append(Tangent(dY, JdY, TA, along, root, inverse, rest_L))
+            tangents.append(Tangent(dY, JdY, TA, along, rest, rest_L))
         return tangents
 
     def _move(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
@@ -91,9 +90,9 @@ class _Update:
         if below is None:
             dY = [-push @ j for j in J]
             return dY, products(J, dY)
-        root = step.deviation * below.rest_root
+        root = step.deviation * below.rest.root
         Z = fresh(self.rng, root, step.Y)
-        toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor[1] - push
+        toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse - push
         dY = [below.along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
         return dY, products(J, dY)
 
@@ -116,8 +115,8 @@ class _Update:
         A, T, Z = [self.phi.value(y) for y in below.Y], self._gated(below.Y, tangent.dY), fresh(self.rng, root, below.Y)
         ZA = overlap(self.rng, Z, A, step.constant)
         Z_rest = products(Z, T) - ZA @ turned(tangent.along)
-        on_A = (above.rest_Y - root @ ZA) @ step.gram_inverse
-        on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest_inverse
+        on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
+        on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
         on_A = on_A - on_rest @ tangent.along - float(step.layer.weight_multiplier) * step.J_gram * self.r
         U = []
         for y, L, dY, a, t, z in zip(below.Y, below.L, tangent.dY, A, T, Z, strict=True):
@@ -129,8 +128,8 @@ class _Update:
 
 def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent) -> Cotangent:
     """Split U_i along J_i and across it."""
-    along, UU = UJ @ step.J_factor[1], products(U, U)
-    root, _ = factor(UU - along @ turned(UJ), squares=diagonal(UU))
+    along, UU = UJ @ step.J_factor.inverse, products(U, U)
+    root = factor(UU - along @ turned(UJ), squares=diagonal(UU)).root
     rest_Y = products(U, step.Y) - along @ step.JY
     # Y_i and dY_i + push J_i are what W_i made of A' and T; the rest is orthogonal to J_i.
     rest_dY = products(U, tangent.dY) - along @ tangent.JdY

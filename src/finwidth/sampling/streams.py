@@ -18,8 +18,9 @@ from finwidth.network import count
 Result = TypeVar("Result")
 
 # glibc gives every array back to the system, which then clears its pages for the next, until one as large as this has
-# been freed (mallopt(3), M_MMAP_THRESHOLD).  Here, because later the heap may have room for it, and nothing is learnt.
-np.empty(2**21)
+# been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).  Here, because later the heap may have
+# room for it, and nothing is learnt.
+np.empty(2**22 - 2**12)
 
 
 def check_seed(seed: int) -> int:
