@@ -101,7 +101,7 @@ def main() -> None:
     print(f"{'n':>5} {'in law':>8} {'with dK':>8} {'normals':>8} {'weights':>9} {'ratio':>6} {'each core':>9} ratio")
     for n, repeats, networks in ((256, 15, 64), (1024, 9, 8), (4096, 5, 2)):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)
-        draws = 16 * gram.chunk_size(net, INPUTS)
+        draws = 32 * gram.chunk_size(net, INPUTS)
         with threadpool_limits(1):
             law = seconds(partial(law_on_threads, net, X, draws), repeats) / draws
             moved = seconds(partial(law_on_threads, net, X, draws, np.zeros(INPUTS)), repeats) / draws

@@ -119,8 +119,11 @@ def product(X: Array, Y: Array) -> Array:
 
 def square(X: Array) -> Array:
     """X X^T by two rectangular products: NumPy takes the routine for symmetric ones, thrice slower for few rows."""
-    half = X.shape[-2] // 2
-    total = array_module(X).concatenate([product(X[..., :half, :], X), product(X[..., half:, :], X)], -2)
+    m, half = X.shape[-2], X.shape[-2] // 2
+    if m % 2:
+        total = array_module(X).concatenate([product(X[..., :half, :], X), product(X[..., half:, :], X)], -2)
+    else:
+        total = product(X.reshape(len(X), 2, half, X.shape[-1]), X[:, None]).reshape(len(X), m, m)
     return (total + turned(total)) / 2  # the same on both sides, to the last bit
 
 
