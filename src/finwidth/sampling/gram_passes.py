@@ -199,8 +199,7 @@ def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
         for size in sizes(layer.fan_out, len(X), rng):
             step.Y.append(root @ rng.standard_normal((draws, root.shape[-1], size)))
             if len(known) < net.depth:
-                A = net.activation.value(step.Y[-1])
-                gram = gram + square(A)
+                gram = gram + square(net.activation.value(step.Y[-1]))
     return known
 
 
@@ -219,9 +218,9 @@ def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bo
     A, Z = [phi.value(Y) for Y in below.Y], fresh(rng, root, below.Y)
     along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.A_factor.inverse
     below.J_gram = below.JY = 0 * step.JY
-    for y, a, z in zip(below.Y, A, Z, strict=True):
-        L = root @ z
-        L += along @ a
+    for y in below.Y:
+        L = root @ Z.pop(0)  # not kept: what is freed is still in the cache, and used again
+        L += along @ A.pop(0)
         if keep:
             below.L.append(L)
             L = phi.derivative(y) * L
