@@ -215,7 +215,8 @@ def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> No
 def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bool) -> None:
     """J_i W_i, given that A' has met W_i, and J_{i-1}."""
     root = step.deviation * step.J_factor.root
-    A, Z = [phi.value(Y) for Y in below.Y], fresh(rng, root, below.Y)
+    Z = fresh(rng, root, below.Y)
+    A = [phi.value(y) for y in below.Y]
     along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.A_factor.inverse
     below.J_gram = below.JY = 0 * step.JY
     for y in below.Y:
