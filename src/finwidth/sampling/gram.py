@@ -61,7 +61,7 @@ def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
 def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
-    Every hidden layer's Y and three such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
+    Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
     A few blocks of constant size and, for each layer, up to 16 Gram matrices come on top.
 
     Examples
@@ -69,10 +69,10 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     >>> from finwidth import MLP
     >>> from finwidth.sampling.gram import memory
     >>> memory(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
-    1.08...
+    1.02...
     """
     hidden = net.widths[1:]
-    arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 3 * max(hidden)
+    arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 2 * max(hidden)
     return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
 
 
