@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
 
 from finwidth.laws import FloatArray
 
@@ -37,10 +35,15 @@ def density(x: FloatArray) -> FloatArray:
     return values
 
 
+def _tail(x: float) -> float:
+    """Phi(-x)."""
+    return math.erfc(x / math.sqrt(2)) / 2
+
+
 def _edges(x_1: float) -> tuple[list[float], float]:
     """x_0, x_1, ... of strips of the area that x_1 gives the lowest, and by how much the top one rises above f(0)."""
     height = math.exp(-(x_1**2) / 2)
-    half = x_1 * height + math.sqrt(2 * math.pi) * float(ndtr(-x_1))  # of the area
+    half = x_1 * height + math.sqrt(2 * math.pi) * _tail(x_1)  # of the area
     edges = [half / height, x_1]
     while len(edges) < LAYERS:
         height += half / edges[-1]
@@ -60,6 +63,8 @@ def staircase() -> FloatArray:
     >>> x[1].round(3), x[-1]
     (np.float64(4.039), np.float64(0.0))
     """
+    from scipy.optimize import brentq
+
     x_1 = brentq(lambda x: _edges(x)[1], 2.0, 8.0, xtol=1e-15, rtol=1e-15)
     return np.array([*_edges(x_1)[0], 0.0])
 
@@ -80,7 +85,7 @@ def _tables() -> _Tables:
     height = density(x)
     rise = np.diff(height)
     height[0] = -1
-    return _Tables(x[:-1] * 2.0**-63, x[1:].copy(), height[:-1], rise, float(ndtr(-x[1])))
+    return _Tables(x[:-1] * 2.0**-63, x[1:].copy(), height[:-1], rise, _tail(x[1]))
 
 
 class Normals:
@@ -122,6 +127,8 @@ class Normals:
 
     def _settled(self, strip: npt.NDArray[np.int64], x: FloatArray) -> FloatArray:
         """What becomes of numbers that are not accepted at once."""
+        from scipy.special import ndtri
+
         height, rise, tail = self._tables[2:]
         over = height.take(strip) + self.rng.random(len(x)) * rise.take(strip) >= density(x)
         redrawn = over.nonzero()[0]
