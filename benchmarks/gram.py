@@ -79,7 +79,7 @@ def law_on_threads(net: MLP, X: FloatArray, draws: int, targets: FloatArray | No
 
 
 def normals(net: MLP, draws: int) -> None:
-    """The normal numbers of some draws in law, on one thread, and nothing else."""
+    """As many normal numbers as some draws in law need, by NumPy's own method on one thread, and nothing else."""
     rng, out = stream(4, 0), np.empty(2 * INPUTS * sum(net.widths[1:]))
     for _ in range(draws):
         rng.standard_normal(out=out)
@@ -95,9 +95,7 @@ def main() -> None:
         law = seconds(partial(gram.draw, net, X, 1, stream(2, 0)), 1)
         peak, promised = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, gram.memory(net, 8) / 2**30
         print(f"n = {n:>9,}, d = {d:>2}: {law:.2f} s, peak {peak:.2f} GiB, promised {promised:.2f} over the start's")
-    print(
-        "milliseconds a network, d = 8; normals: their own generator's time on one thread; weights: see the docstring"
-    )
+    print("milliseconds a network, d = 8; normals: as many by NumPy's own, one thread; weights: see the docstring")
     print(f"{'n':>5} {'in law':>8} {'with dK':>8} {'normals':>8} {'weights':>9} {'ratio':>6} {'each core':>9} ratio")
     for n, repeats, networks in ((256, 15, 64), (1024, 9, 8), (4096, 5, 2)):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)

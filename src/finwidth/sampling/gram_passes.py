@@ -75,15 +75,13 @@ def factor(gram: Array, squares: Array | None = None) -> Factor:
     if root is not None:
         return Factor(root, lambda: _inverse(gram, squares))
     xp = array_module(gram)
-    lengths = xp.sqrt(squares)[..., None]
-    scales = (lengths > 0) / (lengths + (lengths == 0))
-    cosines = gram * scales * turned(scales)
+    cosines, scales = _cosines(gram, squares)
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = xp.linalg.eigh(cosines)
     kept = values > RANK * gram.shape[-1]
     some = kept.reshape(-1, kept.shape[-1]).any(0)
-    root = lengths * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some]
+    root = xp.sqrt(squares)[..., None] * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some]
     weights = (kept / (values + ~kept))[..., None, :]
     return Factor(root, lambda: scales * ((vectors * weights) @ turned(vectors)) * turned(scales))
 
@@ -99,10 +97,17 @@ def _cholesky(gram: Array, squares: Array) -> Array | None:
     return root if (diagonal(root) ** 2 > _SAFE * squares).all() else None
 
 
+def _cosines(gram: Array, squares: Array) -> tuple[Array, Array]:
+    """The Gram matrix of the vectors at length one, and what divides by their lengths: 0 for a length of 0."""
+    lengths = array_module(gram).sqrt(squares)[..., None]
+    scales = (lengths > 0) / (lengths + (lengths == 0))
+    return gram * scales * turned(scales), scales
+
+
 def _inverse(gram: Array, squares: Array) -> Array:
     """The inverse of regular Gram matrices by way of that of the cosines, whatever the lengths of the vectors."""
-    scales = 1 / np.sqrt(squares)[..., None]
-    return scales * np.linalg.inv(gram * scales * turned(scales)) * turned(scales)
+    cosines, scales = _cosines(gram, squares)
+    return scales * np.linalg.inv(cosines) * turned(scales)
 
 
 def product(X: Array, Y: Array) -> Array:
