@@ -17,14 +17,13 @@ import xarray as xr
 from scipy import stats
 
 import finwidth
-from finwidth import MLP
+from finwidth import MLP, observables
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 Tracker = finwidth.empirical.Tracker
 home = pytest.importorskip("finwidth.empirical.tracker")
 jacobian = pytest.importorskip("finwidth.empirical.jacobian")
-observables = pytest.importorskip("finwidth.empirical.observables")
 
 
 X = torch.tensor(np.random.default_rng(60).normal(size=(7, 3)))
@@ -99,7 +98,7 @@ def test_what_is_recorded_is_what_the_kernels_say() -> None:
 
 
 def test_the_plain_alignment_sees_a_constant_and_the_centred_one_does_not() -> None:
-    K, G = np.diag([1.0, 2.0, 3.0]), observables.target_gram([1.0, -1.0, 0.5], 3)
+    K, G = np.diag([1.0, 2.0, 3.0]), observables.target_gram([1.0, -1.0, 0.5], 3, 1)
     one, other = (observables.observe(each, K, G) for each in (K, K + 10))
     assert one["centred_alignment"] == pytest.approx(other["centred_alignment"])
     assert abs(one["alignment"] - other["alignment"]) > 0.1
@@ -107,7 +106,7 @@ def test_the_plain_alignment_sees_a_constant_and_the_centred_one_does_not() -> N
 
 def test_classes_align_like_one_hot_targets() -> None:
     classes = np.array([0, 2, 1, 2, 0, 0, 1])
-    assert np.array_equal(observables.target_gram(classes, 7), observables.target_gram(np.eye(3)[classes], 7))
+    assert np.array_equal(observables.target_gram(classes, 7, 3), observables.target_gram(np.eye(3)[classes], 7, 3))
 
 
 def test_one_output_and_options_of_the_kernel() -> None:
@@ -199,8 +198,11 @@ def test_tracking_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_file_holds_the_dataset(tmp_path: Path) -> None:
     tracker = run(9, path=tmp_path / "run.nc", kernels=True)
+    measured = xr.load_dataset(tmp_path / "run.nc", engine="scipy")
+    found = tracker.dataset()  # with step 9, which is not on the schedule
     stored = xr.load_dataset(tmp_path / "run.nc", engine="scipy")
-    xr.testing.assert_equal(stored, tracker.dataset())
+    xr.testing.assert_equal(stored, found)
+    xr.testing.assert_equal(measured, found.isel(step=slice(-1)))
     assert stored.attrs["finwidth_version"] == finwidth.__version__
     assert stored.drift.attrs == {"long_name": observables.OBSERVABLES["drift"].meaning, "units": "1"}
     assert [path.name for path in tmp_path.iterdir()] == ["run.nc"]

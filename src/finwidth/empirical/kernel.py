@@ -16,7 +16,6 @@ from finwidth.empirical.arguments import (
     Scale,
     check_entries,
     check_inputs,
-    check_memory,
     check_module,
     check_outputs,
     check_parameters,
@@ -25,6 +24,7 @@ from finwidth.empirical.blocks import layout, pieces
 from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
+from finwidth.memory import check_memory
 from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
