@@ -141,8 +141,8 @@ def lower_bound() -> Finding:
         "If alpha_i, K_i >= 1, one step gives E[Z_i] >= f_i E[Z_{i-1}], with f_i the i-th factor; two negative "
         "factors make a positive product of nothing. With some alpha_i < 1 both bounds fail: an event that makes Z "
         "small carries more than p_{i-1} alpha_{i-1} of what is left. Divided by 1 + p_{i-1} (alpha_{i-1} - 1) + "
-        "q_{i-1} (K_{i-1} - 1) that is the most it carries; with it, and q_i (K_i - 1) added, the lower bound holds for "
-        "all alpha_i, K_i >= 0, and no factor is negative.",
+        "q_{i-1} (K_{i-1} - 1) that is the most it carries; with it, and q_i (K_i - 1) added, the lower bound holds "
+        "for all alpha_i, K_i >= 0, and no factor is negative.",
         {
             "three certain events, alpha = 10, gamma = 1/100: E[Z]": chain.mean(),
             "the product": chain.lower(),
