@@ -93,6 +93,12 @@ def centred(K: FloatArray) -> FloatArray:
     return kept
 
 
+def spectrum(K: FloatArray) -> FloatArray:
+    """Eigenvalues of a stack of kernels, the largest first."""
+    found: FloatArray = np.linalg.eigvalsh(K)[..., ::-1].astype(np.float64)
+    return found
+
+
 def effective_rank(eigenvalues: FloatArray) -> FloatArray:
     """Between 1 and N, for eigenvalues in the last dimension; what rounding makes negative counts as 0, NaN if all are.
 
@@ -134,7 +140,7 @@ def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, F
     >>> float(found["drift"]), float(found["rotation"]), float(found["trace"])
     (1.0, 0.0, 6.0)
     """
-    eigenvalues: FloatArray = np.linalg.eigvalsh(K)[..., ::-1].astype(np.float64)
+    eigenvalues = spectrum(K)
     found = {
         "drift": drift(K, K_0),
         "rotation": rotation(K, K_0),

@@ -128,7 +128,7 @@ class Tracker:
             "method": "empirical kernel of a torch module in training",
             "module": type(module).__name__,
             "outputs": outputs,
-            "dtype": str(self._inputs.dtype).removeprefix("torch."),
+            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
             "inputs_sha256": _hash(numpy_of(self._inputs)),
             "targets_sha256": "" if targets is None else _hash(self._targets),
         }
@@ -214,7 +214,7 @@ class Tracker:
     @property
     def _missed(self) -> int:
         """Due and not taken, but for one that waits."""
-        return self._wanted - self._taken - self._put_off
+        return max(0, self._wanted - self._taken - self._put_off)
 
     @property
     def _taken(self) -> int:
