@@ -492,3 +492,36 @@ MISTAKES: dict[str, Any] = {
 def test_mistakes_are_told(words: str, tmp_path: Path) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         MISTAKES[words](tmp_path)
+
+
+class Leaving(nn.Module):  # type: ignore[name-defined,misc]
+    """A counter, a running average, statistics of instance norm, a number of its own: all changed by every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv1d(1, 4, 2), nn.Linear(8, 2)
+        self.norm = nn.InstanceNorm1d(4, track_running_stats=True)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("average", torch.zeros(3))
+        self.told = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        self.average: Any = 0.9 * self.average + 0.1 * x.detach().mean(0)
+        self.told += 1
+        return self.head(self.norm(self.layer(x[:, None])).tanh().flatten(1))
+
+
+@pytest.mark.parametrize("targets", [None, torch.tensor([0, 1, 1, 0, 0, 1, 0]), Y])
+@pytest.mark.parametrize("training", [True, False])
+def test_buffers_and_attributes_are_left_as_they_were(targets: Any, training: bool) -> None:
+    module = Leaving().double().train(training)
+    module(X)
+    state = {name: each.clone() for name, each in module.state_dict().items()}
+    tracker = Tracker(module, X, targets, steps=2)
+    for _ in range(3):
+        tracker.step()
+    tracker.dataset()
+    assert module.told == 1
+    assert module.training == training
+    assert all(torch.equal(each, state[name]) for name, each in module.state_dict().items())

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import check_inputs
+from finwidth.empirical.forward import Network, apply, differentiable, untouched
 from finwidth.empirical.kernel import ntk
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
@@ -272,7 +273,7 @@ class Tracker:
         return found
 
     def _kernel(self, inputs: torch.Tensor) -> FloatArray:
-        with evaluating(self._module), torch.autocast(inputs.device.type, enabled=False):
+        with _evaluating(self._module), torch.autocast(inputs.device.type, enabled=False):
             found: FloatArray = numpy_of(ntk(self._module, inputs, **self._options)).astype(np.float64)
         return found
 
@@ -283,11 +284,9 @@ class Tracker:
             self._attrs["targets_are"] = targets_are(self._targets, outputs)
 
     def _outputs(self) -> int:
-        """How many numbers the module gives for an input; its buffers and random numbers stay as they are."""
-        buffers = {name: each.clone() for name, each in self._module.named_buffers()}
-        with evaluating(self._module), torch.random.fork_rng(devices=[]):
-            found = torch.func.functional_call(self._module, buffers, (self._inputs,))
-        return int(found[0].numel())
+        """How many numbers the module gives for an input."""
+        with _evaluating(self._module), untouched(self._module), differentiable():
+            return apply(Network(self._module, {}, {}), self._inputs, {}).shape[1]
 
     def _resume(self, start: int) -> None:
         import xarray as xr
@@ -342,8 +341,7 @@ def _octaves(step: int) -> int:
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards each layer in the mode that it was in."""
+def _evaluating(module: nn.Module) -> Iterator[None]:
     modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
