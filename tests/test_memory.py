@@ -51,6 +51,7 @@ def empirical(kind: str, memory: Any) -> Any:
     module, x, y = torch.nn.Linear(3, 1), torch.eye(3), torch.zeros(3, 1)
     return {
         "ntk": lambda: finwidth.empirical.ntk(module, x, memory=memory),
+        "explain": lambda: finwidth.empirical.explain(module, x, memory=memory),
         "sgd_update": lambda: finwidth.empirical.sgd_update(module, x, y, memory=memory),
         "Tracker": lambda: finwidth.empirical.Tracker(module, x, memory=memory),
         "Ensemble": lambda: finwidth.empirical.Ensemble(MLP([3, 2, 1]), 2).kernels(x, memory=memory),
@@ -65,7 +66,7 @@ ENTRIES: dict[str, Callable[[Any], Any]] = {
     "LawConv2d": lambda memory: law_layer("convolution", memory),
     **{
         kind: functools.partial(empirical, kind)
-        for kind in ("ntk", "sgd_update", "Tracker", "Ensemble", "Ensemble of modules")
+        for kind in ("ntk", "explain", "sgd_update", "Tracker", "Ensemble", "Ensemble of modules")
     },
 }
 
