@@ -261,6 +261,13 @@ class Kernel:
             return K if self.pairs else K[..., None]
         return K if self.outputs == "diagonal" else K[..., 0]
 
+    def pass_all(self) -> None:
+        """Find the factors of the gradients at the first set of inputs, and drop them."""
+        with torch.no_grad():
+            for group, some in product(self._groups(), pieces(range(len(self.x1)), self.n)):
+                for outputs in group:
+                    self._tiles(self.x1, outputs, some)
+
     @property
     def bytes(self) -> int:
         """Of the kernel itself."""
