@@ -11,7 +11,7 @@ import pytest
 
 import finwidth
 from finwidth.empirical import jacobian
-from finwidth.empirical.arguments import check_memory
+from finwidth.memory import check_memory
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -18,7 +18,6 @@ from finwidth.empirical.arguments import (
     Scale,
     check_entries,
     check_inputs,
-    check_memory,
     check_module,
     check_outputs,
     check_parameters,
@@ -29,6 +28,7 @@ from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, ch
 from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
+from finwidth.memory import check_memory
 from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
