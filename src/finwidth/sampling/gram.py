@@ -205,11 +205,15 @@ def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | No
     with np.errstate(all="ignore"):  # overflow is seen in the results
         try:
             collect((_draw(net, X, min(step, draws - i), rng, targets) for i in range(0, draws, step)), columns)
-            finite = all(np.isfinite(column).all() for column in columns.values())
         except FloatingPointError:
-            finite = False
-    if not finite:
-        raise FinwidthError("the draws overflow a double; rescale the inputs, the targets or the gains")
+            columns[names[-1]][:] = np.inf
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            largest = np.abs(X).max(1)
+            raise FinwidthError(
+                f"the draws overflow a double: {name} is not finite, and the largest number among the inputs is "
+                f"{largest.max():.3g} (input {largest.argmax()}); rescale the inputs, the targets or the gains"
+            )
     return columns
 
 
@@ -217,10 +221,10 @@ def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | N
     xp, phi = array_module(rng), net.activation
     known = forward(net, as_array(rng, X, "float64"), draws, rng)
     backward(phi, known, rng, keep=targets is not None)
-    output = known[-1].Y[0][:, :, 0]
+    output = (known[-1].Y[0] if known[-1].unit is None else known[-1].unit * known[-1].Y[0])[:, :, 0]
     drawn = {
         "output": output,
-        "K_w": sum(float(step.layer.weight_multiplier) * step.gram * step.J_gram for step in known),
+        "K_w": sum(step.weight_share(step.J_gram) for step in known),
         "K_b": sum(float(step.layer.bias_multiplier) * step.J_gram for step in known),
     }
     drawn["K"] = drawn["K_w"] + drawn["K_b"]

@@ -9,7 +9,8 @@ r_a = N(x_a) - t_a.  Tangents, in the notation of `gram_passes` and of docs/theo
     kernel    dK = sum_i c_i (T_{i-1} A_{i-1}^T + A_{i-1} T_{i-1}^T) * (J_i J_i^T)
                  + sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T + J_i U_i^T)
 
-T_{i-1} W_i^T is drawn given the products of W_i with A' and J_i, and U_i W_i given those and the first.
+T_{i-1} W_i^T is drawn given the products of W_i with A' and J_i, and U_i W_i given those and the first.  Rows of T and
+U whose squares would leave a double are kept in units of their own, as those of A are.
 """
 
 from __future__ import annotations
@@ -19,16 +20,29 @@ from itertools import pairwise
 from typing import Any
 
 from finwidth.activations import Activation, Array, SmoothActivation
-from finwidth.sampling.gram_passes import Blocks, Factor, Known, diagonal, factor, fresh, overlap, products, turned
+from finwidth.sampling.gram_passes import (
+    Blocks,
+    Factor,
+    Known,
+    diagonal,
+    factor,
+    fresh,
+    ordinary,
+    overlap,
+    products,
+    row_units,
+    turned,
+)
 
 
 @dataclass
 class Tangent:
-    """The forward tangent of a hidden layer i, and its place beside A' for W_{i+1}."""
+    """The forward tangent of a hidden layer i, and its place beside A' for W_{i+1}; T_i in units from TA on."""
 
     dY: Blocks
     JdY: Array  # J_i dY_i^T, shape (draws, m, m) as all that follow
-    TA: Array  # T_i A_i^T
+    unit: Array | None  # of the rows of T_i, (draws, m, 1); None: 1
+    TA: Array  # T_i A_i^T, A_i in its own units
     along: Array  # T_i = along A' + rest
     rest: Factor  # of rest rest^T
     rest_L: Array  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T
@@ -36,8 +50,9 @@ class Tangent:
 
 @dataclass
 class Cotangent:
-    """The backward tangent U_i = dJ_i, before it meets W_i, which has met J_i, A' and T_{i-1}."""
+    """The backward tangent U_i = dJ_i, in units, before it meets W_i, which has met J_i, A' and T_{i-1}."""
 
+    unit: Array | None
     along: Array  # U_i = along J_i + rest
     rest_root: Array  # of rest rest^T
     rest_Y: Array  # rest Y_i^T = rest W_i A'^T
@@ -52,6 +67,21 @@ def update(phi: Activation, known: list[Known], residuals: Array, rng: Any) -> A
     return _Update(phi, known, residuals[:, None, :], rng).run()
 
 
+def _times(unit: Array | None, matrix: Array) -> Array:
+    """Rows in units as they are."""
+    return matrix if unit is None else unit * matrix
+
+
+def _in_units(rows: Blocks, rng: Any) -> tuple[Array | None, Blocks, Array]:
+    """The rows in units, if the square of one would leave a double, and the Gram matrix of that."""
+    gram = products(rows, rows)
+    unit = None if ordinary(gram) else row_units(rows, rng)
+    if unit is None:
+        return None, rows, gram
+    rows = [block / unit for block in rows]
+    return unit, rows, products(rows, rows)
+
+
 @dataclass
 class _Update:
     phi: Activation
@@ -60,77 +90,84 @@ class _Update:
     rng: Any
 
     def run(self) -> Array:
+        unit = row_units([self.r], self.rng)  # dK is linear in them
+        self.r = self.r if unit is None else self.r / unit
         tangents = self._forward()
         half = self._backward(tangents)
         for step, tangent in zip(self.known[1:], tangents, strict=True):
-            half = half + float(step.layer.weight_multiplier) * tangent.TA * step.J_gram
-        return half + turned(half)
-
-    def _gated(self, Y: Blocks, other: Blocks) -> Blocks:
-        """phi'(Y) * other."""
-        return [self.phi.derivative(y) * each for y, each in zip(Y, other, strict=True)]
+            TA = _times(tangent.unit, tangent.TA)
+            TA = TA if step.unit is None else TA * turned(step.unit)
+            half = half + float(step.layer.weight_multiplier) * TA * step.J_gram
+        return _times(unit, half + turned(half))
 
     def _forward(self) -> list[Tangent]:
         """The forward tangent of the hidden layers, first to last."""
         tangents: list[Tangent] = []
         for step, above in pairwise(self.known):
             dY, JdY = self._move(step, tangents[-1] if tangents else None)
-            T = self._gated(step.Y, dY)
-            TA, TT = products(T, [self.phi.value(y) for y in step.Y]), products(T, T)
+            unit, T, TT = _in_units(step.gated(self.phi, dY), self.rng)
+            TA = products(T, step.values(self.phi))
             along = TA @ above.A_factor.inverse
             rest = factor(TT - along @ turned(TA), squares=diagonal(TT))
             rest_L = products(T, step.L) - along @ turned(above.JY)
-            tangents.append(Tangent(dY, JdY, TA, along, rest, rest_L))
+            tangents.append(Tangent(dY, JdY, unit, TA, along, rest, rest_L))
         return tangents
 
     def _move(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
         """dY_i and J_i dY_i^T: W_i meets T_{i-1}, having met A' and J_i."""
-        J = self._gated(step.Y, step.L)
+        J = step.gated(self.phi, step.L)
         push = step.share * self.r
         if below is None:
             dY = [-push @ j for j in J]
             return dY, products(J, dY)
         root = step.deviation * below.rest.root
         Z = fresh(self.rng, root, step.Y)
-        toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse - push
-        dY = [below.along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
+        toward = _times(below.unit, (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse) - push
+        along, root = _times(below.unit, below.along), _times(below.unit, root)
+        dY = [along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
         return dY, products(J, dY)
 
     def _backward(self, tangents: list[Tangent]) -> Array:
         """sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T)."""
         zero = 0 * self.known[-1].JY
-        total, above = zero, Cotangent(zero, zero[..., :0], zero, zero)  # U_d = 0
+        total, above = zero, Cotangent(None, zero, zero[..., :0], zero, zero)  # U_d = 0
         for i in reversed(range(1, len(self.known))):
             below, tangent = self.known[i - 1], tangents[i - 1]
             U = self._pull_back(below, self.known[i], tangent, above)
-            UJ = products(U, self._gated(below.Y, below.L))
+            UJ = products(U, below.gated(self.phi, below.L))
             total = total + below.share * UJ
             if i > 1:
-                above = _meet(U, UJ, below, tangent, tangents[i - 2])
+                above = _meet(U, UJ, below, tangent, tangents[i - 2], self.rng)
         return total
 
     def _pull_back(self, below: Known, step: Known, tangent: Tangent, above: Cotangent) -> Blocks:
         """U_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""
         root = step.deviation * above.rest_root
-        A, T, Z = [self.phi.value(y) for y in below.Y], self._gated(below.Y, tangent.dY), fresh(self.rng, root, below.Y)
+        A, Z = below.values(self.phi), fresh(self.rng, root, below.Y)
+        T = [t if tangent.unit is None else t / tangent.unit for t in below.gated(self.phi, tangent.dY)]
         ZA = overlap(self.rng, Z, A, step.constant)
         Z_rest = products(Z, T) - ZA @ turned(tangent.along)
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
-        on_A = on_A - on_rest @ tangent.along - float(step.layer.weight_multiplier) * step.J_gram * self.r
-        U = []
-        for y, L, dY, a, t, z in zip(below.Y, below.L, tangent.dY, A, T, Z, strict=True):
-            U.append(self.phi.derivative(y) * (above.along @ L + on_A @ a + on_rest @ t + root @ z))
-            if isinstance(self.phi, SmoothActivation):
-                U[-1] += self.phi.second_derivative(y) * dY * L
+        pull = float(step.layer.weight_multiplier) * step.J_gram * self.r
+        on_A = _times(above.unit, on_A - on_rest @ tangent.along) - (pull if step.unit is None else pull * turned(step.unit))
+        along, on_rest, root = (_times(above.unit, each) for each in (above.along, on_rest, root))
+        dL = [along @ L + on_A @ a + on_rest @ t + root @ z for L, a, t, z in zip(below.L, A, T, Z, strict=True)]
+        U = below.gated(self.phi, dL)
+        if isinstance(self.phi, SmoothActivation):
+            for u, y, dY, L in zip(U, below.Y, tangent.dY, below.L, strict=True):
+                u += self.phi.second_derivative(below.argument(self.phi, y)) * dY * L
         return U
 
 
-def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent) -> Cotangent:
+def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Any) -> Cotangent:
     """Split U_i along J_i and across it."""
-    along, UU = UJ @ step.J_factor.inverse, products(U, U)
+    unit, U, UU = _in_units(U, rng)
+    UJ = UJ if unit is None else UJ / unit
+    along = UJ @ step.J_factor.inverse
     root = factor(UU - along @ turned(UJ), squares=diagonal(UU)).root
     rest_Y = products(U, step.Y) - along @ step.JY
     # Y_i and dY_i + push J_i are what W_i made of A' and T; the rest is orthogonal to J_i.
     rest_dY = products(U, tangent.dY) - along @ tangent.JdY
-    return Cotangent(along, root, rest_Y, rest_dY - rest_Y @ turned(below.along))
+    rest_dY = rest_dY if below.unit is None else rest_dY / turned(below.unit)
+    return Cotangent(unit, along, root, rest_Y, rest_dY - rest_Y @ turned(below.along))
