@@ -29,6 +29,7 @@ from finwidth.sampling.gram_passes import (
     fresh,
     ordinary,
     overlap,
+    product,
     products,
     row_units,
     turned,
@@ -39,8 +40,9 @@ from finwidth.sampling.gram_passes import (
 class Tangent:
     """The forward tangent of a hidden layer i, and its place beside A' for W_{i+1}; T_i in units from TA on."""
 
-    dY: Blocks
-    JdY: Array  # J_i dY_i^T, shape (draws, m, m) as all that follow
+    TW: Blocks  # T_{i-1} W_i^T; dY_i = TW - push J_i, kept apart, as the push may be so large that it hides the rest
+    push: Array  # shape (draws, m, m) as all that follow but the unit
+    JTW: Array  # J_i (T_{i-1} W_i^T)^T
     unit: Array | None  # of the rows of T_i, (draws, m, 1); None: 1
     TA: Array  # T_i A_i^T, A_i in its own units
     along: Array  # T_i = along A' + rest
@@ -104,28 +106,31 @@ class _Update:
         """The forward tangent of the hidden layers, first to last."""
         tangents: list[Tangent] = []
         for step, above in pairwise(self.known):
-            dY, JdY = self._move(step, tangents[-1] if tangents else None)
-            unit, T, TT = _in_units(step.gated(self.phi, dY), self.rng)
+            TW, JTW = self._meet_right(step, tangents[-1] if tangents else None)
+            push = step.share * self.r
+            unit, T, TT = _in_units(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
             TA = products(T, step.values(self.phi))
             along = TA @ above.A_factor.inverse
             rest = factor(TT - along @ turned(TA), squares=diagonal(TT))
             rest_L = products(T, step.L) - along @ turned(above.JY)
-            tangents.append(Tangent(dY, JdY, unit, TA, along, rest, rest_L))
+            tangents.append(Tangent(TW, push, JTW, unit, TA, along, rest, rest_L))
         return tangents
 
-    def _move(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
-        """dY_i and J_i dY_i^T: W_i meets T_{i-1}, having met A' and J_i."""
-        J = step.gated(self.phi, step.L)
-        push = step.share * self.r
+    def moves(self, step: Known, TW: Blocks, push: Array) -> Blocks:
+        """dY_i."""
+        return [w - push @ j for w, j in zip(TW, step.gated(self.phi, step.L), strict=True)]
+
+    def _meet_right(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
+        """T_{i-1} W_i^T and J_i times it: W_i meets T_{i-1}, having met A' and J_i."""
         if below is None:
-            dY = [-push @ j for j in J]
-            return dY, products(J, dY)
+            return [0 * y for y in step.Y], 0 * step.JY
+        J = step.gated(self.phi, step.L)
         root = step.deviation * below.rest.root
         Z = fresh(self.rng, root, step.Y)
-        toward = _times(below.unit, (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse) - push
-        along, root = _times(below.unit, below.along), _times(below.unit, root)
-        dY = [along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
-        return dY, products(J, dY)
+        toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse
+        along, toward, root = (_times(below.unit, each) for each in (below.along, toward, root))
+        TW = [along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
+        return TW, products(J, TW)
 
     def _backward(self, tangents: list[Tangent]) -> Array:
         """sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T)."""
@@ -144,19 +149,31 @@ class _Update:
         """U_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""
         root = step.deviation * above.rest_root
         A, Z = below.values(self.phi), fresh(self.rng, root, below.Y)
-        T = [t if tangent.unit is None else t / tangent.unit for t in below.gated(self.phi, tangent.dY)]
+        moves = self.moves(below, tangent.TW, tangent.push)
+
+        def T(place: int) -> Array:  # made when it is used: one array less
+            gate = self.phi.derivative(below.argument(self.phi, below.Y[place]))
+            return gate * moves[place] if tangent.unit is None else gate * moves[place] / tangent.unit
+
         ZA = overlap(self.rng, Z, A, step.constant)
-        Z_rest = products(Z, T) - ZA @ turned(tangent.along)
+        Z_rest = sum(product(z, T(place)) for place, z in enumerate(Z)) - ZA @ turned(tangent.along)
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
         pull = float(step.layer.weight_multiplier) * step.J_gram * self.r
-        on_A = _times(above.unit, on_A - on_rest @ tangent.along) - (pull if step.unit is None else pull * turned(step.unit))
+        pull = pull if step.unit is None else pull * turned(step.unit)
+        on_A = _times(above.unit, on_A - on_rest @ tangent.along) - pull
         along, on_rest, root = (_times(above.unit, each) for each in (above.along, on_rest, root))
-        dL = [along @ L + on_A @ a + on_rest @ t + root @ z for L, a, t, z in zip(below.L, A, T, Z, strict=True)]
-        U = below.gated(self.phi, dL)
-        if isinstance(self.phi, SmoothActivation):
-            for u, y, dY, L in zip(U, below.Y, tangent.dY, below.L, strict=True):
-                u += self.phi.second_derivative(below.argument(self.phi, y)) * dY * L
+        U = []
+        for place, (Y, L, a, z) in enumerate(zip(below.Y, below.L, A, Z, strict=True)):
+            dL = along @ L
+            dL += on_A @ a
+            dL += on_rest @ T(place)
+            dL += root @ z
+            y = below.argument(self.phi, Y)
+            dL *= self.phi.derivative(y)
+            if isinstance(self.phi, SmoothActivation):
+                dL += self.phi.second_derivative(y) * moves[place] * L
+            U.append(dL)
         return U
 
 
@@ -167,7 +184,6 @@ def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, r
     along = UJ @ step.J_factor.inverse
     root = factor(UU - along @ turned(UJ), squares=diagonal(UU)).root
     rest_Y = products(U, step.Y) - along @ step.JY
-    # Y_i and dY_i + push J_i are what W_i made of A' and T; the rest is orthogonal to J_i.
-    rest_dY = products(U, tangent.dY) - along @ tangent.JdY
-    rest_dY = rest_dY if below.unit is None else rest_dY / turned(below.unit)
-    return Cotangent(unit, along, root, rest_Y, rest_dY - rest_Y @ turned(below.along))
+    rest_TW = products(U, tangent.TW) - along @ tangent.JTW
+    rest_TW = rest_TW if below.unit is None else rest_TW / turned(below.unit)
+    return Cotangent(unit, along, root, rest_Y, rest_TW - rest_Y @ turned(below.along))
