@@ -410,4 +410,4 @@ def exponent(x: FloatArray) -> int:
     """
     largest = float(np.abs(x).max(initial=0.0))
     found = math.frexp(largest)[1] - 1
-    return found if largest and abs(found) > _ORDINARY else 0
+    return found if largest and math.isfinite(largest) and abs(found) > _ORDINARY else 0

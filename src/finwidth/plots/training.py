@@ -81,7 +81,10 @@ def _loss(axes: Axes, found: xr.Dataset) -> None:
 def _curve(axes: Axes, found: xr.Dataset, name: str, colour: str, label: str | None = None) -> None:
     values = found[name]
     if "member" in values.dims:
-        low, values, high = (values.quantile(q, "member", skipna=False) for q in (0.16, 0.5, 0.84))
+        left_out = int(values.isnull().sum("member").max())  # dead networks, of whose kernel there is no such value
+        if left_out and label:
+            label += f" ({left_out} of {values.sizes['member']} left out)"
+        low, values, high = (values.quantile(q, "member", skipna=True) for q in (0.16, 0.5, 0.84))
         axes.fill_between(found.step, low, high, color=colour, alpha=0.2, lw=0)
     axes.plot(found.step, values, color=colour, lw=1.5, label=label, marker=".", ms=3)
 
