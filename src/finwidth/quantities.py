@@ -11,7 +11,6 @@ from typing import Any
 
 from finwidth.network import MLP
 
-
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
 
 
@@ -81,7 +80,7 @@ class Estimate:
     verdict: str
 
     def z(self, exact: float) -> float | None:
-        """Standard errors between the estimate and an exact value; None where draws do not vary, or a double overflows."""
+        """Standard errors between the estimate and an exact value; None where draws do not vary or numbers overflow."""
         known = self.se > CONSTANT * abs(self.value) and math.isfinite(self.se) and math.isfinite(exact)
         return (self.value - exact) / self.se if known else None
 

@@ -38,8 +38,8 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     """
     layers, phi, depth = net.layers, net.activation, net.depth
     x = check_input(net, x)
-    # Without smooth activations and biases a network of 2^k x is 2^k times that of x, and its gradient by the biases the
-    # same: x of any size is scaled, and the multipliers of the weights with it.
+    # With two slopes and biases of 0 a network is at 2^k x what it is at x, times 2^k, and its gradient by the biases
+    # is the same: x is scaled if its square may leave a double, and the multipliers of the weights with it.
     scaled = not isinstance(phi, SmoothActivation) and not any(bias.any() for bias in biases)
     k = exponent(x) if scaled else 0
     x, multipliers = np.ldexp(x, -k), [float(np.ldexp(float(layer.weight_multiplier), 2 * k)) for layer in layers]

@@ -1,6 +1,6 @@
-r"""Means E[phi(u) phi(v)] and E[phi'(u) phi'(v)] over Gaussian pairs in closed form: the activations that come with us.
+r"""Means E[phi(u) phi(v)] and E[phi'(u) phi'(v)] over Gaussian pairs in closed form, for the built-in activations.
 
-u and v have deviations s, s' and correlation cos(theta).  Only two integrals are needed (docs/theory/infinite-width.md):
+u and v have deviations s, s' and correlation cos(theta).  Two integrals are enough (docs/theory/infinite-width.md):
 with Phi the normal distribution function, t = a s / sqrt(1 + a^2 s^2), c = 1 / sqrt(1 + a^2 s^2), t' and c' likewise
 with a' and s', r = t t' cos(theta) and S = sqrt(1 - r^2) = |(c, t c', t t' sin(theta))|::
 
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.laws import FloatArray
@@ -37,17 +38,14 @@ class Pairs:
     cos: FloatArray
     sin: FloatArray
 
-    def __getitem__(self, some: slice | FloatArray) -> Pairs:
+    def __getitem__(self, some: slice | npt.NDArray[np.int64]) -> Pairs:
+        """Some of the pairs."""
         return Pairs(self.first[some], self.second[some], self.cos[some], self.sin[some])
 
 
 def alone(deviations: FloatArray) -> Pairs:
     """Each number paired with itself."""
     return Pairs(deviations, deviations, np.ones_like(deviations), np.zeros_like(deviations))
-
-
-# Means of values and of slopes at pairs, each over the units of `Units` of both numbers.
-Means = Callable[[Pairs], tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class _Mixture:
     units = Units(lambda s: np.minimum(s, 1.0), lambda s: 1 / np.sqrt(np.maximum(s, 1.0)))
 
     def _angles(self, pairs: Pairs) -> tuple[FloatArray, ...]:
-        """t and c of the first number, shape (k, 1, n), and of the second, (1, k, n); r and S, (k, k, n)."""
+        """The t and c of the first number, shape (k, 1, n), and of the second, (1, k, n); r and S, (k, k, n)."""
         t, c, unit = [], [], 1 / self.a[:, None]
         for s, axis in ((pairs.first, 1), (pairs.second, 0)):
             length = np.hypot(unit, s)

@@ -15,6 +15,7 @@ neither tiny nor huge nor nearly parallel inputs lose digits (docs/theory/infini
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,15 @@ from finwidth.exact.quadrature import PRECISION, Integrated
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs
 
-# A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights' part
-# of K, is 0 in a double either way, and the biases' part depends on its direction only.
+# A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
+# part of K, is 0 in a double either way, and the biases' part depends on its direction only.
 _SHORTEST = 1e-290
 _ROUNDING = 2.0**-50  # of a cosine that is computed from means
 _NEARLY = 0.1  # a sine below which rounding of the cosine may show
-_ROWS = 2**10  # pairs worked on at once
+_PAIRS = 2**10  # worked on at once
+
+
+Places: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
         for i, layer in enumerate(layers[:-1]):
             deviation = float(layer.weight_variance) ** 0.5
             y = vectors[-1].with_constant(deviation, float(layer.bias_variance) ** 0.5)
-            means.append(_two_slopes(net.activation, y) if not isinstance(net.activation, SmoothActivation) else _smooth(net.activation, y, i))
+            phi = net.activation
+            means.append(_smooth(phi, y, i) if isinstance(phi, SmoothActivation) else _two_slopes(phi, y))
             values = means[-1].values
             vectors.append(Vectors(layer.fan_out**0.5 * values.lengths, values.cos, values.sin))
         K, G, cos = np.zeros_like(vectors[0].cos), np.ones(len(vectors[0].lengths)), np.ones_like(vectors[0].cos)
@@ -150,40 +155,55 @@ def _two_slopes(phi: Activation, y: Vectors) -> Means:
     return Means(Vectors(size * y.lengths, found.cos, found.sin), np.where(zero, at_zero, size), cos)
 
 
+class _Correlations:
+    """Correlations of values and slopes of a smooth activation between Gaussian vectors."""
+
+    def __init__(self, phi: SmoothActivation, y: Vectors) -> None:
+        self.y, self.rule = y, closed_form(phi) or Integrated(phi, y.lengths)
+        self.sizes = [np.sqrt(np.where(each > 0, each, 1)) for each in self.rule.means(alone(y.lengths))]
+
+    @property
+    def lengths(self) -> list[FloatArray]:
+        """Root mean squares of values and slopes."""
+        units = (self.rule.units.value, self.rule.units.slope)
+        return [unit(self.y.lengths) * size for unit, size in zip(units, self.sizes, strict=True)]
+
+    def at(self, a: Places, b: Places, moved: float = 0.0) -> list[FloatArray]:
+        """Between vectors a and b, with their squared sines ``moved``."""
+        sin = np.sqrt(self.y.sin[a, b] ** 2 + moved) if moved else self.y.sin[a, b]
+        pairs = Pairs(self.y.lengths[a], self.y.lengths[b], self.y.cos[a, b], sin)
+        found = [mean / (size[a] * size[b]) for mean, size in zip(self.rule.means(pairs), self.sizes, strict=True)]
+        same = (pairs.first == pairs.second) & (sin == 0) & (pairs.cos > 0)
+        return [np.where(same, 1, each.clip(-1, 1)) for each in found]
+
+    def check(self, a: Places, b: Places, found: list[FloatArray], layer: int) -> None:
+        """Refuse pairs so nearly parallel, or opposite, that rounding of their cosine shows."""
+        same = (self.y.lengths[a] == self.y.lengths[b]) & (self.y.sin[a, b] == 0) & (self.y.cos[a, b] > 0)
+        near = np.flatnonzero((self.y.sin[a, b] < _NEARLY) & ~same)
+        moved = self.at(a[near], b[near], 2 * _ROUNDING) if len(near) else []
+        for one, other in zip(moved, found, strict=False):
+            error = np.abs(one - other[near])
+            if (error > PRECISION).any():
+                worst = near[int(np.argmax(error))]
+                raise FinwidthError(
+                    f"inputs {a[worst]} and {b[worst]} are so nearly parallel in layer {layer + 1} that rounding of "
+                    f"their angle makes an error of {error.max():.1g} in the kernel between them, above "
+                    f"{PRECISION:g}; leave one of them out, or scale the inputs down"
+                )
+
+
 def _smooth(phi: SmoothActivation, y: Vectors, layer: int) -> Means:
     """By closed forms or quadrature, pair by pair."""
     if not np.isfinite(y.lengths).all():
         raise FinwidthError("the kernel overflows a double; rescale the inputs or the gains")
-    rule = closed_form(phi) or Integrated(phi, y.lengths)
-    own = [np.sqrt(np.where(each > 0, each, 1)) for each in rule.means(alone(y.lengths))]
-    cos = [np.ones_like(y.cos), np.ones_like(y.cos)]
+    correlations, cos = _Correlations(phi, y), [np.ones_like(y.cos), np.ones_like(y.cos)]
     rows, columns = np.triu_indices(len(y.lengths), 1)
-    for start in range(0, len(rows), _ROWS):
-        a, b = rows[start : start + _ROWS], columns[start : start + _ROWS]
-        pairs = Pairs(y.lengths[a], y.lengths[b], y.cos[a, b], y.sin[a, b])
-        same = (pairs.first == pairs.second) & (pairs.sin == 0) & (pairs.cos > 0)
-        found = [mean / (size[a] * size[b]) for mean, size in zip(rule.means(pairs), own, strict=True)]
-        if layer:
-            _check_angles(rule, pairs, found, own, (a, b), ~same, layer)
+    for start in range(0, len(rows), _PAIRS):
+        a, b = rows[start : start + _PAIRS], columns[start : start + _PAIRS]
+        found = correlations.at(a, b)
+        if layer:  # the angles of inputs are exact
+            correlations.check(a, b, found, layer)
         for matrix, each in zip(cos, found, strict=True):
-            matrix[a, b] = matrix[b, a] = np.where(same, 1, each.clip(-1, 1))
-    lengths = [unit(y.lengths) * size for unit, size in zip((rule.units.value, rule.units.slope), own, strict=True)]
-    return Means(Vectors(lengths[0], cos[0], np.sqrt((1 - cos[0]) * (1 + cos[0]))), lengths[1], cos[1])
-
-
-def _check_angles(rule, pairs, found, own, places, count, layer) -> None:
-    """Refuse pairs so nearly parallel, or opposite, that rounding of their cosine shows in the means."""
-    near = np.flatnonzero(count & (pairs.sin < _NEARLY))
-    if not len(near):
-        return
-    some = pairs[near]
-    moved = Pairs(some.first, some.second, some.cos, np.sqrt(some.sin**2 + 2 * _ROUNDING))
-    for mean, at, size in zip(rule.means(moved), found, own, strict=True):
-        error = np.abs(mean / (size[places[0][near]] * size[places[1][near]]) - at[near])
-        if (error > PRECISION).any():
-            worst = near[int(np.argmax(error))]
-            raise FinwidthError(
-                f"inputs {places[0][worst]} and {places[1][worst]} are so nearly parallel in layer {layer + 1} that the "
-                f"rounding of their angle makes an error of {error.max():.1g} in the kernel between them, above "
-                f"{PRECISION:g}; leave one of them out, or scale the inputs down"
-            )
+            matrix[a, b] = matrix[b, a] = each
+    values, slopes = correlations.lengths
+    return Means(Vectors(values, cos[0], np.sqrt((1 - cos[0]) * (1 + cos[0]))), slopes, cos[1])

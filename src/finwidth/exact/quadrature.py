@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
@@ -71,8 +72,8 @@ class Resolved:
     def refuse(self, why: str) -> FinwidthError:
         """The error that the means are not known to `PRECISION`."""
         return FinwidthError(
-            f"the means of activation {self.name!r} over Gaussian numbers cannot be integrated to {PRECISION:g}: {why}; "
-            "rescale the inputs or the gains, or give a function that turns less"
+            f"the means of activation {self.name!r} over Gaussian numbers cannot be integrated to {PRECISION:g}: "
+            f"{why}; rescale the inputs or the gains, or give a function that turns less"
         )
 
     def values(self, y: FloatArray) -> list[FloatArray]:
@@ -98,7 +99,8 @@ class Resolved:
         """Inner edges across which the functions are not polynomials."""
         inner, width = self.edges[1:-1], np.diff(self.edges)
         half = np.minimum(width[:-1], width[1:]) / 4
-        return inner[~self._is_polynomial(np.stack([inner - half, inner + half], 1))]
+        found: FloatArray = inner[~self._is_polynomial(np.stack([inner - half, inner + half], 1))]
+        return found
 
     def _largest(self, sizes: FloatArray) -> list[FloatArray]:
         """The largest value of both functions between minus and plus each size, by samples."""
@@ -118,7 +120,7 @@ def _rule(order: int, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
     return edges[..., :-1, None] + half * (1 + nodes), half * weights
 
 
-def _density(z: FloatArray) -> FloatArray:
+def _density(z: npt.NDArray[np.floating]) -> FloatArray:
     density: FloatArray = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     return density
 
@@ -158,7 +160,8 @@ class Integrated:
     def _cut(self, s: float, *more: FloatArray) -> FloatArray:
         """Ends of panels within reach of a deviation, with more of them."""
         edges = np.concatenate([self.resolved.edges, *more])
-        return np.unique(edges.clip(-_REACH * s, _REACH * s))
+        found: FloatArray = np.unique(edges.clip(-_REACH * s, _REACH * s))
+        return found
 
     def means(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
         """Of values and slopes, over the units."""
@@ -185,9 +188,9 @@ class Integrated:
             some = pairs[slice(start, start + size)]
             u = some.first[:, None] * z
             v = some.second[:, None, None] * (some.cos[:, None, None] * z[:, None] + some.sin[:, None, None] * z)
-            for k, (one, other) in enumerate(zip(self.resolved.values(u), self.resolved.values(v), strict=True)):
-                scales = [np.array([self._units(float(s))[k] for s in each]) for each in (some.first, some.second)]
-                one, other = one / scales[0][:, None], other / scales[1][:, None, None]
+            scales = [np.array([self._units(float(s)) for s in each]).T for each in (some.first, some.second)]
+            for k, (f, g) in enumerate(zip(self.resolved.values(u), self.resolved.values(v), strict=True)):
+                one, other = f / scales[0][k][:, None], g / scales[1][k][:, None, None]
                 fine = ((other @ weights) * one) @ weights
                 rough = ((other[:, ::2, ::2] @ coarse) * one[:, ::2]) @ coarse
                 found[k, start : start + size] = np.where(np.abs(fine - rough) < _CONVERGED, fine, np.nan)
@@ -210,7 +213,8 @@ class Integrated:
         nodes, weights = _rule(_ORDERS[0], self._cut(other, other * np.arange(-_REACH, _REACH + 1)))
         weights = weights * _density(nodes / other) / other
         means = np.array([(weights * values).sum() for values in self.resolved.values(nodes)])
-        return at_zero * means / self._units(other)
+        found: FloatArray = at_zero * means / self._units(other)
+        return found
 
     def _nested(self, s: float, s_: float, cos: float, sin: float, order: int) -> FloatArray:
         """Of both, shape (2,), by rules of an order."""
@@ -248,5 +252,3 @@ class Integrated:
             weights = weights * _density(w)
             values = self.resolved.values(centre[..., None] + tau * w)
             yield [(each * weights).sum((1, 2)) for each in values]
-
-

@@ -141,8 +141,8 @@ def check_finite(drawn: dict[str, FloatArray], net: MLP, x: Vector) -> None:
             largest = np.abs(check_input(net, x)).max()
             grows = f"{name} grows like its {power} power" if power else "the weights of the draws do"
             raise FinwidthError(
-                f"the draws overflow a double: the largest entry of the input is {largest:.3g} and {grows}; rescale the "
-                "input, or take smaller gains or fewer layers"
+                f"the draws overflow a double: the largest entry of the input is {largest:.3g} and {grows}; rescale "
+                "the input, or take smaller gains or fewer layers"
             )
 
 

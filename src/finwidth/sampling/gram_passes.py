@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -151,20 +151,25 @@ def ordinary(gram: Array) -> bool:
 
 
 def row_units(rows: Iterable[Array], rng: Any, least: float = 0.0, unit: Array | None = None) -> Array | None:
-    """Powers of two, (draws or 1, m, 1), next to the largest entries of rows in units, and to ``least`` if that is more.
+    """Powers of two, (draws or 1, m, 1), next to the largest entries of rows in units, or to ``least`` if that is more.
 
-    1 for a row of zeros, and where the largest entry's square is safe; None where all are 1.
+    They are 1 for a row of zeros, and where the largest entry's square is safe; None where all are 1.
     """
     sizes: Any = 0.0
     for block in rows:
-        largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values.cpu().numpy()
-        sizes = np.maximum(sizes, largest[..., None])
-    powers = _power(sizes) + (0 if unit is None else _power(unit if isinstance(unit, np.ndarray) else unit.cpu().numpy()))
+        largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
+        sizes = np.maximum(sizes, _numbers(largest)[..., None])
+    powers = _power(sizes) + (0 if unit is None else _power(_numbers(unit)))
     powers = np.where(sizes > 0, powers, _FEWEST)
     powers = np.maximum(powers, _power(np.array(least)) if least else _FEWEST)
     usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (least == 0) | ~np.isfinite(sizes)
     powers = np.where(usual, 0, powers)
     return as_array(rng, np.ldexp(1.0, powers), "float64") if powers.any() else None
+
+
+def _numbers(array: Array) -> Any:
+    """The array as one of NumPy's."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def _power(values: Any) -> Any:
@@ -274,7 +279,7 @@ def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
             if above is not None:
                 gram = gram + square(step.value(phi, step.Y[-1]))
         if above is not None:
-            unit, gram = _in_units(lambda step=step: step.values(phi), gram, unit, above, rng)
+            unit, gram = _in_units(partial(step.values, phi), gram, unit, above, rng)
             step.unit_above = unit
     return known
 

@@ -177,7 +177,9 @@ class _Update:
         return U
 
 
-def _meet(U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Any) -> Cotangent:
+def _meet(  # noqa: PLR0917
+    U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Any
+) -> Cotangent:
     """Split U_i along J_i and across it."""
     unit, U, UU = _in_units(U, rng)
     UJ = UJ if unit is None else UJ / unit

@@ -202,7 +202,9 @@ class GaussianMatrix:
         self._xp = array_module(rng)
         self._left, self._right = _Side(), _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
-        self._safe = float(np.finfo(dtype).tiny) ** 0.5 / self._round  # squares above it, and below its inverse, are good
+        self._safe = (
+            float(np.finfo(dtype).tiny) ** 0.5 / self._round
+        )  # squares above it, and below its inverse, are good
 
     @property
     def known(self) -> tuple[int, int]:

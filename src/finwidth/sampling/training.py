@@ -356,8 +356,8 @@ def trajectory(run: xr.Dataset) -> dict[str, Any]:
     """What a run shows over the steps: means over draws and their standard errors, in plain types.
 
     Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment, each with its ``mean``, its
-    ``se`` (None for one draw) and ``left_out``: how many draws have no such value at a step, as drift and alignment of a
-    kernel that is 0; the means are those of the other draws, NaN where there is none.
+    ``se`` (None for one draw) and ``left_out``: how many draws have no such value at a step, as a kernel that is 0 has
+    no drift and no alignment. The means are those of the other draws, NaN where there is none.
     """
     series = {name: run[name].to_numpy() for name in ("loss", "drift", "alignment") if name in run}
     series["largest_eigenvalue"] = run.eigenvalues.to_numpy()[..., 0]
