@@ -97,7 +97,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     array([[1.5   , 0.3429],
            [0.3429, 1.5   ]])
     >>> float(finwidth.infinite_width_gram(finwidth.MLP([1, 50, 50, 1], activation="tanh"), [[1000]])[0, 0])
-    249.35...
+    249.425...
     """
     layers = net.layers
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -123,7 +123,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
             f"the kernel overflows a double at input {a}, of length {vectors[0].lengths[a]:.3g}; rescale the inputs or "
             "the gains"
         )
-    return K
+    return np.triu(K) + np.triu(K, 1).T  # the same on both sides, to the last bit
 
 
 def _directions(X: FloatArray) -> Vectors:
