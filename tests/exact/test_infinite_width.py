@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,10 +158,13 @@ def by_scipy(phi: Activation, x: float) -> float:
 
         def mean(f, s=s, ends=ends) -> float:  # type: ignore[no-untyped-def]
             def integrand(y: float) -> float:
-                return float(f(np.array(y))) ** 2 * math.exp(-0.5 * (y / s) ** 2) / (s * math.sqrt(2 * math.pi))
+                density = math.exp(-0.5 * (y / s) ** 2) / (s * math.sqrt(2 * math.pi))
+                return float(density * f(np.array(y)) ** 2)
 
-            pieces = [(sign * a, sign * b) for a, b in zip(ends, ends[1:], strict=False) for sign in (1, -1)]
-            return sum(abs(integrate.quad(integrand, *piece, epsabs=1e-300, epsrel=1e-12)[0]) for piece in pieces)
+            pieces = [(sign * a, sign * b) for a, b in pairwise(ends) for sign in (1, -1)]
+            return float(
+                sum(abs(integrate.quad(integrand, *piece, epsabs=1e-300, epsrel=1e-12)[0]) for piece in pieces)
+            )
 
         squares.append(mean(phi.value))
         slopes.append(gain * mean(phi.derivative))
@@ -213,7 +219,7 @@ def test_smooth_activations_of_any_size(activation: str) -> None:
     phi = ACTIVATIONS[activation]
     slope = float(phi.derivative(np.zeros(1))[0]) ** 2 * float(phi.default_gain)
     for size in (5e-324, 1e-310, 1e-200, 1e-162):
-        K = infinite_width_gram(net, [[size, size], [0, 0]])
+        K = infinite_width_gram(net, [[size, size], [0.0, 0.0]])
         bias = 1 + slope / float(phi.default_gain) * (1 + slope)
         assert pytest.approx(np.full((2, 2), bias), rel=1e-13) == K
     sizes = [5e-324, 1e-200, 1e-3, 1.0, 30.0, 1e100]
@@ -236,7 +242,8 @@ def test_bounded_activations_reach_the_ends_of_doubles(activation: str) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu", "silu", "linear"])
 def test_overflow_is_refused(activation: str) -> None:
-    for X in ([[1e160, 0]], [[1.0, 1.0], [1e200, 1.0]], [[1.7e308, -1.7e308]]):
+    huge: list[list[list[float]]] = [[[1e160, 0.0]], [[1.0, 1.0], [1e200, 1.0]], [[1.7e308, -1.7e308]]]
+    for X in huge:
         with pytest.raises(finwidth.FinwidthError, match="overflows a double"):
             infinite_width_gram(MLP([2, 3, 3, 1], activation=activation), X)
     with pytest.raises(finwidth.FinwidthError, match="overflows"):
@@ -246,7 +253,7 @@ def test_overflow_is_refused(activation: str) -> None:
 @pytest.mark.parametrize("angle", [1e-3, 1e-7, 1e-11, math.pi / 2, math.pi - 1e-6])
 def test_nearly_parallel_inputs_keep_their_digits(angle: float) -> None:
     """ReLU's slopes are 1 - angle/pi: a cosine would know the angle to 10^-8 only."""
-    import mpmath
+    mpmath: Any = pytest.importorskip("mpmath", reason="comes with SymPy")
 
     X = np.array([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
     with mpmath.workdps(40):
@@ -265,7 +272,7 @@ def test_nearly_parallel_inputs_keep_their_digits(angle: float) -> None:
     assert K[0, 1] == pytest.approx(expected, rel=1e-13)
 
 
-KINKED = {
+KINKED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "relu": (lambda y: np.maximum(y, 0), lambda y: 1.0 * (y > 0)),
     "leaky_relu": (lambda y: np.where(y > 0, y, 0.01 * y), lambda y: np.where(y > 0, 1.0, 0.01)),
     "abs": (np.abs, np.sign),
