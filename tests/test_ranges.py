@@ -92,14 +92,17 @@ X = np.array([[1.0, 2.0], [0.5, -1.0], [2.0, 4.5]])
 POWERS = [[0, -600, 0], [-1074, 0, -400], [0, -515, 300], [-1060, -1060, -1060], [-530, -600, 0]]
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("shifts", POWERS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_several_inputs_in_law_are_scaled_each_by_itself(name: str, shifts: list[int]) -> None:
+def test_several_inputs_in_law_are_scaled_each_by_itself(name: str, shifts: list[int], device: str | None) -> None:
     """A tiny or a huge input beside ordinary ones changes nothing of theirs."""
+    if device:
+        pytest.importorskip("torch", reason="a torch device")
     net = NETWORKS[name]
     given = np.ldexp(X, np.array(shifts)[:, None])
     kept = np.ldexp(given, -np.array(shifts)[:, None])  # what subnormal inputs keep of their digits
-    one, found = (finwidth.sample_gram(net, each, 200, seed=1) for each in (kept, given))
+    one, found = (finwidth.sample_gram(net, each, 200, seed=1, device=device) for each in (kept, given))
     both = np.add.outer(shifts, shifts)
     assert found.K_b.to_numpy() == pytest.approx(one.K_b.to_numpy(), rel=1e-9, abs=1e-9)
     assert found.K_w.to_numpy() == pytest.approx(np.ldexp(one.K_w.to_numpy(), both), rel=1e-9, abs=1e-322)

@@ -54,7 +54,7 @@ def test_dead_members_are_left_out_and_counted() -> None:
     drift, alignment = curves_of(figure.axes[1])[0], curves_of(figure.axes[2])[0]
     for curve, name in ((drift, "drift"), (alignment, "alignment")):
         assert np.allclose(curve, np.median(np.delete(found[name].to_numpy(), 2, axis=0), axis=0))
-    labels = [text.get_text() for axes in figure.axes[1:3] for text in axes.get_legend().get_texts()]
+    labels = [label for axes in figure.axes[1:3] for label in axes.get_legend_handles_labels()[1]]
     assert ["1 dead left out" in label for label in labels] == [True, False, False, True, False]
 
 

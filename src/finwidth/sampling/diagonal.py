@@ -193,7 +193,8 @@ def sample(
         A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
         that are zero or Gaussian, and one output.
     x
-        One input, shape (n_0,).
+        One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
+        and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
     draws
         How many independent networks to draw, at least 1.
     seed
@@ -215,7 +216,7 @@ def sample(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the network is not one that the chain draws.
+        If an argument is not allowed, the network is not one that the chain draws, or a draw overflows a double.
 
     Examples
     --------

@@ -139,7 +139,7 @@ def sample_gram(
     net
         A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
     X
-        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine.
+        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are sizes that differ by any power.
     draws
         How many independent networks to draw, at least 1.
     seed
@@ -165,7 +165,7 @@ def sample_gram(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the network is not one that can be drawn.
+        If an argument is not allowed, the network is not one that can be drawn, or a draw overflows a double.
 
     Examples
     --------

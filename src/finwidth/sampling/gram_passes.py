@@ -266,8 +266,11 @@ def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
     gram, unit = (X @ X.T)[None], None
     unit, gram = _in_units(lambda: [X[None]], gram, None, net.layers[0], rng)
     for layer, above in zip(net.layers, [*net.layers[1:], None], strict=True):
-        fixed = float(layer.bias_variance / layer.weight_variance) if unit is None else constant(layer) / unit
-        step = Known(layer, gram, factor(gram + (fixed if unit is None else fixed * turned(fixed))))
+        if unit is None or not layer.bias_variance:
+            step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
+        else:
+            column = constant(layer) / unit
+            step = Known(layer, gram, factor(gram + column * turned(column)))
         step.unit = unit
         root = step.deviation * step.A_factor.root
         known.append(step)

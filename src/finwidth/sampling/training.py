@@ -180,7 +180,7 @@ def train(  # noqa: PLR0917
         A network with Gaussian weights, any activation, any number of outputs; biases from zero, Gaussian, frozen or
         absent.
     X
-        Training inputs, shape (m, n_0); duplicates and linear dependence are fine.
+        Training inputs, shape (m, n_0); duplicates and linear dependence are fine. Entries may be as small as 1e-300.
     y
         Targets: for the squared loss shape (m,) with one output, (m, n_d) with several; for cross-entropy m classes.
     steps, lr
