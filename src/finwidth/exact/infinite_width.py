@@ -75,7 +75,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
 
     Right to 10^-10 of sqrt(K_aa K_bb), and usually to rounding, for inputs of any size: for two slopes and the smooth
     activations that come with the package by closed forms, O(m^2) a layer; a user's functions, with kinks or not, are
-    integrated for each pair of inputs, which takes up to 0.3 s where they are not smooth or pre-activations are large.
+    integrated for each pair of inputs, which takes up to 0.5 s where they are not smooth or pre-activations are large.
 
     Parameters
     ----------

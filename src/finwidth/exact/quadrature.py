@@ -30,6 +30,7 @@ _REACH = 12.0  # in deviations: beyond it there is less than 10^-32
 _TAIL = 1e-12  # of a mean square: the most that may lie in the last deviation of the reach
 _DEGREE = 15  # of the polynomial on a panel
 _RESOLVED = 1e-14  # of the largest value on a panel or nearer to 0: coefficients that are 0
+_BETWEEN = 47  # points of a panel where its polynomial is tried
 _BLURRED = 1e3  # times as much where the argument's own rounding shows
 _NARROWEST = 2.0**-44  # of a panel's distance from 0, or of 1
 _MOST_PANELS, _MOST_WORK = 5000, 2 * 10**8
@@ -50,24 +51,30 @@ class Resolved:
         self.name = phi.name
         sizes = 2.0 ** np.arange(-3, max(-2, np.ceil(np.log2(reach))) + 1)
         ends = np.concatenate([-sizes[::-1], [0.0], sizes]).clip(-1e308, 1e308)
-        self._nodes, _ = np.polynomial.legendre.leggauss(_DEGREE + 1)
-        self._transform = np.linalg.inv(np.polynomial.legendre.legvander(self._nodes, _DEGREE))
-        panels, singular, waiting = [], [], np.stack([ends[:-1], ends[1:]], 1)
+        nodes, _ = np.polynomial.legendre.leggauss(_DEGREE + 1)
+        self._transform = np.linalg.inv(np.polynomial.legendre.legvander(nodes, _DEGREE))
+        between = np.linspace(-1, 1, 2 + _BETWEEN)[1:-1]
+        self._places = np.concatenate([nodes, between])
+        self._predict = np.polynomial.legendre.legvander(between, _DEGREE) @ self._transform
         self._sizes, self._levels = sizes, self._largest(sizes)
+        panels, unresolved = self._panels(np.stack([ends[:-1], ends[1:]], 1), reach)
+        self.edges = np.unique(panels)
+        self.singular = np.unique(np.concatenate([unresolved, self._kinks()]))
+
+    def _panels(self, waiting: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:
+        """Panels made of these by halving, shape (n, 2), and the middles of those too narrow to halve again."""
+        found, narrow = [waiting[:0]], [waiting[:0, 0]]
         while len(waiting):
             good = self._is_polynomial(waiting)
-            panels += list(waiting[good])
             bad = waiting[~good]
-            least = _NARROWEST * np.maximum(1, np.abs(bad).max(1, initial=0))
-            tiny = bad[:, 1] - bad[:, 0] < least
-            panels += list(bad[tiny])
-            singular += list(bad[tiny].mean(1))
-            middle = bad[~tiny].mean(1)
-            waiting = np.concatenate([np.stack([bad[~tiny, 0], middle], 1), np.stack([middle, bad[~tiny, 1]], 1)])
-            if len(panels) + len(waiting) > _MOST_PANELS:
+            tiny = bad[:, 1] - bad[:, 0] < _NARROWEST * np.maximum(1, np.abs(bad).max(1, initial=0))
+            found += [waiting[good], bad[tiny]]
+            narrow.append(bad[tiny].mean(1))
+            low, high, middle = bad[~tiny, 0], bad[~tiny, 1], bad[~tiny].mean(1)
+            waiting = np.concatenate([np.stack([low, middle], 1), np.stack([middle, high], 1)])
+            if sum(map(len, found)) + len(waiting) > _MOST_PANELS:
                 raise self.refuse(f"it takes more than {_MOST_PANELS} polynomials up to {reach:.3g} to follow it")
-        self.edges = np.unique(np.concatenate(panels))
-        self.singular = np.unique(np.concatenate([singular, self._kinks()]))
+        return np.concatenate(found), np.concatenate(narrow)
 
     def refuse(self, why: str) -> FinwidthError:
         """The error that the means are not known to `PRECISION`."""
@@ -85,14 +92,17 @@ class Resolved:
         return found
 
     def _is_polynomial(self, panels: FloatArray) -> np.ndarray:
-        """Whether both functions are, on each of the panels, shape (n, 2)."""
+        """Whether both functions are, on each of the panels, shape (n, 2): by coefficients, and by points between."""
         half = (panels[:, 1:] - panels[:, :1]) / 2
         place = np.searchsorted(self._sizes, np.abs(panels).max(1)).clip(0, len(self._sizes) - 1)
         good = np.ones(len(panels), dtype=bool)
-        for values, levels in zip(self.values(panels[:, :1] + half * (1 + self._nodes)), self._levels, strict=True):
-            size = levels[place] * np.minimum(np.maximum(1, self._sizes[place]), _BLURRED)  # y itself is rounded
+        for values, levels in zip(self.values(panels[:, :1] + half * (1 + self._places)), self._levels, strict=True):
+            size = np.maximum(levels[place], np.abs(values).max(1))
+            size *= np.minimum(np.maximum(1, self._sizes[place]), _BLURRED)  # y itself is rounded
             scaled = values / np.where(size > 0, size, 1)[:, None]
-            good &= np.abs(scaled @ self._transform.T)[:, -3:].max(1) < _RESOLVED
+            at_nodes, between = scaled[:, : _DEGREE + 1], scaled[:, _DEGREE + 1 :]
+            good &= np.abs(at_nodes @ self._transform.T)[:, -3:].max(1) < _RESOLVED
+            good &= np.abs(between - at_nodes @ self._predict.T).max(1) < 100 * _RESOLVED
         return good
 
     def _kinks(self) -> FloatArray:

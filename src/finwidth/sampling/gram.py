@@ -139,7 +139,7 @@ def sample_gram(
     net
         A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
     X
-        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are sizes that differ by any power.
+        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
     draws
         How many independent networks to draw, at least 1.
     seed
