@@ -375,7 +375,7 @@ NET = MLP([3, 5, 1])
         (lambda: train(NET, X, [0, 1], 1, 0.1, 1, loss="cross-entropy"), "give 2 or more"),
         (lambda: train(MLP([3, 5, 2]), X, [0, 2], 1, 0.1, 1, loss="cross-entropy"), "whole numbers from 0 to 1"),
         (lambda: train(MLP([3, 90, 90, 1]), X, Y, 500, 50.0, 3), "diverges.*stable below"),
-        (lambda: train(NET, 1e200 * X, Y, 1, 0.1, 1), "overflow at step 0"),
+        (lambda: train(NET, 1e200 * X, Y, 1, 0.1, 1), "kernel at initialization overflows"),
     ],
 )
 def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
