@@ -258,3 +258,17 @@ def test_no_command_prints_a_number_that_is_none() -> None:
         else:
             assert errors[line].count("\n") == 1, errors[line]
             assert "overflow" in errors[line]
+
+
+@pytest.mark.parametrize(
+    "net", [MLP([2, *[8] * 200, 1], activation="leaky_relu", gains=0.01), MLP([2, *[3] * 1500, 1], activation="abs")]
+)
+def test_activations_that_fade_with_depth(net: MLP) -> None:
+    """Lengths of 10^-200, and of less than the smallest double, have directions."""
+    exact = finwidth.moments(net, [1.0, -1.0])
+    K_b = finwidth.sample_gram(net, [[1.0, -1.0]], 1000, seed=1).K_b[:, 0, 0].to_numpy()
+    chain = finwidth.sample(net, [1.0, -1.0], 1000, seed=2).K_b.to_numpy()
+    assert same_law(K_b, chain)
+    assert not same_law(10 * K_b, chain)
+    if exact.K_b.cv < 1:  # in the other network the mean rests on networks that never happen
+        assert same_mean(K_b, float(exact.K_b.mean), float(exact.K_b.variance))

@@ -16,7 +16,7 @@ from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
-from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward
+from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.normals import BLOCK, Normals
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
@@ -221,7 +221,7 @@ def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | N
     xp, phi = array_module(rng), net.activation
     known = forward(net, as_array(rng, X, "float64"), draws, rng)
     backward(phi, known, rng, keep=targets is not None)
-    output = (known[-1].Y[0] if known[-1].unit is None else known[-1].unit * known[-1].Y[0])[:, :, 0]
+    output = scaled(known[-1].Y[0], known[-1].power)[:, :, 0]
     drawn = {
         "output": output,
         "K_w": sum(step.weight_share(step.J_gram) for step in known),

@@ -9,7 +9,7 @@ biases.  The weights W' meet A' in the forward pass and J in the backward pass (
               Z with independent columns N(0, J_i J_i^T);   J_{i-1} = phi'(Y_{i-1}) * L_{i-1}
     kernel    K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T),   K_b = sum_i e_i J_i J_i^T   (entrywise products)
 
-Rows whose squares would leave a double are kept in units, powers of two of their own: A = unit * A', Y = unit * Y'.
+Rows whose squares would leave a double are kept in units, powers of two of their own: A = 2^p A', Y = 2^p Y'.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEVICE_BLOCK = 2**22
 RANK = 1e-10
 _ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads run; the fewest neurons of a piece
 _SMALL, _LARGE = 1e-200, 1e200  # squared lengths whose products with another such are far from a double's ends
-_USUAL, _FEWEST = 160, -1074  # powers of two: lengths that need no unit of their own; of the smallest double
+_USUAL = 160  # powers of two: lengths below it, and above its inverse, need no unit of their own
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 
 
@@ -150,21 +150,34 @@ def ordinary(gram: Array) -> bool:
     return bool(((squares > _SMALL) & (squares < _LARGE)).all())
 
 
-def row_units(rows: Iterable[Array], rng: Any, least: float = 0.0, unit: Array | None = None) -> Array | None:
+def scaled(X: Array, power: Array | None, sign: int = 1) -> Array:
+    """X times two to a power (None: 0), or to minus the power."""
+    if power is None:
+        return X
+    if isinstance(power, np.ndarray):
+        return np.ldexp(X, sign * power)
+    half = (power / 2).floor()  # neither factor leaves the range alone
+    return X * (sign * half).exp2() * (sign * (power - half)).exp2()
+
+
+def row_powers(rows: Iterable[Array], rng: Any, least: float = 0.0, power: Array | None = None) -> Array | None:
     """Powers of two, (draws or 1, m, 1), next to the largest entries of rows in units, or to ``least`` if that is more.
 
-    They are 1 for a row of zeros, and where the largest entry's square is safe; None where all are 1.
+    They are 0 for a row of zeros, and where the largest entry's square is safe; None where all are 0.
     """
     sizes: Any = 0.0
     for block in rows:
         largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
         sizes = np.maximum(sizes, _numbers(largest)[..., None])
-    powers = _power(sizes) + (0 if unit is None else _power(_numbers(unit)))
-    powers = np.where(sizes > 0, powers, _FEWEST)
-    powers = np.maximum(powers, _power(np.array(least)) if least else _FEWEST)
-    usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (least == 0) | ~np.isfinite(sizes)
+    fewest = _power(np.array(least)) if least else None
+    powers = _power(sizes) + (0 if power is None else _numbers(power).astype(np.int64))
+    if fewest is not None:
+        powers = np.where(sizes > 0, np.maximum(powers, fewest), fewest)
+    usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (fewest is None) | ~np.isfinite(sizes)
     powers = np.where(usual, 0, powers)
-    return as_array(rng, np.ldexp(1.0, powers), "float64") if powers.any() else None
+    if not powers.any():
+        return None
+    return as_array(rng, powers, "float64") if isinstance(rng, DeviceGenerator) else powers
 
 
 def _numbers(array: Array) -> Any:
@@ -174,7 +187,7 @@ def _numbers(array: Array) -> Any:
 
 def _power(values: Any) -> Any:
     """The largest powers of two that are no larger, as whole numbers."""
-    return np.frexp(values)[1] - 1
+    return np.frexp(values)[1].astype(np.int64) - 1
 
 
 @dataclass
@@ -184,8 +197,8 @@ class Known:
     layer: Layer
     gram: Array  # A'_{i-1} A'_{i-1}^T without the constant, (draws, m, m); one for all draws in the first layer
     A_factor: Factor  # of A' A'^T
-    unit: Array | None = None  # of the rows of A_{i-1} and Y_i, (draws or 1, m, 1); None: 1
-    unit_above: Array | None = None  # likewise of A_i
+    power: Array | None = None  # p of the units of the rows of A_{i-1} and Y_i, (draws or 1, m, 1); None: 0
+    power_above: Array | None = None  # likewise of A_i
     Y: Blocks = field(default_factory=list)  # in units
     L: Blocks = field(default_factory=list)  # J_{i+1} W_{i+1}, kept for the update only
     J_gram: Array = field(init=False)  # J_i J_i^T
@@ -205,12 +218,12 @@ class Known:
     def constant(self) -> float | Array:
         """sqrt(b_i/v_i), the value of the constant neuron, in units if there are any, (draws or 1, 1, m)."""
         value = constant(self.layer)
-        return value if self.unit is None or not value else turned(value / self.unit)
+        return value if self.power is None or not value else turned(_column(value, self.power))
 
     def weight_share(self, matrix: Array | float = 1.0) -> Array:
         """c_i A_{i-1} A_{i-1}^T times a matrix, entrywise."""
         product = float(self.layer.weight_multiplier) * self.gram * matrix
-        return product if self.unit is None else self.unit * product * turned(self.unit)
+        return product if self.power is None else scaled(scaled(product, self.power), turned(self.power))
 
     @property
     def share(self) -> Array:
@@ -219,12 +232,15 @@ class Known:
 
     def argument(self, phi: Activation, y: Array) -> Array:
         """What the functions of the activation take for a block of Y: slopes know no unit if they are two."""
-        return y if self.unit is None or not isinstance(phi, SmoothActivation) else self.unit * y
+        return scaled(y, self.power) if isinstance(phi, SmoothActivation) else y
 
     def value(self, phi: Activation, y: Array) -> Array:
         """A block of A_i in the units of that, for one of Y_i."""
         value = phi.value(self.argument(phi, y))
-        return _converted(value, None if isinstance(phi, SmoothActivation) else self.unit, self.unit_above)
+        own = None if isinstance(phi, SmoothActivation) else self.power
+        if own is None or self.power_above is None:
+            return scaled(scaled(value, own), self.power_above, -1)
+        return scaled(value, own - self.power_above)
 
     def values(self, phi: Activation) -> Blocks:
         """A_i in units."""
@@ -263,49 +279,47 @@ def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float | Array) -> Array:
 def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
     """The forward pass at inputs X, shape (m, n_0)."""
     phi, known = net.activation, []
-    gram, unit = (X @ X.T)[None], None
-    unit, gram = _in_units(lambda: [X[None]], gram, None, net.layers[0], rng)
+    power, gram = _in_units(lambda: [X[None]], (X @ X.T)[None], None, net.layers[0], rng)
     for layer, above in zip(net.layers, [*net.layers[1:], None], strict=True):
-        if unit is None or not layer.bias_variance:
+        if power is None or not layer.bias_variance:
             step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
         else:
-            column = constant(layer) / unit
+            column = _column(constant(layer), power)
             step = Known(layer, gram, factor(gram + column * turned(column)))
-        step.unit = unit
+        step.power = power
         root = step.deviation * step.A_factor.root
         known.append(step)
         gram = 0 * step.gram
         # Until the rows of A are known, they are taken in the units of Y, or of phi(Y).
-        unit = step.unit_above = None if isinstance(phi, SmoothActivation) else step.unit
+        power = step.power_above = None if isinstance(phi, SmoothActivation) else step.power
         for size in sizes(layer.fan_out, len(X), rng):
             step.Y.append(root @ rng.standard_normal((draws, root.shape[-1], size)))
             if above is not None:
                 gram = gram + square(step.value(phi, step.Y[-1]))
         if above is not None:
-            unit, gram = _in_units(partial(step.values, phi), gram, unit, above, rng)
-            step.unit_above = unit
+            power, gram = _in_units(partial(step.values, phi), gram, power, above, rng)
+            step.power_above = power
     return known
 
 
 def _in_units(
-    rows: Callable[[], Blocks], gram: Array, unit: Array | None, layer: Layer, rng: Any
+    rows: Callable[[], Blocks], gram: Array, power: Array | None, layer: Layer, rng: Any
 ) -> tuple[Array | None, Array]:
     """The units of rows that enter a layer, and their Gram matrix; both as given where no square leaves a double."""
-    if ordinary(gram) and (unit is None or not layer.bias_variance):
-        return unit, gram
+    if ordinary(gram) and (power is None or not layer.bias_variance):
+        return power, gram
     blocks = rows()
-    new = row_units(blocks, rng, constant(layer), unit)
-    if new is None and unit is None:
-        return unit, gram
-    squares = [square(_converted(block, unit, new)) for block in blocks]
+    new = row_powers(blocks, rng, constant(layer), power)
+    if new is None and power is None:
+        return power, gram
+    change = power if new is None else -new if power is None else power - new
+    squares = [square(scaled(block, change)) for block in blocks]
     return new, sum(squares[1:], squares[0])
 
 
-def _converted(block: Array, unit: Array | None, new: Array | None) -> Array:
-    """Rows in some units in others."""
-    if unit is None or new is None:
-        return block if unit is new else block / new if unit is None else block * unit
-    return block * (unit / new)
+def _column(value: float, power: Array) -> Array:
+    """A number in each row's units."""
+    return scaled(0.0 * power + value, power, -1)
 
 
 def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> None:

@@ -31,7 +31,8 @@ from finwidth.sampling.gram_passes import (
     overlap,
     product,
     products,
-    row_units,
+    row_powers,
+    scaled,
     turned,
 )
 
@@ -43,7 +44,7 @@ class Tangent:
     TW: Blocks  # T_{i-1} W_i^T; dY_i = TW - push J_i, kept apart, as the push may be so large that it hides the rest
     push: Array  # shape (draws, m, m) as all that follow but the unit
     JTW: Array  # J_i (T_{i-1} W_i^T)^T
-    unit: Array | None  # of the rows of T_i, (draws, m, 1); None: 1
+    power: Array | None  # of the units of the rows of T_i, (draws, m, 1); None: 0
     TA: Array  # T_i A_i^T, A_i in its own units
     along: Array  # T_i = along A' + rest
     rest: Factor  # of rest rest^T
@@ -54,7 +55,7 @@ class Tangent:
 class Cotangent:
     """The backward tangent U_i = dJ_i, in units, before it meets W_i, which has met J_i, A' and T_{i-1}."""
 
-    unit: Array | None
+    power: Array | None
     along: Array  # U_i = along J_i + rest
     rest_root: Array  # of rest rest^T
     rest_Y: Array  # rest Y_i^T = rest W_i A'^T
@@ -69,19 +70,19 @@ def update(phi: Activation, known: list[Known], residuals: Array, rng: Any) -> A
     return _Update(phi, known, residuals[:, None, :], rng).run()
 
 
-def _times(unit: Array | None, matrix: Array) -> Array:
-    """Rows in units as they are."""
-    return matrix if unit is None else unit * matrix
-
-
 def _in_units(rows: Blocks, rng: Any) -> tuple[Array | None, Blocks, Array]:
-    """The rows in units, if the square of one would leave a double, and the Gram matrix of that."""
+    """Powers of units for rows whose square would leave a double, the rows in these, and the Gram matrix of that."""
     gram = products(rows, rows)
-    unit = None if ordinary(gram) else row_units(rows, rng)
-    if unit is None:
+    power = None if ordinary(gram) else row_powers(rows, rng)
+    if power is None:
         return None, rows, gram
-    rows = [block / unit for block in rows]
-    return unit, rows, products(rows, rows)
+    rows = [scaled(block, power, -1) for block in rows]
+    return power, rows, products(rows, rows)
+
+
+def _columns(matrix: Array, power: Array | None, sign: int = 1) -> Array:
+    """A matrix with its columns in the units of rows, or (-1) out of them."""
+    return matrix if power is None else scaled(matrix, turned(power), sign)
 
 
 @dataclass
@@ -92,15 +93,14 @@ class _Update:
     rng: Any
 
     def run(self) -> Array:
-        unit = row_units([self.r], self.rng)  # dK is linear in them
-        self.r = self.r if unit is None else self.r / unit
+        power = row_powers([self.r], self.rng)  # dK is linear in them
+        self.r = scaled(self.r, power, -1)
         tangents = self._forward()
         half = self._backward(tangents)
         for step, tangent in zip(self.known[1:], tangents, strict=True):
-            TA = _times(tangent.unit, tangent.TA)
-            TA = TA if step.unit is None else TA * turned(step.unit)
+            TA = _columns(scaled(tangent.TA, tangent.power), step.power)
             half = half + float(step.layer.weight_multiplier) * TA * step.J_gram
-        return _times(unit, half + turned(half))
+        return scaled(half + turned(half), power)
 
     def _forward(self) -> list[Tangent]:
         """The forward tangent of the hidden layers, first to last."""
@@ -108,12 +108,12 @@ class _Update:
         for step, above in pairwise(self.known):
             TW, JTW = self._meet_right(step, tangents[-1] if tangents else None)
             push = step.share * self.r
-            unit, T, TT = _in_units(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
+            power, T, TT = _in_units(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
             TA = products(T, step.values(self.phi))
             along = TA @ above.A_factor.inverse
             rest = factor(TT - along @ turned(TA), squares=diagonal(TT))
             rest_L = products(T, step.L) - along @ turned(above.JY)
-            tangents.append(Tangent(TW, push, JTW, unit, TA, along, rest, rest_L))
+            tangents.append(Tangent(TW, push, JTW, power, TA, along, rest, rest_L))
         return tangents
 
     def moves(self, step: Known, TW: Blocks, push: Array) -> Blocks:
@@ -128,7 +128,7 @@ class _Update:
         root = step.deviation * below.rest.root
         Z = fresh(self.rng, root, step.Y)
         toward = (below.rest_L - root @ products(Z, J)) @ step.J_factor.inverse
-        along, toward, root = (_times(below.unit, each) for each in (below.along, toward, root))
+        along, toward, root = (scaled(each, below.power) for each in (below.along, toward, root))
         TW = [along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
         return TW, products(J, TW)
 
@@ -153,16 +153,15 @@ class _Update:
 
         def T(place: int) -> Array:  # made when it is used: one array less
             gate = self.phi.derivative(below.argument(self.phi, below.Y[place]))
-            return gate * moves[place] if tangent.unit is None else gate * moves[place] / tangent.unit
+            return scaled(gate * moves[place], tangent.power, -1)
 
         ZA = overlap(self.rng, Z, A, step.constant)
         Z_rest = sum(product(z, T(place)) for place, z in enumerate(Z)) - ZA @ turned(tangent.along)
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
-        pull = float(step.layer.weight_multiplier) * step.J_gram * self.r
-        pull = pull if step.unit is None else pull * turned(step.unit)
-        on_A = _times(above.unit, on_A - on_rest @ tangent.along) - pull
-        along, on_rest, root = (_times(above.unit, each) for each in (above.along, on_rest, root))
+        pull = _columns(float(step.layer.weight_multiplier) * step.J_gram * self.r, step.power)
+        on_A = scaled(on_A - on_rest @ tangent.along, above.power) - pull
+        along, on_rest, root = (scaled(each, above.power) for each in (above.along, on_rest, root))
         U = []
         for place, (Y, L, a, z) in enumerate(zip(below.Y, below.L, A, Z, strict=True)):
             dL = along @ L
@@ -181,11 +180,10 @@ def _meet(  # noqa: PLR0917
     U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Any
 ) -> Cotangent:
     """Split U_i along J_i and across it."""
-    unit, U, UU = _in_units(U, rng)
-    UJ = UJ if unit is None else UJ / unit
+    power, U, UU = _in_units(U, rng)
+    UJ = scaled(UJ, power, -1)
     along = UJ @ step.J_factor.inverse
     root = factor(UU - along @ turned(UJ), squares=diagonal(UU)).root
     rest_Y = products(U, step.Y) - along @ step.JY
-    rest_TW = products(U, tangent.TW) - along @ tangent.JTW
-    rest_TW = rest_TW if below.unit is None else rest_TW / turned(below.unit)
-    return Cotangent(unit, along, root, rest_Y, rest_TW - rest_Y @ turned(below.along))
+    rest_TW = _columns(products(U, tangent.TW) - along @ tangent.JTW, below.power, -1)
+    return Cotangent(power, along, root, rest_Y, rest_TW - rest_Y @ turned(below.along))
