@@ -128,7 +128,8 @@ class Moments:
         central, variance = self._central(order), self._central(2)
         if not variance or not central:
             return 0.0
-        return math.copysign(exp(log(abs(central)) - order / 2 * log(variance)), central)
+        size = exp(log(abs(central)) - order / 2 * log(variance))
+        return size if central > 0 else -size
 
 
 def exp(exponent: float) -> float:
@@ -465,7 +466,11 @@ def infinite_width(net: MLP, x: Vector) -> float:
     """
     starts = {kind: pairs(kind) for kind in "wb"}
     values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
-    return float(values["w"] + values["b"])
+    with decimal.localcontext(_CONTEXT):
+        found = float(values["w"] + values["b"])
+    if math.isinf(found):
+        raise FinwidthError("the kernel overflows a double; rescale the input or the gains")
+    return found
 
 
 def _evaluate(
