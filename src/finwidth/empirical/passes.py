@@ -83,7 +83,7 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     if len(general) < len(network.parameters):
         with telling(network.module, rows):
             columns, batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses)
+            general |= _out_of_order(three, backward, uses) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
