@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -333,10 +334,16 @@ def _width_for(
     activation: Phi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
+    target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Its learning rate; by default 1/E[K].", show_default=False)
+    ] = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The smallest hidden width at which the kernel's spread is at most CV."""
-    from finwidth.advice import regime, width_for
+    """The smallest hidden width from which on the kernel's spread is at most CV, and what one step of SGD does there."""
+    from finwidth.advice import regime, why_not
+    from finwidth.sizing import width_for
 
     network: dict[str, Any] = {
         "weight_law": law,
@@ -345,9 +352,15 @@ def _width_for(
         "bias": bias,
     }
     width = width_for(depth, cv, norm=norm, **network)
-    found = regime(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64)
+    net = MLP([64, *[width] * (depth - 1), 1], **network)
+    reason = why_not(net)
+    found = None if reason else regime(net, [norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
-        _print_json({"depth": depth, "width": width, "cv": found.cv, "movement": found.movement, "regime": found.name})
+        told = asdict(found) if found else {"name": None, "not_drawn": reason}
+        _print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)
+        return
+    if found is None:
+        typer.echo(f"{width}\nWhat one step of SGD does to a network of this width is not known: {reason}.")
         return
     layers = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
     typer.echo(f"{width}\nA network of {layers} at this width is {found.name}: {found.advice}.")
