@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dense_training import dense_training
 from scipy import stats as scipy_stats
-from stats import ALPHA, same_law
 
 import finwidth
+from dense_training import dense_training
 from finwidth import MLP, moments, regime
 from finwidth.empirical import first_step as dense
 from finwidth.sampling import first_step as in_law
 from finwidth.sampling.revealed import NotFiniteError
+from stats import ALPHA, same_law
 
 Array = Any
 DRAWS = 10_000
 
 
-def trained(net: MLP, x: Array, target: Array, lr: float, draws: int, seed: int) -> Array:
+def trained(net: MLP, x: Array, target: Array, lr: float, draws: int, *, seed: int) -> Array:
     """K_0 and K_1, shape (draws, 2), of networks that hold their weights, by plain backpropagation."""
     rng = np.random.default_rng(seed)
     return dense_training(net, x[None], np.atleast_2d(target), 1, lr, draws, rng, [0, 1])["K"][:, :, 0, 0]
@@ -52,7 +52,7 @@ def rate(net: MLP, times: float) -> float:
     return times / float(in_law.initial(net, POINT, 2000, seed=99).mean())
 
 
-@pytest.mark.parametrize(("net", "target", "times"), CASES, ids=lambda each: str(each))
+@pytest.mark.parametrize(("net", "target", "times"), CASES, ids=str)
 def test_one_step_in_law_is_one_step_of_networks_with_weights(net: MLP, target: float, times: float) -> None:
     """Two samples of |K_1 - K_0|; a step of 0.4 of its length must be seen."""
     lr = rate(net, times)
@@ -60,10 +60,12 @@ def test_one_step_in_law_is_one_step_of_networks_with_weights(net: MLP, target: 
     before, after = in_law.first_step(net, POINT, np.array([target]), lr, DRAWS, seed=6)
     assert same_law(change(before, after), change(*K.T))
     assert same_law(after, K[:, 1])
-    assert not same_law(change(*in_law.first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T))
+    assert not same_law(
+        change(*in_law.first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T)
+    )
 
 
-@pytest.mark.parametrize(("net", "target", "times"), CASES[:6], ids=lambda each: str(each))
+@pytest.mark.parametrize(("net", "target", "times"), CASES[:6], ids=str)
 def test_one_step_of_drawn_weights(net: MLP, target: float, times: float) -> None:
     """The code for weights of any law, on weights of another."""
     other = MLP(net.widths, "laplace", net.activation, net.parameterization, bias=net.bias)
@@ -113,7 +115,8 @@ def test_gates_that_flip_are_in_the_movement() -> None:
         K = finwidth.train(net, x[None], [target], steps=1, lr=found.lr, draws=60, seed=1).K.to_numpy()[:, :, 0, 0]
         assert abs(z_score(found, change(*K.T) * found.lr)) < 5
         derivative = abs(float(moments(net, x).update["dK"])) * found.lr**2
-        assert derivative < 0.005 < 0.05 < found.movement - 5 * found.movement_error
+        assert derivative < 0.005
+        assert found.movement - 5 * found.movement_error > 0.05
 
 
 @pytest.mark.parametrize("width", [1295, 20720])
@@ -196,7 +199,7 @@ def test_advice_says_what_it_is_about() -> None:
     for found, words in (
         (regime(net), ("target 1 ", "= 1/E[K]")),
         (regime(net, target=-0.5, lr=0.01), ("target -0.5 ", "rate 0.01,")),
-        (regime(MLP([10, 30, 2]), target=[1, 0]), ("target (1.0, 0.0) ",)),
+        (regime(MLP([10, 30, 2]), target=[1, 0]), ("target (1, 0) ",)),
     ):
         for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} +- "):
             assert text in found.advice
@@ -251,7 +254,7 @@ def test_a_step_past_the_range_of_a_double() -> None:
         (lambda: regime(MLP([2, 3, 1]), draws=0), "draws is 0"),
         (lambda: regime(MLP([2, 3, 1]), seed=-1), "seed is -1"),
         (lambda: regime(MLP([2, 3, 1]), [1.0]), "shape"),
-        (lambda: regime(MLP([2, 10**7, 1])), "give draws="),
+        (lambda: regime(MLP([2, 10**7, 1])), "give draws=32"),
         (lambda: regime(MLP([2, *[4000] * 4, 1], weight_law="uniform")), "drawn whole"),
         (lambda: regime(MLP([2, *[4] * 3000, 1], gains=9.0)), "past the range"),
     ],

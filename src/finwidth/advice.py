@@ -31,6 +31,11 @@ _DRAWS = 4000
 _FEWEST = 32
 _NEURONS, _WEIGHTS = 2 * 10**7, 2 * 10**8  # of all draws of a network: about two seconds
 _MOST_NEURONS, _MOST_WEIGHTS = 4 * 10**6, 3 * 10**7  # of one network: some ten seconds for the fewest draws
+_MEANING = {
+    "near-deterministic": "one fixed kernel, its mean, describes it up to there",
+    "noisy": "average over initializations, or widen it, before trusting any one kernel",
+    "moving": "a fixed kernel does not describe even this step",
+}
 _CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
 
 
@@ -109,26 +114,32 @@ def regime(
     --------
     >>> import finwidth
     >>> for hidden in (2000, 200, 20):
-    ...     found = finwidth.regime(finwidth.MLP([10, *[hidden] * 4, 1]), draws=400)
-    ...     print(f"{found.name}: spread {found.cv:.2f}, movement {found.movement:.2f}")
-    near-deterministic: spread 0.07, movement 0.03
-    noisy: spread 0.21, movement 0.09
-    moving: spread 0.75, movement 0.32
+    ...     print(finwidth.regime(finwidth.MLP([10, *[hidden] * 4, 1]), draws=400).name)
+    near-deterministic
+    noisy
+    moving
+    >>> found = finwidth.regime(finwidth.MLP([10, *[200] * 4, 1]), target=0, lr=0.01)
+    >>> found.movement < 0.02, found.movement_error < 0.001
+    (True, True)
     """
     net, seed = _network(net, init), check_seed(seed)
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _targets(net, target)
-    if draws is None:
-        reason = why_not(net)
-        if reason:
-            raise FinwidthError(f"this network takes no step unless you say how often to draw it: {reason}; give draws=, "
-                f"such as draws={_FEWEST}")
-        draws = _default_draws(net)
-    draws = count("draws", draws)
+    draws = _default_draws(net) if draws is None else count("draws", draws)
     mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
     rate = 1 / mean if lr is None else _rate(lr)
-    moved = _moved(net, point, wanted, rate, draws, seed) / mean
-    return _told(moved, cv, cv_error, target if np.ndim(target) == 0 else tuple(wanted.tolist()), rate, lr is None)
+    moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
+    movement, error = _mean(moved)
+    name = "moving" if moved.mean() > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
+    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
+    spread = f"{cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)}"
+    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * (lr is None)}"
+    advice = (
+        f"at this input its kernel varies by {spread} of its mean between initializations, and the first step of SGD, "
+        f"on this input alone with {step}, moves it {_size(moved, movement, error)}: {_MEANING[name]}; "
+        "longer training, more inputs, another target or rate are another matter"
+    )
+    return Regime(name, cv, cv_error, movement, error, towards, rate, advice)
 
 
 def why_not(net: MLP) -> str | None:
@@ -169,6 +180,9 @@ def _rate(lr: float) -> float:
 
 
 def _default_draws(net: MLP) -> int:
+    """How many draws take about two seconds; raises FinwidthError where the fewest take much longer."""
+    if reason := why_not(net):
+        raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
     if why_not_gaussian(net):
         affordable = _WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers)
     else:
@@ -201,7 +215,7 @@ def _cv_error(relative: FloatArray) -> float:
     return float(influence.std()) / math.sqrt(len(relative))
 
 
-def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, draws: int, seed: int) -> FloatArray:
+def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
     route = dense if why_not_gaussian(net) else in_law
     try:
@@ -212,26 +226,8 @@ def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, draws: int, s
     return np.where(np.isfinite(moved), moved, math.inf)
 
 
-def _told(  # noqa: PLR0917
-    moved: FloatArray, cv: float, cv_error: float, target: Any, lr: float, is_default: bool
-) -> Regime:
-    """What the draws of |K_1 - K_0| / E[K] say."""
-    movement, error = _mean(moved)
-    average = float(moved.mean())
-    name = "moving" if average > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
-    meaning = {
-        "near-deterministic": "one fixed kernel, its mean, describes it up to there",
-        "noisy": "average over initializations, or widen it, before trusting any one kernel",
-        "moving": "a fixed kernel does not describe even this step",
-    }[name]
-    towards = f"{target:g}" if np.ndim(target) == 0 else str(target)
-    advice = (
-        f"at this input its kernel varies by {cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)} of its mean between "
-        f"initializations, and the first step of SGD, on this input alone with target {towards} and learning rate "
-        f"{lr:.3g}{' = 1/E[K]' * is_default}, moves it {_size(moved, movement, error)}: {meaning}; longer training, more "
-        "inputs, another target or rate are another matter"
-    )
-    return Regime(name, cv, cv_error, movement, error, target, lr, advice)
+def _plainly(target: float | tuple[float, ...]) -> str:
+    return f"({', '.join(f'{each:g}' for each in target)})" if isinstance(target, tuple) else f"{target:g}"
 
 
 def _mean(moved: FloatArray) -> tuple[float, float]:

@@ -341,7 +341,7 @@ def _width_for(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The smallest hidden width from which on the kernel's spread is at most CV, and what one step of SGD does there."""
+    """The smallest hidden width from which on the kernel's spread is at most CV; what a step of SGD does there."""
     from finwidth.advice import regime, why_not
     from finwidth.sizing import width_for
 

@@ -103,8 +103,8 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     if within[-1] == _DEEPEST:
         first = max((depth for depth, spread in enumerate(spreads, 1) if spread > cv), default=0) + 1
         raise FinwidthError(
-            f"at width {width} the spread is at most {cv} at every depth from {first} to {_DEEPEST}, the deepest looked "
-            "at, so there is no largest; give a smaller cv"
+            f"at width {width} the spread is at most {cv} at every depth from {first} to {_DEEPEST}, the deepest "
+            "looked at, so there is no largest; give a smaller cv"
         )
     return within[-1]
 

@@ -93,7 +93,7 @@ def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **net
     --------
     >>> from finwidth.exact.grid import spread_by_width
     >>> spread_by_width([16, 64, 256], 32, [1.0, 1.0]).round(3)
-    array([4.922, 1.862, 0.828])
+    array([32.087,  1.862,  0.622])
     """
     nets = [MLP([len(x), n, n, n, 1], **network) for n in widths]
     values = _log_values(_SPREAD, nets, Input.of(exact_input(nets[0], x), 4), [depth])
