@@ -188,6 +188,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, float("nan")), "cv is nan"),
         (lambda: width_for(4, 1e-9), "no width up to"),
         (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
+        (lambda: width_for(33, 0.1, activation="tanh"), "give at most 32 for a smooth"),
         (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one number"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),

@@ -29,7 +29,7 @@ SPREAD = 0.1
 MOVEMENT = 0.1
 _DRAWS = 4000
 _FEWEST = 32
-_NEURONS, _WEIGHTS = 2 * 10**7, 2 * 10**8  # of all draws of a network: about two seconds
+_NEURONS, _WEIGHTS = 10**7, 10**8  # of all draws of a network: about a second
 _MOST_NEURONS, _MOST_WEIGHTS = 4 * 10**6, 3 * 10**7  # of one network: some ten seconds for the fewest draws
 _MEANING = {
     "near-deterministic": "one fixed kernel, its mean, describes it up to there",
@@ -174,13 +174,13 @@ def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
 
 
 def _rate(lr: float) -> float:
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+    if not isinstance(lr, int | float | np.number) or not 0 < lr < math.inf:
         raise FinwidthError(f"lr is {lr!r}; give a finite number above 0")
     return float(lr)
 
 
 def _default_draws(net: MLP) -> int:
-    """How many draws take about two seconds; raises FinwidthError where the fewest take much longer."""
+    """How many draws take about a second; raises FinwidthError where the fewest take much longer."""
     if reason := why_not(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
     if why_not_gaussian(net):

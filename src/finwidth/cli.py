@@ -42,6 +42,7 @@ Input = Annotated[
 ]
 Law = Annotated[str, typer.Option("--law", help="Weight law: gaussian, uniform, laplace, ...")]
 Phi = Annotated[str, typer.Option("--activation", help="relu, leaky_relu, linear or abs.")]
+AnyPhi = Annotated[str, typer.Option("--activation", help="relu, gelu, tanh, erf, silu, ...")]
 Parameterization = Annotated[str, typer.Option("--parameterization", help="ntk, standard or mup.")]
 Bias = Annotated[str, typer.Option("--bias", help="trained (from zero), frozen or none.")]
 Draws = Annotated[int, typer.Option("--draws", "-n", help="How many random networks to draw in law.")]
@@ -184,7 +185,7 @@ def _train(
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
     loss: Annotated[str, typer.Option("--loss", help="squared or cross-entropy.")] = "squared",
-    activation: Annotated[str, typer.Option("--activation", help="relu, gelu, tanh, erf, silu, ...")] = "relu",
+    activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     memory: Annotated[
@@ -331,7 +332,7 @@ def _width_for(
     cv: Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")] = 0.1,
     norm: Annotated[float, typer.Option("--norm", help="|x|^2 / n_0 of the input.")] = 1.0,
     law: Law = "gaussian",
-    activation: Phi = "relu",
+    activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
