@@ -55,6 +55,8 @@ class Regime:
     movement, movement_error
         E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
         error.  NaN where so few networks carry the mean that draws do not tell it.
+    median
+        Of |K_1 - K_0| / E[K]: half of the networks move by less.  NaN if the step leads past a double's range.
     target, lr
         Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
@@ -66,6 +68,7 @@ class Regime:
     cv_error: float
     movement: float
     movement_error: float
+    median: float
     target: float | tuple[float, ...]
     lr: float
     advice: str
@@ -130,16 +133,17 @@ def regime(
     rate = 1 / mean if lr is None else _rate(lr)
     moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
     movement, error = _mean(moved)
+    median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
     name = "moving" if moved.mean() > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     spread = f"{cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)}"
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * (lr is None)}"
     advice = (
         f"at this input its kernel varies by {spread} of its mean between initializations, and the first step of SGD, "
-        f"on this input alone with {step}, moves it {_size(moved, movement, error)}: {_MEANING[name]}; "
+        f"on this input alone with {step}, moves it {_size(movement, error, median)}: {_MEANING[name]}; "
         "longer training, more inputs, another target or rate are another matter"
     )
-    return Regime(name, cv, cv_error, movement, error, towards, rate, advice)
+    return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
 
 
 def why_not(net: MLP) -> str | None:
@@ -239,11 +243,10 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     return float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(len(moved))
 
 
-def _size(moved: FloatArray, movement: float, error: float) -> str:
+def _size(movement: float, error: float, median: float) -> str:
     """How far a step moves the kernel, in words."""
-    if not np.isfinite(moved).all():
+    if math.isnan(median):
         return "past a double's range in some networks"
     if math.isnan(movement):
-        half = float(np.median(moved))
-        return f"by a mean that too few networks carry for draws to tell it (half of them move by less than {half:.1g})"
+        return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
     return f"by {movement:.2g} +- {2 * error:.1g} of its mean"
