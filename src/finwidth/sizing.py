@@ -7,6 +7,7 @@ weight between layers.  So nothing here assumes that it does (docs/advice.md say
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,13 +83,13 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     """The largest number of weight layers at which hidden layers of ``width`` have a kernel of spread at most cv.
 
     From exact moments of every depth up to 10^4.  Where the spread does not grow with depth, some shallower networks
-    may have more.  Other arguments as in `width_for`; a single layer has no spread, so the answer is at least 1.
+    may have more.  If it is at most cv still at 10^4 layers, that is the answer, with a warning: there may be no
+    largest number.  Other arguments as in `width_for`; a single layer has no spread, so the answer is at least 1.
 
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, the activation is smooth (no exact moments), or the spread is at most cv still at
-        10^4 layers, so that there is no largest number.
+        If an argument is not allowed, or the activation is smooth (no exact moments).
 
     Examples
     --------
@@ -106,9 +107,10 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     within = [depth for depth, spread in enumerate(spreads, 1) if spread <= cv]
     if within[-1] == _DEEPEST:
         first = max((depth for depth, spread in enumerate(spreads, 1) if spread > cv), default=0) + 1
-        raise FinwidthError(
+        warnings.warn(
             f"at width {width} the spread is at most {cv} at every depth from {first} to {_DEEPEST}, the deepest "
-            "looked at, so there is no largest; give a smaller cv"
+            "looked at: there is no largest, as far as is known",
+            stacklevel=2,
         )
     return within[-1]
 
