@@ -120,7 +120,7 @@ def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_depth_for_without_a_largest_depth() -> None:
     """The spread falls again after three layers: every depth from 6 on is within 0.145."""
     assert cv(100, 4, gains=1) > 0.145 > cv(100, 6, gains=1) > cv(100, 1000, gains=1)
-    with pytest.warns(UserWarning, match="every depth from 6 to 10000"):
+    with pytest.warns(UserWarning, match="every depth looked at from 6 to 10000"):
         assert depth_for(100, 0.145, gains=1) == 10_000
 
 
@@ -156,6 +156,29 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
 def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: dict[str, Any]) -> None:
     drawn = sizing._drawn_width(depth, wanted, lambda width: sizing._drawn_spread(depth, width, X, network))
     assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted", "network"),
+    [(100, 0.5, {}), (20, 1.0, {"activation": "linear"}), (64, 0.1, {}), (150, 0.3, {"parameterization": "mup"})],
+)
+def test_depths_by_draws_are_right_where_exact_ones_exist(
+    width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
+    monkeypatch.setattr(sizing, "_drawn", lambda network: True)
+    depth = depth_for(width, wanted, **network)
+    assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
+    assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
+
+
+def test_depth_for_smooth_activations() -> None:
+    """The largest depth, by other draws; and one that deeper networks keep, for their signal vanishes."""
+    depth = depth_for(100, 0.3, activation="tanh")
+    assert drawn_cv(100, round(0.85 * depth), 5_000, activation="tanh") < 0.3
+    assert drawn_cv(100, round(1.15 * depth) + 1, 5_000, activation="tanh") > 0.3
+    with pytest.warns(UserWarning, match="no largest"):
+        assert depth_for(30, 0.5, activation="tanh", gains=0.3) == 32
 
 
 def drawn_cv(width: int, depth: int, draws: int, **network: Any) -> float:
@@ -201,7 +224,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
         (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
-        (lambda: depth_for(10, 0.1, activation="gelu"), "width_for"),
+        (lambda: depth_for(10, 0.1, activation="gelu", weight_law="laplace"), 'give weight_law="gaussian"'),
     ],
 )
 def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]
