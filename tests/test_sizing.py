@@ -117,6 +117,11 @@ def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) 
             assert depth_for(width, float(wanted), **network) == largest
 
 
+def test_depth_for_spreads_past_the_range_of_their_squares() -> None:
+    depth = depth_for(1, 1e200)
+    assert cv(1, depth) <= 1e200 < cv(1, depth + 1)
+
+
 def test_depth_for_without_a_largest_depth() -> None:
     """The spread falls again after three layers: every depth from 6 on is within 0.145."""
     assert cv(100, 4, gains=1) > 0.145 > cv(100, 6, gains=1) > cv(100, 1000, gains=1)
@@ -224,6 +229,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
         (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
+        (lambda: depth_for(10**4, 0.1, activation="gelu"), "at most 8192 for a smooth"),
         (lambda: depth_for(10, 0.1, activation="gelu", weight_law="laplace"), 'give weight_law="gaussian"'),
     ],
 )

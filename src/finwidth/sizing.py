@@ -30,6 +30,7 @@ _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far
 _HUMP = 1e-3  # the most that a tip can rise above widths so close, relative to the square of the spread
 _NEURONS = 2**15  # of the largest network that is drawn
 _DRAWS, _FEWEST = 2000, 250
+_WIDEST_DRAWN = 2**13  # at all of these depths
 _DEPTHS_DRAWN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32)
 _DEEPEST_DRAWN = 32  # so that the largest is 32 times as wide as deep, and log(1 + cv^2) falls like 1/width from there
 
@@ -86,13 +87,13 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     From exact moments of every depth up to 10^4.  Where the spread does not grow with depth, some shallower networks
     may have more.  If it is at most cv still at 10^4 layers, that is the answer, with a warning: there may be no
     largest number.  For smooth activations the spread is drawn at twelve depths up to 32, the most that is answered:
-    right to about 10% or one layer, 20% of networks wider than 1000.  Other arguments as in `width_for`; a single layer has no
-    spread, so the answer is at least 1.
+    right to about 10% or one layer, 20% of networks wider than 4000.  Other arguments as in `width_for`; a single
+    layer has no spread, so the answer is at least 1.
 
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the activation is smooth and the weights are not Gaussian.
+        If an argument is not allowed, or the activation is smooth and the weights are not Gaussian, or wider than 8192.
 
     Examples
     --------
@@ -104,6 +105,10 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     depths: Sequence[int] = range(1, _DEEPEST + 1)
     if _drawn(network):
         depths = _DEPTHS_DRAWN
+        if width > _WIDEST_DRAWN:
+            raise FinwidthError(
+                f"width is {width}; give at most {_WIDEST_DRAWN} for a smooth activation, which is drawn"
+            )
         spreads = [_drawn_spread(depth, width, x, network) for depth in depths]
     else:
         spreads = spread_by_depth(width, _DEEPEST, x, **network)
@@ -121,6 +126,8 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
 
 def _share(steps: int, low: float, cv: float, high: float) -> int:
     """How many of the steps between two depths keep to cv, fewer than all, if log(1 + spread^2) grows evenly."""
+    if steps == 1:
+        return 0
     below, wanted, above = (math.log1p(spread**2) for spread in (low, cv, high))
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
