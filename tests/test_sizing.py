@@ -117,9 +117,12 @@ def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) 
             assert depth_for(width, float(wanted), **network) == largest
 
 
-def test_depth_for_spreads_past_the_range_of_their_squares() -> None:
+def test_spreads_past_the_range_of_their_squares() -> None:
     depth = depth_for(1, 1e200)
     assert cv(1, depth) <= 1e200 < cv(1, depth + 1)
+    width = width_for(500, 1e170)
+    assert cv(width, 500) <= 1e170 < cv(width - 1, 500)
+    assert width_for(4, 1e300) == width_for(4, 1e300, activation="tanh") == 1
 
 
 def test_depth_for_without_a_largest_depth() -> None:

@@ -27,7 +27,7 @@ Widths = npt.NDArray[np.int64]
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
 _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far apart
-_HUMP = 1e-3  # the most that a tip can rise above widths so close, relative to the square of the spread
+_HUMP = 1e-3  # the most, relative to the spread, that a tip can rise above widths so close
 _NEURONS = 2**15  # of the largest network that is drawn
 _DRAWS, _FEWEST = 2000, 250
 _WIDEST_DRAWN = 2**13  # at all of these depths
@@ -138,32 +138,37 @@ def _exact_width(depth: int, cv: float, x: Sequence[float], network: dict[str, A
     def above(width: int) -> bool:
         return moments(MLP([_INPUT, *[width] * (depth - 1), 1], **network), x).cv > cv
 
+    if depth == 1:  # no hidden layer, no spread
+        return 1
     if above(_WIDEST):
         return _WIDEST + 1
-    widths, squares = _scan(cv, lambda widths: np.square(spread_by_width(widths, depth, x, **network)))
-    rounding = 1e-14 * depth * (1 + squares)  # of double precision
-    last = int(np.flatnonzero(squares > cv**2 + rounding).max(initial=-1))
-    unsure = np.flatnonzero(squares > cv**2 - rounding)
+    widths, spreads = _scan(cv, lambda widths: spread_by_width(widths, depth, x, **network))
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        squares, one = np.square(spreads / cv), np.float64(cv) ** -2
+        rounding = 1e-14 * depth * (one + squares)  # of squares, in double precision
+        sure = squares > 1 + rounding
+    last = int(np.flatnonzero(sure).max(initial=-1))
+    unsure = np.flatnonzero(~sure & ~(squares < 1 - rounding))
     last = next((int(place) for place in unsure[::-1] if place > last and above(int(widths[place]))), last)
     return 1 if last < 0 else _first_within(above, int(widths[last]), int(widths[last + 1]))
 
 
-def _scan(cv: float, squares_of: Callable[[list[int]], FloatArray]) -> tuple[Widths, FloatArray]:
-    """Widths and the squares of their spreads: closer and closer together around a hump whose tip may exceed cv^2."""
+def _scan(cv: float, spreads_of: Callable[[list[int]], FloatArray]) -> tuple[Widths, FloatArray]:
+    """Widths and their spreads: closer and closer together around a hump whose tip may exceed cv."""
     steps = int(math.log(_WIDEST / _EVERY) / math.log(_RATIO))
     wider = [math.ceil(_EVERY * _RATIO**step) for step in range(1, steps + 1)]
     widths = np.array([*range(1, _EVERY + 1), *wider, _WIDEST])
-    squares = squares_of(widths.tolist())
+    spreads = spreads_of(widths.tolist())
     while True:
-        middle = squares[1:-1]
-        tips = (middle >= squares[:-2]) & (middle >= squares[2:]) & (middle <= cv**2) & (middle > cv**2 * (1 - _HUMP))
+        middle = spreads[1:-1]
+        tips = (middle >= spreads[:-2]) & (middle >= spreads[2:]) & (middle <= cv) & (middle > cv * (1 - _HUMP))
         tips &= widths[2:] - widths[:-2] > 2
         if not tips.any():
-            return widths, squares
+            return widths, spreads
         between = [np.linspace(widths[i], widths[i + 2], 41, dtype=np.int64) for i in np.flatnonzero(tips)]
         finer = np.setdiff1d(np.concatenate(between), widths)
         order = np.argsort(np.concatenate([widths, finer]))
-        squares = np.concatenate([squares, squares_of(finer.tolist())])[order]
+        spreads = np.concatenate([spreads, spreads_of(finer.tolist())])[order]
         widths = np.concatenate([widths, finer])[order]
 
 
@@ -203,7 +208,7 @@ def _drawn_width(depth: int, cv: float, spread: Callable[[int], float]) -> int:
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    wanted, low, high = math.log1p(cv**2), math.inf, math.log1p(spread(1) ** 2)
+    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(spread(1) ** 2)
     width, found = 1, 1.0
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
         width, low, high = 2 * width, high, math.log1p(spread(2 * width) ** 2)
