@@ -261,6 +261,7 @@ def test_a_step_past_the_range_of_a_double() -> None:
         (lambda: regime(MLP([2, 3, 2]), target="one"), "target is 'one'"),  # type: ignore[arg-type]
         (lambda: regime(MLP([2, 3, 1]), lr=0), "lr is 0"),
         (lambda: regime(MLP([2, 3, 1]), draws=0), "draws is 0"),
+        (lambda: regime(MLP([2, 3, 1]), draws=1), "at least 2"),
         (lambda: regime(MLP([2, 3, 1]), seed=-1), "seed is -1"),
         (lambda: regime(MLP([2, 3, 1]), [1.0]), "shape"),
         (lambda: regime(MLP([2, 10**7, 1])), "give draws=32"),

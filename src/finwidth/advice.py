@@ -129,6 +129,8 @@ def regime(
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _targets(net, target)
     draws = _default_draws(net) if draws is None else count("draws", draws)
+    if draws == 1:
+        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
     mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
     rate = 1 / mean if lr is None else _rate(lr)
     moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
