@@ -253,7 +253,7 @@ def _state(generator: Any) -> Any:
 def _put(generator: Any, state: Any) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
-    elif isinstance(generator, np.random.RandomState) or isinstance(generator, torch.Generator):
+    elif isinstance(generator, np.random.RandomState | torch.Generator):
         generator.set_state(state)
     else:
         generator.setstate(state)
