@@ -144,6 +144,21 @@ def standardised(m: Any, x: Tensor) -> Tensor:
     return m.last(torch.tanh(functional.conv1d(x, w, m.first.bias)).flatten(1))
 
 
+def scaled_weights(m: Any, x: Tensor) -> Tensor:
+    return functional.linear(torch.tanh(functional.linear(x, 0.3 * m.first.weight, m.first.bias)), m.last.weight.exp())
+
+
+def low_rank(m: Any, x: Tensor) -> Tensor:
+    """Weights with an update of low rank, used twice."""
+    weight = m.out.weight + m.last.weight @ m.first.weight
+    return functional.linear(torch.tanh(functional.linear(x, weight, m.out.bias)), weight.T)
+
+
+def hyper(m: Any, x: Tensor) -> Tensor:
+    """A weight that a layer makes of a code."""
+    return m.out(torch.tanh(functional.linear(x, torch.tanh(m.net(m.code.weight[0])).view(2, 3))))
+
+
 def squeezed(m: Any, x: Tensor) -> Tensor:
     return m.net(x).squeeze()
 
@@ -227,5 +242,33 @@ PROGRAMS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
         words(3),
     ),
     "slopes and instance norm": (slopes, normal(3, 4)),
+    "vector of weights": (
+        lambda: Body(lambda m, x: functional.linear(x, m.net.weight[0]), net=nn.Linear(3, 1)),
+        normal(3),
+    ),
+    "weight and bias in one": (
+        lambda: Body(lambda m, x: functional.layer_norm(x, (3,), m.norm.weight, m.norm.weight), norm=nn.LayerNorm(3)),
+        normal(3),
+    ),
+    "scaled weights": (lambda: Body(scaled_weights, **linears(3, 5, 2)), normal(3)),
+    "transposed weight": (
+        lambda: Body(lambda m, x: functional.linear(torch.tanh(m.net(x)), m.net.weight.T), net=nn.Linear(3, 5)),
+        normal(3),
+    ),
+    "weight normalised": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)), nn.Tanh(), nn.Linear(5, 2)),
+        normal(3),
+    ),
+    "grouped, weights made": (
+        lambda: Body(
+            lambda m, x: functional.conv1d(x, m.c.weight * 2, m.c.bias, groups=2).tanh(), c=nn.Conv1d(4, 6, 2, groups=2)
+        ),
+        normal(4, 3),
+    ),
+    "low rank": (lambda: Body(low_rank, **linears(3, 2, 5), out=nn.Linear(3, 5)), normal(3)),
+    "weights of weights": (
+        lambda: Body(hyper, net=nn.Linear(2, 6), code=nn.Linear(2, 1), out=nn.Linear(2, 2)),
+        normal(3),
+    ),
     "slope": (lambda: nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 4), nn.PReLU(4)), normal(3)),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from torch import nn
 from finwidth.empirical.arguments import Parameters, Scale, check_module
 from finwidth.empirical.forward import measuring
 from finwidth.empirical.kernel import Kernel, prepare
+from finwidth.empirical.passes import Plan
 
 Tensor = torch.Tensor
 _TRIAL = 64  # inputs at the most
@@ -30,7 +31,8 @@ class Route:
         How many it has.
     route
         ``"products"``: they are not formed, but for layers where that is quicker; a pass of many inputs gives all of
-        them. ``"torch.func"``: formed, input by input, under vmap. ``"one by one"``: formed by a backward pass for
+        them. ``"pulled back"``: formed by a weight that is made of the parameter, in the same pass, and from there by
+        it. ``"torch.func"``: formed, input by input, under vmap. ``"one by one"``: formed by a backward pass for
         every input and output.
     reason
         Why it is not ``"products"``; empty where it is.
@@ -117,21 +119,20 @@ def explain(
     0.bias, products, -
     2.weight, torch.func, used in Convolution, for which there is no rule
     """
-    with measuring(check_module(module)):
-        kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+    with measuring(check_module(module)) as stack:
+        kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
         seconds = _seconds(kernel, bytes_)
         block, at_once, working = kernel.layout(bytes_)
-    general = "torch.func" if kernel.plan.vmaps else "one by one"
-    routes = tuple(
-        Route(
-            name,
-            each.numel(),
-            general if name in kernel.plan.general else "products",
-            kernel.plan.general.get(name, ""),
-        )
-        for name, each in kernel.network.parameters.items()
-    )
+    routes = tuple(_route(kernel.plan, name, each) for name, each in kernel.network.parameters.items())
     return Explanation(routes, kernel.bytes, working, seconds, block, at_once)
+
+
+def _route(plan: Plan, name: str, parameter: Tensor) -> Route:
+    if name in plan.general:
+        return Route(name, parameter.numel(), "torch.func" if plan.vmaps else "one by one", plan.general[name])
+    if name in plan.pulled:
+        return Route(name, parameter.numel(), "pulled back", "a weight is made of it, or operations share it")
+    return Route(name, parameter.numel(), "products", "")
 
 
 def _seconds(kernel: Kernel, memory: int) -> float:

@@ -6,11 +6,12 @@ an input of its own, so that every pass is of the same function and none leaves 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -114,13 +115,35 @@ def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tens
 
 
 def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
-    """The buffers that a pass of inputs x changes in place."""
-    buffers = {name: each.clone() for name, each in module.named_buffers()}
-    if not buffers:
-        return frozenset()
-    with untouched(module), telling(module, x), differentiable():
-        torch.func.functional_call(module, buffers, (x.clone(),))
-    return frozenset(name for name, each in buffers.items() if each._version)
+    """The buffers and parameters that a pass of inputs x changes in place."""
+    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
+    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
+        torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
+    return frozenset(name for name, each in copies.items() if each._version or not torch.equal(each, held[name]))
+
+
+@contextmanager
+def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[str]]:
+    """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
+
+    Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
+    are after a call with all inputs.
+    """
+    changed = changing(module, inputs[0][:2])
+    own = {name: each for name, each in module.named_parameters() if name in changed}
+    before = {name: each.detach().clone() for name, each in own.items()}
+    snapshot = Snapshot(module)
+    try:
+        if own:
+            with telling(module, inputs[0]), differentiable():
+                for x in inputs:
+                    module(x.clone())
+        yield changed - own.keys()
+    finally:
+        snapshot.restore()
+        for name, each in own.items():
+            each.detach().copy_(before[name])
 
 
 class ModuleError(FinwidthError):
@@ -162,10 +185,11 @@ def check_output(output: Any, n: int) -> Tensor:
 
 
 @contextmanager
-def measuring(module: nn.Module) -> Iterator[None]:
+def measuring(module: nn.Module) -> Iterator[ExitStack]:
     """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
-    with untouched(module), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
+    no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+    with untouched(module), no_cpu, no_cuda, ExitStack() as stack:
+        yield stack
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from finwidth.empirical.arguments import (
 )
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, changing, differentiable, measuring
+from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, differentiable, measuring, settled
 from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
@@ -152,13 +153,14 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
-    with measuring(check_module(module)):
-        kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+    with measuring(check_module(module)) as stack:
+        kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
         K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K
 
 
 def prepare(  # noqa: PLR0917 - the arguments of ntk
+    stack: ExitStack,
     module: nn.Module,
     x1: Any,
     x2: Any,
@@ -168,16 +170,16 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     parameters: Parameters | None,
     scale: Scale | None,
 ) -> tuple[Kernel, int]:
-    """The kernel to compute, all arguments checked, and the memory in bytes."""
+    """The kernel to compute, all arguments checked, and the memory in bytes, while the stack is open."""
     outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
     scales = check_parameters(check_module(module), parameters, scale)
     counted = {name: each for name, each in module.named_parameters() if name in scales}
-    network = Network(module, counted, scales, Snapshot(module))
     inputs = check_inputs(module, x1)
-    network = replace(network, changing=changing(module, inputs[:2]))
     others = None if x2 is None else check_inputs(module, x2, "x2")
+    changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
+    network = Network(module, counted, scales, Snapshot(module), changing=changing)
     return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.autograd import forward_ad
@@ -22,7 +22,7 @@ from finwidth.empirical.rules import factor, together
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
-Site = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
+Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
 
 class OtherRouteError(Exception):
@@ -45,12 +45,14 @@ class Axes:
 class Plan:
     """How to find the gradients of a module's parameters.
 
-    ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``general`` names the
+    ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
+    parameters whose gradients are pulled back from those of weights that are made of them; ``general`` names the
     parameters whose gradients are formed, and says why; ``batched`` is whether one backward pass serves all outputs,
     and ``vmaps`` whether torch.func takes the module, as far as is known.
     """
 
     uses: tuple[tuple[Any, Axes | None], ...]
+    pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
     vmaps: bool
@@ -77,7 +79,8 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
             "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
         )
     _check_samples(network, rows, three.output, [two.output, backward.output.flip(0), alone])
-    uses, general = _places(network, two, three, backward)
+    uses, pulled, general = _places(network, two, three, backward)
+    vmaps = not any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
     columns: list[Tensor] = []
     batched = False
     if len(general) < len(network.parameters):
@@ -88,39 +91,41 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     dtype = output.dtype
     for each in network.parameters.values():
         dtype = torch.promote_types(dtype, each.dtype)
-    scheme = Plan(uses, general, batched, True, output.shape[1], dtype)
-    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)] if columns else []
-    if general:
-        shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in general)))
+    scheme = Plan(uses, pulled - general.keys(), general, batched, vmaps, output.shape[1], dtype)
+    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)[0]] if columns else []
+    for names in (scheme.pulled, general):
+        if names:
+            shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in names)))
     results = [use.shape.numel() // 3 for use in three.uses]
     itemsize = output.element_size()
     saved = max(0, more - less) // itemsize
     return scheme, Sizes(tuple(shapes), saved, sum(results), max([saved // 8, *results]), itemsize)
 
 
+Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
+
+
 def _places(
     network: Network, two: Record, three: Record, backward: Record
-) -> tuple[tuple[tuple[Any, Axes | None], ...], dict[str, str]]:
-    """Where every use keeps its samples, and why parameters go the general way."""
+) -> tuple[Places, frozenset[str], dict[str, str]]:
+    """Where every use keeps its samples, the parameters that are not weights alone, and why some go the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
-        return (), dict.fromkeys(network.parameters, "the module takes another route for other samples")
-    uses = tuple((use.signature, _axes(use, other)) for use, other in zip(three.uses, two.uses, strict=True))
-    return uses, {**_unclear(three.uses, uses), **two.others, **three.others}
-
-
-def _unclear(uses: list[Use], axes: tuple[tuple[Any, Axes | None], ...]) -> dict[str, str]:
-    """Parameters with a use whose samples are not found, or that different operations share."""
+        return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
+    axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
-    found: dict[str, str] = {}
-    for use, (_, place) in zip(uses, axes, strict=True):
-        for name in use.names:
-            sites.setdefault(name, set()).add(_site(use))
-            if len(sites[name]) > 1:
-                found[name] = "shared by different operations"
-            if place is None:
-                found[name] = "used where the samples have no dimension of their own"
-    return found
+    general: dict[str, str] = {}
+    pulled: set[str] = set()
+    for use, place in zip(three.uses, axes, strict=True):
+        for key in use.views:
+            sites.setdefault(key, set()).add(_site(use))
+            pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
+        if place is None:
+            general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
+    general |= {**two.others, **three.others}
+    general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
+    uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
+    return uses, frozenset(pulled), general
 
 
 def _site(use: Use) -> Site:
@@ -147,7 +152,7 @@ def general_plan(network: Network, scheme: Plan) -> Plan:
     """The plan that forms the gradients of every parameter, one input at a time."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= scheme.general
-    return replace(scheme, uses=(), general=reasons, batched=False, vmaps=False)
+    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, vmaps=False)
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -197,7 +202,7 @@ def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
         return _backward(pass_, range(1), batched=False), False
 
 
-def _out_of_order(three: Record, backward: Record, uses: tuple[tuple[Any, Axes | None], ...]) -> dict[str, str]:
+def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, str]:
     """The parameters with a use whose samples are not in the order of the batch, and so are not known.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
@@ -213,8 +218,19 @@ def _out_of_order(three: Record, backward: Record, uses: tuple[tuple[Any, Axes |
             D, one, other = (each.movedim(axes.result, -1) for each in columns)
             right = D * weights.to(D)
             if not (near(right, one) and near(right.flip(-1), other)):
-                found |= dict.fromkeys(use.names, "used on samples in another order than that of the batch")
+                found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
     return found
+
+
+def _in_order(pass_: Record, scheme: Plan, columns: list[Tensor], outputs: range) -> bool:
+    """The same of a pass in earnest, for the sum of its outputs, by one more backward pass."""
+    output = pass_.output[:, outputs.start : outputs.stop]
+    weights = torch.randn(len(output), generator=torch.Generator().manual_seed(0)).to(output)
+    found = torch.autograd.grad((output.sum(1) * weights).sum(), [use.edge for use in pass_.uses], retain_graph=True)
+    for (_, axes), D, seen in zip(scheme.uses, columns, found, strict=True):
+        if axes and not near(D.sum(0).movedim(axes.result, -1) * weights, seen.movedim(axes.result, -1)):
+            return False
+    return True
 
 
 def _weighted(pass_: Record, weights: Tensor) -> list[Tensor]:
@@ -257,11 +273,15 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
 
 def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
     with differentiable():
-        pass_ = record(network, x, network.leaves())
+        leaves = network.leaves()
+        pass_ = record(network, x, leaves)
         if not _follows(pass_, scheme, len(x)):
             raise OtherRouteError
         columns = _backward(pass_, outputs, batched=scheme.batched)
-    return _factors(network, scheme, pass_, columns)
+        if pass_.reorders and pass_.uses and not _in_order(pass_, scheme, columns, outputs):
+            raise OtherRouteError
+        factors, rough = _factors(network, scheme, pass_, columns)
+        return [*factors, *([_pulled(network, scheme, rough, {**leaves, **pass_.made}, leaves)] if rough else [])]
 
 
 def follows(network: Network, scheme: Plan, x: Tensor) -> bool:
@@ -278,18 +298,58 @@ def _follows(pass_: Record, scheme: Plan, n: int) -> bool:
     return all(use.input.shape[axes.input] == use.shape[axes.result] == n for use, axes in places)
 
 
-def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor]) -> list[Factor]:
-    """Factors from the gradients by the uses' results; one factor for all uses of one weight and bias."""
-    scales = {name: scale for name, scale in network.scales.items() if name not in scheme.general}
+def _factors(
+    network: Network, scheme: Plan, pass_: Record, columns: list[Tensor]
+) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
+
+    And the gradients, shape (n, o, numbers), by weights that are made of parameters, or that operations share.
+    """
+    direct = {key: each for key, each in network.scales.items() if key not in scheme.pulled | scheme.general.keys()}
     sites: dict[Site, list[Factor]] = {}
+    rough: dict[str, Tensor] = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, scheme.uses, columns, strict=True):
-            weight, bias = (scales.get(name or "") for name in (use.weight, use.bias))
-            if axes and not (weight is None and bias is None):
-                x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
-                x = x.to(scheme.dtype) if x.is_floating_point() else x
+            if axes is None:
+                continue
+            x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
+            x = x.to(scheme.dtype) if x.is_floating_point() else x
+            weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
+            if not (weight is None and bias is None):
                 sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
-        return [together(parts) for parts in sites.values()]
+            for key, *scales in ((use.weight, 1.0, None), (use.bias, None, 1.0)):
+                if key is not None and scheme.pulled & pass_.made_of.get(key, {key}):
+                    G = factor(use.rule, x, moved, *scales).dense().G
+                    rough[key] = rough[key] + G if key in rough else G
+        return [together(parts) for parts in sites.values()], rough
+
+
+def _pulled(
+    network: Network,
+    scheme: Plan,
+    rough: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    leaves: Mapping[str, Tensor],
+) -> Dense:
+    """The gradients by parameters, from those by the weights that are made of them: one small backward pass."""
+    n, o = next(iter(rough.values())).shape[:2]
+    chosen = [name for name in leaves if name in scheme.pulled]
+    rows = [G.reshape(n * o, *weights[key].shape).to(weights[key].dtype) for key, G in rough.items()]
+    try:
+        found = torch.autograd.grad(
+            [weights[key] for key in rough],
+            [leaves[name] for name in chosen],
+            rows,
+            retain_graph=True,
+            is_grads_batched=True,
+            materialize_grads=True,
+        )
+    except NotImplementedError:  # no forward derivative: there is another route
+        raise
+    except RuntimeError as error:
+        raise OtherRouteError from error
+    parts = [network.scales[name] ** 0.5 * each.reshape(n, o, -1) for name, each in zip(chosen, found, strict=True)]
+    return Dense(torch.cat(parts, dim=2).to(scheme.dtype))
 
 
 def _freed(x: Tensor) -> Tensor:

@@ -100,14 +100,14 @@ class Outer:
         return replace(self, D=self.D.movedim(0, 4).flatten(3)[None])
 
     def dense(self) -> Dense:
-        """The gradients themselves."""
+        """The gradients themselves, in the order of the weight's numbers."""
         o, n, g, P, c = self.D.shape
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         if self.rows is None:
             G = torch.bmm(D, self.A.reshape(n * g, P, -1))
         else:
             places = self.A[:, None].expand(n, o * c, P)
-            G = D.new_zeros(n, o * c, self.rows).scatter_add(2, places, D)
+            G = D.new_zeros(n, o * c, self.rows).scatter_add(2, places, D).view(n, o, c, self.rows).mT.contiguous()
         return Dense(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
 
 

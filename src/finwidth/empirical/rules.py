@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from finwidth.empirical.products import Dense, Factor, Outer
+from finwidth.errors import FinwidthError
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -112,8 +113,8 @@ class Operation:
     input: Tensor
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation:
-    return Operation(Linear(), weight, bias, input)
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
+    return Operation(Linear(), weight, bias, input) if weight.ndim == 2 else None
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
@@ -153,7 +154,12 @@ def _embedding(  # noqa: PLR0917
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Operation | None:
-    if max_norm is not None or scale_grad_by_freq:  # the first changes the weight, the second is no derivative
+    if scale_grad_by_freq:
+        raise FinwidthError(
+            "an embedding has scale_grad_by_freq=True, so that its gradient for a sample depends on the others of the "
+            "batch; make it with scale_grad_by_freq=False"
+        )
+    if max_norm is not None:  # it changes the weight
         return None
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)

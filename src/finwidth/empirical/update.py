@@ -97,10 +97,10 @@ def sgd_update(
     >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
     tensor([[-4.]], dtype=torch.float64)
     """
-    with measuring(check_module(module)):
+    with measuring(check_module(module)) as stack:
         batch = check_inputs(module, x, "x")
         kernel, bytes_ = prepare(
-            module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
+            stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
         )
         direction = _step(kernel.network, batch, _targets(batch, y, module), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)
