@@ -90,6 +90,62 @@ def test_answers_agree_with_each_other(kind: str, dtype: str, error: float, leas
             assert (np.linalg.norm(np.asarray(product) - image, axis=0) <= 10 * error * sizes).all()  # met again
 
 
+VECTORS: dict[str, Callable[[int, np.random.Generator], Array]] = {
+    "equal": lambda n, rng: np.full(n, 0.1),  # all roundings of a plain sum have one sign
+    "nearly equal": lambda n, rng: 1 + 1e-6 * rng.standard_normal(n),
+    "ramp": lambda n, rng: np.arange(1.0, n + 1),
+    "positive": lambda n, rng: rng.random(n),
+    "normal": lambda n, rng: rng.standard_normal(n),
+}
+
+
+def disagreement(W: GaussianMatrix, v: Array, u: Array, wv: Array, wu: Array) -> float:
+    """|u.(W v) - (W^T u).v| over what docs/theory/training.md allows, the sums exact."""
+    u, v = (np.asarray(each, W.dtype).astype(np.float64) for each in (u, v))
+    allowed = 2e4 * (max(W.known) + 1) * np.finfo(W.dtype).eps * W.deviation * sum(np.sqrt(W.shape))
+    apart = math.fsum(u * np.asarray(wv, np.float64)) - math.fsum(np.asarray(wu, np.float64) * v)
+    return float(abs(apart) / (allowed * np.linalg.norm(u) * np.linalg.norm(v)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(100, 100), (1000, 3000), (10**4, 10**4), (10**6, 10**5)])
+@pytest.mark.usefixtures("never_completed")
+def test_answers_agree_within_the_bound_at_any_length(shape: tuple[int, int], dtype: str) -> None:
+    W, rng = GaussianMatrix(*shape, stream(5, 0), dtype=dtype, deviation=0.7), np.random.default_rng(3)
+    right = [make(shape[1], rng) for make in list(VECTORS.values())[: 5 if max(shape) < 10**6 else 2]]
+    images = [W @ v for v in right]
+    left = [np.maximum(images[0], 0), VECTORS["equal"](shape[0], rng)]
+    answers = [W.T @ u for u in left]
+    for v, wv in zip(right, images, strict=True):
+        for u, wu in zip(left, answers, strict=True):
+            assert disagreement(W, v, u, wv, wu) <= 1
+    off = (1e-9 if dtype == "float64" else 0.5) * np.linalg.norm(answers[0]) * right[0] / np.linalg.norm(right[0])
+    assert disagreement(W, right[0], left[0], images[0], answers[0] + off) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("length", [1, 1023, 1024, 5000, 10**5 + 7])
+def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) -> None:
+    rng, generated = np.random.default_rng(4), generator(kind)
+    rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
+    given = revealed.as_array(generated, np.stack([rows, rows[::-1]]), dtype)
+    found = np.asarray(revealed.inner_products(given, given, revealed.array_module(generated)), np.float64)
+    products = rows.astype(np.float64)[:, None] * rows
+    exact = np.array([[math.fsum(each) for each in row] for row in products])
+    terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings
+    allowed = terms * np.finfo(dtype).eps / 2 * abs(products).sum(-1)
+    assert (abs(found[0] - exact) <= allowed).all()
+    assert (abs(found[1] - exact[::-1, ::-1]) <= allowed[::-1, ::-1]).all()
+
+
+def test_a_single_sum_rounds_as_a_long_one() -> None:
+    square = np.full(10**6, 0.1, np.float32) ** 2
+    exact = math.fsum(square.astype(np.float64))
+    one_after_the_other = float(np.add.accumulate(square)[-1])
+    assert abs(one_after_the_other - exact) > (1024 + 1000) * np.finfo(np.float32).eps / 2 * exact
+
+
 @pytest.mark.usefixtures("never_completed")
 def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() -> None:
     W, rng = GaussianMatrix(40, 30, stream(1, 0)), np.random.default_rng(2)
