@@ -12,7 +12,7 @@ import pytest
 
 import finwidth
 from finwidth.sampling import revealed
-from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array
 from finwidth.sampling.revealed import GaussianMatrix, memory, parse_bytes
 from finwidth.sampling.streams import stream
 from stats import same_law
@@ -129,8 +129,8 @@ def test_answers_agree_within_the_bound_at_any_length(shape: tuple[int, int], dt
 def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) -> None:
     rng, generated = np.random.default_rng(4), generator(kind)
     rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
-    given = revealed.as_array(generated, np.stack([rows, rows[::-1]]), dtype)
-    found = np.asarray(revealed.inner_products(given, given, revealed.array_module(generated)), np.float64)
+    given = as_array(generated, np.stack([rows, rows[::-1]]), dtype)
+    found = np.asarray(revealed.inner_products(given, given, array_module(generated)), np.float64)
     products = rows.astype(np.float64)[:, None] * rows
     exact = np.array([[math.fsum(each) for each in row] for row in products])
     terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings
