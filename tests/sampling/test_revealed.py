@@ -308,6 +308,38 @@ def test_a_seed_fixes_the_numbers() -> None:
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.usefixtures("never_completed")
+def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((70, 4))
+    blocks = [block[:, :3], block @ rng.standard_normal((4, 3)), np.stack([block[:, 3], -block[:, 3]], axis=1)]
+    blocks[1][:, 2] = 0  # of rank 2; the last block has rank 1
+
+    def answers() -> Array:
+        W = GaussianMatrix(90, 70, stream(0, 0), draws=3)
+        found = []
+        for X in blocks:
+            found.append(W @ X)
+            found.append(W.T @ np.maximum(found[-1], 0))
+        return np.concatenate([each.reshape(3, -1) for each in found], axis=1)
+
+    usual = answers()
+    eigh, svd = np.linalg.eigh, np.linalg.svd
+
+    def other_eigh(A: Array) -> Any:
+        values, vectors = eigh(A)
+        return values, vectors * (-1.0) ** np.arange(vectors.shape[-1])
+
+    def other_svd(A: Array, **options: Any) -> Any:
+        u, lengths, shares = svd(A, **options)
+        signs = -((-1.0) ** np.arange(u.shape[-1]))
+        return u * signs, lengths, shares * signs[:, None]
+
+    monkeypatch.setattr(np.linalg, "eigh", other_eigh)
+    monkeypatch.setattr(np.linalg, "svd", other_svd)
+    assert np.allclose(answers(), usual, rtol=0, atol=1e-10)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("never_completed")
 def test_thousands_of_vectors() -> None:

@@ -323,15 +323,19 @@ class GaussianMatrix:
     def _directions(self, rest: Array) -> tuple[Array, Array]:
         """Almost orthonormal rows that span the rows of ``rest``, and 1 for each that is there, 0 for a row of zeros.
 
-        The draws may have different ranks; there are as many rows as the largest.
+        The draws may have different ranks; there are as many rows as the largest.  Which rows does not depend on the
+        processor, so that the numbers that are drawn for them mean the same everywhere.
         """
         xp = self._xp
         values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
         if float(values.min()) > _SAFE:
-            rows = (turned(vectors) / values[..., None] ** 0.5) @ rest
+            rows = vectors @ (turned(vectors) / values[..., None] ** 0.5) @ rest
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
         q, triangle = xp.linalg.qr(turned(rest))
-        u, lengths, _ = xp.linalg.svd(triangle, full_matrices=False)
+        u, lengths, shares = xp.linalg.svd(triangle, full_matrices=False)
+        # A processor chooses the signs of singular vectors: here, that the rows add up to something positive.
+        signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
+        u = u * signs[:, None]
         found = lengths > ABSENT * self._round
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
         return turned(q @ u[..., : there.shape[1]]) * there, there
