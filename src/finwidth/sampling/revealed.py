@@ -323,8 +323,8 @@ class GaussianMatrix:
     def _directions(self, rest: Array) -> tuple[Array, Array]:
         """Almost orthonormal rows that span the rows of ``rest``, and 1 for each that is there, 0 for a row of zeros.
 
-        The draws may have different ranks; there are as many rows as the largest.  Which rows does not depend on the
-        processor, so that the numbers that are drawn for them mean the same everywhere.
+        The draws may have different ranks; there are as many rows as the largest.  Equal singular values apart, which
+        rows does not depend on the processor, so that the numbers that are drawn for them mean the same everywhere.
         """
         xp = self._xp
         values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
@@ -333,7 +333,7 @@ class GaussianMatrix:
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
         q, triangle = xp.linalg.qr(turned(rest))
         u, lengths, shares = xp.linalg.svd(triangle, full_matrices=False)
-        # A processor chooses the signs of singular vectors: here, that the rows add up to something positive.
+        # Signs of singular vectors are the processor's choice; here the rows, weighted 1, 1/2, ..., sum to more than 0.
         signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
         u = u * signs[:, None]
         found = lengths > ABSENT * self._round
