@@ -422,7 +422,10 @@ def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int],
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    if quiet or not console.is_terminal:  # a bar that is disabled ends with an empty line all the same before Rich 15
+        yield lambda done: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 

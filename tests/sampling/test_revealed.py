@@ -12,7 +12,7 @@ import pytest
 
 import finwidth
 from finwidth.sampling import revealed
-from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array
 from finwidth.sampling.revealed import GaussianMatrix, memory
 from finwidth.sampling.streams import stream
 from stats import same_law
@@ -88,6 +88,62 @@ def test_answers_agree_with_each_other(kind: str, dtype: str, error: float, leas
             product = W @ v if left is met[0] else W.T @ v
             sizes = np.linalg.norm(v, axis=0) * math.sqrt(150) * 2
             assert (np.linalg.norm(np.asarray(product) - image, axis=0) <= 10 * error * sizes).all()  # met again
+
+
+VECTORS: dict[str, Callable[[int, np.random.Generator], Array]] = {
+    "equal": lambda n, rng: np.full(n, 0.1),  # all roundings of a plain sum have one sign
+    "nearly equal": lambda n, rng: 1 + 1e-6 * rng.standard_normal(n),
+    "ramp": lambda n, rng: np.arange(1.0, n + 1),
+    "positive": lambda n, rng: rng.random(n),
+    "normal": lambda n, rng: rng.standard_normal(n),
+}
+
+
+def disagreement(W: GaussianMatrix, v: Array, u: Array, wv: Array, wu: Array) -> float:
+    """|u.(W v) - (W^T u).v| over what docs/theory/training.md allows, the sums exact."""
+    u, v = (np.asarray(each, W.dtype).astype(np.float64) for each in (u, v))
+    allowed = 2e4 * (max(W.known) + 1) * np.finfo(W.dtype).eps * W.deviation * sum(np.sqrt(W.shape))
+    apart = math.fsum(u * np.asarray(wv, np.float64)) - math.fsum(np.asarray(wu, np.float64) * v)
+    return float(abs(apart) / (allowed * np.linalg.norm(u) * np.linalg.norm(v)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(100, 100), (1000, 3000), (10**4, 10**4), (10**6, 10**5)])
+@pytest.mark.usefixtures("never_completed")
+def test_answers_agree_within_the_bound_at_any_length(shape: tuple[int, int], dtype: str) -> None:
+    W, rng = GaussianMatrix(*shape, stream(5, 0), dtype=dtype, deviation=0.7), np.random.default_rng(3)
+    right = [make(shape[1], rng) for make in list(VECTORS.values())[: 5 if max(shape) < 10**6 else 2]]
+    images = [W @ v for v in right]
+    left = [np.maximum(images[0], 0), VECTORS["equal"](shape[0], rng)]
+    answers = [W.T @ u for u in left]
+    for v, wv in zip(right, images, strict=True):
+        for u, wu in zip(left, answers, strict=True):
+            assert disagreement(W, v, u, wv, wu) <= 1
+    off = (1e-9 if dtype == "float64" else 0.5) * np.linalg.norm(answers[0]) * right[0] / np.linalg.norm(right[0])
+    assert disagreement(W, right[0], left[0], images[0], answers[0] + off) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("length", [1, 1023, 1024, 5000, 10**5 + 7])
+def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) -> None:
+    rng, generated = np.random.default_rng(4), generator(kind)
+    rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
+    given = as_array(generated, np.stack([rows, rows[::-1]]), dtype)
+    found = np.asarray(revealed.inner_products(given, given, array_module(generated)), np.float64)
+    products = rows.astype(np.float64)[:, None] * rows
+    exact = np.array([[math.fsum(each) for each in row] for row in products])
+    terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings
+    allowed = terms * np.finfo(dtype).eps / 2 * abs(products).sum(-1)
+    assert (abs(found[0] - exact) <= allowed).all()
+    assert (abs(found[1] - exact[::-1, ::-1]) <= allowed[::-1, ::-1]).all()
+
+
+def test_a_single_sum_rounds_as_a_long_one() -> None:
+    square = np.full(10**6, 0.1, np.float32) ** 2
+    exact = math.fsum(square.astype(np.float64))
+    one_after_the_other = float(np.add.accumulate(square)[-1])
+    assert abs(one_after_the_other - exact) > (1024 + 1000) * np.finfo(np.float32).eps / 2 * exact
 
 
 @pytest.mark.usefixtures("never_completed")
@@ -250,6 +306,38 @@ def test_a_seed_fixes_the_numbers() -> None:
     one, same, other = (GaussianMatrix(5, 6, stream(seed, 0)) @ v for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.usefixtures("never_completed")
+def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((70, 4))
+    blocks = [block[:, :3], block @ rng.standard_normal((4, 3)), np.stack([block[:, 3], -block[:, 3]], axis=1)]
+    blocks[1][:, 2] = 0  # of rank 2; the last block has rank 1
+
+    def answers() -> Array:
+        W = GaussianMatrix(90, 70, stream(0, 0), draws=3)
+        found = []
+        for X in blocks:
+            found.append(W @ X)
+            found.append(W.T @ np.maximum(found[-1], 0))
+        return np.concatenate([each.reshape(3, -1) for each in found], axis=1)
+
+    usual = answers()
+    eigh, svd = np.linalg.eigh, np.linalg.svd
+
+    def other_eigh(A: Array) -> Any:
+        values, vectors = eigh(A)
+        return values, vectors * (-1.0) ** np.arange(vectors.shape[-1])
+
+    def other_svd(A: Array, **options: Any) -> Any:
+        u, lengths, shares = svd(A, **options)
+        signs = -((-1.0) ** np.arange(u.shape[-1]))
+        return u * signs, lengths, shares * signs[:, None]
+
+    monkeypatch.setattr(np.linalg, "eigh", other_eigh)
+    monkeypatch.setattr(np.linalg, "svd", other_svd)
+    assert np.allclose(answers(), usual, rtol=0, atol=1e-10)
 
 
 @pytest.mark.slow

@@ -141,8 +141,7 @@ class LawLinear(_LawLayer):
     memory
         What the layer may use for its weights, in bytes or such as ``"4GiB"``; more is refused.
     device, dtype
-        As in torch. In float64, products agree with each other to 10^-13, in float32 to 10^-5 of
-        their size, at lengths of 10^6 to 10^-3 only.
+        As in torch. How far products agree with each other: `GaussianMatrix`.
 
     Raises
     ------

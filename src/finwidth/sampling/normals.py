@@ -60,8 +60,8 @@ def staircase() -> FloatArray:
     --------
     >>> from finwidth.sampling.normals import staircase
     >>> x = staircase()
-    >>> x[1].round(3), x[-1]
-    (np.float64(4.039), np.float64(0.0))
+    >>> round(float(x[1]), 3), float(x[-1])
+    (4.039, 0.0)
     """
     from scipy.optimize import brentq
 

@@ -34,6 +34,7 @@ ABSENT = 1000
 # Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
+_RUN = 1024  # entries of a vector that are summed at once
 _PIECES = 16  # in which a matrix is completed
 
 
@@ -95,9 +96,25 @@ class _Side:
         self.images.append(images)
 
 
+def inner_products(X: Array, Y: Array, xp: Any) -> Array:
+    """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
+    runs = X.shape[-1] // _RUN
+    rest = slice(runs * _RUN, None)
+    total = X[..., rest] @ turned(Y[..., rest])
+    if not runs:
+        return total
+    pairs = zip(X, Y, strict=True)  # draw by draw, for torch would copy a stack of this layout
+    return total + xp.stack([(_runs(x, runs) @ turned(_runs(y, runs))).sum(0) for x, y in pairs])
+
+
+def _runs(rows: Array, runs: int) -> Array:
+    """A view of rows in runs, (runs, m, _RUN), without what is left over at the end."""
+    return rows[:, : runs * _RUN].reshape(rows.shape[0], runs, _RUN).swapaxes(0, 1)
+
+
 def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
     """X V^T for the rows V of the blocks, (draws, m, size)."""
-    return xp.concatenate([X @ turned(block) for block in blocks], -1) if blocks else X[..., :0]
+    return xp.concatenate([inner_products(X, block, xp) for block in blocks], -1) if blocks else X[..., :0]
 
 
 def combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
@@ -141,8 +158,12 @@ class GaussianMatrix:
     memory
         What the matrix may use, in bytes or such as ``"4GiB"``; a product that would need more is refused.
     dtype
-        ``"float64"``, in which answers agree with each other to 10^-13 of their size, or ``"float32"``, to 10^-5, at
-        lengths of 10^6 to 10^-3 only.
+        ``"float64"`` or ``"float32"``.  Answers agree with each other, after k vectors on either side, up to lengths of
+        10^6 and on any processor, within 2 10^4 (k + 1) rounding errors eps (docs/theory/training.md)::
+
+            |u.(W v) - (W^T u).v| <= 2 10^4 (k + 1) eps deviation (sqrt(rows) + sqrt(columns)) |u| |v|
+
+        That is a worst case, 10^-11 and 5 10^-3 after the first; measured were below 10 eps (docs/processors.md).
 
     Raises
     ------
@@ -156,7 +177,8 @@ class GaussianMatrix:
     >>> W = GaussianMatrix(10**6, 10**6, np.random.default_rng(0))
     >>> v = np.ones(10**6) / 1000
     >>> u = W @ v
-    >>> bool(abs(u @ (W @ v) - (W.T @ u) @ v) < 1e-6), W.known
+    >>> mismatch = np.sum(u * (W @ v)) - np.sum((W.T @ u) * v)  # sums in pairs; a product would round like 10^6 terms
+    >>> bool(abs(mismatch) <= 1e-11 * 2000 * np.linalg.norm(u)), W.known
     (True, (1, 1))
     """
 
@@ -273,7 +295,7 @@ class GaussianMatrix:
         if fresh.shape[1]:
             self._afford(fresh.shape[1] * sum(shape), X.shape[1])
             fresh = self._orthonormal(fresh, there, side)
-            coordinates = xp.concatenate([coordinates, rest @ turned(fresh)], -1)
+            coordinates = xp.concatenate([coordinates, inner_products(rest, fresh, xp)], -1)
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
             fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
             side.append(fresh, combination(fixed, other.vectors, images), xp)
@@ -295,15 +317,19 @@ class GaussianMatrix:
     def _directions(self, rest: Array) -> tuple[Array, Array]:
         """Almost orthonormal rows that span the rows of ``rest``, and 1 for each that is there, 0 for a row of zeros.
 
-        The draws may have different ranks; there are as many rows as the largest.
+        The draws may have different ranks; there are as many rows as the largest.  Equal singular values apart, which
+        rows does not depend on the processor, so that the numbers that are drawn for them mean the same everywhere.
         """
         xp = self._xp
-        values, vectors = xp.linalg.eigh(rest @ turned(rest))
+        values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
         if float(values.min()) > _SAFE:
-            rows = (turned(vectors) / values[..., None] ** 0.5) @ rest
+            rows = vectors @ (turned(vectors) / values[..., None] ** 0.5) @ rest
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
         q, triangle = xp.linalg.qr(turned(rest))
-        u, lengths, _ = xp.linalg.svd(triangle, full_matrices=False)
+        u, lengths, shares = xp.linalg.svd(triangle, full_matrices=False)
+        # Signs of singular vectors are the processor's choice; here the rows, weighted 1, 1/2, ..., sum to more than 0.
+        signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
+        u = u * signs[:, None]
         found = lengths > ABSENT * self._round
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
         return turned(q @ u[..., : there.shape[1]]) * there, there
@@ -317,7 +343,7 @@ class GaussianMatrix:
         unit = as_array(self.rng, np.eye(rows.shape[1]), self.dtype) * there
         for _ in range(4):
             rows = combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
-            gram = rows @ turned(rows)
+            gram = inner_products(rows, rows, xp)
             rows = 1.5 * rows - 0.5 * gram @ rows  # Newton's step: an error e of the Gram matrix becomes 3/4 e^2
             if float(abs(gram - unit).max()) < self._round**0.5:
                 break
