@@ -1,0 +1,46 @@
+"""The kernel of public architectures (tests/zoo) against plain autograd of the whole batch."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from architectures import ENTRIES, Entry, truth  # noqa: E402
+from finwidth.empirical import ntk  # noqa: E402
+from finwidth.errors import FinwidthError  # noqa: E402
+
+QUICK = {
+    "LSTM, two layers, both ways",
+    "PINN residual",
+    "Hamiltonian network",
+    "Recommender, sparse gradients",
+    "Mixture of experts, best one",
+    "PReLU and InstanceNorm",
+    "Batch sorted and put back",
+    "Tied embedding, first logits",
+}
+SLOW = [pytest.param(each, id=name, marks=pytest.mark.slow) for name, each in ENTRIES.items() if name not in QUICK]
+
+
+@pytest.mark.parametrize("entry", [*(pytest.param(ENTRIES[name], id=name) for name in sorted(QUICK)), *SLOW])
+def test_kernel_is_that_of_plain_autograd(entry: Entry) -> None:
+    """Every parameter counts with a scale that gives it the same part of the kernel, so that no fault can hide."""
+    pytest.importorskip(entry.library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of other libraries
+        module, x = entry.subject(3, torch.float64)
+        J = truth.jacobians(module, x, entry.outputs)
+        scales = truth.equal_shares(J)
+        right = truth.kernel(J, scales)
+        assert right.isfinite().all()
+        if entry.refused:
+            with pytest.raises(FinwidthError, match=entry.refused):
+                ntk(module, x, outputs=entry.outputs, scale=scales)
+            return
+        K = ntk(module, x, outputs=entry.outputs, scale=scales)
+    error = float((K.view(right.shape) - right).abs().max() / right.abs().max())
+    print(f"{entry.name}: {error:.1e}, {sum(each == 0 for each in scales.values())} of {len(scales)} gradients are 0")
+    assert error < entry.tolerance
