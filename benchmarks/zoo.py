@@ -3,10 +3,10 @@
     python benchmarks/zoo.py [NAME ...]
 
 Needs the libraries of the group "zoo" (docs/zoo.md).  N = 16 inputs, float32, the trace of up to three outputs, or one
-output of a wide head.  The loop is one forward pass a sample and one backward pass an output, then K = J J^T; torch.func
-is vmap of jacrev.  Every architecture is a process of its own; all three kernels are compared with the loop's in float64
-before they are timed, turn by turn: medians of three rounds, or one if a round takes over a minute.  CPU is the time of
-all threads together.  Peak memory is that of the first run above what the process held before.
+output of a wide head.  The loop is a forward pass a sample and a backward pass an output, then K = J J^T; torch.func is
+vmap of jacrev.  Every architecture is a process of its own, in which all three kernels are held against the loop in
+float64 and then timed in turn: medians of three rounds, or one if a round takes over a minute.  CPU is the time of all
+threads together.  Peak memory is that of the first run above what the process held before.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ from finwidth.errors import FinwidthError
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from architectures import ENTRIES, truth  # noqa: E402
+from architectures import ENTRIES, truth
 
 Tensor = torch.Tensor
 
 N = 16
+HEADER = (
+    "| architecture | parameters | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func | CPU / loop "
+    "| peak, MiB | of the loop |"
+)
 TOLERANCE = 1e-2  # of the largest entry, in float32: deep networks enlarge its rounding, and gates may flip
 LONGEST = 900  # seconds for one architecture
 ROUND = 60  # seconds after which nothing is repeated
@@ -73,10 +77,10 @@ def _first(compute: Callable[[], Tensor], right: Tensor) -> dict[str, Any]:
     before = _memory("VmRSS")
     try:
         K, wall, _ = _timed(compute)
-    except FinwidthError as error:
-        return {"refused": " ".join(str(error).split())}
-    except Exception as error:
-        return {"fails": type(error).__name__}
+    except FinwidthError as refusal:
+        return {"refused": " ".join(str(refusal).split())}
+    except Exception as failure:
+        return {"fails": type(failure).__name__}
     error = float((K.double() - right).abs().max() / right.abs().max())
     if not error < TOLERANCE:
         return {"wrong": error}
@@ -145,9 +149,7 @@ def main() -> None:
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "transformers"))
     print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, {libraries}, float32, N = {N}")
     print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
-    print(
-        "| architecture | parameters | finwidth, ms | loop, ms | torch.func, ms | finwidth/loop | finwidth/torch.func | CPU, finwidth/loop | peak, MiB | loop's peak |"
-    )
+    print(HEADER)
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in ENTRIES:
         if not given.names or any(name.startswith(each) for each in given.names):

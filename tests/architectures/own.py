@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from architectures.entries import First, numbers, register, tokens
 
-Tensor = torch.Tensor
+Tensor = Any
 
 
 def _mlp(*widths: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -26,17 +27,15 @@ def _mlp(*widths: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
 class Recurrent(nn.Module):
     """A language model over characters: embedding, recurrent layers, and the next character's logits."""
 
-    def __init__(self, layer: type[nn.RNNBase], **given: object) -> None:
+    def __init__(self, layer: Any, **given: Any) -> None:
         super().__init__()
         self.embedding = nn.Embedding(12, 8)
         self.layer = layer(8, 16, batch_first=True, **given)
-        self.head = nn.LazyLinear(3)
-        self.head(torch.zeros(1, 16 * (2 if self.layer.bidirectional else 1)))
+        self.head = nn.Linear(32 if self.layer.bidirectional else 16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (N, T) to (N, 3)."""
-        out: Tensor = self.head(self.layer(self.embedding(x))[0][:, -1])
-        return out
+        return self.head(self.layer(self.embedding(x))[0][:, -1])
 
 
 @register("LSTM, two layers, both ways", tokens(10, 12))
@@ -61,8 +60,7 @@ class CellLoop(nn.Module):
         h = c = x.new_zeros(len(x), 12)
         for step in x.unbind(1):
             h, c = self.cell(step, (h, c))
-        out: Tensor = self.head(h)
-        return out
+        return self.head(h)
 
 
 register("LSTMCell in a loop", numbers(8, 4))(CellLoop)
@@ -83,7 +81,8 @@ def _siren() -> nn.Module:
     net = nn.Sequential(
         nn.Linear(2, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 3)
     )
-    for layer in net[2::2]:
+    for layer in list(net)[2::2]:
+        assert isinstance(layer, nn.Linear)
         bound = math.sqrt(6 / 64) / 30
         nn.init.uniform_(layer.weight, -bound, bound)
     return net
@@ -140,8 +139,7 @@ class FunctionalResidual(nn.Module):
         """Points (N, 2) to (N,)."""
 
         def u(point: Tensor) -> Tensor:
-            found: Tensor = self.u(point).squeeze()
-            return found
+            return self.u(point).squeeze()
 
         gradient = torch.func.vmap(torch.func.grad(u))(x)
         hessian = torch.func.vmap(torch.func.hessian(u))(x)
@@ -327,8 +325,7 @@ class NeuralODE(nn.Module):
             k3 = self.f(x + h / 2 * k2)
             k4 = self.f(x + h * k3)
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        out: Tensor = self.head(x)
-        return out
+        return self.head(x)
 
 
 register("Neural ODE", numbers(4))(NeuralODE)
@@ -348,8 +345,7 @@ class Equilibrium(nn.Module):
         with torch.no_grad():
             for _ in range(60):
                 z = torch.tanh(self.W(z) + self.U(x))
-        out: Tensor = self.head(torch.tanh(self.W(z) + self.U(x)))
-        return out
+        return self.head(torch.tanh(self.W(z) + self.U(x)))
 
 
 register("Deep equilibrium", numbers(6))(Equilibrium)
@@ -365,8 +361,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (N, m)."""
-        out: Tensor = self.frozen(x) + x @ self.A.T @ self.B.T
-        return out
+        return self.frozen(x) + x @ self.A.T @ self.B.T
 
 
 @register("LoRA", numbers(8))
@@ -386,8 +381,7 @@ class Recommender(nn.Module):
         """Categories (N, 3, 4) to (N, 3)."""
         found = torch.stack([bag(x[:, i]) for i, bag in enumerate(self.bags)], dim=1)
         products = (found @ found.mT).flatten(1)
-        out: Tensor = self.top(torch.cat([products, found.flatten(1)], dim=1))
-        return out
+        return self.top(torch.cat([products, found.flatten(1)], dim=1))
 
 
 def _bags(n: int) -> Tensor:
@@ -466,7 +460,7 @@ class Sorted(nn.Module):
         """Shape (N, 3)."""
         order = x[:, 0].argsort(descending=True)
         hidden = torch.tanh(self.first(x[order]))
-        return self.last(hidden)[order.argsort()]  # type: ignore[no-any-return]
+        return self.last(hidden)[order.argsort()]
 
 
 register("Batch sorted and put back", numbers(4))(Sorted)
@@ -483,8 +477,7 @@ class Packed(nn.Module):
         """Sequences (N, T, 4), of lengths that their first numbers say, to (N, 3)."""
         lengths = (3 + 2 * x[:, 0, 0].abs()).long().clamp(max=x.shape[1])
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out: Tensor = self.head(self.layer(packed)[1][0])
-        return out
+        return self.head(self.layer(packed)[1][0])
 
 
 register("Packed sequences", numbers(7, 4))(Packed)
@@ -536,8 +529,7 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (N, T) to logits (N, vocabulary)."""
-        out: Tensor = self.head(self.hidden(self.embedding(x).mean(1)))
-        return out
+        return self.head(self.hidden(self.embedding(x).mean(1)))
 
 
 @register("Tied embedding, first logits", tokens(5, 20))
@@ -579,7 +571,7 @@ class Checkpointed(nn.Module):
         """The inner layer's."""
         from torch.utils.checkpoint import checkpoint
 
-        return checkpoint(self.inner, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return checkpoint(self.inner, x, use_reentrant=False)
 
 
 @register("Checkpointed layers", numbers(8))
@@ -598,8 +590,7 @@ class Equivariant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sets (N, 5, 3) to (N, 3)."""
         total = self.each(x).sum(1)
-        out: Tensor = self.all(total * self.scales[0], torch.tanh(total * self.scales[1]))
-        return out
+        return self.all(total * self.scales[0], torch.tanh(total * self.scales[1]))
 
 
 register("Deep sets, bilinear", numbers(5, 3))(Equivariant)
@@ -617,8 +608,7 @@ class Reading(nn.Module):
         hidden = self.first(x)
         for _ in range(int(x[0].abs().sum().item() * 0) + 2):
             hidden = hidden + self.f(hidden)
-        out: Tensor = self.last(hidden)
-        return out
+        return self.last(hidden)
 
 
 register("Python numbers in forward", numbers(5))(Reading)

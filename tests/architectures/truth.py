@@ -25,8 +25,8 @@ def jacobians(module: nn.Module, x: Tensor, outputs: str | int = "full") -> dict
         for value in values.flatten()
     ]
     dense = ([each.to_dense() if each.is_sparse else each for each in row] for row in rows)
-    columns = zip(*dense, strict=True)
-    return {name: torch.stack(column).reshape(*values.shape, -1) for name, column in zip(parameters, columns, strict=True)}
+    columns = (torch.stack(column).reshape(*values.shape, -1) for column in zip(*dense, strict=True))
+    return dict(zip(parameters, columns, strict=True))
 
 
 def equal_shares(J: Mapping[str, Tensor]) -> dict[str, float]:
@@ -48,7 +48,7 @@ def loop(module: nn.Module, x: Tensor, outputs: str | int = "trace") -> Tensor:
     """The trace of the kernel, or that of one output, by a plain loop: forward by sample, backward by output."""
     parameters = list(trained(module).values())
     rows = []
-    for sample in x.split(1):
+    for sample in torch.split(x, 1):
         values = module(sample).flatten()
         chosen = values if isinstance(outputs, str) else values[outputs, None]
         found = [torch.autograd.grad(v, parameters, retain_graph=True, materialize_grads=True) for v in chosen]
@@ -67,5 +67,6 @@ def by_torch_func(module: nn.Module, x: Tensor, outputs: str | int = "trace") ->
         return found if isinstance(outputs, str) else found[outputs, None]
 
     J = torch.func.vmap(torch.func.jacrev(values), (None, 0))(parameters, x)
-    rows = [each.flatten(1) for each in J.values()]
-    return sum(each @ each.T for each in rows)  # type: ignore[return-value]
+    rows = torch.cat([each.flatten(1) for each in J.values()], dim=1)
+    K: Tensor = rows @ rows.T
+    return K

@@ -72,6 +72,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "mambaout_femto": {},
 }
 
+MIXER: dict[str, Any] = {"num_classes": 3, "img_size": 64, "patch_size": 16, "num_blocks": 4, "embed_dim": 96}
 MIXERS: dict[str, Callable[[Any], nn.Module]] = {
     "MLP-Mixer": lambda m: m.mlp_mixer.MlpMixer(**MIXER),
     "ResMLP": lambda m: m.mlp_mixer.MlpMixer(
@@ -82,7 +83,6 @@ MIXERS: dict[str, Callable[[Any], nn.Module]] = {
     ),
     "ConvMixer": lambda m: m.convmixer.ConvMixer(64, 4, 7, 7, num_classes=3),
 }
-MIXER = {"num_classes": 3, "img_size": 64, "patch_size": 16, "num_blocks": 4, "embed_dim": 96}
 
 
 def _enter_torchvision(name: str, size: int, make: Callable[[Any], nn.Module]) -> None:
