@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
+from finwidth.empirical.forward import differentiable, untouched
 from finwidth.errors import FinwidthError
 
 Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
@@ -33,9 +36,17 @@ def check_memory(memory: str | int) -> int:
 
 
 def check_module(module: Any) -> nn.Module:
-    """The module, unless it is none, or one of its layers mixes the samples of a batch or draws random numbers."""
+    """The module, unless it is none that torch.func can call, or a layer mixes the samples of a batch or draws."""
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
+    kind = type(module).__name__
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules()):
+        raise FinwidthError(
+            f"{kind} is compiled by torch.jit, and its layers are closed; give the module it was made of"
+        )
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise FinwidthError(f"the module is a {kind}, which splits its batch over devices; give its .module")
+    _check_numbers(module)
     for name, layer in module.named_modules():
         told = f"layer {name or 'itself'!r}, a {type(layer).__name__},"
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
@@ -51,6 +62,20 @@ def check_module(module: Any) -> nn.Module:
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
             raise FinwidthError(f"{told} is active and draws a new network each time; call module.eval() first")
     return module
+
+
+def _check_numbers(module: nn.Module) -> None:
+    """Raise FinwidthError if a parameter has no numbers yet."""
+    for name, each in module.named_parameters():
+        if isinstance(each, nn.parameter.UninitializedParameter):
+            raise FinwidthError(
+                f"parameter {name!r} has no shape yet (a lazy layer); call the module once on inputs first"
+            )
+        if each.is_meta:
+            raise FinwidthError(
+                f'parameter {name!r} is on the device "meta" and has no numbers; call module.to_empty(device="cpu") '
+                "and initialise it first"
+            )
 
 
 def check_parameters(module: nn.Module, parameters: Parameters | None, scale: Scale | None) -> dict[str, float]:
@@ -108,32 +133,62 @@ def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) ->
 
 
 def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
-    """Inputs on the module's device, floating ones in its dtype; shape (N, ...), N at least 1."""
+    """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1."""
     try:
         inputs = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError):
         raise FinwidthError(f"{name} is a {type(x).__name__}; give one tensor of shape (N, ...)") from None
     if inputs.ndim < 1 or not len(inputs):
         raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give a tensor of shape (N, ...), N at least 1")
-    first = next(module.parameters())
-    inputs = inputs.detach().to(first.device, first.dtype if inputs.is_floating_point() else None)
+    first = next(module.parameters(), torch.zeros(()))
+    inputs = _as_taken(module, inputs.detach().to(first.device))
     if not torch.isfinite(inputs).all():
         raise FinwidthError(f"{name} holds numbers that are not finite")
     return inputs
 
 
+def _as_taken(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Inputs in a dtype that the module takes: their own if it can be.
+
+    Floating inputs of a module with one floating dtype are cast to that. Where parameters have several, and for whole
+    numbers, which may be words or stored images, the module is tried.
+    """
+    floating = {each.dtype: None for each in module.parameters() if each.is_floating_point()}
+    if x.is_floating_point() and len(floating) == 1:
+        return x.to(next(iter(floating)))
+    precise = sorted(floating, key=lambda dtype: torch.finfo(dtype).eps)
+    others = precise if x.is_floating_point() else [torch.long, *precise]
+    if x.is_complex() or (x.is_floating_point() and x.dtype not in floating):
+        return x if x.is_complex() or not precise else x.to(precise[0])
+    return next((each for each in (x, *map(x.to, others)) if _takes(module, each[:2])), x)
+
+
+def _takes(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether the module can be called with these inputs."""
+    with untouched(module), differentiable():
+        try:
+            return isinstance(module(x.clone()), torch.Tensor)
+        except Exception:  # it is told when the module is called in earnest
+            return False
+
+
 def check_outputs(outputs: Any) -> str | int:
     """One of "full", "trace", "diagonal", or the number of one output."""
-    whole = isinstance(outputs, int) and not isinstance(outputs, bool) and outputs >= 0
-    if not whole and outputs not in {"full", "trace", "diagonal"}:
+    if isinstance(outputs, str) and outputs in {"full", "trace", "diagonal"}:
+        return outputs
+    try:
+        number = -1 if isinstance(outputs, bool | np.bool_) else operator.index(outputs)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
         raise FinwidthError(
             f'outputs is {outputs!r}; choose "full", "trace", "diagonal", or the number of one output, from 0'
         )
-    return outputs  # type: ignore[no-any-return]
+    return number
 
 
 def check_entries(entries: Any) -> str:
     """One of "full", "diagonal"."""
-    if entries not in {"full", "diagonal"}:
+    if not isinstance(entries, str) or entries not in {"full", "diagonal"}:
         raise FinwidthError(f'entries is {entries!r}; choose "full" or "diagonal"')
     return str(entries)

@@ -20,7 +20,7 @@ class Sizes:
 
     ``saved``: what autograd keeps of a forward pass; ``results``: the results of the operations that are recorded;
     ``largest``: the largest of them; ``itemsize``: bytes of a number; ``pairs``: whether every output meets every
-    other; ``alone``: whether every input meets only itself.
+    other; ``alone``: whether every input meets only itself; ``most``: the most inputs of a pass that goes as planned.
     """
 
     shapes: tuple[Shape, ...]
@@ -30,6 +30,7 @@ class Sizes:
     itemsize: int
     pairs: bool = False
     alone: bool = False
+    most: int = 2**62
 
     def forms(self, shape: Shape, n: int, o: int) -> bool:
         """Whether the gradients of this factor are formed."""
@@ -51,7 +52,7 @@ class Sizes:
 
     def once(self, n: int, o: int) -> int:
         """How many inputs of a block go through the module at once: few, and no fewer than the cache holds."""
-        return max(1, min(n, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
+        return max(1, min(n, self.most, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
 
     def bytes(self, n: int, o: int, sides: int) -> int:
         """What blocks of n inputs and o outputs need at the most, beside the kernel itself."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -21,8 +23,10 @@ from finwidth.empirical.arguments import (
     check_outputs,
     check_parameters,
 )
-from finwidth.empirical.blocks import layout, pieces
-from finwidth.empirical.passes import Network, OtherRouteError, general_plan, gradients, plan
+from finwidth.empirical.blocks import Sizes, layout, pieces
+from finwidth.empirical.check import checked
+from finwidth.empirical.forward import ModuleError, Network, apply, differentiable, untouched
+from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
 from finwidth.quantities import KERNEL_DRAWS
@@ -46,6 +50,7 @@ def ntk(
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    check: bool = ...,
     labelled: Literal[False] = ...,
 ) -> Tensor: ...
 
@@ -61,6 +66,7 @@ def ntk(
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    check: bool = ...,
     labelled: Literal[True],
 ) -> xr.DataArray: ...
 
@@ -75,6 +81,7 @@ def ntk(
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    check: bool = True,
     labelled: bool = False,
 ) -> Tensor | xr.DataArray:
     """The empirical neural tangent kernel of any torch module, K_ij(x_a, x_b) = sum_p s_p <dN_i(x_a)/dp, dN_j(x_b)/dp>.
@@ -106,6 +113,9 @@ def ntk(
     scale
         A multiplier for each parameter: a dict by name, 1 where it says nothing, or a function of name and parameter.
         With the weights' variance 1/fan_in, for instance, the kernel is that of the NTK parameterization.
+    check
+        Hold numbers of the kernel against plain backward passes of the module itself (docs/empirical-ntk.md says what
+        that finds and costs). Where they do not agree, K is found again, one sample and output at a time.
     labelled
         Return a DataArray with named dimensions.
 
@@ -142,8 +152,9 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
-    kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
-    K = kernel.compute(bytes_)
+    with untouched(check_module(module)):
+        kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+        K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K
 
 
@@ -181,6 +192,7 @@ def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
         "module": type(kernel.network.module).__name__,
         "outputs": kernel.outputs,
     }
+    K = K.float() if K.dtype == torch.bfloat16 else K  # which NumPy does not have
     return xr.DataArray(K.cpu().numpy(), dims=dims, name=name, attrs=attrs)
 
 
@@ -193,13 +205,39 @@ class _Tile:
     factors: Sequence[Factor]
 
 
+def _planned(network: Network, some: Tensor, whole: Tensor) -> tuple[Plan, Sizes]:
+    """The plan, from a few of the inputs; told apart is a module that takes all of them but not a few."""
+    try:
+        return plan(network, _three(some))
+    except ModuleError as error:
+        try:
+            with differentiable():
+                apply(network, whole, network.parameters)
+        except FinwidthError:
+            raise error from None
+        raise FinwidthError(
+            f"{error}; it does take all {len(whole)} inputs at once, and must take any number of them: write "
+            "x.view(len(x), -1) and no batch size as a number"
+        ) from None
+
+
+def _three(x: Tensor) -> Tensor:
+    """Three inputs, different ones if there are so many: equal ones would hide what they do to each other."""
+    chosen = [0]
+    for i, row in enumerate(x):
+        if len(chosen) < 3 and not any(torch.equal(row, x[j]) for j in chosen):
+            chosen.append(i)
+        if len(chosen) == 3 or i > 10_000:
+            break
+    return x[(chosen + [i for i in range(len(x)) if i not in chosen][: 3 - len(chosen)] + chosen * 2)[:3]]
+
+
 class Kernel:
     """One kernel to compute: of which outputs, by which plan, in what blocks."""
 
     def __init__(self, network: Network, x1: Tensor, x2: Tensor | None, outputs: str | int, *, alone: bool) -> None:
         self.network, self.x1, self.x2, self.outputs, self.alone = network, x1, x2, outputs, alone
-        rows = x1[:3] if x2 is None else torch.cat([x1[:2], x2[:2]])
-        self.plan, sizes = plan(network, rows[torch.arange(3) % len(rows)])
+        self.plan, sizes = _planned(network, x1 if x2 is None else torch.cat([x1[:64], x2[:64]]), x1)
         o = self.plan.outputs
         if isinstance(outputs, int) and outputs >= o:
             raise FinwidthError(f"outputs is {outputs}, and the module has {o}, numbered from 0")
@@ -208,22 +246,51 @@ class Kernel:
         self.sizes = replace(sizes, pairs=self.pairs, alone=alone)
 
     def compute(self, memory: int) -> Tensor:
-        """The kernel in its final shape; by the general route if a pass does not go as planned."""
-        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
-        self.n, self.o = layout(self.sizes, longest, len(self.wanted), memory)
-        self.t = self.sizes.tile(self.n, self.o)
-        compute = self._diagonal if self.alone else self._matrix
-        with torch.no_grad():
+        """The kernel in its final shape; by a more general plan if a pass does not go as planned."""
+        while True:
             try:
-                K = compute()
+                K = self._attempt(memory)
+                break
+            except VmapError:
+                self.plan = replace(self.plan, vmaps=False)
             except OtherRouteError:
-                self.plan = general_plan(self.network, self.plan)
-                K = compute()
+                self._retreat()
         if not torch.isfinite(torch.stack(torch.aminmax(K))).all():  # isfinite(K) would need a second K
             raise FinwidthError(f"the kernel overflows {K.dtype}; rescale the inputs, or give module.double()")
         if self.outputs == "full":
             return K if self.pairs else K[..., None]
         return K if self.outputs == "diagonal" else K[..., 0]
+
+    def among(self, rows: Tensor, others: Tensor | None, outputs: str) -> Kernel:
+        """The kernel of outputs "diagonal" among some of the inputs, by the same plan."""
+        part = copy.copy(self)
+        part.x1, part.outputs = self.x1[rows.to(self.x1.device)], outputs
+        part.x2 = None if self.x2 is None or others is None else self.x2[others.to(self.x1.device)]
+        return part
+
+    def generalise(self) -> None:
+        """From now on form every gradient, one sample at a time."""
+        self.plan = general_plan(self.network, self.plan)
+
+    def _attempt(self, memory: int) -> Tensor:
+        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
+        self.n, self.o = layout(self.sizes, longest, len(self.wanted), memory)
+        self.t = self.sizes.tile(self.n, self.o)
+        with torch.no_grad():
+            return self._diagonal() if self.alone else self._matrix()
+
+    def _retreat(self) -> None:
+        """After a pass that went otherwise than planned: smaller passes, which may go as planned, or general ones.
+
+        A module that splits its batch into chunks, for instance, does not if the pass is no larger than a chunk.
+        """
+        once = self.sizes.once(self.n, self.o)
+        while once > 6:
+            once //= 2
+            if follows(self.network, self.plan, self.x1[:once]):
+                self.sizes = replace(self.sizes, most=once)
+                return
+        self.generalise()
 
     def _matrix(self) -> Tensor:
         """All pairs of inputs; of one set with itself half of them, and the others by symmetry."""

@@ -1,7 +1,8 @@
 """From inputs to the factors of every parameter's gradients: one forward pass, and one backward pass for all outputs.
 
 A `Plan` is made once from a few of the inputs (`plan`): where each operation keeps its samples, and which parameters go
-the general way, by torch.func.  `gradients` then follows it for any inputs, and says so if a pass takes another route.
+the general way, by torch.func or one sample and output at a time.  `gradients` then follows it for any inputs, and says
+so if a pass takes another route.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch.autograd import forward_ad
 
 from finwidth.empirical.blocks import Sizes
+from finwidth.empirical.forward import Network, apply, differentiable, dual, telling
 from finwidth.empirical.products import Dense, Factor, Shape
-from finwidth.empirical.recording import Record, Use, differentiable, record
+from finwidth.empirical.recording import Record, Use, record
 from finwidth.empirical.rules import factor, together
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
-Site = tuple[str | None, str | None]  # the weight and bias that an operation's uses have in common
+Site = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
 
 class OtherRouteError(Exception):
-    """A pass used its parameters otherwise than the plan says."""
+    """A pass cannot be done as the plan says."""
+
+
+class VmapError(OtherRouteError):
+    """torch.func cannot take the module after all."""
 
 
 @dataclass(frozen=True)
@@ -41,78 +46,78 @@ class Plan:
     """How to find the gradients of a module's parameters.
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``general`` names the
-    parameters whose gradients are formed; ``batched`` is whether one backward pass serves all outputs, and ``vmaps``
-    whether torch.func can take the module.
+    parameters whose gradients are formed, and says why; ``batched`` is whether one backward pass serves all outputs,
+    and ``vmaps`` whether torch.func can take the module.
     """
 
     uses: tuple[tuple[Any, Axes | None], ...]
-    general: frozenset[str]
+    general: Mapping[str, str]
     batched: bool
     vmaps: bool
     outputs: int
     dtype: torch.dtype
 
 
-@dataclass(frozen=True)
-class Network:
-    """A module and its counted parameters, with the scale of each.
-
-    With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
-    as the parameters move that way. A dual level of torch must be open then.
-    """
-
-    module: nn.Module
-    parameters: Mapping[str, Tensor]
-    scales: Mapping[str, float]
-    direction: Mapping[str, Tensor] | None = None
-
-    def leaves(self) -> Mapping[str, Tensor]:
-        """The parameters, with their tangents."""
-        if self.direction is None:
-            return self.parameters
-        duals = {name: _dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
-        return {name: each.requires_grad_() for name, each in duals.items()}
-
-
 def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Two passes, of two and of three samples: a dimension that grows from 2 to 3 is that of the samples.
+    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
+    reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
-    with differentiable():
-        (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
-        with torch.no_grad():
-            again, one = (network.module(rows[:n]).reshape(n, -1) for n in (3, 1))
-    _check_repeats(three.output, again)
-    for other in (two.output, one):
-        _check_independent(three.output, other)
-    general = set(three.others | two.others)
-    uses: tuple[tuple[Any, Axes | None], ...] = ()
-    if [use.signature for use in two.uses] == [use.signature for use in three.uses]:
-        uses = tuple((use.signature, _axes(use, other)) for use, other in zip(three.uses, two.uses, strict=True))
-        general |= _unclear(three.uses, uses)
-    else:
-        general, three = set(network.parameters), Record(three.output, [], three.others)
-    names, output = frozenset(general), three.output
+    with differentiable(), telling(network.module, rows):
+        return _plan(network, rows)
+
+
+def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
+    (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
+    backward = record(network, rows.flip(0), network.parameters)
+    alone = apply(network, rows[:1], network.parameters)
+    _check_samples(network, rows, three.output, [two.output, backward.output.flip(0), alone])
+    uses, general = _places(network, two, three, backward)
     columns, batched = _try_backward(three)
-    vmaps = _vmaps(network, names, rows[:1])
-    scheme = Plan(uses, names, batched, vmaps, output.shape[1], output.dtype)
-    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)]
-    if names:
-        shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in names)))
+    if uses:
+        general |= _out_of_order(three, backward, uses)
+    output = three.output
+    dtype = output.dtype
+    for each in network.parameters.values():
+        dtype = torch.promote_types(dtype, each.dtype)
+    scheme = Plan(uses, general, batched, _vmaps(network, frozenset(general), rows[:2]), output.shape[1], dtype)
+    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)] if uses else []
+    if general:
+        shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in general)))
     results = [use.shape.numel() // 3 for use in three.uses]
     itemsize = output.element_size()
     saved = max(0, more - less) // itemsize
     return scheme, Sizes(tuple(shapes), saved, sum(results), max([saved // 8, *results]), itemsize)
 
 
-def _unclear(uses: list[Use], axes: tuple[tuple[Any, Axes | None], ...]) -> set[str]:
+def _places(
+    network: Network, two: Record, three: Record, backward: Record
+) -> tuple[tuple[tuple[Any, Axes | None], ...], dict[str, str]]:
+    """Where every use keeps its samples, and why parameters go the general way."""
+    signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
+    if not signatures[0] == signatures[1] == signatures[2]:
+        return (), dict.fromkeys(network.parameters, "the module takes another route for other samples")
+    uses = tuple((use.signature, _axes(use, other)) for use, other in zip(three.uses, two.uses, strict=True))
+    return uses, {**_unclear(three.uses, uses), **two.others, **three.others}
+
+
+def _unclear(uses: list[Use], axes: tuple[tuple[Any, Axes | None], ...]) -> dict[str, str]:
     """Parameters with a use whose samples are not found, or that different operations share."""
     sites: dict[str, set[Site]] = {}
-    for use, (_, found) in zip(uses, axes, strict=True):
+    found: dict[str, str] = {}
+    for use, (_, place) in zip(uses, axes, strict=True):
         for name in use.names:
-            sites.setdefault(name, set()).add((use.weight, use.bias) if found else (None, None))
-    return {name for name, found in sites.items() if len(found) > 1 or (None, None) in found}
+            sites.setdefault(name, set()).add(_site(use))
+            if len(sites[name]) > 1:
+                found[name] = "shared by different operations"
+            if place is None:
+                found[name] = "used where the samples have no dimension of their own"
+    return found
+
+
+def _site(use: Use) -> Site:
+    return type(use.rule), getattr(use.rule, "groups", 1), use.weight, use.bias
 
 
 def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
@@ -123,14 +128,19 @@ def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
         kept[each.data_ptr()] = each.numel() * each.element_size()
         return each
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
-        found = record(network.module, x, network.parameters)
-    return found, sum(kept.values())
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+            return record(network, x, network.parameters), sum(kept.values())
+    except FinwidthError:  # torch.func inside the module takes no such hooks
+        found = record(network, x, network.parameters)
+        return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
 
 
 def general_plan(network: Network, scheme: Plan) -> Plan:
     """The plan that forms the gradients of every parameter, one input at a time."""
-    return replace(scheme, uses=(), general=frozenset(network.parameters), batched=False, vmaps=False)
+    reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
+    reasons |= scheme.general
+    return replace(scheme, uses=(), general=reasons, batched=False, vmaps=False)
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -147,28 +157,28 @@ def _grown(two: torch.Size, three: torch.Size) -> int | None:
     return changed[0] if len(changed) == 1 and (two[changed[0]], three[changed[0]]) == (2, 3) else None
 
 
-def _check_repeats(first: Tensor, second: Tensor) -> None:
-    if first.shape != second.shape or not _near(first, second):
+def _check_samples(network: Network, rows: Tensor, three: Tensor, others: list[Tensor]) -> None:
+    """Raise FinwidthError if a sample's output depends on its company, its place, or the call."""
+    if all(each.shape[1] == three.shape[1] and near(three[: len(each)], each) for each in others):
+        return
+    again = apply(network, rows, network.parameters)
+    if not near(three, again):
         raise FinwidthError(
             "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes "
             "itself; call module.eval() first"
         )
+    raise FinwidthError(
+        "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
+        "statistics? samples not in the first dimension?), so that no sample has a gradient of its own; call "
+        "module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
+    )
 
 
-def _check_independent(many: Tensor, few: Tensor) -> None:
-    if many.shape[1] != few.shape[1] or not _near(many[: len(few)], few):
-        raise FinwidthError(
-            "the module's output for one sample depends on the other samples of its batch (batch statistics? samples "
-            "not in the first dimension?), so that no sample has a gradient of its own; call module.eval() first, or "
-            "wrap the module in one that takes and returns samples in the first dimension"
-        )
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
+def near(one: Tensor, other: Tensor) -> bool:
     """Equal up to rounding that a deep network may enlarge; not so if anything is not finite."""
     one, other = one.detach(), other.detach()
     if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
-        raise FinwidthError("the module's output is not finite at these inputs")
+        raise FinwidthError("the module's output, or its gradient, is not finite at these inputs")
     return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** 0.5 * (1e-30 + one.abs().max()))
 
 
@@ -180,15 +190,43 @@ def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
         return _backward(pass_, range(1), batched=False), False
 
 
+def _out_of_order(three: Record, backward: Record, uses: tuple[tuple[Any, Axes | None], ...]) -> dict[str, str]:
+    """The parameters with a use whose samples are not in the order of the batch, and so are not known.
+
+    Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
+    result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
+    """
+    weights = torch.tensor([1.0, 2.0, 4.0])
+    found: dict[str, str] = {}
+    plain, ahead, back = (
+        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (backward, weights.flip(0)))
+    )
+    for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
+        if axes is not None:
+            D, one, other = (each.movedim(axes.result, -1) for each in columns)
+            right = D * weights.to(D)
+            if not (near(right, one) and near(right.flip(-1), other)):
+                found |= dict.fromkeys(use.names, "used on samples in another order than that of the batch")
+    return found
+
+
+def _weighted(pass_: Record, weights: Tensor) -> list[Tensor]:
+    """Gradients of a combination of the outputs, every sample times its weight, by every use's result."""
+    edges, output = [use.edge for use in pass_.uses], pass_.output
+    combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
+    total = (output * combination * weights.to(output)[:, None]).sum()
+    return list(torch.autograd.grad(total, edges, retain_graph=True))
+
+
 def _vmaps(network: Network, names: frozenset[str], x: Tensor) -> bool:
     """Whether torch.func can form the gradients by these parameters, and forms those of autograd."""
     if not names:
         return True
     try:
         found = _by_vmap(network, names, x, range(1)).G
-    except RuntimeError:
+    except VmapError:
         return False
-    return _near(_one_by_one(network, names, x, range(1)).G, found)
+    return near(_one_by_one(network, names, x, range(1)).G, found)
 
 
 def _backward(pass_: Record, outputs: range, *, batched: bool) -> list[Tensor]:
@@ -216,17 +254,31 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
         found = _by_factors(network, scheme, x, outputs)
     if scheme.general:
         form = _by_vmap if scheme.vmaps else _one_by_one
-        found.append(form(network, scheme.general, x, outputs))
+        found.append(form(network, frozenset(scheme.general), x, outputs))
     return found
 
 
 def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
     with differentiable():
-        pass_ = record(network.module, x, network.leaves())
-        if [use.signature for use in pass_.uses] != [each for each, _ in scheme.uses] or pass_.others - scheme.general:
+        pass_ = record(network, x, network.leaves())
+        if not _follows(pass_, scheme, len(x)):
             raise OtherRouteError
         columns = _backward(pass_, outputs, batched=scheme.batched)
     return _factors(network, scheme, pass_, columns)
+
+
+def follows(network: Network, scheme: Plan, x: Tensor) -> bool:
+    """Whether a pass of inputs x goes as planned."""
+    with differentiable():
+        return _follows(record(network, x, network.parameters), scheme, len(x))
+
+
+def _follows(pass_: Record, scheme: Plan, n: int) -> bool:
+    same = [use.signature for use in pass_.uses] == [each for each, _ in scheme.uses]
+    if not same or not pass_.others.keys() <= scheme.general.keys():
+        return False
+    places = [(use, axes) for use, (_, axes) in zip(pass_.uses, scheme.uses, strict=True) if axes]
+    return all(use.input.shape[axes.input] == use.shape[axes.result] == n for use, axes in places)
 
 
 def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor]) -> list[Factor]:
@@ -237,8 +289,9 @@ def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor
         for use, (_, axes), D in zip(pass_.uses, scheme.uses, columns, strict=True):
             weight, bias = (scales.get(name or "") for name in (use.weight, use.bias))
             if axes and not (weight is None and bias is None):
-                x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
-                sites.setdefault((use.weight, use.bias), []).append(factor(use.rule, x, moved, weight, bias))
+                x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
+                x = x.to(scheme.dtype) if x.is_floating_point() else x
+                sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
         return [together(parts) for parts in sites.values()]
 
 
@@ -247,40 +300,39 @@ def _freed(x: Tensor) -> Tensor:
     primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
     if tangent is None:
         return x.detach()
-    return _dual(primal.detach(), tangent.detach())
-
-
-def _dual(primal: Tensor, tangent: Tensor) -> Tensor:
-    found: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
-    return found
+    return dual(primal.detach(), tangent.detach())
 
 
 def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
     """The gradients by some parameters themselves, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
+    others = {name: each.clone() for name, each in network.module.named_buffers()}
 
     def rows(sample: Tensor) -> Tensor:
         def output(given: dict[str, Tensor]) -> Tensor:
-            value: Tensor = torch.func.functional_call(network.module, given, (sample[None],))
+            value: Tensor = torch.func.functional_call(network.module, {**others, **given}, (sample[None],))
             return value.reshape(-1)
 
         value, pull = torch.func.vjp(output, chosen)[:2]
         (by_name,) = torch.func.vmap(pull)(_unit(value, outputs))
         return torch.cat([network.scales[name] ** 0.5 * each.flatten(1) for name, each in by_name.items()], dim=1)
 
-    with differentiable():
-        found: Tensor = torch.func.vmap(rows)(x)
+    try:
+        with differentiable():
+            found: Tensor = torch.func.vmap(rows)(x.clone())
+    except Exception as error:  # whatever the user's code or torch raises under transforms
+        raise VmapError from error
     return Dense(found.detach())
 
 
 def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
     """The same for a module that torch.func cannot take: a pass for every sample, and one back for every output."""
-    with differentiable():
+    with differentiable(), telling(network.module, x[:1]):
         samples = [_rows(network, names, sample, outputs) for sample in torch.split(x, 1)]
     G = torch.stack([rows for rows, _ in samples])
     if network.direction is None:
         return Dense(G)
-    return Dense(_dual(G, torch.stack([change for _, change in samples])))
+    return Dense(dual(G, torch.stack([change for _, change in samples])))
 
 
 def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: range) -> tuple[Tensor, Tensor]:
@@ -291,7 +343,7 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     """
     parameters, direction = dict(network.parameters), network.direction
     chosen = [name for name in parameters if name in names]
-    value = torch.func.functional_call(network.module, parameters, (sample,)).reshape(-1)
+    value = apply(network, sample, parameters)[0]
     rows = []
     for i in outputs:
         columns = torch.autograd.grad(
@@ -301,7 +353,8 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
             create_graph=direction is not None,
             materialize_grads=True,
         )
-        scaled = [network.scales[name] ** 0.5 * each.flatten() for name, each in zip(chosen, columns, strict=True)]
+        dense = [each.to_dense() if each.is_sparse else each for each in columns]
+        scaled = [network.scales[name] ** 0.5 * each.flatten() for name, each in zip(chosen, dense, strict=True)]
         rows.append(torch.cat(scaled))
     G = torch.stack(rows)
     if direction is None or not G.requires_grad:
@@ -314,6 +367,7 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
 
 
 def _unit(value: Tensor, outputs: range) -> Tensor:
-    """The rows of the unit matrix of some outputs."""
-    whole = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
-    return whole[outputs.start : outputs.stop]
+    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
+    found = value.new_zeros(len(outputs), value.shape[-1])
+    found.diagonal(outputs.start).fill_(1)
+    return found

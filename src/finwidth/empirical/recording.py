@@ -1,26 +1,23 @@
 """One forward pass with a record of every operation that uses a parameter, and the proof that no use is missed.
 
-Autograd's graph leads from the output to every parameter.  A parameter whose edges in it are as many as the recorded
-uses is used in no other way; any other parameter is left to the general route.
+A recorded operation is given a view of the parameter instead of the parameter itself, so that autograd's graph tells
+its uses apart.  A parameter whose only edges in the graph are those of its views is used in no other way; and a view
+that the output reaches only through the result of its operation takes part in that operation only, and not in a
+derivative that the forward pass takes of it.  Any other parameter is left to the general route.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from finwidth.empirical.rules import OPERATIONS, Rule
-from finwidth.errors import FinwidthError
+from finwidth.empirical.forward import Network, apply
+from finwidth.empirical.rules import OPERATIONS, Operation, Rule
 
 Tensor = torch.Tensor
 
@@ -36,11 +33,12 @@ class Use:
     version: int  # of the input at the call; another one later means that it was changed in place
     edge: GradientEdge
     shape: torch.Size  # of the result
+    views: Mapping[str, Node]  # of the parameters
 
     @property
     def names(self) -> list[str]:
         """The parameters it uses."""
-        return [name for name in (self.weight, self.bias) if name is not None]
+        return list(self.views)
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -50,90 +48,98 @@ class Use:
 
 @dataclass(frozen=True)
 class Record:
-    """The output of a pass, shape (n, o), the uses that it depends on, and the parameters used in other ways."""
+    """The output of a pass, shape (n, o), the uses that it depends on, and why other parameters are used otherwise."""
 
     output: Tensor
     uses: list[Use]
-    others: frozenset[str]
+    others: Mapping[str, str]
 
 
 class _Recorder(TorchFunctionMode):
     """Notes every operation of `OPERATIONS` that takes a counted parameter itself."""
 
-    def __init__(self, names: dict[int, str]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names = names
+        self.names = {id(each): name for name, each in parameters.items()}
         self.uses: list[Use] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and note it."""
         kwargs = kwargs or {}
-        found = func(*args, **kwargs)
         read = OPERATIONS.get(func)
         operation = read(*args, **kwargs) if read else None
-        if operation is not None and found.requires_grad:
-            weight, bias = (self.names.get(id(each)) for each in (operation.weight, operation.bias))
-            if weight is not None or bias is not None:
-                source = operation.input
-                edge = get_gradient_edge(found)
-                self.uses.append(Use(operation.rule, weight, bias, source, source._version, edge, found.shape))
+        if operation is None or not self._takes(operation):
+            return func(*args, **kwargs)
+        given = [each for each in (operation.weight, operation.bias) if id(each) in self.names]
+        views = {id(each): each.view_as(each) for each in given if each is not None}
+        args = [views.get(id(each), each) for each in args]
+        found = func(*args, **{key: views.get(id(each), each) for key, each in kwargs.items()})
+        if found.requires_grad:
+            self._note(operation, found, {self.names[key]: each.grad_fn for key, each in views.items()})
         return found
 
+    def _takes(self, operation: Operation) -> bool:
+        """Whether it uses a parameter as a weight or bias only, outside the transforms of torch.func."""
+        weights = [each for each in (operation.weight, operation.bias) if id(each) in self.names]
+        tensors = [operation.input, *(each for each in weights if each is not None)]
+        wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(each) for each in tensors)
+        return bool(weights) and id(operation.input) not in self.names and not wrapped
 
-@contextmanager
-def differentiable() -> Iterator[None]:
-    """Gradients on, whatever the caller has switched off, and attention by formulas that every transform can take."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
-        yield
+    def _note(self, operation: Operation, found: Tensor, views: Mapping[str, Any]) -> None:
+        weight, bias = (self.names.get(id(each)) for each in (operation.weight, operation.bias))
+        source, edge = operation.input, get_gradient_edge(found)
+        self.uses.append(Use(operation.rule, weight, bias, source, source._version, edge, found.shape, views))
 
 
-def record(module: nn.Module, x: Tensor, parameters: Mapping[str, Tensor]) -> Record:
-    """Pass ``x`` through the module with the given tensors as its counted parameters (leaves of the graph)."""
-    recorder = _Recorder({id(each): name for name, each in parameters.items()})
+def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Record:
+    """Pass ``x`` through the module with the given tensors as its counted parameters, leaves of the graph."""
+    recorder = _Recorder(parameters)
     with recorder:
-        output = torch.func.functional_call(module, dict(parameters), (x,))
-    flat = check_output(output, len(x))
-    edges, nodes = _edges(flat)
-    uses = [use for use in recorder.uses if use.edge.node in nodes and use.input._version == use.version]
-    recorded = Counter(name for use in uses for name in use.names)
-    leaves = {name: get_gradient_edge(each).node for name, each in parameters.items()}
-    others = frozenset(name for name, leaf in leaves.items() if edges[leaf] != recorded[name])
-    return Record(flat, uses, others)
+        output = apply(network, x, parameters)
+    graph = _Graph(output)
+    uses = [use for use in recorder.uses if use.edge.node in graph.users and use.input._version == use.version]
+    return Record(output, uses, _others(graph, uses, parameters))
 
 
-def check_output(output: Any, n: int) -> Tensor:
-    """The output of ``n`` samples as shape (n, o)."""
-    if not isinstance(output, torch.Tensor):
-        raise FinwidthError(
-            f"the module returns a {type(output).__name__}; wrap it in one that returns one tensor, samples first"
-        )
-    if output.ndim < 1 or len(output) != n or not output.is_floating_point():
-        raise FinwidthError(
-            f"the module returns {output.dtype} of shape {tuple(output.shape)} for {n} samples; it must return "
-            "floating-point numbers of shape (N,) or (N, ...), one row for each sample"
-        )
-    return output.reshape(n, -1)
+def _others(graph: _Graph, uses: list[Use], parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """The parameters that are used in a way that is not recorded, and in which."""
+    recorded = {id(node) for use in uses for node in use.views.values()}
+    found: dict[str, str] = {}
+    for name, each in parameters.items():
+        users = graph.users.get(get_gradient_edge(each).node, [])
+        strangers = [user for user in users if id(user) not in recorded]
+        if strangers:
+            kinds = sorted({user.name().removesuffix("0").removesuffix("Backward") for user in strangers})
+            found[name] = f"used in {', '.join(kinds)}, for which there is no rule"
+    for use in uses:
+        for name, node in use.views.items():
+            if graph.reaches(node, without=use.edge.node):
+                found[name] = "used in a derivative that the module takes of its own layers"
+    return found
 
 
-def _edges(output: Tensor) -> tuple[Counter[Node], set[Node]]:
-    """How many edges of the graph lead to each node, and the nodes."""
-    start = output.grad_fn
-    edges: Counter[Node] = Counter()
-    nodes: set[Node] = set()
-    waiting = [] if start is None else [start]
-    while waiting:
-        node = waiting.pop()
-        if node in nodes:
-            continue
-        nodes.add(node)
-        for following, _ in node.next_functions:
-            if following is not None:
-                edges[following] += 1
-                waiting.append(following)
-    return edges, nodes
+class _Graph:
+    """Autograd's graph behind an output: the users of every node, once for each edge."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.root = output.grad_fn
+        self.users: dict[Node, list[Node]] = {} if self.root is None else {self.root: []}
+        waiting = list(self.users)
+        while waiting:
+            node = waiting.pop()
+            for each, _ in node.next_functions:
+                if each is not None and each not in self.users:
+                    waiting.append(each)
+                if each is not None:
+                    self.users.setdefault(each, []).append(node)
+
+    def reaches(self, node: Node, without: Node) -> bool:
+        """Whether there is a way from the output to a node that does not pass through another."""
+        seen = {node}
+        waiting = [node]
+        while waiting:
+            for user in self.users[waiting.pop()]:
+                if user is not without and user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+        return self.root in seen

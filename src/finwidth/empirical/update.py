@@ -11,16 +11,17 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from finwidth.empirical.arguments import Parameters, Scale, check_inputs
+from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module
+from finwidth.empirical.check import checked
+from finwidth.empirical.forward import Network, differentiable, telling, untouched
 from finwidth.empirical.kernel import Kernel, label, prepare
-from finwidth.empirical.passes import Network, general_plan
-from finwidth.empirical.recording import differentiable
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def sgd_update(
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    check: bool = True,
     labelled: bool = False,
 ) -> Tensor | xr.DataArray:
     """The first-order change of the kernel on a probe set under one SGD step on a batch, exact to rounding.
@@ -62,7 +64,7 @@ def sgd_update(
 
     Parameters
     ----------
-    module, outputs, entries, memory, parameters, scale, labelled
+    module, outputs, entries, memory, parameters, scale, check, labelled
         As for `ntk`. Parameters that do not count do not move. Dual numbers double the memory.
     x, y
         The batch of the step: inputs of shape (N, ...), and what the loss compares the output with.
@@ -95,18 +97,16 @@ def sgd_update(
     >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
     tensor([[-4.]], dtype=torch.float64)
     """
-    batch = check_inputs(module, x, "x")
-    kernel, bytes_ = prepare(
-        module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
-    )
-    direction = _step(kernel.network, batch, _targets(batch, y, module), loss, _check_rate(lr))
-    kernel.network = replace(kernel.network, direction=direction)
-    kernel.plan = replace(kernel.plan, vmaps=False)
-    try:
-        dK = _tangent(kernel, bytes_ // 2)
-    except NotImplementedError:  # an operation without a forward derivative
-        kernel.plan = general_plan(kernel.network, kernel.plan)
-        dK = _tangent(kernel, bytes_ // 2)
+    with untouched(check_module(module)):
+        batch = check_inputs(module, x, "x")
+        kernel, bytes_ = prepare(
+            module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
+        )
+        direction = _step(kernel.network, batch, _targets(batch, y, module), loss, _check_rate(lr))
+        kernel.network = replace(kernel.network, direction=direction)
+        kernel.plan = replace(kernel.plan, vmaps=False)
+        compute = partial(_tangent, memory=bytes_ // 2)
+        dK = checked(kernel, compute) if check else compute(kernel)
     return label(dK, "dK", kernel) if labelled else dK
 
 
@@ -129,8 +129,10 @@ def _targets(batch: Tensor, y: Any, module: nn.Module) -> Tensor:
 
 def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
     """What one SGD step adds to each parameter."""
-    with differentiable():
-        value = loss(network.module(x), y)
+    with untouched(network.module), differentiable():
+        with telling(network.module, x):
+            output = network.module(x.clone())
+        value = loss(output, y)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise FinwidthError(
                 "the loss is not one number that depends on the parameters by differentiable operations"
@@ -138,11 +140,24 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
         if not torch.isfinite(value):
             raise FinwidthError(f"the loss is {value.item()} on this batch; rescale the inputs or the targets")
         found = torch.autograd.grad(value.reshape(()), list(network.parameters.values()), materialize_grads=True)
-    return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, found, strict=True)}
+    dense = [each.to_dense() if each.is_sparse else each for each in found]
+    return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, dense, strict=True)}
 
 
 def _tangent(kernel: Kernel, memory: int) -> Tensor:
+    """The derivative of the kernel along the network's direction."""
     with forward_ad.dual_level(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
-        primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
-        return torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+        try:
+            K = kernel.compute(memory)
+        except NotImplementedError:  # an operation without a forward derivative
+            kernel.generalise()
+            K = kernel.compute(memory)
+        primal, tangent = forward_ad.unpack_dual(K)  # type: ignore[no-untyped-call]
+        dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+    if not torch.isfinite(dK).all():
+        raise FinwidthError(
+            f"the change of the kernel overflows {dK.dtype}, or is not defined; rescale the inputs or the targets, or "
+            "give module.double()"
+        )
+    return dK

@@ -1,0 +1,234 @@
+r"""Is it the kernel? Held against backward passes of the user's own module, which share no code with how K was found.
+
+Let s weigh some samples and c the outputs. The gradient of sum_ai s_a c_i N_i(x_a) is g = J^T (s x c): one plain
+backward pass of the module on a batch of those samples. Whatever became of layers, blocks and rules on the way to K,
+sum_abij s_a c_i K_ij(x_a, x_b) c_j t_b = sum_p scale_p g_p h_p, with h the gradient for t and c. It is taken for a
+random sample of the inputs, in random order, and for one input alone; for random c, or for single outputs where K holds
+no pairs of them. docs/empirical-ntk.md says how small a fault is found. The change of K along a step v is held against
+the same with (Hv)_p, the derivative of g along v, in the place of one gradient and then of the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from finwidth.empirical.forward import Network, apply, check_output, differentiable, same_buffers, telling
+from finwidth.empirical.passes import near
+from finwidth.errors import FinwidthError
+
+if TYPE_CHECKING:
+    from finwidth.empirical.kernel import Kernel
+
+Tensor = torch.Tensor
+Compute: TypeAlias = "Callable[[Kernel], Tensor]"
+_ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are taken: up to 8 all, otherwise 3, or one in 32 if that is more
+_OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number of the kernel, what it should be, and the size that its error is measured by."""
+
+    found: float
+    right: float
+    size: float
+
+    @property
+    def error(self) -> float:
+        """Relative to the size; infinite where a number is not finite."""
+        off = abs(self.found - self.right) / (self.size or 1.0)
+        return off if math.isfinite(off) else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Some of the inputs, and a weight for each."""
+
+    x: Tensor
+    rows: Tensor
+    weights: Tensor
+
+
+_Pair: TypeAlias = tuple[_Samples, _Samples]
+
+
+def checked(kernel: Kernel, compute: Compute) -> Tensor:
+    """What ``compute`` makes of the kernel, by the general route if it is not what the module's backward passes say.
+
+    Raises
+    ------
+    FinwidthError
+        If the general route does not agree with them either; it says what was seen.
+    """
+    K = compute(kernel)
+    worst = _worst(kernel, K, compute)
+    if worst is not None:
+        kernel.generalise()
+        K = compute(kernel)
+        worst = _worst(kernel, K, compute)
+    if worst is None:
+        return K
+    raise FinwidthError(
+        f"a number of the kernel is {worst.found:.7g} sample by sample, and {worst.right:.7g} by a backward pass of "
+        f"the module on several samples: {_reason(kernel)}"
+    )
+
+
+def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
+    """The number that is furthest from what it should be, if it is further than rounding explains."""
+    worst = max(findings(kernel, K, compute), key=lambda each: each.error)
+    eps = torch.finfo(kernel.plan.dtype).eps
+    if worst.error <= min(0.3, 30 * eps ** (2 / 3)) or worst.error <= 30 * _rounding(kernel, eps):
+        return None
+    return worst
+
+
+def findings(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
+    """Numbers of the kernel, and the same by backward passes."""
+    if kernel.outputs == "trace" and kernel.plan.outputs > _OUTPUTS:
+        yield from _by_outputs(kernel, K, compute)
+        return
+    pairs = _pairs(kernel)
+    for group, matrix in _matrices(kernel, K):
+        right = torch.tensor([_products(kernel.network, pairs, c) for c in group], dtype=torch.float64).sum(0)
+        for (one, other), (value, size) in zip(pairs, right.tolist(), strict=True):
+            entries = matrix[one.rows] if kernel.alone else matrix[one.rows][:, other.rows]
+            weights = one.weights * other.weights if kernel.alone else one.weights[:, None] * other.weights
+            terms = entries.double() * weights.to(entries.device)
+            yield Finding(float(terms.sum()), value, max(size, float(terms.abs().sum())))
+
+
+def _by_outputs(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
+    """A trace over many outputs, by the kernel of each output by itself at some of the inputs."""
+    rows = _choose(len(kernel.x1))
+    others = rows if kernel.x2 is None else _choose(len(kernel.x2))
+    part = kernel.among(rows, None if kernel.x2 is None else others, "diagonal")
+    by_output = compute(part)
+    entries = (K[rows] if kernel.alone else K[rows][:, others]).double()
+    for found, right in zip(entries.flatten(), by_output.double().sum(-1).flatten(), strict=True):
+        yield Finding(float(found), float(right), float(entries.abs().max()))
+    yield from findings(part, by_output, compute)
+
+
+def _matrices(kernel: Kernel, K: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Matrices over the inputs that the kernel holds, each with the weights of the outputs that it is a sum of."""
+    o = kernel.plan.outputs
+    if kernel.outputs == "full":
+        c = torch.randn(o, generator=_generator(1), dtype=torch.float64)
+        yield [c], (K.double() @ c.to(K.device)) @ c.to(K.device)
+    elif kernel.outputs == "diagonal":
+        for i in range(o) if o <= _OUTPUTS else torch.randperm(o, generator=_generator(2))[:2].tolist():
+            yield [_single(i, o)], K[..., i]
+    else:
+        yield [_single(i, o) for i in kernel.wanted], K
+
+
+def _single(i: int, o: int) -> Tensor:
+    c = torch.zeros(o, dtype=torch.float64)
+    c[i] = 1
+    return c
+
+
+def _pairs(kernel: Kernel) -> list[_Pair]:
+    """The samples whose products are taken."""
+    x1, x2 = kernel.x1, kernel.x2
+    rows = _choose(len(x1))
+    alone = _weighed(x1, rows[:1], 3)
+    if kernel.alone:
+        return [(each, each) for each in (_weighed(x1, rows[[i]], 3) for i in range(min(_FEW, len(rows))))]
+    some = _weighed(x1, rows, 4)
+    if x2 is None:
+        return [(some, some), (some, alone), (alone, alone)]
+    others = _weighed(x2, _choose(len(x2)), 5)
+    return [(some, others), (alone, others)]
+
+
+def _choose(n: int) -> Tensor:
+    """Numbers of some inputs of n, in random order."""
+    return torch.randperm(n, generator=_generator(0))[: n if n <= _ALL else max(_FEW, n // _SHARE)]
+
+
+def _weighed(x: Tensor, rows: Tensor, seed: int) -> _Samples:
+    return _Samples(x, rows, torch.randn(len(rows), generator=_generator(seed), dtype=torch.float64))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _products(network: Network, pairs: list[_Pair], c: Tensor) -> list[tuple[float, float]]:
+    """What the kernel, or its change, should be between samples, and the size of the terms that make it up."""
+    members = {id(each): each for pair in pairs for each in pair}
+    gradients = {key: _gradient(network, each, c) for key, each in members.items()}
+    found = []
+    for one, other in pairs:
+        (g, moved), (h, turned) = gradients[id(one)], gradients[id(other)]
+        sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
+        size = sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
+        found.append((sum(_inner(network, a, b) for a, b in sides), size))
+    return found
+
+
+def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
+    """sum_p scale_p <g_p, h_p>, in double precision."""
+    pairs = zip(network.parameters, g, h, strict=True)
+    return sum(network.scales[name] * float((a.double() * b.double()).sum()) for name, a, b in pairs)
+
+
+def _gradient(network: Network, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradient of the weighted outputs, by a plain backward pass, and its derivative along the direction."""
+    x, direction = samples.x[samples.rows.to(samples.x.device)], network.direction
+    parameters = list(network.parameters.values())
+    with same_buffers(network.module), differentiable(), telling(network.module, x):
+        output = check_output(network.module(x), len(x))
+        total = (output * (samples.weights[:, None] * c).to(output)).sum()
+        if not total.requires_grad:
+            return [torch.zeros_like(each) for each in parameters], [torch.zeros_like(each) for each in parameters]
+        found = torch.autograd.grad(total, parameters, create_graph=direction is not None, materialize_grads=True)
+        g = [each.to_dense() if each.is_sparse else each for each in found]
+        if direction is None:
+            return g, []
+        along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
+        if not along.requires_grad:
+            return [each.detach() for each in g], [torch.zeros_like(each) for each in g]
+        moved = torch.autograd.grad(along.sum(), parameters, materialize_grads=True)
+        return [each.detach() for each in g], list(moved)
+
+
+def _rounding(kernel: Kernel, eps: float) -> float:
+    """How far the gradient on a batch is from the sum of those of its samples; 0 if that is more than rounding."""
+    samples, c = _weighed(kernel.x1, _choose(len(kernel.x1)), 4), torch.ones(kernel.plan.outputs, dtype=torch.float64)
+    together = _gradient(kernel.network, samples, c)[0]
+    apart = [torch.zeros_like(each) for each in together]
+    for row, weight in zip(samples.rows, samples.weights, strict=True):
+        one = _gradient(kernel.network, _Samples(kernel.x1, row[None], weight[None]), c)[0]
+        apart = [whole + each for whole, each in zip(apart, one, strict=True)]
+    off = _inner(kernel.network, *([[a - b for a, b in zip(together, apart, strict=True)]] * 2)) ** 0.5
+    size = _inner(kernel.network, together, together) ** 0.5
+    return off / size if off <= min(0.1, eps**0.5) * size else 0.0
+
+
+def _reason(kernel: Kernel) -> str:
+    """What is the matter with a module for which two ways of differentiating do not agree."""
+    x, module = kernel.x1[_choose(len(kernel.x1)).to(kernel.x1.device)], kernel.network.module
+    with differentiable():
+        first, again, alone = (apply(kernel.network, each, kernel.network.parameters) for each in (x, x, x[:1]))
+    if not near(first, again):
+        return (
+            "its outputs differ from call to call: it draws random numbers or changes itself; call module.eval() first"
+        )
+    if not near(first[:1], alone):
+        return (
+            "its output for a sample depends on the other samples of the batch, so that no sample has a gradient of "
+            "its own; call module.eval() first, or wrap the module in one whose samples are independent"
+        )
+    kinds = f"custom derivatives of {type(module).__name__} or of its layers"
+    return (
+        "its outputs agree and its derivatives do not, so that these are not those of a function of one sample "
+        f"({kinds}, samples that meet in the backward pass only?); with check=False the first number is returned"
+    )

@@ -1,0 +1,209 @@
+"""How a module is called: on copies of what it may change, with gradients on, and left as it was found.
+
+A module may count its calls, keep averages, or work in place on its input; each pass gets the buffers as they were and
+an input of its own, so that every pass is of the same function and none leaves a trace.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from finwidth.errors import FinwidthError
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module and its counted parameters, with the scale of each.
+
+    With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
+    as the parameters move that way. A dual level of torch must be open then.
+    """
+
+    module: nn.Module
+    parameters: Mapping[str, Tensor]
+    scales: Mapping[str, float]
+    direction: Mapping[str, Tensor] | None = None
+
+    def leaves(self) -> Mapping[str, Tensor]:
+        """The parameters, with their tangents."""
+        if self.direction is None:
+            return self.parameters
+        duals = {name: dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
+        return {name: each.requires_grad_() for name, each in duals.items()}
+
+
+def dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    """A tensor with its derivative."""
+    found: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return found
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Gradients on and autocast off, whatever the caller has set, and attention by formulas for every transform."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
+        yield
+
+
+def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters."""
+    buffers = {name: each.clone() for name, each in network.module.named_buffers()}
+    with telling(network.module, x):
+        output = torch.func.functional_call(network.module, {**buffers, **parameters}, (x.clone(),))
+    return check_output(output, len(x))
+
+
+class ModuleError(FinwidthError):
+    """The user's module raised an exception."""
+
+
+@contextmanager
+def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """What the module raises at inputs x is told as a user's mistake, in one line."""
+    try:
+        yield
+    except FinwidthError:
+        raise
+    except Exception as error:
+        if isinstance(error, NotImplementedError) and "forward AD" in str(error):  # there is another route
+            raise
+        raise ModuleError(
+            f"the module, a {type(module).__name__}, raises {type(error).__name__} for {len(x)} samples, {x.dtype} of "
+            f"shape {tuple(x.shape)}: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in short."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+
+
+def check_output(output: Any, n: int) -> Tensor:
+    """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
+    if not isinstance(output, torch.Tensor):
+        raise FinwidthError(
+            f"the module returns a {type(output).__name__}; wrap it in one that returns one tensor, samples first"
+        )
+    if not output.is_floating_point() or (n > 1 and (output.ndim < 1 or len(output) != n)):
+        raise FinwidthError(
+            f"the module returns {output.dtype} of shape {tuple(output.shape)} for {n} samples; it must return "
+            "floating-point numbers of shape (N,) or (N, ...), one row for each sample"
+        )
+    return output.reshape(n, -1)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn.
+
+    Attributes of the module's parts (modes, buffers, hooks, counters) and gradients are put back; buffers that were
+    changed in place get their numbers back.
+    """
+    parts = [(part, dict(part.__dict__)) for part in module.modules()]
+    held: list[Any] = [table for part, _ in parts for table in (part._parameters, part._buffers, part._modules)]
+    tables = [(table, dict(table)) for table in held]
+    gradients = [(each, each.grad) for each in module.parameters()]
+    chance = _Chance(module)
+    try:
+        with same_buffers(module):
+            yield
+            chance.check()
+    finally:
+        chance.restore()
+        for part, attributes in parts:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+        for table, entries in tables:
+            table.clear()
+            table.update(entries)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers that are changed in place inside have their numbers back afterwards."""
+    before = [(each, each._version, each.detach().clone()) for each in module.buffers()]
+    try:
+        yield
+    finally:
+        for each, version, numbers in before:
+            if each._version != version:
+                each.detach().copy_(numbers)
+
+
+class _Chance:
+    """The states of all generators of random numbers that a module can be expected to draw from."""
+
+    def __init__(self, module: nn.Module) -> None:
+        values = [value for part in module.modules() for value in part.__dict__.values()]
+        self.own = [each for each in values if isinstance(each, torch.Generator | np.random.Generator | random.Random)]
+        self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+        self.before = self._states()
+
+    def _states(self) -> list[Any]:
+        states = [torch.random.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)]  # noqa: NPY002
+        return [*states, *(torch.cuda.get_rng_state_all() if self.cuda else []), *map(_state, self.own)]
+
+    def check(self) -> None:
+        """Raise FinwidthError if random numbers were drawn."""
+        if not all(map(_same, self.before, self._states())):
+            raise FinwidthError(
+                "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
+                "call is of another network; call module.eval() first, or give it fixed numbers"
+            )
+
+    def restore(self) -> None:
+        """Put the states back."""
+        torch.random.set_rng_state(self.before[0])
+        random.setstate(self.before[1])
+        np.random.set_state(self.before[2])  # noqa: NPY002
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.before[3 : len(self.before) - len(self.own)])
+        for each, state in zip(self.own, self.before[len(self.before) - len(self.own) :], strict=True):
+            _put(each, state)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state() if isinstance(generator, torch.Generator) else generator.getstate()
+
+
+def _put(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    else:
+        generator.setstate(state)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states are equal."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(_same(each, other[key]) for key, each in one.items())
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)
