@@ -33,68 +33,71 @@ from finwidth.errors import FinwidthError
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from architectures import ENTRIES, truth
+from architectures import ENTRIES, Entry, truth
 
 Tensor = torch.Tensor
+Kernel = Callable[[torch.nn.Module, Tensor], Tensor]
 
 N = 16
 HEADER = (
     "| architecture | parameters | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func | CPU / loop "
     "| peak, MiB | of the loop |"
 )
-TOLERANCE = 1e-2  # of the largest entry, in float32: deep networks enlarge its rounding, and gates may flip
 LONGEST = 900  # seconds for one architecture
 ROUND = 60  # seconds after which nothing is repeated
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Times, memory and errors of one architecture, N inputs."""
+    """Times and memory of one architecture, N inputs, in float32, after a check in float64."""
     entry = ENTRIES[name]
     which = entry.outputs if isinstance(entry.outputs, int) else "trace"
-    double, x = entry.subject(N, torch.float64)
-    right = truth.loop(double, x, which)
-    module, x = entry.subject(N, torch.float32)
-    contenders: dict[str, Callable[[], Tensor]] = {
-        "finwidth": lambda: ntk(module, x, outputs=which),
-        "loop": lambda: truth.loop(module, x, which),
-        "func": lambda: truth.by_torch_func(module, x, which),
+    contenders: dict[str, Kernel] = {
+        "finwidth": lambda module, x: ntk(module, x, outputs=which),
+        "loop": lambda module, x: truth.loop(module, x, which),
+        "func": lambda module, x: truth.by_torch_func(module, x, which),
     }
-    found: dict[str, Any] = {"parameters": sum(each.numel() for each in truth.trained(module).values())}
-    for who, compute in contenders.items():
-        found[who] = _first(compute, right)
-    runs: dict[str, list[tuple[float, float]]] = {who: [] for who in contenders if "error" in found[who]}
-    for _ in range(3 if sum(found[who]["first"] for who in runs) < ROUND else 1):
-        for who, taken in runs.items():
-            taken.append(_timed(contenders[who])[1:])
+    subject = entry.subject(N, torch.float64)
+    right = contenders["loop"](*subject)
+    found = {who: _check(lambda kernel=kernel: kernel(*subject), right, entry) for who, kernel in contenders.items()}
+    parameters = sum(each.numel() for each in truth.trained(subject[0]).values())
+    del subject, right
+    subject = entry.subject(N, torch.float32)
+    taking_part = {who: kernel for who, kernel in contenders.items() if not found[who]}
+    firsts = {who: _first(lambda kernel=kernel: kernel(*subject)) for who, kernel in taking_part.items()}
+    rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
+    runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
+    for _ in range(rounds):
+        for who, kernel in taking_part.items():
+            runs[who].append(_timed(lambda kernel=kernel: kernel(*subject)))
     for who, taken in runs.items():
-        found[who] |= {"seconds": _median(taken, 0), "cpu": _median(taken, 1)}
-    return found
+        seconds, cpu = (statistics.median(run[i] for run in taken) for i in (0, 1))
+        found[who] = {**firsts[who], "seconds": seconds, "cpu": cpu}
+    return {"parameters": parameters, **found}
 
 
-def _first(compute: Callable[[], Tensor], right: Tensor) -> dict[str, Any]:
-    """The first run: its error and its peak memory in MiB, or why there is none."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory("VmRSS")
+def _check(compute: Callable[[], Tensor], right: Tensor, entry: Entry) -> dict[str, Any]:
+    """Why a contender does not take part; nothing if it does."""
     try:
-        K, wall, _ = _timed(compute)
+        error = float((compute() - right).abs().max() / right.abs().max())
     except FinwidthError as refusal:
         return {"refused": " ".join(str(refusal).split())}
     except Exception as failure:
         return {"fails": type(failure).__name__}
-    error = float((K.double() - right).abs().max() / right.abs().max())
-    if not error < TOLERANCE:
-        return {"wrong": error}
-    return {"error": error, "peak": _memory("VmHWM") - before, "first": wall}
+    return {} if error < entry.tolerance else {f"wrong by {error:.0e}": error}
 
 
-def _timed(compute: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
+    """The first run: its time and its peak memory in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _memory("VmRSS")
+    wall, _ = _timed(compute)
+    return {"first": wall, "peak": _memory("VmHWM") - before}
+
+
+def _timed(compute: Callable[[], Tensor]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
-    K = compute()
-    return K, time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _median(runs: list[tuple[float, float]], which: int) -> float:
-    return statistics.median(run[which] for run in runs)
+    compute()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _memory(name: str) -> float:
@@ -117,7 +120,7 @@ def row(name: str, found: dict[str, Any]) -> str:
 def _told(found: dict[str, Any]) -> str:
     if "seconds" in found:
         return f"{1e3 * found['seconds']:.{0 if found['seconds'] > 0.03 else 1}f}"
-    return next(iter(found)) if "fails" not in found else "fails"
+    return next(iter(found))
 
 
 def _count(parameters: int) -> str:
