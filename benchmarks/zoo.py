@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,17 @@ def measure(name: str) -> dict[str, Any]:
     }
     subject = entry.subject(N, torch.float64)
     right = contenders["loop"](*subject)
-    found = {who: _check(lambda kernel=kernel: kernel(*subject), right, entry) for who, kernel in contenders.items()}
+    found = {who: _check(partial(kernel, *subject), right, entry) for who, kernel in contenders.items()}
     parameters = sum(each.numel() for each in truth.trained(subject[0]).values())
     del subject, right
     subject = entry.subject(N, torch.float32)
     taking_part = {who: kernel for who, kernel in contenders.items() if not found[who]}
-    firsts = {who: _first(lambda kernel=kernel: kernel(*subject)) for who, kernel in taking_part.items()}
+    firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
     rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
     runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
     for _ in range(rounds):
         for who, kernel in taking_part.items():
-            runs[who].append(_timed(lambda kernel=kernel: kernel(*subject)))
+            runs[who].append(_timed(partial(kernel, *subject)))
     for who, taken in runs.items():
         seconds, cpu = (statistics.median(run[i] for run in taken) for i in (0, 1))
         found[who] = {**firsts[who], "seconds": seconds, "cpu": cpu}
