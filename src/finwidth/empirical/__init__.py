@@ -1,7 +1,7 @@
 """The empirical route: real networks and their own parameters.
 
-`ntk`, `sgd_update`, `MLP`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported when one of them is
-first used.
+`ntk`, `sgd_update`, `explain`, `MLP`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported when one of
+them is first used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from finwidth.errors import FinwidthError
 _HOMES = {
     "ntk": "kernel",
     "sgd_update": "update",
+    "explain": "explanation",
     "MLP": "modules",
     "recognise": "recognition",
     "Tracker": "tracker",

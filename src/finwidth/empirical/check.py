@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch import nn
 
 from finwidth.empirical.forward import Network, apply, check_output, differentiable, same_buffers, telling
 from finwidth.empirical.passes import near
@@ -93,39 +94,44 @@ def findings(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
     if kernel.outputs == "trace" and kernel.plan.outputs > _OUTPUTS:
         yield from _by_outputs(kernel, K, compute)
         return
-    pairs = _pairs(kernel)
-    for group, matrix in _matrices(kernel, K):
-        right = torch.tensor([_products(kernel.network, pairs, c) for c in group], dtype=torch.float64).sum(0)
-        for (one, other), (value, size) in zip(pairs, right.tolist(), strict=True):
-            entries = matrix[one.rows] if kernel.alone else matrix[one.rows][:, other.rows]
+    for group in _groups(kernel):
+        pairs = _pairs(kernel) if len(group) == 1 else _pairs(kernel)[:1]
+        for (one, other), (right, size) in zip(pairs, _products(kernel.network, pairs, group), strict=True):
+            entries = K[one.rows] if kernel.alone else K[one.rows[:, None], other.rows]
             weights = one.weights * other.weights if kernel.alone else one.weights[:, None] * other.weights
-            terms = entries.double() * weights.to(entries.device)
-            yield Finding(float(terms.sum()), value, max(size, float(terms.abs().sum())))
+            terms = _between(kernel, entries.double(), group[0].to(K.device)) * weights.to(K.device)
+            yield Finding(float(terms.sum()), right, max(size, float(terms.abs().sum())))
 
 
 def _by_outputs(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
     """A trace over many outputs, by the kernel of each output by itself at some of the inputs."""
-    rows = _choose(len(kernel.x1))
-    others = rows if kernel.x2 is None else _choose(len(kernel.x2))
+    rows = _choose(kernel, len(kernel.x1))
+    others = rows if kernel.x2 is None else _choose(kernel, len(kernel.x2))
     part = kernel.among(rows, None if kernel.x2 is None else others, "diagonal")
     by_output = compute(part)
-    entries = (K[rows] if kernel.alone else K[rows][:, others]).double()
+    entries = (K[rows] if kernel.alone else K[rows[:, None], others]).double()
     for found, right in zip(entries.flatten(), by_output.double().sum(-1).flatten(), strict=True):
         yield Finding(float(found), float(right), float(entries.abs().max()))
     yield from findings(part, by_output, compute)
 
 
-def _matrices(kernel: Kernel, K: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Matrices over the inputs that the kernel holds, each with the weights of the outputs that it is a sum of."""
+def _groups(kernel: Kernel) -> Iterator[list[Tensor]]:
+    """Weights of the outputs; the kernel holds the sum over those of a group."""
     o = kernel.plan.outputs
     if kernel.outputs == "full":
-        c = torch.randn(o, generator=_generator(1), dtype=torch.float64)
-        yield [c], (K.double() @ c.to(K.device)) @ c.to(K.device)
+        yield [torch.randn(o, generator=_generator(1), dtype=torch.float64)]
     elif kernel.outputs == "diagonal":
         for i in range(o) if o <= _OUTPUTS else torch.randperm(o, generator=_generator(2))[:2].tolist():
-            yield [_single(i, o)], K[..., i]
+            yield [_single(i, o)]
     else:
-        yield [_single(i, o) for i in kernel.wanted], K
+        yield [_single(i, o) for i in kernel.wanted]
+
+
+def _between(kernel: Kernel, entries: Tensor, c: Tensor) -> Tensor:
+    """Entries of the kernel between weighted outputs."""
+    if kernel.outputs == "full":
+        return entries @ c @ c
+    return entries[..., int(c.argmax())] if kernel.outputs == "diagonal" else entries
 
 
 def _single(i: int, o: int) -> Tensor:
@@ -137,20 +143,20 @@ def _single(i: int, o: int) -> Tensor:
 def _pairs(kernel: Kernel) -> list[_Pair]:
     """The samples whose products are taken."""
     x1, x2 = kernel.x1, kernel.x2
-    rows = _choose(len(x1))
-    alone = _weighed(x1, rows[:1], 3)
+    rows = _choose(kernel, len(x1))
     if kernel.alone:
         return [(each, each) for each in (_weighed(x1, rows[[i]], 3) for i in range(min(_FEW, len(rows))))]
-    some = _weighed(x1, rows, 4)
+    some, alone = _weighed(x1, rows, 4), _weighed(x1, rows[:1], 3)
     if x2 is None:
         return [(some, some), (some, alone), (alone, alone)]
-    others = _weighed(x2, _choose(len(x2)), 5)
+    others = _weighed(x2, _choose(kernel, len(x2)), 5)
     return [(some, others), (alone, others)]
 
 
-def _choose(n: int) -> Tensor:
-    """Numbers of some inputs of n, in random order."""
-    return torch.randperm(n, generator=_generator(0))[: n if n <= _ALL else max(_FEW, n // _SHARE)]
+def _choose(kernel: Kernel, n: int) -> Tensor:
+    """Numbers of some inputs of n, in random order, no more than a pass of the kernel has."""
+    size = n if n <= _ALL else max(_FEW, min(n // _SHARE, kernel.passes))
+    return torch.randperm(n, generator=_generator(0))[:size]
 
 
 def _weighed(x: Tensor, rows: Tensor, seed: int) -> _Samples:
@@ -161,61 +167,69 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _products(network: Network, pairs: list[_Pair], c: Tensor) -> list[tuple[float, float]]:
+def _products(network: Network, pairs: list[_Pair], group: list[Tensor]) -> list[tuple[float, float]]:
     """What the kernel, or its change, should be between samples, and the size of the terms that make it up."""
     members = {id(each): each for pair in pairs for each in pair}
-    gradients = {key: _gradient(network, each, c) for key, each in members.items()}
-    found = []
-    for one, other in pairs:
-        (g, moved), (h, turned) = gradients[id(one)], gradients[id(other)]
-        sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
-        size = sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
-        found.append((sum(_inner(network, a, b) for a, b in sides), size))
-    return found
+    right, size = [0.0] * len(pairs), [0.0] * len(pairs)
+    with same_buffers(network.module), differentiable():
+        outputs = {key: _output(network.module, each) for key, each in members.items()}
+        for c in group:
+            found = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
+            for i, (one, other) in enumerate(pairs):
+                (g, moved), (h, turned) = found[id(one)], found[id(other)]
+                sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
+                right[i] += sum(_inner(network, a, b) for a, b in sides)
+                size[i] += sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
+    return list(zip(right, size, strict=True))
 
 
 def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
-    """sum_p scale_p <g_p, h_p>, in double precision."""
+    """sum_p scale_p <g_p, h_p>."""
     pairs = zip(network.parameters, g, h, strict=True)
-    return sum(network.scales[name] * float((a.double() * b.double()).sum()) for name, a, b in pairs)
+    return sum(network.scales[name] * float(torch.dot(a.flatten(), b.flatten())) for name, a, b in pairs)
 
 
-def _gradient(network: Network, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _output(module: nn.Module, samples: _Samples) -> Tensor:
+    x = samples.x[samples.rows]
+    with telling(module, x):
+        return check_output(module(x), len(x))
+
+
+def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the weighted outputs, by a plain backward pass, and its derivative along the direction."""
-    x, direction = samples.x[samples.rows.to(samples.x.device)], network.direction
-    parameters = list(network.parameters.values())
-    with same_buffers(network.module), differentiable(), telling(network.module, x):
-        output = check_output(network.module(x), len(x))
-        total = (output * (samples.weights[:, None] * c).to(output)).sum()
-        if not total.requires_grad:
-            return [torch.zeros_like(each) for each in parameters], [torch.zeros_like(each) for each in parameters]
-        found = torch.autograd.grad(total, parameters, create_graph=direction is not None, materialize_grads=True)
-        g = [each.to_dense() if each.is_sparse else each for each in found]
-        if direction is None:
-            return g, []
-        along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
-        if not along.requires_grad:
-            return [each.detach() for each in g], [torch.zeros_like(each) for each in g]
-        moved = torch.autograd.grad(along.sum(), parameters, materialize_grads=True)
-        return [each.detach() for each in g], list(moved)
+    parameters, direction = list(network.parameters.values()), network.direction
+    total = (output * (samples.weights[:, None] * c).to(output)).sum()
+    g = _grad(total, parameters, create_graph=direction is not None)
+    if direction is None:
+        return g, []
+    along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
+    return [each.detach() for each in g], _grad(along.sum(), parameters)
+
+
+def _grad(total: Tensor, parameters: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    if not total.requires_grad:
+        return [torch.zeros_like(each) for each in parameters]
+    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    return [each.to_dense() if each.is_sparse else each for each in found]
 
 
 def _rounding(kernel: Kernel, eps: float) -> float:
     """How far the gradient on a batch is from the sum of those of its samples; 0 if that is more than rounding."""
-    samples, c = _weighed(kernel.x1, _choose(len(kernel.x1)), 4), torch.ones(kernel.plan.outputs, dtype=torch.float64)
-    together = _gradient(kernel.network, samples, c)[0]
-    apart = [torch.zeros_like(each) for each in together]
-    for row, weight in zip(samples.rows, samples.weights, strict=True):
-        one = _gradient(kernel.network, _Samples(kernel.x1, row[None], weight[None]), c)[0]
-        apart = [whole + each for whole, each in zip(apart, one, strict=True)]
-    off = _inner(kernel.network, *([[a - b for a, b in zip(together, apart, strict=True)]] * 2)) ** 0.5
-    size = _inner(kernel.network, together, together) ** 0.5
+    samples, c = _weighed(kernel.x1, _choose(kernel, len(kernel.x1)), 4), torch.ones(kernel.plan.outputs).double()
+    singles = [_Samples(kernel.x1, samples.rows[[a]], samples.weights[[a]]) for a in range(len(samples.rows))]
+    network = replace(kernel.network, direction=None)
+    with same_buffers(network.module), differentiable():
+        together, *apart = (
+            _gradient(network, _output(network.module, each), each, c)[0] for each in (samples, *singles)
+        )
+    gaps = [whole - sum(parts) for whole, *parts in zip(together, *apart, strict=True)]
+    off, size = _inner(network, gaps, gaps) ** 0.5, _inner(network, together, together) ** 0.5
     return off / size if off <= min(0.1, eps**0.5) * size else 0.0
 
 
 def _reason(kernel: Kernel) -> str:
     """What is the matter with a module for which two ways of differentiating do not agree."""
-    x, module = kernel.x1[_choose(len(kernel.x1)).to(kernel.x1.device)], kernel.network.module
+    x, module = kernel.x1[_choose(kernel, len(kernel.x1))], kernel.network.module
     with differentiable():
         first, again, alone = (apply(kernel.network, each, kernel.network.parameters) for each in (x, x, x[:1]))
     if not near(first, again):

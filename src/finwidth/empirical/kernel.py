@@ -261,11 +261,36 @@ class Kernel:
             return K if self.pairs else K[..., None]
         return K if self.outputs == "diagonal" else K[..., 0]
 
-    def among(self, rows: Tensor, others: Tensor | None, outputs: str) -> Kernel:
-        """The kernel of outputs "diagonal" among some of the inputs, by the same plan."""
+    def pass_all(self) -> None:
+        """Find the factors of the gradients at the first set of inputs, and drop them."""
+        with torch.no_grad():
+            for group, some in product(self._groups(), pieces(range(len(self.x1)), self.n)):
+                for outputs in group:
+                    self._tiles(self.x1, outputs, some)
+
+    @property
+    def bytes(self) -> int:
+        """Of the kernel itself."""
+        o = 1 if self.outputs == "trace" else len(self.wanted)
+        others = 1 if self.alone else len(self.x1 if self.x2 is None else self.x2)
+        return len(self.x1) * others * (o * o if self.pairs else o) * self.plan.dtype.itemsize
+
+    def layout(self, memory: int) -> tuple[int, int, int]:
+        """How many inputs a block and a pass have, and the most memory beside the kernel, in bytes."""
+        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
+        n, o = layout(self.sizes, longest, len(self.wanted), memory)
+        return n, self.sizes.once(n, o), self.sizes.bytes(n, o, 2 if n < longest else 1)
+
+    @property
+    def passes(self) -> int:
+        """How many inputs a pass has."""
+        return self.sizes.once(self.n, self.o)
+
+    def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> Kernel:
+        """The kernel of the same outputs, or of "diagonal" for "trace", among some of the inputs, by the same plan."""
         part = copy.copy(self)
-        part.x1, part.outputs = self.x1[rows.to(self.x1.device)], outputs
-        part.x2 = None if self.x2 is None or others is None else self.x2[others.to(self.x1.device)]
+        part.x1, part.outputs = self.x1[rows], outputs
+        part.x2 = None if self.x2 is None or others is None else self.x2[others]
         return part
 
     def generalise(self) -> None:

@@ -368,6 +368,6 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
 
 def _unit(value: Tensor, outputs: range) -> Tensor:
     """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
-    found = value.new_zeros(len(outputs), value.shape[-1])
+    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
     found.diagonal(outputs.start).fill_(1)
     return found

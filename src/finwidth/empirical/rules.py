@@ -81,10 +81,10 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """y = w * z + b with z = normalise(x); w and b have one number for each of the features."""
+class Scaling:
+    """y = w * z + b and what does not depend on them, z = scaled(x); w and b have a number for each of the features."""
 
-    normalise: Callable[[Tensor], Tensor]
+    scaled: Callable[[Tensor], Tensor]
     trailing: int | None  # the features are the last so many dimensions; None: the one after the samples
 
     def batched(self, x: Tensor, axis: int) -> bool:
@@ -95,11 +95,11 @@ class Normalisation:
         """Reshape (..., n, positions and features) to (..., n, P, features); ``start`` is the dimension after n."""
         if self.trailing is None:
             return each.flatten(start + 1).mT if each.ndim > start + 1 else each.unsqueeze(start)
-        count = math.prod(each.shape[-self.trailing :])
+        count = math.prod(each.shape[each.ndim - self.trailing :])
         return each.reshape(*each.shape[:start], -1, count)
 
 
-Rule: TypeAlias = Linear | Convolution | Lookup | Normalisation
+Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,18 @@ def _layer_norm(
 ) -> Operation:
     shape = tuple(normalized_shape)
     return Operation(
-        Normalisation(lambda x: functional.layer_norm(x, shape, None, None, eps), len(shape)), weight, bias, input
+        Scaling(lambda x: functional.layer_norm(x, shape, None, None, eps), len(shape)), weight, bias, input
     )
 
 
 def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Operation:
     shape = tuple(normalized_shape)
-    return Operation(Normalisation(lambda x: functional.rms_norm(x, shape, None, eps), len(shape)), weight, None, input)
+    return Operation(Scaling(lambda x: functional.rms_norm(x, shape, None, eps), len(shape)), weight, None, input)
 
 
 def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Operation:
     return Operation(
-        Normalisation(lambda x: functional.group_norm(x, num_groups, None, None, eps), None), weight, bias, input
+        Scaling(lambda x: functional.group_norm(x, num_groups, None, None, eps), None), weight, bias, input
     )
 
 
@@ -192,8 +192,29 @@ def _batch_norm(  # noqa: PLR0917
 ) -> Operation | None:
     if training:
         return None
-    normalise = partial(functional.batch_norm, running_mean=running_mean, running_var=running_var, eps=eps)
-    return Operation(Normalisation(normalise, None), weight, bias, input)
+    scaled = partial(functional.batch_norm, running_mean=running_mean, running_var=running_var, eps=eps)
+    return Operation(Scaling(scaled, None), weight, bias, input)
+
+
+def _instance_norm(  # noqa: PLR0917
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Operation:
+    mean, var = (None if each is None else each.clone() for each in (running_mean, running_var))  # it may change them
+    scaled = partial(
+        functional.instance_norm, running_mean=mean, running_var=var, use_input_stats=use_input_stats, eps=eps
+    )
+    return Operation(Scaling(scaled, None), weight, bias, input)
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Operation:
+    return Operation(Scaling(lambda x: x.clamp(max=0), 0 if weight.numel() == 1 else None), weight, None, input)
 
 
 OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
@@ -206,6 +227,8 @@ OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
     functional.rms_norm: _rms_norm,
     functional.group_norm: _group_norm,
     functional.batch_norm: _batch_norm,
+    functional.instance_norm: _instance_norm,
+    functional.prelu: _prelu,
 }
 
 
@@ -215,11 +238,11 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
     ``x`` is the operation's input, samples first, and ``D``, shape (o, n, ...), the outputs' gradients by its result.
     A bias is a weight on a constant number 1, so it is one more column of what the weight multiplies.
     """
-    if isinstance(rule, Normalisation):
+    if isinstance(rule, Scaling):
         D = rule.features(D, 2)
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
         if weight is not None:
-            parts.append(math.sqrt(weight) * (D * rule.features(rule.normalise(x), 1)).sum(2))
+            parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x), 1)).sum(2))
         return Dense(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
     if weight is None:

@@ -1,0 +1,165 @@
+"""How `ntk` would find the kernel of a module, and what it would take: `explain`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from finwidth.empirical.arguments import Parameters, Scale, check_module
+from finwidth.empirical.forward import untouched
+from finwidth.empirical.kernel import Kernel, prepare
+
+Tensor = torch.Tensor
+_TRIAL = 64  # inputs at the most
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the gradients by one parameter are found.
+
+    Attributes
+    ----------
+    parameter
+        Its name.
+    numbers
+        How many it has.
+    route
+        ``"products"``: they are not formed, but for layers where that is quicker; a pass of many inputs gives all of
+        them. ``"torch.func"``: formed, input by input, under vmap. ``"one by one"``: formed by a backward pass for
+        every input and output.
+    reason
+        Why it is not ``"products"``; empty where it is.
+    """
+
+    parameter: str
+    numbers: int
+    route: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; printed, it is a table.
+
+    Attributes
+    ----------
+    routes
+        One for each parameter that counts.
+    kernel_bytes, working_bytes
+        Memory of the kernel itself, and the most beside it.
+    seconds
+        The time to expect, from trials on a few of the inputs; None if they are too few to tell.
+    block, inputs_at_once
+        How many inputs a block has, and how many of them a pass.
+    """
+
+    routes: tuple[Route, ...]
+    kernel_bytes: int
+    working_bytes: int
+    seconds: float
+    block: int
+    inputs_at_once: int
+
+    def __str__(self) -> str:
+        """A line for each parameter, and one for time and memory."""
+        width = max(len(each.parameter) for each in self.routes)
+        lines = [
+            f"{each.parameter:{width}}  {each.numbers:>11,}  {each.route:10}  {each.reason}" for each in self.routes
+        ]
+        return "\n".join(
+            [
+                *(line.rstrip() for line in lines),
+                f"about {self.seconds:.2g} s; {_size(self.kernel_bytes)} for the kernel and at most "
+                f"{_size(self.working_bytes)} beside it; blocks of {self.block} inputs, "
+                f"{self.inputs_at_once} at a time",
+            ]
+        )
+
+
+def explain(
+    module: nn.Module,
+    x1: Any,
+    x2: Any = None,
+    outputs: str | int = "full",
+    *,
+    entries: str = "full",
+    memory: str | int = "1GiB",
+    parameters: Parameters | None = None,
+    scale: Scale | None = None,
+) -> Explanation:
+    """Which parameters of a module take which route to the kernel and why, and the time and memory to expect.
+
+    Parameters
+    ----------
+    module, x1, x2, outputs, entries, memory, parameters, scale
+        As for `finwidth.empirical.ntk`.
+
+    Raises
+    ------
+    FinwidthError
+        As `finwidth.empirical.ntk` before it computes anything.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from finwidth.empirical import explain
+    >>> layers = torch.nn.Linear(3, 8), torch.nn.Unflatten(1, (2, 4)), torch.nn.ConvTranspose1d(2, 1, 2, bias=False)
+    >>> module = torch.nn.Sequential(*layers, torch.nn.Flatten())
+    >>> found = explain(module, torch.randn(50, 3), outputs="trace")
+    >>> for each in found.routes:
+    ...     print(", ".join([each.parameter, each.route, each.reason or "-"]))
+    0.weight, products, -
+    0.bias, products, -
+    2.weight, torch.func, used in Convolution, for which there is no rule
+    """
+    with untouched(check_module(module)):
+        kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
+        seconds = _seconds(kernel, bytes_)
+        block, at_once, working = kernel.layout(bytes_)
+    general = "torch.func" if kernel.plan.vmaps else "one by one"
+    routes = tuple(
+        Route(
+            name,
+            each.numel(),
+            general if name in kernel.plan.general else "products",
+            kernel.plan.general.get(name, ""),
+        )
+        for name, each in kernel.network.parameters.items()
+    )
+    return Explanation(routes, kernel.bytes, working, seconds, block, at_once)
+
+
+def _seconds(kernel: Kernel, memory: int) -> float:
+    """The time to expect, from a few of the inputs: passes in proportion to the inputs, products to their pairs."""
+    N, others = len(kernel.x1), len(kernel.x1 if kernel.x2 is None else kernel.x2)
+    rows = torch.arange(min(_TRIAL, N))
+    part = kernel.among(rows, None if kernel.x2 is None else rows[:others], kernel.outputs)
+    part.compute(memory)  # what is done once in a process, and a plan that does not work
+    kernel.plan = part.plan
+    whole = _fastest(lambda: part.compute(memory))
+    passes = _fastest(part.pass_all) / len(rows)
+    pairs = max(0.0, whole - passes * len(rows)) / len(rows) ** 2
+    if kernel.alone:
+        return whole / len(rows) * N
+    block, *_ = kernel.layout(memory)
+    blocks = -(-N // block)
+    return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    """The shorter of two times; what else the machine does only adds to it."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _size(bytes_: int) -> str:
+    return f"{bytes_ / 2**20:.3g} MiB" if bytes_ < 2**30 else f"{bytes_ / 2**30:.3g} GiB"
