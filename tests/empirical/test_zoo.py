@@ -12,20 +12,13 @@ from architectures import ENTRIES, Entry, truth  # noqa: E402
 from finwidth.empirical import ntk  # noqa: E402
 from finwidth.errors import FinwidthError  # noqa: E402
 
-QUICK = {
-    "LSTM, two layers, both ways",
-    "PINN residual",
-    "Hamiltonian network",
-    "Recommender, sparse gradients",
-    "Mixture of experts, best one",
-    "PReLU and InstanceNorm",
-    "Batch sorted and put back",
-    "Tied embedding, first logits",
-}
-SLOW = [pytest.param(each, id=name, marks=pytest.mark.slow) for name, each in ENTRIES.items() if name not in QUICK]
+CASES = [
+    pytest.param(each, id=name, marks=[] if each.library == "torch" else pytest.mark.slow)
+    for name, each in ENTRIES.items()
+]
 
 
-@pytest.mark.parametrize("entry", [*(pytest.param(ENTRIES[name], id=name) for name in sorted(QUICK)), *SLOW])
+@pytest.mark.parametrize("entry", CASES)
 def test_kernel_is_that_of_plain_autograd(entry: Entry) -> None:
     """Every parameter counts with a scale that gives it the same part of the kernel, so that no fault can hide."""
     pytest.importorskip(entry.library)
