@@ -69,12 +69,10 @@ def _settle(module: nn.Module, x: Tensor) -> None:
     layers = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     for layer in layers:
         layer.momentum = 1.0
-        layer.train()
     if layers:
         with torch.no_grad():
-            module(x)
-    for layer in layers:
-        layer.eval()
+            module.train()(x)
+        module.eval()
 
 
 class First(nn.Module):
