@@ -4,9 +4,9 @@
 
 Needs the libraries of the group "zoo" (docs/zoo.md).  N = 16 inputs, float32, the trace of up to three outputs, or one
 output of a wide head.  The loop is a forward pass a sample and a backward pass an output, then K = J J^T; torch.func is
-vmap of jacrev.  Every architecture is a process of its own, in which all three kernels are held against the loop in
-float64 and then timed in turn: medians of three rounds, or one if a round takes over a minute.  CPU is the time of all
-threads together.  Peak memory is that of the first run above what the process held before.
+vmap of jacrev.  Every architecture is a process of its own, in which all three are first held against autograd of the
+whole batch, float64 and N = 3, and then timed in turn: medians of three rounds, or one if a round takes over a minute.
+CPU is the time of all threads together.  Peak memory is that of the first run above what the process held before.
 """
 
 from __future__ import annotations
@@ -57,11 +57,15 @@ def measure(name: str) -> dict[str, Any]:
         "loop": lambda module, x: truth.loop(module, x, which),
         "func": lambda module, x: truth.by_torch_func(module, x, which),
     }
-    subject = entry.subject(N, torch.float64)
-    right = contenders["loop"](*subject)
-    found = {who: _check(partial(kernel, *subject), right, entry) for who, kernel in contenders.items()}
-    parameters = sum(each.numel() for each in truth.trained(subject[0]).values())
-    del subject, right
+    module, x = entry.subject(3, torch.float64)
+    J = truth.jacobians(module, x, entry.outputs)
+    right = truth.kernel(J, dict.fromkeys(J, 1.0)).diagonal(dim1=2, dim2=3).sum(2)
+    found = {
+        who: _check(entry, partial(kernel, *entry.subject(3, torch.float64)), right)
+        for who, kernel in contenders.items()
+    }
+    parameters = sum(each[0, 0].numel() for each in J.values())
+    del J, module
     subject = entry.subject(N, torch.float32)
     taking_part = {who: kernel for who, kernel in contenders.items() if not found[who]}
     firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
@@ -76,7 +80,7 @@ def measure(name: str) -> dict[str, Any]:
     return {"parameters": parameters, **found}
 
 
-def _check(compute: Callable[[], Tensor], right: Tensor, entry: Entry) -> dict[str, Any]:
+def _check(entry: Entry, compute: Callable[[], Tensor], right: Tensor) -> dict[str, Any]:
     """Why a contender does not take part; nothing if it does."""
     try:
         error = float((compute() - right).abs().max() / right.abs().max())
