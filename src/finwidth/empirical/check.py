@@ -84,7 +84,7 @@ def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
     """The number that is furthest from what it should be, if it is further than rounding explains."""
     worst = max(findings(kernel, K, compute), key=lambda each: each.error)
     eps = torch.finfo(kernel.plan.dtype).eps
-    if worst.error <= min(0.3, 30 * eps ** (2 / 3)) or worst.error <= 30 * _rounding(kernel, eps):
+    if worst.error <= min(0.3, 10 * eps ** (2 / 3)) or worst.error <= 30 * _rounding(kernel, eps):
         return None
     return worst
 
@@ -95,7 +95,7 @@ def findings(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
         yield from _by_outputs(kernel, K, compute)
         return
     for group in _groups(kernel):
-        pairs = _pairs(kernel) if len(group) == 1 else _pairs(kernel)[:1]
+        pairs = _pairs(kernel)
         for (one, other), (right, size) in zip(pairs, _products(kernel.network, pairs, group), strict=True):
             entries = K[one.rows] if kernel.alone else K[one.rows[:, None], other.rows]
             weights = one.weights * other.weights if kernel.alone else one.weights[:, None] * other.weights

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import Parameters, Scale, check_module
-from finwidth.empirical.forward import untouched
+from finwidth.empirical.forward import measuring
 from finwidth.empirical.kernel import Kernel, prepare
 
 Tensor = torch.Tensor
@@ -117,7 +117,7 @@ def explain(
     0.bias, products, -
     2.weight, torch.func, used in Convolution, for which there is no rule
     """
-    with untouched(check_module(module)):
+    with measuring(check_module(module)):
         kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
         seconds = _seconds(kernel, bytes_)
         block, at_once, working = kernel.layout(bytes_)

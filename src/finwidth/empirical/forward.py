@@ -29,13 +29,15 @@ class Network:
     """A module and its counted parameters, with the scale of each.
 
     With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
-    as the parameters move that way. A dual level of torch must be open then.
+    as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
+    plain numbers G + t dG instead, and found sample by sample.
     """
 
     module: nn.Module
     parameters: Mapping[str, Tensor]
     scales: Mapping[str, float]
     direction: Mapping[str, Tensor] | None = None
+    mix: float | None = None
 
     def leaves(self) -> Mapping[str, Tensor]:
         """The parameters, with their tangents."""
@@ -53,15 +55,14 @@ def dual(primal: Tensor, tangent: Tensor) -> Tensor:
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Gradients on and autocast off, whatever the caller has set, and attention by formulas for every transform."""
+    """Gradients on, whatever the caller has set, and attention by formulas that every transform can take."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        for device in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
         yield
 
 
@@ -85,8 +86,6 @@ def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
     except FinwidthError:
         raise
     except Exception as error:
-        if isinstance(error, NotImplementedError) and "forward AD" in str(error):  # there is another route
-            raise
         raise ModuleError(
             f"the module, a {type(module).__name__}, raises {type(error).__name__} for {len(x)} samples, {x.dtype} of "
             f"shape {tuple(x.shape)}: {first_line(error)}"
@@ -111,6 +110,13 @@ def check_output(output: Any, n: int) -> Tensor:
             "floating-point numbers of shape (N,) or (N, ...), one row for each sample"
         )
     return output.reshape(n, -1)
+
+
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[None]:
+    """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
+    with untouched(module), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @contextmanager

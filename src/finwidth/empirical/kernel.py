@@ -25,7 +25,7 @@ from finwidth.empirical.arguments import (
 )
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import ModuleError, Network, apply, differentiable, untouched
+from finwidth.empirical.forward import ModuleError, Network, apply, differentiable, measuring
 from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
@@ -152,7 +152,7 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
-    with untouched(check_module(module)):
+    with measuring(check_module(module)):
         kernel, bytes_ = prepare(module, x1, x2, outputs, entries, memory, parameters, scale)
         K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K

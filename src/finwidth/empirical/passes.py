@@ -72,6 +72,10 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
     backward = record(network, rows.flip(0), network.parameters)
     alone = apply(network, rows[:1], network.parameters)
+    if not three.output.requires_grad:
+        raise FinwidthError(
+            "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+        )
     _check_samples(network, rows, three.output, [two.output, backward.output.flip(0), alone])
     uses, general = _places(network, two, three, backward)
     columns, batched = _try_backward(three)
@@ -292,6 +296,8 @@ def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor
                 x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
                 x = x.to(scheme.dtype) if x.is_floating_point() else x
                 sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
+        if not sites:  # the parameters that count make no difference
+            return [Dense(pass_.output.new_zeros(len(pass_.output), columns[0].shape[0] if columns else 1, 1))]
         return [together(parts) for parts in sites.values()]
 
 
@@ -329,10 +335,18 @@ def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: ran
     """The same for a module that torch.func cannot take: a pass for every sample, and one back for every output."""
     with differentiable(), telling(network.module, x[:1]):
         samples = [_rows(network, names, sample, outputs) for sample in torch.split(x, 1)]
-    G = torch.stack([rows for rows, _ in samples])
+    G, change = (torch.stack(each) for each in zip(*samples, strict=True))
     if network.direction is None:
         return Dense(G)
-    return Dense(dual(G, torch.stack([change for _, change in samples])))
+    return Dense(dual(G, change) if network.mix is None else G + network.mix * change)
+
+
+def mix_of(network: Network, x: Tensor) -> float:
+    """How far to go along the direction for gradients to change by about their own size."""
+    with differentiable(), telling(network.module, x[:1]):
+        G, change = _rows(network, frozenset(network.parameters), x[:1], range(1))
+    size = float(change.double().norm())
+    return float(G.double().norm()) / size if size else 1.0
 
 
 def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: range) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from finwidth.empirical.forward import Network, apply
 from finwidth.empirical.rules import OPERATIONS, Operation, Rule
+from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 
@@ -97,6 +98,11 @@ def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Rec
     with recorder:
         output = apply(network, x, parameters)
     graph = _Graph(output)
+    if any("CheckpointFunction" in node.name() for node in graph.users):
+        raise FinwidthError(
+            "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
+            "autograd.grad; give use_reentrant=False"
+        )
     uses = [use for use in recorder.uses if use.edge.node in graph.users and use.input._version == use.version]
     return Record(output, uses, _others(graph, uses, parameters))
 

@@ -8,7 +8,6 @@ forward is differentiated backward twice more. Nothing is a finite difference.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,8 +19,9 @@ from torch.autograd import forward_ad
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import Network, differentiable, telling, untouched
+from finwidth.empirical.forward import ModuleError, Network, differentiable, measuring, telling, untouched
 from finwidth.empirical.kernel import Kernel, label, prepare
+from finwidth.empirical.passes import mix_of
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def sgd_update(
     >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
     tensor([[-4.]], dtype=torch.float64)
     """
-    with untouched(check_module(module)):
+    with measuring(check_module(module)):
         batch = check_inputs(module, x, "x")
         kernel, bytes_ = prepare(
             module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
@@ -146,18 +146,32 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
 
 def _tangent(kernel: Kernel, memory: int) -> Tensor:
     """The derivative of the kernel along the network's direction."""
-    with forward_ad.dual_level(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
-        try:
-            K = kernel.compute(memory)
-        except NotImplementedError:  # an operation without a forward derivative
-            kernel.generalise()
-            K = kernel.compute(memory)
-        primal, tangent = forward_ad.unpack_dual(K)  # type: ignore[no-untyped-call]
-        dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+    try:
+        with forward_ad.dual_level():
+            primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
+            dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+    except (NotImplementedError, ModuleError):  # torch cannot differentiate an operation, or the module, forward
+        kernel.generalise()
+        dK = _polarised(kernel, memory)
     if not torch.isfinite(dK).all():
         raise FinwidthError(
             f"the change of the kernel overflows {dK.dtype}, or is not defined; rescale the inputs or the targets, or "
             "give module.double()"
         )
     return dK
+
+
+def _polarised(kernel: Kernel, memory: int) -> Tensor:
+    """G dG^T + dG G^T as a difference of kernels: ((G + t dG)(G + t dG)^T - (G - t dG)(G - t dG)^T) / 2t, for any t."""
+    network = kernel.network
+    t = mix_of(network, kernel.x1)
+    try:
+        one, other = (_computed(kernel, replace(network, mix=mix), memory) for mix in (t, -t))
+    finally:
+        kernel.network = network
+    return (one - other) / (2 * t)
+
+
+def _computed(kernel: Kernel, network: Network, memory: int) -> Tensor:
+    kernel.network = network
+    return kernel.compute(memory)
