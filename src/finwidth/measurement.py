@@ -17,6 +17,7 @@ from finwidth import empirical
 from finwidth.comparison import ModuleComparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.observables import spectrum
 from finwidth.quantities import plain
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def measure(
     matrix: FloatArray = K.double().cpu().numpy()
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
-    eigenvalues: FloatArray = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].astype(np.float64)
+    eigenvalues = spectrum((matrix + matrix.T) / 2)
     theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
     return Measurement(
         type(module).__name__,

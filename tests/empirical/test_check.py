@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -341,17 +342,19 @@ def test_what_is_right_is_not_touched(name: str, dtype: Any, monkeypatch: pytest
 
 
 class Counting(nn.Module):
-    """Changes all it can: buffers in place and anew, attributes, and the gradient of a parameter."""
+    """Changes all it can: buffers in place and anew, attributes, a cache; and fails in its fifth call, if it does."""
 
     calls: Tensor
     mean: Tensor
+    count = itertools.count()
 
     def __init__(self, fails: type[BaseException] | None = None) -> None:
         super().__init__()
         self.layer, self.norm = nn.Linear(3, 4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("mean", torch.ones(4))
-        self.seen, self.fails = 0, fails
+        self.seen, self.fails, self.cache = 0, fails, {"n": 0}
+        Counting.count = itertools.count()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layer(x)
@@ -359,13 +362,15 @@ class Counting(nn.Module):
         self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
         self.seen += 1
         self.last = h
-        if self.fails and self.seen > 4:
+        self.cache["n"] = len(x)
+        if self.fails and next(Counting.count) > 4:
             raise self.fails("on the way")
         return self.norm(torch.tanh(h)[:, :, None].expand(-1, -1, 3) * torch.arange(3.0)).flatten(1)
 
 
-def state(module: nn.Module) -> list[Any]:
-    parts = [{key: id(value) for key, value in part.__dict__.items()} for part in module.modules()]
+def state(module: Any) -> list[Any]:
+    parts: list[Any] = [{key: id(value) for key, value in part.__dict__.items()} for part in module.modules()]
+    parts.append(dict(module.cache))
     modes = [part.training for part in module.modules()]
     gradients = [None if each.grad is None else each.grad.clone() for each in module.parameters()]
     numbers = [each.clone() for each in module.state_dict().values()]

@@ -70,6 +70,107 @@ def test_any_module_can_be_an_ensemble() -> None:
     assert (found.loss[:, -1] < found.loss[:, 0]).all()
 
 
+class ByMode(nn.Module):  # type: ignore[name-defined,misc]
+    """A layer that is another function in training than in evaluation, and draws nothing."""
+
+    def forward(self, x: Any) -> Any:
+        return x.tanh() if self.training else 3 * x
+
+
+def with_layer(layer: Any, *, training: bool) -> Any:
+    """A function that makes modules with this layer in the middle, in this mode."""
+
+    def make() -> Any:
+        return nn.Sequential(nn.Linear(3, 4), layer(), nn.ReLU(), nn.Linear(4, 1)).double().train(training)
+
+    return make
+
+
+class FunctionalDropout(nn.Module):  # type: ignore[name-defined,misc]
+    def forward(self, x: Any) -> Any:
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+class StochasticDepth(nn.Module):  # type: ignore[name-defined,misc]
+    def forward(self, x: Any) -> Any:
+        kept = torch.bernoulli(torch.full((len(x), 1), 0.5, dtype=x.dtype)) if self.training else 1.0
+        return x * kept
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layer", [ByMode, lambda: nn.LayerNorm(4), lambda: nn.Dropout(0.0)])
+def test_members_are_in_the_mode_in_which_they_are_made(layer: Any, training: bool) -> None:
+    ensemble = Ensemble(with_layer(layer, training=training), 2)
+    x, K = torch.tensor(X), ensemble.kernels(X)
+    for i in range(2):
+        module = ensemble.member(i)
+        assert module.training == training
+        assert torch.allclose(ensemble.outputs(X)[i], module(x), rtol=1e-12)
+        assert torch.allclose(K[i], jacobian.kernel(module, X)[:, :, 0, 0], rtol=1e-10)
+
+
+def test_a_mode_that_makes_a_difference_makes_one() -> None:
+    one, other = (Ensemble(with_layer(ByMode, training=training), 2).kernels(X) for training in (True, False))
+    assert not torch.allclose(one, other, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: nn.BatchNorm1d(4), "a BatchNorm1d, is in training mode"),
+        (lambda: nn.Dropout(0.1), "a Dropout, is active"),
+        (lambda: nn.BatchNorm1d(4, track_running_stats=False), "a BatchNorm1d, is in training mode"),
+        (lambda: nn.Sequential(nn.Identity(), nn.AlphaDropout(0.2)), "'1.1', a AlphaDropout, is active"),
+    ],
+)
+def test_what_is_no_function_in_training_is_refused(layer: Any, words: str) -> None:
+    with pytest.raises(finwidth.FinwidthError, match=f"{words}.*return module.eval"):
+        Ensemble(with_layer(layer, training=True), 2)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.BatchNorm1d(4), lambda: nn.Dropout(0.1), FunctionalDropout])
+def test_and_taken_in_eval_mode(layer: Any) -> None:
+    ensemble = Ensemble(with_layer(layer, training=False), 2)
+    for i, K in enumerate(ensemble.kernels(X)):
+        assert torch.allclose(K, jacobian.kernel(ensemble.member(i), X)[:, :, 0, 0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("layer", [FunctionalDropout, StochasticDepth])
+def test_random_numbers_in_a_forward_pass_are_told(layer: Any) -> None:
+    ensemble = Ensemble(with_layer(layer, training=True), 2)
+    calls: list[Any] = [lambda: ensemble.outputs(X), lambda: ensemble.train(X, Y, 1, 0.01)]
+    for call in calls:
+        with pytest.raises(finwidth.FinwidthError, match=r"draw random numbers .* return module\.eval"):
+            call()
+
+
+def test_buffers_stay_as_they_are_made() -> None:
+    """Of a normalisation that keeps running statistics and of a counter, in training mode."""
+
+    class Counting(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            self.calls += 1
+            return x
+
+    def make() -> Any:
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 1), nn.InstanceNorm1d(2, track_running_stats=True), Counting(),
+            nn.Flatten(), nn.Tanh(), nn.Linear(6, 1),
+        ).double()  # fmt: skip
+
+    ensemble = Ensemble(make, 2)
+    before = {name: each.clone() for name, each in ensemble._buffers.items()}
+    assert len(before) == 4
+    first = ensemble.outputs(X)
+    ensemble.train(X, Y, 2, 1e-4, at=1)
+    assert all(torch.equal(each, before[name]) for name, each in ensemble._buffers.items())
+    assert torch.allclose(first, Ensemble(make, 2).outputs(X), rtol=1e-12)
+
+
 def one_by_one(module: Any, scale: dict[str, float], targets: Any, steps: int, lr: float) -> Any:
     """Losses before each step, by torch's optimizer, and the module after."""
     groups = [

@@ -17,14 +17,13 @@ import xarray as xr
 from scipy import stats
 
 import finwidth
-from finwidth import MLP
+from finwidth import MLP, observables
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 Tracker = finwidth.empirical.Tracker
 home = pytest.importorskip("finwidth.empirical.tracker")
 jacobian = pytest.importorskip("finwidth.empirical.jacobian")
-observables = pytest.importorskip("finwidth.empirical.observables")
 
 
 X = torch.tensor(np.random.default_rng(60).normal(size=(7, 3)))
@@ -99,7 +98,7 @@ def test_what_is_recorded_is_what_the_kernels_say() -> None:
 
 
 def test_the_plain_alignment_sees_a_constant_and_the_centred_one_does_not() -> None:
-    K, G = np.diag([1.0, 2.0, 3.0]), observables.target_gram([1.0, -1.0, 0.5], 3)
+    K, G = np.diag([1.0, 2.0, 3.0]), observables.target_gram([1.0, -1.0, 0.5], 3, 1)
     one, other = (observables.observe(each, K, G) for each in (K, K + 10))
     assert one["centred_alignment"] == pytest.approx(other["centred_alignment"])
     assert abs(one["alignment"] - other["alignment"]) > 0.1
@@ -107,7 +106,7 @@ def test_the_plain_alignment_sees_a_constant_and_the_centred_one_does_not() -> N
 
 def test_classes_align_like_one_hot_targets() -> None:
     classes = np.array([0, 2, 1, 2, 0, 0, 1])
-    assert np.array_equal(observables.target_gram(classes, 7), observables.target_gram(np.eye(3)[classes], 7))
+    assert np.array_equal(observables.target_gram(classes, 7, 3), observables.target_gram(np.eye(3)[classes], 7, 3))
 
 
 def test_one_output_and_options_of_the_kernel() -> None:
@@ -188,6 +187,173 @@ def test_tracking_takes_at_most_its_share(monkeypatch: pytest.MonkeyPatch) -> No
     assert rare.dataset().step.to_numpy().tolist() == [0, 20, 50]  # step 5 had to wait
 
 
+def slow_training(clock: Clock, tracker: Any, steps: int, seconds: float) -> Any:
+    """The dataset after so many steps, each of which takes so long."""
+    for step in range(steps):
+        clock.now += seconds
+        tracker.step(float(step))
+    return tracker.dataset()
+
+
+def test_missed_measurements_are_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second a measurement: of 25 that are due in 160 steps none is had in a second of training, all in a day."""
+    clock = Clock(monkeypatch, measurement=1.0)
+    with pytest.warns(UserWarning, match=r"share=0.05 let the tracker take 0 of 25 .* one takes 1 s; give a larger"):
+        found = slow_training(clock, Tracker(network(), X, share=0.05), 160, 1 / 160)
+    assert found.step.to_numpy().tolist() == [0, 160]
+    assert (found.attrs["measurements_due"], found.attrs["measurements_missed"]) == (25, 24)  # the last stands for one
+    some = slow_training(clock, Tracker(network(), X, share=0.05), 160, 2.0)
+    assert some.attrs["tracking_share"] <= 0.05
+    assert some.attrs["measurements_missed"] == 25 - (some.sizes["step"] - 2)  # steps 0 and 160 were not due
+    assert 10 < some.attrs["measurements_missed"] < 20
+    for whole in (slow_training(clock, Tracker(network(), X, share=0.05), 160, 1e3), run(160).dataset()):
+        assert whole.attrs["measurements_missed"] == 0
+        assert whole.sizes["step"] == 1 + whole.attrs["measurements_due"] + 1  # with steps 0 and 160
+
+
+def test_the_warning_is_given_once_and_only_where_nearly_all_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, measurement=1.0)
+    tracker = Tracker(network(), X, share=0.01, steps=1)
+    with pytest.warns(UserWarning, match="0 of 30"):
+        slow_training(clock, tracker, 30, 0.1)
+    slow_training(clock, tracker, 30, 0.1)  # warnings are errors here
+    slow_training(clock, Tracker(network(), X, share=0.5, steps=1), 30, 1.0)
+
+
+def test_what_only_a_first_measurement_costs_does_not_starve_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first call of torch that takes 100 s, in a run whose measurements take 1 s each."""
+    clock = Clock(monkeypatch, measurement=1.0)
+    ntk = home.ntk
+    calls: list[int] = []
+
+    def first_is_slow(*given: Any, **named: Any) -> Any:
+        clock.now += 0 if calls else 100
+        calls.append(1)
+        return ntk(*given, **named)
+
+    monkeypatch.setattr(home, "ntk", first_is_slow)
+    found = slow_training(clock, Tracker(network(), X, share=0.1, steps=1), 100, 1.0)
+    assert found.step.to_numpy().tolist() == [0, *range(20, 101, 10)]
+    assert found.attrs["tracking_seconds"] == 10
+
+
+@pytest.mark.parametrize(("steps", "trained"), [("log", 9), ("log", 160), (7, 20), (50, 3), ([4], 4), ("log", 8)])
+def test_the_last_step_is_had(tmp_path: Path, steps: Any, trained: int) -> None:
+    """With the loss of that step, whether or not it is on the schedule; and not twice."""
+    module = network()
+    tracker, losses = Tracker(module, X, Y, steps=steps, path=tmp_path / "run.nc", kernels=True), training(module)
+    for _ in range(trained):
+        loss = next(losses)
+        tracker.step(loss)
+    found = tracker.dataset()
+    assert int(found.step[-1]) == trained
+    assert float(found.loss[-1]) == loss.item()
+    assert np.allclose(found.K[-1], jacobian.kernel(module, X)[:, :, 0, 0], rtol=1e-10)
+    spent = tracker.dataset().attrs["tracking_seconds"]
+    assert spent == found.attrs["tracking_seconds"]  # what is had is not measured again
+    xr.testing.assert_equal(xr.load_dataset(tmp_path / "run.nc", engine="scipy"), found)
+
+
+def test_named_steps_are_those_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one of them that had to wait is taken in the end."""
+    assert run(9, steps=[2, 5]).dataset().step.to_numpy().tolist() == [0, 2, 5]
+    clock = Clock(monkeypatch, measurement=1.0)
+    with pytest.warns(UserWarning, match="take 0 of 2"):
+        waiting = slow_training(clock, Tracker(network(), X, steps=[2, 5], share=0.1), 9, 0.1)
+    assert waiting.step.to_numpy().tolist() == [0, 9]
+    assert waiting.attrs["measurements_missed"] == 1
+
+
+@pytest.mark.parametrize("looked_at", [[], [9], [9, 11, 13], [33]])
+def test_looking_changes_nothing_in_a_run(tmp_path: Path, looked_at: list[int]) -> None:
+    module = network()
+    tracker, losses = Tracker(module, X, Y, path=tmp_path / "run.nc"), training(module)
+    for step in range(1, 36):
+        tracker.step(next(losses))
+        if step in looked_at:
+            assert int(tracker.dataset().step[-1]) == step
+    found, whole = tracker.dataset(), run(35).dataset()
+    xr.testing.assert_identical(found.drop_attrs(), whole.drop_attrs())
+
+
+@pytest.mark.parametrize("stopped", [9, 20, 33])
+def test_a_run_goes_on_from_a_file_that_was_looked_at(tmp_path: Path, stopped: int) -> None:
+    """The last step of the first half is not one of the whole."""
+    path = tmp_path / "run.nc"
+    run(stopped, path=path).dataset()
+    both, whole = run(40, path=path, start=stopped).dataset(), run(40).dataset()
+    xr.testing.assert_identical(both.drop_attrs(), whole.drop_attrs())
+    assert both.attrs["measurements_due"] == whole.attrs["measurements_due"]
+
+
+HALVES: dict[str, Any] = {
+    "MLP": lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)),
+    "norm": lambda: nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2)),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+    ),
+    "batch norm": lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(tmp_path: Path, name: str, dtype: Any) -> None:
+    """Modules, inputs, targets and losses of half precision; the kernel to the precision of its numbers."""
+    module = HALVES[name]().to(dtype)
+    inputs, targets = X.to(dtype), torch.stack([Y, Y.square()], 1).to(dtype)
+    tracker = Tracker(module, inputs, targets, path=tmp_path / "run.nc", steps=1, kernels=True)
+    with torch.no_grad():
+        module[-1].weight.mul_(1.25)
+    tracker.step((module(inputs) - targets).square().sum())
+    found = tracker.dataset()
+    assert found.attrs["dtype"] == str(dtype).removeprefix("torch.")
+    right = jacobian.kernel(module.eval().double(), inputs.double()).diagonal(dim1=2, dim2=3).sum(-1).numpy()
+    error = np.linalg.norm(found.K[-1] - right) / np.linalg.norm(right)
+    assert error < 8 * torch.finfo(dtype).eps
+    assert np.isfinite(found.drop_vars("loss").isel(step=-1).to_array().max())
+    assert np.isfinite(found.loss[-1])
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_autocast_is_off_in_a_measurement(name: str) -> None:
+    """The kernel of the parameters as they are, in their own precision; the caller's autocast goes on."""
+    module, inputs = HALVES[name](), X.float()
+    without = Tracker(module, inputs, Y).dataset()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tracker = Tracker(module, inputs, Y, steps=1, share=1.0)
+        loss = module(inputs).sum()
+        tracker.step(loss)
+        assert module(inputs).dtype == torch.bfloat16
+        within = tracker.dataset()
+    assert np.allclose(within.initial_K, without.initial_K, rtol=1e-6)
+    assert float(within.loss[-1]) == loss.item()
+
+
+def test_classes_are_those_of_the_module() -> None:
+    """Whole numbers beside several outputs, also of one output of them; finding that out touches nothing."""
+
+    class Counting(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self, outputs: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, outputs).double()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x)
+
+    classes = torch.tensor([0, 2, 1, 2, 0, 0, 1])
+    one_hot = torch.nn.functional.one_hot(classes).double()
+    for module, kind in ((Counting(3), "classes"), (Counting(1), "numbers")):
+        state = torch.random.get_rng_state()
+        for outputs in ("trace", 0):
+            found = Tracker(module, X, classes, outputs=outputs).dataset()
+            same = Tracker(module, X, one_hot if kind == "classes" else classes.double(), outputs=outputs).dataset()
+            assert found.attrs["targets_are"] == kind
+            assert np.array_equal(found.alignment, same.alignment)
+        assert torch.equal(state, torch.random.get_rng_state())
+
+
 def test_tracking_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, measurement=2.0)
     tracker = Tracker(network(), X, steps=[3])
@@ -199,8 +365,11 @@ def test_tracking_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_file_holds_the_dataset(tmp_path: Path) -> None:
     tracker = run(9, path=tmp_path / "run.nc", kernels=True)
+    measured = xr.load_dataset(tmp_path / "run.nc", engine="scipy")
+    found = tracker.dataset()  # with step 9, which is not on the schedule
     stored = xr.load_dataset(tmp_path / "run.nc", engine="scipy")
-    xr.testing.assert_equal(stored, tracker.dataset())
+    xr.testing.assert_equal(stored, found)
+    xr.testing.assert_equal(measured, found.isel(step=slice(-1)))
     assert stored.attrs["finwidth_version"] == finwidth.__version__
     assert stored.drift.attrs == {"long_name": observables.OBSERVABLES["drift"].meaning, "units": "1"}
     assert [path.name for path in tmp_path.iterdir()] == ["run.nc"]
@@ -309,6 +478,8 @@ MISTAKES: dict[str, Any] = {
     "absent.nc is none": lambda folder: Tracker(network(), X, start=3, path=folder / "absent.nc"),
     "run.nc exists; give another path": lambda folder: Tracker(network(), X, path=existing(folder)),
     "is a run on another probe set": lambda folder: Tracker(network(), X + 1, path=existing(folder), start=1),
+    "is a run on other targets": lambda folder: Tracker(network(), X, 2 * Y, path=existing(folder), start=1),
+    "its rows differ in length": lambda folder: Tracker(network(), X, [[1.0], [1.0, 2.0]]),
     "is a run on other outputs": lambda folder: Tracker(network(), X, outputs=0, path=existing(folder), start=1),
     "cannot write .*/run.nc": lambda folder: Tracker(network(), X, path=folder / "absent" / "run.nc"),
     "the kernel on the probe set is zero or not finite": lambda folder: Tracker(
@@ -321,3 +492,36 @@ MISTAKES: dict[str, Any] = {
 def test_mistakes_are_told(words: str, tmp_path: Path) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         MISTAKES[words](tmp_path)
+
+
+class Leaving(nn.Module):  # type: ignore[name-defined,misc]
+    """A counter, a running average, statistics of instance norm, a number of its own: all changed by every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv1d(1, 4, 2), nn.Linear(8, 2)
+        self.norm = nn.InstanceNorm1d(4, track_running_stats=True)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("average", torch.zeros(3))
+        self.told = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        self.average: Any = 0.9 * self.average + 0.1 * x.detach().mean(0)
+        self.told += 1
+        return self.head(self.norm(self.layer(x[:, None])).tanh().flatten(1))
+
+
+@pytest.mark.parametrize("targets", [None, torch.tensor([0, 1, 1, 0, 0, 1, 0]), Y])
+@pytest.mark.parametrize("training", [True, False])
+def test_buffers_and_attributes_are_left_as_they_were(targets: Any, training: bool) -> None:
+    module = Leaving().double().train(training)
+    module(X)
+    state = {name: each.clone() for name, each in module.state_dict().items()}
+    tracker = Tracker(module, X, targets, steps=2)
+    for _ in range(3):
+        tracker.step()
+    tracker.dataset()
+    assert module.told == 1
+    assert module.training == training
+    assert all(torch.equal(each, state[name]) for name, each in module.state_dict().items())

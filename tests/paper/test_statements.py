@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -106,6 +108,36 @@ def test_chains_by_both_ways_and_the_counterexample() -> None:
     assert chain.mean() == chain.mean_by_listing() == Fraction(1, 10)
     assert chain.lower() == 79210
     assert min(chain.lower_factors()) < 0
+    assert math.prod(chain.factors()) <= chain.mean()
+
+
+def test_both_bounds_of_chains_need_alpha_of_at_least_one() -> None:
+    falling, rising = (probability_checks.small_factor(Fraction(gamma)) for gamma in (Fraction(1, 2), 2))
+    assert falling.mean() == falling.mean_by_listing() == Fraction(1, 20) < falling.lower() == Fraction(19, 200)
+    assert min(falling.lower_factors()) > 0
+    assert rising.mean() == rising.mean_by_listing() == Fraction(1, 5) > rising.upper() == Fraction(11, 100)
+    for chain in (falling, rising):
+        assert math.prod(chain.factors()) == chain.mean()
+
+
+def test_and_k_of_at_least_one() -> None:
+    one = [Fraction(1)]
+    chain = probability_checks.Chain([Fraction(0)], one, one, one, [Fraction(1, 2)])
+    assert chain.mean() == Fraction(1, 2) == math.prod(chain.factors()) < chain.lower() == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bounds_that_need_no_more_hold_for_all_chains(seed: int) -> None:
+    """Steps with p = 0, p = 1, p + q = 1, alpha = 0 and K = 0 among them."""
+    rng = random.Random(seed)
+    for growing in (True, False):
+        for _ in range(300):
+            chain = probability_checks.random_chain(rng, growing=growing, small=True)
+            alpha, K = ([rng.choice((each, Fraction(0))) for each in some] for some in (chain.alpha, chain.K))
+            for each in (chain, replace(chain, alpha=alpha), replace(chain, K=K)):
+                bound = math.prod(each.factors())
+                assert min(each.factors()) >= 0
+                assert each.mean() <= bound if growing else each.mean() >= bound
 
 
 def test_findings(found: tuple[Finding, ...]) -> None:

@@ -58,6 +58,16 @@ def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
     plots.save(figure, tmp_path / "ensemble")
 
 
+def test_draws_in_law_are_shown_like_members(tmp_path: Path) -> None:
+    run = finwidth.train(finwidth.MLP([2, 20, 1]), np.eye(2), [1.0, -1.0], 4, 0.05, draws=5)
+    figure = plots.kernel_in_training(run)
+    _, movement, alignment, spectrum = figure.axes
+    assert np.allclose(curves_of(movement)[0], run.drift.median("draw"))
+    assert np.allclose(curves_of(alignment)[1], run.centred_alignment.median("draw"))
+    assert np.allclose(curves_of(spectrum)[0], run.eigenvalues[..., 0].median("draw"))
+    plots.save(figure, tmp_path / "law")
+
+
 def test_without_targets_or_loss(tmp_path: Path) -> None:
     figure = plots.kernel_in_training(dataset(targets=False, loss=False))
     assert figure.axes[0].texts[0].get_text() == "no loss was given"

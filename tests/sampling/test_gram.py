@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
@@ -355,3 +355,128 @@ def test_an_activation_may_return_its_argument() -> None:
     itself, another = drawn(lambda y: y), drawn(lambda y: y.copy())
     for name in ("output", "K", "dK"):
         assert np.array_equal(itself[name], another[name])
+
+
+# The sign of the first move of a network with one hidden layer (docs/theory/gram.md)
+
+SLOPES: dict[
+    str,
+    tuple[Callable[[FloatArray], FloatArray], Callable[[FloatArray], FloatArray], Callable[[FloatArray], FloatArray]],
+] = {
+    "tanh": (np.tanh, lambda y: np.cosh(y) ** -2, lambda y: -2 * np.tanh(y) * np.cosh(y) ** -2),
+    "erf": (
+        special.erf,
+        lambda y: 2 / np.sqrt(np.pi) * np.exp(-(y**2)),
+        lambda y: -4 / np.sqrt(np.pi) * y * np.exp(-(y**2)),
+    ),
+    "gelu": (
+        lambda y: y * special.ndtr(y),
+        lambda y: special.ndtr(y) + y * np.exp(-(y**2) / 2) / np.sqrt(2 * np.pi),
+        lambda y: (2 - y**2) * np.exp(-(y**2) / 2) / np.sqrt(2 * np.pi),
+    ),
+    "linear": (lambda y: y, np.ones_like, np.zeros_like),
+}
+
+NODES = np.polynomial.legendre.leggauss(400)
+
+
+def first_move(activation: str, q: float, kappa: float, rho: float = 1, *, n: int = 1) -> tuple[float, float]:
+    """n E[dK], and Var[dK] at width n, d = 2; q the variance of a pre-activation, rho the last multiplier times n.
+
+    With a = u phi and f = 2 rho u phi phi'^2 + kappa u^3 phi'^2 phi'' of a neuron, dK = -2 kappa/n^2 (sum a)(sum f),
+    and u has the moments 1, 3, 15, 105.
+    """
+    nodes, weights = NODES
+    top = min(12 * math.sqrt(q), 30.0)
+    y = top * nodes
+    weights = top * weights * np.exp(-(y**2) / (2 * q)) / math.sqrt(2 * math.pi * q)
+    phi, slope, bend = (each(y) for each in SLOPES[activation])
+    out, turned = 2 * rho * phi, kappa * bend  # f = phi'^2 (out u + turned u^3)
+    aa, af = weights @ phi**2, weights @ (phi * slope**2 * (out + 3 * turned))
+    ff = weights @ (slope**4 * (out**2 + 6 * out * turned + 15 * turned**2))
+    both = phi**2 * slope**4 * (3 * out**2 + 30 * out * turned + 105 * turned**2)
+    square = 4 * kappa**2 / n**3 * (weights @ both + (n - 1) * (aa * ff + 2 * af**2))
+    return -2 * kappa * float(af), float(square) - (2 * kappa * float(af) / n) ** 2
+
+
+@pytest.mark.parametrize(
+    ("activation", "size", "bias", "n", "parameterization"),
+    [
+        ("tanh", 0.2, "none", 16, "ntk"),
+        ("tanh", 0.1, "trained", 7, "ntk"),
+        ("tanh", 2.0, "none", 3, "ntk"),
+        ("tanh", 0.3, "trained", 20, "standard"),
+        ("erf", 0.3, "none", 12, "ntk"),
+        ("erf", 0.3, "trained", 12, "ntk"),
+        ("gelu", 0.5, "none", 10, "ntk"),
+        ("gelu", 0.2, "trained", 5, "standard"),
+        ("linear", 1.0, "trained", 4, "ntk"),
+    ],
+)
+def test_first_move_of_one_hidden_layer_is_the_closed_form(
+    activation: str, size: float, bias: str, n: int, parameterization: Any
+) -> None:
+    """At any width; not what the other choice of biases gives."""
+    net = MLP([4, n, 1], activation=activation, bias=bias, parameterization=parameterization)
+    x, draws = np.full((1, 4), math.sqrt(size)), 100_000
+    hidden, last = net.layers
+    assert last.weight_variance * n == 1
+    q, weights = float(hidden.weight_variance) * 4 * size, float(hidden.weight_multiplier) * 4 * size
+    trained, rho = float(hidden.bias_multiplier), float(last.weight_multiplier) * n
+    mean, variance = first_move(activation, q, weights + trained, rho, n=n)
+    found = sample_gram(net, x, draws, seed=11, targets=[0.0]).dK.to_numpy().ravel()
+    assert same_mean(found, mean / n, variance)
+    assert not same_mean(found, first_move(activation, q, weights + 1 - trained, rho)[0] / n, variance)
+
+
+def test_the_mean_of_the_first_move_does_not_depend_on_the_target() -> None:
+    net, x = MLP([4, 16, 1], activation="tanh", bias="none"), np.full((1, 4), math.sqrt(0.2))
+    found = sample_gram(net, x, 100_000, seed=12, targets=[0.7]).dK.to_numpy().ravel()
+    assert abs(found.mean() - first_move("tanh", 0.2, 0.2)[0] / 16) < 6 * found.std() / len(found) ** 0.5
+
+
+def test_where_the_sign_of_saturating_activations_turns() -> None:
+    """Without biases it is ReLU's for small inputs and turns once; with trained ones it is the opposite one always."""
+    assert first_move("tanh", 0.2, 0.2)[0] == pytest.approx(-0.03104925, rel=1e-6)
+    for activation, crossing in (("tanh", 0.486774), ("erf", 0.430092)):
+        assert first_move(activation, crossing - 1e-5, crossing - 1e-5)[0] < 0
+        assert first_move(activation, crossing + 1e-5, crossing + 1e-5)[0] > 0
+        sizes = np.geomspace(1e-6, 1e3, 46)
+        signs = [first_move(activation, q, q)[0] > 0 for q in sizes]
+        assert signs == [q > crossing for q in sizes]
+        assert all(first_move(activation, q, q + 1)[0] > 0 for q in sizes)
+        kappas = 4 * sizes + 1  # standard, n_0 = 4; n = rho
+        assert all(first_move(activation, q, kappa, 3 * kappa)[0] < 0 for q, kappa in zip(sizes, kappas, strict=True))
+        assert first_move(activation, 1e-6, 1.0, 2.99)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth", "bias", "size", "sign"),
+    [
+        ("tanh", 3, "none", 0.2, -1),
+        ("tanh", 3, "none", 0.6, 1),
+        ("tanh", 5, "none", 0.02, -1),
+        ("erf", 4, "frozen", 0.01, -1),
+        ("tanh", 4, "trained", 0.02, 1),
+        ("erf", 4, "trained", 0.01, 1),
+        ("relu", 4, "none", 0.02, -1),
+        ("relu", 4, "trained", 2.0, -1),
+    ],
+)
+def test_sign_of_the_first_move_of_deeper_networks(
+    activation: str, depth: int, bias: str, size: float, sign: int
+) -> None:
+    net = MLP([4, *[32] * (depth - 1), 1], activation=activation, bias=bias)
+    found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10_000, seed=13, targets=[0.0]).dK.to_numpy()
+    assert sign * found.mean() > 10 * found.std() / 100
+
+
+@pytest.mark.slow
+def test_where_the_sign_turns_with_two_hidden_layers() -> None:
+    """tanh without biases, n = 128: 0 between |x|^2/n_0 of 0.345 and 0.36."""
+    for size, sign in ((0.345, -1), (0.36, 1)):
+        net = MLP([4, 128, 128, 1], activation="tanh", bias="none")
+        found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10**6, seed=14, targets=[0.0]).dK.to_numpy()
+        mean, error = 128 * found.mean(), 0.128 * found.std()
+        print(f"|x|^2/n_0 = {size}: n E[dK] = {mean:.5f} +- {error:.5f}")
+        assert sign * mean > 6 * error

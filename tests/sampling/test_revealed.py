@@ -13,7 +13,7 @@ import pytest
 import finwidth
 from finwidth.sampling import revealed
 from finwidth.sampling.device import DeviceGenerator
-from finwidth.sampling.revealed import GaussianMatrix, memory, parse_bytes
+from finwidth.sampling.revealed import GaussianMatrix, memory
 from finwidth.sampling.streams import stream
 from stats import same_law
 
@@ -290,9 +290,3 @@ def test_thousands_of_vectors() -> None:
 def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         call()
-
-
-def test_bytes_are_read() -> None:
-    assert parse_bytes("4GiB") == 2**32
-    assert parse_bytes(" 500 MB") == 500_000_000
-    assert parse_bytes(1e6) == 10**6

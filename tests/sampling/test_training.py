@@ -286,7 +286,7 @@ def test_dataset() -> None:
         net, X, [0, 1], 6, 0.01, draws=3, seed=4, probe=PROBE, loss="cross-entropy", record=[2], progress=told.append
     )
     assert run.step.to_numpy().tolist() == [0, 2, 6]
-    sizes = {"draw": 3, "step": 3, "input": 2, "component": 2, "probe": 2, "probe_": 2, "mode": 2}
+    sizes = {"draw": 3, "step": 3, "input": 2, "component": 2, "probe": 2, "probe_": 2, "eigenvalue": 2}
     assert dict(run.sizes) == sizes
     assert run.output.dims == ("draw", "step", "input", "component")
     assert "alignment" not in run
@@ -294,7 +294,7 @@ def test_dataset() -> None:
     assert run.attrs["lr"] == 0.01
     assert told[-1] == 3 * 7
     assert (run.drift[:, 0] == 0).all()
-    assert np.allclose(run.eigenvalues.sum("mode"), np.trace(run.K, axis1=2, axis2=3))
+    assert np.allclose(run.eigenvalues.sum("eigenvalue"), np.trace(run.K, axis1=2, axis2=3))
     single = train(MLP([3, 20, 1]), X, Y, 2, 0.1, draws=2)
     t = np.outer(Y, Y)
     K = single.K.to_numpy()

@@ -1,10 +1,9 @@
-"""What the user gave to `ntk` and its kin, checked: module, inputs, parameters, outputs, memory."""
+"""What the user gave to `ntk` and its kin, checked: module, inputs, parameters, outputs."""
 
 from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
@@ -17,22 +16,6 @@ from finwidth.errors import FinwidthError
 
 Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
 Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def check_memory(memory: str | int) -> int:
-    """Bytes from a whole number of them or a text with a unit.
-
-    >>> from finwidth.empirical.arguments import check_memory
-    >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory(4096)
-    (1610612736, 200000000, 4096)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?", str(memory).strip().lower())
-    size = int(float(match[1]) * _UNITS[match[2]]) if match and not isinstance(memory, bool) else 0
-    if size < 1:
-        raise FinwidthError(f'memory is {memory!r}; give bytes as a whole number, or a text such as "1GiB" or "200 MB"')
-    return size
 
 
 def check_module(module: Any) -> nn.Module:

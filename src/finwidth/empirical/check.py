@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import nn
 
 from finwidth.empirical.forward import Network, apply, check_output, differentiable, same_buffers, telling
 from finwidth.empirical.passes import near
@@ -84,7 +83,7 @@ def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
     """The number that is furthest from what it should be, if it is further than rounding explains."""
     worst = max(findings(kernel, K, compute), key=lambda each: each.error)
     eps = torch.finfo(kernel.plan.dtype).eps
-    if worst.error <= min(0.3, 10 * eps ** (2 / 3)) or worst.error <= 30 * _rounding(kernel, eps):
+    if worst.error <= min(0.3, 10 * eps ** (2 / 3)) or worst.error <= 10 * _rounding(kernel, eps):
         return None
     return worst
 
@@ -172,7 +171,7 @@ def _products(network: Network, pairs: list[_Pair], group: list[Tensor]) -> list
     members = {id(each): each for pair in pairs for each in pair}
     right, size = [0.0] * len(pairs), [0.0] * len(pairs)
     with same_buffers(network.module), differentiable():
-        outputs = {key: _output(network.module, each) for key, each in members.items()}
+        outputs = {key: _output(network, each) for key, each in members.items()}
         for c in group:
             found = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
             for i, (one, other) in enumerate(pairs):
@@ -189,10 +188,13 @@ def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
     return sum(network.scales[name] * float(torch.dot(a.flatten(), b.flatten())) for name, a, b in pairs)
 
 
-def _output(module: nn.Module, samples: _Samples) -> Tensor:
+def _output(network: Network, samples: _Samples) -> Tensor:
     x = samples.x[samples.rows]
-    with telling(module, x):
-        return check_output(module(x), len(x))
+    try:
+        with telling(network.module, x):
+            return check_output(network.module(x), len(x))
+    finally:
+        network.snapshot.restore()
 
 
 def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -219,12 +221,10 @@ def _rounding(kernel: Kernel, eps: float) -> float:
     singles = [_Samples(kernel.x1, samples.rows[[a]], samples.weights[[a]]) for a in range(len(samples.rows))]
     network = replace(kernel.network, direction=None)
     with same_buffers(network.module), differentiable():
-        together, *apart = (
-            _gradient(network, _output(network.module, each), each, c)[0] for each in (samples, *singles)
-        )
+        together, *apart = (_gradient(network, _output(network, each), each, c)[0] for each in (samples, *singles))
     gaps = [whole - sum(parts) for whole, *parts in zip(together, *apart, strict=True)]
     off, size = _inner(network, gaps, gaps) ** 0.5, _inner(network, together, together) ** 0.5
-    return off / size if off <= min(0.1, eps**0.5) * size else 0.0
+    return off / size if off <= eps ** (1 / 3) * size else 0.0
 
 
 def _reason(kernel: Kernel) -> str:

@@ -17,28 +17,35 @@ import torch
 from torch import nn
 
 from finwidth import network
-from finwidth.empirical.arguments import check_inputs, check_memory
+from finwidth.empirical.arguments import check_inputs, check_module
 from finwidth.empirical.brute_force import draw_networks
 from finwidth.empirical.kernel import ntk
 from finwidth.empirical.modules import MLP
-from finwidth.empirical.observables import OBSERVABLES, observe, spread, target_gram
-from finwidth.empirical.tracker import DIMS, numpy_of, schedule
+from finwidth.empirical.tracker import numpy_of, schedule
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import check_memory
 from finwidth.network import count
+from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.quantities import attributes
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+_IN_EVAL = "return module.eval() from the function that makes it"
+
+
 class Ensemble:
-    """Independent random networks of one architecture, in eval mode.
+    """Independent random networks of one architecture, in the mode in which they are made.
 
     Parameters
     ----------
     net
         A `finwidth.MLP`, or a function without arguments that makes a torch module, initialised by torch's generator.
+        Batch normalisation and dropout must be in eval mode (``return module.eval()``), as for
+        `finwidth.empirical.ntk`: what they do in training is no function of one input. Buffers stay as they are made,
+        also in `train`.
     members
         How many networks.
     seed
@@ -111,7 +118,13 @@ class Ensemble:
             return found
 
         inputs = check_inputs(self._template, X)
-        found: torch.Tensor = torch.func.vmap(one)(self.parameters, self._buffers)
+        buffers = {name: each.clone() for name, each in self._buffers.items()}  # a forward pass may write to its own
+        try:
+            found: torch.Tensor = torch.func.vmap(one)(self.parameters, buffers)
+        except RuntimeError as error:
+            if "random" not in str(error):
+                raise
+            raise FinwidthError(f"the networks draw random numbers (dropout, stochastic depth?); {_IN_EVAL}") from None
         return found
 
     def kernels(self, X: Any, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
@@ -204,7 +217,8 @@ class Ensemble:
         at
             When to measure, as ``steps`` of `Tracker`; step 0 and the last step always are.
         probe, probe_targets
-            Where to measure kernels and alignment; by default on X and y.
+            Where to measure kernels and alignment; by default on X and y. Of networks with several outputs, whole
+            numbers of shape (N,) are classes.
         outputs
             ``"trace"``, or the number of one output.
 
@@ -212,12 +226,12 @@ class Ensemble:
         -------
         xarray.Dataset
             Over member and step: loss (before the step's own move), and the variables of
-            `finwidth.empirical.observables`; ``cv`` over step.
+            `finwidth.observables`, NaN for a network that is dead on the probe set; ``cv`` over step.
 
         Raises
         ------
         FinwidthError
-            If a network diverges.
+            If an argument is not allowed, or a network diverges.
         """
         steps, due = count("steps", steps), schedule(at)
         inputs = check_inputs(self._template, X)
@@ -226,7 +240,8 @@ class Ensemble:
         if (probe is None) != (probe_targets is None):
             raise FinwidthError("give both of probe and probe_targets, or neither")
         probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
-        G = target_gram(numpy_of(targets if probe_targets is None else probe_targets), len(probe))
+        aims = numpy_of(targets if probe_targets is None else probe_targets)
+        G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
         rates = self._rates(lr)
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
@@ -240,7 +255,8 @@ class Ensemble:
             if step < steps:
                 for name, gradient in gradients.items():
                     self.parameters[name].data -= rates[name] * gradient
-        return self._dataset(rows, initial, lr)
+        more = {"lr": np.asarray(numpy_of(lr), np.float64), "targets_are": targets_are(aims, targets.shape[1:].numel())}
+        return self._dataset(rows, initial, more)
 
     def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
         """The learning rate of each parameter, one number for each member in its first dimension."""
@@ -270,23 +286,21 @@ class Ensemble:
         bad = ~np.isfinite(K).all(axis=(1, 2)) | ~torch.isfinite(losses).cpu().numpy()
         if bad.any():
             raise FinwidthError(f"{int(bad.sum())} of {self.members} networks diverge before step {step}; lower lr")
-        if not step and not K.any(axis=(1, 2)).all():
-            raise FinwidthError("the kernel of a network is zero on the probe set: it is dead; take it wider")
 
-    def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, lr: Any) -> xr.Dataset:
+    def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, more: dict[str, Any]) -> xr.Dataset:
         import xarray as xr
 
         steps = sorted(rows)
         variables = {
             name: (
-                ("member", "step", *DIMS.get(name, ())),
+                ("member", "step", *SHAPES.get(name, ())),
                 np.stack([rows[step][name] for step in steps], axis=1),
-                OBSERVABLES[name].attrs,
+                (LOSS if name == "loss" else OBSERVABLES[name]).attrs,
             )
             for name in rows[0]
         }
-        variables["initial_K"] = (("member", "input", "input_"), initial, OBSERVABLES["initial_K"].attrs)
-        found = xr.Dataset(variables, {"step": steps}, self._attrs | {"lr": np.asarray(numpy_of(lr), dtype=np.float64)})
+        variables["initial_K"] = (("member", *SHAPES["K"]), initial, OBSERVABLES["initial_K"].attrs)
+        found = xr.Dataset(variables, {"step": steps}, self._attrs | more)
         if self.members > 1:
             cv = spread(found.diagonal.transpose("member", "step", "input").to_numpy())
             found = found.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
@@ -314,7 +328,10 @@ def _made(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Mod
         module = make()
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
-    return module.eval()
+    try:
+        return check_module(module)
+    except FinwidthError as error:
+        raise FinwidthError(f"{error}: {_IN_EVAL}") from None
 
 
 def _with_slope(phi: nn.Module, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

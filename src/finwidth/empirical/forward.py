@@ -6,6 +6,7 @@ an input of its own, so that every pass is of the same function and none leaves 
 
 from __future__ import annotations
 
+import operator
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,20 +25,48 @@ from finwidth.errors import FinwidthError
 Tensor = torch.Tensor
 
 
+class Snapshot:
+    """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        attributes: list[Any] = [part.__dict__ for part in module.modules()]
+        tables = [each for part in attributes for each in part.values() if isinstance(each, dict | list | set)]
+        self.before = [(each, list(each) if isinstance(each, list) else each.copy()) for each in (*attributes, *tables)]
+
+    def restore(self) -> None:
+        """Put back what has changed."""
+        for each, before in self.before:
+            if not _unchanged(each, before):
+                each.clear()
+                (each.extend if isinstance(each, list) else each.update)(before)
+
+
+def _unchanged(one: Any, other: Any) -> bool:
+    """Whether two containers hold the same objects."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(one.get(key, one) is value for key, value in other.items())
+    return all(map(operator.is_, one, other)) if isinstance(one, list) else one == other
+
+
 @dataclass(frozen=True)
 class Network:
     """A module and its counted parameters, with the scale of each.
 
     With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
     as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
-    plain numbers G + t dG instead, and found sample by sample.
+    plain numbers G + t dG instead, and found sample by sample. ``changing`` names the buffers that a pass changes, and
+    ``snapshot`` puts everything else back after each.
     """
 
     module: nn.Module
     parameters: Mapping[str, Tensor]
     scales: Mapping[str, float]
+    snapshot: Snapshot
     direction: Mapping[str, Tensor] | None = None
     mix: float | None = None
+    changing: frozenset[str] = frozenset()
 
     def leaves(self) -> Mapping[str, Tensor]:
         """The parameters, with their tangents."""
@@ -68,10 +97,27 @@ def differentiable() -> Iterator[None]:
 
 def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters."""
-    buffers = {name: each.clone() for name, each in network.module.named_buffers()}
-    with telling(network.module, x):
-        output = torch.func.functional_call(network.module, {**buffers, **parameters}, (x.clone(),))
+    module = network.module
+    own = dict(module.named_buffers()) if network.changing else {}
+    given = {name: own[name].clone() for name in network.changing}
+    if parameters is not network.parameters:
+        given |= parameters
+    try:
+        with telling(module, x):
+            output = torch.func.functional_call(module, given, (x.clone(),)) if given else module(x.clone())
+    finally:
+        network.snapshot.restore()
     return check_output(output, len(x))
+
+
+def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
+    """The buffers that a pass of inputs x changes in place."""
+    buffers = {name: each.clone() for name, each in module.named_buffers()}
+    if not buffers:
+        return frozenset()
+    with untouched(module), telling(module, x), differentiable():
+        torch.func.functional_call(module, buffers, (x.clone(),))
+    return frozenset(name for name, each in buffers.items() if each._version)
 
 
 class ModuleError(FinwidthError):
@@ -121,28 +167,16 @@ def measuring(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn.
-
-    Attributes of the module's parts (modes, buffers, hooks, counters) and gradients are put back; buffers that were
-    changed in place get their numbers back.
-    """
-    parts = [(part, dict(part.__dict__)) for part in module.modules()]
-    held: list[Any] = [table for part, _ in parts for table in (part._parameters, part._buffers, part._modules)]
-    tables = [(table, dict(table)) for table in held]
+    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
     gradients = [(each, each.grad) for each in module.parameters()]
-    chance = _Chance(module)
+    chance, snapshot = _Chance(module), Snapshot(module)
     try:
         with same_buffers(module):
             yield
             chance.check()
     finally:
         chance.restore()
-        for part, attributes in parts:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-        for table, entries in tables:
-            table.clear()
-            table.update(entries)
+        snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

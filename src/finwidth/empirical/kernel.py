@@ -18,17 +18,17 @@ from finwidth.empirical.arguments import (
     Scale,
     check_entries,
     check_inputs,
-    check_memory,
     check_module,
     check_outputs,
     check_parameters,
 )
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import ModuleError, Network, apply, differentiable, measuring
+from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, changing, differentiable, measuring
 from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
+from finwidth.memory import check_memory
 from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
@@ -173,8 +173,10 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
     scales = check_parameters(check_module(module), parameters, scale)
-    network = Network(module, {name: each for name, each in module.named_parameters() if name in scales}, scales)
+    counted = {name: each for name, each in module.named_parameters() if name in scales}
+    network = Network(module, counted, scales, Snapshot(module))
     inputs = check_inputs(module, x1)
+    network = replace(network, changing=changing(module, inputs[:2]))
     others = None if x2 is None else check_inputs(module, x2, "x2")
     return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
 

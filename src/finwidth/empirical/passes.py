@@ -64,7 +64,7 @@ def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
-    with differentiable(), telling(network.module, rows):
+    with differentiable():
         return _plan(network, rows)
 
 
@@ -78,15 +78,18 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
         )
     _check_samples(network, rows, three.output, [two.output, backward.output.flip(0), alone])
     uses, general = _places(network, two, three, backward)
-    columns, batched = _try_backward(three)
-    if uses:
-        general |= _out_of_order(three, backward, uses)
+    columns: list[Tensor] = []
+    batched = False
+    if len(general) < len(network.parameters):
+        with telling(network.module, rows):
+            columns, batched = _try_backward(three)
+            general |= _out_of_order(three, backward, uses)
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
         dtype = torch.promote_types(dtype, each.dtype)
     scheme = Plan(uses, general, batched, _vmaps(network, frozenset(general), rows[:2]), output.shape[1], dtype)
-    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)] if uses else []
+    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)] if columns else []
     if general:
         shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in general)))
     results = [use.shape.numel() // 3 for use in three.uses]
@@ -259,7 +262,8 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
     if scheme.general:
         form = _by_vmap if scheme.vmaps else _one_by_one
         found.append(form(network, frozenset(scheme.general), x, outputs))
-    return found
+    nothing = torch.zeros(len(x), len(outputs), 1, dtype=scheme.dtype, device=x.device)
+    return found or [Dense(nothing)]  # the parameters that count make no difference
 
 
 def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
@@ -296,8 +300,6 @@ def _factors(network: Network, scheme: Plan, pass_: Record, columns: list[Tensor
                 x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
                 x = x.to(scheme.dtype) if x.is_floating_point() else x
                 sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
-        if not sites:  # the parameters that count make no difference
-            return [Dense(pass_.output.new_zeros(len(pass_.output), columns[0].shape[0] if columns else 1, 1))]
         return [together(parts) for parts in sites.values()]
 
 
@@ -312,7 +314,8 @@ def _freed(x: Tensor) -> Tensor:
 def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
     """The gradients by some parameters themselves, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    others = {name: each.clone() for name, each in network.module.named_buffers()}
+    buffers = dict(network.module.named_buffers())
+    others = {name: buffers[name].clone() for name in network.changing}
 
     def rows(sample: Tensor) -> Tensor:
         def output(given: dict[str, Tensor]) -> Tensor:
@@ -355,7 +358,7 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     The tangents are found by differentiating twice more: h = d/dp sum_ij u_ij G_ij is linear in u, and the derivative
     of its product with the direction by u is that of G along the direction.
     """
-    parameters, direction = dict(network.parameters), network.direction
+    parameters, direction = network.parameters, network.direction
     chosen = [name for name in parameters if name in names]
     value = apply(network, sample, parameters)[0]
     rows = []

@@ -18,21 +18,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import nn
 
 from finwidth.empirical.arguments import check_inputs
+from finwidth.empirical.forward import Network, apply, differentiable, untouched
 from finwidth.empirical.kernel import ntk
-from finwidth.empirical.observables import OBSERVABLES, observe, spread, target_gram
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import count
+from finwidth.observables import OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
+from finwidth.quantities import Quantity
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Steps: TypeAlias = str | int | Collection[int]
 _PER_OCTAVE = 4
-DIMS = {"eigenvalues": ("eigenvalue",), "diagonal": ("input",), "K": ("input", "input_")}
+_VARIABLES = {"loss": Quantity("loss", "loss that the user gave")} | OBSERVABLES
 
 
 class Tracker:
@@ -41,24 +44,29 @@ class Tracker:
     Parameters
     ----------
     module
-        Any torch module that `finwidth.empirical.ntk` takes. It is measured in eval mode and left as it was: modes,
-        gradients, random numbers and parameters are not touched.
+        Any torch module that `finwidth.empirical.ntk` takes. It is measured in eval mode and without autocast, and left
+        as it was: modes, gradients, random numbers and parameters are not touched.
     inputs
         The probe set, shape (N, ...); it stays the same.
     targets
-        Targets of the probe set, for the alignment: numbers of shape (N,) or (N, C), or classes, whole numbers (N,).
+        Targets of the probe set, for the alignment: numbers of shape (N,) or (N, C). Whole numbers of shape (N,) are
+        classes if the module has two or more outputs (`finwidth.observables.targets_are`).
     path
         A netCDF file to keep the results in; by default they are in memory only.
     steps
         When to measure: ``"log"``, at 0, 1, 2, ... four times an octave; a number k, every k steps; or the steps.
-        Step 0 is measured when the tracker is made.
+        Step 0 is measured when the tracker is made, and the last one when you ask for the `dataset`, unless you name
+        the steps.
     start
         To go on with a run that was stopped: the number of steps that the module has been trained, as your checkpoint
         says; the file at ``path`` must exist, and later measurements in it are dropped.
     share
         The most that tracking may take, over the time of the training itself, such as 0.05. A measurement that would
-        exceed it is put off until it does not. By default every chosen step is measured, whatever it takes;
-        ``attrs["tracking_share"]`` says what it took.
+        exceed it is put off until it does not; of several that wait one is taken, and the others are missed. By default
+        every chosen step is measured, whatever it takes. ``attrs["tracking_share"]`` says what it took, and
+        ``attrs["measurements_missed"]`` how many of ``attrs["measurements_due"]`` were not taken. Not counted is what
+        only the first use of torch costs: a small measurement pays for it when the tracker is made. A last step that
+        `dataset` measures is counted, but not put off.
     outputs
         ``"trace"`` (the kernel summed over outputs) or the number of one output.
     kernels
@@ -69,7 +77,8 @@ class Tracker:
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, the file exists (or with ``start`` does not), or it is of another probe set.
+        If an argument is not allowed, the file exists (or with ``start`` does not), or it is of another probe set or
+        other targets.
 
     Examples
     --------
@@ -109,28 +118,37 @@ class Tracker:
         if not isinstance(module, nn.Module):
             raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
         self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
-        self._gram = None if targets is None else target_gram(numpy_of(targets), len(self._inputs))
+        self._targets: Any = None if targets is None else numpy_of(targets)
+        self._gram: FloatArray | None = None
         self._options = ntk_options | {"outputs": outputs}
         self._due, self._share, self._kernels = schedule(steps), share, kernels
+        self._named = not isinstance(steps, str | int)
         self._path = None if path is None else Path(path)
-        self._attrs = {
+        self._attrs: dict[str, Any] = {
             "finwidth_version": version("finwidth"),
             "method": "empirical kernel of a torch module in training",
             "module": type(module).__name__,
             "outputs": outputs,
-            "inputs_sha256": hashlib.sha256(numpy_of(self._inputs).tobytes()).hexdigest(),
+            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
+            "inputs_sha256": _hash(numpy_of(self._inputs)),
+            "targets_sha256": "" if targets is None else _hash(self._targets),
         }
-        self._step, self._put_off, self._stopped = start, False, ""
+        self._step, self._put_off, self._stopped, self._warned = start, False, "", False
+        self._loss: Any = math.nan
         self._rows: dict[int, dict[str, Any]] = {}
+        self._last: dict[int, dict[str, Any]] = {}  # the step that `dataset` measured, until training goes on
         self._initial: FloatArray = np.zeros((0, 0))
-        self._began = time.perf_counter()
-        self._spent = self._latest = 0.0
         if start:
             self._resume(count("start", start))
         elif self._path is not None and self._path.exists():
             raise FinwidthError(f"{path} exists; give another path, or start=, the steps done, to go on with that run")
-        else:
-            self._record(math.nan)
+        if share is not None:
+            self._first_use()
+        self._wanted = sum(map(self._due, range(1, start + 1)))
+        self._began = time.perf_counter()
+        self._spent = self._latest = 0.0
+        if not start:
+            self._record(self._rows)
 
     def step(self, loss: Any = None) -> bool:
         """Count one step of training, and measure if it is time to; returns whether it did.
@@ -141,41 +159,93 @@ class Tracker:
             The loss of this step, a number or a tensor of one; NaN is kept where none is given, and at step 0.
         """
         self._step += 1
-        wanted = not self._stopped and (self._put_off or self._due(self._step))
-        if not wanted:
+        self._last.clear()
+        self._loss = math.nan if loss is None else loss.detach() if hasattr(loss, "detach") else loss
+        due = not self._stopped and self._due(self._step)
+        self._wanted += due
+        if not (due or self._put_off) or self._stopped:
             return False
         self._put_off = not self._affordable()
         if self._put_off:
             return False
-        self._record(math.nan if loss is None else float(numpy_of(loss)))
+        self._record(self._rows)
         return True
 
     def dataset(self) -> xr.Dataset:
-        """What was measured so far, over ``step``: the variables of `finwidth.empirical.observables`."""
+        """What was measured so far, over ``step``: the loss, and the variables of `finwidth.observables`.
+
+        It ends with the step that the module is at: if that has not been measured, it is now, in the file too, unless
+        ``steps`` names the steps and none of them waits. When training goes on it is dropped again, so that it does
+        not matter to a run when it is looked at. One warning is given where ``share`` left fewer than one in 20 of the
+        measurements that were due.
+        """
+        waits = self._put_off or not self._named
+        if waits and not self._stopped and self._step not in self._rows | self._last:
+            self._record(self._last)
+        self._warn_of_missed()
+        return self._assembled()
+
+    def _assembled(self) -> xr.Dataset:
         import xarray as xr
 
-        steps = sorted(self._rows)
-        names = [name for name in OBSERVABLES if name in self._rows[steps[0]]]
+        rows = dict(sorted((self._rows | self._last).items()))
         variables = {
             name: (
-                ("step", *DIMS.get(name, ())),
-                np.array([self._rows[step][name] for step in steps]),
-                OBSERVABLES[name].attrs,
+                ("step", *SHAPES.get(name, ())),
+                np.array([row[name] for row in rows.values()]),
+                quantity.attrs,
             )
-            for name in names
+            for name, quantity in _VARIABLES.items()
+            if name in rows[min(rows)]
         }
-        variables["initial_K"] = (("input", "input_"), self._initial, OBSERVABLES["initial_K"].attrs)
+        variables["initial_K"] = (SHAPES["K"], self._initial, OBSERVABLES["initial_K"].attrs)
         training = time.perf_counter() - self._began - self._spent
-        attrs = self._attrs | {"tracking_seconds": self._spent, "tracking_share": self._spent / max(training, 1e-9)}
+        attrs = self._attrs | {
+            "tracking_seconds": self._spent,
+            "tracking_share": self._spent / max(training, 1e-9),
+            "measurements_due": self._wanted,
+            "measurements_missed": self._missed,
+        }
+        if self._last:
+            attrs["beside_the_steps"] = self._step
         if self._stopped:
             attrs["stopped"] = self._stopped
-        return xr.Dataset(variables, {"step": np.array(steps, dtype=np.int32)}, attrs)
+        return xr.Dataset(variables, {"step": np.array(list(rows), dtype=np.int32)}, attrs)
+
+    @property
+    def _missed(self) -> int:
+        """Due and not taken, but for one that waits."""
+        return max(0, self._wanted - self._taken - self._put_off)
+
+    @property
+    def _taken(self) -> int:
+        return len(self._rows) - 1  # but for step 0
+
+    def _warn_of_missed(self) -> None:
+        if self._warned or self._share is None or not self._missed or 20 * self._taken >= self._wanted:
+            return
+        self._warned = True
+        warnings.warn(
+            f"share={self._share} let the tracker take {self._taken} of {self._wanted} measurements that were due: one "
+            f"takes {self._latest:.2g} s; give a larger share, or fewer inputs",
+            stacklevel=3,
+        )
+
+    def _first_use(self) -> None:
+        """What only a first measurement costs (imports, preparations of torch) is paid for here, and does not count."""
+        if self._path is not None:
+            import xarray as xr
+
+            xr.Dataset({"K": ("input", np.zeros(1))}).to_netcdf(engine="scipy")
+        with contextlib.suppress(FinwidthError):  # the measurement itself will tell
+            self._kernel(self._inputs[:2])
 
     def _affordable(self) -> bool:
         training = time.perf_counter() - self._began - self._spent
         return self._share is None or self._spent + self._latest <= self._share * training
 
-    def _record(self, loss: float) -> None:
+    def _record(self, rows: dict[int, dict[str, Any]]) -> None:
+        """Measure this step into these rows, and write all that there is."""
         began = time.perf_counter()
         try:
             K = self._measure()
@@ -187,20 +257,36 @@ class Tracker:
         else:
             if not self._rows:
                 self._initial = K
-            row = observe(K, self._initial, self._gram) | {"loss": np.float64(loss)}
-            self._rows[self._step] = row | ({"K": K} if self._kernels else {})
+                self._read_targets()
+            row = {"loss": np.float64(numpy_of(self._loss))} | observe(K, self._initial, self._gram)
+            rows[self._step] = row | ({"K": K} if self._kernels else {})
         if self._path is not None:
-            write(self.dataset(), self._path)
+            write(self._assembled(), self._path)
         self._latest = time.perf_counter() - began
         self._spent += self._latest
 
     def _measure(self) -> FloatArray:
-        with _evaluating(self._module):
-            K = numpy_of(ntk(self._module, self._inputs, **self._options)).astype(np.float64)
+        K = self._kernel(self._inputs)
         if not np.isfinite(K).all() or not (self._rows or K.any()):
             raise FinwidthError("the kernel on the probe set is zero or not finite")
         found: FloatArray = (K + K.T) / 2
         return found
+
+    def _kernel(self, inputs: torch.Tensor) -> FloatArray:
+        with _evaluating(self._module), torch.autocast(inputs.device.type, enabled=False):
+            found: FloatArray = numpy_of(ntk(self._module, inputs, **self._options)).astype(np.float64)
+        return found
+
+    def _read_targets(self) -> None:
+        if self._targets is not None:
+            outputs = self._outputs() if self._targets.dtype.kind in "biu" else 1  # only whole numbers may be classes
+            self._gram = check_varied(target_gram(self._targets, len(self._inputs), outputs))
+            self._attrs["targets_are"] = targets_are(self._targets, outputs)
+
+    def _outputs(self) -> int:
+        """How many numbers the module gives for an input."""
+        with _evaluating(self._module), untouched(self._module), differentiable():
+            return apply(Network(self._module, {}, {}), self._inputs, {}).shape[1]
 
     def _resume(self, start: int) -> None:
         import xarray as xr
@@ -208,19 +294,33 @@ class Tracker:
         if self._path is None or not self._path.is_file():
             raise FinwidthError(f"start={start} goes on with a run, whose file path= must name; {self._path} is none")
         stored = xr.load_dataset(self._path, engine="scipy")
-        for key, what in (("inputs_sha256", "another probe set"), ("outputs", "other outputs")):
+        for key, what in _SAME.items():
             if stored.attrs.get(key) != self._attrs[key]:
                 raise FinwidthError(f"{self._path} is a run on {what}; give the same, or another path and start=0")
+        self._read_targets()
         self._initial = stored.initial_K.to_numpy().astype(np.float64)
         per_step = [name for name in stored.data_vars if "step" in stored[name].dims]
         for place, step in enumerate(stored.step.to_numpy().tolist()):
-            if step <= start:
+            if step <= start and step != stored.attrs.get("beside_the_steps"):
                 self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
 
 
+_SAME = {"inputs_sha256": "another probe set", "outputs": "other outputs", "targets_sha256": "other targets"}
+
+
 def numpy_of(values: Any) -> Any:
-    """An array of what may be a tensor on some device."""
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
+    if not hasattr(values, "detach"):
+        try:
+            return np.asarray(values)
+        except ValueError:
+            raise FinwidthError(f"{str(values)[:40]} is no array of numbers; its rows differ in length") from None
+    tensor = values.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _hash(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def schedule(steps: Steps) -> Callable[[int], bool]:

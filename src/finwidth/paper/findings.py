@@ -12,7 +12,7 @@ from finwidth.network import MLP
 from finwidth.paper.bias_checks import SMALL, bias_sums
 from finwidth.paper.moment_checks import alive, equal_widths
 from finwidth.paper.path_checks import names
-from finwidth.paper.probability_checks import counterexample
+from finwidth.paper.probability_checks import counterexample, small_factor
 from finwidth.paper.records import Figure, Finding
 from finwidth.sampling.training import train
 
@@ -134,18 +134,27 @@ def equal_width_lines() -> Finding:
 
 def lower_bound() -> Finding:
     """Finding 7."""
-    chain = counterexample()
+    chain, falling, rising = counterexample(), small_factor(Fraction(1, 2)), small_factor(Fraction(2))
     return Finding(
-        "The lower bound of Proposition 10 needs factors that are not negative",
+        "Proposition 10 needs alpha_i, K_i >= 1, and its lower bound factors that are not negative",
         "If all gamma_i <= 1, E[Z] >= prod (1 + p_i (alpha_i - 1) + p_i p_{i-1} alpha_{i-1} alpha_i (gamma_i - 1)).",
-        "One step gives E[Z_i] >= f_i E[Z_{i-1}] always; two negative factors f_i make a positive product of nothing.",
+        "If alpha_i, K_i >= 1, one step gives E[Z_i] >= f_i E[Z_{i-1}], with f_i the i-th factor; two negative "
+        "factors make a positive product of nothing. With some alpha_i < 1 both bounds fail: an event that makes Z "
+        "small carries more than p_{i-1} alpha_{i-1} of what is left. Divided by 1 + p_{i-1} (alpha_{i-1} - 1) + "
+        "q_{i-1} (K_{i-1} - 1) that is the most it carries; with it, and q_i (K_i - 1) added, the lower bound holds "
+        "for all alpha_i, K_i >= 0, and no factor is negative.",
         {
             "three certain events, alpha = 10, gamma = 1/100: E[Z]": chain.mean(),
             "the product": chain.lower(),
             "factors": ", ".join(map(str, chain.lower_factors())),
+            "two certain events, alpha = 1/10 and 1, gamma_2 = 1/2: E[Z], the lower product": (
+                f"{falling.mean()}, {falling.lower()}"
+            ),
+            "the product that needs neither": math.prod(falling.factors(), start=Fraction(1)),
+            "the same events, gamma_2 = 2: E[Z], the upper product": f"{rising.mean()}, {rising.upper()}",
         },
-        "Harmless where p_i is of order 1/n_i, as for collisions of paths: the factors are positive once the widths "
-        "are past a constant. As we read the statement, it should say so.",
+        "Harmless where alpha_i, K_i >= 1 and p_i is of order 1/n_i, as for collisions of paths: the factors are "
+        "positive once the widths are past a constant. As we read the statement, it should say so.",
     )
 
 

@@ -84,9 +84,25 @@ class Chain:
         """The lower bound."""
         return math.prod(self.lower_factors(slope), start=Fraction(1))
 
+    def factors(self) -> list[Fraction]:
+        """Of a bound that needs no more than gamma_i all >= 1 (upper) or all <= 1 (lower); none is negative.
 
-def random_chain(rng: random.Random, *, growing: bool) -> Chain:
-    """Random parameters: gamma_i >= 1 if ``growing``, else <= 1; large and small ones, and p_i up to 1."""
+        The printed factors with p_{i-1} alpha_{i-1}, gamma_{i-1} too if that is above 1, over what it and the other
+        outcomes of step i - 1 bring together.
+        """
+        found, share = [], Fraction(0)
+        for p, q, alpha, gamma, K in zip(self.p, self.q, self.alpha, self.gamma, self.K, strict=True):
+            found.append(1 + p * (alpha - 1) + q * (K - 1) + p * alpha * (gamma - 1) * share)
+            most, rest = p * alpha * max(gamma, Fraction(1)), 1 - p - q + q * K
+            share = most / (most + rest) if most else Fraction(0)
+        return found
+
+
+def random_chain(rng: random.Random, *, growing: bool, small: bool = False) -> Chain:
+    """Random parameters: gamma_i >= 1 if ``growing``, else <= 1; large and small ones, and p_i up to 1.
+
+    alpha_i and K_i are 1 or more, or with ``small`` any positive numbers.
+    """
     d = rng.randint(1, 6)
 
     def unit() -> Fraction:
@@ -96,6 +112,8 @@ def random_chain(rng: random.Random, *, growing: bool) -> Chain:
     q = [(1 - each) * unit() for each in p]
     above = [[1 + Fraction(rng.randint(0, 20), rng.choice((1, 4, 20))) for _ in range(d)] for _ in range(3)]
     gamma = above[2] if growing else [max(unit(), Fraction(1, 100)) for _ in range(d)]
+    if small:
+        above = [[rng.choice((each, 1 / each)) for each in some] for some in above]
     return Chain(p, q, above[0], gamma, above[1])
 
 
@@ -105,12 +123,28 @@ def counterexample() -> Chain:
     return Chain(one, [Fraction(0)] * 3, ten, [Fraction(1, 100)] * 3, one)
 
 
-def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
-    """Proposition 10: E[Z] between products over i of what one step contributes.
+def small_factor(gamma: Fraction) -> Chain:
+    """Two certain events, alpha = 1/10 and 1: E[Z] = gamma_2 / 10, which neither product bounds."""
+    one = [Fraction(1)] * 2
+    return Chain(one, [Fraction(0)] * 2, [Fraction(1, 10), Fraction(1)], [Fraction(1), gamma], one)
 
-    The upper bound needs nothing more.  For the lower bound one step always gives E[Z_i] >= f_i E[Z_{i-1}], with f_i
-    the i-th factor, because E[Z_{i-1} X_{i-1}] <= p_{i-1} alpha_{i-1} E[Z_{i-1}]; the product of the steps follows
-    where the factors are not negative.
+
+def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
+    r"""Proposition 10: E[Z] between products over i of what one step contributes.
+
+    Let Z_i be the product up to i, m = E[Z_{i-1}] and h = E[Z_{i-1} X_{i-1}].  Step i is independent of what was, so
+
+        E[Z_i] = (1 + p_i (alpha_i - 1) + q_i (K_i - 1)) m + p_i alpha_i (gamma_i - 1) h .
+
+    It remains to bound h.  Write p, q, alpha, gamma, K for those of step i - 1, m' and h' for m and h before it; then
+    h = p alpha (m' + (gamma - 1) h'), 0 <= h' <= m', and m - h = (1 - p - q + q K) m'.  Hence, for all alpha, K >= 0,
+
+        h <= g m / (g + 1 - p - q + q K) ,   g = p alpha max(gamma, 1) ,
+
+    whose factors (`Chain.factors`) are not negative, so that their product bounds E[Z].  If alpha, K >= 1 the divisor
+    is at least p + 1 - p = 1, and h <= g m: the printed factors f_i (the lower ones leave out q_i (K_i - 1) >= 0).  The
+    printed upper bound then holds; of the lower one every step does, E[Z_i] >= f_i E[Z_{i-1}], and the product where no
+    f_i is negative.  With alpha < 1 both fail (`small_factor`).
     """
     rng = random.Random(SEED)
     rising = [random_chain(rng, growing=True) for _ in range(chains)]
@@ -120,6 +154,12 @@ def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
     positive = [each for each in falling if min(each.lower_factors(slope)) >= 0]
     below = all(each.mean() >= each.lower(slope) for each in positive)
     failing = sum(each.mean() < each.lower(slope) for each in falling)
+    any_rising = [random_chain(rng, growing=True, small=True) for _ in range(chains)]
+    any_falling = [random_chain(rng, growing=False, small=True) for _ in range(chains)]
+    mended = all(each.mean() <= math.prod(each.factors()) for each in (*rising, *any_rising))
+    mended &= all(each.mean() >= math.prod(each.factors()) for each in (*falling, *any_falling))
+    mended &= all(min(each.factors()) >= 0 for each in (*rising, *any_rising, *falling, *any_falling))
+    apart = [each for each in any_falling if min(each.lower_factors(slope)) >= 0]
     return Statement(
         "proposition-10",
         "E[Z] of a product over a chain of independent events is at most (all gamma_i >= 1) or at least (all "
@@ -132,10 +172,17 @@ def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
             "lower bounds tested, factors not negative": len(positive),
             "least slack of a lower bound": _slack([each.mean() / each.lower() for each in positive if each.lower()]),
             "lower bounds that fail, some factors negative": failing,
+            "upper bounds that fail of as many, alpha_i and K_i below 1 as well": sum(
+                each.mean() > each.upper(slope) for each in any_rising
+            ),
+            "lower bounds that fail, alpha_i and K_i below 1 as well, factors not negative": sum(
+                each.mean() < each.lower(slope) for each in apart
+            ),
+            "bounds tested that need none of this (finding 7)": 4 * chains,
         },
-        agree and above and below,
-        "The lower bound needs factors that are not negative, as they are for the small p_i of the paper's use "
-        "(finding 7).",
+        agree and above and below and mended,
+        "For alpha_i, K_i >= 1, and the lower bound for factors that are not negative, as they are for the small p_i "
+        "of the paper's use (finding 7).",
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of a kernel in training, from a dataset of `finwidth.empirical.Tracker` or of an ensemble."""
+"""Figures of a kernel in training, from a dataset of a tracker, of an ensemble or of `finwidth.train`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECTRUM = 8  # eigenvalues that are drawn
 
 @styled
 def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
-    """Loss, movement, alignment and spectrum over the steps of training; over members, the median and the middle 68%.
+    """Loss, movement, alignment and spectrum over the steps of training; over networks, the median and the middle 68%.
 
     Steps are on a scale that is linear up to 1 and logarithmic from there, so that step 0 is seen.
 
@@ -36,7 +36,10 @@ def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
     from matplotlib.figure import Figure
 
     if "step" not in found.dims or "drift" not in found:
-        raise FinwidthError("this dataset holds no training; give one of a Tracker, or of Ensemble.train")
+        raise FinwidthError(
+            "this dataset holds no training; give one of a Tracker, of Ensemble.train or of finwidth.train"
+        )
+    found = found.rename(draw="member") if "draw" in found.dims else found
     figure = Figure(figsize=(7.2, 4.8))
     (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2, sharex=True)
     _loss(top_left, found)

@@ -13,7 +13,6 @@ independent matrices at once, and the arithmetic is NumPy's or that of torch, as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.memory import check_memory
 from finwidth.network import count
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, normals
 
@@ -35,29 +35,10 @@ ABSENT = 1000
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
 _PIECES = 16  # in which a matrix is completed
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 class NotFiniteError(FinwidthError):
     """A vector is not finite."""
-
-
-def parse_bytes(given: float | str) -> int:
-    """A number of bytes, or a text such as ``"4GiB"``; raises FinwidthError otherwise.
-
-    >>> from finwidth.sampling.revealed import parse_bytes
-    >>> parse_bytes("1.5 MiB")
-    1572864
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([A-Za-z]*)\s*", str(given))
-    try:
-        assert match is not None
-        size = int(float(match[1]) * _UNITS[match[2]])
-    except (AssertionError, KeyError, ValueError):
-        size = 0
-    if size < 1:
-        raise FinwidthError(f"memory is {given!r}; give bytes, or a size such as '4GiB' or '500MB'") from None
-    return size
 
 
 def held(rows: int, columns: int, left: int, right: int) -> int:
@@ -196,7 +177,7 @@ class GaussianMatrix:
         if dtype not in ITEM_BYTES:
             raise FinwidthError(f"dtype {dtype!r} is not known; choose one of {', '.join(ITEM_BYTES)}")
         self.rng, self.deviation, self.dtype = rng, float(deviation), dtype
-        self.budget = None if memory is None else parse_bytes(memory)
+        self.budget = None if memory is None else check_memory(memory)
         self.whole: Array | None = None  # once completed, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
         self._xp = array_module(rng)

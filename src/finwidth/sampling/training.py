@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import check_memory
 from finwidth.network import MLP, check_inputs, count
+from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling import training_plan
-from finwidth.sampling.revealed import NotFiniteError, parse_bytes
+from finwidth.sampling.revealed import NotFiniteError
 from finwidth.sampling.streams import check_seed, collect, stream
 from finwidth.sampling.training_networks import Networks, Rows, pick
 from finwidth.sampling.training_plan import Plan, plan
@@ -33,13 +35,10 @@ _BATCHES, _PILOTS = 1, 2  # spawn keys of the streams of a chunk's batches, and 
 QUANTITIES = {
     each.name: each
     for each in (
-        Quantity("loss", "loss on all training inputs, a sum"),
+        LOSS,
         KERNEL_DRAWS["output"],
         Quantity("probe_output", "network output N(x) at the probe inputs"),
-        Quantity("K", "neural tangent kernel, a trace over the outputs"),
-        Quantity("drift", "|K_t - K_0| / |K_0|, Frobenius norms"),
-        Quantity("alignment", "<K_t, t t^T> / (|K_t| |t t^T|), t the targets"),
-        Quantity("eigenvalues", "eigenvalues of K, the largest first"),
+        *OBSERVABLES.values(),
     )
 }
 
@@ -202,10 +201,11 @@ def train(  # noqa: PLR0917
     xarray.Dataset
         Over draw and step: ``loss`` of all training inputs, a sum; ``output`` over (.., input[, component]) and
         likewise ``probe_output`` over (.., probe[, component]); ``K``, the kernel over (.., input, input_) or
-        (.., probe, probe_), for several outputs the trace over them, sum_o of dN_o(x) . dN_o(x'); ``drift``,
-        |K_t - K_0| / |K_0|; ``eigenvalues`` of K over (.., mode), the largest first. Where K is that of the training
-        inputs, ``alignment``, <K, t t^T> / (|K| |t t^T|) with t the targets, for cross-entropy the one-hot classes
-        less their mean over the inputs. float64.
+        (.., probe, probe_), for several outputs the trace over them, sum_o of dN_o(x) . dN_o(x'); and what is read off
+        it, as `finwidth.observables` defines it: ``drift``, ``rotation``, ``trace``, ``effective_rank``,
+        ``eigenvalues`` over (.., eigenvalue), ``diagonal`` over (.., input) or (.., probe), and where K is that of the
+        training inputs, ``alignment`` and ``centred_alignment`` with the targets, for cross-entropy classes. A draw
+        that is dead on the inputs, K = 0, has none of these but the trace and zeros: the others are NaN. float64.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def train(  # noqa: PLR0917
     checked = plan(net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record)
     draws, seed = count("draws", draws), check_seed(seed)
     size = chunk_size(net, len(checked.inputs))
-    _check_memory(checked, min(draws, size), memory)
+    _fits(checked, min(draws, size), memory)
     columns = _columns(checked, draws)
     done = 0
 
@@ -242,13 +242,14 @@ def train(  # noqa: PLR0917
     return _dataset(checked, columns, seed)
 
 
-def _check_memory(plan: Plan, at_once: int, budget: float | str | None) -> None:
+def _fits(plan: Plan, at_once: int, memory: float | str | None) -> None:
+    """Raise FinwidthError if the draws need more at once than the user gives."""
     needed = training_plan.memory(plan) * at_once
-    if budget is not None and needed > parse_bytes(budget):
+    if memory is not None and needed > (budget := check_memory(memory)):
         left, right, _ = plan.vectors
         raise FinwidthError(
             f"training needs up to {needed / 2**30:.2f} GiB for {at_once} draw{'s' * (at_once > 1)} at once, whose "
-            f"matrices meet {left} left and {right} right vectors, and memory is {parse_bytes(budget) / 2**30:.2f} "
+            f"matrices meet {left} left and {right} right vectors, and memory is {budget / 2**30:.2f} "
             "GiB; record fewer steps, probe fewer inputs, or give more"
         )
 
@@ -269,26 +270,22 @@ def _dataset(plan: Plan, columns: dict[str, FloatArray], seed: int) -> xr.Datase
 
     K, own = columns["K"], len(plan.inputs) == plan.m
     name = "input" if own else "probe"
-    size = np.linalg.norm(K, axis=(2, 3))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drift = np.linalg.norm(K - K[:, :1], axis=(2, 3)) / size[:, :1]
-    values: dict[str, tuple[tuple[str, ...], FloatArray]] = {
-        "loss": ((), columns["loss"]),
-        "output": (("input", "component"), columns["output"]),
-        "K": ((name, name + "_"), K),
-        "drift": ((), drift),
-        "eigenvalues": (("mode",), np.asarray(np.linalg.eigvalsh(K)[..., ::-1], dtype=np.float64)),
-    }
-    if own:
-        values["alignment"] = ((), _alignment(plan, K, size))
-    else:
-        values["probe_output"] = (("probe", "component"), columns["probe_output"])
+    shapes = {key: tuple(dim.replace("input", name) for dim in dims) for key, dims in SHAPES.items()}
+    shapes |= {"output": ("input", "component"), "probe_output": ("probe", "component")}
+    values = columns | observe(K, K[:, :1], target_gram(plan.targets, plan.m, plan.outputs) if own else None)
     variables = {}
-    for key, (dims, array) in values.items():
+    for key, array in values.items():
+        dims = shapes.get(key, ())
         single = plan.outputs == 1 and "component" in dims
         where = ("draw", "step", *dims[: len(dims) - single])
         variables[key] = (where, array[..., 0] if single else array, QUANTITIES[key].attrs)
-    provenance = attributes(
+    if own:
+        del variables["probe_output"]
+    return xr.Dataset(variables, coords={"step": list(plan.record)}, attrs=_provenance(plan, seed))
+
+
+def _provenance(plan: Plan, seed: int) -> dict[str, Any]:
+    return attributes(
         plan.net,
         method="training with revealed Gaussian matrices",
         seed=seed,
@@ -299,17 +296,8 @@ def _dataset(plan: Plan, columns: dict[str, FloatArray], seed: int) -> xr.Datase
         momentum=plan.momentum,
         batch=plan.batch,
         loss=plan.loss,
+        targets_are="classes" if plan.loss == "cross-entropy" else "numbers",
     )
-    return xr.Dataset(variables, coords={"step": list(plan.record)}, attrs=provenance)
-
-
-def _alignment(plan: Plan, K: FloatArray, size: FloatArray) -> FloatArray:
-    """<K, t t^T> / (|K| |t t^T|)."""
-    t = plan.targets if plan.loss == "squared" else plan.targets - plan.targets.mean(0)
-    gram = t @ t.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        aligned: FloatArray = (K * gram).sum((2, 3)) / (size * np.linalg.norm(gram))
-    return aligned
 
 
 def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float = 0.0) -> float:
