@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import check_inputs
-from finwidth.empirical.forward import Network, apply, differentiable, untouched
+from finwidth.empirical.forward import check_output, differentiable, measuring
 from finwidth.empirical.kernel import ntk
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
@@ -273,7 +273,7 @@ class Tracker:
         return found
 
     def _kernel(self, inputs: torch.Tensor) -> FloatArray:
-        with _evaluating(self._module), torch.autocast(inputs.device.type, enabled=False):
+        with _evaluating(self._module):
             found: FloatArray = numpy_of(ntk(self._module, inputs, **self._options)).astype(np.float64)
         return found
 
@@ -285,8 +285,8 @@ class Tracker:
 
     def _outputs(self) -> int:
         """How many numbers the module gives for an input."""
-        with _evaluating(self._module), untouched(self._module), differentiable():
-            return apply(Network(self._module, {}, {}), self._inputs, {}).shape[1]
+        with _evaluating(self._module), measuring(self._module), differentiable():
+            return check_output(self._module(self._inputs.clone()), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
         import xarray as xr
