@@ -109,7 +109,7 @@ _causal("Llama, tied", "Llama", {"tie_word_embeddings": True})
 _causal("Mistral", "Mistral", {"sliding_window": 4})
 _causal("Qwen2", "Qwen2", {})
 _causal("Qwen3", "Qwen3", {})
-_causal("Gemma 2", "Gemma2", {"query_pre_attn_scalar": 8})
+_causal("Gemma 2", "Gemma2", {"query_pre_attn_scalar": 8}, tolerance=1e-6)
 _causal("Phi", "Phi", {"num_key_value_heads": 4})
 _causal("Phi-3", "Phi3", {"rope_scaling": None})
 _causal("StableLM", "StableLm", {})
@@ -144,7 +144,7 @@ _causal(
     {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
     tolerance=1e-6,
 )
-_causal("RWKV", "Rwkv", {"attention_hidden_size": 32, "context_length": 32})
+_causal("RWKV", "Rwkv", {"attention_hidden_size": 32, "context_length": 32, "rescale_every": 0})
 _causal("RecurrentGemma", "RecurrentGemma", {"lru_width": 32, "attention_window_size": 8, "num_hidden_layers": 3})
 
 _enter("BERT", "BertModel", "BertConfig", ENCODER, _states, tokens(7, V))

@@ -596,6 +596,37 @@ class Equivariant(nn.Module):
 register("Deep sets, bilinear", numbers(5, 3))(Equivariant)
 
 
+class Hybrid(nn.Module):
+    """Convolutions, then attention with a bias by distance that is kept from call to call in eval mode (LeViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.Hardswish())
+        self.norm, self.qkv, self.head = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 3)
+        self.biases = nn.Parameter(torch.randn(16))
+        places = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        steps = (places[:, None] - places).abs()
+        self.register_buffer("distances", steps[..., 0] * 4 + steps[..., 1])
+        self.cache: dict[str, Tensor] = {}
+
+    def bias(self) -> Tensor:
+        """Shape (16, 16)."""
+        if self.training:
+            return self.biases[self.distances]
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.biases[self.distances]
+        return self.cache["bias"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, 8, 8) to (N, 3)."""
+        q, k, v = self.qkv(self.norm(self.stem(x).flatten(2).transpose(1, 2))).chunk(3, dim=2)
+        attention = (q @ k.mT / 4 + self.bias()).softmax(2)
+        return self.head((attention @ v).mean(1))
+
+
+register("Convolutions, then attention", numbers(3, 8, 8))(Hybrid)
+
+
 class Reading(nn.Module):
     """An autoencoder's part: a scan over the numbers of a sample by plain Python numbers."""
 

@@ -38,3 +38,16 @@ def test_kernel_is_that_of_plain_autograd(entry: Entry) -> None:
     error = float((K.view(right.shape) - right).abs().max() / right.abs().max())
     print(f"{entry.name}: {error:.1e}, {sum(each == 0 for each in scales.values())} of {len(scales)} gradients are 0")
     assert error < entry.tolerance
+
+
+def test_a_single_sample_is_right_where_torch_is_not() -> None:
+    """In torch 2.13 on the CPU batch normalisation makes a wrong gradient of a transposed one of a single sample."""
+    entry = ENTRIES["Convolutions, then attention"]
+    module, x = entry.subject(3, torch.float64)
+    J = truth.jacobians(module, x)
+    right = truth.kernel(J, dict.fromkeys(J, 1.0))
+    module, x = entry.subject(3, torch.float64)
+    for some in (slice(1), slice(1, 2)):
+        torch.testing.assert_close(ntk(module, x[some]), right[some, some])
+    torch.testing.assert_close(ntk(module, x, entries="diagonal"), right[range(3), range(3)])
+    assert not module.cache
