@@ -53,13 +53,15 @@ def run(depth: int, width: int, X: np.ndarray, y: np.ndarray, *, members: int, s
     reached = loss <= EQUAL
     place = np.where(reached.any(axis=1), reached.argmax(axis=1), 0)
     inside = reached.any(axis=1)
+    exact = finwidth.moments(net, X[0])
     rows: dict[str, Any] = {
         "depth": depth,
         "width": width,
         "ratio": depth / width,
-        "cv": finwidth.moments(net, X[0]).cv,
+        "cv": exact.cv,
+        "reached": int(inside.sum()),
+        "movement": abs(float(exact.update["dK"])) / float(exact.mean) ** 2,
     }
-    rows |= {"reached": int(inside.sum()), "movement": finwidth.regime(net, X[0]).movement}
     rows["loss at the end"] = spread(loss[:, -1])
     rows["drift after one step"] = spread(found.drift[:, 1].to_numpy())
     rows["centred_alignment at initialization"] = spread(found.centred_alignment[:, 0].to_numpy())

@@ -1,63 +1,321 @@
-"""Advice is what the exact values say."""
+"""What `regime` says is what happens: to networks that hold their weights, to torch modules, to those `train` draws."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from typing import Any
+
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 import finwidth
-from finwidth import MLP, depth_for, moments, regime, width_for
+from dense_training import dense_training
+from finwidth import MLP, moments, regime
+from finwidth.empirical import first_step as dense
+from finwidth.sampling import first_step as in_law
+from finwidth.sampling.revealed import NotFiniteError
+from stats import ALPHA, same_law
+
+Array = Any
+DRAWS = 10_000
 
 
-def cv(width: int, depth: int, **network: str) -> float:
-    return moments(MLP([64, *[width] * (depth - 1), 1], **network), [1.0] * 64).cv  # type: ignore[arg-type]
+def trained(net: MLP, x: Array, target: Array, lr: float, draws: int, *, seed: int) -> Array:
+    """K_0 and K_1, shape (draws, 2), of networks that hold their weights, by plain backpropagation."""
+    rng = np.random.default_rng(seed)
+    return dense_training(net, x[None], np.atleast_2d(target), 1, lr, draws, rng, [0, 1])["K"][:, :, 0, 0]
 
 
-@pytest.mark.parametrize(("depth", "wanted"), [(2, 0.5), (5, 0.1), (40, 1.0), (100, 0.02)])
-def test_width_for_is_the_smallest(depth: int, wanted: float) -> None:
-    width = width_for(depth, wanted)
-    assert cv(width, depth) <= wanted < cv(width - 1, depth)
+def change(before: Array, after: Array) -> Array:
+    return np.abs(after - before)
 
 
-@pytest.mark.parametrize(("width", "wanted"), [(10, 0.5), (100, 0.1), (64, 2.0), (1, 0.1)])
-def test_depth_for_is_the_largest(width: int, wanted: float) -> None:
-    depth = depth_for(width, wanted)
-    assert cv(width, depth) <= wanted < cv(width, depth + 1)
+# network, target, learning rate times E[K]
+CASES: list[tuple[MLP, float, float]] = [
+    (MLP([3, 12, 1]), 0.0, 1.0),
+    (MLP([3, 9, 7, 1], activation="leaky_relu", bias="none"), 1.0, 0.5),
+    (MLP([3, 8, 8, 8, 8, 1]), 3.0, 1.0),
+    (MLP([3, 20, 20, 1], parameterization="mup"), 1.0, 1.0),
+    (MLP([3, 20, 20, 1], parameterization="mup", activation="gelu", bias="frozen"), 3.0, 0.3),
+    (MLP([3, 10, 12, 1], parameterization="standard", activation="abs"), 0.0, 1.5),
+    (MLP([3, 16, 16, 1], activation="tanh", bias_variance=0.2, gains=1.5), 1.0, 1.0),
+    (MLP([3, 8, 8, 8, 1], activation="silu"), 1.0, 1.0),
+    (MLP([3, 12, 12, 1], activation="erf", parameterization="standard"), -2.0, 1.0),
+    (MLP([3, 10, 10, 1], activation="linear"), 3.0, 1.0),
+]
+POINT = np.array([1.0, -0.5, 1.5])
 
 
-def test_advice_follows_the_network() -> None:
-    assert width_for(8, 0.1, weight_law="laplace") > width_for(8, 0.1) > width_for(8, 0.1, weight_law="uniform")
-    assert width_for(1, 0.1) == 1
+def rate(net: MLP, times: float) -> float:
+    return times / float(in_law.initial(net, POINT, 2000, seed=99).mean())
 
 
-def test_width_grows_with_depth_over_spread_squared() -> None:
-    """CV^2 is about a constant times d/n when small."""
-    assert width_for(64, 0.05) / width_for(32, 0.05) == pytest.approx(2, rel=0.05)
-    assert width_for(32, 0.02) / width_for(32, 0.04) == pytest.approx(4, rel=0.05)
+@pytest.mark.parametrize(("net", "target", "times"), CASES, ids=str)
+def test_one_step_in_law_is_one_step_of_networks_with_weights(net: MLP, target: float, times: float) -> None:
+    """Two samples of |K_1 - K_0|; a step of 0.4 of its length must be seen."""
+    lr = rate(net, times)
+    K = trained(net, POINT, target, lr, DRAWS, seed=5)
+    before, after = in_law.first_step(net, POINT, np.array([target]), lr, DRAWS, seed=6)
+    assert same_law(change(before, after), change(*K.T))
+    assert same_law(after, K[:, 1])
+    assert not same_law(
+        change(*in_law.first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T)
+    )
+
+
+@pytest.mark.parametrize(("net", "target", "times"), CASES[:6], ids=str)
+def test_one_step_of_drawn_weights(net: MLP, target: float, times: float) -> None:
+    """The code for weights of any law, on weights of another."""
+    other = MLP(net.widths, "laplace", net.activation, net.parameterization, bias=net.bias)
+    lr = rate(net, times)
+    K = trained(other, POINT, target, lr, DRAWS, seed=5)
+    first = dense.first_step(other, POINT, np.array([target]), lr, DRAWS, seed=6)
+    assert same_law(change(*first), change(*K.T))
+    assert np.array_equal(first[0], dense.initial(other, POINT, DRAWS, seed=6))
+    third = dense.first_step(other, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)
+    assert not same_law(change(*third), change(*K.T))
+
+
+def test_several_outputs_by_both_codes() -> None:
+    """K of output 0, all outputs trained, each to a target of its own."""
+    net, target = MLP([3, 12, 12, 4], activation="gelu"), np.array([2.0, -1.0, 0.0, 3.0])
+    lr = rate(net, 1.0)
+    one = in_law.first_step(net, POINT, target, lr, DRAWS, seed=1)
+    other = dense.first_step(net, POINT, target, lr, DRAWS, seed=2)
+    assert same_law(change(*one), change(*other))
+    assert not same_law(change(*one), change(*dense.first_step(net, POINT, np.zeros(4), lr, DRAWS, seed=2)))
+
+
+@pytest.mark.parametrize("net", [MLP([3, 20, 20, 1]), MLP([3, 20, 20, 1], activation="tanh")], ids=str)
+def test_movement_is_the_mean_of_what_train_does(net: MLP) -> None:
+    found = regime(net, POINT, target=1, seed=3)
+    K = finwidth.train(net, POINT[None], [1.0], steps=1, lr=found.lr, draws=4000, seed=4).K.to_numpy()[:, :, 0, 0]
+    moved = change(*K.T) * found.lr  # lr = 1/E[K]
+    assert abs(z_score(found, moved)) < 5
+    before, after = in_law.first_step(net, POINT, np.ones(1), found.lr, 4000, seed=3)
+    assert found.movement == pytest.approx(change(before, after).mean() * found.lr, rel=1e-12)
+    assert found.median == pytest.approx(np.median(change(before, after)) * found.lr, rel=1e-12)
+
+
+def z_score(found: finwidth.Regime, moved: Array) -> float:
+    error = math.hypot(found.movement_error, moved.std() / math.sqrt(len(moved)))
+    return float(moved.mean() - found.movement) / error if error else 0.0
+
+
+# ---- the cases that were once called near-deterministic
+
+
+def test_gates_that_flip_are_in_the_movement() -> None:
+    """d = 16 at the width where cv = 0.1: the derivative's mean moves K by 0.4%, the step by 9 and 12%."""
+    net = MLP([64, *[3723] * 15, 1])
+    x = np.ones(64)
+    for target in (0.0, 1.0):
+        found = regime(net, target=target, draws=60)
+        K = finwidth.train(net, x[None], [target], steps=1, lr=found.lr, draws=60, seed=1).K.to_numpy()[:, :, 0, 0]
+        assert abs(z_score(found, change(*K.T) * found.lr)) < 5
+        derivative = abs(float(moments(net, x).update["dK"])) * found.lr**2
+        assert derivative < 0.005
+        assert found.movement - 5 * found.movement_error > 0.05
+
+
+@pytest.mark.parametrize("width", [1295, 20720])
+def test_the_target_moves_a_kernel_in_mup_at_every_width(width: int) -> None:
+    found = regime(MLP([64, *[width] * 3, 1], parameterization="mup"), target=1, draws=100)
+    assert found.cv < 0.1
+    assert found.name == "moving"
+    assert found.movement == pytest.approx(0.24, abs=0.02)
+    assert regime(MLP([64, *[width] * 3, 1], parameterization="mup"), target=0, draws=100).movement < 0.1
+
+
+def test_mup_against_networks_with_weights() -> None:
+    net, x = MLP([16, 256, 256, 1], parameterization="mup"), np.ones(16)
+    found = regime(net, target=1)
+    moved = change(*trained(net, x, 1.0, found.lr, 200, seed=8).T) * found.lr
+    assert abs(z_score(found, moved)) < 5
+    assert found.name == "moving"
+
+
+# ---- torch modules
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+
+def module_step(make: Any, x: Any, target: float, lr: float) -> tuple[float, float]:
+    """K of output 0 of a module before and after a step of torch.optim.SGD, by autograd."""
+    module = make()
+    optimizer = torch.optim.SGD(module.parameters(), lr=lr)
+
+    def kernel() -> float:
+        grads = torch.autograd.grad(module(x)[0, 0], list(module.parameters()))
+        return float(sum((grad**2).sum() for grad in grads))
+
+    before = kernel()
+    optimizer.zero_grad()
+    (0.5 * ((module(x) - target) ** 2).sum()).backward()
+    optimizer.step()
+    return before, kernel()
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_a_torch_module_by_its_own_steps(outputs: int) -> None:
+    """nn.Linear's own initialization is moved by half of itself and more: nothing there is near-deterministic."""
+    nn = torch.nn
+
+    def make() -> Any:
+        layers = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs)]
+        return nn.Sequential(*layers).double()
+
+    torch.manual_seed(1)
+    found = regime(make(), draws=1000, init=None if outputs == 5 else "default")
+    K = np.array([module_step(make, torch.ones(1, 64).double(), 1.0, found.lr) for _ in range(300)])
+    assert abs(z_score(found, change(*K.T) * found.lr)) < 5
+    assert found.name == "moving"
+    assert found.movement > 0.5
+
+
+def test_a_module_that_is_not_recognised() -> None:
+    with pytest.raises(finwidth.FinwidthError, match="not a fully connected network"):
+        regime(torch.nn.LayerNorm(3))
+
+
+# ---- what it says
 
 
 def test_regime_states_its_thresholds() -> None:
+    names = set()
     for hidden in (20, 200, 2000):
         net = MLP([10, *[hidden] * 4, 1])
-        exact, found = moments(net, [1.0] * 10), regime(net)
-        assert found.cv == exact.cv
-        assert found.movement == pytest.approx(-exact.update["dK"] / exact.mean**2)
+        found = regime(net, draws=200)
+        assert found.cv == moments(net, [1.0] * 10).cv
         wanted = "moving" if found.movement > 0.1 else "noisy" if found.cv > 0.1 else "near-deterministic"
         assert found.name == wanted
+        names.add(wanted)
+    assert len(names) == 3
+
+
+def test_advice_says_what_it_is_about() -> None:
+    net = MLP([10, 30, 1], activation="tanh")
+    for found, words in (
+        (regime(net), ("target 1 ", "= 1/E[K]")),
+        (regime(net, target=-0.5, lr=0.01), ("target -0.5 ", "rate 0.01,")),
+        (regime(MLP([10, 30, 2]), target=[1, 0]), ("target (1, 0) ",)),
+    ):
+        for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} +- "):
+            assert text in found.advice
+        assert "infinite-width" not in found.advice
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    net = MLP([10, 30, 1], activation="gelu")
+    assert regime(net) == regime(net) != regime(net, seed=1)
+
+
+def test_an_activation_of_the_users_own() -> None:
+    cosine = finwidth.SmoothActivation("cos", np.cos, lambda y: -np.sin(y))
+    net = MLP([3, 12, 12, 1], activation=cosine)
+    found = regime(net, POINT, target=2)
+    moved = change(*trained(net, POINT, 2.0, found.lr, 4000, seed=3).T) * found.lr
+    assert abs(z_score(found, moved)) < 5
+
+
+def test_drawn_spread_and_its_error() -> None:
+    """Of one ReLU network by the code for smooth ones, against exact moments."""
+    from finwidth import advice
+
+    net = MLP([10, *[40] * 3, 1])
+    K = in_law.initial(net, np.ones(10), 4000, seed=0)
+    error = advice._cv_error(K / K.mean())
+    assert abs(K.std() / K.mean() - moments(net, [1.0] * 10).cv) < 5 * error
+    found = [float(k.std() / k.mean()) for k in in_law.initial(net, np.ones(10), 100_000, seed=1).reshape(25, -1)]
+    assert np.std(found) == pytest.approx(error, rel=0.5)
+
+
+def test_a_mean_that_few_networks_carry_is_not_told() -> None:
+    """n = 10, d = 50: the average of a thousand draws is another one each time."""
+    net = MLP([64, *[10] * 49, 1])
+    found = regime(net, draws=1000)
+    assert math.isnan(found.movement)
+    assert "too few networks carry" in found.advice
+    assert not math.isnan(regime(MLP([64, *[64] * 16, 1]), draws=1000).movement)
+
+
+def test_a_step_past_the_range_of_a_double() -> None:
+    found = regime(MLP([3, 4, 4, 1]), lr=1e150)
+    assert found.name == "moving"
+    assert "past a double's range" in found.advice
+    with pytest.raises(NotFiniteError):
+        in_law.first_step(MLP([3, 4, 4, 1]), POINT, np.ones(1), 1e150, 10, seed=0)
+    uniform = regime(MLP([3, 4, 4, 1], weight_law="uniform"), lr=1e150)
+    assert "past a double's range" in uniform.advice
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: width_for(0, 0.1), "depth is 0"),
-        (lambda: width_for(4.5, 0.1), "depth is 4.5"),  # type: ignore[arg-type]
-        (lambda: width_for(4, 0), "cv is 0"),
-        (lambda: width_for(4, float("nan")), "cv is nan"),
-        (lambda: width_for(4, 1e-9), "no width up to"),
-        (lambda: depth_for(-3, 0.1), "width is -3"),
-        (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
         (lambda: regime(MLP([2, 3, 1], bias="none"), [0, 0]), "nothing is trained"),
+        (lambda: regime(MLP([2, 3, 1], bias="none", activation="tanh"), [0, 0]), "nothing is trained"),
+        (lambda: regime(MLP([2, 3, 1]), target=math.inf), "target is inf"),
+        (lambda: regime(MLP([2, 3, 2]), target=[1, 2, 3]), "one for each of 2 outputs"),
+        (lambda: regime(MLP([2, 3, 2]), target="one"), "target is 'one'"),  # type: ignore[arg-type]
+        (lambda: regime(MLP([2, 3, 1]), lr=0), "lr is 0"),
+        (lambda: regime(MLP([2, 3, 1]), draws=0), "draws is 0"),
+        (lambda: regime(MLP([2, 3, 1]), draws=1), "at least 2"),
+        (lambda: regime(MLP([2, 3, 1]), seed=-1), "seed is -1"),
+        (lambda: regime(MLP([2, 3, 1]), [1.0]), "shape"),
+        (lambda: regime(MLP([2, 10**7, 1])), "give draws=32"),
+        (lambda: regime(MLP([2, *[4000] * 4, 1], weight_law="uniform")), "drawn whole"),
+        (lambda: regime(MLP([2, *[4] * 3000, 1], gains=9.0)), "past the range"),
     ],
 )
 def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(finwidth.FinwidthError, match=words):
         call()
+
+
+# ---- the slow tier
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3, 5, 8, 16])
+def test_movement_over_a_grid_against_networks_with_weights(depth: int) -> None:
+    """Widths, activations, parameterizations, targets, rates: z-scores of means, as normal as 400 draws make them."""
+    rates, x = itertools.cycle((1.0, 0.3, 1.5)), np.linspace(-1, 2, 8)
+    found: list[tuple[float, float]] = []
+    grid = itertools.product((16, 64), finwidth.activations.ACTIVATIONS, ("ntk", "standard", "mup"))
+    for width, phi, parameterization in grid:
+        net = MLP([8, *[width] * (depth - 1), 1], activation=phi, parameterization=parameterization)
+        scale = regime(net, x, draws=1000).lr
+        for target in (0.0, 1.0, 3.0):
+            told = regime(net, x, target=target, lr=scale * next(rates), seed=1)
+            if math.isnan(told.movement):
+                continue
+            draws = 2000 if width == 16 else 400
+            moved = change(*trained(net, x, target, told.lr, draws, seed=7).T) * scale
+            found.append((z_score(told, moved), float(moved.mean()) / told.movement - 1))
+    z, relative = np.array(found).T
+    print(
+        f"d = {depth}: {len(z)} of 144 told, largest |z| {np.abs(z).max():.2f}, rms {np.sqrt((z**2).mean()):.2f}, "
+        f"median |difference| {np.median(np.abs(relative)):.1%}"
+    )
+    assert np.abs(z).max() < scipy_stats.norm.isf(ALPHA / (2 * len(z)))
+    assert np.sqrt((z**2).mean()) < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameterization", ["ntk", "mup"])
+def test_the_targets_part_against_exact_second_moments(parameterization: str) -> None:
+    """E[(K_1 - K_0)^2] per squared rate at a tiny rate, against E[dK^2] = 4 (E[N^2 G^2] + t^2 E[G^2]).
+
+    Of linear networks: with gates that flip, the left side grows without bound as the rate falls.
+    """
+    net, lr = MLP([2, 6, 6, 1], activation="linear", parameterization=parameterization), 1e-6
+    exact = moments(net, [1.0, 1.0], order=4)
+    for target in (0, 3):
+        before, after = in_law.first_step(net, np.ones(2), np.array([target]), lr, 400_000, seed=2)
+        squares = ((after - before) / lr) ** 2
+        wanted = float(exact.update_variance(target)) + float(exact.update["dK"]) ** 2
+        z = (squares.mean() - wanted) / (squares.std() / math.sqrt(len(squares)))
+        print(f"{parameterization}, target {target}: {squares.mean():.5g}, exact {wanted:.5g}, z = {z:.2f}")
+        assert abs(z) < 5

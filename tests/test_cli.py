@@ -142,7 +142,26 @@ def test_compare_and_width_for() -> None:
     assert "its weights are uniform" in table.stdout
     advice = json.loads(run("width-for", "16", "--cv", "0.1", "--json").stdout)
     assert advice["width"] == finwidth.width_for(16, cv=0.1)
-    assert run("width-for", "16").stdout.startswith(f"{advice['width']}\n")
+    assert advice["regime"] == "moving"
+    assert (advice["target"], advice["cv_error"]) == (1.0, 0.0)
+    assert advice["movement"] > 0.1
+    told = run("width-for", "3", "--target", "0").stdout
+    assert told.startswith(f"{finwidth.width_for(3, cv=0.1)}\nA network of 3 weight layers at this width is near-det")
+    assert (
+        f"target 0 and learning rate {1 / finwidth.infinite_width(finwidth.MLP([1, 1, 1, 1]), [1]):.3g} = 1/E[K]"
+        in told
+    )
+
+
+def test_width_for_smooth_activations_and_for_networks_that_are_not_drawn() -> None:
+    smooth = run("width-for", "3", "--cv", "0.3", "--activation", "tanh", "--json")
+    advice = json.loads(smooth.stdout)
+    assert advice["width"] == finwidth.width_for(3, cv=0.3, activation="tanh")
+    assert abs(advice["cv"] - 0.3) < 0.03
+    uniform = json.loads(run("width-for", "16", "--law", "uniform", "--json").stdout)
+    assert (uniform["width"], uniform["regime"]) == (3516, None)
+    assert "its weights are uniform" in uniform["not_drawn"]
+    assert "is not known: its weights are uniform" in run("width-for", "16", "--law", "uniform").stdout
 
 
 def test_input_from_a_file(tmp_path: Path) -> None:
@@ -194,6 +213,9 @@ MISTAKES = {
     "paper lemma-99": "no statement 'lemma-99'",
     "width-for 0": "depth is 0",
     "width-for 4 --cv -1": "cv is -1",
+    "width-for 4 --target nan": "target is nan",
+    "width-for 4 --lr 0": "lr is 0",
+    "width-for 40 --activation tanh": "at most 32",
     "frobnicate": "No such command",
 }
 

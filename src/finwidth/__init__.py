@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from finwidth.activations import Activation, SmoothActivation
-from finwidth.advice import Regime, depth_for, regime, width_for
+from finwidth.advice import Regime, regime
 from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
@@ -17,6 +17,7 @@ from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import sample
 from finwidth.sampling.gram import sample_gram
 from finwidth.sampling.training import train
+from finwidth.sizing import depth_for, width_for
 from finwidth.sweeps.run import sweep
 
 __version__ = version("finwidth")

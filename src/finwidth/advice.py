@@ -1,155 +1,254 @@
-"""Advice for practitioners, from exact values: how wide, how deep, and what kind of kernel a network has."""
+"""What kind of kernel a network has, and what one step of SGD does to it: `regime`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from finwidth.activations import SmoothActivation
+from finwidth.empirical import first_step as dense
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import exp, moments
-from finwidth.network import MLP, Vector, count
+from finwidth.exact.moments import moments
+from finwidth.laws import FloatArray
+from finwidth.network import MLP, Vector, check_input, count
+from finwidth.sampling import first_step as in_law
+from finwidth.sampling.gram import why_not_gaussian
+from finwidth.sampling.revealed import NotFiniteError
+from finwidth.sampling.streams import check_seed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # A kernel within 10% of its mean is called deterministic, one that a step moves by less than 10% at rest.
 SPREAD = 0.1
 MOVEMENT = 0.1
-_WIDEST, _DEEPEST = 10**12, 10**4
+_DRAWS = 4000
+_FEWEST = 32
+_NEURONS, _WEIGHTS = 10**7, 10**8  # of all draws of a network: about a second
+_MOST_NEURONS, _MOST_WEIGHTS = 4 * 10**6, 3 * 10**7  # of one network: some ten seconds for the fewest draws
+_MEANING = {
+    "near-deterministic": "one fixed kernel, its mean, describes it up to there",
+    "noisy": "average over initializations, or widen it, before trusting any one kernel",
+    "moving": "a fixed kernel does not describe even this step",
+}
+_CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
 
 
 @dataclass(frozen=True)
 class Regime:
-    """What kind of kernel a network has at initialization.
+    """What kind of kernel a network has at initialization, at one input, and what one step on that input does to it.
+
+    Nothing here is about longer training, several inputs, or another target or rate than those named.
 
     Attributes
     ----------
     name
         ``"near-deterministic"``: cv and movement at most 0.1.  ``"noisy"``: cv above 0.1, movement at most 0.1.
         ``"moving"``: movement above 0.1.
-    cv
-        Standard deviation of K over its mean, over random initializations.
-    movement
-        abs(E[Delta K]) / E[K] for one SGD step of learning rate 1/E[K], the rate at which a fixed kernel would fit
-        the point in one step, towards a target of mean zero.
+    cv, cv_error
+        Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact.
+    movement, movement_error
+        E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
+        error.  NaN where so few networks carry the mean that draws do not tell it.
+    median
+        Of |K_1 - K_0| / E[K]: half of the networks move by less.  NaN if the step leads past a double's range.
+    target, lr
+        Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
         The same in a sentence.
     """
 
     name: str
     cv: float
+    cv_error: float
     movement: float
+    movement_error: float
+    median: float
+    target: float | tuple[float, ...]
+    lr: float
     advice: str
 
 
-def regime(net: MLP, x: Vector | None = None) -> Regime:
-    """Whether the kernel of a network is near-deterministic, noisy or moving, from its exact moments.
+def regime(
+    net: MLP | nn.Module,
+    x: Vector | None = None,
+    *,
+    target: float | Sequence[float] = 1.0,
+    lr: float | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+    init: str | Mapping[str, Any] | None = None,
+) -> Regime:
+    """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
-    Theorem 1 and 2 of the paper say that all depends on depth over width; this says where a given network stands.
+    The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
+    drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
 
     Parameters
     ----------
     net
-        The network.
+        The network, or a torch module that `finwidth.empirical.recognise` knows: then the law is that of its
+        initialization, and the rate that of torch.optim.SGD.  Of several outputs K is that of output 0; all are
+        trained.
     x
-        One input, shape (n_0,); by default one of squared norm n_0.
+        The input, shape (n_0,); by default all ones.
+    target
+        One number, or one for each output.
+    lr
+        Learning rate of the network's parameterization, by default 1/E[K]: the rate at which a fixed kernel would fit
+        the target in one step.
+    draws, seed
+        How many networks, by default 4000, fewer of large ones, and a whole number that fixes them.
+    init
+        How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, the kernel is zero, or the network is too large to draw (unless ``draws`` is
+        given).
 
     Examples
     --------
     >>> import finwidth
     >>> for hidden in (2000, 200, 20):
-    ...     print(finwidth.regime(finwidth.MLP([10, *[hidden] * 4, 1])).name)
+    ...     print(finwidth.regime(finwidth.MLP([10, *[hidden] * 4, 1]), draws=400).name)
     near-deterministic
     noisy
     moving
+    >>> found = finwidth.regime(finwidth.MLP([10, *[200] * 4, 1]), target=0, lr=0.01)
+    >>> found.movement < 0.02, found.movement_error < 0.001
+    (True, True)
     """
-    found = moments(net, [1.0] * net.widths[0] if x is None else x)
-    if not found.mean:
+    net, seed = _network(net, init), check_seed(seed)
+    point = check_input(net, [1.0] * net.widths[0] if x is None else x)
+    wanted = _targets(net, target)
+    draws = _default_draws(net) if draws is None else count("draws", draws)
+    if draws == 1:
+        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
+    mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
+    rate = 1 / mean if lr is None else _rate(lr)
+    moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
+    movement, error = _mean(moved)
+    median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
+    name = "moving" if moved.mean() > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
+    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
+    spread = f"{cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)}"
+    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * (lr is None)}"
+    advice = (
+        f"at this input its kernel varies by {spread} of its mean between initializations, and the first step of SGD, "
+        f"on this input alone with {step}, moves it {_size(movement, error, median)}: {_MEANING[name]}; "
+        "longer training, more inputs, another target or rate are another matter"
+    )
+    return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
+
+
+def why_not(net: MLP) -> str | None:
+    """Why `regime` does not draw a network unless told how often: it is too large; None if it is not."""
+    if why_not_gaussian(net):
+        weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+        if weights > _MOST_WEIGHTS:
+            return f"{why_not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
+    elif sum(net.widths[1:]) > _MOST_NEURONS:
+        return f"it has {sum(net.widths[1:]):.2g} neurons"
+    return None
+
+
+def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
+    if isinstance(net, MLP):
+        return net
+    from finwidth import empirical
+
+    recognised: MLP = empirical.recognise(net, init)
+    return recognised
+
+
+def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
+    outputs = net.widths[-1]
+    try:
+        given = np.asarray(target, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.array(math.nan)
+    if given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
+        raise FinwidthError(f"target is {target!r}; give a finite number, or one for each of {outputs} outputs")
+    return np.broadcast_to(given, (outputs,))
+
+
+def _rate(lr: float) -> float:
+    if not isinstance(lr, int | float | np.number) or not 0 < lr < math.inf:
+        raise FinwidthError(f"lr is {lr!r}; give a finite number above 0")
+    return float(lr)
+
+
+def _default_draws(net: MLP) -> int:
+    """How many draws take about a second; raises FinwidthError where the fewest take much longer."""
+    if reason := why_not(net):
+        raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
+    if why_not_gaussian(net):
+        affordable = _WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    else:
+        affordable = _NEURONS // sum(net.widths[1:])
+    return max(_FEWEST, min(_DRAWS, affordable))
+
+
+def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tuple[float, float, float]:
+    """E[K], the cv of K, and the standard error of the latter: exact where there are exact moments, else drawn."""
+    if not isinstance(net.activation, SmoothActivation):
+        exact = moments(net, x)
+        mean, cv, error = float(exact.mean), exact.cv, 0.0
+    else:
+        route = dense if why_not_gaussian(net) else in_law
+        K = route.initial(net, point, draws, seed)
+        mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
+        error = _cv_error(K / K.mean()) if cv else 0.0
+    if not mean:
         raise FinwidthError("the kernel of this network is zero at this input: nothing is trained; use bias='trained'")
-    log_movement = found.log_update["dK"] - 2 * found.K.log_raw[0]
-    cv, movement = found.cv, exp(log_movement)
-    spread = f"its kernel varies by {cv:.2g} of its mean between initializations"
-    shift = f"one step of learning rate 1/E[K] moves it by {movement:.2g} of its mean"
-    name = "moving" if movement > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
-    meaning = {
-        "near-deterministic": "the infinite-width kernel describes it",
-        "noisy": "average over initializations, or widen it, before trusting any one kernel",
-        "moving": "a fixed kernel does not describe its training",
-    }[name]
-    return Regime(name, cv, movement, f"{spread}; {shift}: {meaning}")
+    if not 0 < mean < math.inf or math.isinf(1 / mean):
+        raise FinwidthError(f"E[K] is {mean:.3g}, past the range in which a step can be drawn; rescale gains or input")
+    return mean, cv, error
 
 
-def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> int:
-    """The smallest hidden width at which a network of ``depth`` weight layers has a kernel of spread at most ``cv``.
-
-    Parameters
-    ----------
-    depth
-        d, the number of weight layers; the network is (64, n, ..., n, 1).
-    cv
-        Wanted coefficient of variation of K(x,x), positive.
-    norm
-        |x|^2 / n_0 of the input.
-    network
-        Further arguments of `MLP`, the same in every layer.
-
-    Raises
-    ------
-    FinwidthError
-        If an argument is not allowed, or no width up to 10^12 does.
-
-    Examples
-    --------
-    >>> import finwidth
-    >>> finwidth.width_for(16, cv=0.1)
-    3723
-    """
-    depth, cv = count("depth", depth), _positive("cv", cv)
-    if depth > _DEEPEST:
-        raise FinwidthError(f"depth is {depth}; give at most {_DEEPEST}, for width grows in proportion to depth")
-    width = _first(lambda width: _cv(depth, width, norm, network) <= cv, _WIDEST)
-    if width is None:
-        raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
-    return width
+def _cv_error(relative: FloatArray) -> float:
+    """Standard error of the cv of draws over their mean, by the delta method."""
+    deviations = relative - 1
+    variance = float(np.square(deviations).mean())
+    influence = (np.square(deviations) - variance) / (2 * math.sqrt(variance)) - math.sqrt(variance) * deviations
+    return float(influence.std()) / math.sqrt(len(relative))
 
 
-def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> int:
-    """The largest number of weight layers at which hidden layers of ``width`` keep the spread of K at most ``cv``.
-
-    Parameters as in `width_for`; a single layer has no spread, so the answer is at least 1.
-
-    Examples
-    --------
-    >>> import finwidth
-    >>> finwidth.depth_for(3723, cv=0.1)
-    16
-    """
-    width, cv = count("width", width), _positive("cv", cv)
-    depth = _first(lambda depth: _cv(depth, width, norm, network) > cv, _DEEPEST)
-    if depth is None:
-        raise FinwidthError(f"at width {width} the spread is at most {cv} up to depth {_DEEPEST}; give a smaller cv")
-    return depth - 1
+def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
+    """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
+    route = dense if why_not_gaussian(net) else in_law
+    try:
+        before, after = route.first_step(net, x, target, lr, draws, seed)
+    except NotFiniteError:
+        return np.full(1, math.inf)
+    moved: npt.NDArray[np.float64] = np.abs(after - before)
+    return np.where(np.isfinite(moved), moved, math.inf)
 
 
-def _cv(depth: int, width: int, norm: float, network: dict[str, Any]) -> float:
-    net = MLP([64, *[width] * (depth - 1), 1], **network)
-    return moments(net, [_positive("norm", norm, zero=True) ** 0.5] * 64).cv
+def _plainly(target: float | tuple[float, ...]) -> str:
+    return f"({', '.join(f'{each:g}' for each in target)})" if isinstance(target, tuple) else f"{target:g}"
 
 
-def _first(holds: Callable[[int], bool], limit: int) -> int | None:
-    """The smallest n >= 1 at which ``holds``, which does from there on; None if past ``limit``."""
-    high = 1
-    while not holds(high):
-        high *= 2
-        if high > limit:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+def _mean(moved: FloatArray) -> tuple[float, float]:
+    """Mean and standard error; NaN where too few of the draws carry the mean to tell either."""
+    if not moved.any():
+        return 0.0, 0.0
+    if not np.isfinite(moved).all() or moved.mean() ** 2 < _CARRIED * np.square(moved).mean():
+        return math.nan, math.nan
+    return float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(len(moved))
 
 
-def _positive(name: str, value: float, *, zero: bool = False) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise FinwidthError(f"{name} is {value!r}; give a finite number{' of at least 0' if zero else ' above 0'}")
-    return float(value)
+def _size(movement: float, error: float, median: float) -> str:
+    """How far a step moves the kernel, in words."""
+    if math.isnan(median):
+        return "past a double's range in some networks"
+    if math.isnan(movement):
+        return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
+    return f"by {movement:.2g} +- {2 * error:.1g} of its mean"

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ Input = Annotated[
 ]
 Law = Annotated[str, typer.Option("--law", help="Weight law: gaussian, uniform, laplace, ...")]
 Phi = Annotated[str, typer.Option("--activation", help="relu, leaky_relu, linear or abs.")]
+AnyPhi = Annotated[str, typer.Option("--activation", help="relu, gelu, tanh, erf, silu, ...")]
 Parameterization = Annotated[str, typer.Option("--parameterization", help="ntk, standard or mup.")]
 Bias = Annotated[str, typer.Option("--bias", help="trained (from zero), frozen or none.")]
 Draws = Annotated[int, typer.Option("--draws", "-n", help="How many random networks to draw in law.")]
@@ -183,7 +185,7 @@ def _train(
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
     loss: Annotated[str, typer.Option("--loss", help="squared or cross-entropy.")] = "squared",
-    activation: Annotated[str, typer.Option("--activation", help="relu, gelu, tanh, erf, silu, ...")] = "relu",
+    activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     memory: Annotated[
@@ -330,13 +332,19 @@ def _width_for(
     cv: Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")] = 0.1,
     norm: Annotated[float, typer.Option("--norm", help="|x|^2 / n_0 of the input.")] = 1.0,
     law: Law = "gaussian",
-    activation: Phi = "relu",
+    activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
+    target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Its learning rate; by default 1/E[K].", show_default=False)
+    ] = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The smallest hidden width at which the kernel's spread is at most CV."""
-    from finwidth.advice import regime, width_for
+    """The smallest hidden width from which on the kernel's spread is at most CV; what a step of SGD does there."""
+    from finwidth.advice import regime, why_not
+    from finwidth.sizing import width_for
 
     network: dict[str, Any] = {
         "weight_law": law,
@@ -345,9 +353,15 @@ def _width_for(
         "bias": bias,
     }
     width = width_for(depth, cv, norm=norm, **network)
-    found = regime(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64)
+    net = MLP([64, *[width] * (depth - 1), 1], **network)
+    reason = why_not(net)
+    found = None if reason else regime(net, [norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
-        _print_json({"depth": depth, "width": width, "cv": found.cv, "movement": found.movement, "regime": found.name})
+        told = asdict(found) if found else {"name": None, "not_drawn": reason}
+        _print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)
+        return
+    if found is None:
+        typer.echo(f"{width}\nWhat one step of SGD does to a network of this width is not known: {reason}.")
         return
     layers = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
     typer.echo(f"{width}\nA network of {layers} at this width is {found.name}: {found.advice}.")

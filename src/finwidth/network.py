@@ -34,6 +34,7 @@ PARAMETERIZATIONS = ("ntk", "standard", "mup")
 BIASES = ("trained", "frozen", "none")
 
 _MOST_LAYERS = 10**7
+_ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
 
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
 Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
@@ -397,3 +398,16 @@ def exact_input(net: MLP, x: Vector) -> tuple[Fraction, ...]:
         Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(number))
         for value, number in zip(given, array, strict=True)
     )
+
+
+def exponent(x: FloatArray) -> int:
+    """The power of two by which an input's size leaves the ordinary range, where its square is safe; 0 within it.
+
+    >>> import numpy as np
+    >>> from finwidth.network import exponent
+    >>> exponent(np.array([3.0, 4.0])), exponent(np.array([2.0**-700, 0.0]))
+    (0, -700)
+    """
+    largest = float(np.abs(x).max(initial=0.0))
+    found = math.frexp(largest)[1] - 1
+    return found if largest and math.isfinite(largest) and abs(found) > _ORDINARY else 0

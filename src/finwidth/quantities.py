@@ -11,6 +11,8 @@ from typing import Any
 
 from finwidth.network import MLP
 
+CONSTANT = 1e-16  # a relative standard error that only rounding makes
+
 
 def plain(value: Any) -> Any:
     """A result as JSON takes it: fractions as strings, numbers that are not finite as None, containers inside too.
@@ -78,8 +80,9 @@ class Estimate:
     verdict: str
 
     def z(self, exact: float) -> float | None:
-        """Standard errors between the estimate and an exact value; None where the draws do not vary."""
-        return (self.value - exact) / self.se if self.se else None
+        """Standard errors between the estimate and an exact value; None where draws do not vary or numbers overflow."""
+        known = self.se > CONSTANT * abs(self.value) and math.isfinite(self.se) and math.isfinite(exact)
+        return (self.value - exact) / self.se if known else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""

@@ -61,7 +61,7 @@ def number(value: float | Fraction | None, log: float | None = None) -> str:
     if math.isinf(value) and log is not None:
         exponent = math.floor(log / math.log(10))
         return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"
-    return f"{value:.6g}"
+    return f"{value + 0.0:.6g}"  # no negative zero
 
 
 def _table(*columns: str) -> Table:
@@ -180,14 +180,22 @@ def trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
     table = _table("step", *(name.replace("_", " ") for name in series))
     last = len(found["step"]) - 1
     for place in sorted({round(last * k / (_MOST_STEPS - 1)) for k in range(_MOST_STEPS)}):
-        cells = [
-            f"{each['mean'][place]:.4g}" + (f" ± {each['se'][place]:.2g}" if each["se"] else "")
-            for each in series.values()
-        ]
-        table.add_row(str(found["step"][place]), *cells)
+        table.add_row(str(found["step"][place]), *(_mean_at(each, place) for each in series.values()))
     notes = f"Learning rate {lr:.4g}. Means over draws ± standard errors. drift: |K_t - K_0| / |K_0|"
     notes += "; alignment: <K, t tᵀ> / (|K| |t tᵀ|)." if "alignment" in series else "."
+    for name, each in series.items():
+        most = max(each["left_out"])
+        if most:
+            draws = f"{most} draw{'s' * (most > 1)}"
+            notes += f"\n{name}: {draws} left out, as a kernel of zeros has none."
+            notes += " Nor have targets that are all 0." if name == "alignment" else ""
     show(str(net), table, notes)
+
+
+def _mean_at(series: Mapping[str, Any], place: int) -> str:
+    """Mean and standard error at a step; a dash where no draw has a value."""
+    mean, se = series["mean"][place], series["se"][place] if series["se"] else math.nan
+    return "-" if math.isnan(mean) else f"{mean:.4g}" + ("" if math.isnan(se) else f" ± {se:.2g}")
 
 
 def report(found: Report) -> None:

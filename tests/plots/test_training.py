@@ -46,6 +46,18 @@ def test_one_run(tmp_path: Path) -> None:
     assert plots.save(figure, tmp_path / "training")[0].stat().st_size > 10_000
 
 
+def test_dead_members_are_left_out_and_counted() -> None:
+    found = dataset(members=7)
+    for name in ("drift", "alignment"):
+        found[name][2] = np.nan
+    figure = plots.kernel_in_training(found)
+    drift, alignment = curves_of(figure.axes[1])[0], curves_of(figure.axes[2])[0]
+    for curve, name in ((drift, "drift"), (alignment, "alignment")):
+        assert np.allclose(curve, np.median(np.delete(found[name].to_numpy(), 2, axis=0), axis=0))
+    labels = [label for axes in figure.axes[1:3] for label in axes.get_legend_handles_labels()[1]]
+    assert ["1 dead left out" in label for label in labels] == [True, False, False, True, False]
+
+
 def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
     found = dataset(members=7)
     figure = plots.kernel_in_training(found)

@@ -134,7 +134,7 @@ def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
         pulled = gram_passes.turned(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
         second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for step, tangent in zip(known, tangents, strict=False):
-        for y, L, dY in zip(step.Y, step.L, tangent.dY, strict=True):
+        for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
             second += (phi.second_derivative(y) * L * np.square(dY)).sum(-1)
     made._forward = lambda: tangents  # type: ignore[method-assign]
     dK = made.run()

@@ -13,10 +13,11 @@ import pytest
 
 import finwidth
 from dense_training import dense_training
-from finwidth import MLP, sample_gram, train
+from finwidth import MLP, FinwidthError, sample_gram, train
 from finwidth.empirical.brute_force import draw_networks
 from finwidth.sampling import revealed
 from finwidth.sampling.revealed import GaussianMatrix
+from finwidth.sampling.training import default_rate, trajectory
 from finwidth.sampling.training_plan import memory, plan
 from stats import same_law
 
@@ -374,9 +375,37 @@ NET = MLP([3, 5, 1])
         (lambda: train(NET, X, [0, 1], 1, 0.1, 1, loss="cross-entropy"), "give 2 or more"),
         (lambda: train(MLP([3, 5, 2]), X, [0, 2], 1, 0.1, 1, loss="cross-entropy"), "whole numbers from 0 to 1"),
         (lambda: train(MLP([3, 90, 90, 1]), X, Y, 500, 50.0, 3), "diverges.*stable below"),
-        (lambda: train(NET, 1e200 * X, Y, 1, 0.1, 1), "overflow at step 0"),
+        (lambda: train(NET, 1e200 * X, Y, 1, 0.1, 1), "kernel at initialization overflows"),
     ],
 )
 def test_mistakes_are_told(call: Callable[[], object], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         call()
+
+
+def test_a_dead_network_has_no_alignment_and_spoils_no_mean() -> None:
+    """Narrow networks without trained biases: some kernels are zero, and means are those of the others."""
+    net, X = MLP([3, 2, 2, 2, 1], bias="frozen"), np.random.default_rng(1).standard_normal((5, 3))
+    run = finwidth.train(net, X, [1, -1, 1, -1, 1], 2, 0.01, 12, seed=0)
+    dead = ~run.K.to_numpy().any(axis=(1, 2, 3))
+    assert 0 < dead.sum() < 12
+    found = trajectory(run)
+    for name in ("drift", "alignment"):
+        living = run[name].to_numpy()[~dead]
+        assert np.isfinite(living).all()
+        assert found[name]["mean"] == pytest.approx(living.mean(0))
+        assert found[name]["se"] == pytest.approx(living.std(0, ddof=1) / len(living) ** 0.5)
+        assert found[name]["left_out"] == [int(dead.sum())] * 3
+    assert found["loss"]["mean"] == pytest.approx(run.loss.mean("draw").to_numpy())
+    assert found["loss"]["left_out"] == [0, 0, 0]
+    alone = trajectory(run.isel(draw=slice(0, 1)))
+    assert alone["loss"]["se"] is None
+
+
+def test_what_overflows_at_the_start_is_not_a_learning_rate() -> None:
+    for call in (
+        lambda: finwidth.train(MLP([2, 8, 1]), [[1e160, 0.0], [1.0, 2.0]], [1.0, 2.0], 1, 0.1, 2),
+        lambda: default_rate(MLP([2, 8, 1]), [[1e160, 0.0], [1.0, 2.0]]),
+    ):
+        with pytest.raises(FinwidthError, match=r"kernel at initialization overflows .* 1e\+160 \(input 0\)"):
+            call()

@@ -35,6 +35,25 @@ def test_means_are_those_of_train_with_the_seed_of_the_chunk() -> None:
     assert (found.training_mean.sel(followed="drift", step=0) == 0).all()
 
 
+def test_dead_networks_have_no_alignment_and_spoil_no_mean() -> None:
+    network = {"bias": "frozen"}
+    axes = {"depth": [4], "width": [2], "n_0": 3}
+    found = finwidth.sweep(CONFIG | {"network": network, "axes": axes})
+    X = [input_vector(name, 3, Path()) for name in TABLE["inputs"]]
+    seed = cell_seed(2, Cell(3, "gaussian", "relu", "ntk", "ones", 4, 2), "training", "chunk 0")
+    runs = finwidth.train(MLP([3, 2, 2, 2, 1], bias="frozen"), X, [1, -1], 3, 0.05, 40, seed)
+    dead = ~runs.K.to_numpy().any(axis=(1, 2, 3))
+    assert 0 < dead.sum() < 40
+    here = found.isel(depth=0, width=0) if "depth" in found.training_mean.dims else found
+    for name, draws in (
+        ("loss", runs.loss[:, 1]),
+        ("alignment", runs.alignment[~dead, 1]),
+        ("drift", runs.drift[~dead, 1]),
+    ):
+        assert float(here.training_mean.sel(followed=name, step=1)) == pytest.approx(float(draws.mean()), rel=1e-12)
+        assert np.isfinite(float(here.training_se.sel(followed=name, step=1)))
+
+
 def test_more_draws_and_workers_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finwidth.sweeps.training_kind.chunk_size", lambda net, inputs: 15)
     finwidth.sweep(CONFIG, tmp_path / "a.zarr")

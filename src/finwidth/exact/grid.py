@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import ONE_OUTPUT, update_state
-from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs
+from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
+from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Layer, Vector, count, exact_input
 from finwidth.quantities import attributes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _LARGE = 1e100
+_SPREAD = tuple(pairs(kinds) for kinds in ("w", "b", "ww", "wb", "bb"))  # what the spread of K is made of
 
 
 def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **network: Any) -> xr.Dataset:
@@ -80,6 +82,53 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
         coords={"width": list(widths), "depth": depths},
         attrs=attributes(nets[0], method="exact transfer on a grid"),
     )
+
+
+def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **network: Any) -> FloatArray:
+    """The coefficient of variation of K of networks (n_0, n, ..., n, 1), shape (widths,), in one pass.
+
+    In double precision: the square of a result is right to about 10^-15 depth (1 + its value).
+
+    Examples
+    --------
+    >>> from finwidth.exact.grid import spread_by_width
+    >>> spread_by_width([16, 64, 256], 32, [1.0, 1.0]).round(3)
+    array([32.087,  1.862,  0.622])
+    """
+    nets = [MLP([len(x), n, n, n, 1], **network) for n in widths]
+    values = _log_values(_SPREAD, nets, Input.of(exact_input(nets[0], x), 4), [depth])
+    w, b, ww, wb, bb = (each[:, 0] for each in values)
+    with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
+        log_square = np.logaddexp.reduce([ww, wb + np.log(2), bb])
+        spread: FloatArray = np.sqrt(np.fmax(np.expm1(log_square - 2 * np.logaddexp(w, b)), 0))
+    return spread
+
+
+def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any) -> list[float]:
+    """The coefficient of variation of K of networks (n_0, n, ..., n, 1) with d = 1, ..., ``deepest`` weight layers.
+
+    The numbers of `finwidth.moments`, to the last digit, in one pass up the deepest: 10^4 depths take about a second.
+
+    Examples
+    --------
+    >>> from finwidth import MLP, moments
+    >>> from finwidth.exact.grid import spread_by_depth
+    >>> spread_by_depth(8, 3, [1.0, 2.0])[2] == moments(MLP([2, 8, 8, 1]), [1.0, 2.0]).cv
+    True
+    """
+    net = MLP([len(x), width, width, width, 1], **network)
+    program = compile_program(_SPREAD, net.random_bias)
+    found = [0.0]  # one layer has no spread
+    with decimal.localcontext(CONTEXT):
+        transfer = Transfer(program, net, Input.of(exact_input(net, x), 4), to_decimal)
+        first, hidden, last = (
+            LayerNumbers.of([net.layers[i]], lambda values: to_decimal(values[0])) for i in (0, 1, -1)
+        )
+        for depth in range(2, deepest + 1):
+            transfer.hidden(first if depth == 2 else hidden)
+            w, b, ww, wb, bb = transfer.output(last)
+            found.append(Moments((w + b, ww + 2 * wb + bb)).cv)
+    return found
 
 
 def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:

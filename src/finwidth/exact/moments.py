@@ -32,7 +32,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 ORDERS = (2, 3, 4)
 _WIDEST_EXACT = 10**6  # the probability that a layer lives, 1 - 2^-n, is a fraction of n binary digits
-_CONTEXT = decimal.Context(prec=DIGITS, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
+CONTEXT = decimal.Context(prec=DIGITS, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 
 
 def present(value: Number) -> Exact:
@@ -46,7 +46,7 @@ def log(value: Number) -> float:
         return -math.inf
     if isinstance(value, Fraction):
         return math.log(value.numerator) - math.log(value.denominator)
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         return float(value.ln())
 
 
@@ -115,7 +115,7 @@ class Moments:
     def _central(self, order: int) -> Number:
         if order > len(self._raw):
             raise FinwidthError(f"moments were computed up to order {len(self._raw)}; ask for order={order}")
-        with decimal.localcontext(_CONTEXT):
+        with decimal.localcontext(CONTEXT):
             mean = self._raw[0]
             raw = (1, *self._raw)
             central = sum(math.comb(order, k) * raw[k] * power(-mean, order - k) for k in range(order + 1))
@@ -128,7 +128,8 @@ class Moments:
         central, variance = self._central(order), self._central(2)
         if not variance or not central:
             return 0.0
-        return math.copysign(exp(log(abs(central)) - order / 2 * log(variance)), central)
+        size = exp(log(abs(central)) - order / 2 * log(variance))
+        return size if central > 0 else -size
 
 
 def exp(exponent: float) -> float:
@@ -159,7 +160,7 @@ class KernelMoments:
     @cached_property
     def K(self) -> Moments:
         """Moments of the kernel K = K_w + K_b."""
-        with decimal.localcontext(_CONTEXT):
+        with decimal.localcontext(CONTEXT):
             return Moments(
                 tuple(
                     sum(math.comb(p, a) * self._joint[a, p - a] for a in range(p + 1)) for p in range(1, self.order + 1)
@@ -266,7 +267,7 @@ class KernelMoments:
             raise FinwidthError(f"the target is {target!r}; give a finite number")
         if self.order < max(ORDERS) or self.network.widths[-1] > 1:
             raise FinwidthError("the variance of the update needs moments(..., order=4) of a network with one output")
-        with decimal.localcontext(_CONTEXT):
+        with decimal.localcontext(CONTEXT):
             towards: Number = Fraction(target) if self.exact else to_decimal(Fraction(target))
             square = self._update_square["N^2 G^2"] + towards * towards * self._update_square["G^2"]
             return present(4 * square - self._update["dK"] ** 2)
@@ -402,7 +403,7 @@ def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
     """E[K_ab^2] for a != b: one path of each pair starts at a, the other at b."""
     starts = {kinds: State(((0, 2), (1, 3)), pairs(kinds).marks) for kinds in ("ww", "wb", "bb")}
     values = _evaluate(starts, net, x, exact=exact)
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         return values["ww"] + 2 * values["wb"] + values["bb"]
 
 
@@ -419,7 +420,7 @@ def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
             ]
             starts[name, one, two] = State((tuple(range(2 * size)),), tuple(marks))
     values = _evaluate(starts, net, x, exact=exact)
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}
 
 
@@ -431,7 +432,7 @@ def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
         starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
     values = _evaluate(starts, net, x, exact=exact)
     ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         if others:
             ww += others * values["ww", TWO_OUTPUTS]
             wb += others * (values["wb", TWO_OUTPUTS] + values["bw", TWO_OUTPUTS]) / 2
@@ -465,7 +466,11 @@ def infinite_width(net: MLP, x: Vector) -> float:
     """
     starts = {kind: pairs(kind) for kind in "wb"}
     values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
-    return float(values["w"] + values["b"])
+    with decimal.localcontext(_CONTEXT):
+        found = float(values["w"] + values["b"])
+    if math.isinf(found):
+        raise FinwidthError("the kernel overflows a double; rescale the input or the gains")
+    return found
 
 
 def _evaluate(
@@ -473,6 +478,6 @@ def _evaluate(
 ) -> dict[Key, Number]:
     """The value of each start, in fractions or in decimals."""
     program = compile_program(tuple(starts.values()), net.random_bias)
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         values = evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)
     return dict(zip(starts, values, strict=True))

@@ -84,6 +84,10 @@ def _loss(axes: Axes, found: xr.Dataset) -> None:
 def _curve(axes: Axes, found: xr.Dataset, name: str, colour: str, label: str | None = None) -> None:
     values = found[name]
     if "member" in values.dims:
+        living = values.dropna("member")  # a kernel of zeros has no drift and no alignment
+        if label and 0 < living.sizes["member"] < values.sizes["member"]:
+            label += f" ({values.sizes['member'] - living.sizes['member']} dead left out)"
+            values = living
         low, values, high = (values.quantile(q, "member", skipna=False) for q in (0.16, 0.5, 0.84))
         axes.fill_between(found.step, low, high, color=colour, alpha=0.2, lw=0)
     axes.plot(found.step, values, color=colour, lw=1.5, label=label, marker=".", ms=3)

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, count
+from finwidth.network import MLP, Vector, check_input, count, exponent
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.device import DeviceGenerator, check_device
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
@@ -78,15 +78,16 @@ def plain_relu(net: MLP) -> bool:
     return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias
 
 
-def make_chain(net: MLP, size: int) -> NormChain | TwoSlopeChain:
-    """The chain of the network, for up to ``size`` draws at once."""
-    return NormChain(net, size) if plain_relu(net) else TwoSlopeChain(net)
+def make_chain(net: MLP, size: int, exponent: int = 0) -> NormChain | TwoSlopeChain:
+    """The chain of the network, for up to ``size`` draws at once, at inputs of that `squared_norm`."""
+    return NormChain(net, size, exponent) if plain_relu(net) else TwoSlopeChain(net, exponent)
 
 
-def squared_norm(net: MLP, x: Vector) -> float:
-    """|x|^2, all that the chain needs of the input; inf where a double overflows."""
-    with np.errstate(over="ignore"):
-        return float(np.square(check_input(net, x)).sum())
+def squared_norm(net: MLP, x: Vector) -> tuple[float, int]:
+    """All that the chain needs of the input: (r, k) with |x|^2 = 4^k r and k = 0 unless |x|^2 may leave a double."""
+    given = check_input(net, x)
+    k = exponent(given)
+    return float(np.square(np.ldexp(given, -k)).sum()), k
 
 
 def chunk_size(net: MLP) -> int:
@@ -115,23 +116,34 @@ def chunks(
     [16384, 16384, 7232]
     """
     check_network(net)
-    norm = squared_norm(net, x)
+    norm, k = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     if device is None:
         size = chunk_size(net)
         pieces = by_threads(
-            lambda: make_chain(net, min(size, draws)).draw, norm, draws, size=size, seed=seed, threads=threads
+            lambda: make_chain(net, min(size, draws), k).draw, norm, draws, size=size, seed=seed, threads=threads
         )
     else:
-        pieces = _on(device, net, norm, draws, seed)
+        pieces = _on(device, TwoSlopeChain(net, k), norm, draws, seed)
     done = 0
     for drawn in pieces:
-        if not np.isfinite(drawn["K"]).all() or not np.isfinite(drawn["dK"]).all():
-            raise FinwidthError(f"the draws overflow a double: the input's squared norm is {norm:g}; rescale the input")
+        check_finite(drawn, net, x)
         yield drawn
         done += len(drawn["K"])
         if progress is not None:
             progress(done)
+
+
+def check_finite(drawn: dict[str, FloatArray], net: MLP, x: Vector) -> None:
+    """Raise FinwidthError where draws overflow."""
+    for name, power in (("K", "second"), ("dK", "fourth"), ("weight", "")):
+        if not np.isfinite(drawn.get(name, 0.0)).all():
+            largest = np.abs(check_input(net, x)).max()
+            grows = f"{name} grows like its {power} power" if power else "the weights of the draws do"
+            raise FinwidthError(
+                f"the draws overflow a double: the largest entry of the input is {largest:.3g} and {grows}; rescale "
+                "the input, or take smaller gains or fewer layers"
+            )
 
 
 Drawer = Callable[[float, Variates, int], dict[str, FloatArray]]
@@ -155,10 +167,10 @@ def by_threads(
     yield from in_order(piece, -(-draws // size), threads)
 
 
-def _on(device: str, net: MLP, norm: float, draws: int, seed: int) -> Iterator[dict[str, FloatArray]]:
+def _on(device: str, chain: TwoSlopeChain, norm: float, draws: int, seed: int) -> Iterator[dict[str, FloatArray]]:
     """The same law from a torch device; there one kind of chain serves all networks."""
-    place, chain = check_device(device), TwoSlopeChain(net)
-    size = max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // net.depth))
+    place = check_device(device)
+    size = max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // (len(chain.widths) - 1)))
     for number, start in enumerate(range(0, draws, size)):
         yield chain.draw(norm, DeviceGenerator(place, seed, number), min(size, draws - start))
 
@@ -181,7 +193,8 @@ def sample(
         A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
         that are zero or Gaussian, and one output.
     x
-        One input, shape (n_0,).
+        One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
+        and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
     draws
         How many independent networks to draw, at least 1.
     seed
@@ -203,7 +216,7 @@ def sample(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the network is not one that the chain draws.
+        If an argument is not allowed, the network is not one that the chain draws, or a draw overflows a double.
 
     Examples
     --------
@@ -237,10 +250,15 @@ class Rows:
 
 
 class NormChain:
-    """The chain of the module's docstring for one network, with work arrays for up to ``size`` draws at once."""
+    """The chain of the module's docstring for one network, with work arrays for up to ``size`` draws at once.
 
-    def __init__(self, net: MLP, size: int) -> None:
+    ``exponent`` k is that of an input x = 2^k x' whose square may leave a double.  Gates and directions do not depend
+    on k, so the passes are those at x'; there N is N/2^k and each kappa_i is kappa_i/4^k.
+    """
+
+    def __init__(self, net: MLP, size: int, exponent: int = 0) -> None:
         self.widths = net.widths
+        self.exponent = exponent
         layers = net.layers
         self.variance = [float(layer.weight_variance) for layer in layers]
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in layers]
@@ -259,7 +277,20 @@ class NormChain:
         return runs
 
     def draw(self, norm: float, variates: Variates, draws: int) -> dict[str, FloatArray]:
-        """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
+        """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
+        return self.scaled(self.at_unit(norm, variates, draws))
+
+    def scaled(self, drawn: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        """Draws of `at_unit` at the input itself, and K."""
+        if self.exponent:
+            with np.errstate(over="ignore", under="ignore"):
+                for name, power in (("output", 1), ("K_w", 2), ("dK", 2)):
+                    drawn[name] = np.ldexp(drawn[name], power * self.exponent) + 0.0  # no negative zeros
+        drawn["K"] = drawn["K_w"] + drawn["K_b"]
+        return drawn
+
+    def at_unit(self, norm: float, variates: Variates, draws: int) -> dict[str, FloatArray]:
+        """N/2^k, K_w/4^k, K_b and dK/4^k."""
         rows = self._work[: 5 * (len(self.widths) - 1) * draws].reshape(5, -1, draws)
         work = Rows(rows[0, :-1], rows[1, :-1], rows[2, :-1], rows[3, :-1], rows[4])
         self._draw(variates, work)
@@ -275,7 +306,7 @@ class NormChain:
             dead = (work.chi == 0).any(axis=0) | (norm == 0)
             for column, value in ((output, 0.0), (K_w, 0.0), (K_b, self.bias_multiplier[-1]), (dK, 0.0)):
                 column[dead] = value
-        return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+        return {"output": output, "K_w": K_w, "K_b": K_b, "dK": dK}
 
     def _draw(self, variates: Variates, work: Rows) -> None:
         """Draw the coins and the chi-squares of all layers."""
@@ -325,7 +356,8 @@ class NormChain:
             e = self.bias_multiplier[i]
             bias_share = S if e == 1 else np.multiply(S, e, out=share[i])
             K_b += bias_share
-            np.add(bias_share, kappa[i], out=share[i])
+            weight_share = np.ldexp(kappa[i], 2 * self.exponent) if self.exponent else kappa[i]
+            np.add(bias_share, weight_share, out=share[i])
             Q *= chi[i]
         return K_w, K_b
 

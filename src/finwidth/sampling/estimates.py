@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from finwidth.laws import FloatArray
-from finwidth.quantities import Estimate
+from finwidth.network import exponent
+from finwidth.quantities import CONSTANT, Estimate
 
 # Below this many effective draws the relative standard error exceeds 5%; above it, no single draw can hold more than
 # 1/20 of the sum.
@@ -57,8 +59,10 @@ class Accumulator:
 
     def add(self, values: FloatArray) -> None:
         """Take in a chunk of draws, shape (count,)."""
+        if not len(values):
+            return
         chunk = Accumulator()
-        with np.errstate(over="ignore"):  # an infinite error is told as such
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite mean or error is told as such
             chunk.count, chunk.mean = len(values), float(values.mean())
             chunk.squared_deviations = float(np.square(values - chunk.mean).sum())
             chunk.smallest, chunk.largest = float(values.min()), float(values.max())
@@ -76,6 +80,11 @@ class Accumulator:
 
     def estimate(self, exact: float | None = None) -> Estimate:
         """The mean with its standard error, judged by itself and, where there is one, by the ``exact`` value."""
+        if not self.count:
+            return Estimate(math.nan, math.nan, 0, 0.0, trust=False, verdict="no draw has a value")
+        if not math.isfinite(self.mean):
+            infinite = math.inf if self.largest == math.inf else -math.inf
+            return Estimate(infinite, math.inf, self.count, 0.0, trust=False, verdict="a draw overflows a double")
         se = math.sqrt(self.squared_deviations / max(self.count - 1, 1)) / math.sqrt(self.count)
         # (sum v)^2 / sum v^2 = count / (1 + relative variance), a form that does not overflow.
         spread = math.sqrt(self.squared_deviations / self.count) / abs(self.mean) if self.mean else 0.0
@@ -83,7 +92,7 @@ class Accumulator:
         return Estimate(self.mean, se, self.count, effective, *self._judge(se, effective, exact))
 
     def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
-        if not se:
+        if se <= CONSTANT * abs(self.mean):
             return self._judge_constant(exact)
         if effective < TRUSTED_EFFECTIVE_DRAWS:
             return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
@@ -120,7 +129,20 @@ def estimates(
     (False, False)
     """
     accumulators = {name: Accumulator() for name in ESTIMATED}
+    units: dict[str, int] = {}
     for piece in pieces:
         for name, value in ESTIMATED.items():
-            accumulators[name].add(value(piece) * piece["weight"] if "weight" in piece else value(piece))
-    return {name: each.estimate((exact or {}).get(name)) for name, each in accumulators.items()}
+            with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
+                values = value(piece) * piece["weight"] if "weight" in piece else value(piece)
+            k = units.setdefault(name, exponent(values))
+            accumulators[name].add(np.ldexp(values, -k) if k else values)
+    return {name: _estimate(each, units.get(name, 0), (exact or {}).get(name)) for name, each in accumulators.items()}
+
+
+def _estimate(total: Accumulator, unit: int, exact: float | None) -> Estimate:
+    """That of draws that were divided by 2^unit, so that their squares are ordinary numbers."""
+    exact = exact if exact is not None and math.isfinite(exact) else None
+    found = total.estimate(None if exact is None else float(np.ldexp(exact, -unit)))
+    with np.errstate(over="ignore"):
+        value, se = (float(np.ldexp(each, unit)) for each in (found.value, found.se))
+    return replace(found, value=value, se=se)

@@ -16,7 +16,7 @@ from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_inputs, count
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
-from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward
+from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.normals import BLOCK, Normals
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
@@ -139,7 +139,7 @@ def sample_gram(
     net
         A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
     X
-        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine.
+        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
     draws
         How many independent networks to draw, at least 1.
     seed
@@ -165,7 +165,7 @@ def sample_gram(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the network is not one that can be drawn.
+        If an argument is not allowed, the network is not one that can be drawn, or a draw overflows a double.
 
     Examples
     --------
@@ -205,11 +205,15 @@ def draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | No
     with np.errstate(all="ignore"):  # overflow is seen in the results
         try:
             collect((_draw(net, X, min(step, draws - i), rng, targets) for i in range(0, draws, step)), columns)
-            finite = all(np.isfinite(column).all() for column in columns.values())
         except FloatingPointError:
-            finite = False
-    if not finite:
-        raise FinwidthError("the draws overflow a double; rescale the inputs, the targets or the gains")
+            columns[names[-1]][:] = np.inf
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            largest = np.abs(X).max(1)
+            raise FinwidthError(
+                f"the draws overflow a double: {name} is not finite, and the largest number among the inputs is "
+                f"{largest.max():.3g} (input {largest.argmax()}); rescale the inputs, the targets or the gains"
+            )
     return columns
 
 
@@ -217,10 +221,10 @@ def _draw(net: MLP, X: FloatArray, draws: int, rng: Any, targets: FloatArray | N
     xp, phi = array_module(rng), net.activation
     known = forward(net, as_array(rng, X, "float64"), draws, rng)
     backward(phi, known, rng, keep=targets is not None)
-    output = known[-1].Y[0][:, :, 0]
+    output = scaled(known[-1].Y[0], known[-1].power)[:, :, 0]
     drawn = {
         "output": output,
-        "K_w": sum(float(step.layer.weight_multiplier) * step.gram * step.J_gram for step in known),
+        "K_w": sum(step.weight_share(step.J_gram) for step in known),
         "K_b": sum(float(step.layer.bias_multiplier) * step.J_gram for step in known),
     }
     drawn["K"] = drawn["K_w"] + drawn["K_b"]

@@ -8,21 +8,23 @@ biases.  The weights W' meet A' in the forward pass and J in the backward pass (
     backward  L_{i-1} = J_i W_i = (J_i Y_i^T) (A' A'^T)^- A' + (sqrt(v_i) Z)(1 - P_A'),
               Z with independent columns N(0, J_i J_i^T);   J_{i-1} = phi'(Y_{i-1}) * L_{i-1}
     kernel    K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T),   K_b = sum_i e_i J_i J_i^T   (entrywise products)
+
+Rows whose squares would leave a double are kept in units, powers of two of their own: A = 2^p A', Y = 2^p Y'.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from finwidth.activations import Activation, Array, array_module
+from finwidth.activations import Activation, Array, SmoothActivation, array_module
 from finwidth.network import MLP, Layer
-from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.device import DeviceGenerator, as_array
 from finwidth.sampling.normals import BLOCK
 
 Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
@@ -32,6 +34,8 @@ DEVICE_BLOCK = 2**22
 # Rounding makes relative errors of 10^-16/RANK along the weakest direction kept.
 RANK = 1e-10
 _ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads run; the fewest neurons of a piece
+_SMALL, _LARGE = 1e-200, 1e200  # squared lengths whose products with another such are far from a double's ends
+_USUAL = 160  # powers of two: lengths below it, and above its inverse, need no unit of their own
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 
 
@@ -140,14 +144,62 @@ def products(left: Blocks, right: Blocks) -> Array:
     return total
 
 
+def ordinary(gram: Array) -> bool:
+    """Whether the squared lengths of all rows are far from a double's ends."""
+    squares = diagonal(gram)
+    return bool(((squares > _SMALL) & (squares < _LARGE)).all())
+
+
+def scaled(X: Array, power: Array | None, sign: int = 1) -> Array:
+    """X times two to a power (None: 0), or to minus the power."""
+    if power is None:
+        return X
+    if isinstance(power, np.ndarray):
+        return np.ldexp(X, sign * power)
+    half = (power / 2).floor()  # neither factor leaves the range alone
+    return X * (sign * half).exp2() * (sign * (power - half)).exp2()
+
+
+def row_powers(rows: Iterable[Array], rng: Any, least: float = 0.0, power: Array | None = None) -> Array | None:
+    """Powers of two, (draws or 1, m, 1), next to the largest entries of rows in units, or to ``least`` if that is more.
+
+    They are 0 for a row of zeros, and where the largest entry's square is safe; None where all are 0.
+    """
+    sizes: Any = 0.0
+    for block in rows:
+        largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
+        sizes = np.maximum(sizes, _numbers(largest)[..., None])
+    fewest = _power(np.array(least)) if least else None
+    powers = _power(sizes) + (0 if power is None else _numbers(power).astype(np.int64))
+    if fewest is not None:
+        powers = np.where(sizes > 0, np.maximum(powers, fewest), fewest)
+    usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (fewest is None) | ~np.isfinite(sizes)
+    powers = np.where(usual, 0, powers)
+    if not powers.any():
+        return None
+    return as_array(rng, powers, "float64") if isinstance(rng, DeviceGenerator) else powers
+
+
+def _numbers(array: Array) -> Any:
+    """The array as one of NumPy's."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
+def _power(values: Any) -> Any:
+    """The largest powers of two that are no larger, as whole numbers."""
+    return np.frexp(values)[1].astype(np.int64) - 1
+
+
 @dataclass
 class Known:
     """What is known of the weight matrix W_i of ``draws`` networks, and of the layer above it."""
 
     layer: Layer
-    gram: Array  # A_{i-1} A_{i-1}^T, shape (draws, m, m); one for all draws in the first layer
+    gram: Array  # A'_{i-1} A'_{i-1}^T without the constant, (draws, m, m); one for all draws in the first layer
     A_factor: Factor  # of A' A'^T
-    Y: Blocks = field(default_factory=list)
+    power: Array | None = None  # p of the units of the rows of A_{i-1} and Y_i, (draws or 1, m, 1); None: 0
+    power_above: Array | None = None  # likewise of A_i
+    Y: Blocks = field(default_factory=list)  # in units
     L: Blocks = field(default_factory=list)  # J_{i+1} W_{i+1}, kept for the update only
     J_gram: Array = field(init=False)  # J_i J_i^T
     JY: Array = field(init=False)  # J_i Y_i^T
@@ -163,14 +215,45 @@ class Known:
         return math.sqrt(self.layer.weight_variance)
 
     @property
-    def constant(self) -> float:
-        """sqrt(b_i/v_i), the value of the constant neuron."""
-        return math.sqrt(self.layer.bias_variance / self.layer.weight_variance)
+    def constant(self) -> float | Array:
+        """sqrt(b_i/v_i), the value of the constant neuron, in units if there are any, (draws or 1, 1, m)."""
+        value = constant(self.layer)
+        return value if self.power is None or not value else turned(_column(value, self.power))
+
+    def weight_share(self, matrix: Array | float = 1.0) -> Array:
+        """c_i A_{i-1} A_{i-1}^T times a matrix, entrywise."""
+        product = float(self.layer.weight_multiplier) * self.gram * matrix
+        return product if self.power is None else scaled(scaled(product, self.power), turned(self.power))
 
     @property
     def share(self) -> Array:
         """c_i A_{i-1} A_{i-1}^T + e_i: times J_i J_i^T, entrywise, the layer's part of K."""
-        return float(self.layer.weight_multiplier) * self.gram + float(self.layer.bias_multiplier)
+        return self.weight_share() + float(self.layer.bias_multiplier)
+
+    def argument(self, phi: Activation, y: Array) -> Array:
+        """What the functions of the activation take for a block of Y: slopes know no unit if they are two."""
+        return scaled(y, self.power) if isinstance(phi, SmoothActivation) else y
+
+    def value(self, phi: Activation, y: Array) -> Array:
+        """A block of A_i in the units of that, for one of Y_i."""
+        value = phi.value(self.argument(phi, y))
+        own = None if isinstance(phi, SmoothActivation) else self.power
+        if own is None or self.power_above is None:
+            return scaled(scaled(value, own), self.power_above, -1)
+        return scaled(value, own - self.power_above)
+
+    def values(self, phi: Activation) -> Blocks:
+        """A_i in units."""
+        return [self.value(phi, y) for y in self.Y]
+
+    def gated(self, phi: Activation, other: Blocks) -> Blocks:
+        """phi'(Y_i) * other."""
+        return [phi.derivative(self.argument(phi, y)) * each for y, each in zip(self.Y, other, strict=True)]
+
+
+def constant(layer: Layer) -> float:
+    """sqrt(b_i/v_i)."""
+    return math.sqrt(layer.bias_variance / layer.weight_variance)
 
 
 def sizes(width: int, m: int, rng: Any) -> Iterator[int]:
@@ -185,27 +268,58 @@ def fresh(rng: Any, root: Array, layer: Blocks) -> Blocks:
     return [rng.standard_normal((len(block), root.shape[-1], block.shape[-1])) for block in layer]
 
 
-def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float) -> Array:
+def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float | Array) -> Array:
     """Z A'^T, with the numbers of the constant neuron drawn if there is one."""
     total = products(Z, A)
-    if constant:
+    if not isinstance(constant, float) or constant:
         total += constant * rng.standard_normal((*total.shape[:2], 1))
     return total
 
 
 def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
     """The forward pass at inputs X, shape (m, n_0)."""
-    gram, known = (X @ X.T)[None], []
-    for layer in net.layers:
-        step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
+    phi, known = net.activation, []
+    power, gram = _in_units(lambda: [X[None]], (X @ X.T)[None], None, net.layers[0], rng)
+    for layer, above in zip(net.layers, [*net.layers[1:], None], strict=True):
+        if power is None or not layer.bias_variance:
+            step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
+        else:
+            column = _column(constant(layer), power)
+            step = Known(layer, gram, factor(gram + column * turned(column)))
+        step.power = power
         root = step.deviation * step.A_factor.root
         known.append(step)
         gram = 0 * step.gram
+        # Until the rows of A are known, they are taken in the units of Y, or of phi(Y).
+        power = step.power_above = None if isinstance(phi, SmoothActivation) else step.power
         for size in sizes(layer.fan_out, len(X), rng):
             step.Y.append(root @ rng.standard_normal((draws, root.shape[-1], size)))
-            if len(known) < net.depth:
-                gram = gram + square(net.activation.value(step.Y[-1]))
+            if above is not None:
+                gram = gram + square(step.value(phi, step.Y[-1]))
+        if above is not None:
+            power, gram = _in_units(partial(step.values, phi), gram, power, above, rng)
+            step.power_above = power
     return known
+
+
+def _in_units(
+    rows: Callable[[], Blocks], gram: Array, power: Array | None, layer: Layer, rng: Any
+) -> tuple[Array | None, Array]:
+    """The units of rows that enter a layer, and their Gram matrix; both as given where no square leaves a double."""
+    if ordinary(gram) and (power is None or not layer.bias_variance):
+        return power, gram
+    blocks = rows()
+    new = row_powers(blocks, rng, constant(layer), power)
+    if new is None and power is None:
+        return power, gram
+    change = power if new is None else -new if power is None else power - new
+    squares = [square(scaled(block, change)) for block in blocks]
+    return new, sum(squares[1:], squares[0])
+
+
+def _column(value: float, power: Array) -> Array:
+    """A number in each row's units."""
+    return scaled(0.0 * power + value, power, -1)
 
 
 def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> None:
@@ -221,7 +335,7 @@ def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bo
     """J_i W_i, given that A' has met W_i, and J_{i-1}."""
     root = step.deviation * step.J_factor.root
     Z = fresh(rng, root, below.Y)
-    A = [phi.value(y) for y in below.Y]
+    A = below.values(phi)
     along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.A_factor.inverse
     below.J_gram = below.JY = 0 * step.JY
     for y in below.Y:
@@ -229,8 +343,8 @@ def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bo
         L += along @ A.pop(0)
         if keep:
             below.L.append(L)
-            L = phi.derivative(y) * L
+            L = phi.derivative(below.argument(phi, y)) * L
         else:
-            L *= phi.derivative(y)  # into L: what a user's function returns may be y itself
+            L *= phi.derivative(below.argument(phi, y))  # into L: what a user's function returns may be y itself
         below.J_gram = below.J_gram + square(L)
         below.JY = below.JY + product(L, y)

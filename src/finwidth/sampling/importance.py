@@ -31,6 +31,7 @@ from finwidth.sampling.diagonal import (
     NormChain,
     Rows,
     by_threads,
+    check_finite,
     check_network,
     chunk_size,
     plain_relu,
@@ -110,18 +111,17 @@ def pieces(
     reason = why_not(net)
     if reason:
         raise FinwidthError(f"{reason} (finwidth.sample)")
-    norm = squared_norm(net, x)
+    norm, k = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     if norm == 0:
         raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
     size, tilts, done = chunk_size(net), make_tilts(net), 0
 
     def make() -> Drawer:
-        return WeightedChain(net, min(size, draws), tilts).draw
+        return WeightedChain(net, min(size, draws), tilts, k).draw
 
     for drawn in by_threads(make, norm, draws, size=size, seed=seed, threads=threads):
-        if not all(np.isfinite(drawn[name]).all() for name in ("K", "dK", "weight")):
-            raise FinwidthError("the draws overflow a double; rescale the input, or take fewer or wider layers")
+        check_finite(drawn, net, x)
         yield drawn
         done += len(drawn["K"])
         if progress is not None:
@@ -244,8 +244,8 @@ def heads(rng: np.random.Generator, n: int, a: FloatArray, b: FloatArray) -> Flo
 class TiltedChain(NormChain):
     """The norm chain with its numbers drawn from the law weighted by g^p."""
 
-    def __init__(self, net: MLP, size: int, tilt: Tilt) -> None:
-        super().__init__(net, size)
+    def __init__(self, net: MLP, size: int, tilt: Tilt, exponent: int = 0) -> None:
+        super().__init__(net, size, exponent)
         self.tilt = tilt
         self._recursions = [_recursion(net, i) for i in range(net.depth - 1)]
         self._start = np.array([0.0, 1.0, self.weight_multiplier[-1], 0.0])
@@ -293,9 +293,9 @@ def _choose(rng: np.random.Generator, weights: FloatArray) -> npt.NDArray[np.int
 class WeightedChain:
     """Draws from the plain law and its tilts in equal parts, each with its weight."""
 
-    def __init__(self, net: MLP, size: int, tilts: tuple[Tilt, ...]) -> None:
+    def __init__(self, net: MLP, size: int, tilts: tuple[Tilt, ...], exponent: int = 0) -> None:
         most = size // (1 + len(tilts)) + len(tilts)
-        self.chains = [NormChain(net, most), *(TiltedChain(net, most, tilt) for tilt in tilts)]
+        self.chains = [NormChain(net, most, exponent), *(TiltedChain(net, most, tilt, exponent) for tilt in tilts)]
         self.tilts = tilts
         self._output_bias = float(net.layers[-1].bias_multiplier)
 
@@ -303,7 +303,7 @@ class WeightedChain:
         """Draws as of `NormChain`, and their ``weight``: the density of the plain law against the mixture."""
         share = draws // len(self.chains)
         parts = [draws - share * len(self.tilts), *[share] * len(self.tilts)]
-        drawn = [chain.draw(norm, variates, part) for chain, part in zip(self.chains, parts, strict=True) if part]
+        drawn = [chain.at_unit(norm, variates, part) for chain, part in zip(self.chains, parts, strict=True) if part]
         joined = {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
         log_mixture = np.full(draws, math.log(parts[0] / draws))
         for tilt, part in zip(self.tilts, parts[1:], strict=True):
@@ -312,4 +312,4 @@ class WeightedChain:
                 log_density = tilt.log_density(joined["K_w"], K_b, norm)
                 with np.errstate(invalid="ignore"):  # the caller sees to overflow
                     log_mixture = np.logaddexp(log_mixture, math.log(part / draws) + log_density)
-        return joined | {"weight": np.exp(-log_mixture)}
+        return self.chains[0].scaled(joined) | {"weight": np.exp(-log_mixture)}

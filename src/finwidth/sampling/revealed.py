@@ -183,6 +183,9 @@ class GaussianMatrix:
         self._xp = array_module(rng)
         self._left, self._right = _Side(), _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
+        self._safe = (
+            float(np.finfo(dtype).tiny) ** 0.5 / self._round
+        )  # squares above it, and below its inverse, are good
 
     @property
     def known(self) -> tuple[int, int]:
@@ -260,12 +263,9 @@ class GaussianMatrix:
         """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
         xp, X = self._xp, as_array(self.rng, X, self.dtype)
         self._afford(0, X.shape[1])
-        with np.errstate(over="ignore"):
-            lengths = (X * X).sum(-1)[..., None] ** 0.5
-        if not bool(xp.isfinite(lengths).all()):
-            raise NotFiniteError("a vector is not finite, or its square overflows; give finite numbers")
+        sizes, X, lengths = self._lengths(X)
         if self.whole is not None:
-            return X
+            return X * sizes
         unit = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
         coordinates = overlaps(unit, side.vectors, xp)
         rest = combination(-coordinates, side.vectors, unit)
@@ -277,7 +277,20 @@ class GaussianMatrix:
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
             fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
             side.append(fresh, combination(fixed, other.vectors, images), xp)
-        return coordinates * lengths
+        return coordinates * lengths * sizes
+
+    def _lengths(self, X: Array) -> tuple[Array | float, Array, Array]:
+        """(sizes, X / sizes, lengths of that), the sizes 1 unless the square of a vector leaves the numbers' range."""
+        xp = self._xp
+        with np.errstate(over="ignore", under="ignore"):
+            squares = (X * X).sum(-1)[..., None]
+        if bool(((squares > self._safe) & (squares < 1 / self._safe)).all()):
+            return 1.0, X, squares**0.5
+        sizes = abs(X).max(-1)[..., None] if xp is np else abs(X).max(-1).values[..., None]
+        if not bool(xp.isfinite(sizes).all()):
+            raise NotFiniteError("a vector is not finite; give finite numbers")
+        sizes = sizes + (sizes == 0)
+        return sizes, X / sizes, ((X / sizes) ** 2).sum(-1)[..., None] ** 0.5
 
     def _directions(self, rest: Array) -> tuple[Array, Array]:
         """Almost orthonormal rows that span the rows of ``rest``, and 1 for each that is there, 0 for a row of zeros.

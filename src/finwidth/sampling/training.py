@@ -72,18 +72,27 @@ def draw(
                 found += [seen] if seen else []
                 tick()
     except (NotFiniteError, np.linalg.LinAlgError):
+        if not found:
+            raise _overflow(plan.inputs) from None
         raise FinwidthError(
             f"training diverges: numbers overflow at step {step}. The learning rate {plan.lr:g} is too large for some "
-            f"draw{_stable(found)}"
+            f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {_stable(found):.3g} at "
+            "step 0"
         ) from None
     return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
 
 
-def _stable(found: list[dict[str, FloatArray]]) -> str:
-    if not found:
-        return "; rescale the inputs, the targets or the gains"
-    top = np.linalg.eigvalsh(found[0]["K"])[..., -1].max()
-    return f"; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {2 / top:.3g} at step 0"
+def _stable(found: list[dict[str, FloatArray]]) -> float:
+    return 2 / float(np.linalg.eigvalsh(found[0]["K"])[..., -1].max())
+
+
+def _overflow(inputs: FloatArray) -> FinwidthError:
+    """Before any step."""
+    largest = np.abs(inputs).max(1)
+    return FinwidthError(
+        f"the kernel at initialization overflows a double: the largest number among the inputs is {largest.max():.3g} "
+        f"(input {largest.argmax()}); rescale the inputs, the targets or the gains"
+    )
 
 
 def _step(plan: Plan, networks: Networks, rows: Rows | None, step: int) -> dict[str, FloatArray]:
@@ -170,7 +179,7 @@ def train(  # noqa: PLR0917
         A network with Gaussian weights, any activation, any number of outputs; biases from zero, Gaussian, frozen or
         absent.
     X
-        Training inputs, shape (m, n_0); duplicates and linear dependence are fine.
+        Training inputs, shape (m, n_0); duplicates and linear dependence are fine. Entries may be as small as 1e-300.
     y
         Targets: for the squared loss shape (m,) with one output, (m, n_d) with several; for cross-entropy m classes.
     steps, lr
@@ -321,8 +330,10 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
         for pilot in range(pilots):
             networks = Networks(net, inputs, 1, stream(check_seed(seed), pilot, _PILOTS))
             passed = networks.forward(None)
-            seeds, of, _ = _seeds(checked, _finite(passed.output), None, last=True)
+            seeds, of, _ = _seeds(checked, passed.output, None, last=True)
             K = K + networks.kernel(passed, networks.backward(passed, seeds, of), None, checked.outputs)[0]
+    if not np.isfinite(K).all():
+        raise _overflow(inputs)
     top = float(np.linalg.eigvalsh(K / (pilots * checked.outputs))[-1])
     if not 0 < top < math.inf:
         raise FinwidthError("the initial kernel is zero, so nothing can be learned; give a learning rate to see it")
@@ -332,16 +343,25 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
 def trajectory(run: xr.Dataset) -> dict[str, Any]:
     """What a run shows over the steps: means over draws and their standard errors, in plain types.
 
-    Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment.  The standard error is None
-    for one draw.
+    Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment, each with its ``mean``, its
+    ``se`` (None for one draw) and ``left_out``: how many draws have no such value at a step, as a kernel that is 0 has
+    no drift and no alignment. The means are those of the other draws, NaN where there is none.
     """
     series = {name: run[name].to_numpy() for name in ("loss", "drift", "alignment") if name in run}
     series["largest_eigenvalue"] = run.eigenvalues.to_numpy()[..., 0]
-    draws = run.sizes["draw"]
-    return {"step": run.step.to_numpy().tolist()} | {
-        name: {
-            "mean": values.mean(axis=0).tolist(),
-            "se": (values.std(axis=0, ddof=1) / draws**0.5).tolist() if draws > 1 else None,
-        }
-        for name, values in series.items()
+    return {"step": run.step.to_numpy().tolist()} | {name: _over_draws(values) for name, values in series.items()}
+
+
+def _over_draws(values: FloatArray) -> dict[str, Any]:
+    """Mean, standard error and number of NaN at each step, of values over (draw, step)."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(there, values, 0).sum(axis=0) / count
+        variance = (np.where(there, values - mean, 0) ** 2).sum(axis=0) / (count - 1)
+        se = np.where(count > 1, np.sqrt(variance / count), np.nan)
+    return {
+        "mean": mean.tolist(),
+        "se": se.tolist() if len(values) > 1 else None,
+        "left_out": (len(values) - count).tolist(),
     }

@@ -19,6 +19,7 @@ from finwidth.sampling.revealed import held, work
 from finwidth.sampling.training_networks import Rows
 
 LOSSES = ("squared", "cross-entropy")
+_SMALLEST = 1e-300  # largest entry of an input that is not 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,18 @@ def check_network(net: MLP) -> None:
         raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}")
 
 
+def _resolved(inputs: FloatArray, what: str) -> FloatArray:
+    """The inputs, unless one is so small that doubles keep too few digits of what a network makes of it."""
+    largest = np.abs(inputs).max(1)
+    lost = np.flatnonzero((largest > 0) & (largest < _SMALLEST))
+    if len(lost):
+        raise FinwidthError(
+            f"number {lost[0]} of the {what} underflows: its largest entry is {largest[lost[0]]:.3g}, below "
+            f"{_SMALLEST:g}, where products lose a double's digits; scale it up, or give 0"
+        )
+    return inputs
+
+
 def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: str) -> FloatArray:
     """Targets as (m, n_d), one-hot for cross-entropy."""
     outputs = net.widths[-1]
@@ -148,14 +161,14 @@ def plan(
 ) -> Plan:
     """The arguments of `train`, checked."""
     check_network(net)
-    inputs = check_inputs(net, X)
+    inputs = _resolved(check_inputs(net, X), "inputs")
     m, steps = len(inputs), count("steps", steps)
     batch = m if batch is None else count("batch", batch)
     if batch > m:
         raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
     return Plan(
         net,
-        inputs if probe is None else np.concatenate([inputs, check_inputs(net, probe)]),
+        inputs if probe is None else np.concatenate([inputs, _resolved(check_inputs(net, probe), "probe inputs")]),
         _check_targets(net, y, m, loss),
         steps,
         _within("lr", lr, 5e-324, math.inf, "a positive number"),

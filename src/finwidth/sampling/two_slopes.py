@@ -17,6 +17,8 @@ layer's weights and biases, and beta = b_0 / v of the layer above::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,8 @@ class _Hidden:
     y: Array  # (rho+, rho-)
     unit: Array  # x / |x|; where x = 0, any direction
     turned: Array  # the direction across it in the plane of y+ and y-
-    norm: Array  # |x|, shape (draws,)
+    norm: Array  # |x|, shape (draws,), in the layer's unit
+    carried: Array  # |x| in the unit of the layer above
     live: Array  # 0 where y = 0 and the gates are closed
     J: Array = None  # (4, draws): on y+, y-, f+, f-
     square: Array = None  # S = |J|^2
@@ -49,31 +52,40 @@ class TwoSlopeChain:
     """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`.
 
     It computes with the arrays of what draws for it: NumPy's for `Variates`, torch's for a `DeviceGenerator`.
+
+    ``exponent`` is that of an input x = 2^k x' whose square may leave a double.  Then y_i and x_i are kept in units of
+    2^k_i, k_i the larger of k and the exponents of the biases' deviations so far; gates and directions know no unit.
     """
 
-    def __init__(self, net: MLP) -> None:
+    def __init__(self, net: MLP, exponent: int = 0) -> None:
         phi = net.activation
+        self.units = _units(net, exponent)
         self.widths = net.widths
         self.slopes = (float(phi.positive), float(phi.negative))
         self.at_zero = float(phi.at_zero)
         self.weight_variance = [float(layer.weight_variance) for layer in net.layers]
-        self.bias_variance = [float(layer.bias_variance) for layer in net.layers]
+        self.bias_variance = [
+            float(layer.bias_variance / Fraction(4) ** unit)
+            for layer, unit in zip(net.layers, self.units[1:], strict=True)
+        ]
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
         self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
 
     def draw(self, norm: float, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
-        """``draws`` draws at an input of squared norm ``norm``: output, K_w, K_b, K, dK."""
+        """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
         xp = array_module(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             hidden, output = self._forward(norm, rng, draws)
             self._backward(hidden, output, rng)
             one = xp.ones_like(output)
             squares = [*(layer.square for layer in hidden), one]
-            norms = [norm * one, *(layer.norm**2 for layer in hidden)]
+            norms = [_times(norm * one, 2 * self.units[0])]
+            norms += [_times(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
             K_w = K_b = 0 * one
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
                 K_w = K_w + c * R * S
                 K_b = K_b + e * S
+            output = _times(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
@@ -81,7 +93,8 @@ class TwoSlopeChain:
     def _forward(self, norm: float, rng: Any, draws: int) -> tuple[list[_Hidden], Array]:
         xp, hidden = array_module(rng), []
         normal = rng.standard_normal(draws)  # the output's
-        R = norm * xp.ones_like(normal)
+        steps = [lower - upper for lower, upper in pairwise(self.units)]
+        R = _times(norm * xp.ones_like(normal), 2 * steps[0])
         can_die = not all(self.slopes)
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
@@ -96,8 +109,10 @@ class TwoSlopeChain:
             length = xp.sqrt(R)
             unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
             live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
+            carried = _times(length, steps[i + 1])
+            R = _times(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
-            hidden.append(_Hidden(slopes, counts, y, unit, turned, length, live))
+            hidden.append(_Hidden(slopes, counts, y, unit, turned, length, carried, live))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
 
     def _backward(self, hidden: list[_Hidden], output: Array, rng: Any) -> None:
@@ -106,9 +121,9 @@ class TwoSlopeChain:
         S, p, draws = xp.ones_like(output), output, len(output)
         for i in reversed(range(len(hidden))):
             layer = hidden[i]
-            total, share = self._constant(i + 1, layer.norm)
+            total, share = self._constant(i + 1, layer.carried)
             sigma = xp.sqrt(self.weight_variance[i + 1] * S)
-            along = _over(layer.norm * p, total)
+            along = _over(layer.carried * p, total)
             if share.any():
                 along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
             across = sigma * rng.standard_normal(draws)
@@ -122,16 +137,17 @@ class TwoSlopeChain:
         """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
         beta = self.bias_variance[i] / self.weight_variance[i]
         total = norm**2 + beta
-        return total, _over(beta, total) + 1.0 * (total == 0)
+        return total, _over(beta + 0 * total, total) + 1.0 * (total == 0)
 
     def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
         xp = array_module(rng)
         u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
+        carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):
             k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result = result + self.weight_multiplier[i] * squares[i] * u
-            total, share = self._constant(i, xp.sqrt(norms[i]))
+            result = result + _times(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            total, share = self._constant(i, carried)
             alpha = _over(u, total)
             spread = self.weight_variance[i] * (across + along**2 * share)
             noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
@@ -142,10 +158,27 @@ class TwoSlopeChain:
             dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
             w = w + k * layer.square
             along = (layer.unit * dx[:2]).sum(0)
-            u = layer.norm * along
+            carried = layer.carried
+            u = carried * along
             rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
-        return result + self.weight_multiplier[-1] * squares[-1] * u
+        return result + _times(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+
+
+def _units(net: MLP, exponent: int) -> list[int]:
+    """k_0, ..., k_d; all 0 for an input of ordinary size."""
+    units = [exponent]
+    for layer in net.layers:
+        b = layer.bias_variance
+        own = (b.numerator.bit_length() - b.denominator.bit_length()) // 2 if b and exponent else units[-1]
+        units.append(max(units[-1], own))
+    return units
+
+
+def _times(values: Array, power: int) -> Array:
+    """The values times a power of two, which may take two steps to reach."""
+    half = power // 2
+    return values * 2.0**half * 2.0 ** (power - half) if power else values
 
 
 def _over(value: Array, divisor: Array) -> Array:

@@ -158,11 +158,11 @@ def _sampled(
     """The record of one cell, shape (moments, statistics)."""
     net, table = cell.network(settings.network), settings.table
     exact = exact_values(moments(net, x))
-    norm = diagonal.squared_norm(net, x)
+    norm, exponent = diagonal.squared_norm(net, x)
 
     def estimates(stage: str, draws: int, previous: FloatArray | None = None) -> tuple[dict[str, Estimate], FloatArray]:
         size = diagonal.chunk_size(net)
-        chain = diagonal.make_chain(net, min(size, draws))
+        chain = diagonal.make_chain(net, min(size, draws), exponent)
         seed = cell_seed(settings.seed, cell, "sampled", stage)
 
         def piece(number: int, count: int) -> list[FloatArray]:

@@ -25,7 +25,7 @@ _CHUNK_WEIGHTS = 2**22  # of the real networks that are trained at once
 
 
 class Training(SeveralInputs):
-    """Loss, drift and alignment at recorded steps, averaged over networks.
+    """Loss, drift and alignment at recorded steps, averaged over networks; drift and alignment over those with K != 0.
 
     Of `finwidth.train`, or with the method "networks" of real ones, `finwidth.empirical.Ensemble`.
     """
@@ -90,7 +90,7 @@ class Training(SeveralInputs):
                 run = _run(net, X, table, count, seed, pause=pause)
             except FinwidthError:  # training diverges; the record says so, and the sweep goes on
                 return [np.full(count, np.inf)] * entries
-            return [run[name].sel(step=step).to_numpy() for name in _FOLLOWED for step in table["record"]]
+            return [_there(run[name].sel(step=step)) for name in _FOLLOWED for step in table["record"]]
 
         totals, states = accumulate(piece, entries, size, table["draws"], previous)
         return record([total.estimate() for total in totals], states, table["draws"])
@@ -99,6 +99,12 @@ class Training(SeveralInputs):
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
         met = len(table["inputs"]) * float(table["steps"])
         return 0.01 * cell.depth * cell.width * met * met * float(table["draws"])
+
+
+def _there(values: Any) -> FloatArray:
+    """Of the networks that have such a value: a kernel that is 0 has neither drift nor alignment."""
+    found: FloatArray = values.to_numpy()
+    return found[~np.isnan(found)]
 
 
 def _run(

@@ -1,0 +1,101 @@
+"""The kernel of networks that hold their weights, before and after one step of SGD at one input.
+
+For weights of any law.  Of several outputs it is the kernel of output 0; all are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from finwidth.empirical.brute_force import draw_networks
+from finwidth.laws import FloatArray
+from finwidth.network import MLP
+
+_BATCH_BYTES = 2**26
+
+
+def initial(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
+    """K_00(x,x) of random networks, shape (draws,); those that `first_step` draws with the same seed."""
+    return np.concatenate([_kernel(net, W, _passes(net, W, b, x)) for W, b in _batches(net, draws, seed)])
+
+
+def first_step(  # noqa: PLR0917
+    net: MLP, x: FloatArray, target: FloatArray, lr: float, draws: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """K_00(x,x) before and after one step on |N(x) - t|^2 / 2, each of shape (draws,); not finite where that overflows.
+
+    Parameters
+    ----------
+    net
+        A network with weights and biases of any law, any activation.
+    x, target
+        One input, shape (n_0,), and its target, shape (n_d,).
+    lr
+        Learning rate of the network's parameterization.
+    draws, seed
+        How many networks, and what fixes them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.empirical.first_step import first_step
+    >>> net = MLP([2, 10, 1], weight_law="uniform")
+    >>> before, after = first_step(net, np.array([1.0, 1.0]), np.array([1.0]), 0.1, draws=1000, seed=0)
+    >>> before.shape, bool((before != after).any())
+    ((1000,), True)
+    """
+    pieces = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for W, b in _batches(net, draws, seed):
+            passed = _passes(net, W, b, x)
+            before = _kernel(net, W, passed)
+            A, Y = passed
+            slopes = _pull(net, W, Y, Y[-1] - target)
+            for i, layer in enumerate(net.layers):
+                W[i] -= lr * float(layer.weight_multiplier) * slopes[i][:, :, None] * A[i][:, None, :]
+                b[i] -= lr * float(layer.bias_multiplier) * slopes[i]
+            pieces.append((before, _kernel(net, W, _passes(net, W, b, x))))
+    first, second = (np.concatenate(each) for each in zip(*pieces, strict=True))
+    return first, second
+
+
+def _batches(net: MLP, draws: int, seed: int) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
+    """Weights and biases of the networks, some at a time."""
+    rng = np.random.default_rng(seed)
+    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    batch = max(1, _BATCH_BYTES // (8 * weights))
+    for start in range(0, draws, batch):
+        yield draw_networks(net, min(batch, draws - start), rng)
+
+
+def _passes(
+    net: MLP, W: list[FloatArray], b: list[FloatArray], x: FloatArray
+) -> tuple[list[FloatArray], list[FloatArray]]:
+    """What goes into each layer, (draws, n_{i-1}), and its pre-activations, (draws, n_i)."""
+    A, Y = [np.broadcast_to(x, (len(W[0]), len(x)))], []
+    for weight, bias in zip(W, b, strict=True):
+        Y.append((weight @ A[-1][:, :, None])[:, :, 0] + bias)
+        A.append(net.activation.value(Y[-1]))
+    return A[:-1], Y
+
+
+def _pull(net: MLP, W: list[FloatArray], Y: list[FloatArray], J: FloatArray) -> list[FloatArray]:
+    """J by the pre-activations of every layer, (draws, n_i), for J by those of the last."""
+    slopes = [J]
+    for i in reversed(range(1, net.depth)):
+        slopes.insert(0, (slopes[0][:, None, :] @ W[i])[:, 0] * net.activation.derivative(Y[i - 1]))
+    return slopes
+
+
+def _kernel(net: MLP, W: list[FloatArray], passed: tuple[list[FloatArray], list[FloatArray]]) -> FloatArray:
+    A, Y = passed
+    unit = np.zeros_like(Y[-1])
+    unit[:, 0] = 1.0
+    K = np.zeros(len(unit))
+    for layer, a, J in zip(net.layers, A, _pull(net, W, Y, unit), strict=True):
+        share = float(layer.weight_multiplier) * np.square(a).sum(-1) + float(layer.bias_multiplier)
+        K += share * np.square(J).sum(-1)
+    return K

@@ -1,0 +1,241 @@
+"""`width_for` and `depth_for` are what they say, also where the spread is not monotone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import MLP, depth_for, moments, sizing, width_for
+from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+
+X = [1.0] * 64
+TORCH: dict[str, Any] = {"gains": 1 / 3, "weight_law": "uniform", "parameterization": "standard"}
+
+
+def cv(width: int, depth: int, norm: float = 1.0, **network: Any) -> float:
+    return moments(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64).cv
+
+
+def is_width_for(width: int, wanted: float, spreads: Sequence[float]) -> bool:
+    """Whether ``width`` is the smallest from which on spreads (of widths 1, 2, ...) are at most ``wanted``."""
+    wide_enough = all(spread <= wanted for spread in spreads[width - 1 :])
+    return wide_enough and (width == 1 or spreads[width - 2] > wanted)
+
+
+# Monotone ones, and others: networks that die when narrow, humps between narrow and wide, biases that carry K.
+NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
+    "the paper's": (5, {}),
+    "PyTorch's weights, which die when narrow": (20, TORCH),
+    "PyTorch's weights, a hump at 1573": (6, TORCH),
+    "muP that dies": (20, {"parameterization": "mup", "gains": 0.3}),
+    "small gains": (12, {"gains": 0.5, "norm": 4.0}),
+    "no biases, heavy tails": (4, {"bias": "none", "weight_law": "laplace", "activation": "abs"}),
+    "random biases": (7, {"gains": 1 / 3, "bias_variance": 0.1, "parameterization": "standard"}),
+    "smooth kinks": (9, {"activation": "leaky_relu", "gains": 0.7, "bias": "frozen", "bias_variance": 1.0}),
+}
+
+
+def check_widths(depth: int, network: dict[str, Any], upto: int, ranks: Sequence[float]) -> None:
+    """Against the spreads of all widths up to ``upto``, one of which is wanted: a tie."""
+    spreads = [cv(width, depth, **network) for width in range(1, upto + 1)]
+    tried = 0
+    for rank in ranks:
+        wanted = sorted(spreads)[int(rank * (upto - 1))]
+        width = width_for(depth, wanted, **network)
+        if width <= upto:  # a wider one may be right for what happens beyond
+            assert is_width_for(width, wanted, spreads)
+            tried += 1
+        else:
+            assert cv(width, depth, **network) <= wanted < cv(width - 1, depth, **network)
+    assert tried
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_width_for_among_all_widths(name: str) -> None:
+    check_widths(*NETWORKS[name], 150, (0.5, 0.97))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_width_for_among_all_widths_to_3000(name: str) -> None:
+    check_widths(*NETWORKS[name], 3000, (0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 0.99, 0.999))
+
+
+def test_a_width_that_is_not_enough_is_seen() -> None:
+    """The negative control: what bisection gives for a network that dies when narrow."""
+    spreads = [cv(width, 20, **TORCH) for width in range(1, 301)]
+    assert spreads[0] <= 0.03  # a dead network has no spread
+    assert not is_width_for(1, 0.03, spreads)
+    assert is_width_for(width_for(20, 0.03, **TORCH), 0.03, spreads)
+
+
+@pytest.mark.parametrize("below", [1e-12, 1e-6])
+def test_the_tip_of_a_hump_between_widths_looked_at(below: float) -> None:
+    """At 1573 the spread has a maximum, and from 1024 on not every width is looked at."""
+    spreads = {width: cv(width, 6, **TORCH) for width in range(1560, 1590)}
+    tip = max(spreads, key=lambda width: spreads[width])
+    assert spreads[tip] > max(spreads[1560], spreads[1589])
+    assert width_for(6, spreads[tip], **TORCH) < 100
+    wanted = spreads[tip] * (1 - below)
+    width = width_for(6, wanted, **TORCH)
+    assert width > tip
+    assert cv(width, 6, **TORCH) <= wanted < cv(width - 1, 6, **TORCH)
+
+
+@pytest.mark.parametrize(("depth", "wanted"), [(2, 0.5), (40, 1.0), (100, 0.02), (3, 1e-5)])
+def test_width_for_is_the_smallest(depth: int, wanted: float) -> None:
+    width = width_for(depth, wanted)
+    assert cv(width, depth) <= wanted < cv(width - 1, depth)
+
+
+DEEP: dict[str, tuple[int, dict[str, Any]]] = {
+    "the paper's": (100, {}),
+    "rises, falls and settles": (100, {"gains": 1.0}),
+    "PyTorch's": (30, TORCH | {"bias_variance": 1 / 90}),
+    "muP": (20, {"parameterization": "mup", "gains": 1.5, "weight_law": "laplace"}),
+    "dies": (2, {"gains": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "_DEEPEST", 150)
+    width, network = DEEP[name]
+    spreads = [cv(width, depth, **network) for depth in range(1, 151)]
+    assert spread_by_depth(width, 150, X, **network) == spreads
+    for wanted in (*np.quantile(spreads[1:], [0.0, 0.2, 0.5, 0.9]), spreads[6], spreads[20]):  # two are ties
+        largest = max(depth for depth, spread in enumerate(spreads, 1) if spread <= wanted)
+        unbounded: AbstractContextManager[Any] = (
+            pytest.warns(UserWarning, match="no largest") if largest == 150 else nullcontext()
+        )
+        with unbounded:
+            assert depth_for(width, float(wanted), **network) == largest
+
+
+def test_spreads_past_the_range_of_their_squares() -> None:
+    depth = depth_for(1, 1e200)
+    assert cv(1, depth) <= 1e200 < cv(1, depth + 1)
+    width = width_for(500, 1e170)
+    assert cv(width, 500) <= 1e170 < cv(width - 1, 500)
+    assert width_for(4, 1e300) == width_for(4, 1e300, activation="tanh") == 1
+
+
+def test_depth_for_without_a_largest_depth() -> None:
+    """The spread falls again after three layers: every depth from 6 on is within 0.145."""
+    assert cv(100, 4, gains=1) > 0.145 > cv(100, 6, gains=1) > cv(100, 1000, gains=1)
+    with pytest.warns(UserWarning, match="every depth looked at from 6 to 10000"):
+        assert depth_for(100, 0.145, gains=1) == 10_000
+
+
+def test_advice_follows_the_network() -> None:
+    assert width_for(8, 0.1, weight_law="laplace") > width_for(8, 0.1) > width_for(8, 0.1, weight_law="uniform")
+    assert width_for(1, 0.1) == 1
+
+
+def test_width_grows_with_depth_over_spread_squared() -> None:
+    """CV^2 is about a constant times d/n when small."""
+    width = width_for(32, 0.04)
+    assert width_for(64, 0.04) / width == pytest.approx(2, rel=0.05)
+    assert width_for(32, 0.02) / width == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("network", [{}, TORCH, {"bias_variance": 0.3, "activation": "abs"}])
+def test_one_pass_over_widths_is_the_grid(network: dict[str, Any]) -> None:
+    widths = [1, 2, 7, 100, 10**6]
+    assert spread_by_width(widths, 5, X, **network) == pytest.approx(
+        moments_grid(widths, [5], X, **network).cv.to_numpy()[:, 0], rel=1e-6
+    )
+
+
+# ---- by draws
+
+DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
+
+
+@pytest.mark.parametrize(
+    ("depth", "wanted", "network"),
+    [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
+)
+def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: dict[str, Any]) -> None:
+    drawn = sizing._drawn_width(depth, wanted, lambda width: sizing._drawn_spread(depth, width, X, network))
+    assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted", "network"),
+    [(100, 0.5, {}), (20, 1.0, {"activation": "linear"}), (64, 0.1, {}), (150, 0.3, {"parameterization": "mup"})],
+)
+def test_depths_by_draws_are_right_where_exact_ones_exist(
+    width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
+    monkeypatch.setattr(sizing, "_drawn", lambda network: True)
+    depth = depth_for(width, wanted, **network)
+    assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
+    assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
+
+
+def test_depth_for_smooth_activations() -> None:
+    """The largest depth, by other draws; and one that deeper networks keep, for their signal vanishes."""
+    depth = depth_for(100, 0.3, activation="tanh")
+    assert drawn_cv(100, round(0.85 * depth), 5_000, activation="tanh") < 0.3
+    assert drawn_cv(100, round(1.15 * depth) + 1, 5_000, activation="tanh") > 0.3
+    with pytest.warns(UserWarning, match="no largest"):
+        assert depth_for(30, 0.5, activation="tanh", gains=0.3) == 32
+
+
+def drawn_cv(width: int, depth: int, draws: int, **network: Any) -> float:
+    K = finwidth.sample_gram(MLP([64, *[width] * (depth - 1), 1], **network), [X], draws, seed=17).K.to_numpy()
+    return float(K.std() / K.mean())
+
+
+def check_smooth(depth: int, wanted: float, draws: int, **network: Any) -> None:
+    """The spread at the width found and at a narrower one, by other draws; half of a width's error is in its spread."""
+    width = width_for(depth, wanted, **network)
+    error = DRAWN_ERROR / 2 + 3 / np.sqrt(2 * draws)
+    found = drawn_cv(width, depth, draws, **network)
+    assert found <= wanted * (1 + error)
+    if width > 1:
+        assert drawn_cv(min(width - 1, int(0.8 * width)), depth, draws, **network) > wanted
+    print(f"{network} d = {depth}: width {width}, spread {found:.4f} for {wanted}")
+
+
+def test_width_for_smooth_activations() -> None:
+    check_smooth(3, 0.2, 10_000, activation="tanh")
+    check_smooth(4, 0.3, 5_000, activation="gelu", parameterization="standard")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phi", ["tanh", "erf", "gelu", "silu"])
+@pytest.mark.parametrize("parameterization", ["ntk", "standard", "mup"])
+def test_width_for_smooth_activations_at_length(phi: str, parameterization: str) -> None:
+    for depth, wanted in ((2, 0.5), (3, 0.1), (8, 0.2)):
+        check_smooth(depth, wanted, 4_000, activation=phi, parameterization=parameterization)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: width_for(0, 0.1), "depth is 0"),
+        (lambda: width_for(4.5, 0.1), "depth is 4.5"),  # type: ignore[arg-type]
+        (lambda: width_for(4, 0), "cv is 0"),
+        (lambda: width_for(4, float("nan")), "cv is nan"),
+        (lambda: width_for(4, 1e-9), "no width up to"),
+        (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
+        (lambda: width_for(33, 0.1, activation="tanh"), "give at most 32 for a smooth"),
+        (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one number"),
+        (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
+        (lambda: depth_for(-3, 0.1), "width is -3"),
+        (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
+        (lambda: depth_for(10**4, 0.1, activation="gelu"), "at most 8192 for a smooth"),
+        (lambda: depth_for(10, 0.1, activation="gelu", weight_law="laplace"), 'give weight_law="gaussian"'),
+    ],
+)
+def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(finwidth.FinwidthError, match=words):
+        call()
