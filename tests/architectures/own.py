@@ -599,6 +599,8 @@ register("Deep sets, bilinear", numbers(5, 3))(Equivariant)
 class Hybrid(nn.Module):
     """Convolutions, then attention with a bias by distance that is kept from call to call in eval mode (LeViT)."""
 
+    distances: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.Hardswish())
