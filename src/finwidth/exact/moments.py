@@ -466,7 +466,7 @@ def infinite_width(net: MLP, x: Vector) -> float:
     """
     starts = {kind: pairs(kind) for kind in "wb"}
     values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
-    with decimal.localcontext(_CONTEXT):
+    with decimal.localcontext(CONTEXT):
         found = float(values["w"] + values["b"])
     if math.isinf(found):
         raise FinwidthError("the kernel overflows a double; rescale the input or the gains")
