@@ -41,8 +41,8 @@ Kernel = Callable[[torch.nn.Module, Tensor], Tensor]
 
 N = 16
 HEADER = (
-    "| architecture | parameters | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func | CPU / loop "
-    "| peak, MiB | of the loop |"
+    "| architecture | parameters | error | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func "
+    "| CPU / loop | peak, MiB | of the loop |"
 )
 LONGEST = 900  # seconds for one architecture
 ROUND = 60  # seconds after which nothing is repeated
@@ -67,7 +67,7 @@ def measure(name: str) -> dict[str, Any]:
     parameters = sum(each[0, 0].numel() for each in J.values())
     del J, module
     subject = entry.subject(N, torch.float32)
-    taking_part = {who: kernel for who, kernel in contenders.items() if not found[who]}
+    taking_part = {who: kernel for who, kernel in contenders.items() if "error" in found[who]}
     firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
     rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
     runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
@@ -76,19 +76,19 @@ def measure(name: str) -> dict[str, Any]:
             runs[who].append(_timed(partial(kernel, *subject)))
     for who, taken in runs.items():
         seconds, cpu = (statistics.median(run[i] for run in taken) for i in (0, 1))
-        found[who] = {**firsts[who], "seconds": seconds, "cpu": cpu}
+        found[who] |= {**firsts[who], "seconds": seconds, "cpu": cpu}
     return {"parameters": parameters, **found}
 
 
 def _check(entry: Entry, compute: Callable[[], Tensor], right: Tensor) -> dict[str, Any]:
-    """Why a contender does not take part; nothing if it does."""
+    """A contender's error, or why it does not take part."""
     try:
         error = float((compute() - right).abs().max() / right.abs().max())
     except FinwidthError as refusal:
         return {"refused": " ".join(str(refusal).split())}
     except Exception as failure:
         return {"fails": type(failure).__name__}
-    return {} if error < entry.tolerance else {f"wrong by {error:.0e}": error}
+    return {"error": error} if error < entry.tolerance else {f"wrong by {error:.0e}": error}
 
 
 def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
@@ -113,11 +113,10 @@ def _memory(name: str) -> float:
 def row(name: str, found: dict[str, Any]) -> str:
     """A line of the table."""
     ours, loop, func = (found[who] for who in ("finwidth", "loop", "func"))
-    cells = [name, _count(found["parameters"]), *(_told(each) for each in (ours, loop, func))]
-    for other in (loop, func):
-        both = "seconds" in ours and "seconds" in other
-        cells.append(f"{ours['seconds'] / other['seconds']:.2f}" if both else "-")
-    cells += [f"{ours['cpu'] / loop['cpu']:.2f}" if "cpu" in ours else "-"]
+    error = f"{ours['error']:.0e}" if "error" in ours else "-"
+    cells = [name, _count(found["parameters"]), error, *(_told(each) for each in (ours, loop, func))]
+    for other, which in ((loop, "seconds"), (func, "seconds"), (loop, "cpu")):
+        cells.append(f"{ours[which] / other[which]:.2f}" if which in ours and which in other else "-")
     cells += [f"{each['peak']:.0f}" if "peak" in each else "-" for each in (ours, loop)]
     return f"| {' | '.join(cells)} |"
 
@@ -158,7 +157,7 @@ def main() -> None:
     print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, {libraries}, float32, N = {N}")
     print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
     print(HEADER)
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in ENTRIES:
         if not given.names or any(name.startswith(each) for each in given.names):
             print(_in_process(name), flush=True)
