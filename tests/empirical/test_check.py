@@ -561,3 +561,25 @@ def test_an_overflow_of_the_change_is_told() -> None:
     for size in (1e10, 1e12):
         with pytest.raises(FinwidthError, match="overflow"):
             sgd_update(module, torch.eye(3) * size, torch.ones(3, 2), outputs="trace")
+
+
+class Coarse(nn.Module):
+    """A float64 module that normalises in float32, and whose samples may meet."""
+
+    def __init__(self, coupling: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 64), nn.Linear(64, 2)
+        self.coupling = coupling
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.layer_norm(self.first(x).float(), (64,)).double()
+        return self.last(torch.tanh(hidden)) + self.coupling * self.first(x).mean()
+
+
+def test_a_module_that_computes_in_float32_inside_is_held_to_that() -> None:
+    torch.manual_seed(0)
+    module, x = Coarse().double(), torch.randn(9, 6).double()
+    assert near(ntk(module, x), plain.kernel(module, x), 1e-6)
+    module.coupling = 1e-2
+    with pytest.raises(FinwidthError, match="depends on the other samples"):
+        ntk(module, x)

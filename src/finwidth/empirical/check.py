@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from finwidth.empirical.forward import Network, apply, check_output, differentiable, same_buffers, telling
+from finwidth.empirical.forward import Network, apply, check_output, coarsest, differentiable, same_buffers, telling
 from finwidth.empirical.passes import near
 from finwidth.errors import FinwidthError
 
@@ -83,9 +83,14 @@ def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
     """The number that is furthest from what it should be, if it is further than rounding explains."""
     worst = max(findings(kernel, K, compute), key=lambda each: each.error)
     eps = torch.finfo(kernel.plan.dtype).eps
-    if worst.error <= min(0.3, 10 * eps ** (2 / 3)) or worst.error <= 10 * _rounding(kernel, eps):
+    if worst.error <= _seen(eps) or worst.error <= 10 * _rounding(kernel, eps):
         return None
-    return worst
+    return None if worst.error <= _seen(coarsest(kernel.network, kernel.x1[:2])) else worst
+
+
+def _seen(eps: float) -> float:
+    """The error that is told from rounding."""
+    return float(min(0.3, 10 * eps ** (2 / 3)))
 
 
 def findings(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:

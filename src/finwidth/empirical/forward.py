@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from finwidth.errors import FinwidthError
 
@@ -96,7 +97,18 @@ def differentiable() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
+        stack.callback(nn.modules.module.register_module_forward_hook(_in_order).remove)
         yield
+
+
+def _in_order(layer: nn.Module, _: Any, output: Any) -> None:
+    """Have gradients reach batch normalisation in the order of its results: of transposed ones it makes wrong ones.
+
+    So it is in torch 2.13 on the CPU, for a single sample (docs/zoo.md). Only the order of numbers in memory changes.
+    """
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and output.requires_grad and not transformed(output):
+        output.register_hook(torch.Tensor.contiguous)
 
 
 def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -148,6 +160,28 @@ def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[s
 
 class ModuleError(FinwidthError):
     """The user's module raised an exception."""
+
+
+class _Results(TorchFunctionMode):
+    """Notes the floating-point types of all results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and note it."""
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.is_floating_point():
+            self.dtypes.add(found.dtype)
+        return found
+
+
+def coarsest(network: Network, x: Tensor) -> float:
+    """The rounding of the coarsest type that the module computes in, whatever its parameters are (RMSNorm, softmax)."""
+    with _Results() as results:
+        output = apply(network, x, network.parameters)
+    return max(torch.finfo(each).eps for each in {output.dtype, *results.dtypes})
 
 
 @contextmanager

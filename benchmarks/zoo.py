@@ -1,0 +1,167 @@
+"""The empirical kernel of public architectures: finwidth against a loop of autograd.grad and against torch.func.
+
+    python benchmarks/zoo.py [NAME ...]
+
+Needs the libraries of the group "zoo" (docs/zoo.md).  N = 16 inputs, float32, the trace of up to three outputs, or one
+output of a wide head.  The loop is a forward pass a sample and a backward pass an output, then K = J J^T; torch.func is
+vmap of jacrev.  Every architecture is a process of its own, in which all three are first held against autograd of the
+whole batch, float64 and N = 3, and then timed in turn: medians of three rounds, or one if a round takes over a minute.
+CPU is the time of all threads together.  Peak memory is that of the first run above what the process held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import finwidth
+from finwidth.empirical import ntk
+from finwidth.errors import FinwidthError
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from architectures import ENTRIES, Entry, truth
+
+Tensor = torch.Tensor
+Kernel = Callable[[torch.nn.Module, Tensor], Tensor]
+
+N = 16
+HEADER = (
+    "| architecture | parameters | error | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func "
+    "| CPU / loop | peak, MiB | of the loop |"
+)
+LONGEST = 900  # seconds for one architecture
+ROUND = 60  # seconds after which nothing is repeated
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Times and memory of one architecture, N inputs, in float32, after a check in float64."""
+    entry = ENTRIES[name]
+    which = entry.outputs if isinstance(entry.outputs, int) else "trace"
+    contenders: dict[str, Kernel] = {
+        "finwidth": lambda module, x: ntk(module, x, outputs=which),
+        "loop": lambda module, x: truth.loop(module, x, which),
+        "func": lambda module, x: truth.by_torch_func(module, x, which),
+    }
+    module, x = entry.subject(3, torch.float64)
+    J = truth.jacobians(module, x, entry.outputs)
+    right = truth.kernel(J, dict.fromkeys(J, 1.0)).diagonal(dim1=2, dim2=3).sum(2)
+    found = {
+        who: _check(entry, partial(kernel, *entry.subject(3, torch.float64)), right)
+        for who, kernel in contenders.items()
+    }
+    parameters = sum(each[0, 0].numel() for each in J.values())
+    del J, module
+    subject = entry.subject(N, torch.float32)
+    taking_part = {who: kernel for who, kernel in contenders.items() if "error" in found[who]}
+    firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
+    rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
+    runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
+    for _ in range(rounds):
+        for who, kernel in taking_part.items():
+            runs[who].append(_timed(partial(kernel, *subject)))
+    for who, taken in runs.items():
+        seconds, cpu = (statistics.median(run[i] for run in taken) for i in (0, 1))
+        found[who] |= {**firsts[who], "seconds": seconds, "cpu": cpu}
+    return {"parameters": parameters, **found}
+
+
+def _check(entry: Entry, compute: Callable[[], Tensor], right: Tensor) -> dict[str, Any]:
+    """A contender's error, or why it does not take part."""
+    try:
+        error = float((compute() - right).abs().max() / right.abs().max())
+    except FinwidthError as refusal:
+        return {"refused": " ".join(str(refusal).split())}
+    except Exception as failure:
+        return {"fails": type(failure).__name__}
+    return {"error": error} if error < entry.tolerance else {f"wrong by {error:.0e}": error}
+
+
+def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
+    """The first run: its time and its peak memory in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _memory("VmRSS")
+    wall, _ = _timed(compute)
+    return {"first": wall, "peak": _memory("VmHWM") - before}
+
+
+def _timed(compute: Callable[[], Tensor]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    compute()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _memory(name: str) -> float:
+    """A line of the process's status, in MiB."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 2**10
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """A line of the table."""
+    ours, loop, func = (found[who] for who in ("finwidth", "loop", "func"))
+    error = f"{ours['error']:.0e}" if "error" in ours else "-"
+    cells = [name, _count(found["parameters"]), error, *(_told(each) for each in (ours, loop, func))]
+    for other, which in ((loop, "seconds"), (func, "seconds"), (loop, "cpu")):
+        cells.append(f"{ours[which] / other[which]:.2f}" if which in ours and which in other else "-")
+    cells += [f"{each['peak']:.0f}" if "peak" in each else "-" for each in (ours, loop)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _told(found: dict[str, Any]) -> str:
+    if "seconds" in found:
+        return f"{1e3 * found['seconds']:.{0 if found['seconds'] > 0.03 else 1}f}"
+    return next(iter(found))
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters / 1e3:.1f}k"
+
+
+def _in_process(name: str) -> str:
+    """The row of an architecture that is measured in a process of its own."""
+    command = [sys.executable, __file__, "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+    except subprocess.TimeoutExpired:
+        return f"| {name} | over {LONGEST} s |"
+    if done.returncode:
+        return f"| {name} | {(done.stderr.strip().splitlines() or ['no message'])[-1][:100]} |"
+    return row(name, json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries, or how their names begin; by default all")
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        warnings.simplefilter("ignore")  # those of other libraries
+        print(json.dumps(measure(given.one)))
+        return
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "transformers"))
+    print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, {libraries}, float32, N = {N}")
+    print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
+    print(HEADER)
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for name in ENTRIES:
+        if not given.names or any(name.startswith(each) for each in given.names):
+            print(_in_process(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
