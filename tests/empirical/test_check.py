@@ -164,6 +164,74 @@ def test_samples_that_meet_where_the_plan_does_not_see_it() -> None:
         ntk(module, torch.randn(8, 4).double())
 
 
+def trimmed(m: Any, x: Tensor) -> Tensor:
+    """Padding as everyone writes it: the batch is cut to its longest text, and the rest is read as words."""
+    return m.out(m.cell(m.table(x[:, : int((x != 0).sum(1).max())]))[0][:, -1])
+
+
+def test_one_long_text_among_short_ones() -> None:
+    torch.manual_seed(0)
+    layers = {"table": nn.Embedding(9, 3), "cell": nn.GRU(3, 4, batch_first=True), "out": nn.Linear(4, 2)}
+    module, x = Body(trimmed, **layers).double(), torch.randint(1, 9, (64, 6))
+    x[:, 2:] = 0
+    assert near(ntk(module, x), plain.kernel(module, x))
+    x[41] = 5
+    with pytest.raises(FinwidthError, match="depends on the other samples"):
+        ntk(module, x)
+    with pytest.raises(FinwidthError, match="depends on the other samples"):
+        ntk(module, x[:3], x)
+
+
+class Reversed(torch.autograd.Function):  # type: ignore[misc, name-defined]
+    """A gradient reversal layer, whose derivative is none of its values."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.clone()
+
+
+def doubled(m: Any, x: Tensor) -> Tensor:
+    h = m.first(x)
+    if h.requires_grad:
+        h.register_hook(lambda gradient: 2 * gradient)
+    return m.last(torch.tanh(h))
+
+
+def reversing(m: Any, x: Tensor) -> Tensor:
+    return m.last(torch.tanh(Reversed.apply(m.first(x))))
+
+
+@pytest.mark.parametrize("forward", [doubled, reversing])
+def test_gradients_that_are_none_move_as_they_do(forward: Callable[..., Tensor]) -> None:
+    """A backward pass through such a backward pass is not its derivative; a difference of kernels is."""
+    torch.manual_seed(0)
+    module = Body(forward, first=nn.Linear(3, 5), last=nn.Linear(5, 2)).double()
+    x, y = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    assert near(ntk(module, x), plain.kernel(module, x))
+    assert near(sgd_update(module, x, y), plain.update(module, x, y), 1e-5)
+
+
+def test_single_precision_of_long_gradients() -> None:
+    """Sums of a million products in float32 lose four digits unless they are made of shorter ones."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(1000, 1000)), nn.Tanh(), nn.Linear(1000, 2))
+    x = torch.randn(5, 1000)
+    K = ntk(module, x)
+    assert near(K.double(), ntk(module.double(), x), 3e-6)
+
+
 # Faults in the route
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
@@ -96,6 +97,7 @@ def _scales(
 ) -> dict[str, float]:
     if scale is None:
         return dict.fromkeys(trained, 1.0)
+    found: dict[str, Any]
     if callable(scale):
         found = {name: scale(name, each) for name, each in trained.items()}
     else:
@@ -103,7 +105,7 @@ def _scales(
         given = {id(aliases[name]): value for name, value in scale.items()}
         found = {name: given.get(id(each), 1.0) for name, each in trained.items()}
     for name, value in found.items():
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
             raise FinwidthError(f"scale gives {value!r} for {name!r}; every multiplier must be a number, 0 or more")
     return {name: float(value) for name, value in found.items()}
 
@@ -115,12 +117,18 @@ def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) ->
             raise FinwidthError(f"{argument} names {name!r}, which is no parameter of the module; it has {some}")
 
 
+def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
+    """A tensor; of Python's numbers in double precision, as they are."""
+    try:
+        numbers = isinstance(x, list | tuple) and not any(isinstance(each, torch.Tensor) for each in x)
+        return torch.as_tensor(np.asarray(x) if numbers else x)
+    except (TypeError, ValueError, RuntimeError):
+        raise FinwidthError(f"{name} is a {type(x).__name__}; give {allowed}") from None
+
+
 def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
     """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1."""
-    try:
-        inputs = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
-        raise FinwidthError(f"{name} is a {type(x).__name__}; give one tensor of shape (N, ...)") from None
+    inputs = check_tensor(x, name, "one tensor of shape (N, ...)")
     if inputs.ndim < 1 or not len(inputs):
         raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give a tensor of shape (N, ...), N at least 1")
     first = next(module.parameters(), torch.zeros(()))

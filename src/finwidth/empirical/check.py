@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from finwidth.empirical.forward import Network, apply, check_output, coarsest, differentiable, same_buffers, telling
-from finwidth.empirical.passes import near
+from finwidth.empirical.forward import Network, apply, coarsest, differentiable, telling
+from finwidth.empirical.passes import MEETING, near
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Tensor = torch.Tensor
 Compute: TypeAlias = "Callable[[Kernel], Tensor]"
 _ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are taken: up to 8 all, otherwise 3, or one in 32 if that is more
+_COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
 _OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
 
 
@@ -66,6 +67,8 @@ def checked(kernel: Kernel, compute: Compute) -> Tensor:
         If the general route does not agree with them either; it says what was seen.
     """
     K = compute(kernel)
+    if kernel.plan.general:
+        _check_company(kernel)
     worst = _worst(kernel, K, compute)
     if worst is not None:
         kernel.generalise()
@@ -79,13 +82,49 @@ def checked(kernel: Kernel, compute: Compute) -> Tensor:
     )
 
 
+def _check_company(kernel: Kernel) -> None:
+    """Raise FinwidthError if a sample's output in the whole batch is not that in half of it.
+
+    Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
+    """
+    network = kernel.network
+    for x in [kernel.x1] if kernel.x2 is None else [kernel.x1, kernel.x2]:
+        order = torch.randperm(len(x), generator=_generator(6))
+        for start in range(0, len(x), _COMPANY):
+            some = order[start : start + _COMPANY]
+            halves = [each for each in some.tensor_split(2) if len(each)]
+            whole, parts = _outputs(network, x[some]), torch.cat([_outputs(network, x[each]) for each in halves])
+            if not near(whole, parts) and not near(whole, parts, coarsest(network, x[:2])):
+                raise FinwidthError(MEETING)
+
+
+def _outputs(network: Network, x: Tensor) -> Tensor:
+    """Without gradients, unless the module needs them."""
+    try:
+        with torch.no_grad():
+            return apply(network, x, network.parameters)
+    except FinwidthError:
+        with differentiable():
+            return apply(network, x, network.parameters).detach()
+
+
 def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
     """The number that is furthest from what it should be, if it is further than rounding explains."""
-    worst = max(findings(kernel, K, compute), key=lambda each: each.error)
+    worst = _furthest(findings(kernel, K, compute))
     eps = torch.finfo(kernel.plan.dtype).eps
     if worst.error <= _seen(eps) or worst.error <= 10 * _rounding(kernel, eps):
         return None
-    return None if worst.error <= _seen(coarsest(kernel.network, kernel.x1[:2])) else worst
+    coarse = coarsest(kernel.network, kernel.x1[:2])
+    if kernel.network.direction is not None:
+        # Backward passes through backward passes see gradients that are none (hooks, gradient reversal) twice.
+        by_steps = replace(kernel.network, steps=True)
+        worst = _furthest(findings(kernel.by(by_steps), K, lambda part: compute(part.by(kernel.network))))
+        return None if worst.error <= max(coarse, eps) ** (1 / 4) else worst
+    return None if worst.error <= _seen(coarse) else worst
+
+
+def _furthest(found: Iterator[Finding]) -> Finding:
+    return max(found, key=lambda each: each.error)
 
 
 def _seen(eps: float) -> float:
@@ -148,8 +187,10 @@ def _pairs(kernel: Kernel) -> list[_Pair]:
     """The samples whose products are taken."""
     x1, x2 = kernel.x1, kernel.x2
     rows = _choose(kernel, len(x1))
-    if kernel.alone:
-        return [(each, each) for each in (_weighed(x1, rows[[i]], 3) for i in range(min(_FEW, len(rows))))]
+    if kernel.alone:  # each in the company of the others
+        company = torch.randperm(len(x1), generator=_generator(0))[:_ALL]
+        units = torch.eye(len(company), dtype=torch.float64)[:_FEW]
+        return [(each, each) for each in (_Samples(x1, company, unit) for unit in units)]
     some, alone = _weighed(x1, rows, 4), _weighed(x1, rows[:1], 3)
     if x2 is None:
         return [(some, some), (some, alone), (alone, alone)]
@@ -175,7 +216,7 @@ def _products(network: Network, pairs: list[_Pair], group: list[Tensor]) -> list
     """What the kernel, or its change, should be between samples, and the size of the terms that make it up."""
     members = {id(each): each for pair in pairs for each in pair}
     right, size = [0.0] * len(pairs), [0.0] * len(pairs)
-    with same_buffers(network.module), differentiable():
+    with differentiable(), telling(network.module, pairs[0][0].x[:1]):
         outputs = {key: _output(network, each) for key, each in members.items()}
         for c in group:
             found = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
@@ -190,27 +231,44 @@ def _products(network: Network, pairs: list[_Pair], group: list[Tensor]) -> list
 def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
     """sum_p scale_p <g_p, h_p>."""
     pairs = zip(network.parameters, g, h, strict=True)
-    return sum(network.scales[name] * float(torch.dot(a.flatten(), b.flatten())) for name, a, b in pairs)
+    return sum(network.scales[name] * float((a * b).sum(dtype=torch.float64)) for name, a, b in pairs)
 
 
 def _output(network: Network, samples: _Samples) -> Tensor:
     x = samples.x[samples.rows]
-    try:
-        with telling(network.module, x):
-            return check_output(network.module(x), len(x))
-    finally:
-        network.snapshot.restore()
+    return apply(network, x, network.parameters)
 
 
 def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the weighted outputs, by a plain backward pass, and its derivative along the direction."""
     parameters, direction = list(network.parameters.values()), network.direction
-    total = (output * (samples.weights[:, None] * c).to(output)).sum()
-    g = _grad(total, parameters, create_graph=direction is not None)
+    weights = (samples.weights[:, None] * c).to(output)
+    g = _grad((output * weights).sum(), parameters, create_graph=direction is not None and not network.steps)
     if direction is None:
         return g, []
+    if network.steps:
+        return g, _by_steps(network, samples, weights)
     along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
     return [each.detach() for each in g], _grad(along.sum(), parameters)
+
+
+def _by_steps(network: Network, samples: _Samples, weights: Tensor) -> list[Tensor]:
+    """The derivative of the gradient along the direction, by a central difference."""
+    assert network.direction is not None
+    length, speed = (
+        sum(float(each.detach().double().square().sum()) for each in some.values()) ** 0.5
+        for some in (network.parameters, network.direction)
+    )
+    step = torch.finfo(weights.dtype).eps ** (1 / 3) * length / (speed or 1.0)
+    found = []
+    for sign in (step, -step):
+        moved = {
+            name: (each.detach() + sign * network.direction[name]).requires_grad_()
+            for name, each in network.parameters.items()
+        }
+        output = apply(network, samples.x[samples.rows], moved)
+        found.append(_grad((output * weights).sum(), list(moved.values())))
+    return [(one - other) / (2 * step) for one, other in zip(*found, strict=True)]
 
 
 def _grad(total: Tensor, parameters: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
@@ -225,7 +283,7 @@ def _rounding(kernel: Kernel, eps: float) -> float:
     samples, c = _weighed(kernel.x1, _choose(kernel, len(kernel.x1)), 4), torch.ones(kernel.plan.outputs).double()
     singles = [_Samples(kernel.x1, samples.rows[[a]], samples.weights[[a]]) for a in range(len(samples.rows))]
     network = replace(kernel.network, direction=None)
-    with same_buffers(network.module), differentiable():
+    with differentiable():
         together, *apart = (_gradient(network, _output(network, each), each, c)[0] for each in (samples, *singles))
     gaps = [whole - sum(parts) for whole, *parts in zip(together, *apart, strict=True)]
     off, size = _inner(network, gaps, gaps) ** 0.5, _inner(network, together, together) ** 0.5

@@ -11,6 +11,7 @@ import inspect
 import operator
 import random
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,16 +35,17 @@ class Snapshot:
     """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
 
     def __init__(self, module: nn.Module) -> None:
-        attributes: list[Any] = [part.__dict__ for part in module.modules()]
-        tables = [each for part in attributes for each in part.values() if isinstance(each, dict | list | set)]
-        self.before = [(each, list(each) if isinstance(each, list) else each.copy()) for each in (*attributes, *tables)]
+        held: dict[int, Any] = {}
+        for part in module.modules():
+            _collect(part.__dict__, held)
+        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
 
     def restore(self) -> None:
         """Put back what has changed."""
         for each, before in self.before:
             if not _unchanged(each, before):
                 each.clear()
-                (each.extend if isinstance(each, list) else each.update)(before)
+                (each.extend if isinstance(each, list | deque) else each.update)(before)
 
 
 def _unchanged(one: Any, other: Any) -> bool:
@@ -52,7 +54,15 @@ def _unchanged(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, dict):
         return all(one.get(key, one) is value for key, value in other.items())
-    return all(map(operator.is_, one, other)) if isinstance(one, list) else one == other
+    return one == other if isinstance(one, set) else all(map(operator.is_, one, other))
+
+
+def _collect(container: Any, held: dict[int, Any]) -> None:
+    """The containers in a container, and itself."""
+    if isinstance(container, dict | list | set | deque) and id(container) not in held:
+        held[id(container)] = container
+        for each in container.values() if isinstance(container, dict) else container:
+            _collect(each, held)
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,8 @@ class Network:
 
     With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
     as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
-    plain numbers G + t dG instead, and found sample by sample. ``changing`` names the buffers that a pass changes, and
-    ``snapshot`` puts everything else back after each.
+    plain numbers G + t dG instead, and found sample by sample. ``steps`` asks the check for central
+    differences. ``changing`` names the buffers that a pass changes, ``snapshot`` puts everything else back after each.
     """
 
     module: nn.Module
@@ -71,6 +81,7 @@ class Network:
     snapshot: Snapshot
     direction: Mapping[str, Tensor] | None = None
     mix: float | None = None
+    steps: bool = False
     changing: frozenset[str] = frozenset()
 
     def leaves(self) -> Mapping[str, Tensor]:
@@ -132,6 +143,11 @@ def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
     with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
         torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
+        born = dict(module.named_parameters()).keys() - held.keys()
+        if born:
+            raise FinwidthError(
+                f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
+            )
     return frozenset(name for name, each in copies.items() if each._version or not torch.equal(each, held[name]))
 
 
@@ -210,6 +226,10 @@ def check_output(output: Any, n: int) -> Tensor:
         raise FinwidthError(
             f"the module returns a {type(output).__name__}; wrap it in one that returns one tensor, samples first"
         )
+    if not output.numel():
+        raise FinwidthError(
+            f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
+        )
     if not output.is_floating_point() or (n > 1 and (output.ndim < 1 or len(output) != n)):
         raise FinwidthError(
             f"the module returns {output.dtype} of shape {tuple(output.shape)} for {n} samples; it must return "
@@ -244,14 +264,19 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def same_buffers(module: nn.Module) -> Iterator[None]:
-    """Buffers that are changed in place inside have their numbers back afterwards."""
-    before = [(each, each._version, each.detach().clone()) for each in module.buffers()]
+    """Buffers, and tensors and arrays among the attributes, have their numbers back if they are changed in place."""
+    loose = [each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor | np.ndarray)]
+    tensors = {id(each): each for each in (*module.buffers(), *(each for each in loose if isinstance(each, Tensor)))}
+    before = [(each, each.detach().clone()) for each in tensors.values()]
+    arrays = [(each, each.copy()) for each in loose if isinstance(each, np.ndarray)]
     try:
         yield
     finally:
-        for each, version, numbers in before:
-            if each._version != version:
+        for each, numbers in before:
+            if not torch.equal(each, numbers):
                 each.detach().copy_(numbers)
+        for array, entries in arrays:
+            array[...] = entries
 
 
 class _Chance:
@@ -292,6 +317,9 @@ def _at_hand(part: nn.Module) -> Iterator[Any]:
     """What a module's forward can reach: attributes, and what its functions hold and see."""
     attributes = vars(part).values()
     yield from attributes
+    for each in attributes:
+        if isinstance(each, dict | list | tuple | deque):
+            yield from each.values() if isinstance(each, dict) else each
     for function in (type(part).forward, *attributes):
         if isinstance(function, FunctionType):
             yield from function.__globals__.values()

@@ -242,7 +242,8 @@ class Kernel:
 
     def __init__(self, network: Network, x1: Tensor, x2: Tensor | None, outputs: str | int, *, alone: bool) -> None:
         self.network, self.x1, self.x2, self.outputs, self.alone = network, x1, x2, outputs, alone
-        self.plan, sizes = _planned(network, x1 if x2 is None else torch.cat([x1[:64], x2[:64]]), x1)
+        alike = x2 is not None and x1.shape[1:] == x2.shape[1:] and x1.dtype == x2.dtype
+        self.plan, sizes = _planned(network, torch.cat([x1[:64], x2[:64]]) if x2 is not None and alike else x1, x1)
         o = self.plan.outputs
         if isinstance(outputs, int) and outputs >= o:
             raise FinwidthError(f"outputs is {outputs}, and the module has {o}, numbered from 0")
@@ -272,6 +273,12 @@ class Kernel:
             for group, some in product(self._groups(), pieces(range(len(self.x1)), self.n)):
                 for outputs in group:
                     self._tiles(self.x1, outputs, some)
+
+    def by(self, network: Network) -> Kernel:
+        """The same of another network."""
+        other = copy.copy(self)
+        other.network = network
+        return other
 
     @property
     def bytes(self) -> int:

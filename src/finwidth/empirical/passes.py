@@ -18,11 +18,18 @@ from finwidth.empirical.blocks import Sizes
 from finwidth.empirical.forward import Network, apply, coarsest, differentiable, dual, telling
 from finwidth.empirical.products import Dense, Factor, Shape
 from finwidth.empirical.recording import Record, Use, record
-from finwidth.empirical.rules import factor, together
+from finwidth.empirical.rules import Scaling, factor, together
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
+
+
+MEETING = (
+    "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
+    "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
+    "own; call module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
+)
 
 
 class OtherRouteError(Exception):
@@ -182,11 +189,7 @@ def _check_samples(network: Network, rows: Tensor, three: Tensor, others: list[T
             "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes "
             "itself; call module.eval() first"
         )
-    raise FinwidthError(
-        "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
-        "statistics? samples not in the first dimension?), so that no sample has a gradient of its own; call "
-        "module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
-    )
+    raise FinwidthError(MEETING)
 
 
 def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
@@ -316,7 +319,7 @@ def _factors(
             if axes is None:
                 continue
             x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
-            x = x.to(scheme.dtype) if x.is_floating_point() else x
+            x = x.to(scheme.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
             weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
             if not (weight is None and bias is None):
                 sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
@@ -376,7 +379,8 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
 
         value, pull = torch.func.vjp(output, chosen)[:2]
         (by_name,) = torch.func.vmap(pull)(_unit(value, outputs))
-        return torch.cat([network.scales[name] ** 0.5 * each.flatten(1) for name, each in by_name.items()], dim=1)
+        columns = (network.scales[name] ** 0.5 * each.reshape(len(outputs), -1) for name, each in by_name.items())
+        return torch.cat(list(columns), dim=1)
 
     try:
         with differentiable():

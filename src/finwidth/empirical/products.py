@@ -15,6 +15,7 @@ from typing import TypeAlias
 import torch
 
 Tensor: TypeAlias = torch.Tensor
+_RUN = 2**13  # numbers of a gradient that are summed at once
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,22 @@ def add_pairs(K: Tensor, one: Factor, other: Factor) -> None:
     """Add the products of all pairs of inputs and of outputs to ``K``, shape (O1, n1, O2, n2)."""
     if not (isinstance(one, Outer) and isinstance(other, Outer)):
         o1, n1, o2, n2 = K.shape
-        products = one.dense().G.flatten(0, 1) @ other.dense().G.flatten(0, 1).T
+        products = _inner_products(one.dense().G.flatten(0, 1)[None], other.dense().G.flatten(0, 1)[None])
         K += products.view(n1, o1, n2, o2).permute(1, 0, 3, 2)
     elif one.D.shape[3] == other.D.shape[3] == 1:
         D1, D2 = one.D.flatten(2).flatten(0, 1), other.D.flatten(2).flatten(0, 1)
         K.addcmul_((D1 @ D2.T).view(K.shape), _inner(one, other)[None, :, None, :])
     else:
         _add_by_positions(K, one, other)
+
+
+def _inner_products(G1: Tensor, G2: Tensor) -> Tensor:
+    """G1 G2^T of matrices (b, n, p), in runs of p: a single sum of so many numbers loses digits in single precision."""
+    p = G1.shape[-1]
+    found = torch.bmm(G1[..., :_RUN], G2[..., :_RUN].mT)
+    for start in range(_RUN, p, _RUN):
+        found = found + torch.bmm(G1[..., start : start + _RUN], G2[..., start : start + _RUN].mT)
+    return found
 
 
 def _add_by_positions(K: Tensor, one: Outer, other: Outer) -> None:
@@ -201,7 +211,7 @@ def _add_by_positions(K: Tensor, one: Outer, other: Outer) -> None:
 def add_outputs(K: Tensor, one: Factor, other: Factor) -> None:
     """Add the products of all pairs of inputs, each output by itself, to ``K``, shape (o, n1, n2)."""
     if not (isinstance(one, Outer) and isinstance(other, Outer)):
-        K.baddbmm_(one.dense().G.transpose(0, 1), other.dense().G.permute(1, 2, 0))
+        K += _inner_products(one.dense().G.transpose(0, 1), other.dense().G.transpose(0, 1))
         return
     o, n1, n2 = K.shape
     products = torch.bmm(one.D.flatten(1, 3), other.D.flatten(1, 3).mT)
@@ -223,7 +233,7 @@ def each_with_itself(one: Factor, other: Factor, *, pairs: bool) -> Tensor:
     if isinstance(one, Outer) and isinstance(other, Outer) and one.D.shape[3] > 1:
         return torch.stack([_alone(one, other, a, pairs=pairs) for a in range(one.D.shape[1])])
     G1, G2 = (each.D.flatten(2).transpose(0, 1) if isinstance(each, Outer) else each.G for each in (one, other))
-    found = torch.bmm(G1, G2.mT) if pairs else (G1 * G2).sum(2)
+    found = _inner_products(G1, G2) if pairs else (G1 * G2).sum(2)
     if isinstance(one, Outer) and one.rows is None:
         found = found * one.A.square().sum((1, 2, 3)).view(-1, *[1] * (found.ndim - 1))
     return found

@@ -248,7 +248,7 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
         D = rule.features(D, 2)
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
         if weight is not None:
-            parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x), 1)).sum(2))
+            parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x).to(D.dtype), 1)).sum(2))
         return Dense(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
     if weight is None:

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module
+from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_tensor
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import ModuleError, Network, differentiable, measuring, telling, untouched
+from finwidth.empirical.forward import ModuleError, Network, differentiable, first_line, measuring, telling, untouched
 from finwidth.empirical.kernel import Kernel, label, prepare
 from finwidth.empirical.passes import mix_of
 from finwidth.errors import FinwidthError
@@ -102,7 +102,7 @@ def sgd_update(
         kernel, bytes_ = prepare(
             stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
         )
-        direction = _step(kernel.network, batch, _targets(batch, y, module), loss, _check_rate(lr))
+        direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)
         kernel.plan = replace(kernel.plan, vmaps=False)
         compute = partial(_tangent, memory=bytes_ // 2)
@@ -111,20 +111,18 @@ def sgd_update(
 
 
 def _check_rate(lr: Any) -> float:
-    if lr is None:
-        return 1.0
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr):
-        raise FinwidthError(f"lr is {lr!r}; give the learning rate as a number, or leave it out for dK per unit of it")
-    return float(lr)
-
-
-def _targets(batch: Tensor, y: Any, module: nn.Module) -> Tensor:
     try:
-        targets = torch.as_tensor(y)
+        rate = 1.0 if lr is None else math.nan if isinstance(lr, bool | str) else float(lr)
     except (TypeError, ValueError, RuntimeError):
-        raise FinwidthError(f"y is a {type(y).__name__}; give a tensor of targets") from None
-    first = next(module.parameters())
-    return targets.detach().to(batch.device, first.dtype if targets.is_floating_point() else None)
+        rate = math.nan
+    if not math.isfinite(rate):
+        raise FinwidthError(f"lr is {lr!r}; give the learning rate as a number, or leave it out for dK per unit of it")
+    return rate
+
+
+def _targets(batch: Tensor, y: Any, dtype: torch.dtype) -> Tensor:
+    targets = check_tensor(y, "y", "a tensor of targets").detach().to(batch.device)
+    return targets.to(dtype) if targets.is_floating_point() else targets
 
 
 def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
@@ -132,7 +130,12 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
     with untouched(network.module), differentiable():
         with telling(network.module, x):
             output = network.module(x.clone())
-        value = loss(output, y)
+        try:
+            value = loss(output, y)
+        except FinwidthError:
+            raise
+        except Exception as error:
+            raise FinwidthError(f"the loss raises {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise FinwidthError(
                 "the loss is not one number that depends on the parameters by differentiable operations"
@@ -140,8 +143,8 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
         if not torch.isfinite(value):
             raise FinwidthError(f"the loss is {value.item()} on this batch; rescale the inputs or the targets")
         found = torch.autograd.grad(value.reshape(()), list(network.parameters.values()), materialize_grads=True)
-    dense = [each.to_dense() if each.is_sparse else each for each in found]
-    return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, dense, strict=True)}
+        dense = [each.to_dense() if each.is_sparse else each for each in found]
+        return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, dense, strict=True)}
 
 
 def _tangent(kernel: Kernel, memory: int) -> Tensor:
@@ -150,9 +153,12 @@ def _tangent(kernel: Kernel, memory: int) -> Tensor:
         with forward_ad.dual_level():
             primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
             dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
-    except (NotImplementedError, ModuleError):  # torch cannot differentiate an operation, or the module, forward
+    except Exception as error:  # torch cannot differentiate an operation, or the module, forward
+        if isinstance(error, FinwidthError) and not isinstance(error, ModuleError):
+            raise
         kernel.generalise()
-        dK = _polarised(kernel, memory)
+        with telling(kernel.network.module, kernel.x1[:1]):
+            dK = _polarised(kernel, memory)
     if not torch.isfinite(dK).all():
         raise FinwidthError(
             f"the change of the kernel overflows {dK.dtype}, or is not defined; rescale the inputs or the targets, or "
