@@ -213,6 +213,62 @@ def reversing(m: Any, x: Tensor) -> Tensor:
     return m.last(torch.tanh(Reversed.apply(m.first(x))))
 
 
+class Backwards(torch.autograd.Function):  # type: ignore[misc, name-defined]
+    """The same without a forward derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+def backwards(m: Any, x: Tensor) -> Tensor:
+    return m.last(torch.tanh(Backwards.apply(m.first(x))))
+
+
+def test_a_gradient_that_cannot_be_followed_is_refused() -> None:
+    torch.manual_seed(0)
+    module = Body(backwards, first=nn.Linear(3, 5), last=nn.Linear(5, 2)).double()
+    x, y = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    assert near(ntk(module, x), plain.kernel(module, x))
+    with pytest.raises(FinwidthError, match="its derivatives do not"):
+        sgd_update(module, x, y)
+
+
+def test_a_rare_input_that_changes_the_others() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.net(x / 10 if x.abs().max() > 50 else x)
+
+    torch.manual_seed(0)
+    module, x = Body(forward, net=perceptron(3, 5, 2)).double(), torch.randn(64, 3).double()
+    ntk(module, x)
+    x[41] = 60
+    with pytest.raises(FinwidthError, match="depends on the other samples"):
+        ntk(module, x)
+
+
+def test_cached_parametrizations() -> None:
+    torch.manual_seed(0)
+    module, x = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)).double(), torch.randn(5, 3).double()
+    right = plain.kernel(module, x)
+    with nn.utils.parametrize.cached():
+        assert near(ntk(module, x), right)
+        module(x)
+        assert near(ntk(module, x, check=False), right)
+
+
+def test_inside_inference_mode() -> None:
+    torch.manual_seed(0)
+    module, x, y = perceptron(3, 5, 2).double(), torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    right, moved = ntk(module, x), sgd_update(module, x, y)
+    with torch.inference_mode():
+        assert near(ntk(module, x.clone()), right)
+        assert near(sgd_update(module, x.clone(), y), moved)
+
+
 @pytest.mark.parametrize("forward", [doubled, reversing])
 def test_gradients_that_are_none_move_as_they_do(forward: Callable[..., Tensor]) -> None:
     """A backward pass through such a backward pass is not its derivative; a difference of kernels is."""

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from finwidth.errors import FinwidthError
@@ -242,8 +243,18 @@ def check_output(output: Any, n: int) -> Tensor:
 def measuring(module: nn.Module) -> Iterator[ExitStack]:
     """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
-    with untouched(module), no_cpu, no_cuda, ExitStack() as stack:
+    with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
         yield stack
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Without the caches of `torch.nn.utils.parametrize.cached`, whose weights are those of other passes."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
             return record(network, x, network.parameters), sum(kept.values())
-    except FinwidthError:  # torch.func inside the module takes no such hooks
+    except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
         found = record(network, x, network.parameters)
         return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
 
