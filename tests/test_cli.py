@@ -263,7 +263,8 @@ def test_closed_pipe_and_full_disk() -> None:
     command = f"{sys.executable} -c 'from finwidth.cli import main; main()'"
     for line, status in (
         (f"{command} paper lemma-9 lemma-7 | head -1 > /dev/null; exit ${{PIPESTATUS[0]}}", 0),
-        (f"{command} moments 2,3,1 -i 1,2 > /dev/full", 2),
+        (f"PYTHONUNBUFFERED= {command} moments 2,3,1 -i 1,2 > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {command} moments 2,3,1 -i 1,2 > /dev/full", 2),
         (f"PYTHONIOENCODING=ascii {command} moments 2,3,1 -i 1,2 > /dev/null", 0),
     ):
         process = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=120)

@@ -467,15 +467,24 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 0
     except MemoryError:
         status = _mistake("this needs more memory than there is; ask for fewer draws, or smaller widths and depth")
     except OSError as error:
         status = _mistake(f"cannot write the output: {error.strerror}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
     if status == _INTERRUPTED:
         typer.echo("finwidth: interrupted", err=True)
     sys.exit(status)
+
+
+def _drop_output() -> None:
+    """What standard output still holds cannot be written; the interpreter would try again as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mistake(message: str) -> int:
