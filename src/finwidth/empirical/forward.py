@@ -51,11 +51,11 @@ class Snapshot:
 
 def _unchanged(one: Any, other: Any) -> bool:
     """Whether two containers hold the same objects."""
-    if len(one) != len(other):
-        return False
+    if isinstance(one, set):
+        return one == other
     if isinstance(one, dict):
-        return all(one.get(key, one) is value for key, value in other.items())
-    return one == other if isinstance(one, set) else all(map(operator.is_, one, other))
+        return one.keys() == other.keys() and all(map(operator.is_, one.values(), other.values()))
+    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 def _collect(container: Any, held: dict[int, Any]) -> None:
