@@ -29,16 +29,20 @@ from torch.overrides import TorchFunctionMode
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+_HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 class Snapshot:
     """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, hooks: bool = True) -> None:
         held: dict[int, Any] = {}
         for part in module.modules():
-            _collect(part.__dict__, held)
+            held[id(part.__dict__)] = part.__dict__
+            for name, each in part.__dict__.items():
+                if hooks or name not in _HOOKS:
+                    _collect(each, held)
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
 
     def restore(self) -> None:
@@ -52,7 +56,7 @@ class Snapshot:
 def _unchanged(one: Any, other: Any) -> bool:
     """Whether two containers hold the same objects."""
     if isinstance(one, set):
-        return one == other
+        return bool(one == other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(map(operator.is_, one.values(), other.values()))
     return len(one) == len(other) and all(map(operator.is_, one, other))

@@ -179,7 +179,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     inputs = check_inputs(module, x1)
     others = None if x2 is None else check_inputs(module, x2, "x2")
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
-    network = Network(module, counted, scales, Snapshot(module), changing=changing)
+    network = Network(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
     return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
 
 

@@ -416,6 +416,7 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     """
     parameters, direction = network.parameters, network.direction
     chosen = [name for name in parameters if name in names]
+    roots = [network.scales[name] ** 0.5 for name in chosen]
     value = apply(network, sample, parameters)[0]
     rows = []
     for i in outputs:
@@ -427,8 +428,8 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
             materialize_grads=True,
         )
         dense = [each.to_dense() if each.is_sparse else each for each in columns]
-        scaled = [network.scales[name] ** 0.5 * each.flatten() for name, each in zip(chosen, dense, strict=True)]
-        rows.append(torch.cat(scaled))
+        scaled = [each if root == 1 else root * each for root, each in zip(roots, dense, strict=True)]
+        rows.append(torch.cat([each.flatten() for each in scaled]))
     G = torch.stack(rows)
     if direction is None or not G.requires_grad:
         return G.detach(), torch.zeros_like(G)
