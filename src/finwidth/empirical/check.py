@@ -56,6 +56,7 @@ class _Samples:
 
 
 _Pair: TypeAlias = tuple[_Samples, _Samples]
+_Gradients: TypeAlias = tuple[list[Tensor], list[Tensor]]  # and their derivatives along the direction
 
 
 def checked(kernel: Kernel, compute: Compute) -> Tensor:
@@ -114,16 +115,18 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
 
 def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
     """The number that is furthest from what it should be, if it is further than rounding explains."""
-    eps, coarse = torch.finfo(kernel.plan.dtype).eps, coarsest(kernel.network, kernel.x1[:2])
+    eps = torch.finfo(kernel.plan.dtype).eps
     found = list(findings(kernel, K, compute))
-    if kernel.network.direction is not None and coarse == torch.finfo(torch.float64).eps:
-        found, strange = _by_differences(kernel, K, compute, found, coarse ** (1 / 4))
-        if strange:
-            return max(strange, key=lambda each: each.error)
+    if kernel.network.direction is not None and eps == torch.finfo(torch.float64).eps:
+        coarse = coarsest(kernel.network, kernel.x1[:2])
+        if coarse == eps:
+            found, strange = _by_differences(kernel, K, compute, found, coarse ** (1 / 4))
+            if strange:
+                return max(strange, key=lambda each: each.error)
     worst = max(found, key=lambda each: each.error, default=Finding(0.0, 0.0, 1.0))
-    if worst.error <= max(_seen(eps), _seen(coarse)) or worst.error <= 10 * _rounding(kernel, eps):
+    if worst.error <= _seen(eps) or worst.error <= 10 * _rounding(kernel, eps):
         return None
-    return worst
+    return None if worst.error <= _seen(coarsest(kernel.network, kernel.x1[:2])) else worst
 
 
 def _by_differences(
@@ -150,9 +153,9 @@ def findings(kernel: Kernel, K: Tensor, compute: Compute) -> Iterator[Finding]:
     if kernel.outputs == "trace" and kernel.plan.outputs > _OUTPUTS:
         yield from _by_outputs(kernel, K, compute)
         return
-    for group in _groups(kernel):
-        pairs = _pairs(kernel)
-        for (one, other), (right, size) in zip(pairs, _products(kernel.network, pairs, group), strict=True):
+    pairs, groups = _pairs(kernel), list(_groups(kernel))
+    for group, values in zip(groups, _products(kernel.network, pairs, groups), strict=True):
+        for (one, other), (right, size) in zip(pairs, values, strict=True):
             entries = K[one.rows] if kernel.alone else K[one.rows[:, None], other.rows]
             weights = one.weights * other.weights if kernel.alone else one.weights[:, None] * other.weights
             terms = _between(kernel, entries.double(), group[0].to(K.device)) * weights.to(K.device)
@@ -225,20 +228,27 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _products(network: Network, pairs: list[_Pair], group: list[Tensor]) -> list[tuple[float, float]]:
-    """What the kernel, or its change, should be between samples, and the size of the terms that make it up."""
+def _products(network: Network, pairs: list[_Pair], groups: list[list[Tensor]]) -> list[list[tuple[float, float]]]:
+    """What the kernel, or its change, should be between samples, and the size of its terms; for every group."""
     members = {id(each): each for pair in pairs for each in pair}
-    right, size = [0.0] * len(pairs), [0.0] * len(pairs)
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
         outputs = {key: _output(network, each) for key, each in members.items()}
-        for c in group:
-            found = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
-            for i, (one, other) in enumerate(pairs):
-                (g, moved), (h, turned) = found[id(one)], found[id(other)]
-                sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
-                right[i] += sum(_inner(network, a, b) for a, b in sides)
-                size[i] += sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
-    return list(zip(right, size, strict=True))
+        found = []
+        for group in groups:
+            totals = torch.zeros(len(pairs), 2, dtype=torch.float64)
+            for c in group:
+                gradients = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
+                values = [_product(network, gradients[id(one)], gradients[id(other)]) for one, other in pairs]
+                totals += torch.tensor(values, dtype=torch.float64)
+            found.append([(right, size) for right, size in totals.tolist()])
+    return found
+
+
+def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[float, float]:
+    (g, moved), (h, turned) = one, other
+    sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
+    size = sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
+    return sum(_inner(network, a, b) for a, b in sides), size
 
 
 def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
