@@ -121,8 +121,13 @@ def test_help(folder: Path) -> None:
 def test_ctrl_c_ends_with_a_summary_and_the_sweep_goes_on(folder: Path) -> None:
     (folder / "long.toml").write_text(GRID.replace("draws = 2000", "draws = 500_000"))
     process = subprocess.Popen(
-        [*COMMAND, "long.toml", "--workers", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-    )  # fmt: skip
+        [*COMMAND, "long.toml", "--workers", "1"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which jobs in the background have off
+    )
     while not list(folder.glob("long.zarr/sampled/c.*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
