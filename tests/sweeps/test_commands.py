@@ -126,7 +126,7 @@ def test_ctrl_c_ends_with_a_summary_and_the_sweep_goes_on(folder: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which jobs in the background have off
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - off in background jobs
     )
     while not list(folder.glob("long.zarr/sampled/c.*")):
         time.sleep(0.01)
