@@ -76,7 +76,7 @@ class Network:
 
     With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
     as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
-    plain numbers G + t dG instead, and found sample by sample. ``steps`` asks the check for central
+    plain numbers G + t dG instead, and found sample by sample. ``steps``, if not 0, asks the check for central
     differences. ``changing`` names the buffers that a pass changes, ``snapshot`` puts everything else back after each.
     """
 
@@ -86,7 +86,7 @@ class Network:
     snapshot: Snapshot
     direction: Mapping[str, Tensor] | None = None
     mix: float | None = None
-    steps: bool = False
+    steps: float = 0.0
     changing: frozenset[str] = frozenset()
 
     def leaves(self) -> Mapping[str, Tensor]:
