@@ -120,8 +120,8 @@ def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) ->
 def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
     """A tensor; of Python's numbers in double precision, as they are."""
     try:
-        numbers = isinstance(x, list | tuple) and not any(isinstance(each, torch.Tensor) for each in x)
-        return torch.as_tensor(np.asarray(x) if numbers else x)
+        plain = isinstance(x, list | tuple) and not any(isinstance(each, torch.Tensor) for each in x)
+        return torch.as_tensor(np.asarray(x) if plain else x)
     except (TypeError, ValueError, RuntimeError):
         raise FinwidthError(f"{name} is a {type(x).__name__}; give {allowed}") from None
 

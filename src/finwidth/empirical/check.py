@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from finwidth.empirical.forward import Network, apply, coarsest, differentiable, telling
-from finwidth.empirical.passes import MEETING, near
+from finwidth.empirical.forward import Network, apply, coarsest, differentiable, gradient, telling
+from finwidth.empirical.passes import MEETING, near, why_unlike
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -273,13 +273,13 @@ def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
     """The gradient of the weighted outputs, by a plain backward pass, and its derivative along the direction."""
     parameters, direction = list(network.parameters.values()), network.direction
     weights = (samples.weights[:, None] * c).to(output)
-    g = _grad((output * weights).sum(), parameters, create_graph=direction is not None and not network.steps)
+    g = gradient((output * weights).sum(), parameters, create_graph=direction is not None and not network.steps)
     if direction is None:
         return g, []
     if network.steps:
         return g, _by_steps(network, samples, weights)
     along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
-    return [each.detach() for each in g], _grad(along.sum(), parameters)
+    return [each.detach() for each in g], gradient(along.sum(), parameters)
 
 
 def _by_steps(network: Network, samples: _Samples, weights: Tensor) -> list[Tensor]:
@@ -297,15 +297,8 @@ def _by_steps(network: Network, samples: _Samples, weights: Tensor) -> list[Tens
             for name, each in network.parameters.items()
         }
         output = apply(network, samples.x[samples.rows], moved)
-        found.append(_grad((output * weights).sum(), list(moved.values())))
+        found.append(gradient((output * weights).sum(), list(moved.values())))
     return [(one - other) / (2 * step) for one, other in zip(*found, strict=True)]
-
-
-def _grad(total: Tensor, parameters: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
-    if not total.requires_grad:
-        return [torch.zeros_like(each) for each in parameters]
-    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
-    return [each.to_dense() if each.is_sparse else each for each in found]
 
 
 def _rounding(kernel: Kernel, eps: float) -> float:
@@ -324,18 +317,10 @@ def _reason(kernel: Kernel) -> str:
     """What is the matter with a module for which two ways of differentiating do not agree."""
     x, module = kernel.x1[_choose(kernel, len(kernel.x1))], kernel.network.module
     with differentiable():
-        first, again, alone = (apply(kernel.network, each, kernel.network.parameters) for each in (x, x, x[:1]))
-    if not near(first, again):
-        return (
-            "its outputs differ from call to call: it draws random numbers or changes itself; call module.eval() first"
-        )
-    if not near(first[:1], alone):
-        return (
-            "its output for a sample depends on the other samples of the batch, so that no sample has a gradient of "
-            "its own; call module.eval() first, or wrap the module in one whose samples are independent"
-        )
-    kinds = f"custom derivatives of {type(module).__name__} or of its layers"
-    return (
-        "its outputs agree and its derivatives do not, so that these are not those of a function of one sample "
-        f"({kinds}, samples that meet in the backward pass only?); with check=False the first number is returned"
+        first, alone = (apply(kernel.network, each, kernel.network.parameters) for each in (x, x[:1]))
+        unlike = why_unlike(kernel.network, x, first, [alone])
+    return unlike or (
+        "its outputs agree and its derivatives do not, so that these are not those of a function of one sample (custom "
+        f"derivatives of {type(module).__name__} or of its layers, samples that meet in the backward pass only?); with "
+        "check=False the first number is returned"
     )

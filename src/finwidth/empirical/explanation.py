@@ -71,7 +71,7 @@ class Explanation:
         """A line for each parameter, and one for time and memory."""
         width = max(len(each.parameter) for each in self.routes)
         lines = [
-            f"{each.parameter:{width}}  {each.numbers:>11,}  {each.route:10}  {each.reason}" for each in self.routes
+            f"{each.parameter:{width}}  {each.numbers:>11,}  {each.route:11}  {each.reason}" for each in self.routes
         ]
         return "\n".join(
             [

@@ -113,11 +113,11 @@ def differentiable() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
-        stack.callback(nn.modules.module.register_module_forward_hook(_in_order).remove)
+        stack.callback(nn.modules.module.register_module_forward_hook(_contiguous_gradient).remove)
         yield
 
 
-def _in_order(layer: nn.Module, _: Any, output: Any) -> None:
+def _contiguous_gradient(layer: nn.Module, _: Any, output: Any) -> None:
     """Have gradients reach batch normalisation in the order of its results: of transposed ones it makes wrong ones.
 
     So it is in torch 2.13 on the CPU, for a single sample (docs/zoo.md). Only the order of numbers in memory changes.
@@ -140,6 +140,14 @@ def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tens
     finally:
         network.snapshot.restore()
     return check_output(output, len(x))
+
+
+def gradient(total: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    """The derivatives of one number by each parameter, zero where it does not depend on it, and never sparse."""
+    if not total.requires_grad:
+        return [torch.zeros_like(each) for each in parameters]
+    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    return [each.to_dense() if each.is_sparse else each for each in found]
 
 
 def changing(module: nn.Module, x: Tensor) -> frozenset[str]:

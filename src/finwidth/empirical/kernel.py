@@ -174,7 +174,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
-    scales = check_parameters(check_module(module), parameters, scale)
+    scales = check_parameters(module, parameters, scale)
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     inputs = check_inputs(module, x1)
     others = None if x2 is None else check_inputs(module, x2, "x2")

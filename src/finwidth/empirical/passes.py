@@ -15,7 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from finwidth.empirical.blocks import Sizes
-from finwidth.empirical.forward import Network, apply, coarsest, differentiable, dual, telling
+from finwidth.empirical.forward import Network, apply, coarsest, differentiable, dual, gradient, telling
 from finwidth.empirical.products import Dense, Factor, Shape
 from finwidth.empirical.recording import Record, Use, record
 from finwidth.empirical.rules import Scaling, factor, together
@@ -85,7 +85,9 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
         raise FinwidthError(
             "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
         )
-    _check_samples(network, rows, three.output, [two.output, backward.output.flip(0), alone])
+    unlike = why_unlike(network, rows, three.output, [two.output, backward.output.flip(0), alone])
+    if unlike:
+        raise FinwidthError(unlike)
     uses, pulled, general = _places(network, two, three, backward)
     vmaps = not any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
     columns: list[Tensor] = []
@@ -176,20 +178,19 @@ def _grown(two: torch.Size, three: torch.Size) -> int | None:
     return changed[0] if len(changed) == 1 and (two[changed[0]], three[changed[0]]) == (2, 3) else None
 
 
-def _check_samples(network: Network, rows: Tensor, three: Tensor, others: list[Tensor]) -> None:
-    """Raise FinwidthError if a sample's output depends on its company, its place, or the call."""
-    if all(each.shape[1] == three.shape[1] and near(three[: len(each)], each) for each in others):
-        return
-    coarse = coarsest(network, rows)
-    if all(each.shape[1] == three.shape[1] and near(three[: len(each)], each, coarse) for each in others):
-        return
-    again = apply(network, rows, network.parameters)
-    if not near(three, again, coarse):
-        raise FinwidthError(
-            "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes "
-            "itself; call module.eval() first"
-        )
-    raise FinwidthError(MEETING)
+def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
+    """Why outputs at inputs x are others in another company, place or call; None where they are the same."""
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
+        return None
+    coarse = coarsest(network, x)
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each, coarse) for each in others):
+        return None
+    if near(outputs, apply(network, x, network.parameters), coarse):
+        return MEETING
+    return (
+        "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes "
+        "itself; call module.eval() first"
+    )
 
 
 def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
@@ -420,15 +421,8 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     value = apply(network, sample, parameters)[0]
     rows = []
     for i in outputs:
-        columns = torch.autograd.grad(
-            value[i],
-            [parameters[name] for name in chosen],
-            retain_graph=True,
-            create_graph=direction is not None,
-            materialize_grads=True,
-        )
-        dense = [each.to_dense() if each.is_sparse else each for each in columns]
-        scaled = [each if root == 1 else root * each for root, each in zip(roots, dense, strict=True)]
+        columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
+        scaled = [each if root == 1 else root * each for root, each in zip(roots, columns, strict=True)]
         rows.append(torch.cat([each.flatten() for each in scaled]))
     G = torch.stack(rows)
     if direction is None or not G.requires_grad:

@@ -137,9 +137,9 @@ def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Rec
     below = {name: reachable(weight.grad_fn) for name, weight in recorder.made.items()}
     made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
     sound = {name for name in recorder.names.values() if not below.get(name, set()) & results}
-    inside = results.union(*(graph.above(view, use.edge.node) for use in uses for view in use.views.values()))
-    reorders = any(_reorders(node) for node in graph.users if node not in inside)
-    return Record(output, uses, _others(graph, uses, leaves, sound), recorder.made, made_of, reorders)
+    above = {view: graph.above(view, use.edge.node) for use in uses for view in use.views.values()}
+    reorders = any(_reorders(node) for node in graph.users.keys() - results.union(*above.values()))
+    return Record(output, uses, _others(graph, uses, above, leaves, sound), recorder.made, made_of, reorders)
 
 
 # Autograd's names of what keeps samples in their order, whatever its arguments; and where that depends on dimensions.
@@ -158,35 +158,42 @@ _KEEPS = frozenset(
 _ON_DIMENSIONS = {"Select", "Slice", "Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Transpose", "Permute"}
 
 
+def _kind(node: Node) -> str:
+    """Autograd's name of an operation, without what all of them end in."""
+    return node.name().split("::")[-1].rstrip("0123456789").removesuffix("Backward")
+
+
 def _reorders(node: Node) -> bool:
     """Whether an operation may put samples into another order, as far as its name and dimensions tell."""
-    name = node.name().split("::")[-1].removesuffix("0").removesuffix("1").removesuffix("Backward")
+    name = _kind(node)
     if name in _ON_DIMENSIONS:
         saved = [getattr(node, each) for each in dir(node) if each.startswith("_saved_dim")]
         return any(0 in each if isinstance(each, list | tuple) else each == 0 for each in saved) or not saved
     return name not in _KEEPS
 
 
-def _others(graph: _Graph, uses: list[Use], leaves: Mapping[Node, str], sound: set[str]) -> dict[str, str]:
+def _others(
+    graph: _Graph, uses: list[Use], above: Mapping[Node, set[Node]], leaves: Mapping[Node, str], sound: set[str]
+) -> dict[str, str]:
     """The parameters that are used in a way that is not recorded, and in which.
 
-    A weight is ``sound`` if no recorded operation is in its making, so that no gradient is counted twice.
+    ``above`` has what uses a view but for the result of its operation. A weight is ``sound`` if no recorded operation
+    is in its making, so that no gradient is counted twice.
     """
-    views: dict[Node, str] = {}
-    derived = set()
+    views: set[Node] = set()
+    differentiated: set[str] = set()
     for use in uses:
         for name, node in use.views.items():
-            if graph.root in graph.above(node, without=use.edge.node):
-                derived.add(name)
+            if graph.root in above[node]:
+                differentiated.add(name)
             elif name in sound:
-                views[node] = name
+                views.add(node)
     found: dict[str, str] = {}
     for node in reachable(graph.root, views):
         if node in leaves:
-            strangers = {user.name() for user in graph.users[node] if user not in views}
-            kinds = sorted(each.removesuffix("0").removesuffix("Backward") for each in strangers)
+            kinds = sorted({_kind(user) for user in graph.users[node] if user not in views})
             found[leaves[node]] = f"used in {', '.join(kinds)}, for which there is no rule"
-            if leaves[node] in derived:
+            if leaves[node] in differentiated:
                 found[leaves[node]] = "used in a derivative that the module takes of its own layers"
     return found
 

@@ -19,7 +19,16 @@ from torch.autograd import forward_ad
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_tensor
 from finwidth.empirical.check import checked
-from finwidth.empirical.forward import ModuleError, Network, differentiable, first_line, measuring, telling, untouched
+from finwidth.empirical.forward import (
+    ModuleError,
+    Network,
+    differentiable,
+    first_line,
+    gradient,
+    measuring,
+    telling,
+    untouched,
+)
 from finwidth.empirical.kernel import Kernel, label, prepare
 from finwidth.empirical.passes import mix_of
 from finwidth.errors import FinwidthError
@@ -142,9 +151,8 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
             )
         if not torch.isfinite(value):
             raise FinwidthError(f"the loss is {value.item()} on this batch; rescale the inputs or the targets")
-        found = torch.autograd.grad(value.reshape(()), list(network.parameters.values()), materialize_grads=True)
-        dense = [each.to_dense() if each.is_sparse else each for each in found]
-        return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, dense, strict=True)}
+        found = gradient(value.reshape(()), list(network.parameters.values()))
+        return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, found, strict=True)}
 
 
 def _tangent(kernel: Kernel, memory: int) -> Tensor:
@@ -169,15 +177,6 @@ def _tangent(kernel: Kernel, memory: int) -> Tensor:
 
 def _polarised(kernel: Kernel, memory: int) -> Tensor:
     """G dG^T + dG G^T as a difference of kernels: ((G + t dG)(G + t dG)^T - (G - t dG)(G - t dG)^T) / 2t, for any t."""
-    network = kernel.network
-    t = mix_of(network, kernel.x1)
-    try:
-        one, other = (_computed(kernel, replace(network, mix=mix), memory) for mix in (t, -t))
-    finally:
-        kernel.network = network
+    t = mix_of(kernel.network, kernel.x1)
+    one, other = (kernel.by(replace(kernel.network, mix=mix)).compute(memory) for mix in (t, -t))
     return (one - other) / (2 * t)
-
-
-def _computed(kernel: Kernel, network: Network, memory: int) -> Tensor:
-    kernel.network = network
-    return kernel.compute(memory)
