@@ -126,6 +126,17 @@ def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
         raise FinwidthError(f"{name} is a {type(x).__name__}; give {allowed}") from None
 
 
+def numpy_of(values: Any) -> Any:
+    """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
+    if not hasattr(values, "detach"):
+        try:
+            return np.asarray(values)
+        except ValueError:
+            raise FinwidthError(f"{str(values)[:40]} is no array of numbers; its rows differ in length") from None
+    tensor = values.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
 def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
     """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1."""
     inputs = check_tensor(x, name, "one tensor of shape (N, ...)")

@@ -184,14 +184,14 @@ def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> di
     >>> abs(float(drawn["K_b"].mean()) - 31 / 16) < 0.05    # the exact mean
     True
     """
-    pieces = list(_batches(net, x, networks, rng))
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    pieces = [kernel(net, *drawn, x) for drawn in batches(net, networks, rng)]
+    found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return found | {"output": found["output"][:, 0]}
 
 
-def _batches(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> Iterator[dict[str, FloatArray]]:
+def batches(net: MLP, networks: int, rng: np.random.Generator) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
+    """`draw_networks`, so many at a time that their weights take bounded memory."""
     weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
     batch = max(1, _BATCH_BYTES // (8 * weights))
     for start in range(0, networks, batch):
-        drawn = kernel(net, *draw_networks(net, min(batch, networks - start), rng), x)
-        drawn["output"] = drawn["output"][:, 0]
-        yield drawn
+        yield draw_networks(net, min(batch, networks - start), rng)

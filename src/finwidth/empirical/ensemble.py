@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from finwidth import network
-from finwidth.empirical.arguments import check_inputs, check_module
+from finwidth.empirical.arguments import check_inputs, check_module, numpy_of
 from finwidth.empirical.brute_force import draw_networks
 from finwidth.empirical.kernel import ntk
 from finwidth.empirical.modules import MLP
-from finwidth.empirical.tracker import numpy_of, schedule
+from finwidth.empirical.tracker import schedule
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import check_memory

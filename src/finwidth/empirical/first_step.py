@@ -5,20 +5,18 @@ For weights of any law.  Of several outputs it is the kernel of output 0; all ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from finwidth.empirical.brute_force import draw_networks
+from finwidth.empirical.brute_force import batches
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
-
-_BATCH_BYTES = 2**26
 
 
 def initial(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
     """K_00(x,x) of random networks, shape (draws,); those that `first_step` draws with the same seed."""
-    return np.concatenate([_kernel(net, W, _passes(net, W, b, x)) for W, b in _batches(net, draws, seed)])
+    return np.concatenate(
+        [_kernel(net, W, _passes(net, W, b, x)) for W, b in batches(net, draws, np.random.default_rng(seed))]
+    )
 
 
 def first_step(  # noqa: PLR0917
@@ -49,7 +47,7 @@ def first_step(  # noqa: PLR0917
     """
     pieces = []
     with np.errstate(over="ignore", invalid="ignore"):
-        for W, b in _batches(net, draws, seed):
+        for W, b in batches(net, draws, np.random.default_rng(seed)):
             passed = _passes(net, W, b, x)
             before = _kernel(net, W, passed)
             A, Y = passed
@@ -60,15 +58,6 @@ def first_step(  # noqa: PLR0917
             pieces.append((before, _kernel(net, W, _passes(net, W, b, x))))
     first, second = (np.concatenate(each) for each in zip(*pieces, strict=True))
     return first, second
-
-
-def _batches(net: MLP, draws: int, seed: int) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
-    """Weights and biases of the networks, some at a time."""
-    rng = np.random.default_rng(seed)
-    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
-    batch = max(1, _BATCH_BYTES // (8 * weights))
-    for start in range(0, draws, batch):
-        yield draw_networks(net, min(batch, draws - start), rng)
 
 
 def _passes(

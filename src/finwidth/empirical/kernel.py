@@ -22,6 +22,7 @@ from finwidth.empirical.arguments import (
     check_module,
     check_outputs,
     check_parameters,
+    numpy_of,
 )
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
@@ -196,8 +197,7 @@ def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
         "module": type(kernel.network.module).__name__,
         "outputs": kernel.outputs,
     }
-    K = K.float() if K.dtype == torch.bfloat16 else K  # which NumPy does not have
-    return xr.DataArray(K.cpu().numpy(), dims=dims, name=name, attrs=attrs)
+    return xr.DataArray(numpy_of(K), dims=dims, name=name, attrs=attrs)
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,15 @@ class Kernel:
 
     def layout(self, memory: int) -> tuple[int, int, int]:
         """How many inputs a block and a pass have, and the most memory beside the kernel, in bytes."""
-        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
-        n, o = layout(self.sizes, longest, len(self.wanted), memory)
-        return n, self.sizes.once(n, o), self.sizes.bytes(n, o, 2 if n < longest else 1)
+        n, o = self._layout(memory)
+        return n, self.sizes.once(n, o), self.sizes.bytes(n, o, 2 if n < self._longest else 1)
+
+    @property
+    def _longest(self) -> int:
+        return max(len(self.x1), 0 if self.x2 is None else len(self.x2))
+
+    def _layout(self, memory: int) -> tuple[int, int]:
+        return layout(self.sizes, self._longest, len(self.wanted), memory)
 
     @property
     def passes(self) -> int:
@@ -310,8 +316,7 @@ class Kernel:
         self.plan = general_plan(self.network, self.plan)
 
     def _attempt(self, memory: int) -> Tensor:
-        longest = max(len(self.x1), 0 if self.x2 is None else len(self.x2))
-        self.n, self.o = layout(self.sizes, longest, len(self.wanted), memory)
+        self.n, self.o = self._layout(memory)
         self.t = self.sizes.tile(self.n, self.o)
         with torch.no_grad():
             return self._diagonal() if self.alone else self._matrix()

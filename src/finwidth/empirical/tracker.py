@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.empirical.arguments import check_inputs
+from finwidth.empirical.arguments import check_inputs, numpy_of
 from finwidth.empirical.forward import check_output, differentiable, measuring
 from finwidth.empirical.kernel import ntk
 from finwidth.errors import FinwidthError
@@ -306,17 +306,6 @@ class Tracker:
 
 
 _SAME = {"inputs_sha256": "another probe set", "outputs": "other outputs", "targets_sha256": "other targets"}
-
-
-def numpy_of(values: Any) -> Any:
-    """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
-    if not hasattr(values, "detach"):
-        try:
-            return np.asarray(values)
-        except ValueError:
-            raise FinwidthError(f"{str(values)[:40]} is no array of numbers; its rows differ in length") from None
-    tensor = values.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _hash(array: Any) -> str:
