@@ -107,7 +107,7 @@ def measure(
     module
         Any torch module; theory is there for those that `finwidth.empirical.recognise` knows.
     X
-        Inputs of shape (N, ...); whole numbers stay whole only where the module has an Embedding.
+        Inputs of shape (N, ...); whole numbers stay whole only where the module takes them, as words.
     outputs
         "trace", "full", or the number of one output, as for `finwidth.empirical.ntk`.
     seed, init, progress
@@ -169,23 +169,21 @@ def _theory(
 
 def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
     """The inputs as a tensor that the module takes; raises FinwidthError where it does not."""
-    import torch
+    from finwidth.empirical.arguments import check_inputs
+    from finwidth.empirical.forward import differentiable, first_line, untouched
 
     array = np.asarray(X)
     if array.dtype.kind not in "biuf" or not array.ndim:
         raise FinwidthError(f"the inputs are {array.dtype} of shape {array.shape}; give real numbers of shape (N, ...)")
-    whole = array.dtype.kind in "iu" and any(isinstance(layer, torch.nn.Embedding) for layer in module.modules())
-    first = next(module.parameters(), torch.zeros(()))
-    inputs = torch.from_numpy(array.astype(np.int64 if whole else np.float64))
-    inputs = inputs.to(first.device, None if whole else first.dtype)
+    inputs = check_inputs(module, array, "X")
     try:
-        with torch.no_grad():
-            module(inputs[:1])
+        with untouched(module), differentiable():  # a forward pass may differentiate, count and draw
+            module(inputs[:1].clone())
+    except FinwidthError:
+        raise
     except Exception as error:
-        message = str(error).strip().split("\n")[0]
-        raise FinwidthError(
-            f"the module cannot be applied to inputs of shape {array.shape}: {type(error).__name__}: {message}"
-        ) from None
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise FinwidthError(f"the module cannot be applied to inputs of shape {array.shape}: {told}") from None
     return inputs
 
 

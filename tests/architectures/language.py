@@ -356,21 +356,22 @@ _enter(
     _classes,
     numbers(3, 32, 32),
 )
+PYRAMID = {
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "sr_ratios": [4, 2],
+    "hidden_sizes": [16, 32],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [2, 4],
+    "mlp_ratios": [2, 2],
+    "num_labels": 3,
+}
 _enter(
     "SegFormer",
     "SegformerForImageClassification",
     "SegformerConfig",
-    {
-        "num_encoder_blocks": 2,
-        "depths": [1, 1],
-        "sr_ratios": [4, 2],
-        "hidden_sizes": [16, 32],
-        "patch_sizes": [7, 3],
-        "strides": [4, 2],
-        "num_attention_heads": [2, 4],
-        "mlp_ratios": [2, 2],
-        "num_labels": 3,
-    },
+    PYRAMID,
     _classes,
     numbers(3, 32, 32),
 )
@@ -378,18 +379,7 @@ _enter(
     "PVT v2",
     "PvtV2ForImageClassification",
     "PvtV2Config",
-    {
-        "image_size": 32,
-        "num_encoder_blocks": 2,
-        "depths": [1, 1],
-        "sr_ratios": [4, 2],
-        "hidden_sizes": [16, 32],
-        "patch_sizes": [7, 3],
-        "strides": [4, 2],
-        "num_attention_heads": [2, 4],
-        "mlp_ratios": [2, 2],
-        "num_labels": 3,
-    },
+    PYRAMID | {"image_size": 32},
     _classes,
     numbers(3, 32, 32),
 )

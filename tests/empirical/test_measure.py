@@ -57,6 +57,25 @@ class Words(nn.Module):
         return self.table(x).sum(1)
 
 
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(5, 3)
+
+    def forward(self, x):
+        return self.bag(x)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.u = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.u(x).sum(), x, create_graph=True)[0]
+
+
 trained = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Linear(20, 1))
 nn.init.constant_(trained[0].weight, 0.1)
 dropout = nn.Sequential(nn.Linear(3, 20), nn.Dropout(0.5), nn.Linear(20, 1))
@@ -223,6 +242,9 @@ def test_measure_modules_without_theory(run: Run) -> None:
     assert full["kernel"]["condition"] is None  # 90 rows, 10 parameters
     words = json.loads(run("measure model.py:Words -i words.npy --outputs 1 --json")[1])
     assert words["kernel"]["entries"] == [[3, 0], [0, 9]]  # counts of common words
+    bag = json.loads(run("measure model.py:Bag -i words.npy --outputs 1 --json")[1])
+    assert np.array(bag["kernel"]["entries"]) == pytest.approx(np.array(words["kernel"]["entries"]) / 9)  # a mean of 3
+    assert json.loads(run("measure model.py:Residual -i X.npy --json")[1])["kernel"]["shape"] == [4, 4]
     one = json.loads(run("measure model.py:make -i 1,2,3 --outputs 0 --json")[1])
     assert one["kernel"]["shape"] == [1, 1]
     assert one["kernel"]["trace"] == pytest.approx(one["theory"]["quantities"]["K"]["measured"], rel=1e-5)

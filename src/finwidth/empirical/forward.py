@@ -306,9 +306,7 @@ class _Chance:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
     def __init__(self, module: nn.Module) -> None:
-        found = {
-            id(each): each for part in module.modules() for each in _at_hand(part) if isinstance(each, _GENERATORS)
-        }
+        found = {id(each): each for each in _at_hand(module) if isinstance(each, _GENERATORS)}
         self.own = list(found.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
@@ -336,14 +334,14 @@ class _Chance:
             _put(each, state)
 
 
-def _at_hand(part: nn.Module) -> Iterator[Any]:
-    """What a module's forward can reach: attributes, and what its functions hold and see."""
-    attributes = vars(part).values()
+def _at_hand(module: nn.Module) -> Iterator[Any]:
+    """What a module's forward can reach: attributes of its parts, and what its functions hold and see."""
+    attributes = [each for part in module.modules() for each in vars(part).values()]
     yield from attributes
     for each in attributes:
         if isinstance(each, dict | list | tuple | deque):
             yield from each.values() if isinstance(each, dict) else each
-    for function in (type(part).forward, *attributes):
+    for function in (*{type(part).forward for part in module.modules()}, *attributes):
         if isinstance(function, FunctionType):
             yield from function.__globals__.values()
             yield from function.__defaults__ or ()
