@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +17,10 @@ import pytest
 import finwidth
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+    env = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False, timeout=120)
 
 
 def test_exact_json_is_the_value_to_recognise() -> None:
@@ -287,6 +290,16 @@ def test_interrupt_is_one_line() -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "finwidth: interrupted\n"
+
+
+def test_a_narrow_terminal_shows_every_digit() -> None:
+    arguments = ("sample", "2,64x16,1", "-i", "100,200", "-n", "2000")
+    wide = run(*arguments).stdout
+    for columns in (80, 50):
+        colored = run(*arguments, FORCE_COLOR="1", COLUMNS=str(columns)).stdout
+        narrow = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+        assert max(map(len, narrow.splitlines())) <= columns
+        assert sorted(filter(str.isdigit, narrow)) == sorted(filter(str.isdigit, wide))
 
 
 def test_help_and_version() -> None:

@@ -68,9 +68,11 @@ def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # Close columns, for 80 of them to hold every number; where they cannot, a number is folded, never cut.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column == "quantity" else "right", no_wrap=True)
+        named = column == "quantity"
+        table.add_column(column, justify="left" if named else "right", no_wrap=named, overflow="fold")
     return table
 
 
@@ -89,7 +91,7 @@ def show(title: str, table: Table, notes: str) -> None:
     """Print to standard output, as wide as the terminal, or 100 columns into a file."""
     console = _console()
     console = console if console.is_terminal else _console(width=100)
-    console.print(title, table, notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
+    console.print(title, "", table, "", notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
 
 
 def moments(found: KernelMoments, forms: Bounds | None) -> None:
