@@ -32,8 +32,8 @@ class Route:
     route
         ``"products"``: they are not formed, but for layers where that is quicker; a pass of many inputs gives all of
         them. ``"pulled back"``: formed by a weight that is made of the parameter, in the same pass, and from there by
-        it. ``"torch.func"``: formed, input by input, under vmap. ``"one by one"``: formed by a backward pass for
-        every input and output.
+        it. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by passes of a few inputs,
+        where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every input and output.
     reason
         Why it is not ``"products"``; empty where it is.
     """
@@ -129,7 +129,7 @@ def explain(
 
 def _route(plan: Plan, name: str, parameter: Tensor) -> Route:
     if name in plan.general:
-        return Route(name, parameter.numel(), "torch.func" if plan.vmaps else "one by one", plan.general[name])
+        return Route(name, parameter.numel(), plan.ways[0], plan.general[name])
     if name in plan.pulled:
         return Route(name, parameter.numel(), "pulled back", "a weight is made of it, or operations share it")
     return Route(name, parameter.numel(), "products", "")

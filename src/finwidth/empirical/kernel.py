@@ -27,7 +27,7 @@ from finwidth.empirical.arguments import (
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
 from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, differentiable, measuring, settled
-from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
+from finwidth.empirical.passes import OtherRouteError, OtherWayError, Plan, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
@@ -257,8 +257,8 @@ class Kernel:
             try:
                 K = self._attempt(memory)
                 break
-            except VmapError:
-                self.plan = replace(self.plan, vmaps=False)
+            except OtherWayError:
+                self.plan = replace(self.plan, ways=self.plan.ways[1:])
             except OtherRouteError:
                 self._retreat()
         if not torch.isfinite(torch.stack(torch.aminmax(K))).all():  # isfinite(K) would need a second K

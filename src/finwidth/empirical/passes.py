@@ -7,6 +7,7 @@ so if a pass takes another route.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from finwidth.empirical.rules import Scaling, factor, together
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+_COMPANY = 8  # most samples of a pass that goes back for each of their outputs
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
 
@@ -36,8 +38,8 @@ class OtherRouteError(Exception):
     """A pass cannot be done as the plan says."""
 
 
-class VmapError(OtherRouteError):
-    """torch.func cannot take the module after all."""
+class OtherWayError(OtherRouteError):
+    """The gradients of single parameters cannot be formed in this way."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,15 @@ class Plan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
     parameters whose gradients are pulled back from those of weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, and says why; ``batched`` is whether one backward pass serves all outputs,
-    and ``vmaps`` whether torch.func takes the module, as far as is known.
+    parameters whose gradients are formed, and says why; ``ways`` are those of `WAYS` to form them, the first that is not
+    known to fail first; ``batched`` is whether one backward pass serves all outputs.
     """
 
     uses: tuple[tuple[Any, Axes | None], ...]
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
-    vmaps: bool
+    ways: tuple[str, ...]
     outputs: int
     dtype: torch.dtype
 
@@ -70,37 +72,37 @@ class Plan:
 def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
-    reverse order, and one alone, tell whether a sample's output depends on its company or its place.
+    Passes of three samples, and of two of them in reverse order, tell where the samples are: in the dimension that grows
+    from 2 to 3. They, and one sample alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
         return _plan(network, rows)
 
 
 def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
-    (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
-    backward = record(network, rows.flip(0), network.parameters)
+    (two, less), (three, more) = (_weighed(network, each) for each in (rows[:2].flip(0), rows))
     alone = apply(network, rows[:1], network.parameters)
     if not three.output.requires_grad:
         raise FinwidthError(
             "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
         )
-    unlike = why_unlike(network, rows, three.output, [two.output, backward.output.flip(0), alone])
+    unlike = why_unlike(network, rows, three.output, [two.output.flip(0), alone])
     if unlike:
         raise FinwidthError(unlike)
-    uses, pulled, general = _places(network, two, three, backward)
-    vmaps = not any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
+    uses, pulled, general = _places(network, two, three)
+    hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
+    ways = (ALONE,) if hooks else tuple(WAYS)
     columns: list[Tensor] = []
     batched = False
     if three.uses and len(general) < len(network.parameters):
         with telling(network.module, rows):
             columns, batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses) if uses else {}
+            general |= _out_of_order(three, two, uses) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
         dtype = torch.promote_types(dtype, each.dtype)
-    scheme = Plan(uses, pulled - general.keys(), general, batched, vmaps, output.shape[1], dtype)
+    scheme = Plan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
     shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)[0]] if columns else []
     for names in (scheme.pulled, general):
         if names:
@@ -114,12 +116,9 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
 Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
 
 
-def _places(
-    network: Network, two: Record, three: Record, backward: Record
-) -> tuple[Places, frozenset[str], dict[str, str]]:
+def _places(network: Network, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
     """Where every use keeps its samples, the parameters that are not weights alone, and why some go the general way."""
-    signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
-    if not signatures[0] == signatures[1] == signatures[2]:
+    if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
@@ -161,7 +160,7 @@ def general_plan(network: Network, scheme: Plan) -> Plan:
     """The plan that forms the gradients of every parameter, one input at a time."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= scheme.general
-    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, vmaps=False)
+    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=(ALONE,))
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -209,22 +208,22 @@ def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
         return _backward(pass_, range(1), batched=False), False
 
 
-def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, str]:
+def _out_of_order(three: Record, two: Record, uses: Places) -> dict[str, str]:
     """The parameters with a use whose samples are not in the order of the batch, and so are not known.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
-    result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
+    result at a sample is that for equal weights times the sample's own, and so it is for two of them in reverse order.
     """
     weights = torch.tensor([1.0, 2.0, 4.0])
     found: dict[str, str] = {}
     plain, ahead, back = (
-        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (backward, weights.flip(0)))
+        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (two, weights[:2].flip(0)))
     )
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
             D, one, other = (each.movedim(axes.result, -1) for each in columns)
             right = D * weights.to(D)
-            if not (near(right, one) and near(right.flip(-1), other)):
+            if not (near(right, one) and near(right[..., :2].flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
     return found
 
@@ -272,7 +271,7 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
     if len(scheme.general) < len(network.parameters):
         found = _by_factors(network, scheme, x, outputs)
     if scheme.general:
-        form = _by_vmap if scheme.vmaps else _one_by_one
+        form = WAYS[scheme.ways[0]]
         found.append(form(network, frozenset(scheme.general), x, outputs))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=scheme.dtype, device=x.device)
     return found or [Dense(nothing)]  # the parameters that count make no difference
@@ -387,12 +386,47 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
         with differentiable():
             found: Tensor = torch.func.vmap(rows)(x.clone())
     except Exception as error:  # whatever the user's code or torch raises under transforms
-        raise VmapError from error
+        raise OtherWayError from error
     return Dense(found.detach())
 
 
+def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
+    """The same for a module that torch.func cannot take: passes of a few samples, back for all their outputs at once.
+
+    In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
+    square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
+    """
+    chosen = [name for name in network.parameters if name in names]
+    found = []
+    with differentiable():
+        for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
+            values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
+            columns = _all_at_once(values, [network.parameters[name] for name in chosen])
+            roots = (network.scales[name] ** 0.5 for name in chosen)
+            rows = [root * each.reshape(len(values), -1) for root, each in zip(roots, columns, strict=True)]
+            found.append(torch.cat(rows, dim=1).view(len(some), len(outputs), -1))
+    return Dense(torch.cat(found))
+
+
+def _all_at_once(values: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """The gradients of every value by each parameter, shapes (values, *parameter)."""
+    if not values.requires_grad:
+        return [each.new_zeros(len(values), *each.shape) for each in parameters]
+    unit = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    try:
+        found = torch.autograd.grad(values, parameters, unit, is_grads_batched=True, allow_unused=True)
+    except (RuntimeError, NotImplementedError) as error:  # the module, or an operation of it, cannot be taken
+        raise OtherWayError from error
+    if any(each is not None and each.is_sparse for each in found):
+        raise OtherWayError
+    return [
+        own.new_zeros(len(values), *own.shape) if each is None else each
+        for own, each in zip(parameters, found, strict=True)
+    ]
+
+
 def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
-    """The same for a module that torch.func cannot take: a pass for every sample, and one back for every output."""
+    """The same for any module: a pass for every sample, and one back for every output."""
     with differentiable(), telling(network.module, x[:1]):
         samples = [_rows(network, names, sample, outputs) for sample in torch.split(x, 1)]
     G, change = (torch.stack(each) for each in zip(*samples, strict=True))
@@ -432,6 +466,10 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     along = torch.stack([(each * direction[name]).sum() for name, each in zip(parameters, pulled, strict=True)]).sum()
     (change,) = torch.autograd.grad(along, u, materialize_grads=True) if along.requires_grad else (torch.zeros_like(G),)
     return G.detach(), change
+
+
+ALONE = "one by one"
+WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
 
 
 def _unit(value: Tensor, outputs: range) -> Tensor:

@@ -30,7 +30,7 @@ from finwidth.empirical.forward import (
     untouched,
 )
 from finwidth.empirical.kernel import Kernel, label, prepare
-from finwidth.empirical.passes import mix_of
+from finwidth.empirical.passes import ALONE, mix_of
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def sgd_update(
         )
         direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)
-        kernel.plan = replace(kernel.plan, vmaps=False)
+        kernel.plan = replace(kernel.plan, ways=(ALONE,))  # the others know of no direction
         compute = partial(_tangent, memory=bytes_ // 2)
         dK = checked(kernel, compute) if check else compute(kernel)
     return label(dK, "dK", kernel) if labelled else dK
