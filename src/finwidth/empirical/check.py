@@ -56,7 +56,16 @@ class _Samples:
 
 
 _Pair: TypeAlias = tuple[_Samples, _Samples]
-_Gradients: TypeAlias = tuple[list[Tensor], list[Tensor]]  # and their derivatives along the direction
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """By every parameter, with their derivatives along the direction, and the lengths of both."""
+
+    g: list[Tensor]
+    moved: list[Tensor]
+    length: float
+    speed: float
 
 
 def checked(kernel: Kernel, compute: Compute) -> Tensor:
@@ -244,24 +253,33 @@ def _products(network: Network, pairs: list[_Pair], groups: list[list[Tensor]]) 
         for group in groups:
             totals = torch.zeros(len(pairs), 2, dtype=torch.float64)
             for c in group:
-                gradients = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
+                gradients = {key: _measured(network, outputs[key], each, c) for key, each in members.items()}
                 values = [_product(network, gradients[id(one)], gradients[id(other)]) for one, other in pairs]
                 totals += torch.tensor(values, dtype=torch.float64)
             found.append([(right, size) for right, size in totals.tolist()])
     return found
 
 
+def _measured(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> _Gradients:
+    g, moved = _gradient(network, output, samples, c)
+    length, speed = (_inner(network, each, each) ** 0.5 if each else 0.0 for each in (g, moved))
+    return _Gradients(g, moved, length, speed)
+
+
 def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[float, float]:
-    (g, moved), (h, turned) = one, other
-    sides = [(g, h)] if network.direction is None else [(moved, h), (g, turned)]
-    size = sum((_inner(network, a, a) * _inner(network, b, b)) ** 0.5 for a, b in sides)
-    return sum(_inner(network, a, b) for a, b in sides), size
+    if network.direction is None:
+        return _inner(network, one.g, other.g), one.length * other.length
+    found = _inner(network, one.moved, other.g) + _inner(network, one.g, other.moved)
+    return found, one.speed * other.length + one.length * other.speed
 
 
 def _inner(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
-    """sum_p scale_p <g_p, h_p>."""
-    pairs = zip(network.parameters, g, h, strict=True)
-    return sum(network.scales[name] * float((a * b).sum(dtype=torch.float64)) for name, a, b in pairs)
+    """sum_p scale_p <g_p, h_p>.
+
+    torch adds by halves, so that sums in single precision are right to a few of its digits, whatever their length.
+    """
+    parts = ((a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)) for a, b in zip(g, h, strict=True))
+    return sum(network.scales[name] * float(part) for name, part in zip(network.parameters, parts, strict=True))
 
 
 def _output(network: Network, samples: _Samples) -> Tensor:
