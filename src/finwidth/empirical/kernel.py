@@ -27,7 +27,16 @@ from finwidth.empirical.arguments import (
 from finwidth.empirical.blocks import Sizes, layout, pieces
 from finwidth.empirical.check import checked
 from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, differentiable, measuring, settled
-from finwidth.empirical.passes import OtherRouteError, OtherWayError, Plan, follows, general_plan, gradients, plan
+from finwidth.empirical.passes import (
+    ALONE,
+    OtherRouteError,
+    OtherWayError,
+    Plan,
+    follows,
+    general_plan,
+    gradients,
+    plan,
+)
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
@@ -311,9 +320,9 @@ class Kernel:
         part.x2 = None if self.x2 is None or others is None else self.x2[others]
         return part
 
-    def generalise(self) -> None:
-        """From now on form every gradient, one sample at a time."""
-        self.plan = general_plan(self.network, self.plan)
+    def generalise(self, *ways: str) -> None:
+        """From now on form every gradient, in these ways, by default one sample at a time."""
+        self.plan = general_plan(self.network, self.plan, ways or (ALONE,))
 
     def _attempt(self, memory: int) -> Tensor:
         self.n, self.o = self._layout(memory)
@@ -332,7 +341,7 @@ class Kernel:
             if follows(self.network, self.plan, self.x1[:once]):
                 self.sizes = replace(self.sizes, most=once)
                 return
-        self.generalise()
+        self.generalise(*self.plan.ways)
 
     def _matrix(self) -> Tensor:
         """All pairs of inputs; of one set with itself half of them, and the others by symmetry."""

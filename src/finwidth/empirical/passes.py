@@ -56,8 +56,8 @@ class Plan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
     parameters whose gradients are pulled back from those of weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, and says why; ``ways`` are those of `WAYS` to form them, the first that is not
-    known to fail first; ``batched`` is whether one backward pass serves all outputs.
+    parameters whose gradients are formed, and says why; ``ways`` are those of `WAYS` to form them that are not known to
+    fail; ``batched`` is whether one backward pass serves all outputs.
     """
 
     uses: tuple[tuple[Any, Axes | None], ...]
@@ -72,8 +72,8 @@ class Plan:
 def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Passes of three samples, and of two of them in reverse order, tell where the samples are: in the dimension that grows
-    from 2 to 3. They, and one sample alone, tell whether a sample's output depends on its company or its place.
+    Passes of three samples, and of two in reverse order, tell where the samples are: in the dimension that grows from 2
+    to 3. They, and one sample alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
         return _plan(network, rows)
@@ -156,11 +156,11 @@ def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
         return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
 
 
-def general_plan(network: Network, scheme: Plan) -> Plan:
-    """The plan that forms the gradients of every parameter, one input at a time."""
+def general_plan(network: Network, scheme: Plan, ways: tuple[str, ...]) -> Plan:
+    """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= scheme.general
-    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=(ALONE,))
+    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -268,11 +268,11 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
         If the pass does not go as planned.
     """
     found: list[Factor] = []
-    if len(scheme.general) < len(network.parameters):
-        found = _by_factors(network, scheme, x, outputs)
-    if scheme.general:
+    if scheme.general:  # first, as they may have to be formed in another way
         form = WAYS[scheme.ways[0]]
         found.append(form(network, frozenset(scheme.general), x, outputs))
+    if len(scheme.general) < len(network.parameters):
+        found += _by_factors(network, scheme, x, outputs)
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=scheme.dtype, device=x.device)
     return found or [Dense(nothing)]  # the parameters that count make no difference
 
