@@ -103,12 +103,12 @@ class Outer:
     def dense(self) -> Dense:
         """The gradients themselves, in the order of the weight's numbers."""
         o, n, g, P, c = self.D.shape
+        if self.rows is not None:
+            D = self.D[:, :, 0].transpose(0, 1)
+            places = self.A[:, None, :, None].expand(n, o, P, c)
+            return Dense(D.new_zeros(n, o, self.rows, c).scatter_add(2, places, D).flatten(2))
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
-        if self.rows is None:
-            G = torch.bmm(D, self.A.reshape(n * g, P, -1))
-        else:
-            places = self.A[:, None].expand(n, o * c, P)
-            G = D.new_zeros(n, o * c, self.rows).scatter_add(2, places, D).view(n, o, c, self.rows).mT.contiguous()
+        G = torch.bmm(D, self.A.reshape(n * g, P, -1))
         return Dense(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
 
 
