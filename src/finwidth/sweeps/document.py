@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from finwidth.errors import FinwidthError
 
+_MOST_BYTES = 2**24
 _NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
 _HEADER = re.compile(rf"^\s*\[\s*({_DOTTED})\s*\]")
@@ -70,15 +72,22 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def checked_path(given: Any, what: str) -> Path:
+    """A path that can be one; raises FinwidthError for what is none."""
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
+        raise FinwidthError(f"{what} must be a path, got {given!r:.80}")
+    return Path(given)
+
+
 def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
     import tomllib
 
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
-    path = Path(source)
+    path = checked_path(source, "the config")
     try:
-        text = path.read_bytes().decode()
+        text = _read(path).decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))
     except OSError as error:
         raise FinwidthError(f"cannot read the config {path}: {error.strerror or error}") from None
@@ -88,6 +97,16 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
         raise FinwidthError(f"the config {path} nests its values too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of too many digits
         raise FinwidthError(f"the config {path} is not TOML: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise FinwidthError(f"the config {path} is not a file; give a TOML file")
+    with path.open("rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise FinwidthError(f"the config {path} has more than {_MOST_BYTES} bytes; write long axes as ranges")
+    return content
 
 
 def _lines(text: str) -> dict[str, int]:
