@@ -64,7 +64,8 @@ def _run(
 ) -> None:
     """Compute the cells that the store does not hold yet (the word run may be left out)."""
     from finwidth.sweeps.dataset import status
-    from finwidth.sweeps.run import run, store_beside
+    from finwidth.sweeps.document import store_beside
+    from finwidth.sweeps.run import run
 
     path = store_beside(config) if output is None else output
     last: list[Progress] = []

@@ -12,7 +12,6 @@ from typing import Any
 
 from finwidth.errors import FinwidthError
 
-_MOST_BYTES = 2**24
 _NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
 _HEADER = re.compile(rf"^\s*\[\s*({_DOTTED})\s*\]")
@@ -79,6 +78,13 @@ def checked_path(given: Any, what: str) -> Path:
     return Path(given)
 
 
+def store_beside(config: Path) -> Path:
+    """Where a sweep is kept by default: beside its config, with the ending ``.zarr``."""
+    if not config.name:
+        raise FinwidthError(f"the config {config} is a folder; give a TOML file")
+    return config.with_suffix(".zarr")
+
+
 def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
     import tomllib
@@ -87,7 +93,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
         return Document(source, Path(), None, {})
     path = checked_path(source, "the config")
     try:
-        text = _read(path).decode()
+        text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))
     except OSError as error:
         raise FinwidthError(f"cannot read the config {path}: {error.strerror or error}") from None
@@ -97,16 +103,6 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
         raise FinwidthError(f"the config {path} nests its values too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or a number of too many digits
         raise FinwidthError(f"the config {path} is not TOML: {error}") from None
-
-
-def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe or a device may never end
-        raise FinwidthError(f"the config {path} is not a file; give a TOML file")
-    with path.open("rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise FinwidthError(f"the config {path} has more than {_MOST_BYTES} bytes; write long axes as ranges")
-    return content
 
 
 def _lines(text: str) -> dict[str, int]:

@@ -83,6 +83,14 @@ def put(file: Path, content: bytes, *, lasting: bool = False) -> None:
         raise
 
 
+def holds(file: Path, content: bytes) -> bool:
+    """Whether this is what a file holds."""
+    try:
+        return os.path.isfile(file) and file.read_bytes() == content
+    except OSError:
+        return False
+
+
 def arrays(
     axes: Mapping[str, Sequence[Any]], quantities: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Any, dict[str, bytes]]:

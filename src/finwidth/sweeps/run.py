@@ -22,7 +22,7 @@ from finwidth.network import count
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Vectors, cell_at, read_config
-from finwidth.sweeps.document import checked_path
+from finwidth.sweeps.document import checked_path, store_beside
 from finwidth.sweeps.grid import Cell
 from finwidth.sweeps.kinds import KINDS, Settings
 from finwidth.sweeps.store import Store, writing
@@ -130,17 +130,9 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = store_beside(config) if store is None else checked_path(store, "the store")
+    place = store_beside(checked_path(config, "the config")) if store is None else checked_path(store, "the store")
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
-
-
-def store_beside(config: Any) -> Path:
-    """The store of a config's file where no other is given."""
-    path = checked_path(config, "the config")
-    if not path.name:
-        raise FinwidthError(f"the config {path} is a folder; give a TOML file")
-    return path.with_suffix(".zarr")
 
 
 def run(
