@@ -331,6 +331,17 @@ def test_more_draws_than_were_asked_for(tmp_path: Path) -> None:
         read(tmp_path / "a.zarr")
 
 
+def test_a_chunk_that_claims_to_be_large(tmp_path: Path, whole: tuple[Path, xr.Dataset]) -> None:
+    """A header of Zstandard that says a terabyte: the memory is not there, and the chunk is damaged."""
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole[0], store)
+    name = "sampled/c.0.0.0.0.0.0.0.0.0"
+    header = b"\x28\xb5\x2f\xfd\xe4" + (2**40).to_bytes(8, "little")
+    (store / name).write_bytes(header + (store / name).read_bytes()[7:])
+    assert told(store, (name,), tmp_path)
+    assert mended(store, whole)
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_what_is_no_file_is_told_and_left(
     tmp_path: Path, whole: tuple[Path, xr.Dataset], make: Callable[[Path], None]

@@ -113,7 +113,7 @@ def test_processors_in_earnest(tmp_path: Path) -> None:
         assert (again.returncode == 0) == (kernels == "Nehalem")
     assert "kernels Nehalem (here Haswell)" in errors
     first, second = read(tmp_path / "Nehalem").sel(depth=[2, 3]), read(tmp_path / "Haswell")
-    assert first[["sampled_mean", "exact_cv"]].identical(second[["sampled_mean", "exact_cv"]])
+    assert first[["sampled_mean", "exact_cv"]].equals(second[["sampled_mean", "exact_cv"]])
     assert not (first.gram_mean == second.gram_mean).all()
     np.testing.assert_allclose(first.gram_mean, second.gram_mean, rtol=1e-12, atol=1e-12)
 
@@ -160,7 +160,8 @@ def test_what_ends_by_itself_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "perform", perform)
     monkeypatch.setattr(run, "wait", interrupted)
-    results = by_threads(iter(["ends", "pauses", "never begins"]), 2)
+    tasks: Any = iter(["ends", "pauses", "never begins"])
+    results: Any = by_threads(tasks, 2)
     assert next(results)[0] == "ends"
     with pytest.raises(KeyboardInterrupt):
         next(results)
@@ -172,7 +173,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     """36 kills, of sweeps that are made, enlarged and computed; each store ends up as if nothing had happened."""
     rng, kills = random.Random(7), 0
     longer = LONG | {"sampled": {"draws": 300_000}}
-    configs = [longer, longer | {"axes": LONG["axes"] | {"depth": [2, 3, 4, 5, 6, 7], "law": ["gaussian", "uniform"]}}]
+    configs = [longer, longer | {"axes": LONG["axes"] | {"depth": [2, 3, 4, 5, 6, 7], "n_0": [8, 9]}}]
     for number in range(4):
         store, stored = tmp_path / f"{number}.zarr", 0
         for kill in range(9):

@@ -99,6 +99,8 @@ def arrays(
     There is one array for each quantity, and one of labels for each dimension.
     """
     zarr = import_zarr()
+    from zarr.codecs import ZstdCodec
+
     files: dict[str, Any] = {}
     group = zarr.create_group(zarr.storage.MemoryStore(files), zarr_format=3)
     labels: dict[str, Sequence[Any]] = dict(axes)
@@ -107,25 +109,24 @@ def arrays(
         labels |= dims
         sizes = tuple(map(len, dims.values()))
         chunks = (*[1] * (len(axes) - 2), *KINDS[quantity].block, *sizes)
-        shape = (*map(len, axes.values()), *sizes)
-        _array(group, quantity, shape, (*axes, *dims), chunks=chunks, dtype=np.float64, fill_value=np.nan)
+        layout = {"chunks": chunks, "dtype": np.float64, "fill_value": np.nan}
+        compressors = [ZstdCodec(level=1, checksum=True)]
+        _array(group, quantity, (*map(len, axes.values()), *sizes), (*axes, *dims), compressors=compressors, **layout)
     for name, values in labels.items():
         column = np.array(values)
         text = column.dtype.kind == "U"
         dtype = str if text else column.dtype
-        array = _array(group, name, column.shape, (name,), chunks=column.shape, dtype=dtype)
+        # Not compressed: the same labels are the same bytes, whatever library compresses.
+        array = _array(group, name, column.shape, (name,), chunks=column.shape, dtype=dtype, compressors=None)
         array[...] = column.astype(object) if text else column
     return group, {name: buffer.to_bytes() for name, buffer in files.items() if name != ROOT}
 
 
 def _array(group: Any, name: str, shape: tuple[int, ...], dims: Iterable[str], **more: Any) -> Any:
-    from zarr.codecs import ZstdCodec
-
     return group.create_array(
         name,
         shape=shape,
         dimension_names=tuple(dims),
-        compressors=[ZstdCodec(level=1, checksum=True)],
         chunk_key_encoding={"name": "default", "separator": "."},  # one folder for all chunks
         **more,
     )

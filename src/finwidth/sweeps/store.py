@@ -109,14 +109,16 @@ class Store:
         common = tuple(slice(0, min(sizes)) for sizes in zip(shape, array.shape, strict=True))
         try:
             stored[common] = array[common]
-        # Whatever a damaged chunk makes Zarr and its codecs raise: there is no common class, and no list.
+        # Whatever a damaged chunk makes Zarr and its codecs raise: there is no common class, and no list; MemoryError
+        # where it claims to be large.
         except Exception as error:
             _refuse_other_failures(error)
             for region in regions:
                 cut = tuple(slice(one.start, min(one.stop, end.stop)) for one, end in zip(region, common, strict=False))
                 try:
                     stored[cut] = array[cut]
-                except Exception:
+                except Exception as error:
+                    _refuse_other_failures(error)
                     unreadable.append(region)
         return stored, unreadable
 
@@ -229,26 +231,15 @@ class Store:
             name = file.partition("/")[0]
             if layout.holds(self.path / file, content):
                 continue
-            found = self._array(name)  # another version of Zarr may have written the same in other words
-            same = found is not None and repr(found.metadata) == repr(group[name].metadata)
-            if not same or not (file.endswith("zarr.json") or self._has_labels(name, found, group[name])):
+            # Another version of Zarr may write the same metadata in other words; labels are what they are.
+            found = self._array(name) if file.endswith("zarr.json") else None
+            if found is None or repr(found.metadata) != repr(group[name].metadata):
                 damaged.append(file)
         return damaged, files
-
-    def _has_labels(self, name: str, found: Any, wanted: Any) -> bool:
-        if layout.irregular(self.path, name):
-            return False
-        try:
-            return bool((found[...] == wanted[...]).all())
-        except Exception as error:  # as in `_stored`
-            _refuse_other_failures(error)
-            return False
 
 
 def _refuse_other_failures(error: Exception) -> None:
     """Of what was raised in reading, raise again what tells of the machine rather than of the file."""
-    if isinstance(error, MemoryError):
-        raise error
     if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
         raise FinwidthError(f"cannot read {error.filename}: {error.strerror}") from None
 
