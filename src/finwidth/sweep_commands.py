@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,9 +64,10 @@ def _run(
 ) -> None:
     """Compute the cells that the store does not hold yet (the word run may be left out)."""
     from finwidth.sweeps.dataset import status
+    from finwidth.sweeps.document import store_beside
     from finwidth.sweeps.run import run
 
-    path = config.with_suffix(".zarr") if output is None else output
+    path = store_beside(config) if output is None else output
     last: list[Progress] = []
     try:
         with _shown(quiet or as_json) as show:
@@ -145,6 +147,20 @@ def _status(store: StoreArgument, as_json: Json = False) -> None:
     from finwidth import tables
 
     tables.sweep_status(found)
+
+
+@sweep_app.command("check")
+def _check(store: StoreArgument, as_json: Json = False) -> None:
+    """Find every file of a store that is damaged, and mend what can be computed again."""
+    from finwidth.sweeps.mending import check
+
+    found = check(store)
+    if as_json:
+        _print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
+        return
+    for each in found:
+        typer.echo(f"{each.file}: {each.mended}")
+    typer.echo(f"{len(found)} files of {store} were damaged." if found else f"{store} is as it was stored.")
 
 
 @sweep_app.command("collect")

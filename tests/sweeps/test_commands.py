@@ -98,6 +98,13 @@ MISTAKES = [
     (("plot", "none.zarr", "cake", "-o", "x.pdf"), "the picture 'cake' is not known; choose from phase, collapse"),
     (("merge", "none.zarr", "-o", "x.zarr"), "there is no store at none.zarr"),
     (("status",), "Missing argument"),
+    (("",), "the config . is a folder; give a TOML file"),
+    ((".",), "the config . is a folder; give a TOML file"),
+    (("/",), "the config / is a folder; give a TOML file"),
+    (("grid.toml", "-o", ""), ". is not the store of a sweep; it is left as it is"),
+    (("grid.toml", "-o", "/"), "/ is not the store of a sweep; it is left as it is"),
+    (("check", "folder"), "folder is not the store of a sweep; it is left as it is"),
+    (("check", "none.zarr"), "there is no store at none.zarr"),
 ]
 
 
@@ -111,6 +118,34 @@ def test_mistakes_are_one_line(folder: Path, arguments: tuple[str, ...], message
     assert message in process.stderr
     assert process.stderr.count("\n") == 1
     assert not process.stdout
+
+
+def test_damage_is_told_and_mended(folder: Path) -> None:
+    """A label's metadata cut short, as a power cut leaves it; and a file of the user's that looks like a temporary."""
+    assert run("grid.toml", "-q", cwd=folder).returncode == 0
+    assert run("check", "grid.zarr", cwd=folder).stdout == "grid.zarr is as it was stored.\n"
+    os.truncate(folder / "grid.zarr" / "depth" / "zarr.json", 30)
+    os.truncate(folder / "grid.zarr" / "sampled" / "c.0.0.0.0.0.1.1.0.0", 30)
+    (folder / "grid.zarr" / "film.partial").write_text("x")
+    uses = [
+        ("grid.toml",),
+        ("status",),
+        ("collect", "-o", "x.nc"),
+        ("plot", "phase", "-o", "x.pdf"),
+        ("merge", "-o", "x"),
+    ]
+    for command, *arguments in uses:
+        process = run(command, *["grid.zarr"] * (command != "grid.toml"), *arguments, cwd=folder)
+        assert process.returncode == 2
+        assert process.stderr == (
+            "finwidth: error: the store grid.zarr is damaged in depth/zarr.json, and left as it is; finwidth sweep "
+            "check grid.zarr lists all damage and mends what can be computed again\n"
+        )
+    found = json.loads(run("check", "grid.zarr", "--json", cwd=folder).stdout)
+    assert [each["file"] for each in found["damaged"]] == ["depth/zarr.json", "sampled/c.0.0.0.0.0.1.1.0.0"]
+    assert "12 of 12 cells are in grid.zarr, 1 of them new" in run("grid.toml", "-q", cwd=folder).stdout
+    assert read(folder / "grid.zarr").identical(finwidth.sweep(folder / "grid.toml", folder / "whole.zarr"))
+    assert (folder / "grid.zarr" / "film.partial").read_text() == "x"
 
 
 def test_help(folder: Path) -> None:

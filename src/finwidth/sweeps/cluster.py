@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from finwidth.errors import FinwidthError
-from finwidth.laws import FloatArray
-from finwidth.sweeps.run import Task, perform
+from finwidth.sweeps.run import Computed, Task, perform
 from finwidth.sweeps.store import versions
 
 # Cheap tasks travel together, up to about this much work, so that the scheduler's own time does not count.
@@ -18,7 +17,7 @@ _ATTEMPTS = 5
 _CONNECT_SECONDS = 10
 
 
-def perform_batch(batch: list[Task]) -> tuple[dict[str, str], list[FloatArray]]:
+def perform_batch(batch: list[Task]) -> tuple[dict[str, str], list[Computed]]:
     """What a worker does: records, and the versions that computed them."""
     return versions(), [perform(task) for task in batch]
 
@@ -37,7 +36,7 @@ def batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
         yield batch
 
 
-def by_dask(tasks: Iterable[Task], scheduler: str) -> Iterator[tuple[Task, FloatArray]]:
+def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Computed]]:
     """Tasks and their records as they are done; a batch whose worker is lost goes to another one."""
     client = _connect(scheduler)
     try:
@@ -61,7 +60,7 @@ def _connect(scheduler: str) -> Any:
         ) from None
 
 
-def _results(client: Any, left: Iterator[list[Task]]) -> Iterator[tuple[Task, FloatArray]]:
+def _results(client: Any, left: Iterator[list[Task]]) -> Iterator[tuple[Task, Computed]]:
     import distributed
 
     running: dict[Any, list[Task]] = {}

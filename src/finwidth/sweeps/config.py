@@ -234,7 +234,7 @@ def _check_combinations(document: Document, config: Config) -> None:
 
 
 # Settings that may grow: more draws add to those there are.
-_GROWING = ("draws", "most_draws")
+GROWING = ("draws", "most_draws")
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -265,7 +265,7 @@ def _setting_differences(quantity: str, old: Mapping[str, Any], new: Mapping[str
     found = []
     for key in sorted({*old} | {*new}):
         before, now = old.get(key), new.get(key)
-        grows = key in _GROWING and before is not None and now is not None and now >= before
+        grows = key in GROWING and before is not None and now is not None and now >= before
         if before != now and not grows:
             found.append(f"{quantity}.{key} was {_said(before)} and is {_said(now)}")
     return found

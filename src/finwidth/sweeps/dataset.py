@@ -90,4 +90,5 @@ def status(path: str | Path) -> dict[str, Any]:
         "quantities": quantities,
         "complete": all(each["done"] == each["total"] for each in quantities.values()),
         "versions": dict(store.versions),
+        "numerics": store.numerics,
     }

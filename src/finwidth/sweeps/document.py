@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -70,13 +71,27 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def checked_path(given: Any, what: str) -> Path:
+    """A path that can be one; raises FinwidthError for what is none."""
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
+        raise FinwidthError(f"{what} must be a path, got {given!r:.80}")
+    return Path(given)
+
+
+def store_beside(config: Path) -> Path:
+    """Where a sweep is kept by default: beside its config, with the ending ``.zarr``."""
+    if not config.name:
+        raise FinwidthError(f"the config {config} is a folder; give a TOML file")
+    return config.with_suffix(".zarr")
+
+
 def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
     import tomllib
 
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
-    path = Path(source)
+    path = checked_path(source, "the config")
     try:
         text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))

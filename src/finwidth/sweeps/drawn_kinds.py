@@ -18,6 +18,7 @@ from finwidth.sampling import diagonal, gram
 from finwidth.sampling.estimates import ESTIMATED
 from finwidth.sampling.streams import stream
 from finwidth.sampling.variates import Variates
+from finwidth.sweeps import numerics
 from finwidth.sweeps.document import Document
 from finwidth.sweeps.grid import Cell, cell_seed
 from finwidth.sweeps.kind import Kind, Settings, Variable, Vectors, first_of
@@ -47,6 +48,10 @@ class Drawn(Kind):
         asked = table["draws"] if "draws" in table else np.minimum(wanted, table["most_draws"])
         with np.errstate(invalid="ignore"):  # no record is NaN, and not finished
             return np.asarray(draws >= asked)
+
+    def allowed(self, records: FloatArray, table: Mapping[str, Any]) -> Flags:
+        """A store of fewer draws never held more."""
+        return np.asarray(~(self._column("draws", records, table) > table.get("draws", table.get("most_draws"))))
 
     def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
         """Mean, standard error, effective draws and trust of every entry; draws and convergence of every cell."""
@@ -194,6 +199,10 @@ class SeveralInputs(Drawn):
         """As the table names them."""
         names: list[str] = table["inputs"]
         return names
+
+    def numerics(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Products of matrices, and smooth activations in NumPy's loops."""
+        return numerics.blas()
 
     def compute(
         self,

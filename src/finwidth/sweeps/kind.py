@@ -80,6 +80,14 @@ class Kind(ABC):
         """Whether each stored record, shape (..., *dims), is what the settings ask for; NaN stands for none."""
         return ~np.isnan(first_of(records, len(self.dims(table))))
 
+    def allowed(self, records: FloatArray, table: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+        """Whether each record, shape (..., *dims), is none or may stand in a store with these settings."""
+        return np.ones(records.shape[: records.ndim - len(self.dims(table))], bool)
+
+    def numerics(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """What the bits of its numbers depend on, as it is in this process, beside versions; empty if on nothing."""
+        return {}
+
     @abstractmethod
     def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
         """What the records say, as the variables of a Dataset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import cell_at, united
+from finwidth.sweeps.document import checked_path
 from finwidth.sweeps.kinds import KINDS
 from finwidth.sweeps.store import Store, open_store, writing
 
@@ -34,8 +36,10 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     FinwidthError
         If the configs or versions differ, or two parts hold different numbers for the same cell.
     """
-    target = Path(output)
-    if target.exists():
+    if isinstance(parts, str | os.PathLike):
+        raise FinwidthError(f"the parts must be a list of stores, got {str(parts)!r:.80}")
+    target = checked_path(output, "the merged store")
+    if os.path.lexists(target):
         raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
     stores = [open_store(part) for part in parts]
     if not stores:
@@ -46,13 +50,33 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
                 f"the numbers of {stores[0].path} and {store.path} come from different versions: "
                 f"{stores[0].versions} and {store.versions}"
             )
+    numerics = _same_numerics(stores)
     config = reduce(united, (store.config for store in stores))
     whole = {quantity: _united(stores, quantity, config.axes) for quantity in config.quantities}
-    with writing(target, config, stores[0].versions) as merged:
+    with writing(target, config, stores[0].versions, here=False) as merged:
         for quantity, records in whole.items():
             for region in blocks(config.shape, KINDS[quantity].block):
                 if not np.isnan(records[region]).all():
-                    merged.write(quantity, region, records[region])
+                    merged.write(quantity, region, records[region], numerics.get(quantity, {}))
+
+
+def _same_numerics(stores: Sequence[Store]) -> dict[str, dict[str, Any]]:
+    """What the bits of each quantity depend on; raises FinwidthError if that is not the same in all stores."""
+    found: dict[str, tuple[Store, dict[str, Any]]] = {}
+    for store in stores:
+        for quantity, facts in store.numerics.items():
+            first, known = found.setdefault(quantity, (store, facts))
+            if known != facts:
+                raise FinwidthError(
+                    f"the last digits of {quantity} depend on the processor and its libraries, and differ in "
+                    f"{first.path} ({_said(known)}) and {store.path} ({_said(facts)}); compute the parts on machines "
+                    "alike (docs/processors.md)"
+                )
+    return {quantity: facts for quantity, (_, facts) in found.items()}
+
+
+def _said(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _united(stores: Sequence[Store], quantity: str, axes: Mapping[str, tuple[Any, ...]]) -> FloatArray:

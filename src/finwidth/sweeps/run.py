@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from finwidth.network import count
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Vectors, cell_at, read_config
+from finwidth.sweeps.document import checked_path, store_beside
 from finwidth.sweeps.grid import Cell
 from finwidth.sweeps.kinds import KINDS, Settings
 from finwidth.sweeps.store import Store, writing
@@ -66,10 +68,18 @@ class Task:
         return sum(KINDS[self.quantity].work(cell, self.settings.table) for cell in self.cells)
 
 
-def perform(task: Task, pause: Callable[[], None] = lambda: None) -> FloatArray:
-    """The records of a task, shape (cells, *dims)."""
-    kind = KINDS[task.quantity]
-    return kind.compute(task.cells, task.settings, task.vectors, task.previous, pause)
+class Computed(NamedTuple):
+    """The records of a task, shape (cells, *dims), and what their bits depend on where they were computed."""
+
+    records: FloatArray
+    numerics: Mapping[str, Any]
+
+
+def perform(task: Task, pause: Callable[[], None] = lambda: None) -> Computed:
+    """Compute a task, here."""
+    kind, settings = KINDS[task.quantity], task.settings
+    records = kind.compute(task.cells, settings, task.vectors, task.previous, pause)
+    return Computed(records, kind.numerics(settings.table))
 
 
 def sweep(
@@ -120,7 +130,7 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = Path(config).with_suffix(".zarr") if store is None else Path(store)  # type: ignore[arg-type]
+    place = store_beside(checked_path(config, "the config")) if store is None else checked_path(store, "the store")
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
 
@@ -138,7 +148,7 @@ def run(
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
     checked, vectors = read_config(config)
-    with writing(path, checked) as store:
+    with writing(path, checked, here=scheduler is None) as store:
         done, total = cells_done(store), len(store.config.quantities) * int(np.prod(store.config.shape))
         before, start = done, time.monotonic()
         if progress is not None:
@@ -150,12 +160,13 @@ def run(
             from finwidth.sweeps.cluster import by_dask
 
             results = by_dask(tasks, scheduler)
-        for task, records in results:
-            shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
-            store.write(task.quantity, task.region, records.reshape(shape))
-            done += task.new
-            if progress is not None:
-                progress(Progress(before, done, total, time.monotonic() - start))
+        with closing(results):  # an interrupt anywhere below ends them, too
+            for task, (records, numerics) in results:
+                shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
+                store.write(task.quantity, task.region, records.reshape(shape), numerics)
+                done += task.new
+                if progress is not None:
+                    progress(Progress(before, done, total, time.monotonic() - start))
 
 
 def cells_done(store: Store) -> int:
@@ -197,11 +208,12 @@ class _StoppedError(Exception):
     """The sweep ends; raised in the threads that compute."""
 
 
-def by_threads(tasks: Iterable[Task], threads: int) -> Iterator[tuple[Task, FloatArray]]:
-    """Tasks and their records as they are done, by threads of this process.
+def by_threads(tasks: Iterable[Task], threads: int) -> Generator[tuple[Task, Computed]]:
+    """Tasks and what they give as they are done, by threads of this process.
 
     NumPy computes without the interpreter's lock, so threads keep all cores busy; they also end with the process, even
-    when it is killed, and need nothing of the script that calls them.
+    when it is killed, and need nothing of the script that calls them.  Where an exception ends it, such as an
+    interrupt, the tasks that end rather than pause still count.
     """
     stop = threading.Event()
 
@@ -211,8 +223,8 @@ def by_threads(tasks: Iterable[Task], threads: int) -> Iterator[tuple[Task, Floa
 
     left = iter(tasks)
     pool = ThreadPoolExecutor(threads)
+    running: dict[Future[Computed], Task] = {}
     try:
-        running: dict[Future[FloatArray], Task] = {}
         while True:
             for task in islice(left, 2 * threads - len(running)):
                 running[pool.submit(perform, task, pause)] = task
@@ -220,6 +232,15 @@ def by_threads(tasks: Iterable[Task], threads: int) -> Iterator[tuple[Task, Floa
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        for future, task in running.items():
+            if not future.cancelled() and future.exception() is None:
+                yield task, future.result()
+        raise
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

@@ -1,9 +1,19 @@
-"""The store: a Zarr group that any Zarr reader opens, and that a kill at any moment leaves whole.
+"""The store: a Zarr group that any Zarr reader opens, that a kill at any moment leaves whole, and that tells damage.
 
 Each quantity is one array over the axes of the grid and the dimensions of its records.  A task's records are one
 chunk, written to a file of another name that is then renamed: it is there as a whole or not at all, and a cell is done
-if its record is not NaN.  The attributes of the group, again one file, say what the grid is; the arrays are made and
-enlarged after them, so where the two differ the attributes are right.  Axes keep the order in which values were added.
+if its record is not NaN.  Axes keep the order in which values were added.
+
+Every file is checked against what it should be, and where it should be:
+
+- The attributes of the group, again one file, describe the store.  They carry a checksum, and a copy lies beside them.
+- The arrays' metadata and labels follow from the description, so they are compared with what it makes of them.
+- A record ends in a check value that binds its numbers to its cell (`sweeps.seals`).
+
+A list of checksums in a file of its own would be simpler to explain, and wrong: a kill between a chunk and its line in
+the list looks like damage, or damage like a kill.  Here what is checked and what checks it are one file, or the one
+follows from the other.  The exception is the moment in which a store is made or enlarged: then the description says
+that it grows, the arrays follow, and last it says so no more.
 """
 
 from __future__ import annotations
@@ -11,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +31,13 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.sweeps.config import Config, differences
+from finwidth.sweeps import layout, seals
+from finwidth.sweeps.blocks import blocks
+from finwidth.sweeps.config import GROWING, Config, differences
+from finwidth.sweeps.document import checked_path
 from finwidth.sweeps.kinds import KINDS
 
-SCHEMA = 1
-_KEY = "finwidth_sweep"
+SCHEMA = 2
 
 
 def versions() -> dict[str, str]:
@@ -47,120 +59,245 @@ class Store:
         The values of each axis in the order of the arrays.
     versions
         What computed its numbers.
-    group
-        The Zarr group.
+    numerics
+        What else their bits depend on (`Kind.numerics`), by quantity, as soon as there are some.
+    grows
+        Whether its arrays may not yet be as this says.
     """
 
     path: Path
     config: Config
     axes: Mapping[str, tuple[Any, ...]]
     versions: Mapping[str, str]
-    group: Any
-    _arrays: dict[str, Any] = field(default_factory=dict)  # open to write to
+    numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grows: bool = False
+    _read: dict[str, FloatArray] = field(default_factory=dict)  # records that are as they were read
+    _writable: dict[str, tuple[Any, seals.Hashes]] = field(default_factory=dict)  # arrays, places of their cells
 
     def records(self, quantity: str) -> FloatArray:
-        """The records of a quantity, shape (*axes, *dims); NaN where there are none."""
-        shape = (*map(len, self.axes.values()), *self._record_shape(quantity))
-        found = np.full(shape, np.nan)
-        with _told_as_damage(self.path):
-            if quantity in self.group:
-                stored = self.group[quantity][...]
-                if stored.ndim != len(shape) or stored.dtype != np.float64:
-                    raise ValueError(f"the array {quantity} has {stored.ndim} dimensions of {stored.dtype}")
-                common = tuple(slice(0, min(sizes)) for sizes in zip(shape, stored.shape, strict=True))
-                found[common] = stored[common]
-        return found
+        """The records of a quantity, shape (*axes, *dims), NaN where there are none; refuses damaged ones."""
+        if quantity not in self._read:
+            records, damaged = self.examined(quantity)
+            if damaged:
+                raise damage(self.path, damaged[0])
+            self._read[quantity] = records
+        return self._read[quantity]
 
-    def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray) -> None:
-        """Store the records of a block, shape (*block, *dims); raises FinwidthError if the disk does not take them."""
-        with _told_as_full(self.path):
-            self._arrays[quantity][region] = records
+    def examined(self, quantity: str) -> tuple[FloatArray, list[str]]:
+        """The sound records of a quantity, NaN where there are none, and the files of those that are not."""
+        settings = self.config.quantities[quantity]
+        shape = (*map(len, self.axes.values()), *map(len, layout.record_dims(quantity, settings).values()))
+        regions = list(blocks(self.config.shape, KINDS[quantity].block))
+        if irregular := layout.irregular(self.path, quantity):
+            return np.full((*shape[:-1], shape[-1] - 1), np.nan), irregular
+        stored, unreadable = self._stored(quantity, shape, regions)
+        kind, where = KINDS[quantity], self._places(quantity)
+        records = stored[..., :-1]
+        sound = seals.intact(stored, where) & kind.allowed(records, settings)
+        records[~sound] = np.nan
+        wrong = [] if sound.all() else [region for region in regions if not sound[region].all()]
+        return records, [layout.file_of(quantity, region, settings) for region in unreadable + wrong]
 
-    def attributes(self) -> dict[str, Any]:
-        """What the group says of itself, in plain types."""
+    def _stored(
+        self, quantity: str, shape: tuple[int, ...], regions: list[tuple[slice, ...]]
+    ) -> tuple[FloatArray, list[tuple[slice, ...]]]:
+        """What the array of a quantity holds, and the blocks that cannot be read."""
+        stored, unreadable = np.full(shape, np.nan), []
+        array = self._array(quantity)
+        if array is None or array.ndim != len(shape):  # in a store that is being made, or mended
+            return stored, []
+        common = tuple(slice(0, min(sizes)) for sizes in zip(shape, array.shape, strict=True))
+        try:
+            stored[common] = array[common]
+        # Whatever a damaged chunk makes Zarr and its codecs raise: there is no common class, and no list; MemoryError
+        # where it claims to be large.
+        except Exception as error:
+            _refuse_other_failures(error)
+            for region in regions:
+                cut = tuple(slice(one.start, min(one.stop, end.stop)) for one, end in zip(region, common, strict=False))
+                try:
+                    stored[cut] = array[cut]
+                except Exception as error:
+                    _refuse_other_failures(error)
+                    unreadable.append(region)
+        return stored, unreadable
+
+    def _array(self, name: str) -> Any:
+        """An array to read from; None if it is not there, or its metadata are damaged."""
+        if not os.path.isfile(self.path / name / "zarr.json"):
+            return None
+        try:
+            return layout.import_zarr().open_array(self.path / name, mode="r", zarr_format=3)
+        except Exception as error:  # as in `_stored`
+            _refuse_other_failures(error)
+            return None
+
+    def _places(self, quantity: str) -> seals.Hashes:
+        """The hash that binds each cell's record to it, shape (*axes)."""
+        settings = self.config.quantities[quantity]
+        common = {
+            "quantity": quantity,
+            "seed": self.config.seed,
+            "network": self.config.network,
+            "settings": {name: value for name, value in settings.items() if name not in GROWING},
+            "versions": self.versions,
+            "numerics": self.numerics.get(quantity),
+        }
+        digests = {
+            name: {width: described[1] for width, described in widths.items()}
+            for name, widths in self.config.inputs.items()
+        }
+        own = {name: digests[name] for name in KINDS[quantity].inputs(settings)}
+        needed = {
+            name: {
+                str(n_0): [digests[name][str(n_0)], *(each[str(n_0)] for each in own.values())]
+                for n_0 in self.axes["n_0"]
+            }
+            for name in self.axes["input"]
+        }
+        return seals.places(common, self.axes, needed)
+
+    def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray, numerics: Mapping[str, Any]) -> None:
+        """Store the records of a block, shape (*block, *dims), and what their bits depend on.
+
+        Raises
+        ------
+        FinwidthError
+            If the disk does not take them, or the bits of others of the quantity depend on something else.
+        """
+        self.refuse_other(quantity, numerics)
+        self._read.pop(quantity, None)
+        with told_as_full(self.path):
+            if numerics and quantity not in self.numerics:
+                self.numerics[quantity] = dict(numerics)
+                self._writable.pop(quantity, None)
+                self.describe({})
+            if quantity not in self._writable:
+                array = layout.import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
+                self._writable[quantity] = array, self._places(quantity)
+            array, places = self._writable[quantity]
+            array[region] = seals.sealed(records, places[region])
+
+    def refuse_other(self, quantity: str, numerics: Mapping[str, Any]) -> None:
+        """Raise FinwidthError if the bits of a quantity's records depend on something else than ``numerics``."""
+        there = self.numerics.get(quantity, numerics)
+        others = [
+            f"{name} {there.get(name)} (here {numerics.get(name)})"
+            for name in sorted({*there, *numerics})
+            if there.get(name) != numerics.get(name)
+        ]
+        if others:
+            raise FinwidthError(
+                f"the last digits of {quantity} depend on the processor and its libraries, and those in {self.path} "
+                f"come from {', '.join(others)}. Go on where the store was begun, or with OPENBLAS_CORETYPE, "
+                "OPENBLAS_NUM_THREADS and NPY_DISABLE_CPU_FEATURES set so that they agree (docs/processors.md)"
+            )
+
+    def content(self) -> dict[str, Any]:
+        """What the store says of itself, in plain types."""
         return {
             "schema": SCHEMA,
             "config": self.config.to_json(),
             "axes": {name: list(values) for name, values in self.axes.items()},
             "versions": dict(self.versions),
+            "numerics": self.numerics,
         }
 
-    def _record_shape(self, quantity: str) -> tuple[int, ...]:
-        return tuple(map(len, KINDS[quantity].dims(self.config.quantities[quantity]).values()))
+    def describe(self, files: Mapping[str, bytes]) -> None:
+        """Write the store's description, and the files of its arrays that are not as it says; a kill may interrupt."""
+        content = self.content()
+        layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
+        for name, wanted in files.items():
+            layout.put(self.path / name, wanted)
+        for name in (layout.COPY, layout.ROOT):
+            layout.put(self.path / name, layout.described(content), lasting=True)
+        self.grows = False
 
-    def catch_up(self) -> None:
-        """Make and enlarge arrays until they are as the attributes say."""
-        labels: dict[str, Sequence[Any]] = dict(self.axes)
-        for quantity, settings in self.config.quantities.items():
-            kind = KINDS[quantity]
-            dims = kind.dims(settings)
-            labels |= dims
-            sizes = tuple(map(len, dims.values()))
-            chunks = (*[1] * (len(self.axes) - 2), *kind.block, *sizes)
-            names = (*self.axes, *dims)
-            self._arrays[quantity] = self._array(
-                quantity,
-                (*map(len, self.axes.values()), *sizes),
-                chunks=chunks,
-                dtype=np.float64,
-                fill_value=np.nan,
-                dimension_names=names,
-            )
-        for name, values in labels.items():
-            column = np.array(values)
-            text = column.dtype.kind == "U"
-            array = self._array(name, column.shape, dtype=str if text else column.dtype, dimension_names=(name,))
-            array[...] = column.astype(object) if text else column
+    def enlarge(self, config: Config) -> None:
+        """Make the store, or make it one of a config that adds to its own."""
+        added = {name: [v for v in axis if v not in set(self.axes[name])] for name, axis in config.axes.items()}
+        before = None if self.grows else self.content()
+        self.config, self.axes = config, {name: (*self.axes[name], *values) for name, values in added.items()}
+        if self.content() != before:
+            self._read.clear()
+            with told_as_full(self.path):
+                self.describe(self.structure()[1])
 
-    def _array(self, name: str, shape: tuple[int, ...], **layout: Any) -> Any:
-        """The array called ``name``, made or enlarged to this shape."""
-        from zarr.codecs import ZstdCodec
+    def structure(self) -> tuple[list[str], dict[str, bytes]]:
+        """Which files of the arrays, but for records, are not what the description makes of them; and those wanted."""
+        group, files = layout.arrays(self.axes, self.config.quantities)
+        damaged = []
+        for file, content in files.items():
+            name = file.partition("/")[0]
+            if layout.holds(self.path / file, content):
+                continue
+            # Another version of Zarr may write the same metadata in other words; labels are what they are.
+            found = self._array(name) if file.endswith("zarr.json") else None
+            if found is None or repr(found.metadata) != repr(group[name].metadata):
+                damaged.append(file)
+        return damaged, files
 
-        if name not in self.group:
-            layout["compressors"] = [ZstdCodec(level=1, checksum=True)]
-            layout["chunk_key_encoding"] = {"name": "default", "separator": "."}  # one folder for all chunks
-            return self.group.create_array(name, shape=shape, **layout)
-        array = self.group[name]
-        if array.shape != shape:
-            array.resize(shape)
-        return array
+
+def _refuse_other_failures(error: Exception) -> None:
+    """Of what was raised in reading, raise again what tells of the machine rather than of the file."""
+    if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
+        raise FinwidthError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def open_store(path: str | Path) -> Store:
     """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
-    return _open(Path(path), "r")
-
-
-def _open(path: Path, mode: str) -> Store:
-    zarr = import_zarr()
-    if not path.exists():
-        raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
-    with _told_as_damage(path):
-        try:
-            group = zarr.open_group(path, mode=mode, zarr_format=3)
-        except (FileNotFoundError, NotADirectoryError, zarr.errors.NodeTypeValidationError):
-            raise _foreign(path) from None
-        content = group.attrs.asdict().get(_KEY)
-        if content is None:
-            raise _foreign(path)
-        if content["schema"] != SCHEMA:
-            raise FinwidthError(
-                f"{path} has the layout {content['schema']} of another version of finwidth, and this one has {SCHEMA}"
-            )
-        axes = {name: tuple(values) for name, values in content["axes"].items()}
-        store = Store(path, Config.from_json(content["config"]), axes, content["versions"], group)
-        if {name: set(axis) for name, axis in axes.items()} != {n: set(a) for n, a in store.config.axes.items()}:
-            raise ValueError("its axes are not those of its config")
-        store.versions = content["versions"]
+    path = checked_path(path, "the store")
+    root, copy = descriptions(path)
+    if root is None:
+        raise damage(path, layout.ROOT)
+    store = store_of(path, root)
+    if not store.grows:
+        if root != copy:
+            raise damage(path, layout.COPY if copy is None else f"{layout.ROOT} or {layout.COPY}")
+        if damaged := store.structure()[0]:
+            raise damage(path, damaged[0])
     return store
 
 
-def _foreign(path: Path) -> FinwidthError:
-    return FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
+def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What a store and the copy say of it, None for one that is not sound; raises FinwidthError if neither is."""
+    layout.import_zarr()
+    root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
+    if root is not None or copy is not None:
+        return root, copy
+    if not os.path.lexists(path):
+        raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
+    found = layout.raw_description(path / layout.ROOT)
+    if found is not None and found.get("schema") != SCHEMA:
+        raise FinwidthError(
+            f"{path} has the layout {found.get('schema')} of another version of finwidth, and this one has {SCHEMA}"
+        )
+    if found is None and not (path / layout.COPY).exists():
+        raise FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
+    raise FinwidthError(
+        f"the store {path} is damaged, and left as it is: neither {layout.ROOT} nor {layout.COPY} says what it holds. "
+        "Run the config with another store (-o)"
+    )
+
+
+def store_of(path: Path, content: Mapping[str, Any]) -> Store:
+    """The store at a path that says ``content`` of itself."""
+    axes = {name: tuple(values) for name, values in content["axes"].items()}
+    config = Config.from_json(content["config"])
+    return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False))
+
+
+def damage(path: Path, file: str) -> FinwidthError:
+    """The error that a file of a store is not what was stored there."""
+    return FinwidthError(
+        f"the store {path} is damaged in {file}, and left as it is; finwidth sweep check {path} lists all damage and "
+        "mends what can be computed again"
+    )
 
 
 @contextlib.contextmanager
-def _told_as_full(path: Path) -> Iterator[None]:
+def told_as_full(path: Path) -> Iterator[None]:
+    """Tell what the system raises in writing."""
     try:
         yield
     except OSError as error:
@@ -172,28 +309,9 @@ def _told_as_full(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_as_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FinwidthError:
-        raise
-    # Whatever a damaged file makes Zarr, a codec or the lines above raise: there is no common class, and no list.
-    except Exception as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FinwidthError(f"the store {path} is damaged, and left as it is: {what}") from None
-
-
-def import_zarr() -> Any:
-    """The zarr module; raises FinwidthError if it is not installed."""
-    try:
-        import zarr
-    except ImportError:
-        raise FinwidthError("sweeps need zarr, which is not installed; pip install 'finwidth[sweep]'") from None
-    return zarr
-
-
-@contextlib.contextmanager
-def writing(path: Path, config: Config, made_by: Mapping[str, str] | None = None) -> Iterator[Store]:
+def writing(
+    path: Path, config: Config, made_by: Mapping[str, str] | None = None, *, here: bool = True
+) -> Iterator[Store]:
     """The store of ``config`` at ``path``, new or enlarged to it, for the only process that writes to it.
 
     Parameters
@@ -202,6 +320,8 @@ def writing(path: Path, config: Config, made_by: Mapping[str, str] | None = None
         The store and what it is to hold.
     made_by
         The versions that its numbers come from, by default those that run.
+    here
+        Whether this process computes.
 
     Raises
     ------
@@ -209,39 +329,26 @@ def writing(path: Path, config: Config, made_by: Mapping[str, str] | None = None
         If another process writes to it, it is damaged or not a store, or it holds what the config does not add to;
         then it is left as it was.
     """
-    zarr = import_zarr()
-    if path.exists() and any(_content(path)):
-        open_store(path)  # refuses what is not ours before it is locked
-    with _told_as_full(path):
+    layout.import_zarr()
+    with told_as_full(path):
+        if os.path.lexists(path) and not layout.is_vacant(path):
+            descriptions(path)  # refuses what is not ours before it is locked
         path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        if any(_content(path)):
-            store = _open(path, "r+")
-            _refuse_mixing(store, config)
-            for quantity in store.config.quantities:
-                store.records(quantity)  # refuses a store that cannot be read
+    with lock(path):
+        if layout.is_vacant(path):
+            store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), grows=True)
         else:
-            store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), None)
-        for leftover in path.rglob("*.partial"):  # of a kill
-            leftover.unlink()
-        added = {name: [v for v in axis if v not in set(store.axes[name])] for name, axis in config.axes.items()}
-        store.config, store.axes = config, {name: (*store.axes[name], *values) for name, values in added.items()}
-        attributes = {_KEY: store.attributes()}
-        with _told_as_full(path):
-            if store.group is None:
-                store.group = zarr.create_group(path, zarr_format=3, attributes=attributes)
-            elif store.group.attrs.asdict() != attributes:
-                store.group.attrs.put(attributes)
-            store.catch_up()
+            store = open_store(path)
+            _refuse_mixing(store, config)
+            for quantity, settings in store.config.quantities.items():
+                if here:
+                    store.refuse_other(quantity, KINDS[quantity].numerics(settings))
+                store.records(quantity)  # refuses a store that is damaged
+        with told_as_full(path):
+            for leftover in layout.leftovers(path, (*store.axes, *store.config.quantities)):
+                leftover.unlink()
+        store.enlarge(config)
         yield store
-
-
-def _content(path: Path) -> Iterator[Path]:
-    """What lies in a folder, but for what a kill left of a file that was being written; a file is its own content."""
-    if not path.is_dir():
-        yield path
-        return
-    yield from (each for each in path.iterdir() if each.suffix != ".partial")
 
 
 def _refuse_mixing(store: Store, config: Config) -> None:
@@ -257,7 +364,7 @@ def _refuse_mixing(store: Store, config: Config) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Keep other processes out; the system lets go of the lock when this one ends, however it ends."""
     try:
         import fcntl

@@ -11,6 +11,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
 from finwidth.sampling.training import chunk_size, train
+from finwidth.sweeps import numerics
 from finwidth.sweeps.document import Document
 from finwidth.sweeps.drawn_kinds import MOST_DRAWS, SeveralInputs
 from finwidth.sweeps.grid import Cell, cell_seed
@@ -73,6 +74,10 @@ class Training(SeveralInputs):
     def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
         """What is followed, recorded steps, statistics."""
         return {"followed": _FOLLOWED, "step": list(table["record"]), "training_statistic": list(STATISTICS)}
+
+    def numerics(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Real networks are torch's."""
+        return numerics.torch() if table["method"] == "networks" else super().numerics(table)
 
     def of_cell(
         self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
