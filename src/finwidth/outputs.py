@@ -80,7 +80,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
     first = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     with _told(folder, "a folder"):
         _refuse_unwritable(first)
-        refuse_inside_store(folder / "file")
+        refuse_inside_store(folder)
     if first == folder:
         check(*(folder / name for name in names))
 
@@ -137,7 +137,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
             f"cannot write {names}: {_reason(error)}; {kept};{make_room} give another with -o"
         ) from None
     finally:
-        for partial in partials:
+        for partial in partials[len(replaced) :]:
             with contextlib.suppress(OSError):
                 partial.unlink()
 
@@ -214,9 +214,10 @@ def _place(path: Path) -> Path:
 
 def _refuse_unwritable(folder: Path) -> None:
     """Raises OSError unless files can be made in ``folder``."""
+    if not os.path.lexists(folder):
+        raise OSError(errno.ENOENT, f"there is no folder {folder}")
     if not folder.is_dir():
-        code = errno.ENOTDIR if os.path.lexists(folder) else errno.ENOENT
-        raise OSError(code, f"there is no folder {folder}")
+        raise OSError(errno.ENOTDIR, f"{folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, f"the folder {folder} is write-protected")
 
