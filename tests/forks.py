@@ -40,8 +40,18 @@ class Forks:
 
 @contextlib.contextmanager
 def forks(*modules: str) -> Iterator[Forks]:
-    """A process that has imported these modules, so that no fork has to."""
-    command = [sys.executable, __file__, "finwidth.cli", *modules]
+    """A process that has imported these modules, where they are installed, so that no fork has to."""
+    shared = [
+        "finwidth.cli",
+        "finwidth.tables",
+        "rich.progress",
+        "xarray",
+        "scipy.io",
+        "dask.array",
+        "distributed",
+        "pydantic.main",
+    ]
+    command = [sys.executable, __file__, *shared, *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Forks(process)
         assert process.stdin is not None
@@ -108,6 +118,7 @@ def _answer(task: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     for line in sys.stdin:
         print(json.dumps(_answer(json.loads(line))), flush=True)
