@@ -116,7 +116,8 @@ def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert "E[K²]" in process.stdout
     folder = tmp_path / "out"
-    assert {path.name for path in folder.iterdir()} == {"report.json", "law.png", "law.pdf", "depth.png", "depth.pdf"}
+    figures = {"law.png", "law.pdf", "depth.png", "depth.pdf"}
+    assert {path.name for path in folder.iterdir()} == {"report.json", "manifest.json", *figures}
     assert (folder / "law.png").read_bytes()[:4] == b"\x89PNG"
     document = json.loads((folder / "report.json").read_text())
     from sklearn.datasets import load_digits

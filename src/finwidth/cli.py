@@ -17,6 +17,7 @@ import typer
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.network import MLP, count, parse_widths
+from finwidth.outputs import RULE, check, check_folder, write_netcdf
 from finwidth.quantities import plain
 from finwidth.sweep_commands import sweep_app
 
@@ -114,7 +115,8 @@ def _sample(
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the draws in this netCDF file.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help=f"Keep the draws in this netCDF file. {RULE}", show_default=False),
     ] = None,
     tilt: Annotated[
         bool, typer.Option("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
@@ -128,7 +130,7 @@ def _sample(
     from finwidth.sampling.importance import tilted
     from finwidth.sampling.quantiles import Law
 
-    _check_target(output)
+    check(output)
     if tilt and output is not None:
         raise FinwidthError("--tilted makes weighted draws, which -o does not keep; leave one of the two out")
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
@@ -143,7 +145,7 @@ def _sample(
             dataset = sample(net, x, draws, seed, progress=progress)
             columns = {str(name): column.to_numpy() for name, column in dataset.items()}
             found = estimates(law.watch([columns]), exact)
-            _write_netcdf(dataset, output)
+            write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
         document |= {"exact": {name: exact[name] for name in ESTIMATED}, "tilted": tilt}
@@ -192,7 +194,8 @@ def _train(
         str | None, typer.Option("--memory", help="Refuse what needs more than this, such as 4GiB.", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the run in this netCDF file.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help=f"Keep the run in this netCDF file. {RULE}", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -200,7 +203,7 @@ def _train(
     from finwidth.inputs import parse_training
     from finwidth.sampling.training import default_rate, train, trajectory
 
-    _check_target(output)
+    check(output)
     net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
     X, y = parse_training(inputs, targets, classes=loss == "cross-entropy")
     options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "memory": memory}
@@ -210,7 +213,7 @@ def _train(
     with _progress("training", total, quiet=as_json) as progress:
         run = train(net, X, y, steps, lr, draws, seed, progress=progress, **options)
     if output is not None:
-        _write_netcdf(run, output)
+        write_netcdf(run, output)
     found = trajectory(run)
     if as_json:
         _print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
@@ -226,9 +229,9 @@ def _train(
 def _report(
     widths: Widths,
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures and report.json.")] = Path(
-        "report"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=f"Folder for the figures and report.json. {RULE}")
+    ] = Path("report"),
     draws: Draws = 1_000_000,
     seed: Seed = 0,
     activation: Phi = "relu",
@@ -237,8 +240,9 @@ def _report(
     as_json: Json = False,
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
-    from finwidth.report import report, write
+    from finwidth.report import FILES, report, write
 
+    check_folder(output, FILES)
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
     x = parse_input(input)
     with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
@@ -371,10 +375,10 @@ def _width_for(
 def _paper(
     ids: Annotated[list[str] | None, typer.Argument(help="Statements, such as theorem-1; by default all.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write an HTML page here.", show_default=False)
+        Path | None, typer.Option("--output", "-o", help=f"Write an HTML page here. {RULE}", show_default=False)
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the same as Markdown here.", show_default=False)
+        Path | None, typer.Option("--markdown", help=f"Write the same as Markdown here. {RULE}", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -382,7 +386,7 @@ def _paper(
     from finwidth import tables
     from finwidth.paper import page, statements
 
-    _check_target(output, markdown)
+    check(output, markdown)
     checked = []
     for id in ids or statements.STATEMENTS:
         checked.append(statements.check(id))
@@ -428,23 +432,6 @@ def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int],
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
-
-
-def _check_target(*paths: Path | None) -> None:
-    """Refuse a file that cannot be made before the work for it is done."""
-    given = [path for path in paths if path is not None]
-    for path in given:
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise FinwidthError(f"cannot write {path}: it is a folder, or in none one can write to; give another")
-    if len(set(given)) < len(given):
-        raise FinwidthError(f"two outputs go to {given[0]}; give each a file of its own")
-
-
-def _write_netcdf(dataset: Any, path: Path) -> None:
-    try:
-        dataset.to_netcdf(path, engine="scipy")
-    except OSError as error:
-        raise FinwidthError(f"cannot write the draws to {path}: {error.strerror}; give another file with -o") from None
 
 
 _INTERRUPTED = 130  # exit status

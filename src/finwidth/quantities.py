@@ -9,6 +9,8 @@ from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from finwidth.network import MLP
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
@@ -102,5 +104,15 @@ def attributes(net: MLP, *, method: str, **more: Any) -> dict[str, Any]:
         "network": json.dumps(net.describe()),
         "parameterization": net.parameterization,
         "method": method,
-        **more,
+        **{name: storable(value) for name, value in more.items()},
     }
+
+
+def storable(value: Any) -> Any:
+    """An attribute that any file format holds: a whole number of more than 32 bits, such as a large seed, as text.
+
+    >>> from finwidth.quantities import storable
+    >>> storable(2**31 - 1), storable(2**100)
+    (2147483647, '1267650600228229401496703205376')
+    """
+    return str(value) if isinstance(value, int | np.integer) and not -(2**31) <= value < 2**31 else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finwidth import plots
+from finwidth import outputs, plots
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
@@ -21,6 +22,8 @@ from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
 
+MANIFEST = "manifest.json"
+FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
 _PICTURED = 10**6  # draws that the histogram shows; more would not change what is seen
 
 
@@ -102,20 +105,66 @@ def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> It
 def write(found: Report, x: Vector, folder: Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
-    Raises FinwidthError if the folder cannot be made or written.
+    All files are whole before the first of them takes its place, and manifest.json, which holds their hashes, is the
+    last: `verify` tells a report from a mixture of two.
+
+    Raises
+    ------
+    FinwidthError
+        If the folder cannot be made or written, or one of the files is there and finwidth did not write it.
+    """
+    title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
+    figures = {
+        "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
+        "depth": _depth_figure(found.network, x),
+    }
+    contents = {"report.json": _document(found.to_json())}
+    contents |= {f"{name}{each}": plots.rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}
+    contents[MANIFEST] = _document({"files": {name: _fingerprint(content) for name, content in contents.items()}})
+    with outputs.replacing_in(folder, FILES) as partials:
+        for name, partial in partials.items():
+            partial.write_bytes(contents[name])
+    return [folder / name for name in FILES]
+
+
+def verify(folder: str | Path) -> None:
+    """Raise FinwidthError unless all files of a report are those that its manifest.json names.
+
+    A report that is written over another replaces file after file; if it is killed between two of them, this tells.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from finwidth import MLP
+    >>> from finwidth.report import report, verify, write
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write(report(MLP([2, 8, 1]), [1, 2], draws=1000), [1, 2], Path(folder))
+    ...     verify(folder)
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
-        figures = {
-            "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
-            "depth": _depth_figure(found.network, x),
-        }
-        document = folder / "report.json"
-        document.write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
-        return [document, *(path for name, figure in figures.items() for path in plots.save(figure, folder / name))]
-    except OSError as error:
-        raise FinwidthError(f"cannot write the report to {folder}: {error.strerror}; give a folder with -o") from None
+        told = json.loads((Path(folder) / MANIFEST).read_bytes())
+        wrong = [
+            name
+            for name in FILES
+            if name != MANIFEST and told["files"][name] != _fingerprint((Path(folder) / name).read_bytes())
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FinwidthError(
+            f"there is no whole report in {folder} ({error}); finwidth report writes it again"
+        ) from None
+    if wrong:
+        raise FinwidthError(
+            f"the report in {folder} is not whole: {', '.join(wrong)} is of another report, or was changed; finwidth "
+            "report writes it again"
+        )
+
+
+def _document(content: dict[str, Any]) -> bytes:
+    return (json.dumps({"source": outputs.SOURCE} | content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def _depth_figure(net: MLP, x: Vector) -> Any:

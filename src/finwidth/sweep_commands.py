@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.quantities import plain
 
@@ -50,7 +51,12 @@ def _run(
     config: Annotated[Path, typer.Argument(help="The config, a TOML file.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The store; by default the config's name with .zarr.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The store, by default the config's name with .zarr; a sweep goes on in its own store only.",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Threads; by default one for each core.", show_default=False)
@@ -68,6 +74,7 @@ def _run(
     from finwidth.sweeps.run import run
 
     path = store_beside(config) if output is None else output
+    outputs.refuse_inside_store(path)
     last: list[Progress] = []
     try:
         with _shown(quiet or as_json) as show:
@@ -166,17 +173,20 @@ def _check(store: StoreArgument, as_json: Json = False) -> None:
 @sweep_app.command("collect")
 def _collect(
     store: StoreArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A netCDF file, ending in .nc.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help=f"A netCDF file, ending in .nc. {outputs.RULE}", show_default=False),
+    ],
     as_json: Json = False,
 ) -> None:
     """Write what a store holds as one netCDF file of labelled arrays."""
     from finwidth.sweeps.dataset import read
 
+    if output.suffix != ".nc":
+        raise FinwidthError(f"{output} must end in .nc, for it is a netCDF file; give another with -o")
+    outputs.check(output)
     found = read(store)
-    try:
-        found.to_netcdf(output, engine="scipy")
-    except OSError as error:
-        raise FinwidthError(f"cannot write {output}: {error.strerror}; give another file with -o") from None
+    outputs.write_netcdf(found, output)
     sizes = {str(name): size for name, size in found.sizes.items()}
     if as_json:
         _print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
@@ -187,13 +197,16 @@ def _collect(
 @sweep_app.command("merge")
 def _merge(
     stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new store.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The new store; there must be nothing yet.", show_default=False)
+    ],
     as_json: Json = False,
 ) -> None:
     """Make one store of the stores of two or more parts of a grid."""
     from finwidth.sweeps.dataset import status
     from finwidth.sweeps.merge import merge
 
+    outputs.refuse_inside_store(output)
     merge(stores, output)
     found = status(output)
     if as_json:
@@ -208,7 +221,10 @@ def _merge(
 def _plot(
     store: StoreArgument,
     picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Ending in .pdf, .svg or .png.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False),
+    ],
     source: Annotated[
         str | None,
         typer.Option("--source", help="phase: exact or sampled; by default exact, if it is there.", show_default=False),

@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, store: Path) -> None:
             picture(plots.cut(by_ratio, []))
     for arguments, message in (
         (("phase", "a.jpeg"), "must end in .pdf, .svg, .png"),
-        (("phase", "none/a.pdf"), "cannot write .*: No such file or directory"),
+        (("phase", "none/a.pdf"), "cannot write .*: there is no folder"),
         (("cake", "a.pdf"), "is not known; choose from phase, collapse, update"),
     ):
         with pytest.raises(FinwidthError, match=message):

@@ -27,7 +27,7 @@ from finwidth.laws import FloatArray
 from finwidth.memory import check_memory
 from finwidth.network import count
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
-from finwidth.quantities import attributes
+from finwidth.quantities import attributes, storable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +99,11 @@ class Ensemble:
             modules = [_made(net, each) for each in seeds]
             self._template = copy.deepcopy(modules[0])
             self.parameters, self._buffers = torch.func.stack_module_state(modules)
-            self._attrs = {"module": type(modules[0]).__name__, "method": "ensemble of torch networks", "seed": seed}
+            self._attrs = {
+                "module": type(modules[0]).__name__,
+                "method": "ensemble of torch networks",
+                "seed": storable(seed),
+            }
 
     def member(self, i: int) -> nn.Module:
         """A module of its own with the parameters of member ``i`` as they are now."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,6 +27,7 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import count
 from finwidth.observables import OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
+from finwidth.outputs import write_netcdf
 from finwidth.quantities import Quantity
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Tracker:
             row = {"loss": np.float64(numpy_of(self._loss))} | observe(K, self._initial, self._gram)
             rows[self._step] = row | ({"K": K} if self._kernels else {})
         if self._path is not None:
-            write(self._assembled(), self._path)
+            write_netcdf(self._assembled(), self._path)
         self._latest = time.perf_counter() - began
         self._spent += self._latest
 
@@ -338,20 +338,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes:
             layer.training = mode
-
-
-def write(dataset: xr.Dataset, path: Path) -> None:
-    """Replace the netCDF file by this one, so that whenever the process dies the path holds one of the two."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        dataset.to_netcdf(partial, engine="scipy")
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise FinwidthError(
-            f"cannot write {path}: {error.strerror}; give a file in a folder one can write to"
-        ) from None
 
 
 def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:

@@ -9,6 +9,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.paper.records import Figure, Finding, Statement
 
@@ -56,6 +57,8 @@ def verdict(statement: Statement) -> str:
 def markdown(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
     """docs/paper.md; figures are rounded, so that it is the same on every machine."""
     lines = [
+        f"<!-- {outputs.SOURCE} -->",
+        "",
         "# The paper, statement by statement",
         "",
         f"[{PAPER}]({LINK}).",
@@ -142,7 +145,13 @@ def html(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
         "ratios": cartoons.svg(cartoons.ratios(), "Ratios of exact values to the forms"),
     }
     return environment.from_string(template).render(
-        paper=PAPER, link=LINK, introduction=INTRODUCTION, statements=statements, findings=findings, drawings=drawings
+        source=outputs.SOURCE,
+        paper=PAPER,
+        link=LINK,
+        introduction=INTRODUCTION,
+        statements=statements,
+        findings=findings,
+        drawings=drawings,
     )
 
 
@@ -152,19 +161,17 @@ def write_page(path: str | Path, statements: Sequence[Statement], findings: Sequ
     Raises
     ------
     FinwidthError
-        If Jinja2 is not installed, or the file cannot be written.
+        If Jinja2 is not installed, or the file cannot be written, or there is one that finwidth did not write.
     """
     return _write(Path(path), html(statements, findings))
 
 
 def write_markdown(path: str | Path, statements: Sequence[Statement], findings: Sequence[Finding]) -> Path:
-    """Write the Markdown page; returns its path."""
+    """Write the Markdown page; returns its path. Raises FinwidthError as `write_page`."""
     return _write(Path(path), markdown(statements, findings))
 
 
 def _write(path: Path, content: str) -> Path:
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise FinwidthError(f"cannot write {path}: {error.strerror}; give another file") from None
+    with outputs.replacing(path) as [partial]:
+        partial.write_text(content, encoding="utf-8")
     return path

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
-from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
+from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, save_as, styled
 from finwidth.sampling.diagonal import sample
 
 if TYPE_CHECKING:
@@ -92,4 +93,4 @@ def _add_law(density: Axes, quantiles: Axes, K: FloatArray, label: str, colour: 
 
 
 if __name__ == "__main__":
-    law_against_log_normal().savefig(sys.argv[1], dpi=200)
+    save_as(law_against_log_normal(), Path(sys.argv[1]))

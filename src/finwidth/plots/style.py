@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
+
+from finwidth import outputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,12 +54,41 @@ def new_axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+# Who made a figure, and not when: the same figure is the same file.
+_METADATA: Any = {
+    ".png": {"Software": outputs.SOURCE},
+    ".pdf": {"Creator": outputs.SOURCE, "CreationDate": None},
+    ".svg": {"Creator": outputs.SOURCE, "Date": None},
+}
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """The content of a .png (200 dpi), .pdf or .svg file."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "finwidth"}):
+        figure.savefig(buffer, format=suffix.removeprefix("."), dpi=200, metadata=_METADATA[suffix])
+    return buffer.getvalue()
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths."""
+    """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths. Raises FinwidthError as `save_as`."""
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
-    for path in paths:
-        figure.savefig(path, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+    save_as(figure, *paths)
     return paths
+
+
+def save_as(figure: Figure, *paths: Path) -> None:
+    """Write a figure to files that end in .png, .pdf or .svg.
+
+    Files that finwidth wrote are replaced; raises FinwidthError, and changes nothing, where anything else is there, or
+    they cannot be written.
+    """
+    contents = [rendered(figure, path.suffix) for path in paths]
+    with outputs.replacing(*paths) as partials:
+        for partial, content in zip(partials, contents, strict=True):
+            partial.write_bytes(content)
 
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:

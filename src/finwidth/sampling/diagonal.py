@@ -211,7 +211,8 @@ def sample(
     xarray.Dataset
         Over the dimension ``draw``: ``output`` (N), ``K_w``, ``K_b``, ``K``, and ``dK``, the change of K per unit
         learning rate under one SGD step on (N - N*)^2/2 with target N* = 0. Dimensionless, float64; attrs
-        carry the network, the seed, the method and the version. Memory: 40 bytes a draw, and at most 100 MiB a thread.
+        carry the network, the seed (from 2^31 on as text, which int() reads), the method and the version.
+        Memory: 40 bytes a draw, and at most 100 MiB a thread.
 
     Raises
     ------

@@ -119,7 +119,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
     """
     document = read_document(source)
     top = document.table("", ("seed", "quantities", "axes", "network", *KINDS))
-    seed = checked(document, "seed", top.get("seed", 0), whole(0))
+    seed = checked(document, "seed", top.get("seed", 0), whole(0, math.inf))
     if "quantities" not in top:
         raise document.fault("quantities", f"this key is missing; list what to compute, from {', '.join(KINDS)}")
     wanted = several(document, "quantities", top["quantities"], one_of(tuple(KINDS)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth.quantities import storable
 from finwidth.sweeps.grid import AXES, RATIO, width_at
 from finwidth.sweeps.kinds import KINDS
 from finwidth.sweeps.store import Store, open_store
@@ -65,7 +66,7 @@ def dataset(store: Store) -> xr.Dataset:
             coords |= {dim: (dim, np.array(labels[dim])) for dim in dims}
     attrs = {
         "method": "sweep: " + ", ".join(config.quantities),
-        "seed": config.seed,
+        "seed": storable(config.seed),
         "config": json.dumps(config.to_json()),
         **{f"{package}_version": number for package, number in store.versions.items()},
     }

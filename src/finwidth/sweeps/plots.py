@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
+from finwidth.plots.style import save_as
 from finwidth.sweeps.dataset import read
 from finwidth.sweeps.grid import AXES
 
@@ -40,7 +42,7 @@ def plot(
     picture
         ``"phase"``, ``"collapse"`` or ``"update"``.
     output
-        A file that ends in .pdf, .svg or .png.
+        A file that ends in .pdf, .svg or .png; one that finwidth wrote is replaced.
     source
         ``"exact"`` or ``"sampled"``, of the phase diagram; by default exact if the store has it.
     at
@@ -49,7 +51,7 @@ def plot(
     Raises
     ------
     FinwidthError
-        If the store does not hold what the picture needs, or the file cannot be written.
+        If the store does not hold what the picture needs, or the file cannot be written, or is not finwidth's.
     """
     import matplotlib as mpl
 
@@ -60,18 +62,10 @@ def plot(
         raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
+    outputs.check(target)
     found = cut(read(store), at)
-    with mpl.rc_context(STYLE | {"svg.hashsalt": "finwidth"}):
-        figure = phase(found, source) if picture == "phase" else PICTURES[picture](found)
-        try:
-            figure.savefig(target, dpi=200, metadata=_undated(target.suffix))
-        except OSError as error:
-            raise FinwidthError(f"cannot write {target}: {error.strerror}; give another file with -o") from None
-
-
-def _undated(suffix: str) -> dict[str, None] | None:
-    """Metadata without the date, so that the same picture is the same file."""
-    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+    with mpl.rc_context(STYLE):
+        save_as(phase(found, source) if picture == "phase" else PICTURES[picture](found), target)
 
 
 def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:

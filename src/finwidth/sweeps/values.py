@@ -19,8 +19,8 @@ LARGEST = 2**62  # of whole numbers: so that 64 bits hold what is computed from 
 Check = Callable[[Any], Any]
 
 
-def whole(low: int, high: int = LARGEST) -> Check:
-    """A check for whole numbers of a range."""
+def whole(low: int, high: float = LARGEST) -> Check:
+    """A check for whole numbers of a range, which may be open, to infinity."""
 
     def check(value: Any) -> int:
         try:
@@ -28,7 +28,8 @@ def whole(low: int, high: int = LARGEST) -> Check:
         except TypeError:
             number = low - 1
         if isinstance(value, bool | np.bool_) or not low <= number <= high:
-            raise FinwidthError(f"{shown(value)} is not a whole number from {low} to {high}")
+            upwards = "up" if high == math.inf else f"to {high}"
+            raise FinwidthError(f"{shown(value)} is not a whole number from {low} {upwards}")
         return number
 
     return check
