@@ -136,7 +136,7 @@ def measure(
     parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
-    afford(8 * 6 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
+    afford(8 * 5 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
     matrix: FloatArray = K.double().cpu().numpy()
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)

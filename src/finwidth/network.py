@@ -35,7 +35,7 @@ PARAMETERIZATIONS = ("ntk", "standard", "mup")
 BIASES = ("trained", "frozen", "none")
 
 _MOST_LAYERS = 10**7
-_LAYER_BYTES = 700
+_LAYER_BYTES = 450
 _ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
 
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
@@ -127,13 +127,16 @@ class MLP:
         if bias not in BIASES:
             raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
         if gains is None:
-            gains = (phi.default_gain,) * (depth - 1) + (Fraction(1),)
+            (hidden,) = _per_layer("gains", phi.default_gain, 1, positive=True)
+            given = (hidden,) * (depth - 1) + (Fraction(1),)
+        else:
+            given = _per_layer("gains", gains, depth, positive=True)
         fields: dict[str, Any] = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
             "activation": phi,
             "parameterization": parameterization,
-            "gains": _per_layer("gains", gains, depth, positive=True),
+            "gains": given,
             "bias": bias,
             "bias_variance": _per_layer("bias_variance", bias_variance, depth, positive=False),
             "bias_law": _weight_law(bias_law),
@@ -292,7 +295,11 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     if len(widths) < 2:
         raise FinwidthError(f"widths has {len(widths)} entries, and a network needs an input and an output; {wanted}")
     checked = []
+    number, last = 0, None
     for place, width in enumerate(widths):
+        if width is last:  # a deep network is mostly copies of one width
+            checked.append(number)
+            continue
         try:
             number = operator.index(width)
         except TypeError:
@@ -300,6 +307,7 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
         if isinstance(width, bool | np.bool_) or number < 1:
             raise FinwidthError(f"width number {place} is {width!r}; {wanted}")
         checked.append(number)
+        last = width
     return tuple(checked)
 
 
@@ -342,13 +350,17 @@ def parse_widths(text: str) -> list[int]:
         width, times, repeat = part.strip().partition("x")
         try:
             count = int(repeat) if times else 1
-            if count < 1 or count > _MOST_LAYERS + 1 - len(widths):
+            if count < 1:
                 raise ValueError
+            if count > _MOST_LAYERS + 1 - len(widths):
+                raise FinwidthError(f"widths {text!r} are over {_MOST_LAYERS:,} layers; give fewer")
             widths += [int(width)] * count
+        except FinwidthError:
+            raise
         except ValueError:
             raise FinwidthError(
                 f"widths {text!r}: {part!r} is not a width; write whole numbers with commas, and 64x8 for "
-                f"eight layers of 64, such as 16,64x8,1 (at most {_MOST_LAYERS:,} layers)"
+                f"eight layers of 64, such as 16,64x8,1"
             ) from None
     return widths
 

@@ -132,4 +132,5 @@ def check_time(times: int, seconds: float, what: str, change: str = "ask for les
     """
     if times * Fraction(seconds) > YEAR:
         years = Decimal(times) * Decimal(seconds) / YEAR
-        raise SizeError(f"{what} would take about {years:.2g} years, and more than one is refused; {change}")
+        told = f"{years:,.1f}" if years < 10**6 else f"{years:.2g}"
+        raise SizeError(f"{what} would take about {told} years, and more than one is refused; {change}")

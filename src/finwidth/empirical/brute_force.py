@@ -201,7 +201,7 @@ def weights_of(net: MLP) -> int:
 def memory(net: MLP, networks: int) -> int:
     """Bytes that `kernel` of a batch of these networks needs at its peak: weights, their steps, and both passes."""
     outputs, largest = net.widths[-1], max(a * b for a, b in pairwise(net.widths))
-    one = 2 * weights_of(net) + 2 * largest + (outputs + 6) * sum(net.widths)
+    one = 2 * weights_of(net) + largest // 2 + (outputs + 6) * sum(net.widths)
     return 8 * one * min(networks, max(1, _BATCH_BYTES // (8 * weights_of(net))))
 
 

@@ -84,9 +84,7 @@ class Ensemble:
     ) -> None:
         self.members = count("members", members)
         weights = weights_of(net) if isinstance(net, network.MLP) else 0
-        self._afford(
-            members * (1000 + 24 * weights), "parameters"
-        )  # as NumPy draws them, joined, and as torch has them
+        self._afford(self.members * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
         try:
             seeds = np.random.SeedSequence(seed).spawn(self.members)
         except (TypeError, ValueError):
@@ -152,7 +150,7 @@ class Ensemble:
         if outputs != "trace" and isinstance(outputs, str | bool):
             raise FinwidthError(f'outputs is {outputs!r}; an ensemble gives "trace" or the number of one output')
         inputs = check_inputs(self._template, X)
-        self._afford(2 * self.members * len(inputs) ** 2 * inputs.element_size(), "kernels")
+        self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
         if self.network is None:
             kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
             return torch.stack([torch.as_tensor(each) for each in kernels])

@@ -30,7 +30,7 @@ from finwidth.empirical.forward import ModuleError, Network, Snapshot, apply, di
 from finwidth.empirical.passes import OtherRouteError, Plan, VmapError, follows, general_plan, gradients, plan
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
-from finwidth.memory import afford, check_memory
+from finwidth.memory import afford, amount, check_memory
 from finwidth.progress import stage
 from finwidth.quantities import KERNEL_DRAWS
 
@@ -162,7 +162,7 @@ def ntk(
     """
     with measuring(check_module(module)) as stack:
         kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
-        kernel.afford()
+        kernel.afford(bytes_)
         kernel.progress = progress
         K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K
@@ -187,6 +187,8 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     inputs = check_inputs(module, x1)
     others = None if x2 is None else check_inputs(module, x2, "x2")
+    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
+    _afford(inputs, pairs, pairs * inputs.element_size())  # before the module is looked at, with what K has at least
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
     network = Network(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
     return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
@@ -206,6 +208,12 @@ def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
         "outputs": kernel.outputs,
     }
     return xr.DataArray(numpy_of(K), dims=dims, name=name, attrs=attrs)
+
+
+def _afford(inputs: Tensor, numbers: int, needed: int) -> None:
+    """Refuse a kernel of so many numbers that needs so many bytes; on a device it is for torch to say."""
+    if inputs.device.type == "cpu":
+        afford(needed, f"a kernel of {amount(numbers)} numbers", 'give fewer inputs, or outputs="trace"')
 
 
 @dataclass(frozen=True)
@@ -261,11 +269,9 @@ class Kernel:
         self.progress: Callable[[int], object] | None = None
         self.passed: Callable[[int], object] = lambda inputs: None
 
-    def afford(self, copies: int = 1) -> None:
-        """Refuse a kernel of which so many do not fit what there is; on a device it is for torch to say."""
-        if self.x1.device.type == "cpu":
-            what = f"a kernel of {self.bytes // self.plan.dtype.itemsize} numbers"
-            afford(copies * self.bytes, what, 'give fewer inputs, or outputs="trace"')
+    def afford(self, memory: int, copies: int = 1) -> None:
+        """Refuse a kernel of which so many, with the work for it, do not fit what there is."""
+        _afford(self.x1, self.bytes // self.plan.dtype.itemsize, copies * self.bytes + self.layout(memory)[2])
 
     def compute(self, memory: int) -> Tensor:
         """The kernel in its final shape; by a more general plan if a pass does not go as planned."""

@@ -137,7 +137,7 @@ class MLP(nn.Sequential):
         phi = activation_module(net.activation, activation)
         numbers = weights_of(net)
         what = f"a module of {amount(numbers)} weights"
-        afford(24 * numbers, what, "take a narrower network; finwidth.sample_gram needs no weights")
+        afford(25 * numbers, what, "take a narrower network; finwidth.sample_gram needs no weights")
         weights, biases = draw_networks(net, 1, _generator(seed))
         for i, (layer, weight, bias) in enumerate(zip(net.layers, weights, biases, strict=True)):
             if i:

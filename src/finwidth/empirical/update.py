@@ -112,7 +112,7 @@ def sgd_update(
         kernel, bytes_ = prepare(
             stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
         )
-        kernel.afford(copies=2)
+        kernel.afford(bytes_, copies=6)
         kernel.progress = progress
         direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)

@@ -60,7 +60,7 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     """
     import xarray as xr
 
-    needed = 8 * (24 * len(widths) * len(depths) + 2000 * len(widths) + 20 * len(depths))
+    needed = 8 * (16 * len(widths) * len(depths) + 700 * len(widths) + 20 * len(depths))
     afford(needed, f"a grid of {len(widths)} widths and {len(depths)} depths", "take fewer of either")
     depths = sorted({count("depth", depth) for depth in depths})
     nets = [MLP([len(np.atleast_1d(np.asarray(x))), n, n, n, 1], **network) for n in widths]

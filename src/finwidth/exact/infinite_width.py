@@ -104,7 +104,8 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     """
     layers, inputs = net.layers, check_inputs(net, X)
     m = len(inputs)
-    needed = 8 * m * m * (4 * net.depth + 12)
+    at_once = 6 if isinstance(net.activation, SmoothActivation) else 24  # matrices, beside those that layers keep
+    needed = 8 * m * m * (3 * net.depth + at_once)
     afford(needed, f"a kernel of {m} inputs and {net.depth} layers", "take fewer inputs, or fewer layers")
     with (
         np.errstate(over="ignore", invalid="ignore", under="ignore"),

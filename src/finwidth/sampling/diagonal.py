@@ -141,7 +141,7 @@ def chunks(
 def memory(net: MLP, draws: int, threads: int) -> int:
     """Bytes that `chunks` works in at its peak."""
     at_once = min(chunk_size(net), draws)
-    arrays = 5 * net.depth + 20 if plain_relu(net) else 24 * net.depth + 60
+    arrays = 8 * net.depth + 20 if plain_relu(net) else 24 * net.depth + 60
     return 8 * at_once * arrays * min(threads, -(-draws // at_once)) + 200 * net.depth
 
 

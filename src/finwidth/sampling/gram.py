@@ -64,7 +64,7 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    A few blocks of constant size and, for each layer, up to 16 Gram matrices come on top.
+    A few blocks of constant size and, for each layer, 7 or up to 16 Gram matrices come on top.
 
     Examples
     --------
@@ -75,7 +75,8 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """
     hidden = net.widths[1:]
     arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 2 * max(hidden)
-    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
+    grams = 16 if targets else 7
+    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + grams * m * m * (net.depth + 2))
 
 
 def chunk_size(net: MLP, m: int, block: int = BLOCK) -> int:

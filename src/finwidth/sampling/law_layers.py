@@ -76,9 +76,8 @@ class _LawLayer(nn.Module):
         if not _positive(gain):
             raise FinwidthError(f"gain is {gain!r}; give a positive number, fan-in times the variance of a weight")
         one = (fan_in + fan_out) * (1 if draws is None else count("draws", draws))  # numbers for each vector it meets
-        afford(
-            4 * one, f"a layer {amount(fan_out)} x {amount(fan_in)} that meets a vector", "take a narrower one", memory
-        )
+        what = f"a layer of {amount(fan_out)} x {amount(fan_in)} weights that meets one vector"
+        afford(4 * one, what, "take a narrower layer", memory)
         self.gain: float = float(gain)
         self.draws: int | None = draws
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")

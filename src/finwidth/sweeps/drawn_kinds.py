@@ -295,4 +295,4 @@ class Gram(SeveralInputs):
         """Of the draws made at once."""
         net, table = cell.network(settings.network), settings.table
         m, targets = len(table["inputs"]), "targets" in table
-        return min(table["draws"], gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)
+        return min(int(table["draws"]), gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)

@@ -113,7 +113,7 @@ class Training(SeveralInputs):
             )
         else:
             one = 40 * weights_of(net)
-        return one * min(table["draws"], _at_once(net, table))
+        return one * min(int(table["draws"]), _at_once(net, table))
 
 
 def _at_once(net: MLP, table: Mapping[str, Any]) -> int:
