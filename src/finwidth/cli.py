@@ -6,18 +6,18 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from finwidth.bars import Bars
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
-from finwidth.network import MLP, count, parse_widths
+from finwidth.network import MLP, parse_widths
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
+from finwidth.progress import watching
 from finwidth.quantities import plain
 from finwidth.sweep_commands import sweep_app
 
@@ -70,6 +70,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    context.with_resource(watching(Bars()))
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -136,16 +137,15 @@ def _sample(
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
     x, law = parse_input(input), Law()
     exact = exact_values(moments(net, x))
-    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
-        if tilt:
-            found = tilted(net, x, draws, seed, exact=exact, progress=progress)
-        elif output is None:
-            found = estimates(law.watch(chunks(net, x, draws, seed, progress=progress)), exact)
-        else:
-            dataset = sample(net, x, draws, seed, progress=progress)
-            columns = {str(name): column.to_numpy() for name, column in dataset.items()}
-            found = estimates(law.watch([columns]), exact)
-            write_netcdf(dataset, output)
+    if tilt:
+        found = tilted(net, x, draws, seed, exact=exact)
+    elif output is None:
+        found = estimates(law.watch(chunks(net, x, draws, seed)), exact)
+    else:
+        dataset = sample(net, x, draws, seed)
+        columns = {str(name): column.to_numpy() for name, column in dataset.items()}
+        found = estimates(law.watch([columns]), exact)
+        write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
         document |= {"exact": {name: exact[name] for name in ESTIMATED}, "tilted": tilt}
@@ -209,9 +209,7 @@ def _train(
     options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "memory": memory}
     if lr is None:
         lr = default_rate(net, X, seed, momentum=momentum)
-    total = count("draws", draws) * (count("steps", steps) + 1)
-    with _progress("training", total, quiet=as_json) as progress:
-        run = train(net, X, y, steps, lr, draws, seed, progress=progress, **options)
+    run = train(net, X, y, steps, lr, draws, seed, **options)
     if output is not None:
         write_netcdf(run, output)
     found = trajectory(run)
@@ -245,8 +243,7 @@ def _report(
     check_folder(output, FILES)
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
     x = parse_input(input)
-    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
-        found = report(net, x, draws, seed, progress=progress)
+    found = report(net, x, draws, seed)
     paths = write(found, x, output)
     if as_json:
         _print_json(found.to_json() | {"files": [str(path) for path in paths]})
@@ -278,8 +275,7 @@ def _compare(
 
     net = MLP(parse_widths(widths), law, activation, parameterization, bias=bias)
     x = parse_input(input)
-    with _progress("drawing", count("draws", draws), quiet=as_json) as progress:
-        found = compare(net, x, draws=draws, networks=networks, seed=seed, progress=progress)
+    found = compare(net, x, draws=draws, networks=networks, seed=seed)
     if as_json:
         _print_json(found.to_json())
         return
@@ -319,9 +315,8 @@ def _measure(
 
     X = parse_inputs(input)
     module = load(target, seed)
-    with _progress("drawing", 100_000, quiet=as_json) as progress:
-        wanted = int(outputs) if outputs.isdecimal() else outputs
-        found = measure(module, X, wanted, seed=seed, init=init, progress=progress)
+    wanted = int(outputs) if outputs.isdecimal() else outputs
+    found = measure(module, X, wanted, seed=seed, init=init)
     if as_json:
         _print_json(found.to_json())
         return
@@ -405,33 +400,6 @@ def _paper(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on standard error with the rate and the time left, for people; nothing in a log or for programs."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:  # a bar that is disabled ends with an empty line all the same before Rich 15
-        yield lambda done: None
-        return
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 _INTERRUPTED = 130  # exit status

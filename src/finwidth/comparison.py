@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from finwidth.activations import SmoothActivation
-from finwidth.empirical.brute_force import simulate
-from finwidth.errors import FinwidthError
+from finwidth.empirical.brute_force import simulate, weights_of
+from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, check_input, count, format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling import diagonal, importance
 from finwidth.sampling.estimates import estimates
-from finwidth.sampling.streams import check_seed
+from finwidth.sampling.streams import check_seed, check_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,11 +144,13 @@ def compare(
     seed, draws = check_seed(seed), count("draws", draws)
     if not isinstance(net, MLP):
         return _compare_module(net, x, init, progress, draws=draws, networks=networks, seed=seed)
+    reason = diagonal.why_not(net)
+    if reason is None:
+        diagonal.check_sizes(net, draws, check_threads(None))
     exact = exact_values(moments(net, x))
     measured = _networks(net, x, networks, seed)
     found = estimates([measured], exact)
     sampled: dict[str, Estimate] = {}
-    reason = diagonal.why_not(net)
     if reason is None:
         sampled = estimates(diagonal.chunks(net, x, draws, seed, progress=progress), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
@@ -158,7 +160,7 @@ def compare(
 
 def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
     """Real networks, drawn and differentiated, as many as asked for or as seconds allow."""
-    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
+    weights = weights_of(net)
     if weights > _WEIGHTS:
         raise FinwidthError(
             f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
@@ -179,6 +181,8 @@ def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float])
         return {}
     try:
         return importance.tilted(net, x, draws, seed, exact=exact)
+    except SizeError:
+        raise
     except FinwidthError:  # past a double's range, where plain draws have none of the large values
         return {}
 
@@ -260,6 +264,7 @@ def _compare_module(
     measured = _measured(net, module, x)
     in_law = diagonal.why_not(net) is None
     if in_law:
+        diagonal.check_sizes(net, draws, check_threads(None), kept=16 * len(measured))
         pieces = list(diagonal.chunks(net, x, draws, seed, progress=progress))
         drawn = {name: np.concatenate([piece[name] for piece in pieces]) for name in measured}
     else:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from finwidth import empirical
 from finwidth.comparison import ModuleComparison, compare
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, SizeError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford
 from finwidth.observables import spectrum
 from finwidth.quantities import plain
 
@@ -132,8 +133,10 @@ def measure(
         )
     inputs = _inputs(module, X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
+    parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
+    afford(8 * 5 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
     matrix: FloatArray = K.double().cpu().numpy()
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
@@ -141,7 +144,7 @@ def measure(
     theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
     return Measurement(
         type(module).__name__,
-        sum(each.numel() for each in module.parameters() if each.requires_grad),
+        parameters,
         tuple(inputs.shape),
         outputs,
         matrix,
@@ -161,6 +164,8 @@ def _theory(
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
         return compare(module, x, seed=seed, init=init, progress=progress), None
+    except SizeError:
+        raise
     except FinwidthError as error:
         if init is not None:
             raise

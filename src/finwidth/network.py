@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,11 +29,13 @@ import numpy.typing as npt
 from finwidth.activations import Activation, activation
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray, WeightLaw, weight_law
+from finwidth.memory import afford
 
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
 BIASES = ("trained", "frozen", "none")
 
 _MOST_LAYERS = 10**7
+_LAYER_BYTES = 450
 _ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
 
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
@@ -125,13 +127,16 @@ class MLP:
         if bias not in BIASES:
             raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
         if gains is None:
-            gains = (phi.default_gain,) * (depth - 1) + (Fraction(1),)
+            (hidden,) = _per_layer("gains", phi.default_gain, 1, positive=True)
+            given = (hidden,) * (depth - 1) + (Fraction(1),)
+        else:
+            given = _per_layer("gains", gains, depth, positive=True)
         fields: dict[str, Any] = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
             "activation": phi,
             "parameterization": parameterization,
-            "gains": _per_layer("gains", gains, depth, positive=True),
+            "gains": given,
             "bias": bias,
             "bias_variance": _per_layer("bias_variance", bias_variance, depth, positive=False),
             "bias_law": _weight_law(bias_law),
@@ -205,10 +210,22 @@ class MLP:
         """sum_{i=1}^{d-1} 1/n_i, the part that varies with depth over width."""
         return sum((Fraction(count, n) for n, count in Counter(self.widths[1:-1]).items()), Fraction(0))
 
-    @cached_property  # exact fractions: a million layers take seconds
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The d weight layers, first to last."""
-        return tuple(self._layer(i) for i in range(1, self.depth + 1))
+        """The d weight layers, first to last; neighbours that are equal are one object."""
+        fresh = 1 + sum(one != other for one, other in pairwise(zip(*self._numbers(), strict=True)))
+        afford(_LAYER_BYTES * fresh, f"a network of {fresh} different layers", "take fewer")
+        made: list[Layer] = []
+        last = None
+        for i, own in enumerate(zip(*self._numbers(), strict=True), 1):
+            inner = 1 < i < self.depth
+            made.append(made[-1] if inner and own == last else self._layer(i))
+            last = own if inner else None
+        return tuple(made)
+
+    def _numbers(self) -> tuple[tuple[Any, ...], ...]:
+        """What a layer inside the network depends on, by layer."""
+        return self.widths[:-1], self.widths[1:], self.gains, self.bias_variance
 
     def _layer(self, i: int) -> Layer:
         fan_in, fan_out = self.widths[i - 1], self.widths[i]
@@ -273,10 +290,16 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
     if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str):  # type: ignore[unreachable]
         raise FinwidthError(f"widths is {widths!r}; {wanted}")
+    if len(widths) > _MOST_LAYERS + 1:
+        raise FinwidthError(f"the network has {len(widths) - 1} layers; give at most {_MOST_LAYERS:,}")
     if len(widths) < 2:
         raise FinwidthError(f"widths has {len(widths)} entries, and a network needs an input and an output; {wanted}")
     checked = []
+    number, last = 0, None
     for place, width in enumerate(widths):
+        if width is last:  # a deep network is mostly copies of one width
+            checked.append(number)
+            continue
         try:
             number = operator.index(width)
         except TypeError:
@@ -284,21 +307,25 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
         if isinstance(width, bool | np.bool_) or number < 1:
             raise FinwidthError(f"width number {place} is {width!r}; {wanted}")
         checked.append(number)
+        last = width
     return tuple(checked)
 
 
 def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[Fraction, ...]:
-    values = list(given) if isinstance(given, Sequence | np.ndarray) else [given] * depth
-    if len(values) != depth:
+    several = isinstance(given, Sequence | np.ndarray)
+    values = list(given) if several else [given]  # type: ignore[arg-type]
+    if several and len(values) != depth:
         raise FinwidthError(f"{name} has {len(values)} entries for {depth} weight layers; give one number, or {depth}")
     for value in values:
         if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0 or (positive and value == 0):
             allowed = "positive" if positive else "0 or more"
             raise FinwidthError(f"{name} holds {value!r}; every entry must be a finite number, {allowed}")
-    return tuple(_fraction(value) for value in values)
+    return tuple(_fraction(value) for value in values) * (1 if several else depth)
 
 
 def _fraction(value: Any) -> Fraction:
+    if type(value) is Fraction:
+        return value
     return Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(value))
 
 
@@ -323,13 +350,17 @@ def parse_widths(text: str) -> list[int]:
         width, times, repeat = part.strip().partition("x")
         try:
             count = int(repeat) if times else 1
-            if count < 1 or count > _MOST_LAYERS:
+            if count < 1:
                 raise ValueError
+            if count > _MOST_LAYERS + 1 - len(widths):
+                raise FinwidthError(f"widths {text!r} are over {_MOST_LAYERS:,} layers; give fewer")
             widths += [int(width)] * count
+        except FinwidthError:
+            raise
         except ValueError:
             raise FinwidthError(
                 f"widths {text!r}: {part!r} is not a width; write whole numbers with commas, and 64x8 for "
-                f"eight layers of 64, such as 16,64x8,1 (at most {_MOST_LAYERS:,} at once)"
+                f"eight layers of 64, such as 16,64x8,1"
             ) from None
     return widths
 

@@ -7,6 +7,7 @@ the gradient for the update.  It is slow and it is meant to be read; tests and `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,12 @@ import numpy.typing as npt
 
 from finwidth.activations import SmoothActivation
 from finwidth.laws import FloatArray
+from finwidth.memory import afford, amount
 from finwidth.network import MLP, Vector, check_input, check_inputs, exponent
+from finwidth.progress import check_time, stage
 
 _BATCH_BYTES = 2**26
+_SECONDS = 1e-8  # about so many for a weight of a network
 
 
 def draw_networks(net: MLP, networks: int, rng: np.random.Generator) -> tuple[list[FloatArray], list[FloatArray]]:
@@ -189,9 +193,28 @@ def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> di
     return found | {"output": found["output"][:, 0]}
 
 
+def weights_of(net: MLP) -> int:
+    """How many weights a network has."""
+    return sum(a * b for a, b in pairwise(net.widths))
+
+
+def memory(net: MLP, networks: int) -> int:
+    """Bytes that `kernel` of a batch of these networks needs at its peak: weights, their steps, and both passes."""
+    outputs, largest = net.widths[-1], max(a * b for a, b in pairwise(net.widths))
+    one = 2 * weights_of(net) + largest // 2 + (outputs + 6) * sum(net.widths)
+    return 8 * one * min(networks, max(1, _BATCH_BYTES // (8 * weights_of(net))))
+
+
 def batches(net: MLP, networks: int, rng: np.random.Generator) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
-    """`draw_networks`, so many at a time that their weights take bounded memory."""
-    weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
-    batch = max(1, _BATCH_BYTES // (8 * weights))
-    for start in range(0, networks, batch):
-        yield draw_networks(net, min(batch, networks - start), rng)
+    """`draw_networks`, so many at a time that their weights take bounded memory.
+
+    Raises SizeError where that of one is more than there is, or all take over a year.
+    """
+    what = f"drawing {amount(networks)} networks of {amount(weights_of(net))} weights"
+    afford(memory(net, networks) + 16 * networks * (4 + net.widths[-1]), what, "draw fewer or smaller ones")
+    check_time(networks, _SECONDS * weights_of(net), what, "draw fewer")
+    batch = max(1, _BATCH_BYTES // (8 * weights_of(net)))
+    with stage("drawing networks", networks) as told:
+        for start in range(0, networks, batch):
+            yield draw_networks(net, min(batch, networks - start), rng)
+            told(min(start + batch, networks))

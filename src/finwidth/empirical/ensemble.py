@@ -18,15 +18,16 @@ from torch import nn
 
 from finwidth import network
 from finwidth.empirical.arguments import check_inputs, check_module, numpy_of
-from finwidth.empirical.brute_force import draw_networks
+from finwidth.empirical.brute_force import draw_networks, weights_of
 from finwidth.empirical.kernel import ntk
 from finwidth.empirical.modules import MLP
 from finwidth.empirical.tracker import schedule
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.memory import check_memory
+from finwidth.memory import afford, amount, check_memory
 from finwidth.network import count
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
+from finwidth.progress import stage
 from finwidth.quantities import attributes, storable
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Ensemble:
         device: torch.device | str | None = None,
     ) -> None:
         self.members = count("members", members)
+        weights = weights_of(net) if isinstance(net, network.MLP) else 0
+        self._afford(self.members * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
         try:
             seeds = np.random.SeedSequence(seed).spawn(self.members)
         except (TypeError, ValueError):
@@ -96,7 +99,9 @@ class Ensemble:
             self.parameters = _drawn(module, seeds)
             self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
         else:
-            modules = [_made(net, each) for each in seeds]
+            modules = [_made(net, seeds[0])]
+            self._afford(2 * self.members * sum(each.nbytes for each in modules[0].parameters()), "parameters")
+            modules += [_made(net, each) for each in seeds[1:]]
             self._template = copy.deepcopy(modules[0])
             self.parameters, self._buffers = torch.func.stack_module_state(modules)
             self._attrs = {
@@ -104,6 +109,9 @@ class Ensemble:
                 "method": "ensemble of torch networks",
                 "seed": storable(seed),
             }
+
+    def _afford(self, needed: int, what: str) -> None:
+        afford(needed, f"the {what} of {amount(self.members)} networks", "take fewer or smaller ones, or fewer inputs")
 
     def member(self, i: int) -> nn.Module:
         """A module of its own with the parameters of member ``i`` as they are now."""
@@ -146,6 +154,7 @@ class Ensemble:
         if outputs != "trace" and isinstance(outputs, str | bool):
             raise FinwidthError(f'outputs is {outputs!r}; an ensemble gives "trace" or the number of one output')
         inputs = check_inputs(self._template, X)
+        self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
         if self.network is None:
             kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
             return torch.stack([torch.as_tensor(each) for each in kernels])
@@ -238,6 +247,7 @@ class Ensemble:
             If an argument is not allowed, or a network diverges.
         """
         steps, due = count("steps", steps), schedule(at)
+        self._afford(2 * sum(each.nbytes for each in self.parameters.values()), "gradients")
         inputs = check_inputs(self._template, X)
         targets = torch.as_tensor(y, dtype=inputs.dtype, device=inputs.device)
         targets = targets[:, None] if targets.ndim == 1 else targets
@@ -245,20 +255,23 @@ class Ensemble:
             raise FinwidthError("give both of probe and probe_targets, or neither")
         probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
         aims = numpy_of(targets if probe_targets is None else probe_targets)
+        self._afford(48 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
         rates = self._rates(lr)
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
-        for step in range(steps + 1):
-            losses, gradients = self._losses(inputs, targets)
-            if not step or step == steps or due(step):
-                K = self.kernels(probe, outputs).double().cpu().numpy()
-                initial = initial if step else K
-                self._check_finite(K, losses, step)
-                rows[step] = {"loss": losses.double().cpu().numpy()} | observe(K, initial, G)
-            if step < steps:
-                for name, gradient in gradients.items():
-                    self.parameters[name].data -= rates[name] * gradient
+        with stage("training", steps) as told:
+            for step in range(steps + 1):
+                losses, gradients = self._losses(inputs, targets)
+                if not step or step == steps or due(step):
+                    K = self.kernels(probe, outputs).double().cpu().numpy()
+                    initial = initial if step else K
+                    self._check_finite(K, losses, step)
+                    rows[step] = {"loss": losses.double().cpu().numpy()} | observe(K, initial, G)
+                if step < steps:
+                    for name, gradient in gradients.items():
+                        self.parameters[name].data -= rates[name] * gradient
+                told(step)
         more = {"lr": np.asarray(numpy_of(lr), np.float64), "targets_are": targets_are(aims, targets.shape[1:].numel())}
         return self._dataset(rows, initial, more)
 

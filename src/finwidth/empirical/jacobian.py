@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_parameters
+from finwidth.memory import afford
 
 
 def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) -> dict[str, torch.Tensor]:
@@ -38,10 +39,14 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
     inputs = check_inputs(module, x)
     by_name = dict(module.named_parameters())
     tensors = [by_name[name] for name in chosen]
-    rows = []
+    rows: list[Any] = []
     with torch.enable_grad():
         for sample in torch.split(inputs, 1):
-            for output in module(sample).flatten():
+            outputs = module(sample).flatten()
+            if not rows:
+                numbers = len(inputs) * len(outputs) * sum(each.numel() for each in tensors)
+                afford(2 * numbers * inputs.element_size(), f"a Jacobian of {numbers} numbers", "give fewer inputs")
+            for output in outputs:
                 rows.append(
                     torch.autograd.grad(output, tensors, retain_graph=True, materialize_grads=True)
                     if output.requires_grad

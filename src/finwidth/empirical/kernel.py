@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,8 @@ from finwidth.empirical.passes import (
 )
 from finwidth.empirical.products import Factor, Outer, Shape, add_outputs, add_pairs, each_with_itself, joined
 from finwidth.errors import FinwidthError
-from finwidth.memory import check_memory
+from finwidth.memory import afford, amount, check_memory
+from finwidth.progress import stage
 from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def ntk(
     scale: Scale | None = ...,
     check: bool = ...,
     labelled: Literal[False] = ...,
+    progress: Callable[[int], object] | None = ...,
 ) -> Tensor: ...
 
 
@@ -79,6 +81,7 @@ def ntk(
     scale: Scale | None = ...,
     check: bool = ...,
     labelled: Literal[True],
+    progress: Callable[[int], object] | None = ...,
 ) -> xr.DataArray: ...
 
 
@@ -94,6 +97,7 @@ def ntk(
     scale: Scale | None = None,
     check: bool = True,
     labelled: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Tensor | xr.DataArray:
     """The empirical neural tangent kernel of any torch module, K_ij(x_a, x_b) = sum_p s_p <dN_i(x_a)/dp, dN_j(x_b)/dp>.
 
@@ -117,7 +121,7 @@ def ntk(
         ``"full"``: all pairs of inputs; ``"diagonal"``: K(x_a, x_a) only.
     memory
         Most working memory beside the kernel itself, a text such as ``"200MB"`` or bytes; inputs, and if need be
-        outputs, are taken in blocks that keep to it.
+        outputs, are taken in blocks that keep to it. The kernel itself has to fit what there is (`finwidth.memory`).
     parameters
         Which parameters count: their names, or a function of name and parameter that says so; by default all. Those
         that do not require a gradient never count.
@@ -129,6 +133,8 @@ def ntk(
         that finds and costs). Where they do not agree, K is found again, one sample and output at a time.
     labelled
         Return a DataArray with named dimensions.
+    progress
+        Called with the number of pairs of inputs finished, each time some are; in the end N1 N2.
 
     Returns
     -------
@@ -165,6 +171,8 @@ def ntk(
     """
     with measuring(check_module(module)) as stack:
         kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
+        kernel.afford(bytes_)
+        kernel.progress = progress
         K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K
 
@@ -188,6 +196,8 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     inputs = check_inputs(module, x1)
     others = None if x2 is None else check_inputs(module, x2, "x2")
+    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
+    _afford(inputs, pairs, pairs * inputs.element_size())  # before the module is looked at, with what K has at least
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
     network = Network(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
     return Kernel(network, inputs, others, outputs, alone=entries == "diagonal"), memory
@@ -207,6 +217,12 @@ def label(K: Tensor, name: str, kernel: Kernel) -> xr.DataArray:
         "outputs": kernel.outputs,
     }
     return xr.DataArray(numpy_of(K), dims=dims, name=name, attrs=attrs)
+
+
+def _afford(inputs: Tensor, numbers: int, needed: int) -> None:
+    """Refuse a kernel of so many numbers that needs so many bytes; on a device it is for torch to say."""
+    if inputs.device.type == "cpu":
+        afford(needed, f"a kernel of {amount(numbers)} numbers", 'give fewer inputs, or outputs="trace"')
 
 
 @dataclass(frozen=True)
@@ -259,6 +275,12 @@ class Kernel:
         self.wanted = range(outputs, outputs + 1) if isinstance(outputs, int) else range(o)
         self.pairs = outputs == "full" and o > 1  # otherwise every output meets only itself
         self.sizes = replace(sizes, pairs=self.pairs, alone=alone)
+        self.progress: Callable[[int], object] | None = None
+        self.passed: Callable[[int], object] = lambda inputs: None
+
+    def afford(self, memory: int, copies: int = 1) -> None:
+        """Refuse a kernel of which so many, with the work for it, do not fit what there is."""
+        _afford(self.x1, self.bytes // self.plan.dtype.itemsize, copies * self.bytes + self.layout(memory)[2])
 
     def compute(self, memory: int) -> Tensor:
         """The kernel in its final shape; by a more general plan if a pass does not go as planned."""
@@ -316,7 +338,7 @@ class Kernel:
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> Kernel:
         """The kernel of the same outputs, or of "diagonal" for "trace", among some of the inputs, by the same plan."""
         part = copy.copy(self)
-        part.x1, part.outputs = self.x1[rows], outputs
+        part.x1, part.outputs, part.progress = self.x1[rows], outputs, None
         part.x2 = None if self.x2 is None or others is None else self.x2[others]
         return part
 
@@ -327,8 +349,28 @@ class Kernel:
     def _attempt(self, memory: int) -> Tensor:
         self.n, self.o = self._layout(memory)
         self.t = self.sizes.tile(self.n, self.o)
-        with torch.no_grad():
+        total = len(self.x1) * (1 if self.alone else len(self.x1 if self.x2 is None else self.x2))
+        with torch.no_grad(), stage("kernel", total, self.progress) as told:
+            left = self._to_pass()
+
+            def passed(inputs: int, whole: int = left) -> None:
+                nonlocal left
+                left -= inputs
+                told(total * (whole - left) // whole)
+
+            self.passed = passed
             return self._diagonal() if self.alone else self._matrix()
+
+    def _to_pass(self) -> int:
+        """How many times an input goes through the module: blocks are passed anew for each other that they meet."""
+        groups = self._groups()
+        ranges = len(groups[0])
+        if self.alone:
+            return len(groups) * ranges * len(self.x1)
+        rows = ranges * [len(some) for some in pieces(range(len(self.x1)), self.n)]
+        if self.x2 is None:
+            return len(groups) * (rows[0] + sum(place * size for place, size in enumerate(rows)))
+        return len(groups) * (sum(rows) + len(rows) * ranges * len(self.x2))
 
     def _retreat(self) -> None:
         """After a pass that went otherwise than planned: smaller passes, which may go as planned, or general ones.
@@ -433,7 +475,9 @@ class Kernel:
         """The factors of one pass as they are best kept."""
         numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
         factors = gradients(self.network, self.plan, x[inputs.start : inputs.stop], numbers)
-        return [self._kept(each) for each in factors]
+        kept = [self._kept(each) for each in factors]
+        self.passed(len(inputs))
+        return kept
 
     def _kept(self, factor: Factor) -> Factor:
         shape = Shape.of(factor)

@@ -16,8 +16,9 @@ from torch import nn
 
 from finwidth import network
 from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
-from finwidth.empirical.brute_force import draw_networks
+from finwidth.empirical.brute_force import draw_networks, weights_of
 from finwidth.errors import FinwidthError
+from finwidth.memory import afford, amount
 
 Elementwise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -134,6 +135,9 @@ class MLP(nn.Sequential):
         self.network = net
         self.scale: dict[str, float] = {}
         phi = activation_module(net.activation, activation)
+        numbers = weights_of(net)
+        what = f"a module of {amount(numbers)} weights"
+        afford(25 * numbers, what, "take a narrower network; finwidth.sample_gram needs no weights")
         weights, biases = draw_networks(net, 1, _generator(seed))
         for i, (layer, weight, bias) in enumerate(zip(net.layers, weights, biases, strict=True)):
             if i:

@@ -25,6 +25,7 @@ from finwidth.empirical.forward import check_output, differentiable, measuring
 from finwidth.empirical.kernel import ntk
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford
 from finwidth.network import count
 from finwidth.observables import OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.outputs import write_netcdf
@@ -118,6 +119,8 @@ class Tracker:
         if not isinstance(module, nn.Module):
             raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
         self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
+        m = len(self._inputs)
+        afford(48 * m * m, f"kernels of {m} inputs, and what is read off them,", "give fewer inputs")
         self._targets: Any = None if targets is None else numpy_of(targets)
         self._gram: FloatArray | None = None
         self._options = ntk_options | {"outputs": outputs}

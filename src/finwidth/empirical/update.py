@@ -65,6 +65,7 @@ def sgd_update(
     scale: Scale | None = None,
     check: bool = True,
     labelled: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Tensor | xr.DataArray:
     """The first-order change of the kernel on a probe set under one SGD step on a batch, exact to rounding.
 
@@ -73,7 +74,7 @@ def sgd_update(
 
     Parameters
     ----------
-    module, outputs, entries, memory, parameters, scale, check, labelled
+    module, outputs, entries, memory, parameters, scale, check, labelled, progress
         As for `ntk`. Parameters that do not count do not move. Dual numbers double the memory.
     x, y
         The batch of the step: inputs of shape (N, ...), and what the loss compares the output with.
@@ -111,6 +112,8 @@ def sgd_update(
         kernel, bytes_ = prepare(
             stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
         )
+        kernel.afford(bytes_, copies=6)
+        kernel.progress = progress
         direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)
         kernel.plan = replace(kernel.plan, ways=(ALONE,))  # the others know of no direction

@@ -29,6 +29,8 @@ from functools import cache
 import sympy
 
 from finwidth.errors import FinwidthError
+from finwidth.memory import afford, amount
+from finwidth.progress import check_time
 
 n = sympy.Symbol("n", integer=True, positive=True)  # hidden width
 d = sympy.Symbol("d", integer=True, positive=True)  # weight layers
@@ -267,8 +269,13 @@ def closed_form_value(quantity: str, *, width: int, depth: int, input_width: int
             raise FinwidthError(f"{name} is {number!r}; give a whole number of at least 1")
     if not isinstance(norm2, int | Fraction) or norm2 <= 0:
         raise FinwidthError(f"norm2 is {norm2!r}; give |x|^2 as an integer or a fraction above 0")
+    form = closed_form(quantity)
+    bits = depth * (width if form.has(2**-n) else width.bit_length())  # of (1 - 2^-n)^d, or of (1 + 5/n)^d
+    what = f"a fraction of {amount(bits)} binary digits"
+    afford(2 * bits, what, "take a smaller depth or width")
+    check_time(bits * bits, 1e-11, what, "take a smaller depth or width")  # to find common factors
     at = {n: width, d: depth, n_0: input_width, r2: sympy.Rational(norm2.numerator, norm2.denominator)}
-    value = closed_form(quantity).subs(at)
+    value = form.subs(at)
     return Fraction(int(value.p), int(value.q))
 
 

@@ -12,7 +12,9 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
 from finwidth.laws import FloatArray
+from finwidth.memory import afford
 from finwidth.network import MLP, Layer, Vector, count, exact_input
+from finwidth.progress import stage
 from finwidth.quantities import attributes
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     """
     import xarray as xr
 
+    needed = 8 * (16 * len(widths) * len(depths) + 700 * len(widths) + 20 * len(depths))
+    afford(needed, f"a grid of {len(widths)} widths and {len(depths)} depths", "take fewer of either")
     depths = sorted({count("depth", depth) for depth in depths})
     nets = [MLP([len(np.atleast_1d(np.asarray(x))), n, n, n, 1], **network) for n in widths]
     if not nets or not depths:
@@ -124,10 +128,12 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
         first, hidden, last = (
             LayerNumbers.of([net.layers[i]], lambda values: to_decimal(values[0])) for i in (0, 1, -1)
         )
-        for depth in range(2, deepest + 1):
-            transfer.hidden(first if depth == 2 else hidden)
-            w, b, ww, wb, bb = transfer.output(last)
-            found.append(Moments((w + b, ww + 2 * wb + bb)).cv)
+        with stage("exact moments", deepest) as told:
+            for depth in range(2, deepest + 1):
+                transfer.hidden(first if depth == 2 else hidden)
+                w, b, ww, wb, bb = transfer.output(last)
+                found.append(Moments((w + b, ww + 2 * wb + bb)).cv)
+                told(depth)
     return found
 
 
@@ -140,17 +146,20 @@ def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int
     log_scale = np.zeros(len(nets))
     found = np.full((len(program.starts), len(nets), len(depths)), -np.inf)
     columns = {depth: column for column, depth in enumerate(depths)}
-    for depth in range(1, depths[-1] + 1):
-        if depth in columns:
-            values = np.array([np.broadcast_to(v, len(nets)) for v in transfer.output(only if depth == 1 else last)])
-            with np.errstate(divide="ignore"):
-                found[:, :, columns[depth]] = np.log(values) + log_scale
-        transfer.hidden(first if depth == 1 else hidden)
-        top = np.max([np.broadcast_to(value, len(nets)) for value in transfer.values], axis=0)
-        if (top > _LARGE).any():
-            shrink = np.where(top > _LARGE, 1 / top, 1.0)
-            transfer.rescale(shrink)
-            log_scale -= np.log(shrink)
+    with stage("exact moments", depths[-1]) as told:
+        for depth in range(1, depths[-1] + 1):
+            if depth in columns:
+                output = transfer.output(only if depth == 1 else last)
+                values = np.array([np.broadcast_to(value, len(nets)) for value in output])
+                with np.errstate(divide="ignore"):
+                    found[:, :, columns[depth]] = np.log(values) + log_scale
+            transfer.hidden(first if depth == 1 else hidden)
+            top = np.max([np.broadcast_to(value, len(nets)) for value in transfer.values], axis=0)
+            if (top > _LARGE).any():
+                shrink = np.where(top > _LARGE, 1 / top, 1.0)
+                transfer.rescale(shrink)
+                log_scale -= np.log(shrink)
+            told(depth)
     return list(found)
 
 

@@ -14,6 +14,7 @@ neither tiny nor huge nor nearly parallel inputs lose digits (docs/theory/infini
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,7 +26,9 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.gaussian_means import ArcCosine, Pairs, alone, closed_form
 from finwidth.exact.quadrature import PRECISION, Integrated
 from finwidth.laws import FloatArray
+from finwidth.memory import afford
 from finwidth.network import MLP, check_inputs
+from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
 # part of K, is 0 in a double either way, and the biases' part depends on its direction only.
@@ -99,14 +102,21 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     >>> float(finwidth.infinite_width_gram(finwidth.MLP([1, 50, 50, 1], activation="tanh"), [[1000]])[0, 0])
     249.425...
     """
-    layers = net.layers
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        vectors, means = [_directions(check_inputs(net, X))], []
+    layers, inputs = net.layers, check_inputs(net, X)
+    m = len(inputs)
+    at_once = 6 if isinstance(net.activation, SmoothActivation) else 24  # matrices, beside those that layers keep
+    needed = 8 * m * m * (3 * net.depth + at_once)
+    afford(needed, f"a kernel of {m} inputs and {net.depth} layers", "take fewer inputs, or fewer layers")
+    with (
+        np.errstate(over="ignore", invalid="ignore", under="ignore"),
+        stage("kernel at infinite width", net.depth * m * m) as told,
+    ):
+        vectors, means = [_directions(inputs)], []
         for i, layer in enumerate(layers[:-1]):
             deviation = float(layer.weight_variance) ** 0.5
             y = vectors[-1].with_constant(deviation, float(layer.bias_variance) ** 0.5)
             phi = net.activation
-            means.append(_smooth(phi, y, i) if isinstance(phi, SmoothActivation) else _two_slopes(phi, y))
+            means.append(_smooth(phi, y, i, told) if isinstance(phi, SmoothActivation) else _two_slopes(phi, y))
             values = means[-1].values
             vectors.append(Vectors(layer.fan_out**0.5 * values.lengths, values.cos, values.sin))
         K, G, cos = np.zeros_like(vectors[0].cos), np.ones(len(vectors[0].lengths)), np.ones_like(vectors[0].cos)
@@ -192,7 +202,7 @@ class _Correlations:
                 )
 
 
-def _smooth(phi: SmoothActivation, y: Vectors, layer: int) -> Means:
+def _smooth(phi: SmoothActivation, y: Vectors, layer: int, told: Callable[[int], None]) -> Means:
     """By closed forms or quadrature, pair by pair."""
     if not np.isfinite(y.lengths).all():
         raise FinwidthError("the kernel overflows a double; rescale the inputs or the gains")
@@ -205,5 +215,6 @@ def _smooth(phi: SmoothActivation, y: Vectors, layer: int) -> Means:
             correlations.check(a, b, found, layer)
         for matrix, each in zip(cos, found, strict=True):
             matrix[a, b] = matrix[b, a] = each
+        told(layer * len(y.lengths) ** 2 + 2 * (start + len(a)))
     values, slopes = correlations.lengths
     return Means(Vectors(values, cos[0], np.sqrt((1 - cos[0]) * (1 + cos[0]))), slopes, cos[1])

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from finwidth.activations import Activation
 from finwidth.exact.partitions import END, Factor, State, canonical, steps
 from finwidth.network import MLP, Layer
+from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
@@ -231,11 +232,16 @@ def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_lay
     def one(values: list[Fraction]) -> Number:
         return convert(values[0])
 
+    # Fractions get longer from layer to layer, and what it takes to reduce them grows like the square of that.
+    power, every = (3, 1) if convert is Fraction else (1, 64)
     latest: tuple[Layer, LayerNumbers] | None = None
-    for layer in hidden:
-        if latest is None or latest[0] != layer:
-            latest = layer, LayerNumbers.of([layer], one)
-        transfer.hidden(latest[1])
+    with stage("exact moments", net.depth**power) as told:
+        for i, layer in enumerate(hidden, 1):
+            if latest is None or latest[0] != layer:
+                latest = layer, LayerNumbers.of([layer], one)
+            transfer.hidden(latest[1])
+            if not i % every:
+                told(i**power)
     return transfer.output(LayerNumbers.of([last], one))
 
 

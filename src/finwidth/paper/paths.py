@@ -21,18 +21,21 @@ has slope phi'(0) instead of a coin.
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product, takewhile
 from typing import NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, SizeError
+from finwidth.memory import amount
 from finwidth.network import MLP, exact_input
+from finwidth.progress import check_time
 
 CONSTANT = -1  # the neuron below a bias: its value is always 1
 
@@ -182,6 +185,8 @@ def _layers(gammas: Sequence[Path]) -> range:
     return range(lowest, max((gamma.layer + len(gamma.neurons) for gamma in gammas), default=0))
 
 
+_MANY = 10**6  # paths; a list of them takes about a gigabyte
+
 Product: TypeAlias = tuple[int, ...]
 PathSum: TypeAlias = dict[Product, Fraction]
 MarkedTuple: TypeAlias = tuple[tuple[Path, ...], tuple[Edge, ...], Fraction]
@@ -213,6 +218,11 @@ class PathEnumeration:
         self.net = net
         self.x = exact_input(net, x)
         self._layers = net.layers
+        paths = list(takewhile(lambda some: some < _MANY, accumulate(reversed(net.widths), operator.mul)))
+        if len(paths) < len(net.widths):
+            raise SizeError(f"the network has over {_MANY} paths; take a smaller one, or finwidth.moments")
+        pairs = sum(paths) ** 2 // max(net.widths)  # at least so many of them have a common edge
+        check_time(pairs, 1e-5, f"listing {amount(pairs)} pairs of paths", "take a smaller network")
         neurons = [(i, a) for i in range(1, net.depth + 1) for a in range(net.widths[i])]
         from_input = [path for a in range(net.widths[0]) for path in paths_from(net, 0, a)]
         from_biases = [path for i, a in neurons for path in paths_from_bias(net, i, a)]

@@ -31,7 +31,9 @@ import numpy.typing as npt
 from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford, amount
 from finwidth.network import MLP, Vector, check_input, count, exponent
+from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.device import DeviceGenerator, check_device
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
@@ -45,6 +47,7 @@ _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five array
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
+SECONDS = 6e-8  # about so many for a layer of a draw
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 # Above this width fewer than two open neurons, 129 / 2^128, are rarer than what the generators can resolve.
 _NARROW = 128
@@ -118,6 +121,7 @@ def chunks(
     check_network(net)
     norm, k = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
+    check_sizes(net, draws, threads)
     if device is None:
         size = chunk_size(net)
         pieces = by_threads(
@@ -126,12 +130,27 @@ def chunks(
     else:
         pieces = _on(device, TwoSlopeChain(net, k), norm, draws, seed)
     done = 0
-    for drawn in pieces:
-        check_finite(drawn, net, x)
-        yield drawn
-        done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+    with stage("drawing", draws, progress) as told:
+        for drawn in pieces:
+            check_finite(drawn, net, x)
+            yield drawn
+            done += len(drawn["K"])
+            told(done)
+
+
+def memory(net: MLP, draws: int, threads: int) -> int:
+    """Bytes that `chunks` works in at its peak."""
+    at_once = min(chunk_size(net), draws)
+    arrays = 8 * net.depth + 20 if plain_relu(net) else 24 * net.depth + 60
+    return 8 * at_once * arrays * min(threads, -(-draws // at_once)) + 200 * net.depth
+
+
+def check_sizes(net: MLP, draws: int, threads: int, kept: int = 0) -> None:
+    """Refuse draws that take over a year, or more memory than there is with ``kept`` bytes of each draw."""
+    needed = memory(net, draws, threads) + kept * draws
+    what = f"drawing {amount(draws)} networks of {net.depth} layers"
+    afford(needed, what, "make fewer draws" if kept else "use fewer threads, or take fewer layers")
+    check_time(draws, SECONDS * net.depth / threads, what, "make fewer draws")
 
 
 def check_finite(drawn: dict[str, FloatArray], net: MLP, x: Vector) -> None:
@@ -229,6 +248,7 @@ def sample(
     import xarray as xr
 
     draws = count("draws", draws)
+    check_sizes(net, draws, check_threads(threads), kept=8 * len(KERNEL_DRAWS))
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
     collect(chunks(net, x, draws, seed, threads=threads, device=device, progress=progress), columns)
     method = "norm chain" if device is None else f"norm chain on a torch device ({device})"

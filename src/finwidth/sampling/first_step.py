@@ -11,11 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from finwidth.laws import FloatArray
+from finwidth.memory import afford, amount
 from finwidth.network import MLP
+from finwidth.progress import check_time, stage
+from finwidth.sampling import training_plan
 from finwidth.sampling.revealed import NotFiniteError
 from finwidth.sampling.streams import stream
 from finwidth.sampling.training_networks import Networks, Passed, Pulled
+from finwidth.sampling.training_plan import Plan
 
+_SECONDS = 1e-7  # about so many for a neuron of a draw
 _CHUNK_NEURONS = 2**18  # of all layers and draws of a chunk
 
 
@@ -69,9 +74,16 @@ def first_step(  # noqa: PLR0917
 
 
 def _chunks(net: MLP, x: FloatArray, draws: int, seed: int) -> Iterator[Networks]:
-    size = max(1, _CHUNK_NEURONS // sum(net.widths[1:]))
-    for chunk, start in enumerate(range(0, draws, size)):
-        yield Networks(net, x[None], min(size, draws - start), stream(seed, chunk))
+    neurons = sum(net.widths[1:])
+    size = min(draws, max(1, _CHUNK_NEURONS // neurons))
+    one = training_plan.memory(Plan(net, x[None], np.zeros((1, net.widths[-1])), 1, 1.0, 0.0, 1, "squared", range(2)))
+    what = f"drawing {amount(draws)} networks of {amount(neurons)} neurons"
+    afford(size * one + 16 * draws, what, "draw fewer, or take a narrower network")
+    check_time(draws, _SECONDS * neurons, what, "draw fewer")
+    with stage("drawing", draws) as told:
+        for chunk, start in enumerate(range(0, draws, size)):
+            yield Networks(net, x[None], min(size, draws - start), stream(seed, chunk))
+            told(min(start + size, draws))
 
 
 def _step(networks: Networks, target: FloatArray, lr: float) -> tuple[FloatArray, FloatArray]:

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford, amount
 from finwidth.network import MLP, check_inputs, count
+from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
 from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
@@ -62,7 +64,7 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    A few blocks of constant size and, for each layer, up to 16 Gram matrices come on top.
+    A few blocks of constant size and, for each layer, 7 or up to 16 Gram matrices come on top.
 
     Examples
     --------
@@ -73,7 +75,8 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
     """
     hidden = net.widths[1:]
     arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 2 * max(hidden)
-    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + 16 * m * m * (net.depth + 2))
+    grams = 16 if targets else 7
+    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + grams * m * m * (net.depth + 2))
 
 
 def chunk_size(net: MLP, m: int, block: int = BLOCK) -> int:
@@ -108,17 +111,35 @@ def chunks(
     elif threads is None:
         threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
     size = chunk_size(net, m, BLOCK if place is None else DEVICE_BLOCK)
+    check_sizes(net, m, draws, check_threads(threads), targets=wanted is not None, on_device=place is not None)
 
     def piece(number: int) -> dict[str, FloatArray]:
         rng = stream(seed, number) if place is None else DeviceGenerator(place, seed, number)
         return draw(net, inputs, min(size, draws - number * size), rng, wanted)
 
     done = 0
-    for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
-        yield drawn
-        done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+    with stage("drawing", draws, progress) as told:
+        for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
+            yield drawn
+            done += len(drawn["K"])
+            told(done)
+
+
+def seconds(net: MLP, m: int) -> float:
+    """About how long a draw takes in one thread."""
+    return 1e-7 * m * sum(net.widths[1:]) + 1e-9 * m * m * (sum(net.widths[1:]) + m * net.depth)
+
+
+def check_sizes(
+    net: MLP, m: int, draws: int, threads: int, *, targets: bool, on_device: bool = False, kept: int = 0
+) -> None:
+    """Refuse draws that take over a year, or more memory than there is with ``kept`` numbers of each draw."""
+    size = min(draws, chunk_size(net, m))
+    at_once = 0 if on_device else size * min(threads, -(-draws // size))
+    what = f"drawing the kernel of {amount(m)} inputs and {amount(sum(net.widths[1:]))} neurons {amount(draws)} times"
+    needed = at_once * memory(net, m, targets=targets) + 8 * kept * draws
+    afford(needed, what, "take fewer draws, inputs or threads, or a narrower network")
+    check_time(draws, seconds(net, m) / threads, what, "make fewer draws")
 
 
 def sample_gram(
@@ -180,6 +201,8 @@ def sample_gram(
     inputs = check_inputs(net, X)
     draws, m = count("draws", draws), len(inputs)
     quantities = [KERNEL_DRAWS[name] for name in ("K_w", "K_b", "K")] + ([] if targets is None else [_UPDATE])
+    kept = m + len(quantities) * m * m
+    check_sizes(net, m, draws, 1, targets=targets is not None, on_device=device is not None, kept=kept)
     columns = {"output": np.empty((draws, m)), **{each.name: np.empty((draws, m, m)) for each in quantities}}
     collect(
         chunks(net, inputs, draws, seed, targets=targets, threads=threads, device=device, progress=progress), columns

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, count
+from finwidth.progress import stage
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import (
     Drawer,
@@ -33,6 +34,7 @@ from finwidth.sampling.diagonal import (
     by_threads,
     check_finite,
     check_network,
+    check_sizes,
     chunk_size,
     plain_relu,
     squared_norm,
@@ -115,17 +117,18 @@ def pieces(
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     if norm == 0:
         raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
+    check_sizes(net, draws, threads)
     size, tilts, done = chunk_size(net), make_tilts(net), 0
 
     def make() -> Drawer:
         return WeightedChain(net, min(size, draws), tilts, k).draw
 
-    for drawn in by_threads(make, norm, draws, size=size, seed=seed, threads=threads):
-        check_finite(drawn, net, x)
-        yield drawn
-        done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+    with stage("drawing in proportion", draws, progress) as told:
+        for drawn in by_threads(make, norm, draws, size=size, seed=seed, threads=threads):
+            check_finite(drawn, net, x)
+            yield drawn
+            done += len(drawn["K"])
+            told(done)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from finwidth.errors import FinwidthError
+from finwidth.memory import afford, amount
 from finwidth.network import count
 from finwidth.sampling.combinations import Combination, SharedMatrix
 from finwidth.sampling.device import DeviceGenerator, check_device
@@ -74,6 +75,9 @@ class _LawLayer(nn.Module):
         super().__init__()
         if not _positive(gain):
             raise FinwidthError(f"gain is {gain!r}; give a positive number, fan-in times the variance of a weight")
+        one = (fan_in + fan_out) * (1 if draws is None else count("draws", draws))  # numbers for each vector it meets
+        what = f"a layer of {amount(fan_out)} x {amount(fan_in)} weights that meets one vector"
+        afford(4 * one, what, "take a narrower layer", memory)
         self.gain: float = float(gain)
         self.draws: int | None = draws
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.memory import check_memory
+from finwidth.memory import afford, check_memory
 from finwidth.network import count
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, normals
 
@@ -200,6 +200,7 @@ class GaussianMatrix:
             raise FinwidthError(f"dtype {dtype!r} is not known; choose one of {', '.join(ITEM_BYTES)}")
         self.rng, self.deviation, self.dtype = rng, float(deviation), dtype
         self.budget = None if memory is None else check_memory(memory)
+        self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
         self.whole: Array | None = None  # once completed, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
         self._xp = array_module(rng)
@@ -362,18 +363,18 @@ class GaussianMatrix:
         self.whole, self._left, self._right = W, _Side(), _Side()
 
     def _afford(self, more: int, at_once: int) -> None:
-        """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget."""
-        if self.budget is None:
-            return
+        """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget.
+
+        Without one, what is to come has to fit what there is then; on a device it is for torch to say.
+        """
         rows, columns = self.shape
         left, right = self.known
-        needed = self.nbytes + (more + work(rows, columns, at_once)) * self._draws * self._item
-        if needed > self.budget:
-            raise FinwidthError(
-                f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors needs "
-                f"{needed / 2**20:.1f} MiB to go on, and memory is {self.budget / 2**20:.1f} MiB; "
-                "give more, or multiply with fewer vectors"
-            )
+        coming = (more + work(rows, columns, at_once)) * self._draws * self._item
+        what = f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors"
+        if self.budget is not None:
+            afford(self.nbytes + coming, what, "give more, or multiply with fewer vectors", self.budget)
+        elif self._in_memory:
+            afford(coming, what, "multiply with fewer vectors")
 
 
 @dataclass

@@ -13,7 +13,10 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import amount
 from finwidth.network import count
+
+_MOST_THREADS = 4096
 
 Result = TypeVar("Result")
 
@@ -47,7 +50,9 @@ def check_threads(threads: int | None) -> int:
     """The number of threads, by default as many as there are cores to run on."""
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return count("threads", threads)
+    if (number := count("threads", threads)) > _MOST_THREADS:
+        raise FinwidthError(f"threads is {amount(number)}; give at most {_MOST_THREADS}")
+    return number
 
 
 def in_order(task: Callable[[int], Result], total: int, threads: int) -> Iterator[Result]:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.memory import check_memory
+from finwidth.memory import afford, amount
 from finwidth.network import MLP, check_inputs, count
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
+from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling import training_plan
 from finwidth.sampling.revealed import NotFiniteError
@@ -201,7 +202,8 @@ def train(  # noqa: PLR0917
     record
         Steps to record at, from 0 to ``steps``; the first and the last always are. By default all.
     memory
-        Bytes, or such as ``"4GiB"``, that the draws made at once may use: what would need more is refused at once.
+        Bytes, or such as ``"4GiB"``, that the draws made at once may use: what would need more is refused at once. By
+        default three quarters of what there is, which the result has to fit as well (`finwidth.memory`).
     progress
         Called with the number of steps finished, those of all draws; in the end draws * (steps + 1).
 
@@ -232,35 +234,38 @@ def train(  # noqa: PLR0917
     checked = plan(net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record)
     draws, seed = count("draws", draws), check_seed(seed)
     size = chunk_size(net, len(checked.inputs))
-    _fits(checked, min(draws, size), memory)
+    _fits(checked, draws, min(draws, size), memory)
     columns = _columns(checked, draws)
-    done = 0
 
-    def tick(by: int) -> None:
-        nonlocal done
-        done += by
-        if progress is not None:
-            progress(done)
+    def pieces(told: Callable[[int], None]) -> Iterator[dict[str, FloatArray]]:
+        done = 0
 
-    def pieces() -> Iterator[dict[str, FloatArray]]:
+        def tick(by: int) -> None:
+            nonlocal done
+            done += by
+            told(done)
+
         for chunk in range(-(-draws // size)):
             some = min(size, draws - chunk * size)
             yield draw(checked, some, stream(seed, chunk), stream(seed, chunk, _BATCHES), partial(tick, some))
 
-    collect(pieces(), columns)
+    with stage("training", draws * (checked.steps + 1), progress) as told:
+        collect(pieces(told), columns)
     return _dataset(checked, columns, seed)
 
 
-def _fits(plan: Plan, at_once: int, memory: float | str | None) -> None:
-    """Raise FinwidthError if the draws need more at once than the user gives."""
-    needed = training_plan.memory(plan) * at_once
-    if memory is not None and needed > (budget := check_memory(memory)):
-        left, right, _ = plan.vectors
-        raise FinwidthError(
-            f"training needs up to {needed / 2**30:.2f} GiB for {at_once} draw{'s' * (at_once > 1)} at once, whose "
-            f"matrices meet {left} left and {right} right vectors, and memory is {budget / 2**30:.2f} "
-            "GiB; record fewer steps, probe fewer inputs, or give more"
-        )
+def _fits(plan: Plan, draws: int, at_once: int, memory: float | str | None) -> None:
+    """Raise FinwidthError if all draws need more than there is, or those made at once more than the user gives."""
+    needed, result = training_plan.memory(plan) * at_once, training_plan.result(plan) * draws
+    left, right, _ = plan.vectors
+    what = (
+        f"training {amount(at_once)} draw{'s' * (at_once > 1)} at once, whose matrices meet {amount(left)} left and "
+        f"{amount(right)} right vectors,"
+    )
+    change = "record fewer steps, probe fewer inputs, or take a narrower network"
+    afford(needed, what, change + ", or give more memory", memory)
+    afford(needed + result, f"{what} and keeping {amount(draws)}", change + " or fewer draws")
+    check_time(draws, training_plan.seconds(plan), f"training {amount(draws)} draws", "ask for fewer draws or steps")
 
 
 def _columns(plan: Plan, draws: int) -> dict[str, FloatArray]:
@@ -323,7 +328,8 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     True
     """
     inputs = check_inputs(net, X)
-    checked = plan(net, inputs, np.zeros((len(inputs), net.widths[-1])), 1, 1.0)
+    checked = plan(net, inputs, np.broadcast_to(0.0, (len(inputs), net.widths[-1])), 1, 1.0)
+    _fits(checked, 1, 1, None)
     pilots = max(1, min(16, 10**5 // max(net.widths)))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,12 +13,15 @@ import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford, amount
 from finwidth.network import MLP, check_inputs, count
+from finwidth.progress import check_time
 from finwidth.sampling.gram import why_not_gaussian
 from finwidth.sampling.revealed import held, work
 from finwidth.sampling.training_networks import Rows
 
 LOSSES = ("squared", "cross-entropy")
+_STEP = 1e-4  # seconds; hardly a step takes less
 _SMALLEST = 1e-300  # largest entry of an input that is not 0
 
 
@@ -38,7 +41,7 @@ class Plan:
     momentum: float
     batch: int
     loss: str
-    record: tuple[int, ...]
+    record: Sequence[int]
 
     @property
     def m(self) -> int:
@@ -60,7 +63,7 @@ class Plan:
     def vectors(self) -> tuple[int, int, int]:
         """The most independent vectors that a matrix meets, left and right, and the most at once."""
         seeds = self.probed.size * self.outputs + (self.batch if self.m < len(self.inputs) else 0)
-        recorded, others = len(self.record), self.steps - len([t for t in self.record if t < self.steps])
+        recorded, others = len(self.record), self.steps + 1 - len(self.record)  # the last step is always recorded
         left, right = recorded * seeds + others * self.batch, recorded * len(self.inputs) + others * self.batch
         return left, right, max(seeds, len(self.inputs))
 
@@ -119,16 +122,16 @@ def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: str) -> FloatArray:
             raise FinwidthError("cross-entropy needs an output for each class, and the network has 1; give 2 or more")
         if given.shape != (m,) or given.dtype.kind not in "iub" or not ((given >= 0) & (given < outputs)).all():
             raise FinwidthError(f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the inputs' classes")
-        array = np.eye(outputs)[given.astype(int)]
+        array = 1.0 * (given[:, None] == np.arange(outputs))
     if array.shape not in ({(m,), (m, 1)} if outputs == 1 else {(m, outputs)}) or not np.isfinite(array).all():
         raise FinwidthError(f"the targets have shape {array.shape}; give finite numbers of shape {wanted}")
     return array.reshape(m, outputs)
 
 
-def _check_record(record: Iterable[int] | None, steps: int) -> tuple[int, ...]:
+def _check_record(record: Iterable[int] | None, steps: int) -> Sequence[int]:
     """The steps to record at, the first and the last among them."""
     if record is None:
-        return tuple(range(steps + 1))
+        return range(steps + 1)
     given: list[Any] = list(record) if isinstance(record, Iterable) else [record]
     for step in given:
         if not isinstance(step, int | np.integer) or not 0 <= step <= steps:
@@ -163,6 +166,9 @@ def plan(
     check_network(net)
     inputs = _resolved(check_inputs(net, X), "inputs")
     m, steps = len(inputs), count("steps", steps)
+    check_time(steps, _STEP, f"training for {amount(steps)} steps", "take fewer steps")
+    outputs = net.widths[-1]
+    afford(32 * m * outputs, f"targets of {amount(m)} inputs and {amount(outputs)} outputs", "take fewer outputs")
     batch = m if batch is None else count("batch", batch)
     if batch > m:
         raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
@@ -202,3 +208,25 @@ def memory(plan: Plan) -> int:
             kept += (1 + extra) * min(left * right, whole)
         kept += 4 * at_once * rows + (2 + extra) * rows  # A, Y, J and the slope; the bias
     return 8 * (kept + max(work(rows, columns, at_once) for columns, rows in shapes))
+
+
+def result(plan: Plan) -> int:
+    """Bytes of the result for each draw, with the copies from which its observables are read off.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.training_plan import plan, result
+    >>> result(plan(MLP([4, 10, 1]), np.eye(4), np.ones(4), steps=9, lr=0.1)) # ten kernels of 4 x 4, five times
+    8080
+    """
+    p = plan.probed.size
+    return 8 * len(plan.record) * (5 * p * p + 3 * p + 5 + len(plan.inputs) * plan.outputs)
+
+
+def seconds(plan: Plan) -> float:
+    """About how long a draw takes: each step multiplies the vectors that were met before by new ones."""
+    left, right, at_once = plan.vectors
+    met = min(left + right, max(plan.net.widths))
+    return (plan.steps + 1) * (_STEP + 5e-10 * sum(plan.net.widths[1:]) * met * at_once)

@@ -154,7 +154,7 @@ class Sampled(Drawn):
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """Some tens of nanoseconds a layer and draw."""
-        return 0.06 * cell.depth * float(table.get("draws", 10**5)) + 1000
+        return 1e6 * diagonal.SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
 
 
 def _sampled(
@@ -299,3 +299,9 @@ class Gram(SeveralInputs):
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """About a hundred nanoseconds for each neuron, input and draw."""
         return 0.1 * cell.depth * cell.width * len(table["inputs"]) * float(table["draws"])
+
+    def memory(self, cell: Cell, settings: Settings) -> int:
+        """Of the draws made at once."""
+        net, table = cell.network(settings.network), settings.table
+        m, targets = len(table["inputs"]), "targets" in table
+        return min(int(table["draws"]), gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)

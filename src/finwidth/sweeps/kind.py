@@ -100,6 +100,10 @@ class Kind(ABC):
         """About how long a cell takes, in microseconds."""
         return 10.0 * cell.depth
 
+    def memory(self, cell: Cell, settings: Settings) -> int:
+        """Bytes that computing a cell takes; 0 where it is never much."""
+        return 0
+
 
 def first_of(records: FloatArray, dimensions: int) -> FloatArray:
     """The first entry along each of the last ``dimensions`` dimensions: one number for each cell."""

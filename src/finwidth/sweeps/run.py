@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, product
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,10 +19,12 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.memory import afford
 from finwidth.network import count
+from finwidth.progress import check_time
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
-from finwidth.sweeps.config import Vectors, cell_at, read_config
+from finwidth.sweeps.config import Config, Vectors, cell_at, read_config
 from finwidth.sweeps.document import checked_path, store_beside
 from finwidth.sweeps.grid import Cell
 from finwidth.sweeps.kinds import KINDS, Settings
@@ -29,6 +32,11 @@ from finwidth.sweeps.store import Store, writing
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+_COPIES = 4  # of the records: as they are read, collected and written
+_LOOKED_AT = 32  # values of each axis, for the time that cells take
+_CLUSTER = 10**4
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def run(
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
     checked, vectors = read_config(config)
+    check_sizes(checked, threads if scheduler is None else None)
     with writing(path, checked, here=scheduler is None) as store:
         done, total = cells_done(store), len(store.config.quantities) * int(np.prod(store.config.shape))
         before, start = done, time.monotonic()
@@ -167,6 +176,33 @@ def run(
                 done += task.new
                 if progress is not None:
                     progress(Progress(before, done, total, time.monotonic() - start))
+
+
+def check_sizes(config: Config, threads: int | None) -> None:
+    """Refuse a sweep whose records or cells do not fit the memory there is, or that takes over a year.
+
+    With threads None a cluster computes, of which is assumed that it has up to 10^4, and memory for any cell.
+    """
+    cells = prod(config.shape)
+    for name, table in config.quantities.items():
+        kind, settings = KINDS[name], Settings(config.seed, dict(config.network), dict(table))
+        numbers = cells * prod(len(labels) for labels in kind.dims(table).values())
+        what = f"records of {numbers} numbers of {name}"
+        afford(_COPIES * 8 * numbers, what, "take fewer cells, inputs or recorded steps, or merge the stores of parts")
+        axes = {axis: values[:: -(-len(values) // _LOOKED_AT)] for axis, values in config.axes.items()}
+        some = [cell_at(axes, (*[0] * (len(axes) - 2), i, j)) for i, j in np.ndindex(*map(len, [*axes.values()][-2:]))]
+        change = "take fewer draws, cells, steps or inputs, or smaller networks"
+        seconds = 1e-6 * sum(kind.work(cell, table) for cell in some) / len(some)
+        check_time(cells, seconds / (threads or _CLUSTER), f"computing {name} in {cells} cells", change)
+        if threads is not None:
+            most = max(kind.memory(cell, settings) for cell in _corners(config))
+            afford(threads * most, f"computing {name} in {threads} cells at once", f"{change}, or fewer workers")
+
+
+def _corners(config: Config) -> list[Cell]:
+    """The deepest cells at either end of the last axis, one of which is the largest."""
+    last = (*[-1] * len(config.axes),)
+    return [cell_at(config.axes, last), cell_at(config.axes, (*last[:-1], 0))]
 
 
 def cells_done(store: Store) -> int:

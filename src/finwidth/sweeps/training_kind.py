@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from finwidth.errors import FinwidthError
+from finwidth.empirical.brute_force import weights_of
+from finwidth.errors import FinwidthError, SizeError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
+from finwidth.sampling import training_plan
 from finwidth.sampling.training import chunk_size, train
 from finwidth.sweeps import numerics
 from finwidth.sweeps.document import Document
@@ -85,14 +87,14 @@ class Training(SeveralInputs):
         """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
         net, table = cell.network(settings.network), settings.table
         entries = len(_FOLLOWED) * len(table["record"])
-        size = chunk_size(net, len(X))
-        if table["method"] == "networks":
-            size = max(1, _CHUNK_WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers))
+        size = _at_once(net, table)
 
         def piece(number: int, count: int) -> list[FloatArray]:
             seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
             try:
                 run = _run(net, X, table, count, seed, pause=pause)
+            except SizeError:
+                raise
             except FinwidthError:  # training diverges; the record says so, and the sweep goes on
                 return [np.full(count, np.inf)] * entries
             return [_there(run[name].sel(step=step)) for name in _FOLLOWED for step in table["record"]]
@@ -104,6 +106,26 @@ class Training(SeveralInputs):
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
         met = len(table["inputs"]) * float(table["steps"])
         return 0.01 * cell.depth * cell.width * met * met * float(table["draws"])
+
+    def memory(self, cell: Cell, settings: Settings) -> int:
+        """Of the networks trained at once."""
+        net, table = cell.network(settings.network), settings.table
+        m = len(table["inputs"])
+        if table["method"] == "law":
+            X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
+            one = training_plan.memory(
+                training_plan.Plan(net, X, y, table["steps"], 1.0, 0.0, m, "squared", table["record"])
+            )
+        else:
+            one = 40 * weights_of(net)
+        return one * min(int(table["draws"]), _at_once(net, table))
+
+
+def _at_once(net: MLP, table: Mapping[str, Any]) -> int:
+    """How many networks share a seed."""
+    if table["method"] == "networks":
+        return max(1, _CHUNK_WEIGHTS // weights_of(net))
+    return chunk_size(net, len(table["inputs"]))
 
 
 def _there(values: Any) -> FloatArray:
