@@ -63,9 +63,10 @@ def _run(
 ) -> None:
     """Compute the cells that the store does not hold yet (the word run may be left out)."""
     from finwidth.sweeps.dataset import status
+    from finwidth.sweeps.document import store_beside
     from finwidth.sweeps.run import run
 
-    path = config.with_suffix(".zarr") if output is None else output
+    path = store_beside(config) if output is None else output
     last: list[Progress] = []
     try:
         with _shown(quiet or as_json) as show:
@@ -75,9 +76,9 @@ def _run(
                 show(now)
 
             run(config, path, workers=workers, scheduler=scheduler, progress=progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if last:
-            typer.echo(f"{_told(path, last[0])}; the same command goes on.", err=True)
+            stop.add_note(f"{_told(path, last[0])}; the same command goes on")
         raise
     if as_json:
         _print_json(status(path) | {"seconds": last[0].seconds})

@@ -266,7 +266,7 @@ MISTAKES = {
     "measure model.py:number -i X.npy": "is a int, and not a torch module",
     "measure model.py:broken -i X.npy": "raises RuntimeError: first line second line",
     "measure model.py:leaves -i X.npy": "raises SystemExit",
-    "measure wrong.py:make -i X.npy": "raises SyntaxError",
+    "measure wrong.py:make -i X.npy": "wrong.py is not Python",
     "measure model.py:make -i absent.npy": "does not exist",
     "measure model.py:make -i images.npy": "cannot be applied to inputs of shape (5, 1, 4, 4)",
     "measure model.py:make -i X.npy --outputs 2": "outputs is 2",

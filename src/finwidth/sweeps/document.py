@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from finwidth.errors import FinwidthError
+from finwidth.inputs import check_file
 
+_LONGEST = 10**7  # bytes of a config
 _NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
 _HEADER = re.compile(rf"^\s*\[\s*({_DOTTED})\s*\]")
@@ -70,6 +72,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def check_config(path: Path) -> None:
+    """Refuse what cannot be a config before it is read."""
+    check_file(path, "the config", "give a TOML file")
+    if path.stat().st_size > _LONGEST:
+        raise FinwidthError(f"the config {path} has more than {_LONGEST:,} bytes; give a TOML file")
+
+
+def store_beside(config: Path) -> Path:
+    """Where a sweep is kept by default: beside its config, with the ending ``.zarr``."""
+    check_config(config)  # what is no file may have no name, such as "."
+    return config.with_suffix(".zarr")
+
+
 def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
     import tomllib
@@ -77,6 +92,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
     path = Path(source)
+    check_config(path)
     try:
         text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))

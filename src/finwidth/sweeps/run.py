@@ -21,6 +21,7 @@ from finwidth.network import count
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Vectors, cell_at, read_config
+from finwidth.sweeps.document import store_beside
 from finwidth.sweeps.grid import Cell
 from finwidth.sweeps.kinds import KINDS, Settings
 from finwidth.sweeps.store import Store, writing
@@ -120,7 +121,7 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = Path(config).with_suffix(".zarr") if store is None else Path(store)  # type: ignore[arg-type]
+    place = store_beside(Path(config)) if store is None else Path(store)  # type: ignore[arg-type]
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
 
