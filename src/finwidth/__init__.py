@@ -1,9 +1,13 @@
 """What finite depth and width do to neural networks: the neural tangent kernel, exactly and in law."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # as typing has it, without the time that typing takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from finwidth.public import *  # noqa: F403
 
 

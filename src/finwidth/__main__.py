@@ -6,15 +6,15 @@ import os
 import sys
 import warnings
 
-from finwidth import interrupts
+from finwidth.interrupts import end, end_unheard, handle, stop
 
 _NARROWEST = 20  # columns that a table or a help text can be read in
 
 
 def main() -> None:
     """Run the command line."""
-    interrupts.handle(interrupts.end)
-    sys.unraisablehook = interrupts.end_unheard
+    handle(end)
+    sys.unraisablehook = end_unheard
     closed = sys.stdout is None
     _fill_streams()
     if closed:
@@ -25,11 +25,11 @@ def main() -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
     from finwidth.cli import main as run
 
-    interrupts.handle(interrupts.stop)
+    handle(stop)
     try:
         run()
     finally:
-        interrupts.handle(interrupts.end)
+        handle(end)
         os.dup2(2, 1)  # what a user's module prints as the program ends is no part of the result
 
 

@@ -482,46 +482,43 @@ def _run(arguments: list[str]) -> int:
 
 def _status(error: BaseException) -> int:
     """The exit status after an exception, which is told in one line."""
-    stopped = interrupts.behind(error)
-    if stopped is not None:
-        return _stopped(stopped)
+    stop = interrupts.behind(error)
+    if stop is not None:
+        number = stop.number if isinstance(stop, interrupts.Stopped) else signal.SIGINT
+        _tell("; ".join([interrupts.word(number), *getattr(stop, "__notes__", ())]))
+        return 128 + number
+    if isinstance(error, BrokenPipeError | SystemExit):  # the reader, such as head, has seen enough; Rich exits then
+        _drop_output()
+        return 0
+    message = _mistake(error)
+    if message is None:
+        raise error
+    _tell(f"error: {shortened(message)}")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    return 2
+
+
+def _mistake(error: BaseException) -> str | None:
+    """What a user has to change; None for a fault of finwidth's."""
     match error:
         case FinwidthError():
-            return _mistake(str(error))
+            return str(error)
         case _UsageError():
-            return _mistake(error.format_message() + " (finwidth COMMAND --help tells what is allowed)")
+            return f"{error.format_message()} (finwidth COMMAND --help tells what is allowed)"
         case MemoryError():
-            return _mistake("this needs more memory than there is; ask for fewer draws, or smaller widths and depth")
-        case BrokenPipeError():  # the reader, such as head, has seen enough
-            _drop_output()
-            return 0
-        case SystemExit():  # as Rich tells of the same when it prints a help text
-            return 0
+            return "this needs more memory than there is; ask for fewer draws, or smaller widths and depth"
         case OSError():
             what = "write the output" if error.filename is None else f"use {error.filename}"
-            status = _mistake(f"cannot {what}: {error.strerror or error}")
-            try:
-                sys.stdout.flush()
-            except OSError:
-                _drop_output()
-            return status
-    raise error
+            return f"cannot {what}: {error.strerror or error}"
+    return None
 
 
 def _drop_output() -> None:
     """What standard output still holds cannot be written; the interpreter would try again as it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stopped(stop: KeyboardInterrupt) -> int:
-    number = stop.number if isinstance(stop, interrupts.Stopped) else signal.SIGINT
-    _tell("; ".join([interrupts.word(number), *getattr(stop, "__notes__", ())]))
-    return 128 + number
-
-
-def _mistake(message: str) -> int:
-    _tell(f"error: {shortened(message)}")
-    return 2
 
 
 def _tell(message: str) -> None:

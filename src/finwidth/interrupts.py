@@ -5,12 +5,14 @@ The first one waits for the call of NumPy or PyTorch that is going on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # as typing has it, without the time that typing takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "its terminal is closed"}
 _SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
@@ -41,9 +43,10 @@ def stop(number: int, frame: Any) -> None:
 def end(number: int, frame: Any = None) -> None:
     """Stop at once, in one line: while modules load, and after the work, nothing is open."""
     line = f"finwidth: {word(number)}\n"
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, ((_SHOW_CURSOR if os.isatty(2) else "") + line).encode())
-    os._exit(128 + number)
+    finally:
+        os._exit(128 + number)
 
 
 def end_unheard(ignored: Any) -> None:

@@ -302,7 +302,7 @@ def _place(error: BaseException | None, folder: Path) -> str | None:
 
 
 # The package itself, Python's library, and what is installed.
-_OTHERS = [str(Path(each).parent) for each in (__file__, os.__file__)]
+_OTHERS = [str(Path(each).resolve().parent) for each in (__file__, os.__file__)]
 _OTHERS += [*site.getsitepackages(), site.getusersitepackages()]
 
 
