@@ -135,7 +135,9 @@ def measure(
         raise FinwidthError(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
-    inputs = _inputs(module, X)
+    from finwidth.empirical.arguments import check_module
+
+    inputs = _inputs(check_module(module), X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
@@ -226,7 +228,10 @@ def load(file: Path, name: str, seed: int = 0) -> nn.Module:
     found = getattr(namespace, name)
     if not isinstance(found, torch.nn.Module) and callable(found):
         torch.manual_seed(number)
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise FinwidthError(f"{file}:{name}, called without arguments, raises {_named(error)}") from error
     if not isinstance(found, torch.nn.Module):
         raise FinwidthError(
             f"{file}:{name} is a {type(found).__name__}, and not a torch module nor a function that makes one"
@@ -242,7 +247,7 @@ def _run(file: Path) -> types.ModuleType:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # all that compile raises
         raise FinwidthError(f"{file} is not Python: {error}") from None
     namespace = types.ModuleType(f"measured_{file.stem}")
-    namespace.__file__ = str(file)
+    namespace.__file__, namespace.__package__ = str(file), ""
     sys.modules[namespace.__name__] = namespace  # where dataclasses and pickles look for it
     exec(code, vars(namespace))
     return namespace
