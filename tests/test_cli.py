@@ -18,7 +18,7 @@ import finwidth
 
 
 def run(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "finwidth", *arguments]
     env = {**os.environ, **variables}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False, timeout=120)
 
@@ -264,7 +264,7 @@ def test_extremes_give_valid_json_and_no_warning(line: str, tmp_path: Path) -> N
 
 
 def test_closed_pipe_and_full_disk() -> None:
-    command = f"{sys.executable} -c 'from finwidth.cli import main; main()'"
+    command = f"{sys.executable} -c 'from finwidth.__main__ import main; main()'"
     for line, status in (
         (f"{command} paper lemma-9 lemma-7 | head -1 > /dev/null; exit ${{PIPESTATUS[0]}}", 0),
         (f"PYTHONUNBUFFERED= {command} moments 2,3,1 -i 1,2 > /dev/full", 2),

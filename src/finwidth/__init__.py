@@ -1,57 +1,29 @@
 """What finite depth and width do to neural networks: the neural tangent kernel, exactly and in law."""
 
+from __future__ import annotations
+
 from importlib import import_module
-from importlib.metadata import version
-from typing import Any
 
-from finwidth.activations import Activation, SmoothActivation
-from finwidth.advice import Regime, regime
-from finwidth.comparison import Comparison, compare
-from finwidth.errors import FinwidthError
-from finwidth.exact.bounds import Bounds, bounds
-from finwidth.exact.infinite_width import infinite_width_gram
-from finwidth.exact.moments import KernelMoments, infinite_width, moments
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP
-from finwidth.quantities import Estimate
-from finwidth.sampling.diagonal import sample
-from finwidth.sampling.gram import sample_gram
-from finwidth.sampling.training import train
-from finwidth.sizing import depth_for, width_for
-from finwidth.sweeps.run import sweep
+TYPE_CHECKING = False  # as typing has it, without the time that typing takes
+if TYPE_CHECKING:
+    from typing import Any
 
-__version__ = version("finwidth")
-
-__all__ = [
-    "MLP",
-    "Activation",
-    "Bounds",
-    "Comparison",
-    "Estimate",
-    "FinwidthError",
-    "KernelMoments",
-    "Regime",
-    "SmoothActivation",
-    "WeightLaw",
-    "bounds",
-    "compare",
-    "depth_for",
-    "infinite_width",
-    "infinite_width_gram",
-    "moments",
-    "regime",
-    "sample",
-    "sample_gram",
-    "sweep",
-    "train",
-    "width_for",
-]
+    from finwidth.public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    """Load `finwidth.paper`, the figures, and what needs torch when they are first used."""
+    """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
+    public = import_module("finwidth.public")
+    if name in globals():  # a part of the package that this has loaded
+        return globals()[name]
     if name in {"paper", "plots"}:
         return import_module(f"finwidth.{name}")
-    if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:
+    if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:  # which need torch
         return getattr(import_module("finwidth.sampling.law_layers"), name)
+    if name in {"__version__", "__all__", *getattr(public, "__all__", ())}:
+        return getattr(public, name)
     raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *import_module("finwidth.public").__all__]

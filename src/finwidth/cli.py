@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from finwidth import interrupts
 from finwidth.bars import Bars
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shortened
 from finwidth.inputs import parse_input
 from finwidth.network import MLP, parse_widths
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
@@ -304,19 +307,23 @@ def _measure(
         typer.Option("--init", help="How the weights were drawn, if they do not tell: default, kaiming_normal, ..."),
     ] = None,
     seed: Seed = 0,
+    trace: Annotated[bool, typer.Option("--traceback", help="Show where in the file an exception is raised.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the kernel of a torch module, with theory beside it where finwidth recognises the module.
 
     This runs the Python file: give it only files that you trust. Torch's generator is set to the seed before.
     """
-    from finwidth.inputs import parse_inputs
-    from finwidth.measurement import load, measure
+    from finwidth.inputs import parse_inputs, whole
+    from finwidth.measurement import load, measure, parse_target, running
 
     X = parse_inputs(input)
-    module = load(target, seed)
-    wanted = int(outputs) if outputs.isdecimal() else outputs
-    found = measure(module, X, wanted, seed=seed, init=init)
+    file, name = parse_target(target)
+    number = whole(outputs)
+    with running(file, trace=trace):
+        module = load(file, name, seed)
+        wanted = outputs if number is None else number
+        found = measure(module, X, wanted, seed=seed, init=init)
     if as_json:
         _print_json(found.to_json())
         return
@@ -400,9 +407,6 @@ def _paper(
         raise typer.Exit(1)
 
 
-
-
-_INTERRUPTED = 130  # exit status
 # What Typer raises for a wrong command line (newer Typer has a Click of its own, so it is not named here).
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -413,28 +417,57 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without the superscript two gets a question mark
             stream.reconfigure(errors="replace")
     try:
-        status = app(prog_name="finwidth", standalone_mode=False)
+        status = _run(sys.argv[1:])
         sys.stdout.flush()
-    except FinwidthError as error:
-        status = _mistake(str(error))
-    except _UsageError as error:
-        status = _mistake(error.format_message() + " (finwidth COMMAND --help tells what is allowed)")
-    except (typer.Abort, KeyboardInterrupt):
-        status = _INTERRUPTED
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        _drop_output()
-        status = 0
-    except MemoryError:
-        status = _mistake("this needs more memory than there is; ask for fewer draws, or smaller widths and depth")
-    except OSError as error:
-        status = _mistake(f"cannot write the output: {error.strerror}")
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _drop_output()
-    if status == _INTERRUPTED:
-        typer.echo("finwidth: interrupted", err=True)
+    except BaseException as error:  # what is neither a mistake nor a stop is raised again
+        status = _status(error)
     sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("finwidth", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0
+
+
+def _status(error: BaseException) -> int:
+    """The exit status after an exception, which is told in one line."""
+    stop = interrupts.behind(error)
+    if stop is not None:
+        number = stop.number if isinstance(stop, interrupts.Stopped) else signal.SIGINT
+        _tell("; ".join([interrupts.word(number), *getattr(stop, "__notes__", ())]))
+        return 128 + number
+    if isinstance(error, BrokenPipeError | SystemExit):  # the reader, such as head, has seen enough; Rich exits then
+        _drop_output()
+        return 0
+    message = _mistake(error)
+    if message is None:
+        raise error
+    _tell(f"error: {shortened(message)}")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    return 2
+
+
+def _mistake(error: BaseException) -> str | None:
+    """What a user has to change; None for a fault of finwidth's."""
+    match error:
+        case FinwidthError():
+            return str(error)
+        case _UsageError():
+            return f"{error.format_message()} (finwidth COMMAND --help tells what is allowed)"
+        case MemoryError():
+            return "this needs more memory than there is; ask for fewer draws, or smaller widths and depth"
+        case OSError():
+            what = "write the output" if error.filename is None else f"use {error.filename}"
+            return f"cannot {what}: {error.strerror or error}"
+    return None
 
 
 def _drop_output() -> None:
@@ -442,6 +475,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _mistake(message: str) -> int:
-    typer.echo("finwidth: error: " + " ".join(message.split()), err=True)
-    return 2
+def _tell(message: str) -> None:
+    """One line on standard error, if that can be written."""
+    with contextlib.suppress(OSError):
+        typer.echo(f"finwidth: {message}", err=True)

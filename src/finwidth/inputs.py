@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,33 @@ from finwidth.network import Vector
 
 _ALLOWED = "give numbers such as 1,2, a .npy file of real numbers, or digits:17"
 _SEVERAL = "give a .npy file of shape (m, n_0), or a range such as digits:0-23"
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def check_file(path: Path, what: str, allowed: str) -> None:
+    """Refuse what is no file: to read a pipe or a device may never end.
+
+    Raises
+    ------
+    FinwidthError
+        Which says what is there instead, and what is ``allowed``.
+
+    Examples
+    --------
+    >>> from finwidth.inputs import check_file
+    >>> check_file(Path("/dev/null"), "the config", "give a TOML file")
+    Traceback (most recent call last):
+        ...
+    finwidth.errors.FinwidthError: the config /dev/null is a device, not a file; give a TOML file
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FinwidthError(f"{what} {path} does not exist; {allowed}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise FinwidthError(f"cannot read {what} {path}: {getattr(error, 'strerror', error)}; {allowed}") from None
+    if not stat.S_ISREG(mode):
+        raise FinwidthError(f"{what} {path} is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file; {allowed}")
 
 
 def parse_input(text: str) -> Vector:
@@ -57,22 +85,41 @@ def _number(part: str) -> Fraction | float:
         top, bottom = (int(each) for each in part.split("/"))
         if not bottom:
             raise ValueError(part)
-        return Fraction(top, bottom)
+        return _in_range(Fraction(top, bottom))
     value = float(part)
     # inf and nan are refused by place by the network's check; 1e-99999 must not become a fraction of that many digits.
     return Fraction(part.strip()) if math.isfinite(value) and (value or "e" not in part.lower()) else value
 
 
+def _in_range(value: Fraction) -> Fraction | float:
+    """The fraction, or what is left of it in a double past its range, which the network's check refuses."""
+    try:
+        float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    return value
+
+
+def whole(text: str) -> int | None:
+    """The whole number that a text is, if it is one of usual size.
+
+    >>> from finwidth.inputs import whole
+    >>> whole("17"), whole("-1"), whole(5000 * "9")
+    (17, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
 def _digit(text: str) -> FloatArray:
-    number = text.removeprefix("digits:")
-    if not number.isdecimal():
+    number = whole(text.removeprefix("digits:"))
+    if number is None:
         raise FinwidthError(f"the input {text!r} is not an image of the digits; give a number, such as digits:17")
     images, _ = _all_digits(text)
-    if int(number) >= len(images):
+    if number >= len(images):
         raise FinwidthError(
             f"the input {text!r} is not an image of the digits; give digits:0 to digits:{len(images) - 1}"
         )
-    image: FloatArray = images[int(number)]
+    image: FloatArray = images[number]
     return image
 
 
@@ -81,14 +128,21 @@ def _load(path: Path) -> FloatArray:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FinwidthError(f"the input file {path} does not exist; {_ALLOWED}") from None
-    except (OSError, ValueError, EOFError):
+    """An array of numbers in a type that everything downstream takes: int64, or floats of at most 64 bits."""
+    check_file(path, "the input file", _ALLOWED)
+    try:  # which takes no memory, and refuses a shape of more numbers than the file has
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # NumPy reads the header as Python code, and raises what Python raises for it
         raise FinwidthError(f"the input file {path} is not a .npy file of numbers; {_ALLOWED}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+    if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "iuf":
         raise FinwidthError(f"the input file {path} does not hold an array of real numbers; {_ALLOWED}")
+    kind: npt.DTypeLike = np.float64
+    if np.can_cast(mapped.dtype, np.int64):
+        kind = np.int64
+    elif mapped.dtype.itemsize < 8:
+        kind = mapped.dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):  # what is infinite then is refused by its place
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False).astype(kind)
     return array
 
 
@@ -130,16 +184,16 @@ def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[
     if targets is None:
         raise FinwidthError("the targets are missing; give --targets with numbers such as 1,-1, or a .npy file")
     y: npt.NDArray[Any] = np.asarray(parse_input(targets), dtype=np.float64)
-    return X, y.astype(np.int64) if classes and np.array_equal(y, y.round()) else y
+    whole_numbers = np.array_equal(y, y.round()) and np.abs(y).max(initial=0) < 2**53
+    return X, y.astype(np.int64) if classes and whole_numbers else y
 
 
 def _digit_range(text: str) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    first, _, last = text.removeprefix("digits:").partition("-")
+    first, last = map(whole, text.removeprefix("digits:").partition("-")[::2])
     images, labels = _all_digits(text)
-    if not first.isdecimal() or not last.isdecimal() or not int(first) <= int(last) < len(images):
+    if first is None or last is None or not first <= last < len(images):
         raise FinwidthError(
             f"the inputs {text!r} are not a range of the digits; give one within digits:0-{len(images) - 1}, "
             "such as digits:0-23"
         )
-    chosen = slice(int(first), int(last) + 1)
-    return images[chosen], labels[chosen]
+    return images[first : last + 1], labels[first : last + 1]

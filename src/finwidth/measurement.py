@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import os
+import site
 import sys
+import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +19,12 @@ import numpy.typing as npt
 from finwidth import empirical
 from finwidth.comparison import ModuleComparison, compare
 from finwidth.errors import FinwidthError, SizeError
+from finwidth.inputs import check_file
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
 from finwidth.observables import spectrum
 from finwidth.quantities import plain
+from finwidth.sampling.streams import check_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,7 +136,9 @@ def measure(
         raise FinwidthError(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
-    inputs = _inputs(module, X)
+    from finwidth.empirical.arguments import check_module
+
+    inputs = _inputs(check_module(module), X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
     parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
@@ -188,14 +195,27 @@ def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
         raise
     except Exception as error:
         told = f"{type(error).__name__}: {first_line(error)}"
-        raise FinwidthError(f"the module cannot be applied to inputs of shape {array.shape}: {told}") from None
+        raise FinwidthError(f"the module cannot be applied to inputs of shape {array.shape}: {told}") from error
     return inputs
 
 
-def load(target: str, seed: int = 0) -> nn.Module:
-    """The module that ``file.py:name`` names: a module, or something that makes one when it is called.
+def parse_target(target: str) -> tuple[Path, str]:
+    """The file and the name in it that ``file.py:name`` means.
 
-    The file is run, and the function called, with torch's generator at ``seed``; they print to standard error.
+    >>> from finwidth.measurement import parse_target
+    >>> parse_target("models/mine.py:make")[1]
+    'make'
+    """
+    path, colon, name = target.rpartition(":")
+    if not colon or not path.endswith(".py") or not name.isidentifier():
+        raise FinwidthError(f"{target!r} names no module; write a file and a name in it, such as mymodel.py:make_model")
+    return Path(path), name
+
+
+def load(file: Path, name: str, seed: int = 0) -> nn.Module:
+    """The module of that name in a Python file: a module, or something that makes one when it is called.
+
+    The file is run, and the function called, with torch's generator at ``seed``.
     """
     try:
         import torch
@@ -203,48 +223,101 @@ def load(target: str, seed: int = 0) -> nn.Module:
         raise FinwidthError(
             "finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
         ) from None
-    path, colon, name = target.rpartition(":")
-    if not colon or not path.endswith(".py") or not name.isidentifier():
-        raise FinwidthError(f"{target!r} names no module; write a file and a name in it, such as mymodel.py:make_model")
-    file = Path(path)
-    if not file.is_file():
-        raise FinwidthError(f"the file {path} does not exist; write a file and a name in it: mymodel.py:make_model")
-    torch.manual_seed(seed)
-    with _running(file):
-        namespace = _run(file)
-        if not hasattr(namespace, name):
-            public = [each for each in vars(namespace) if not each.startswith("_")]
-            raise FinwidthError(f"{path} has no {name!r}; it has {', '.join(public[-8:]) or 'no names'}")
-        found = getattr(namespace, name)
-        if not isinstance(found, torch.nn.Module) and callable(found):
-            torch.manual_seed(seed)
+    # Torch takes 64 bits; longer seeds are hashed to as many.
+    number = seed if check_seed(seed) < 2**64 else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    torch.manual_seed(number)
+    namespace = _run(file)
+    if not hasattr(namespace, name):
+        public = [each for each in vars(namespace) if not each.startswith("_")]
+        raise FinwidthError(f"{file} has no {name!r}; it has {', '.join(public[-8:]) or 'no names'}")
+    found = getattr(namespace, name)
+    if not isinstance(found, torch.nn.Module) and callable(found):
+        torch.manual_seed(number)
+        try:
             found = found()
+        except Exception as error:
+            raise FinwidthError(f"{file}:{name}, called without arguments, raises {_named(error)}") from error
     if not isinstance(found, torch.nn.Module):
         raise FinwidthError(
-            f"{target} is a {type(found).__name__}, and not a torch module nor a function that makes one"
+            f"{file}:{name} is a {type(found).__name__}, and not a torch module nor a function that makes one"
         )
     return found
 
 
-def _run(file: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    namespace = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(namespace)
+def _run(file: Path) -> types.ModuleType:
+    """What a Python file defines; unlike an import, this writes nothing beside the file."""
+    check_file(file, "the file", "write a Python file and a name in it, such as mymodel.py:make_model")
+    try:
+        code = compile(file.read_bytes(), str(file), "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # all that compile raises
+        raise FinwidthError(f"{file} is not Python: {error}") from None
+    namespace = types.ModuleType(f"measured_{file.stem}")
+    namespace.__file__, namespace.__package__ = str(file), ""
+    sys.modules[namespace.__name__] = namespace  # where dataclasses and pickles look for it
+    exec(code, vars(namespace))
     return namespace
 
 
 @contextlib.contextmanager
-def _running(file: Path) -> Iterator[None]:
-    """The user's own code: it may import its neighbours and print; what it raises is told in one line."""
+def running(file: Path, *, trace: bool = False) -> Iterator[None]:
+    """For all that runs the code of a user's file: it may import its neighbours, and writes to standard error only.
+
+    What it raises is told in one line, with the place in its files; with ``trace``, after the whole traceback.
+    """
+    paths, arguments = sys.path[:], sys.argv
     sys.path.insert(0, str(file.parent.resolve()))
+    sys.argv = [str(file)]
+    try:
+        with _to_standard_error():
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        place = _place(error, file.parent.resolve())
+        if place is None:  # a mistake that finwidth tells, or a fault of its own
+            raise
+        if trace:
+            traceback.print_exception(error)
+        told = str(error) if isinstance(error, FinwidthError) else f"{file} raises {_named(error)}"
+        raise FinwidthError(f"{told} ({place}; --traceback shows the way there)") from error
+    finally:
+        sys.path[:], sys.argv = paths, arguments
+
+
+@contextlib.contextmanager
+def _to_standard_error() -> Iterator[None]:
+    """Whatever is printed, by Python, C or other programs, goes to standard error: standard output has the result."""
+    output = sys.stdout
+    output.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except FinwidthError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise FinwidthError(f"{file} raises {type(error).__name__}: {error}") from None
     finally:
-        sys.path.pop(0)
+        output.flush()  # it may have been written to by its other name, sys.__stdout__
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _place(error: BaseException | None, folder: Path) -> str | None:
+    """The last line of a user's files that an exception, or one behind it, has passed; None if it has passed none."""
+    while error is not None:
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            path = Path(frame.f_code.co_filename).resolve()
+            if path.is_relative_to(folder) and not any(map(path.is_relative_to, _OTHERS)):
+                return f"{path.name}, line {line}, in {frame.f_code.co_name}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+# The package itself, Python's library, and what is installed.
+_OTHERS = [str(Path(each).resolve().parent) for each in (__file__, os.__file__)]
+_OTHERS += [*site.getsitepackages(), site.getusersitepackages()]
+
+
+def _named(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a user's exception may have a __str__ that raises another
+        return f"{type(error).__name__}, which cannot be printed"

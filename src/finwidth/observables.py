@@ -217,7 +217,10 @@ def target_gram(targets: npt.ArrayLike, inputs: int, outputs: int) -> FloatArray
         )
     if targets_are(array, outputs) == "classes":
         return np.equal(Y, Y.T).astype(np.float64)
-    G: FloatArray = Y @ Y.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        G: FloatArray = Y @ Y.T
+    if not np.isfinite(G).all():
+        raise FinwidthError("the products of the targets overflow a double; rescale them")
     return G
 
 

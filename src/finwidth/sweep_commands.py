@@ -84,9 +84,9 @@ def _run(
                 show(now)
 
             run(config, path, workers=workers, scheduler=scheduler, progress=progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if last:
-            typer.echo(f"{_told(path, last[0])}; the same command goes on.", err=True)
+            stop.add_note(f"{_told(path, last[0])}; the same command goes on")
         raise
     if as_json:
         _print_json(status(path) | {"seconds": last[0].seconds})

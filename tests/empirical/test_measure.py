@@ -266,7 +266,7 @@ MISTAKES = {
     "measure model.py:number -i X.npy": "is a int, and not a torch module",
     "measure model.py:broken -i X.npy": "raises RuntimeError: first line second line",
     "measure model.py:leaves -i X.npy": "raises SystemExit",
-    "measure wrong.py:make -i X.npy": "raises SyntaxError",
+    "measure wrong.py:make -i X.npy": "wrong.py is not Python",
     "measure model.py:make -i absent.npy": "does not exist",
     "measure model.py:make -i images.npy": "cannot be applied to inputs of shape (5, 1, 4, 4)",
     "measure model.py:make -i X.npy --outputs 2": "outputs is 2",
@@ -295,3 +295,157 @@ def test_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         errors
         == "finwidth: error: finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'\n"
     )
+
+
+# ---- what users' files may do
+
+NASTY = """
+import ctypes, os, subprocess, sys
+from dataclasses import dataclass
+
+import torch
+
+libc = ctypes.CDLL(None)
+
+
+@dataclass
+class Sizes:
+    n: "int" = 3
+
+
+def shout():
+    os.write(1, b"by number\\n")
+    libc.printf(b"by C\\n")
+    subprocess.run(["echo", "by a program"], check=True)
+    sys.__stdout__.write("by its other name\\n")
+    print("by name", sys.argv)
+
+
+class Loud(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(Sizes().n, 1)
+
+    def forward(self, x):
+        import later
+
+        shout()
+        return self.layer(x)
+
+
+class Own(Exception):
+    pass
+
+
+class Base(BaseException):
+    pass
+
+
+def raising(error):
+    class Raising(Loud):
+        def forward(self, x):
+            raise error
+
+    return Raising
+
+
+own, base, leaves, stops = map(raising, (Own("the text"), Base("the text"), SystemExit(0), KeyboardInterrupt()))
+
+
+class OneOnly(Loud):
+    def forward(self, x):
+        if len(x) > 1:
+            raise Own("only one")
+        return self.layer(x)
+
+
+class NoGrad(Loud):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Detached(Loud):
+    def forward(self, x):
+        return self.layer(x).detach()
+
+
+def takes(an_argument):
+    return Loud()
+
+
+def parses():
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mine", default=3, type=int)
+    return torch.nn.Linear(parser.parse_args().mine, 1)
+
+
+def relative():
+    from . import later
+
+
+shout()
+"""
+USERS_FAULTS = {  # in the order of the file above
+    "own": "Own: the text (nasty.py, line 46, in forward; --traceback shows the way there)",
+    "base": "nasty.py raises Base: the text (nasty.py, line 46, in forward; --traceback",
+    "leaves": "nasty.py raises SystemExit: 0 (nasty.py, line 46, in forward; --traceback",
+    "OneOnly": "Own for 2 samples, torch.float32 of shape (2, 3): only one (nasty.py, line 57, in forward",
+    "NoGrad": "does not depend on its parameters by differentiable operations (detach, no_grad?)",
+    "Detached": "does not depend on its parameters by differentiable operations (detach, no_grad?)",
+    "takes": "takes() missing 1 required positional argument",
+    "relative": "ImportError: attempted relative import with no known parent package (nasty.py, line 85, in relative",
+}
+
+
+@pytest.fixture
+def nasty(folder: Path) -> Path:
+    (folder / "nasty.py").write_text(NASTY)
+    (folder / "later.py").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("name", USERS_FAULTS)
+def test_a_fault_of_the_users_is_told_with_its_place(name: str, nasty: Path, run: Run) -> None:
+    status, printed, errors = run(f"measure nasty.py:{name} -i X.npy")
+    assert (status, printed) == (2, "")
+    (line,) = [each for each in errors.splitlines() if each.startswith("finwidth: ")]
+    assert "Traceback" not in errors
+    assert USERS_FAULTS[name] in line
+
+
+def test_the_whole_traceback_is_shown_if_asked_for(nasty: Path, run: Run) -> None:
+    status, printed, errors = run("measure nasty.py:own -i X.npy --traceback")
+    assert (status, printed) == (2, "")
+    assert "raise error\n" in errors
+    assert errors.splitlines()[-1].startswith("finwidth: error: ")
+
+
+def test_standard_output_has_the_result_only(nasty: Path) -> None:
+    """However a user's module prints: by number, C, other programs, at the end. Nothing is written beside it."""
+    (nasty / "nasty.py").write_text(f"import atexit\natexit.register(print, 'at the end')\n{NASTY}")
+    command = [sys.executable, "-m", "finwidth", "measure", "nasty.py:Loud", "-i", "X.npy", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=nasty, check=False, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["kernel"]["shape"] == [4, 4]
+    for words in ("by number", "by C", "by a program", "by its other name", "by name ['nasty.py']", "at the end"):
+        assert words in process.stderr
+    assert not list(nasty.rglob("nasty*.pyc"))
+
+
+def test_what_users_files_use(nasty: Path, run: Run) -> None:
+    """Arguments of their own, neighbours that are imported late; sys.path and sys.argv are given back."""
+    before = sys.path[:]
+    assert run("measure nasty.py:parses -i X.npy")[0] == 0
+    assert run("measure nasty.py:Loud -i X.npy")[0] == 0
+    assert sys.path == before
+    assert run("measure nasty.py:stops -i X.npy")[::2] == (130, run("measure nasty.py:stops -i X.npy")[2])
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, 2**64, 10**40])
+def test_seeds_of_any_size(seed: int, folder: Path, run: Run) -> None:
+    lines = [f"measure model.py:make -i X.npy --seed {each} --json" for each in (seed, seed, seed + 1)]
+    one, same, other = (json.loads(run(line)[1])["kernel"]["trace"] for line in lines)
+    assert one == same != other

@@ -169,7 +169,9 @@ def test_ctrl_c_ends_with_a_summary_and_the_sweep_goes_on(folder: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     summary = re.search(
-        r"^(\d+) of 12 cells are in long.zarr, .* new, .* a second; the same command goes on.$", errors, re.M
+        r"^finwidth: interrupted; (\d+) of 12 cells are in long.zarr, .* new, .* a second; the same command goes on$",
+        errors,
+        re.M,
     )
     assert summary, errors
     assert 1 <= int(summary[1]) < 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def growth_with_depth(
     figure, axes = new_axes()
     grid = moments_grid(widths, depths, x, **network)
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
-    exact = np.exp(np.minimum(grid.log_second_moment - 2 * np.log(grid["mean"]), _LARGEST_LOG))
+    exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
     for width, colour in zip(widths, PALETTE, strict=False):
         axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
         axes.plot(grid.depth, np.exp(np.minimum(5 * grid.depth / width, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")

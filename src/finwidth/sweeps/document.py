@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finwidth.errors import FinwidthError
+from finwidth.inputs import check_file
 
+_LONGEST = 10**7  # bytes of a config
 _NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
 _HEADER = re.compile(rf"^\s*\[\s*({_DOTTED})\s*\]")
@@ -78,10 +80,16 @@ def checked_path(given: Any, what: str) -> Path:
     return Path(given)
 
 
+def check_config(path: Path) -> None:
+    """Refuse what cannot be a config before it is read."""
+    check_file(path, "the config", "give a TOML file")
+    if path.stat().st_size > _LONGEST:
+        raise FinwidthError(f"the config {path} has more than {_LONGEST:,} bytes; give a TOML file")
+
+
 def store_beside(config: Path) -> Path:
     """Where a sweep is kept by default: beside its config, with the ending ``.zarr``."""
-    if not config.name:
-        raise FinwidthError(f"the config {config} is a folder; give a TOML file")
+    check_config(config)  # what is no file may have no name, such as "."
     return config.with_suffix(".zarr")
 
 
@@ -92,6 +100,8 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
     path = checked_path(source, "the config")
+
+    check_config(path)
     try:
         text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))
