@@ -100,7 +100,6 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
     path = checked_path(source, "the config")
-
     check_config(path)
     try:
         text = path.read_bytes().decode()
