@@ -283,7 +283,8 @@ def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> li
         pass_ = record(network, x, leaves)
         if not _follows(pass_, scheme, len(x)):
             raise OtherRouteError
-        columns = _backward(pass_, outputs, batched=scheme.batched)
+        with telling(network.module, x):  # one that changes what its gradients need raises only now
+            columns = _backward(pass_, outputs, batched=scheme.batched)
         if pass_.reorders and pass_.uses and not _in_order(pass_, scheme, columns, outputs):
             raise OtherRouteError
         factors, rough = _factors(network, scheme, pass_, columns)

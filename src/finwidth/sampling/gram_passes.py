@@ -71,8 +71,9 @@ def factor(gram: Array, squares: Array | None = None) -> Factor:
     """The `Factor` of a stack of Gram matrices, shape (draws, m, m).
 
     ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
-    matrix of residuals they are those of the vectors before the projection.  R has as many columns as the largest
-    rank of the stack.
+    matrix of residuals they are those of the vectors before the projection.  Where a matrix is singular the roots are
+    symmetric ones of the cosines: LAPACK chooses the signs of eigenvectors, and a basis of those of equal values, by
+    the processor, and these roots do not depend on its choice.
     """
     squares = diagonal(gram) if squares is None else squares
     root = _cholesky(gram, squares)
@@ -84,8 +85,8 @@ def factor(gram: Array, squares: Array | None = None) -> Factor:
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = xp.linalg.eigh(cosines)
     kept = values > RANK * gram.shape[-1]
-    some = kept.reshape(-1, kept.shape[-1]).any(0)
-    root = xp.sqrt(squares)[..., None] * (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :])[..., some]
+    root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ turned(vectors)
+    root = xp.sqrt(squares)[..., None] * root
     weights = (kept / (values + ~kept))[..., None, :]
     return Factor(root, lambda: scales * ((vectors * weights) @ turned(vectors)) * turned(scales))
 
