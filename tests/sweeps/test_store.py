@@ -24,7 +24,7 @@ from finwidth import FinwidthError
 from finwidth.sweeps import check, merge, read
 from finwidth.sweeps.config import read_config
 from finwidth.sweeps.dataset import status
-from finwidth.sweeps.store import writing
+from finwidth.sweeps.store import open_store, writing
 
 CONFIG: dict[str, Any] = {
     "seed": 2,
@@ -202,6 +202,16 @@ def test_numbers_may_be_written_as_they_like(tmp_path: Path, value: str) -> None
     whole = finwidth.sweep(config, tmp_path / "a.zarr")
     config["network"] = {"gains": float(value), "bias_variance": 1, "bias": "trained"}
     assert (finwidth.sweep(config, tmp_path / "a.zarr").sampled_mean == whole.sampled_mean).all()
+
+
+def test_a_reader_that_is_overtaken(tmp_path: Path) -> None:
+    """A store that is enlarged while another process reads it is not called damaged."""
+    store = tmp_path / "a.zarr"
+    finwidth.sweep(small(), store)
+    opened = open_store(store)
+    finwidth.sweep(small(sampled={"draws": 200}), store)
+    with pytest.raises(FinwidthError, match="was enlarged while it was read; give the same command again"):
+        opened.records("sampled")
 
 
 def _zarr_of_another(path: Path) -> None:

@@ -60,7 +60,7 @@ def check(path: str | Path) -> list[Damage]:
     >>> finwidth.sweep(config, store).identical(found)
     True
     """
-    path = checked_path(path, "the store")
+    path = checked_path("the store", path)
     descriptions(path)  # refuses what is not ours before it is locked
     with lock(path):
         store, found = _described(path)
