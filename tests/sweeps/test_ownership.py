@@ -104,6 +104,17 @@ def test_folders_that_are_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         finwidth.sweep(path)
 
 
+@pytest.mark.parametrize("inside", ["new", "exact/new", "a/b/c"])
+def test_another_store_is_no_place_for_one(tmp_path: Path, inside: str) -> None:
+    zarr.create_group(tmp_path / "theirs", zarr_format=3)
+    finwidth.sweep(CONFIG, tmp_path / "a.zarr")
+    for store in (tmp_path / "a.zarr", tmp_path / "theirs"):
+        before = tree(store)
+        with pytest.raises(FinwidthError, match=r"lies in the Zarr store .*; give a path outside of it"):
+            finwidth.sweep(CONFIG, store / inside)
+        assert tree(store) == before
+
+
 def test_an_empty_folder_becomes_a_store(tmp_path: Path) -> None:
     assert finwidth.sweep(CONFIG, tmp_path).identical(finwidth.sweep(CONFIG))
 

@@ -211,7 +211,7 @@ class Store:
         }
 
     def describe(self, files: Mapping[str, bytes]) -> None:
-        """Write the store's description, and the files of its arrays that are not as it says; a kill may interrupt."""
+        """Write what the store says of itself, and files of its arrays in between; a kill may come at any moment."""
         content = self.content()
         layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
         for name, wanted in files.items():
@@ -270,15 +270,15 @@ def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | No
     """What a store and the copy say of it, None for one that is not sound; raises FinwidthError if neither is."""
     layout.import_zarr()
     root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
-    if root is not None or copy is not None:
-        return root, copy
     if not os.path.lexists(path):
         raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
-    found = layout.raw_description(path / layout.ROOT)
+    found = root or copy or layout.raw_description(path / layout.ROOT)
     if found is not None and found.get("schema") != SCHEMA:
         raise FinwidthError(
             f"{path} has the layout {found.get('schema')} of another version of finwidth, and this one has {SCHEMA}"
         )
+    if root is not None or copy is not None:
+        return root, copy
     if found is None and not (path / layout.COPY).exists():
         raise FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
     raise FinwidthError(
@@ -338,6 +338,9 @@ def writing(
     """
     layout.import_zarr()
     with told_as_full(path):
+        around = next((each for each in path.resolve().parents if (each / "zarr.json").is_file()), None)
+        if around is not None:
+            raise FinwidthError(f"{path} lies in the Zarr store {around}; give a path outside of it with -o")
         if os.path.lexists(path) and not layout.is_vacant(path):
             descriptions(path)  # refuses what is not ours before it is locked
         path.mkdir(parents=True, exist_ok=True)
@@ -377,7 +380,8 @@ def lock(path: Path) -> Iterator[None]:
         import fcntl
     except ImportError:
         raise FinwidthError("sweeps need a system with POSIX file locks, such as Linux or macOS") from None
-    folder = os.open(path, os.O_RDONLY)
+    with told_as_full(path):
+        folder = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
