@@ -68,7 +68,7 @@ def _same_numerics(stores: Sequence[Store]) -> dict[str, dict[str, Any]]:
             first, known = found.setdefault(quantity, (store, facts))
             if known != facts:
                 raise FinwidthError(
-                    f"the last digits of {quantity} depend on the processor and its libraries, and differ in "
+                    f"the bits of {quantity} depend on the processor and its libraries, and differ in "
                     f"{first.path} ({_said(known)}) and {store.path} ({_said(facts)}); compute the parts on machines "
                     "alike (docs/processors.md)"
                 )

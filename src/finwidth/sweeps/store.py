@@ -195,7 +195,7 @@ class Store:
         ]
         if others:
             raise FinwidthError(
-                f"the last digits of {quantity} depend on the processor and its libraries, and those in {self.path} "
+                f"the bits of {quantity} depend on the processor and its libraries, and those in {self.path} "
                 f"come from {', '.join(others)}. Go on where the store was begun, or with OPENBLAS_CORETYPE, "
                 "OPENBLAS_NUM_THREADS and NPY_DISABLE_CPU_FEATURES set so that they agree (docs/processors.md)"
             )
