@@ -159,15 +159,17 @@ def _status(store: StoreArgument, as_json: Json = False) -> None:
 @sweep_app.command("check")
 def _check(store: StoreArgument, as_json: Json = False) -> None:
     """Find every file of a store that is damaged, and mend what can be computed again."""
-    from finwidth.sweeps.mending import check
+    from finwidth.sweeps.mending import LEFT, check
 
     found = check(store)
     if as_json:
         _print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
-        return
-    for each in found:
-        typer.echo(f"{each.file}: {each.mended}")
-    typer.echo(f"{len(found)} files of {store} were damaged." if found else f"{store} is as it was stored.")
+    else:
+        for each in found:
+            typer.echo(f"{each.file}: {each.mended}")
+        typer.echo(f"{len(found)} files of {store} were damaged." if found else f"{store} is as it was stored.")
+    if foreign := [each.file for each in found if each.mended == LEFT]:
+        raise FinwidthError(f"{store} is still damaged: move away {', '.join(foreign)}, and check it again")
 
 
 @sweep_app.command("collect")

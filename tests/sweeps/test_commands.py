@@ -147,6 +147,12 @@ def test_damage_is_told_and_mended(folder: Path) -> None:
     assert read(folder / "grid.zarr").identical(finwidth.sweep(folder / "grid.toml", folder / "whole.zarr"))
     assert (folder / "grid.zarr" / "film.partial").read_text() == "x"
 
+    (folder / "grid.zarr" / "exact" / "c.0.0.0.0.0.0.0.0").unlink()
+    (folder / "grid.zarr" / "exact" / "c.0.0.0.0.0.0.0.0").mkdir()
+    process = run("check", "grid.zarr", cwd=folder)
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert "grid.zarr is still damaged: move away exact/c.0.0.0.0.0.0.0.0, and check it again" in process.stderr
+
 
 def test_help(folder: Path) -> None:
     assert "merge" in run(cwd=folder).stdout

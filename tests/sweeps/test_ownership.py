@@ -88,9 +88,9 @@ def test_what_is_no_path(given: Any) -> None:
     if not isinstance(given, dict):  # a config
         uses.append(lambda: finwidth.sweep(given))
     for use in uses:
-        with pytest.raises(FinwidthError, match="must be a path, got"):
+        with pytest.raises(FinwidthError, match="; give a path"):
             use()
-    with pytest.raises(FinwidthError, match="must be a list of stores"):
+    with pytest.raises(FinwidthError, match="give the stores of the parts"):
         merge("a.zarr", "m")
 
 
@@ -98,10 +98,21 @@ def test_what_is_no_path(given: Any) -> None:
 def test_folders_that_are_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FinwidthError, match="is not the store of a sweep; it is left as it is"):
+    with pytest.raises(FinwidthError, match=r"is not the store of a sweep; it is left as it is|give a path"):
         finwidth.sweep(CONFIG, path)
-    with pytest.raises(FinwidthError, match=r"a folder|Is a directory|not a file"):
+    with pytest.raises(FinwidthError, match=r"a folder|give a path|Is a directory|not a file"):
         finwidth.sweep(path)
+
+
+@pytest.mark.parametrize("inside", ["new", "exact/new", "a/b/c"])
+def test_another_store_is_no_place_for_one(tmp_path: Path, inside: str) -> None:
+    zarr.create_group(tmp_path / "theirs", zarr_format=3)
+    finwidth.sweep(CONFIG, tmp_path / "a.zarr")
+    for store in (tmp_path / "a.zarr", tmp_path / "theirs"):
+        before = tree(store)
+        with pytest.raises(FinwidthError, match=r"lies in the Zarr store .*; give a path outside of it"):
+            finwidth.sweep(CONFIG, store / inside)
+        assert tree(store) == before
 
 
 def test_an_empty_folder_becomes_a_store(tmp_path: Path) -> None:
@@ -124,7 +135,7 @@ def test_what_kills_left_and_what_a_user_put_there(tmp_path: Path) -> None:
     whole = finwidth.sweep(CONFIG, store)
     before = tree(store)
     own = [f"exact/zarr.{UUID}.partial", f"exact/c.0.0.0.{UUID}.partial", f"depth/c.{UUID}.partial"]
-    own.append(f"finwidth_sweep/zarr.{UUID}.partial")
+    own += [f"finwidth_sweep/zarr.{UUID}.partial", f"exact_statistic/c.{UUID}.partial"]
     users = ["film.partial", f"zarr.{UUID}.partial", f"exact/c.0.0.{UUID[:-1]}.partial", f"exact/film.{UUID}.partial"]
     users += ["exact/notes.txt", f"exact/c.0.{UUID}.partial.bak", f"mine/c.0.{UUID}.partial"]
     (store / "mine").mkdir()

@@ -52,7 +52,7 @@ def test_kernel_matrices_of_two_processors_are_not_mixed(tmp_path: Path, elsewhe
     there = finwidth.sweep(GRAM, store)
     elsewhere.undo()
     before = tree(store)
-    message = r"last digits of gram .* kernels Another \(here .*\)\. Go on where .* OPENBLAS_CORETYPE"
+    message = r"bits of gram .* kernels Another \(here .*\)\. Go on where .* OPENBLAS_CORETYPE"
     for config in (GRAM, grown(GRAM)):
         with pytest.raises(FinwidthError, match=message):
             finwidth.sweep(config, store)
@@ -75,7 +75,7 @@ def test_parts_of_two_processors_are_not_merged(tmp_path: Path, elsewhere: pytes
     elsewhere.undo()
     for name, config in (("b", GRAM), ("d", DRAWN)):
         finwidth.sweep(config | {"axes": config["axes"] | {"depth": [5]}}, tmp_path / name)
-    with pytest.raises(FinwidthError, match=r"last digits of gram .* differ in .*a \(.*kernels Another"):
+    with pytest.raises(FinwidthError, match=r"bits of gram .* differ in .*a \(.*kernels Another"):
         merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
     assert not (tmp_path / "ab").exists()
     merge([tmp_path / "c", tmp_path / "d"], tmp_path / "cd")
@@ -115,7 +115,8 @@ def test_processors_in_earnest(tmp_path: Path) -> None:
     first, second = read(tmp_path / "Nehalem").sel(depth=[2, 3]), read(tmp_path / "Haswell")
     assert first[["sampled_mean", "exact_cv"]].equals(second[["sampled_mean", "exact_cv"]])
     assert not (first.gram_mean == second.gram_mean).all()
-    np.testing.assert_allclose(first.gram_mean, second.gram_mean, rtol=1e-12, atol=1e-12)
+    wide, other = (found.gram_mean.sel(width=40) for found in (first, second))  # narrow ones: docs/processors.md
+    np.testing.assert_allclose(wide, other, rtol=1e-12, atol=1e-12)
 
 
 LONG = GRAM | {"axes": {"depth": [2, 3, 4, 5, 6], "width": [3, 4, 5, 6], "n_0": 8}, "sampled": {"draws": 60_000}}

@@ -21,10 +21,10 @@ import zarr
 
 import finwidth
 from finwidth import FinwidthError
-from finwidth.sweeps import check, merge, read
+from finwidth.sweeps import check, layout, merge, read
 from finwidth.sweeps.config import read_config
 from finwidth.sweeps.dataset import status
-from finwidth.sweeps.store import writing
+from finwidth.sweeps.store import open_store, writing
 
 CONFIG: dict[str, Any] = {
     "seed": 2,
@@ -177,12 +177,17 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert finwidth.sweep(small(), store).identical(finwidth.sweep(small()))
 
 
-def test_another_schema_is_told_and_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [1, 3])
+def test_another_schema_is_told_and_not_touched(tmp_path: Path, schema: int) -> None:
+    """An earlier one, which had no checksum, and a later one."""
     store = tmp_path / "a.zarr"
-    zarr.create_group(store, zarr_format=3, attributes={"finwidth_sweep": {"schema": 1, "axes": {}}})
+    if schema == 1:
+        zarr.create_group(store, zarr_format=3, attributes={"finwidth_sweep": {"schema": 1, "axes": {}}})
+    else:
+        layout.put(store / "zarr.json", layout.described({"schema": 3}))
     before = tree(store)
     for use in (finwidth.sweep, lambda config, path: read(path), lambda config, path: check(path)):
-        with pytest.raises(FinwidthError, match="layout 1 of another version of finwidth, and this one has 2"):
+        with pytest.raises(FinwidthError, match=f"layout {schema} of another version of finwidth, and this one has 2"):
             use(small(), store)
         assert tree(store) == before
 
@@ -202,6 +207,16 @@ def test_numbers_may_be_written_as_they_like(tmp_path: Path, value: str) -> None
     whole = finwidth.sweep(config, tmp_path / "a.zarr")
     config["network"] = {"gains": float(value), "bias_variance": 1, "bias": "trained"}
     assert (finwidth.sweep(config, tmp_path / "a.zarr").sampled_mean == whole.sampled_mean).all()
+
+
+def test_a_reader_that_is_overtaken(tmp_path: Path) -> None:
+    """A store that is enlarged while another process reads it is not called damaged."""
+    store = tmp_path / "a.zarr"
+    finwidth.sweep(small(), store)
+    opened = open_store(store)
+    finwidth.sweep(small(sampled={"draws": 200}), store)
+    with pytest.raises(FinwidthError, match="was enlarged while it was read; give the same command again"):
+        opened.records("sampled")
 
 
 def _zarr_of_another(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,11 +72,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def checked_path(given: Any, what: str) -> Path:
+def checked_path(name: str, value: Any) -> Path:
     """A path that can be one; raises FinwidthError for what is none."""
-    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
-        raise FinwidthError(f"{what} must be a path, got {given!r:.80}")
-    return Path(given)
+    if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
+        raise FinwidthError(f"{name} is {shown(value)}; give a path")
+    return Path(value)
 
 
 def check_config(path: Path) -> None:
@@ -99,7 +98,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
 
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
-    path = checked_path(source, "the config")
+    path = checked_path("the config", source)
     check_config(path)
     try:
         text = path.read_bytes().decode()

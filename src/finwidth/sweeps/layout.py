@@ -163,11 +163,12 @@ def irregular(path: Path, quantity: str) -> list[str]:
         return [f"{quantity}/{entry.name}" for entry in entries if _CHUNK.fullmatch(entry.name) and not entry.is_file()]
 
 
-def leftovers(path: Path, arrays: Iterable[str]) -> Iterator[Path]:
+def leftovers(path: Path, axes: Iterable[str], quantities: Mapping[str, Mapping[str, Any]]) -> Iterator[Path]:
     """What kills left of files that were being written: names that the store gives, in folders that it made."""
     with os.scandir(path) as entries:
         yield from [Path(entry) for entry in entries if _is_of_root(entry)]
-    for folder in (path / name for name in (KEY, *arrays)):
+    dims = [name for quantity, settings in quantities.items() for name in record_dims(quantity, settings)]
+    for folder in (path / name for name in (KEY, *axes, *quantities, *dims)):
         if folder.is_dir() and not folder.is_symlink():
             with os.scandir(folder) as entries:
                 yield from [Path(entry) for entry in entries if _is_temporary(entry)]

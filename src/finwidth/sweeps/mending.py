@@ -22,7 +22,7 @@ class Damage:
 
 _REWRITTEN = "written again"
 _REMOVED = "removed; the next sweep computes its cells again"
-_LEFT = "left, for the store did not make it; move it away"
+LEFT = "left, for the store did not make it; move it away"
 
 
 def check(path: str | Path) -> list[Damage]:
@@ -60,7 +60,7 @@ def check(path: str | Path) -> list[Damage]:
     >>> finwidth.sweep(config, store).identical(found)
     True
     """
-    path = checked_path(path, "the store")
+    path = checked_path("the store", path)
     descriptions(path)  # refuses what is not ours before it is locked
     with lock(path):
         store, found = _described(path)
@@ -101,6 +101,6 @@ def _fitting(store: Store) -> int:
 
 def _removed(file: Path) -> str:
     if file.is_symlink() or not file.is_file():
-        return _LEFT
+        return LEFT
     file.unlink()
     return _REMOVED

@@ -36,9 +36,9 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     FinwidthError
         If the configs or versions differ, or two parts hold different numbers for the same cell.
     """
-    if isinstance(parts, str | os.PathLike):
-        raise FinwidthError(f"the parts must be a list of stores, got {str(parts)!r:.80}")
-    target = checked_path(output, "the merged store")
+    if isinstance(parts, str | Path):
+        raise FinwidthError(f"parts is {str(parts)!r:.60}; give the stores of the parts")
+    target = checked_path("the merged store", output)
     if os.path.lexists(target):
         raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
     stores = [open_store(part) for part in parts]
@@ -68,7 +68,7 @@ def _same_numerics(stores: Sequence[Store]) -> dict[str, dict[str, Any]]:
             first, known = found.setdefault(quantity, (store, facts))
             if known != facts:
                 raise FinwidthError(
-                    f"the last digits of {quantity} depend on the processor and its libraries, and differ in "
+                    f"the bits of {quantity} depend on the processor and its libraries, and differ in "
                     f"{first.path} ({_said(known)}) and {store.path} ({_said(facts)}); compute the parts on machines "
                     "alike (docs/processors.md)"
                 )

@@ -1,4 +1,4 @@
-"""What the last digits of matrix products depend on beside versions: a BLAS, its kernels and threads, the processor.
+"""What the bits of matrix products depend on beside versions: a BLAS, its kernels and threads, the processor.
 
 A BLAS chooses its kernels by the processor, and each adds in an order of its own (docs/processors.md).  OpenBLAS, which
 NumPy's wheels carry, says which kernels and how many threads; of another BLAS its name and the processor's features are

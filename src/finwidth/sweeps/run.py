@@ -138,7 +138,7 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = store_beside(checked_path(config, "the config")) if store is None else checked_path(store, "the store")
+    place = store_beside(checked_path("the config", config)) if store is None else checked_path("the store", store)
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
 

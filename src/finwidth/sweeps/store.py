@@ -63,6 +63,8 @@ class Store:
         What else their bits depend on (`Kind.numerics`), by quantity, as soon as there are some.
     grows
         Whether its arrays may not yet be as this says.
+    described
+        The description that it was opened with, None for a new one.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Store:
     versions: Mapping[str, str]
     numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
     grows: bool = False
+    described: Mapping[str, Any] | None = None
     _read: dict[str, FloatArray] = field(default_factory=dict)  # records that are as they were read
     _writable: dict[str, tuple[Any, seals.Hashes]] = field(default_factory=dict)  # arrays, places of their cells
 
@@ -79,9 +82,15 @@ class Store:
         if quantity not in self._read:
             records, damaged = self.examined(quantity)
             if damaged:
-                raise damage(self.path, damaged[0])
+                raise self.damage(damaged[0])
             self._read[quantity] = records
         return self._read[quantity]
+
+    def damage(self, file: str) -> FinwidthError:
+        """The error that a file is not what was stored there, if it is not that the store has changed meanwhile."""
+        if layout.description(self.path / layout.ROOT) != self.described:
+            return FinwidthError(f"{self.path} was enlarged while it was read; give the same command again")
+        return damage(self.path, file)
 
     def examined(self, quantity: str) -> tuple[FloatArray, list[str]]:
         """The sound records of a quantity, NaN where there are none, and the files of those that are not."""
@@ -141,7 +150,6 @@ class Store:
             "network": self.config.network,
             "settings": {name: value for name, value in settings.items() if name not in GROWING},
             "versions": self.versions,
-            "numerics": self.numerics.get(quantity),
         }
         digests = {
             name: {width: described[1] for width, described in widths.items()}
@@ -170,7 +178,6 @@ class Store:
         with told_as_full(self.path):
             if numerics and quantity not in self.numerics:
                 self.numerics[quantity] = dict(numerics)
-                self._writable.pop(quantity, None)
                 self.describe({})
             if quantity not in self._writable:
                 array = layout.import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
@@ -188,7 +195,7 @@ class Store:
         ]
         if others:
             raise FinwidthError(
-                f"the last digits of {quantity} depend on the processor and its libraries, and those in {self.path} "
+                f"the bits of {quantity} depend on the processor and its libraries, and those in {self.path} "
                 f"come from {', '.join(others)}. Go on where the store was begun, or with OPENBLAS_CORETYPE, "
                 "OPENBLAS_NUM_THREADS and NPY_DISABLE_CPU_FEATURES set so that they agree (docs/processors.md)"
             )
@@ -204,7 +211,7 @@ class Store:
         }
 
     def describe(self, files: Mapping[str, bytes]) -> None:
-        """Write the store's description, and the files of its arrays that are not as it says; a kill may interrupt."""
+        """Write what the store says of itself, and files of its arrays in between; a kill may come at any moment."""
         content = self.content()
         layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
         for name, wanted in files.items():
@@ -246,16 +253,16 @@ def _refuse_other_failures(error: Exception) -> None:
 
 def open_store(path: str | Path) -> Store:
     """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
-    path = checked_path(path, "the store")
+    path = checked_path("the store", path)
     root, copy = descriptions(path)
     if root is None:
         raise damage(path, layout.ROOT)
     store = store_of(path, root)
     if not store.grows:
         if root != copy:
-            raise damage(path, layout.COPY if copy is None else f"{layout.ROOT} or {layout.COPY}")
+            raise store.damage(layout.COPY if copy is None else f"{layout.ROOT} or {layout.COPY}")
         if damaged := store.structure()[0]:
-            raise damage(path, damaged[0])
+            raise store.damage(damaged[0])
     return store
 
 
@@ -263,15 +270,15 @@ def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | No
     """What a store and the copy say of it, None for one that is not sound; raises FinwidthError if neither is."""
     layout.import_zarr()
     root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
-    if root is not None or copy is not None:
-        return root, copy
     if not os.path.lexists(path):
         raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
-    found = layout.raw_description(path / layout.ROOT)
+    found = root or copy or layout.raw_description(path / layout.ROOT)
     if found is not None and found.get("schema") != SCHEMA:
         raise FinwidthError(
             f"{path} has the layout {found.get('schema')} of another version of finwidth, and this one has {SCHEMA}"
         )
+    if root is not None or copy is not None:
+        return root, copy
     if found is None and not (path / layout.COPY).exists():
         raise FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
     raise FinwidthError(
@@ -284,7 +291,7 @@ def store_of(path: Path, content: Mapping[str, Any]) -> Store:
     """The store at a path that says ``content`` of itself."""
     axes = {name: tuple(values) for name, values in content["axes"].items()}
     config = Config.from_json(content["config"])
-    return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False))
+    return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False), content)
 
 
 def damage(path: Path, file: str) -> FinwidthError:
@@ -331,6 +338,9 @@ def writing(
     """
     layout.import_zarr()
     with told_as_full(path):
+        around = next((each for each in path.resolve().parents if (each / "zarr.json").is_file()), None)
+        if around is not None:
+            raise FinwidthError(f"{path} lies in the Zarr store {around}; give a path outside of it with -o")
         if os.path.lexists(path) and not layout.is_vacant(path):
             descriptions(path)  # refuses what is not ours before it is locked
         path.mkdir(parents=True, exist_ok=True)
@@ -345,7 +355,7 @@ def writing(
                     store.refuse_other(quantity, KINDS[quantity].numerics(settings))
                 store.records(quantity)  # refuses a store that is damaged
         with told_as_full(path):
-            for leftover in layout.leftovers(path, (*store.axes, *store.config.quantities)):
+            for leftover in layout.leftovers(path, store.axes, store.config.quantities):
                 leftover.unlink()
         store.enlarge(config)
         yield store
@@ -370,7 +380,8 @@ def lock(path: Path) -> Iterator[None]:
         import fcntl
     except ImportError:
         raise FinwidthError("sweeps need a system with POSIX file locks, such as Linux or macOS") from None
-    folder = os.open(path, os.O_RDONLY)
+    with told_as_full(path):
+        folder = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
