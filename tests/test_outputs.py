@@ -271,9 +271,9 @@ def test_a_report_of_two_is_told(tmp_path: Path, reports: list[Path]) -> None:
         mixed = shutil.copytree(tmp_path / "0", tmp_path / f"mixed{count}")
         for name in changed[:count]:
             shutil.copy(tmp_path / "1" / name, mixed / name)
-        with pytest.raises(FinwidthError, match=r"is not whole: .* is of another report"):
+        with pytest.raises(FinwidthError, match=r"is not whole: .* belongs to another report"):
             verify(mixed)
-    for damage in ("", "{", "[]", '{"files": {}}', '{"files": {"law.png": 1}}', '{"files": 3}'):
+    for damage in ("", "{", "[]", '{"files": {}}', '{"files": {"law.png": 1}}', '{"files": 3}', "[" * 10**5):
         (tmp_path / "0" / MANIFEST).write_text(damage)
         with pytest.raises(FinwidthError, match="there is no whole report"):
             verify(tmp_path / "0")

@@ -32,7 +32,7 @@ _MARKS = tuple(
     for pattern in (
         rb"CDF[\x01\x02].{4,3000}?\0{3}\x0c.{4}\0{3}\x06source\0{5}\x02.{4}finwidth ",  # netCDF 3: first attribute
         rb"\x89PNG\r\n\x1a\n.{25}.{4}tEXtSoftware\0finwidth ",
-        rb"%PDF-.*\n(\d+) 0 obj\n<< /Creator \(finwidth [^>]*>>\nendobj\nxref\n[^a-z]*[ nf\d\n]*"
+        rb"%PDF-.*\n(\d+) 0 obj\n<< /Creator \(finwidth [^>]*>>\nendobj\nxref\n[ nf\d\n]*"
         rb"trailer\n<<[^>]* /Info \1 0 R[^>]*>>\nstartxref\n\d+\n%%EOF\n?\Z",
         rb"<\?xml [^>]*>\n<!DOCTYPE svg [^>]*>\n<svg [^>]*>\n <metadata>.{,600}?<dc:title>finwidth ",
         rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta name="generator" content="finwidth ',

@@ -148,14 +148,14 @@ def verify(folder: str | Path) -> None:
             for name in FILES
             if name != MANIFEST and told["files"][name] != _fingerprint((Path(folder) / name).read_bytes())
         ]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise FinwidthError(
             f"there is no whole report in {folder} ({error}); finwidth report writes it again"
         ) from None
     if wrong:
         raise FinwidthError(
-            f"the report in {folder} is not whole: {', '.join(wrong)} is of another report, or was changed; finwidth "
-            "report writes it again"
+            f"the report in {folder} is not whole: {', '.join(wrong)} belongs to another report, or was changed; "
+            "finwidth report writes it again"
         )
 
 
