@@ -107,9 +107,11 @@ def size(number: int) -> str:
     """Bytes as they are told.
 
     >>> from finwidth.memory import size
-    >>> size(3 * 2**20), size(40 * 10**9), size(10**32)
-    ('3 MiB', '37.3 GiB', '9.31e+22 GiB')
+    >>> size(1000), size(3 * 2**20), size(40 * 10**9), size(10**32)
+    ('1000 bytes', '3 MiB', '37.25 GiB', '9.31e+22 GiB')
     """
+    if number < 2**20:
+        return f"{number} bytes"
     unit, name = (2**30, "GiB") if number >= 2**30 else (2**20, "MiB")
     return f"{number / unit:.4g} {name}" if number < 2**44 else f"{Decimal(number) / unit:.3g} {name}"
 
