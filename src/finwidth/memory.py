@@ -167,8 +167,8 @@ def _mounts(root: Path, kind: str) -> Iterator[tuple[Path, str]]:
     """Where cgroups are mounted, and which of them is there: proc(5), mountinfo."""
     for line in _lines(root / "proc/self/mountinfo"):
         place, _, filesystem = line.partition(" - ")
-        name, _, options = filesystem.split(" ", 2)
-        if name == kind and (kind == "cgroup2" or "memory" in options.split(",")):
+        words = filesystem.split()  # its name, source and options
+        if kind in words[:1] and (kind == "cgroup2" or "memory" in words[-1].split(",")):
             mounted, top = place.split()[3:5]
             yield root / top.strip("/"), mounted
 
