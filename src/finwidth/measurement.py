@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from finwidth import empirical
 from finwidth.comparison import ModuleComparison, compare
-from finwidth.errors import FinwidthError, SizeError
+from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
 from finwidth.observables import spectrum
@@ -133,7 +133,6 @@ def measure(
         )
     inputs = _inputs(module, X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
-    parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
     afford(8 * 5 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
@@ -144,7 +143,7 @@ def measure(
     theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
     return Measurement(
         type(module).__name__,
-        parameters,
+        sum(each.numel() for each in module.parameters() if each.requires_grad),
         tuple(inputs.shape),
         outputs,
         matrix,
@@ -164,8 +163,6 @@ def _theory(
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
         return compare(module, x, seed=seed, init=init, progress=progress), None
-    except SizeError:
-        raise
     except FinwidthError as error:
         if init is not None:
             raise
