@@ -344,7 +344,7 @@ def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
     tracemalloc.stop()
     assert promised / 2 < peak < promised
     with pytest.raises(
-        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+\.\d MiB, and memory is 10 MiB"
+        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+ MiB, and memory is 10 MiB"
     ):
         train(net, **arguments, draws=1, memory="10MiB")
 
