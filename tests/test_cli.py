@@ -207,7 +207,7 @@ MISTAKES = {
     "train 2,3,1 -i X.npy -t 1,2 --lr 0": "lr is 0",
     "train 2,3,1 -i X.npy -t 1,2 --steps 0": "steps is 0",
     "train 2,3,1 -i X.npy -t 1,2 --loss hinge": "loss 'hinge'",
-    "train 2,3,1 -i X.npy -t 1,2 --memory 1kB": "memory is 0.00 GiB",
+    "train 2,3,1 -i X.npy -t 1,2 --memory 1kB": "and memory is 1000 bytes",
     "train 2,3,1 -i X.npy -t 1,2 --lr 1e9 --steps 500": "training diverges",
     "train 2,3,1 -i 1,2 -t 1": "neither a .npy file nor digits",
     "train 2,3,1 -i missing.npy -t 1": "does not exist",

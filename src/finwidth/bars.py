@@ -17,14 +17,17 @@ class Bars:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._stage: Stage | None = None
         self._next = 0.0
 
     def __call__(self, stage: Stage) -> None:
         """Show how far the stage is, if it is not over soon."""
+        if stage is not self._stage:
+            self._stage, self._next = stage, stage.started + LOG_SECONDS
         if stage.over:
             self._end()
         elif time.monotonic() - stage.started < _PATIENCE:
-            self._next = stage.started + LOG_SECONDS
+            return
         elif sys.stderr.isatty():
             self._draw(stage)
         elif time.monotonic() >= self._next:

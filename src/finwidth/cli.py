@@ -129,7 +129,7 @@ def _sample(
 ) -> None:
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import exact_values, moments
-    from finwidth.sampling.diagonal import chunks, sample
+    from finwidth.sampling.diagonal import check_sizes, chunks, sample
     from finwidth.sampling.estimates import ESTIMATED, estimates
     from finwidth.sampling.importance import tilted
     from finwidth.sampling.quantiles import Law
@@ -145,6 +145,7 @@ def _sample(
     elif output is None:
         found = estimates(law.watch(chunks(net, x, draws, seed)), exact)
     else:
+        check_sizes(net, draws, 1, kept=120)  # they are written from a copy
         dataset = sample(net, x, draws, seed)
         columns = {str(name): column.to_numpy() for name, column in dataset.items()}
         found = estimates(law.watch([columns]), exact)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from finwidth import empirical
 from finwidth.comparison import ModuleComparison, compare
-from finwidth.errors import FinwidthError, SizeError
+from finwidth.errors import FinwidthError
 from finwidth.inputs import check_file
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
@@ -140,7 +140,6 @@ def measure(
 
     inputs = _inputs(check_module(module), X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
-    parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
     afford(8 * 5 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
@@ -151,7 +150,7 @@ def measure(
     theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
     return Measurement(
         type(module).__name__,
-        parameters,
+        sum(each.numel() for each in module.parameters() if each.requires_grad),
         tuple(inputs.shape),
         outputs,
         matrix,
@@ -171,8 +170,6 @@ def _theory(
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
         return compare(module, x, seed=seed, init=init, progress=progress), None
-    except SizeError:
-        raise
     except FinwidthError as error:
         if init is not None:
             raise

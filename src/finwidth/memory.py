@@ -107,9 +107,11 @@ def size(number: int) -> str:
     """Bytes as they are told.
 
     >>> from finwidth.memory import size
-    >>> size(3 * 2**20), size(40 * 10**9), size(10**32)
-    ('3 MiB', '37.3 GiB', '9.31e+22 GiB')
+    >>> size(1000), size(3 * 2**20), size(40 * 10**9), size(10**32)
+    ('1000 bytes', '3 MiB', '37.25 GiB', '9.31e+22 GiB')
     """
+    if number < 2**20:
+        return f"{number} bytes"
     unit, name = (2**30, "GiB") if number >= 2**30 else (2**20, "MiB")
     return f"{number / unit:.4g} {name}" if number < 2**44 else f"{Decimal(number) / unit:.3g} {name}"
 
@@ -165,8 +167,8 @@ def _mounts(root: Path, kind: str) -> Iterator[tuple[Path, str]]:
     """Where cgroups are mounted, and which of them is there: proc(5), mountinfo."""
     for line in _lines(root / "proc/self/mountinfo"):
         place, _, filesystem = line.partition(" - ")
-        name, _, options = filesystem.split(" ", 2)
-        if name == kind and (kind == "cgroup2" or "memory" in options.split(",")):
+        words = filesystem.split()  # its name, source and options
+        if kind in words[:1] and (kind == "cgroup2" or "memory" in words[-1].split(",")):
             mounted, top = place.split()[3:5]
             yield root / top.strip("/"), mounted
 

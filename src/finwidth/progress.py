@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import TypeAlias
@@ -30,8 +30,8 @@ class Stage:
 
     what: str
     total: int
+    started: float
     done: int = 0
-    started: float = field(default_factory=time.monotonic)
     over: bool = False
 
     @property
@@ -81,7 +81,7 @@ def stage(what: str, total: int, progress: Callable[[int], object] | None = None
     SizeError
         From that function, by the pace of the half second after its first call.
     """
-    watcher, now = _watcher.get(), Stage(what, total)
+    watcher, now = _watcher.get(), Stage(what, total, time.monotonic())
     pace = _Pace(what, total)
 
     def told(done: int) -> None:

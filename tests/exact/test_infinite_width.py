@@ -28,7 +28,7 @@ def pair_means(phi: Activation, Q: FloatArray) -> tuple[FloatArray, FloatArray]:
     lengths = np.sqrt(np.diagonal(Q))
     cos = Q / np.outer(lengths, lengths)
     y = Vectors(lengths, cos, np.sqrt(1 - cos**2))
-    found = _smooth(phi, y, 0) if isinstance(phi, SmoothActivation) else _two_slopes(phi, y)
+    found = _smooth(phi, y, 0, lambda done: None) if isinstance(phi, SmoothActivation) else _two_slopes(phi, y)
     sizes = found.values.lengths, found.slopes
     return tuple(np.outer(size, size) * c for size, c in zip(sizes, (found.values.cos, found.slope_cos), strict=True))  # type: ignore[return-value]
 

@@ -201,7 +201,10 @@ def test_a_step_between_forward_and_backward_is_refused() -> None:
         (lambda: LawConv2d(3, 4, 3, padding="same"), "padding is 'same'"),
         (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)), r"is \(1, 2, 5, 5\); give a tensor \(\.\.\., 3, height"),
         (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 3, 2, 5)), "smaller than the kernel"),
-        (lambda: LawLinear(10**5, 10**5, memory="1MB")(torch.ones(10**5)), "needs .* MiB to go on, and memory is 1.0"),
+        (
+            lambda: LawLinear(10**5, 10**5, memory="1MB")(torch.ones(10**5)),
+            "needs up to .* MiB, and memory is 1000000 bytes",
+        ),
     ],
 )
 def test_mistakes(mistake: Any, message: str) -> None:

@@ -343,7 +343,9 @@ def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert promised / 2 < peak < promised
-    with pytest.raises(finwidth.FinwidthError, match=r"needs up to 0\.\d+ GiB for 1 draw .* memory is 0.01 GiB"):
+    with pytest.raises(
+        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+ MiB, and memory is 10 MiB"
+    ):
         train(net, **arguments, draws=1, memory="10MiB")
 
 

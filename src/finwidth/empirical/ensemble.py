@@ -255,7 +255,7 @@ class Ensemble:
             raise FinwidthError("give both of probe and probe_targets, or neither")
         probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
         aims = numpy_of(targets if probe_targets is None else probe_targets)
-        self._afford(48 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
+        self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
         rates = self._rates(lr)
         rows: dict[int, dict[str, FloatArray]] = {}

@@ -13,6 +13,7 @@ import numpy as np
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.network import MLP, Vector, exact_input
+from finwidth.progress import stage
 from finwidth.quantities import plain
 
 STATEMENTS = {
@@ -171,14 +172,17 @@ def _sums(net: MLP) -> Iterator[tuple[str, float]]:
     yield "two", float((np.arange(1, d + 1) * decay).sum())
     ww = wb = 0.0
     starts_w = starts_b = 0.0  # the sums over i1, for the l of the loop
-    for layer in range(1, d):
-        above = math.exp(-6 * inverse[layer - 2]) if layer > 1 else 0.0
-        starts_w = 1.0 + above * starts_w
-        # For i1 = l and i1 = l - 1 the sum in the exponent is empty.
-        starts_b = float(decay[layer - 1]) + (
-            above * (starts_b - float(decay[layer - 2])) + float(decay[layer - 2]) if layer > 1 else 0.0
-        )
-        ww += (d - layer) * inverse[layer - 1] * math.exp(-5 * inverse[layer - 1]) * starts_w
-        wb += (d - layer) * inverse[layer - 1] * starts_b
+    with stage("the paper's forms", d) as told:
+        for layer in range(1, d):
+            above = math.exp(-6 * inverse[layer - 2]) if layer > 1 else 0.0
+            starts_w = 1.0 + above * starts_w
+            # For i1 = l and i1 = l - 1 the sum in the exponent is empty.
+            starts_b = float(decay[layer - 1]) + (
+                above * (starts_b - float(decay[layer - 2])) + float(decay[layer - 2]) if layer > 1 else 0.0
+            )
+            ww += (d - layer) * inverse[layer - 1] * math.exp(-5 * inverse[layer - 1]) * starts_w
+            wb += (d - layer) * inverse[layer - 1] * starts_b
+            if not layer % 1024:
+                told(layer)
     yield "ww", float(ww)
     yield "wb", float(wb)

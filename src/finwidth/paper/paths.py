@@ -33,9 +33,7 @@ from typing import NamedTuple, TypeAlias
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError, SizeError
-from finwidth.memory import amount
 from finwidth.network import MLP, exact_input
-from finwidth.progress import check_time
 
 CONSTANT = -1  # the neuron below a bias: its value is always 1
 
@@ -221,8 +219,6 @@ class PathEnumeration:
         paths = list(takewhile(lambda some: some < _MANY, accumulate(reversed(net.widths), operator.mul)))
         if len(paths) < len(net.widths):
             raise SizeError(f"the network has over {_MANY} paths; take a smaller one, or finwidth.moments")
-        pairs = sum(paths) ** 2 // max(net.widths)  # at least so many of them have a common edge
-        check_time(pairs, 1e-5, f"listing {amount(pairs)} pairs of paths", "take a smaller network")
         neurons = [(i, a) for i in range(1, net.depth + 1) for a in range(net.widths[i])]
         from_input = [path for a in range(net.widths[0]) for path in paths_from(net, 0, a)]
         from_biases = [path for i, a in neurons for path in paths_from_bias(net, i, a)]

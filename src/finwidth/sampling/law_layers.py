@@ -143,7 +143,8 @@ class LawLinear(_LawLayer):
         How many independent layers to follow at once. Then inputs are (draws, ..., in_features), biases
         (draws, out_features), and a loss summed over the draws trains each by itself.
     memory
-        What the layer may use for its weights, in bytes or such as ``"4GiB"``; more is refused.
+        What the layer may use for its weights, in bytes or such as ``"4GiB"``; more is refused. By default what a
+        product adds has to fit three quarters of what there is then (`finwidth.memory`).
     device, dtype
         As in torch. How far products agree with each other: `GaussianMatrix`.
 

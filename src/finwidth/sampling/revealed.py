@@ -156,7 +156,8 @@ class GaussianMatrix:
         How many independent matrices to follow at once; then every array has a leading axis of this size, and
         arrays without one are for all of them.
     memory
-        What the matrix may use, in bytes or such as ``"4GiB"``; a product that would need more is refused.
+        What the matrix may use, in bytes or such as ``"4GiB"``; a product that would need more is refused.  By default
+        what a product adds has to fit three quarters of what there is then (`finwidth.memory`).
     dtype
         ``"float64"`` or ``"float32"``.  Answers agree with each other, after k vectors on either side, up to lengths of
         10^6 and on any processor, within 2 10^4 (k + 1) rounding errors eps (docs/theory/training.md)::
