@@ -33,8 +33,8 @@ JUNK = (
     *("digits:", "digits:-1", f"digits:{NINES}", "pipe.npy", "zero.npy", "folder.npy", "socket.npy", "absent.npy"),
     *("X.npy:make", "model.py", "model.py:", ":make", "broken.py:make", "%s", "{}", "$HOME", "*", "\\", "２"),
 )
-# A whole number: of any kind, and so large that what it counts fits no machine.
-INTEGERS = ("1", "2", "0", "-1", "7", "1_0", "+3", "00", "0x10", "3.0", str(2**31), str(2**63), str(2**64), NINES)
+# Whole numbers of any kind, and so large that what they count fits no machine and no year: less would be honest work.
+INTEGERS = ("1", "2", "0", "-1", "7", "1_0", "+3", "00", "0x10", "3.0", str(2**63), str(2**64), NINES)
 
 MODULES = """
 import os, subprocess, sys, warnings
