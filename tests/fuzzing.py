@@ -33,8 +33,8 @@ JUNK = (
     *("digits:", "digits:-1", f"digits:{NINES}", "pipe.npy", "zero.npy", "folder.npy", "socket.npy", "absent.npy"),
     *("X.npy:make", "model.py", "model.py:", ":make", "broken.py:make", "%s", "{}", "$HOME", "*", "\\", "２"),
 )
-# A whole number: of any kind, and so large that what it counts fits no machine.
-INTEGERS = ("1", "2", "0", "-1", "7", "1_0", "+3", "00", "0x10", "3.0", str(2**31), str(2**63), str(2**64), NINES)
+# Whole numbers of any kind, and so large that what they count fits no machine and no year: less would be honest work.
+INTEGERS = ("1", "2", "0", "-1", "7", "1_0", "+3", "00", "0x10", "3.0", str(2**63), str(2**64), NINES)
 
 MODULES = """
 import os, subprocess, sys, warnings
@@ -324,7 +324,8 @@ class Called:
 
     def _fault_of_errors(self) -> str | None:
         """A mistake is told in one line, and nothing else is; but the modules that `measure` runs may print."""
-        lines = [line for line in self.errors.splitlines() if not re.fullmatch(r"\d+ of \d+ cells.*", line)]
+        news = r"\d+ of \d+ cells.*|Wrote .*"  # of work that takes long, and beside JSON
+        lines = [line for line in self.errors.splitlines() if not re.fullmatch(news, line)]
         own = [line for line in lines if line.startswith("finwidth: ")]
         others = len(lines) - len(own) if self.arguments[0] != "measure" else 0
         right = {

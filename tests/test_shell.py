@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fuzzing import call
+from fuzzing import call, make_files, within_memory
 
 FINWIDTH = f"{sys.executable} -m finwidth"
 FOREVER = "sample 8,64x50,1 -i 1,1,1,1,1,1,1,1 -n 100000000"
@@ -268,3 +268,36 @@ def test_what_is_no_file_is_not_read(line: str, files: Path) -> None:
     if line.startswith("measure"):
         pytest.importorskip("torch")
     assert NO_FILES[line] in refused(line, files)
+
+
+def test_npy_files_of_every_kind(tmp_path: Path) -> None:
+    """Two of them are three real numbers; none is run, or takes more memory than it has."""
+    arrays = make_files(tmp_path)
+    assert len(arrays) > 35
+    with contextlib.chdir(tmp_path), within_memory(2**30):
+        calls = {name: call(["moments", "3,4,1", "-i", name, "--json"]) for name in arrays}
+    assert not [each for each in calls.values() if each.fault()]
+    assert {name for name, each in calls.items() if each.status == 0} == {"x.npy", "unsigned.npy"}
+    assert not (tmp_path / "ran").exists()
+
+
+EDGES = (
+    "moments 3,4,1 -i 1e100,1,1 --exact --order 4",
+    "moments 3,4,1 -i 1e100,1,1 --order 4 --json",
+    "sample 3,1 -i 1e154,0,0 --tilted --bias none -n 500",
+    "sample 3,1 -i 1e154,0,0 --bias none -n 500 --json",
+    "report 3,2x20,1 -i 1e-162,0,0 --bias none -n 500",
+    "train 3,16x2,1 -i X.npy --targets 1,-1,1,-1 --lr 1 --draws 2 --bias frozen",
+    "train 3,16x2,1 -i X.npy --targets 1e200,-1,1,-1 --draws 2 --json",
+    f"moments 3,4,1 -i {400 * '9'}/1,1,1",
+    f"train 3,4,1 -i X.npy -t {400 * '9'}/1,1,1,1",
+)
+
+
+@pytest.mark.parametrize("line", EDGES, ids=lambda line: line[:60])
+def test_numbers_at_the_edge_are_no_nan_and_raise_no_warning(line: str, tmp_path: Path) -> None:
+    make_files(tmp_path)
+    with contextlib.chdir(tmp_path):
+        called = call(line.split())
+    assert called.status in {0, 2}
+    assert called.fault() is None

@@ -302,7 +302,7 @@ def _place(error: BaseException | None, folder: Path) -> str | None:
     while error is not None:
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
             path = Path(frame.f_code.co_filename).resolve()
-            if path.is_relative_to(folder) and not any(map(path.is_relative_to, _OTHERS)):
+            if path.is_file() and path.is_relative_to(folder) and not any(map(path.is_relative_to, _OTHERS)):
                 return f"{path.name}, line {line}, in {frame.f_code.co_name}"
         error = error.__cause__ or error.__context__
     return None

@@ -449,3 +449,9 @@ def test_seeds_of_any_size(seed: int, folder: Path, run: Run) -> None:
     lines = [f"measure model.py:make -i X.npy --seed {each} --json" for each in (seed, seed, seed + 1)]
     one, same, other = (json.loads(run(line)[1])["kernel"]["trace"] for line in lines)
     assert one == same != other
+
+
+def test_a_fault_of_finwidths_own_is_seen_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finwidth.measurement._theory", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("measure model.py:make -i X.npy")
