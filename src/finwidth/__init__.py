@@ -48,10 +48,23 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    "paper": "finwidth.paper",
+    "plots": "finwidth.plots",
+    "LawConv2d": "finwidth.sampling.law_layers",
+    "LawLinear": "finwidth.sampling.law_layers",
+    "tangent_kernel": "finwidth.sampling.law_layers",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Load `finwidth.paper`, the figures, and what needs torch when they are first used."""
-    if name in {"paper", "plots"}:
-        return import_module(f"finwidth.{name}")
-    if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:
-        return getattr(import_module("finwidth.sampling.law_layers"), name)
-    raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    return module if module.__name__.endswith(f".{name}") else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    """Everything public, whether it is loaded or not."""
+    return sorted([*globals(), *_LAZY])

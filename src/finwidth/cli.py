@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
-from finwidth.network import MLP, count, parse_widths
+from finwidth.network import MLP, parse_widths
 from finwidth.quantities import plain
 from finwidth.sweep_commands import sweep_app
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth import empirical
+from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.observables import spectrum
 from finwidth.quantities import plain
+from finwidth.sampling.streams import check_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,11 +127,16 @@ def measure(
     >>> found.K.shape, found.theory.rows[0].quantity, found.condition > 1
     ((2, 2), 'K', True)
     """
+    from finwidth.empirical.arguments import check_module, check_outputs
+
+    outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
+    tell = arguments.progress(progress)
     if outputs == "diagonal":
         raise FinwidthError(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
     inputs = _inputs(module, X)
+    first = inputs[0].double().cpu().numpy().ravel()
     scale = module.scale if isinstance(module, empirical.MLP) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
@@ -138,7 +144,7 @@ def measure(
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
     eigenvalues = spectrum((matrix + matrix.T) / 2)
-    theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
+    theory, reason = _theory(module, first, seed, init, tell)
     return Measurement(
         type(module).__name__,
         sum(each.numel() for each in module.parameters() if each.requires_grad),
@@ -157,10 +163,10 @@ def _theory(
     x: npt.NDArray[Any],
     seed: int,
     init: str | Mapping[str, Any] | None,
-    progress: Callable[[int], object] | None,
+    tell: Callable[[int], object],
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
-        return compare(module, x, seed=seed, init=init, progress=progress), None
+        return compare(module, x, seed=seed, init=init, progress=tell), None
     except FinwidthError as error:
         if init is not None:
             raise
@@ -172,9 +178,9 @@ def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
     from finwidth.empirical.arguments import check_inputs
     from finwidth.empirical.forward import differentiable, first_line, untouched
 
-    array = np.asarray(X)
-    if array.dtype.kind not in "biuf" or not array.ndim:
-        raise FinwidthError(f"the inputs are {array.dtype} of shape {array.shape}; give real numbers of shape (N, ...)")
+    array = arguments.real_array(X)
+    if array is None or not array.ndim:
+        raise FinwidthError(f"the inputs are {shown(X)}; give real numbers of shape (N, ...)")
     inputs = check_inputs(module, array, "X")
     try:
         with untouched(module), differentiable():  # a forward pass may differentiate, count and draw
@@ -198,12 +204,16 @@ def load(target: str, seed: int = 0) -> nn.Module:
         raise FinwidthError(
             "finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
         ) from None
-    path, colon, name = target.rpartition(":")
-    if not colon or not path.endswith(".py") or not name.isidentifier():
-        raise FinwidthError(f"{target!r} names no module; write a file and a name in it, such as mymodel.py:make_model")
+    wanted = "a file and a name in it, such as mymodel.py:make_model"
+    path, colon, name = arguments.text("the module", target, wanted).rpartition(":")
+    if not colon or not path.endswith(".py") or not name.isidentifier() or "\0" in path:
+        raise FinwidthError(
+            f"{shown(target)} names no module; write a file and a name in it, such as mymodel.py:make_model"
+        )
     file = Path(path)
     if not file.is_file():
         raise FinwidthError(f"the file {path} does not exist; write a file and a name in it: mymodel.py:make_model")
+    seed = check_seed(seed) % 2**63  # of torch's generator
     torch.manual_seed(seed)
     with _running(file):
         namespace = _run(file)

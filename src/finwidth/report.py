@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from finwidth import plots
+from finwidth import arguments, plots
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, count, format_widths
+from finwidth.network import MLP, Vector, format_widths
 from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
@@ -99,11 +100,13 @@ def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> It
         yield piece
 
 
-def write(found: Report, x: Vector, folder: Path) -> list[Path]:
+def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
     Raises FinwidthError if the folder cannot be made or written.
     """
+    folder = arguments.path("folder", folder)
+    arguments.instance("found", found, Report, "what finwidth.report.report returns")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_parameters
+from finwidth.empirical.forward import check_output, telling
 
 
 def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) -> dict[str, torch.Tensor]:
@@ -41,7 +42,9 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
     rows = []
     with torch.enable_grad():
         for sample in torch.split(inputs, 1):
-            for output in module(sample).flatten():
+            with telling(module, sample):
+                outputs = check_output(module(sample), 1).flatten()
+            for output in outputs:
                 rows.append(
                     torch.autograd.grad(output, tensors, retain_graph=True, materialize_grads=True)
                     if output.requires_grad

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finwidth.errors import FinwidthError
+from finwidth.arguments import count, items, numbers
+from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Layer, Vector, count, exact_input
+from finwidth.network import MLP, Layer, Vector, exact_input
 from finwidth.quantities import attributes
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     """
     import xarray as xr
 
-    depths = sorted({count("depth", depth) for depth in depths})
-    nets = [MLP([len(np.atleast_1d(np.asarray(x))), n, n, n, 1], **network) for n in widths]
+    depths = sorted({count("depth", depth) for depth in items("depths", depths, "numbers of layers such as [2, 8]")})
+    widths, nets = _networks(widths, x, network)
     if not nets or not depths:
         raise FinwidthError("the grid is empty; give at least one width and one depth")
     given = Input.of(exact_input(nets[0], x), 4)
@@ -79,7 +80,7 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
         }
     return xr.Dataset(
         {name: (("width", "depth"), values) for name, values in data.items()},
-        coords={"width": list(widths), "depth": depths},
+        coords={"width": widths, "depth": depths},
         attrs=attributes(nets[0], method="exact transfer on a grid"),
     )
 
@@ -95,7 +96,9 @@ def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **net
     >>> spread_by_width([16, 64, 256], 32, [1.0, 1.0]).round(3)
     array([32.087,  1.862,  0.622])
     """
-    nets = [MLP([len(x), n, n, n, 1], **network) for n in widths]
+    depth, (widths, nets) = count("depth", depth), _networks(widths, x, network)
+    if not nets:
+        return np.zeros(0)
     values = _log_values(_SPREAD, nets, Input.of(exact_input(nets[0], x), 4), [depth])
     w, b, ww, wb, bb = (each[:, 0] for each in values)
     with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
@@ -116,7 +119,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     >>> spread_by_depth(8, 3, [1.0, 2.0])[2] == moments(MLP([2, 8, 8, 1]), [1.0, 2.0]).cv
     True
     """
-    net = MLP([len(x), width, width, width, 1], **network)
+    deepest, (_, (net,)) = count("deepest", deepest), _networks([width], x, network)
     program = compile_program(_SPREAD, net.random_bias)
     found = [0.0]  # one layer has no spread
     with decimal.localcontext(CONTEXT):
@@ -129,6 +132,15 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
             w, b, ww, wb, bb = transfer.output(last)
             found.append(Moments((w + b, ww + 2 * wb + bb)).cv)
     return found
+
+
+def _networks(widths: Sequence[int], x: Vector, network: dict[str, Any]) -> tuple[list[int], list[MLP]]:
+    """One network of each hidden width, for this input."""
+    checked = [count("width", n) for n in items("widths", widths, "hidden widths such as [16, 64]")]
+    given = numbers(x)
+    if given is None or given.ndim != 1 or not len(given):
+        raise FinwidthError(f"the input {shown(x)} is not one list of numbers; give some such as [1.0, 2.0]")
+    return checked, [MLP([len(given), n, n, n, 1], **network) for n in checked]
 
 
 def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:

@@ -99,9 +99,9 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     >>> float(finwidth.infinite_width_gram(finwidth.MLP([1, 50, 50, 1], activation="tanh"), [[1000]])[0, 0])
     249.425...
     """
-    layers = net.layers
+    inputs, layers = check_inputs(net, X), net.layers
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        vectors, means = [_directions(check_inputs(net, X))], []
+        vectors, means = [_directions(inputs)], []
         for i, layer in enumerate(layers[:-1]):
             deviation = float(layer.weight_variance) ** 0.5
             y = vectors[-1].with_constant(deviation, float(layer.bias_variance) ** 0.5)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth.arguments import count, items
+from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
@@ -18,6 +20,7 @@ from finwidth.sampling import importance
 from finwidth.sampling.diagonal import chunks
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.gram import sample_gram
+from finwidth.sampling.streams import check_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,11 +55,14 @@ def kernel_on_a_circle(
     """
     from matplotlib.figure import Figure
 
-    angles, X = circle(points)
+    widths, depth = items("widths", widths, "hidden widths, a panel each"), count("depth", depth)
+    if not widths:
+        raise FinwidthError("widths is empty; give at least one hidden width")
+    nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
+    angles, X = circle(count("points", points, 2))
     figure = Figure(figsize=(1.0 + 1.9 * len(widths), 2.7))
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
-    for panel, width in zip(panels, widths, strict=True):
-        net = MLP([2, *[width] * (depth - 1), 1], **network)
+    for panel, width, net in zip(panels, widths, nets, strict=True):
         limit = infinite_width_gram(net, X)[points // 2]
         drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
@@ -101,6 +107,11 @@ def update_over_depth(
     >>> from finwidth.plots import update_over_depth
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
     """
+    widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
+    depths = [count("depth", depth, 2) for depth in items("depths", depths, "numbers of layers, 2 or more")]
+    if not depths:
+        raise FinwidthError("depths is empty; give at least one number of layers, 2 or more")
+    draws, seed = count("draws", draws), check_seed(seed)
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     for width, colour in zip(widths, PALETTE, strict=False):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
+
+from finwidth.arguments import path
+from finwidth.errors import FinwidthError, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,11 +55,17 @@ def new_axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: str | Path) -> list[Path]:
     """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths."""
+    stem, wanted = path("stem", stem), "a figure of finwidth.plots"
+    if not stem.name or not hasattr(figure, "savefig"):
+        raise FinwidthError(f"the figure is {shown(figure)} and the file {stem}; give {wanted} and the name of a file")
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
-    for path in paths:
-        figure.savefig(path, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+    try:
+        for each in paths:
+            figure.savefig(each, dpi=200, metadata={"CreationDate": None} if each.suffix == ".pdf" else None)
+    except OSError as error:
+        raise FinwidthError(f"cannot write {stem}: {error.strerror}; give a place one can write to") from None
     return paths
 
 
@@ -63,7 +73,7 @@ def plain_ticks(axis: Axis, low: float, high: float) -> None:
     """Numbers such as 200 rather than powers of ten on a logarithmic axis of less than two decades."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    if high / low < 100:
+    if math.log10(high) - math.log10(low) < 2:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())

@@ -28,12 +28,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
 from finwidth.activations import SmoothActivation
+from finwidth.arguments import check_device, count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, count, exponent
+from finwidth.network import MLP, Vector, check_input, check_mlp, exponent
 from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.device import DeviceGenerator, check_device
+from finwidth.sampling.device import DeviceGenerator
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
 from finwidth.sampling.variates import Variates
@@ -68,7 +70,7 @@ def why_not(net: MLP) -> str | None:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the chain draws this network's kernel."""
-    reason = why_not(net)
+    reason = why_not(check_mlp(net))
     if reason:
         raise FinwidthError(f"{reason}. finwidth.moments has exact moments, finwidth.sample_gram other activations")
 
@@ -118,6 +120,7 @@ def chunks(
     check_network(net)
     norm, k = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
+    tell = arguments.progress(progress)
     if device is None:
         size = chunk_size(net)
         pieces = by_threads(
@@ -130,8 +133,7 @@ def chunks(
         check_finite(drawn, net, x)
         yield drawn
         done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+        tell(done)
 
 
 def check_finite(drawn: dict[str, FloatArray], net: MLP, x: Vector) -> None:
@@ -227,6 +229,7 @@ def sample(
     """
     import xarray as xr
 
+    check_network(net)
     draws = count("draws", draws)
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
     collect(chunks(net, x, draws, seed, threads=threads, device=device, progress=progress), columns)

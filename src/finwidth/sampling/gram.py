@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
+from finwidth.arguments import check_device, count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_inputs, count
+from finwidth.network import MLP, check_inputs, check_mlp
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
-from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array
 from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.normals import BLOCK, Normals
@@ -40,7 +42,7 @@ def why_not_gaussian(net: MLP) -> list[str]:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
-    reasons = why_not_gaussian(net)
+    reasons = why_not_gaussian(check_mlp(net))
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
     if reasons:
@@ -49,11 +51,8 @@ def check_network(net: MLP) -> None:
 
 def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
     """Targets, one for each of m inputs, as float64; raises FinwidthError unless they are finite."""
-    try:
-        array = np.asarray(targets, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape ({m},)") from None
-    if array.shape != (m,) or not np.isfinite(array).all():
+    array = arguments.array("targets", targets, f"{m} finite numbers, one for each input")
+    if array.shape != (m,):
         raise FinwidthError(f"the targets have shape {array.shape}; give {m} finite numbers, one for each input")
     return array
 
@@ -102,7 +101,7 @@ def chunks(
     wanted = None if targets is None else check_targets(targets, m)
     if wanted is not None:
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
-    place = None if device is None else check_device(device)
+    place, tell = None if device is None else check_device(device), arguments.progress(progress)
     if place is not None:
         threads = 1
     elif threads is None:
@@ -117,8 +116,7 @@ def chunks(
     for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
         yield drawn
         done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+        tell(done)
 
 
 def sample_gram(

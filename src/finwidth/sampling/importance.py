@@ -22,9 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, count
+from finwidth.network import MLP, Vector
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import (
     Drawer,
@@ -94,7 +96,12 @@ def tilted(
     >>> abs(found["K^2"].value / exact.second_moment - 1) < 0.02, found["K^2"].trust
     (True, True)
     """
-    return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), exact)
+    known = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
+    known = {
+        name: arguments.real(f"exact[{name!r}]", value, "a number", lambda number: not math.isnan(number))
+        for name, value in known.items()
+    }
+    return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), known)
 
 
 def pieces(
@@ -115,6 +122,7 @@ def pieces(
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     if norm == 0:
         raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
+    tell = arguments.progress(progress)
     size, tilts, done = chunk_size(net), make_tilts(net), 0
 
     def make() -> Drawer:
@@ -124,8 +132,7 @@ def pieces(
         check_finite(drawn, net, x)
         yield drawn
         done += len(drawn["K"])
-        if progress is not None:
-            progress(done)
+        tell(done)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 
 _NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
@@ -76,7 +77,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
 
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
-    path = Path(source)
+    path = arguments.path("the config", source)
     try:
         text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _lines(text))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from finwidth.arguments import items, path
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps.blocks import blocks
@@ -34,7 +35,7 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     FinwidthError
         If the configs or versions differ, or two parts hold different numbers for the same cell.
     """
-    target = Path(output)
+    target, parts = path("output", output), items("parts", parts, "the stores of the parts")
     if target.exists():
         raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
     stores = [open_store(part) for part in parts]

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import count
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Vectors, cell_at, read_config
@@ -120,7 +121,11 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = Path(config).with_suffix(".zarr") if store is None else Path(store)  # type: ignore[arg-type]
+    if store is None:
+        file = arguments.path("the config", config)
+        place = file.with_suffix(".zarr") if file.name else file
+    else:
+        place = arguments.path("store", store)
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
 
@@ -137,12 +142,14 @@ def run(
     if workers is not None and scheduler is not None:
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
+    tell = arguments.progress(progress)
+    if scheduler is not None:
+        arguments.text("scheduler", scheduler, "the address of a Dask scheduler, such as tcp://host:8786")
     checked, vectors = read_config(config)
     with writing(path, checked) as store:
         done, total = cells_done(store), len(store.config.quantities) * int(np.prod(store.config.shape))
         before, start = done, time.monotonic()
-        if progress is not None:
-            progress(Progress(before, done, total, 0.0))
+        tell(Progress(before, done, total, 0.0))
         tasks = make_tasks(store, vectors)
         if scheduler is None:
             results = by_threads(tasks, threads)
@@ -154,8 +161,7 @@ def run(
             shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
             store.write(task.quantity, task.region, records.reshape(shape))
             done += task.new
-            if progress is not None:
-                progress(Progress(before, done, total, time.monotonic() - start))
+            tell(Progress(before, done, total, time.monotonic() - start))
 
 
 def cells_done(store: Store) -> int:

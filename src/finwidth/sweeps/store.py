@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps.config import Config, differences
@@ -128,7 +129,7 @@ class Store:
 
 def open_store(path: str | Path) -> Store:
     """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
-    return _open(Path(path), "r")
+    return _open(arguments.path("the store", path), "r")
 
 
 def _open(path: Path, mode: str) -> Store:
