@@ -184,6 +184,10 @@ class SmoothActivation(Activation):
                     f"{key} of activation {shown(self.name)} must map {probe} to a finite array of the same shape"
                 )
 
+    def frozen_at_zero(self) -> Activation:
+        """Refuse: it is no linear map where pre-activations are zero."""
+        raise FinwidthError(f"activation {self.name} is not positively homogeneous, and not linear at zero")
+
     @property
     def can_die(self) -> bool:
         """No: a smooth activation maps almost no layer to zero."""

@@ -232,9 +232,11 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     """Mean and standard error; NaN where too few of the draws carry the mean to tell either."""
     if not moved.any():
         return 0.0, 0.0
-    if not np.isfinite(moved).all() or moved.mean() ** 2 < _CARRIED * np.square(moved).mean():
+    largest = float(moved.max())
+    relative = moved / largest  # squares of the others may leave a double's range
+    if not math.isfinite(largest) or relative.mean() ** 2 < _CARRIED * np.square(relative).mean():
         return math.nan, math.nan
-    return float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(len(moved))
+    return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 
 
 def _size(movement: float, error: float, median: float) -> str:

@@ -39,7 +39,7 @@ def count(name: str, value: Any, least: int = 1) -> int:
 
 def index(value: Any) -> int | None:
     """A whole number; None if it is none, or a truth value."""
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool | np.bool_ | np.timedelta64):  # NumPy takes times for whole numbers
         return None
     try:
         return int(operator.index(value))
@@ -80,7 +80,7 @@ def as_fraction(value: Any) -> Fraction:
 
 def _float(value: Any) -> float:
     """NaN if it is no real number, or past a double's range."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.timedelta64):  # NumPy takes times for whole numbers
         return math.nan
     try:
         return float(value) if isinstance(value, Real | Decimal) else math.nan

@@ -7,6 +7,8 @@ import re
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from finwidth.errors import FinwidthError, shown
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?")
@@ -31,7 +33,7 @@ def check_memory(memory: Any) -> int:
     >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory("4g"), check_memory(4096), check_memory(1e9)
     (1610612736, 200000000, 4000000000, 4096, 1000000000)
     """
-    number = isinstance(memory, Real) and not isinstance(memory, bool)
+    number = isinstance(memory, Real) and not isinstance(memory, bool | np.timedelta64)
     amount = memory if number else _amount(memory.strip().lower()) if isinstance(memory, str) else 0
     if not 1 <= amount < math.inf:
         raise FinwidthError(f'memory is {shown(memory)}; give a number of bytes, or a text such as "1GiB" or "200 MB"')

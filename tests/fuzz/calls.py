@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+
 from finwidth import FinwidthError
 from fuzz.surface import public
 from fuzz.values import junk, kind, valid
@@ -43,6 +45,13 @@ NAN = {
         for name in ("unit", "cosine", "effective_rank", "drift", "rotation", "spread")
     },
     "finwidth.sweep": {"*"},
+}
+FEWER = {  # of what takes seconds and has next to no arguments
+    "finwidth.exact.closed_form.formulas": 1,
+    "finwidth.paper.check_all": 4,
+    "finwidth.paper.findings": 1,
+    "finwidth.paper.page.write_page": 40,
+    "finwidth.report.write": 40,
 }
 ELEMENTWISE = {"forward", "value", "derivative", "second_derivative"}  # of arrays that the package makes, unchecked
 
@@ -127,6 +136,10 @@ class Tally:
                 if result is not None:
                     self._methods(r, target, seed, result, share)
 
+    def different(self) -> list[Fault]:
+        """The faults, of those that are alike the first."""
+        return list({(fault.target, fault.what[:60]): fault for fault in reversed(self.faults)}.values())
+
     def _made(self, r: random.Random, target: str, function: Callable[..., Any], share: float) -> dict[str, Any]:
         while True:
             try:
@@ -163,7 +176,7 @@ class Tally:
         return result
 
     def _fault(self, target: str, seed: int, what: str, given: dict[str, Any]) -> None:
-        self.outcomes[what.split(" at ")[0].split(" in ")[0].split(" of ")[0]] += 1
+        self.outcomes[what.split(" at ", maxsplit=1)[0].split(" in ", maxsplit=1)[0].split(" of ", maxsplit=1)[0]] += 1
         self.faults.append(Fault(target, seed, what, _told(given)))
 
     def _methods(self, r: random.Random, target: str, seed: int, result: Any, share: float) -> None:
@@ -171,7 +184,7 @@ class Tally:
             method = f"{target}().{name}"
             each = self._call(method, seed, {}, lambda name=name: getattr(result, name))
             if inspect.ismethod(each):
-                given = self._made(r, target.split("()")[0] + "." + name, each, share)
+                given = self._made(r, target.split("()", maxsplit=1)[0] + "." + name, each, share)
                 self._call(method, seed, given, lambda each=each, given=given: each(**given))
         for each in _parts(result):
             self._methods(r, f"{target}", seed, each, share)
@@ -186,7 +199,7 @@ def _place(error: BaseException) -> str:
 
 
 def _base(target: str) -> str:
-    return target.split("()")[0]
+    return target.split("()", maxsplit=1)[0]
 
 
 def _own_names(result: Any) -> list[str]:
@@ -206,7 +219,7 @@ def _parts(result: Any) -> list[Any]:
 
 def _nan(result: Any, allowed: set[str], name: str = "") -> Iterator[str]:
     """Names of what is NaN."""
-    if "*" in allowed or name in allowed and name:
+    if "*" in allowed or (name in allowed and name):
         return
     if isinstance(result, dict):
         for key, each in result.items():
@@ -223,7 +236,7 @@ def _nan(result: Any, allowed: set[str], name: str = "") -> Iterator[str]:
     elif isinstance(result, torch.Tensor):
         if type(result) is torch.Tensor and not result.is_nested and "" not in allowed and torch.isnan(result).any():
             yield name
-    elif _is_nan(result) and not ("" in allowed):
+    elif _is_nan(result) and "" not in allowed:
         yield name
 
 
@@ -246,22 +259,23 @@ def _told(given: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def main(pattern: str, number: int) -> None:
-    """Call what matches the pattern so often each way, and print what came of it."""
+def fuzz(target: str, number: int) -> Tally:
+    """So many calls with mostly junk, and as many with mostly what is allowed."""
     tally = Tally()
-    for target, function in public().items():
-        if pattern in target:
-            began, before = time.perf_counter(), len(tally.faults)
-            for share in (0.5, 0.03):
-                tally.calls(target, function, number, share)
-            print(f"{target}: {time.perf_counter() - began:.1f} s, {len(tally.faults) - before} faults", flush=True)
-    seen: set[tuple[str, str]] = set()
-    for fault in tally.faults:
-        key = (fault.target, fault.what[:60])
-        if key not in seen:
-            print(fault)
-        seen.add(key)
-    print(sum(tally.outcomes.values()), dict(tally.outcomes.most_common()))
+    for share in (0.5, 0.03):
+        tally.calls(target, public()[target], min(number, FEWER.get(target, number)), share)
+    return tally
+
+
+def main(pattern: str, number: int) -> None:
+    """Fuzz all whose names match the pattern, and print what came of it."""
+    outcomes: Counter[str] = Counter()
+    for target in public():
+        if re.search(pattern, target):
+            began, tally = time.perf_counter(), fuzz(target, number)
+            outcomes += tally.outcomes
+            print(f"{target}: {time.perf_counter() - began:.1f} s", *tally.different(), sep="\n", flush=True)
+    print(sum(outcomes.values()), dict(outcomes.most_common()))
 
 
 if __name__ == "__main__":

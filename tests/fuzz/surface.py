@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-
 EXPORTING = ("finwidth", "finwidth.empirical", "finwidth.paper", "finwidth.plots", "finwidth.sweeps")  # by `dir`
 OPEN = (  # modules whose every public name is for users
     "finwidth.activations",
@@ -30,7 +29,11 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.sampling.training.default_rate",
     "finwidth.sampling.training.trajectory",
 )
-HELPERS = {"finwidth.activations.array_module"}
+HELPERS = {  # what the package calls with what it has checked
+    "finwidth.activations.array_module",
+    "finwidth.quantities.attributes",
+    "finwidth.quantities.plain",
+}
 
 
 def public() -> dict[str, Callable[..., Any]]:

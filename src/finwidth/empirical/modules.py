@@ -166,7 +166,7 @@ class MLP(nn.Sequential):
         >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 3, 1]))
         >>> optimizer = torch.optim.SGD(module.parameter_groups(lr=0.1))
         """
-        arguments.real("lr", lr, "a positive number", lambda rate: 0 < rate < math.inf)
+        lr = arguments.real("lr", lr, "a positive number", lambda rate: 0 < rate < math.inf)
         parameters = dict(self.named_parameters())
         return [{"params": [parameters[name]], "lr": lr * rate} for name, rate in self.scale.items()]
 

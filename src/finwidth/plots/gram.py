@@ -14,7 +14,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots.style import BLUE, PALETTE, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
 from finwidth.sampling import importance
 from finwidth.sampling.diagonal import chunks
@@ -55,7 +55,8 @@ def kernel_on_a_circle(
     """
     from matplotlib.figure import Figure
 
-    widths, depth = items("widths", widths, "hidden widths, a panel each"), count("depth", depth)
+    widths = [count("width", width) for width in items("widths", widths, "hidden widths, a panel each")]
+    depth = count("depth", depth)
     if not widths:
         raise FinwidthError("widths is empty; give at least one hidden width")
     nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
@@ -64,6 +65,8 @@ def kernel_on_a_circle(
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
     for panel, width, net in zip(panels, widths, nets, strict=True):
         limit = infinite_width_gram(net, X)[points // 2]
+        if not limit.any():
+            raise FinwidthError("the kernel of these networks is zero: nothing of it is trained; give bias='trained'")
         drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
@@ -114,6 +117,7 @@ def update_over_depth(
     draws, seed = count("draws", draws), check_seed(seed)
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
+    check_alive(grid)
     for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")

@@ -14,7 +14,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +93,7 @@ def growth_with_depth(
     depths = items("depths", depths, "numbers of layers")
     figure, axes = new_axes()
     grid = moments_grid(widths, depths, x, **network)
+    check_alive(grid)
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = np.exp(np.minimum(grid.log_second_moment - 2 * np.log(grid["mean"]), _LARGEST_LOG))
     for width, colour in zip(widths, PALETTE, strict=False):

@@ -12,6 +12,7 @@ from finwidth.arguments import path
 from finwidth.errors import FinwidthError, shown
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -67,6 +68,12 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
     except OSError as error:
         raise FinwidthError(f"cannot write {stem}: {error.strerror}; give a place one can write to") from None
     return paths
+
+
+def check_alive(grid: xr.Dataset) -> None:
+    """Raise FinwidthError where a mean kernel of `moments_grid` is zero, so that nothing can be divided by it."""
+    if not (grid["mean"] > 0).all():
+        raise FinwidthError("the kernel of these networks is zero at this input: give another input, or bias='trained'")
 
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:

@@ -96,12 +96,14 @@ def tilted(
     >>> abs(found["K^2"].value / exact.second_moment - 1) < 0.02, found["K^2"].trust
     (True, True)
     """
-    known = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
-    known = {
-        name: arguments.real(f"exact[{name!r}]", value, "a number", lambda number: not math.isnan(number))
-        for name, value in known.items()
-    }
+    given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
+    known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
     return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), known)
+
+
+def _is_number(value: float) -> bool:
+    """Infinite ones are past a double's range."""
+    return not math.isnan(value)
 
 
 def pieces(

@@ -81,6 +81,8 @@ class _LawLayer(nn.Module):
         draws, bias = self.draws, arguments.flag("bias", bias)
         if fan_in * fan_out * (draws or 1) > _LARGEST:
             raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float32 or torch.float64")
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
         initial = SharedMatrix(
@@ -315,6 +317,8 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
     if outputs.ndim not in {1, 2} or not outputs.is_floating_point():
         raise FinwidthError(f"the outputs are {outputs.dtype} of shape {tuple(outputs.shape)}; give {wanted}")
     given = _counted(parameters)
+    if not given:
+        raise FinwidthError("no parameter counts: none of those given requires a gradient; give module.parameters()")
     batched = outputs[None] if outputs.ndim == 1 else outputs
     if not batched.requires_grad and batched.numel():
         raise FinwidthError("the outputs depend on no parameter by differentiable operations; do not detach them")
