@@ -16,6 +16,7 @@ import finwidth
 from finwidth import FinwidthError
 from finwidth.errors import shown
 
+finwidth: Any = package  # whose types would refuse the mistakes
 NET = finwidth.MLP([2, 3, 1])
 
 

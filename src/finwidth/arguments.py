@@ -62,13 +62,15 @@ def real(name: str, value: Any, wanted: str, allowed: Callable[[float], bool] = 
 
 def exact(name: str, value: Any, wanted: str, allowed: Callable[[Fraction], bool] = lambda _: True) -> Fraction:
     """The same as a fraction, without rounding: its size is one that a double has."""
-    number = _float(value)
-    if not math.isfinite(number) or (value != 0 and number == 0):
-        raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
-    fraction = as_fraction(value)
-    if not allowed(fraction):
+    if not is_double(value) or not allowed(fraction := as_fraction(value)):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return fraction
+
+
+def is_double(value: Any) -> bool:
+    """Whether it is a real number of a size that a double has: neither infinite there, nor 0 unless it is 0."""
+    number = _float(value)
+    return math.isfinite(number) and (number != 0 or value == 0)
 
 
 def as_fraction(value: Any) -> Fraction:

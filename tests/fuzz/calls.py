@@ -18,6 +18,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Tally:
             torch.manual_seed(seed)
             with limited():
                 given = self._made(r, target, function, share)
-                result = self._call(target, seed, given, lambda given=given: function(**given))
+                result = self._call(target, seed, given, partial(function, **given))
                 if result is not None:
                     self._methods(r, target, seed, result, share)
 
@@ -182,10 +183,10 @@ class Tally:
     def _methods(self, r: random.Random, target: str, seed: int, result: Any, share: float) -> None:
         for name in _own_names(result):
             method = f"{target}().{name}"
-            each = self._call(method, seed, {}, lambda name=name: getattr(result, name))
+            each = self._call(method, seed, {}, partial(getattr, result, name))
             if inspect.ismethod(each):
                 given = self._made(r, target.split("()", maxsplit=1)[0] + "." + name, each, share)
-                self._call(method, seed, given, lambda each=each, given=given: each(**given))
+                self._call(method, seed, given, partial(each, **given))
         for each in _parts(result):
             self._methods(r, f"{target}", seed, each, share)
 

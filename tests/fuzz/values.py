@@ -124,7 +124,7 @@ ARRAYS: list[Make] = [
         [1, r.choice(["x", "2", None, Fraction(1, 3), 10**400, 1j, Plain(), Decimal("NaN")])], dtype=object
     ),
     lambda r: np.ones(2, r.choice(["c16", "U3", "S2", "M8[s]", "m8[s]", "f2", "u1", "i8,f8", "O"])),
-    lambda r: np.ma.masked_array([1.0, 2.0], [False, True]),  # type: ignore[no-untyped-call]
+    lambda r: np.ma.masked_array([1.0, 2.0], [False, True]),
     lambda r: r.choice([np.ones((2, 2)), np.full((2, 2), 1e200), np.full((2, 2), 1e-200), np.full((2, 2), np.nan)]),
     lambda r: r.choice(
         [pd.Series([1.0, 2.0]), pd.DataFrame({"a": [1.0, 2.0]}), pd.Series(["a", "b"]), pd.Timestamp(0)]
@@ -265,7 +265,7 @@ def targets(r: random.Random) -> Any:
     return r.choice([values, np.array(values), torch.tensor(values), [0, 1, 1], np.array(values)[:, None], [1, 1, 1]])
 
 
-def module(r: random.Random) -> nn.Module:
+def module(r: random.Random) -> Any:
     width, o = r.choice([1, 3, 16]), r.choice([1, 1, 2])
     phi = r.choice([nn.ReLU, nn.Tanh, nn.GELU, nn.Identity])()
     found = nn.Sequential(nn.Linear(2, width), phi, nn.Linear(width, o, bias=r.random() < 0.8))
@@ -279,7 +279,7 @@ def kernel(r: random.Random) -> Any:
     return r.choice([K, K, np.stack([K, K, 0 * K]), K.astype(np.float32), torch.tensor(K), K.tolist()])
 
 
-def run(r: random.Random) -> xr.Dataset:
+def run(r: random.Random) -> Any:
     if r.random() < 0.5:
         return finwidth.train(
             finwidth.MLP([2, 2, 1]), np.eye(2), [1, -1], 2, 0.1, r.choice([1, 3]), bool(r.random() < 0.5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.arguments import count, items, numbers
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
@@ -145,6 +146,8 @@ def _networks(widths: Sequence[int], x: Vector, network: dict[str, Any]) -> tupl
 
 def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
     """For each start its log value, shape (widths, depths)."""
+    if not all(arguments.is_double(each) for each in x.power_sums.values()):
+        raise FinwidthError("the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)")
     program = compile_program(tuple(starts), nets[0].random_bias)
     transfer = Transfer(program, nets[0], x, float)
     first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))

@@ -60,7 +60,8 @@ def kernel_on_a_circle(
     if not widths:
         raise FinwidthError("widths is empty; give at least one hidden width")
     nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
-    angles, X = circle(count("points", points, 2))
+    points = count("points", points, 2)
+    angles, X = circle(points)
     figure = Figure(figsize=(1.0 + 1.9 * len(widths), 2.7))
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
     for panel, width, net in zip(panels, widths, nets, strict=True):
