@@ -101,7 +101,7 @@ def test_what_progress_raises_passes_through(entry: Callable[..., Any]) -> None:
 
 
 def test_numbers_of_torch() -> None:
-    torch = pytest.importorskip("torch")
+    torch: Any = pytest.importorskip("torch")
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     for given in (x, x.detach().bfloat16()):
         assert fw.moments(NET, given).mean == fw.moments(NET, [1.0, 2.0]).mean
@@ -111,13 +111,13 @@ def test_numbers_of_torch() -> None:
 
 
 def test_mistakes_with_modules_are_told() -> None:
-    torch = pytest.importorskip("torch")
+    torch: Any = pytest.importorskip("torch")
     from finwidth import empirical
 
     module, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.ones(2, 1)
     layer = fw.LawLinear(2, 3)
     ensemble = empirical.Ensemble(NET, 2)
-    for call in (
+    mistakes: tuple[Callable[[], Any], ...] = (
         lambda: empirical.ntk(module, x.to("meta")),
         lambda: empirical.ntk(module, x.to_sparse()),
         lambda: empirical.ntk(module, torch.ones(2, 3)),
@@ -137,21 +137,22 @@ def test_mistakes_with_modules_are_told() -> None:
         lambda: fw.LawLinear(2, 5, device="meta"),
         lambda: fw.sample(NET, [1, 2], 5, device="meta"),
         lambda: fw.tangent_kernel(layer(torch.ones(2, 2)), layer.parameters()),
-    ):
+    )
+    for call in mistakes:
         with pytest.raises(FinwidthError) as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
 def test_a_tracker_takes_bfloat16() -> None:
-    torch = pytest.importorskip("torch")
+    torch: Any = pytest.importorskip("torch")
     tracker = fw.empirical.Tracker(torch.nn.Linear(2, 1).bfloat16(), torch.eye(2), [1.0, -1.0])
     assert tracker.dataset().attrs["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("size", [1e10, 1e12])
 def test_an_update_past_the_range_is_refused(size: float) -> None:
-    torch = pytest.importorskip("torch")
+    torch: Any = pytest.importorskip("torch")
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     with pytest.raises(FinwidthError, match="overflows"):

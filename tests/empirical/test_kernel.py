@@ -471,7 +471,7 @@ def test_convolutions_take_a_third_of_their_jacobian() -> None:
         (nn.Linear(3, 2), {"memory": "much"}, "memory is 'much'"),
         (nn.Linear(3, 2), {"memory": 10}, "give at least memory="),
         (nn.Linear(3, 2), {"parameters": ["wieght"]}, "parameters names 'wieght'.*it has weight, bias"),
-        (nn.Linear(3, 2), {"scale": {"weight": -1}}, "scale gives -1"),
+        (nn.Linear(3, 2), {"scale": {"weight": -1}}, "the scale of .weight. is -1"),
         (nn.Linear(3, 2), {"parameters": []}, "no parameter counts"),
         (torch.ones, {}, "give a torch.nn.Module"),
         (nn.LSTM(3, 2, batch_first=True), {"x1": torch.ones(2, 4, 3)}, "the module returns a tuple"),
