@@ -13,6 +13,7 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
 
+_HIGHEST = 1000  # order of a moment
 Array = Any  # of numbers: NumPy's, or a torch tensor on any device
 
 
@@ -81,7 +82,8 @@ class Activation:
 
     def gate_moment(self, order: int) -> Fraction:
         """E[phi'(y)^order] for y symmetric without an atom at zero (theory, "gate")."""
-        arguments.count("order", order, 0)
+        if arguments.count("order", order, 0) > _HIGHEST:
+            raise FinwidthError(f"order is {shown(order)}; give at most {_HIGHEST}")
         return (self.positive**order + self.negative**order) / 2
 
     @property

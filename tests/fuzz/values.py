@@ -19,7 +19,7 @@ import xarray as xr
 from torch import nn
 
 import finwidth
-from finwidth.activations import ACTIVATIONS
+from finwidth.activations import ACTIVATIONS, array_module
 from finwidth.laws import LAWS
 from finwidth.network import PARAMETERIZATIONS
 
@@ -189,14 +189,22 @@ def _large(value: Any) -> bool:
     return any(isinstance(each, int | np.integer) and each > 1000 for each in values)
 
 
+def _sin(y: Any) -> Any:
+    return array_module(y).sin(y)
+
+
+def _cos(y: Any) -> Any:
+    return array_module(y).cos(y)
+
+
 def activations(r: random.Random) -> Any:
     return r.choice(
         [
             *ACTIVATIONS,
             finwidth.Activation("mine", 1, Fraction(1, 4)),
             finwidth.Activation("minus", 1, -0.5, 0),
-            finwidth.SmoothActivation("cos", np.cos, lambda y: -np.sin(y), d2phi=lambda y: -np.cos(y)),
-            finwidth.SmoothActivation("no second", np.sin, np.cos),
+            finwidth.SmoothActivation("cos", _cos, lambda y: -_sin(y), d2phi=lambda y: -_cos(y)),
+            finwidth.SmoothActivation("no second", _sin, _cos),
         ]
     )
 

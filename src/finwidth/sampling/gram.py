@@ -103,6 +103,7 @@ def chunks(
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
     place, tell = None if device is None else check_device(device), arguments.progress(progress)
     if place is not None:
+        _check_on(place, net)
         threads = 1
     elif threads is None:
         threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
@@ -117,6 +118,20 @@ def chunks(
         yield drawn
         done += len(drawn["K"])
         tell(done)
+
+
+def _check_on(place: Any, net: MLP) -> None:
+    """Raise FinwidthError unless the activation takes tensors on a device."""
+    import torch
+
+    probe = torch.zeros(3, dtype=torch.float64, device=place)
+    for function in (net.activation.value, net.activation.derivative):
+        with arguments.running(f"activation {net.activation.name}, called with a tensor,"):
+            found = function(probe)
+        if not isinstance(found, torch.Tensor) or found.shape != probe.shape:
+            raise FinwidthError(
+                f"activation {net.activation.name} makes no tensor of a tensor; give functions of torch, or no device"
+            )
 
 
 def sample_gram(
