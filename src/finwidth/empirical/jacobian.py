@@ -13,6 +13,7 @@ from torch import nn
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_parameters
 from finwidth.empirical.forward import check_output, telling
+from finwidth.errors import FinwidthError
 
 
 def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) -> dict[str, torch.Tensor]:
@@ -50,7 +51,9 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
                     if output.requires_grad
                     else [torch.zeros_like(each) for each in tensors]
                 )
-    columns = (torch.stack(column) for column in zip(*rows, strict=True))
+    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
+    if not all(torch.isfinite(each).all() for each in columns):
+        raise FinwidthError("a derivative is not finite; rescale the inputs, or give module.double()")
     return {
         name: each.reshape(len(inputs), -1, *each.shape[1:]).detach()
         for name, each in zip(chosen, columns, strict=True)
