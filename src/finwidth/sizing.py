@@ -202,7 +202,8 @@ def _drawn(network: dict[str, Any]) -> bool:
 def _drawn_spread(depth: int, width: int, x: Sequence[float], network: dict[str, Any]) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
     K = sample_gram(MLP([_INPUT, *[width] * (depth - 1), 1], **network), [x], draws, seed=0).K.to_numpy()
-    return float(K.std() / K.mean()) if K.any() else 0.0
+    relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
+    return float(relative.std() / relative.mean()) if K.any() else 0.0
 
 
 def _drawn_width(depth: int, cv: float, spread: Callable[[int], float]) -> int:

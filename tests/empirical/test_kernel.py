@@ -463,7 +463,7 @@ def test_convolutions_take_a_third_of_their_jacobian() -> None:
         (nn.Sequential(nn.Linear(3, 4), nn.Softmax(0)), {}, "depends on the other samples"),
         (nn.Linear(3, 2), {"x1": torch.full((2, 3), float("nan"))}, "x1 holds numbers that are not finite"),
         (nn.Linear(3, 2), {"x1": torch.zeros(0, 3)}, r"x1 has shape \(0, 3\)"),
-        (nn.Linear(3, 2), {"x1": object()}, "x1 is a object"),
+        (nn.Linear(3, 2), {"x1": object()}, "x1 is <object object"),
         (nn.Linear(3, 2), {"outputs": 2}, "outputs is 2, and the module has 2"),
         (nn.Linear(3, 2), {"outputs": "all"}, "outputs is 'all'"),
         (nn.Linear(3, 2), {"entries": "some"}, "entries is 'some'"),
