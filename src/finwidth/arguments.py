@@ -216,7 +216,7 @@ def array(name: str, values: Any, wanted: str) -> FloatArray:
     """The same of finite numbers."""
     found = numbers(values)
     if found is None:
-        raise FinwidthError(f"{name} is {shown(values)}; give {wanted}")
+        raise FinwidthError(f"{name} is {shown(values)}, not an array of numbers; give {wanted}")
     if not np.isfinite(found).all():
         raise FinwidthError(f"{name} holds numbers that are not finite, or missing; give {wanted}")
     return found
