@@ -11,19 +11,28 @@ if TYPE_CHECKING:
     from finwidth.public import *  # noqa: F403
 
 
+_LAZY = {
+    "paper": "finwidth.paper",
+    "plots": "finwidth.plots",
+    "LawConv2d": "finwidth.sampling.law_layers",
+    "LawLinear": "finwidth.sampling.law_layers",
+    "tangent_kernel": "finwidth.sampling.law_layers",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
     public = import_module("finwidth.public")
     if name in globals():  # a part of the package that this has loaded
         return globals()[name]
-    if name in {"paper", "plots"}:
-        return import_module(f"finwidth.{name}")
-    if name in {"LawLinear", "LawConv2d", "tangent_kernel"}:  # which need torch
-        return getattr(import_module("finwidth.sampling.law_layers"), name)
+    if name in _LAZY:
+        module = import_module(_LAZY[name])
+        return module if module.__name__.endswith(f".{name}") else getattr(module, name)
     if name in {"__version__", "__all__", *getattr(public, "__all__", ())}:
         return getattr(public, name)
     raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *import_module("finwidth.public").__all__]
+    """Everything public, whether it is loaded or not."""
+    return sorted({*globals(), *_LAZY, *import_module("finwidth.public").__all__})

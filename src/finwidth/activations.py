@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
 
+_HIGHEST = 1000  # order of a moment
 Array = Any  # of numbers: NumPy's, or a torch tensor on any device
 
 
@@ -55,18 +57,23 @@ class Activation:
         negative: int | float | Fraction,
         at_zero: int | float | Fraction | None = None,
     ) -> None:
-        can_die = positive == 0 or negative == 0
+        name, wanted = arguments.text("the name of an activation", name, "a text"), "a finite number"
+        up, down = (
+            arguments.exact(f"the {side} slope of activation {shown(name)}", slope, wanted)
+            for side, slope in (("positive", positive), ("negative", negative))
+        )
+        can_die = not (up and down)
         if at_zero is None:
-            at_zero = 0 if can_die else negative
-        if not all(math.isfinite(slope) for slope in (positive, negative, at_zero)) or positive == negative == 0:
+            at_zero = 0 if can_die else down
+        middle = arguments.exact(f"at_zero of activation {shown(name)}", at_zero, wanted)
+        if not (up or down):
+            raise FinwidthError(f"activation {shown(name)} has slopes 0 and 0; they must be finite and not both 0")
+        if can_die and middle:
             raise FinwidthError(
-                f"activation {name!r} has slopes {positive!r} and {negative!r}; they must be finite and not both 0"
+                f"activation {shown(name)} has a zero slope, so at_zero must be 0; it is {shown(at_zero)}"
             )
-        if can_die and at_zero != 0:
-            raise FinwidthError(f"activation {name!r} has a zero slope, so at_zero must be 0; it is {at_zero!r}")
-        for key, slope in (("positive", positive), ("negative", negative), ("at_zero", at_zero)):
-            object.__setattr__(self, key, Fraction(slope))
-        object.__setattr__(self, "name", name)
+        for key, value in (("name", name), ("positive", up), ("negative", down), ("at_zero", middle)):
+            object.__setattr__(self, key, value)
 
     @property
     def can_die(self) -> bool:
@@ -75,6 +82,8 @@ class Activation:
 
     def gate_moment(self, order: int) -> Fraction:
         """E[phi'(y)^order] for y symmetric without an atom at zero (theory, "gate")."""
+        if arguments.count("order", order, 0) > _HIGHEST:
+            raise FinwidthError(f"order is {shown(order)}; give at most {_HIGHEST}")
         return (self.positive**order + self.negative**order) / 2
 
     @property
@@ -149,8 +158,13 @@ class SmoothActivation(Activation):
         gain: int | float | Fraction = 1,
         d2phi: Elementwise | None = None,
     ) -> None:
-        for key, value in (("name", name), ("phi", phi), ("dphi", dphi), ("gain", Fraction(gain)), ("d2phi", d2phi)):
-            object.__setattr__(self, key, value)
+        arguments.text("the name of an activation", name, "a text")
+        for key, function in (("phi", phi), ("dphi", dphi), ("d2phi", d2phi)):
+            if function is not None or key != "d2phi":
+                arguments.function(f"{key} of activation {shown(name)}", function, "a function of arrays")
+            object.__setattr__(self, key, function)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "gain", arguments.exact("gain", gain, "a positive number", lambda v: v > 0))
 
     # Its functions define it, not the slopes of the base class.
     __eq__ = object.__eq__
@@ -161,10 +175,20 @@ class SmoothActivation(Activation):
 
     def check(self) -> None:
         """Raise FinwidthError unless the functions map an array to a finite array of its shape."""
-        probe = np.array([-1.0, 0.0, 1.0])
-        for function in filter(None, (self.phi, self.dphi, self.d2phi)):
-            if np.shape(function(probe)) != probe.shape or not np.isfinite(function(probe)).all():
-                raise FinwidthError(f"activation {self.name!r} must map {probe} to a finite array of the same shape")
+        for key in ("phi", "dphi", "d2phi"):
+            function, probe = getattr(self, key), np.array([-1.0, 0.0, 1.0])
+            if function is None:
+                continue
+            with arguments.running(f"{key} of activation {shown(self.name)}"):
+                found = arguments.numbers(function(probe.copy()))
+            if found is None or found.shape != probe.shape or not np.isfinite(found).all():
+                raise FinwidthError(
+                    f"{key} of activation {shown(self.name)} must map {probe} to a finite array of the same shape"
+                )
+
+    def frozen_at_zero(self) -> Activation:
+        """Refuse: it is no linear map where pre-activations are zero."""
+        raise FinwidthError(f"activation {self.name} is not positively homogeneous, and not linear at zero")
 
     @property
     def can_die(self) -> bool:
@@ -195,8 +219,8 @@ class SmoothActivation(Activation):
         """phi''(y), elementwise; raises FinwidthError if it was not given."""
         if self.d2phi is None:
             raise FinwidthError(
-                f"activation {self.name!r} has no second derivative, which the change of the kernel under an SGD step "
-                f'needs; give one: SmoothActivation("{self.name}", phi, dphi, d2phi=...)'
+                f"activation {shown(self.name)} has no second derivative, which the change of the kernel under an SGD "
+                f'step needs; give one: SmoothActivation("{self.name}", phi, dphi, d2phi=...)'
             )
         return self.d2phi(y)
 
@@ -283,8 +307,4 @@ def activation(given: str | Activation) -> Activation:
         given.check()
     if isinstance(given, Activation):
         return given
-    if not isinstance(given, str) or given not in ACTIVATIONS:
-        raise FinwidthError(
-            f"activation {given!r} is not known; choose one of {', '.join(ACTIVATIONS)}, or give an Activation"
-        )
-    return ACTIVATIONS[given]
+    return ACTIVATIONS[arguments.one_of("activation", given, ACTIVATIONS, more=", or give an Activation")]

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.activations import SmoothActivation
+from finwidth.arguments import count, numbers, real
 from finwidth.empirical import first_step as dense
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, count
+from finwidth.network import MLP, Vector, check_input, check_mlp
 from finwidth.sampling import first_step as in_law
 from finwidth.sampling.gram import why_not_gaussian
 from finwidth.sampling.revealed import NotFiniteError
@@ -132,7 +133,7 @@ def regime(
     if draws == 1:
         raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
     mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
-    rate = 1 / mean if lr is None else _rate(lr)
+    rate = 1 / mean if lr is None else real("lr", lr, "a finite number above 0", lambda rate: 0 < rate < math.inf)
     moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
     movement, error = _mean(moved)
     median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
@@ -160,8 +161,8 @@ def why_not(net: MLP) -> str | None:
 
 
 def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
-    if isinstance(net, MLP):
-        return net
+    if isinstance(net, MLP) or not hasattr(net, "parameters"):
+        return check_mlp(net)
     from finwidth import empirical
 
     recognised: MLP = empirical.recognise(net, init)
@@ -170,19 +171,10 @@ def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
 
 def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
     outputs = net.widths[-1]
-    try:
-        given = np.asarray(target, dtype=np.float64)
-    except (TypeError, ValueError):
-        given = np.array(math.nan)
-    if given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
-        raise FinwidthError(f"target is {target!r}; give a finite number, or one for each of {outputs} outputs")
+    given = numbers(target)
+    if given is None or given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
+        raise FinwidthError(f"target is {shown(target)}; give a finite number, or one for each of {outputs} outputs")
     return np.broadcast_to(given, (outputs,))
-
-
-def _rate(lr: float) -> float:
-    if not isinstance(lr, int | float | np.number) or not 0 < lr < math.inf:
-        raise FinwidthError(f"lr is {lr!r}; give a finite number above 0")
-    return float(lr)
 
 
 def _default_draws(net: MLP) -> int:
@@ -240,9 +232,11 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     """Mean and standard error; NaN where too few of the draws carry the mean to tell either."""
     if not moved.any():
         return 0.0, 0.0
-    if not np.isfinite(moved).all() or moved.mean() ** 2 < _CARRIED * np.square(moved).mean():
+    largest = float(moved.max())
+    relative = moved / largest  # squares of the others may leave a double's range
+    if not math.isfinite(largest) or relative.mean() ** 2 < _CARRIED * np.square(relative).mean():
         return math.nan, math.nan
-    return float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(len(moved))
+    return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 
 
 def _size(movement: float, error: float, median: float) -> str:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.activations import SmoothActivation
+from finwidth.arguments import count
 from finwidth.empirical.brute_force import simulate, weights_of
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, count, format_widths
+from finwidth.network import MLP, Vector, check_input, check_mlp, format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling import diagonal, importance
 from finwidth.sampling.estimates import estimates
@@ -142,8 +144,10 @@ def compare(
     ('K', True)
     """
     seed, draws = check_seed(seed), count("draws", draws)
-    if not isinstance(net, MLP):
-        return _compare_module(net, x, init, progress, draws=draws, networks=networks, seed=seed)
+    tell = arguments.progress(progress)
+    if not isinstance(net, MLP) and hasattr(net, "parameters"):
+        return _compare_module(net, x, init, tell, draws=draws, networks=networks, seed=seed)
+    net = check_mlp(net)
     reason = diagonal.why_not(net)
     if reason is None:
         diagonal.check_sizes(net, draws, check_threads(None))
@@ -152,7 +156,7 @@ def compare(
     found = estimates([measured], exact)
     sampled: dict[str, Estimate] = {}
     if reason is None:
-        sampled = estimates(diagonal.chunks(net, x, draws, seed, progress=progress), exact)
+        sampled = estimates(diagonal.chunks(net, x, draws, seed, progress=tell), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
     rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
     return Comparison(net, rows, reason)
@@ -252,7 +256,7 @@ def _compare_module(
     module: nn.Module,
     x: Vector,
     init: str | Mapping[str, Any] | None,
-    progress: Callable[[int], object] | None,
+    tell: Callable[[int], object],
     *,
     draws: int,
     networks: int | None,
@@ -265,7 +269,7 @@ def _compare_module(
     in_law = diagonal.why_not(net) is None
     if in_law:
         diagonal.check_sizes(net, draws, check_threads(None), kept=16 * len(measured))
-        pieces = list(diagonal.chunks(net, x, draws, seed, progress=progress))
+        pieces = list(diagonal.chunks(net, x, draws, seed, progress=tell))
         drawn = {name: np.concatenate([piece[name] for piece in pieces]) for name in measured}
     else:
         drawn = _networks(net, x, networks, seed)

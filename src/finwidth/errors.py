@@ -1,9 +1,13 @@
-"""The one exception that a user's mistake raises, and its message in one line."""
+"""The one exception that a user's mistake raises, its message in one line, and how a value is shown in it."""
+
+from __future__ import annotations
 
 import re
+from typing import Any
 
 _LONG_WORD = re.compile(r"\S{161,}")
 _LONGEST = 1500  # characters of a message
+_SHOWN = 100  # of a value in it
 
 
 class FinwidthError(ValueError):
@@ -16,6 +20,21 @@ class FinwidthError(ValueError):
 
 class SizeError(FinwidthError):
     """What was asked for is allowed, and too large: for the memory there is, or for a year."""
+
+
+def shown(value: Any) -> str:
+    """A value in a message: in one line, and not too long.
+
+    >>> from finwidth.errors import shown
+    >>> shown([1, "two"]), shown(10**5000)
+    ("[1, 'two']", 'an int that is too long to show')
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever its __repr__ raises; a whole number of more digits than Python prints does, too
+        kind = type(value).__name__
+        return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} that is too long to show"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def shortened(message: str) -> str:

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
 
 Rational: TypeAlias = int | Fraction
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -53,17 +54,23 @@ class WeightLaw:
     sample: Sampler = field(compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        moments = self.even_moments
-        if not moments or not all(math.isfinite(m) for m in moments) or moments[0] != 1:
+        object.__setattr__(self, "name", arguments.text("the name of a weight law", self.name, "a text"))
+        arguments.function("sample", self.sample, "a function of a NumPy generator and a shape")
+        wanted = "even_moments=(mu_2, mu_4, ...), which must be finite and begin with mu_2 = 1"
+        moments = tuple(arguments.items("even_moments", self.even_moments, wanted))
+        for place, moment in enumerate(moments, 1):
+            arguments.exact(f"mu_{2 * place} of weight law {shown(self.name)}", moment, wanted)
+        object.__setattr__(self, "even_moments", moments)
+        if not moments or moments[0] != 1:
             raise FinwidthError(
-                f"weight law {self.name!r} has even moments {moments!r}; they must be finite and begin "
+                f"weight law {shown(self.name)} has even moments {shown(moments)}; they must be finite and begin "
                 "with mu_2 = 1 (rescale the law to unit variance and set the scale with gains=)"
             )
         # Lyapunov: mu_{2k}^(1/2k) grows with k, for any law.
         roots = [float(m) ** (1 / (2 * k)) if m > 0 else 0.0 for k, m in enumerate(moments, 1)]
         if any(after < before * (1 - 1e-12) for before, after in pairwise(roots)):
             raise FinwidthError(
-                f"weight law {self.name!r} has even moments {moments!r}; no law of unit variance has "
+                f"weight law {shown(self.name)} has even moments {shown(moments)}; no law of unit variance has "
                 "these (mu_4 >= 1, mu_6 >= mu_4^(3/2), mu_8 >= mu_6^(4/3))"
             )
 
@@ -74,14 +81,16 @@ class WeightLaw:
 
     def moment(self, order: int) -> Fraction:
         """E[W^order] for an even ``order``; raises FinwidthError past the moments given."""
-        if order == 0:
+        if arguments.count("order", order, 0) % 2:
+            raise FinwidthError(f"order is {order}; give an even number: the odd moments are 0")
+        if not order:
             return Fraction(1)
         if order // 2 > len(self.even_moments):
             raise FinwidthError(
-                f"weight law {self.name!r} gives moments up to mu_{2 * len(self.even_moments)}; "
+                f"weight law {shown(self.name)} gives moments up to mu_{2 * len(self.even_moments)}; "
                 f"this result needs mu_{order}: give it in even_moments="
             )
-        return Fraction(self.even_moments[order // 2 - 1])
+        return arguments.as_fraction(self.even_moments[order // 2 - 1])
 
 
 def _smoothed_sign_moments(half_width: Fraction) -> tuple[Fraction, ...]:
@@ -149,6 +158,4 @@ def weight_law(law: str | WeightLaw) -> WeightLaw:
     """The law called ``law``, or ``law`` itself if it already is one."""
     if isinstance(law, WeightLaw):
         return law
-    if not isinstance(law, str) or law not in LAWS:
-        raise FinwidthError(f"weight law {law!r} is not known; choose one of {', '.join(LAWS)}, or give a WeightLaw")
-    return LAWS[law]
+    return LAWS[arguments.one_of("weight law", law, LAWS, more=", or give a WeightLaw")]

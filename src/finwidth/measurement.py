@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth import empirical
+from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.inputs import check_file
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
@@ -132,13 +132,16 @@ def measure(
     >>> found.K.shape, found.theory.rows[0].quantity, found.condition > 1
     ((2, 2), 'K', True)
     """
+    from finwidth.empirical.arguments import check_module, check_outputs
+
+    outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
+    tell = arguments.progress(progress)
     if outputs == "diagonal":
         raise FinwidthError(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
-    from finwidth.empirical.arguments import check_module
-
-    inputs = _inputs(check_module(module), X)
+    inputs = _inputs(module, X)
+    first = inputs[0].double().cpu().numpy().ravel()
     scale = module.scale if isinstance(module, empirical.MLP) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
@@ -147,7 +150,7 @@ def measure(
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
     eigenvalues = spectrum((matrix + matrix.T) / 2)
-    theory, reason = _theory(module, np.asarray(X)[0].ravel(), seed, init, progress)
+    theory, reason = _theory(module, first, seed, init, tell)
     return Measurement(
         type(module).__name__,
         sum(each.numel() for each in module.parameters() if each.requires_grad),
@@ -166,10 +169,10 @@ def _theory(
     x: npt.NDArray[Any],
     seed: int,
     init: str | Mapping[str, Any] | None,
-    progress: Callable[[int], object] | None,
+    tell: Callable[[int], object],
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
-        return compare(module, x, seed=seed, init=init, progress=progress), None
+        return compare(module, x, seed=seed, init=init, progress=tell), None
     except FinwidthError as error:
         if init is not None:
             raise
@@ -181,9 +184,9 @@ def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
     from finwidth.empirical.arguments import check_inputs
     from finwidth.empirical.forward import differentiable, first_line, untouched
 
-    array = np.asarray(X)
-    if array.dtype.kind not in "biuf" or not array.ndim:
-        raise FinwidthError(f"the inputs are {array.dtype} of shape {array.shape}; give real numbers of shape (N, ...)")
+    array = arguments.real_array(X)
+    if array is None or not array.ndim:
+        raise FinwidthError(f"the inputs are {shown(X)}; give real numbers of shape (N, ...)")
     inputs = check_inputs(module, array, "X")
     try:
         with untouched(module), differentiable():  # a forward pass may differentiate, count and draw
@@ -203,9 +206,10 @@ def parse_target(target: str) -> tuple[Path, str]:
     >>> parse_target("models/mine.py:make")[1]
     'make'
     """
-    path, colon, name = target.rpartition(":")
-    if not colon or not path.endswith(".py") or not name.isidentifier():
-        raise FinwidthError(f"{target!r} names no module; write a file and a name in it, such as mymodel.py:make_model")
+    wanted = "a file and a name in it, such as mymodel.py:make_model"
+    path, colon, name = arguments.text("the module", target, wanted).rpartition(":")
+    if not colon or not path.endswith(".py") or not name.isidentifier() or "\0" in path:
+        raise FinwidthError(f"{shown(target)} names no module; write {wanted}")
     return Path(path), name
 
 
@@ -261,7 +265,7 @@ def running(file: Path, *, trace: bool = False) -> Iterator[None]:
 
     What it raises is told in one line, with the place in its files; with ``trace``, after the whole traceback.
     """
-    paths, arguments = sys.path[:], sys.argv
+    paths, given = sys.path[:], sys.argv
     sys.path.insert(0, str(file.parent.resolve()))
     sys.argv = [str(file)]
     try:
@@ -278,7 +282,7 @@ def running(file: Path, *, trace: bool = False) -> Iterator[None]:
         told = str(error) if isinstance(error, FinwidthError) else f"{file} raises {_named(error)}"
         raise FinwidthError(f"{told} ({place}; --traceback shows the way there)") from error
     finally:
-        sys.path[:], sys.argv = paths, arguments
+        sys.path[:], sys.argv = paths, given
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from finwidth.errors import FinwidthError, SizeError
+import numpy as np
+
+from finwidth.errors import FinwidthError, SizeError, shown
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -40,10 +42,10 @@ def check_memory(memory: Any) -> int:
     >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory("4g"), check_memory(4096), check_memory(1e9)
     (1610612736, 200000000, 4000000000, 4096, 1000000000)
     """
-    number = isinstance(memory, Real) and not isinstance(memory, bool)
-    amount = memory if number else _amount(str(memory).strip().lower())
+    number = isinstance(memory, Real) and not isinstance(memory, bool | np.timedelta64)
+    amount = memory if number else _amount(memory.strip().lower()) if isinstance(memory, str) else 0
     if not 1 <= amount < math.inf:
-        raise FinwidthError(f'memory is {memory!r}; give a number of bytes, or a text such as "1GiB" or "200 MB"')
+        raise FinwidthError(f'memory is {shown(memory)}; give a number of bytes, or a text such as "1GiB" or "200 MB"')
     return int(amount)
 
 

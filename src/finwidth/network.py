@@ -13,21 +13,22 @@ learning rate lambda moves What^(i) at rate lambda c_i and bhat^(i) at rate lamb
 from __future__ import annotations
 
 import math
-import numbers
-import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from itertools import groupby, pairwise
+from numbers import Rational
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
 from finwidth.activations import Activation, activation
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray, WeightLaw, weight_law
 from finwidth.memory import afford
 
@@ -36,6 +37,7 @@ BIASES = ("trained", "frozen", "none")
 
 _MOST_LAYERS = 10**7
 _LAYER_BYTES = 450
+_WIDEST = 10**100  # powers of it are doubles
 _ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
 
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
@@ -120,12 +122,8 @@ class MLP:
         checked = _check_widths(widths)
         depth = len(checked) - 1
         phi = _activation(activation)
-        if parameterization not in PARAMETERIZATIONS:
-            raise FinwidthError(
-                f"parameterization {parameterization!r} is not known; choose one of {', '.join(PARAMETERIZATIONS)}"
-            )
-        if bias not in BIASES:
-            raise FinwidthError(f"bias {bias!r} is not known; choose one of {', '.join(BIASES)}")
+        parameterization = arguments.one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        bias = arguments.one_of("bias", bias, BIASES)
         if gains is None:
             (hidden,) = _per_layer("gains", phi.default_gain, 1, positive=True)
             given = (hidden,) * (depth - 1) + (Fraction(1),)
@@ -178,11 +176,8 @@ class MLP:
         kaiming = phi.default_gain
         inits = {"default": ("uniform", Fraction(1, 3)), "kaiming_uniform": ("uniform", kaiming)}
         inits["kaiming_normal"] = ("gaussian", kaiming)
-        if init not in inits:
-            raise FinwidthError(f"init {init!r} is not known; choose one of {', '.join(inits)}")
-        if biases not in {"default", "zeros", "none"}:
-            raise FinwidthError(f"biases {biases!r} is not known; choose one of default, zeros, none")
-        law, gain = inits[init]
+        law, gain = inits[arguments.one_of("init", init, inits)]
+        biases = arguments.one_of("biases", biases, ("default", "zeros", "none"))
         variance = [Fraction(1, 3 * fan_in) for fan_in in checked[:-1]] if biases == "default" else 0
         return cls(
             checked,
@@ -288,45 +283,39 @@ _weight_law = weight_law
 
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
-    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str):  # type: ignore[unreachable]
-        raise FinwidthError(f"widths is {widths!r}; {wanted}")
-    if len(widths) > _MOST_LAYERS + 1:
-        raise FinwidthError(f"the network has {len(widths) - 1} layers; give at most {_MOST_LAYERS:,}")
-    if len(widths) < 2:
-        raise FinwidthError(f"widths has {len(widths)} entries, and a network needs an input and an output; {wanted}")
-    checked = []
-    number, last = 0, None
-    for place, width in enumerate(widths):
+    listed = arguments.items("widths", widths, wanted.removeprefix("give "))
+    if len(listed) > _MOST_LAYERS + 1:
+        raise FinwidthError(f"the network has {len(listed) - 1} layers; give at most {_MOST_LAYERS:,}")
+    if len(listed) < 2:
+        raise FinwidthError(f"widths has {len(listed)} entries, and a network needs an input and an output; {wanted}")
+    checked: list[int] = []
+    last = None
+    for place, width in enumerate(listed):
         if width is last:  # a deep network is mostly copies of one width
-            checked.append(number)
+            checked.append(checked[-1])
             continue
-        try:
-            number = operator.index(width)
-        except TypeError:
-            raise FinwidthError(f"width number {place} is {width!r}, not a whole number; {wanted}") from None
-        if isinstance(width, bool | np.bool_) or number < 1:
-            raise FinwidthError(f"width number {place} is {width!r}; {wanted}")
+        number = arguments.index(width)
+        if number is None or not 1 <= number <= _WIDEST:
+            most = f" of at most {_WIDEST:.0e}" * (number is not None and number > _WIDEST)
+            raise FinwidthError(f"width number {place} is {shown(width)}, not a whole number{most}; {wanted}")
         checked.append(number)
         last = width
     return tuple(checked)
 
 
 def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[Fraction, ...]:
-    several = isinstance(given, Sequence | np.ndarray)
-    values = list(given) if several else [given]  # type: ignore[arg-type]
-    if several and len(values) != depth:
+    wanted = f"finite numbers, {'positive' if positive else '0 or more'}: one, or one for each of {depth} weight layers"
+
+    def allowed(value: Fraction) -> bool:
+        return value > 0 or (value == 0 and not positive)
+
+    array = arguments.real_array(given)
+    if array is None or not array.ndim:
+        return (arguments.exact(name, given, wanted, allowed),) * depth
+    values = arguments.items(name, given, wanted)
+    if len(values) != depth:
         raise FinwidthError(f"{name} has {len(values)} entries for {depth} weight layers; give one number, or {depth}")
-    for value in values:
-        if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0 or (positive and value == 0):
-            allowed = "positive" if positive else "0 or more"
-            raise FinwidthError(f"{name} holds {value!r}; every entry must be a finite number, {allowed}")
-    return tuple(_fraction(value) for value in values) * (1 if several else depth)
-
-
-def _fraction(value: Any) -> Fraction:
-    if type(value) is Fraction:
-        return value
-    return Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(value))
+    return tuple(arguments.exact(f"{name} of layer {i}", value, wanted, allowed) for i, value in enumerate(values, 1))
 
 
 def format_widths(widths: Sequence[int]) -> str:
@@ -346,7 +335,7 @@ def parse_widths(text: str) -> list[int]:
     [16, 64, 64, 64, 1]
     """
     widths: list[int] = []
-    for part in text.split(","):
+    for part in arguments.text("widths", text, "a text such as 16,64x8,1").split(","):
         width, times, repeat = part.strip().partition("x")
         try:
             count = int(repeat) if times else 1
@@ -359,42 +348,28 @@ def parse_widths(text: str) -> list[int]:
             raise
         except ValueError:
             raise FinwidthError(
-                f"widths {text!r}: {part!r} is not a width; write whole numbers with commas, and 64x8 for "
+                f"widths {shown(text)}: {shown(part)} is not a width; write whole numbers with commas, and 64x8 for "
                 f"eight layers of 64, such as 16,64x8,1"
             ) from None
     return widths
 
 
-def count(name: str, value: Any) -> int:
-    """A whole number of at least 1; raises FinwidthError otherwise."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise FinwidthError(f"{name} is {value!r}; give a whole number, 1 or more")
-    return number
-
-
-def _real_array(values: Any) -> FloatArray:
-    """The values as float64, inf where a double overflows; raises TypeError or ValueError unless they are real."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "biufO":
-        raise TypeError
-    try:
-        return array.astype(np.float64)
-    except OverflowError:
-        sizes = [math.inf if abs(value) > 1e308 else float(value) for value in array.ravel()]
-        return np.array(sizes).reshape(array.shape)
+def check_mlp(net: Any) -> MLP:
+    """A network."""
+    if not isinstance(net, MLP):
+        raise FinwidthError(
+            f"the network is {shown(net)}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1]); "
+            "finwidth.empirical.recognise makes one of a torch module"
+        )
+    return net
 
 
 def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
     """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
-    wanted = f"give an array of shape (m, {net.widths[0]})"
-    try:
-        array = _real_array(X)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the inputs are not an array of numbers; {wanted}") from None
+    wanted = f"give an array of shape (m, {check_mlp(net).widths[0]})"
+    array = arguments.numbers(X)
+    if array is None:
+        raise FinwidthError(f"the inputs are {shown(X)}, not an array of numbers; {wanted}")
     if array.ndim != 2 or array.shape[1] != net.widths[0] or not len(array):
         raise FinwidthError(f"the inputs have shape {array.shape}; {wanted}")
     if not np.isfinite(array).all():
@@ -405,11 +380,10 @@ def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
 
 def check_input(net: MLP, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
-    wanted = f"give {net.widths[0]} finite number{'s' * (net.widths[0] > 1)}"
-    try:
-        array = _real_array(x)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the input {x!r} is not an array of numbers; {wanted}") from None
+    wanted = f"give {check_mlp(net).widths[0]} finite number{'s' * (net.widths[0] > 1)}"
+    array = arguments.numbers(x)
+    if array is None:
+        raise FinwidthError(f"the input {shown(x)} is not an array of numbers; {wanted}")
     if array.shape != (net.widths[0],):
         raise FinwidthError(
             f"the input has shape {array.shape}, and the network {format_widths(net.widths)} takes ({net.widths[0]},); "
@@ -422,11 +396,11 @@ def check_input(net: MLP, x: Vector) -> FloatArray:
 
 
 def exact_input(net: MLP, x: Vector) -> tuple[Fraction, ...]:
-    """One input as fractions: what is given exactly (integers, fractions, binary floats) stays exact."""
+    """One input as fractions: what is given exactly (integers, fractions, decimals, binary floats) stays exact."""
     array = check_input(net, x)
-    given = x if isinstance(x, Sequence) else array
+    given = x if isinstance(x, Sequence) else x.tolist() if isinstance(x, np.ndarray) else array
     return tuple(
-        Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(number))
+        arguments.as_fraction(value if isinstance(value, Rational | Decimal) else number)
         for value, number in zip(given, array, strict=True)
     )
 

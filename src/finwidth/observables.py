@@ -22,12 +22,11 @@ numbers and classes are the same, and one output is measured against the numbers
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.quantities import Quantity
 
@@ -52,50 +51,71 @@ SHAPES = {"eigenvalues": ("eigenvalue",), "diagonal": ("input",), "K": ("input",
 _ROUNDING = 16 * np.finfo(float).eps  # of a matrix: what is smaller of its centred part is not there
 
 
-def inner(one: FloatArray, other: FloatArray) -> FloatArray:
+def _matrices(name: str, K: npt.ArrayLike) -> FloatArray:
+    """A stack of square matrices."""
+    wanted = "finite numbers of shape (..., N, N), N at least 1"
+    found = arguments.array(name, K, wanted)
+    if found.ndim < 2 or found.shape[-1] != found.shape[-2] or not found.shape[-1]:
+        raise FinwidthError(f"{name} has shape {found.shape}; give {wanted}")
+    return found
+
+
+def _pair(K: npt.ArrayLike, K_0: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """A stack of kernels, and the initial ones."""
+    one, other = _matrices("K", K), _matrices("K_0", K_0)
+    try:
+        np.broadcast_shapes(one.shape, other.shape)
+    except ValueError:
+        other = other[..., :0]
+    if other.shape[-2:] != one.shape[-2:]:
+        raise FinwidthError(f"K has shape {one.shape}, and K_0 is of other matrices; give kernels of the same inputs")
+    return one, other
+
+
+def _inner(one: FloatArray, other: FloatArray) -> FloatArray:
     """Frobenius inner products of stacks of matrices, shape (...)."""
     found: FloatArray = np.einsum("...ab,...ab->...", one, other)
     return found
 
 
-def size(K: FloatArray) -> FloatArray:
+def _size(K: FloatArray) -> FloatArray:
     """Frobenius norms of a stack of matrices, also where squares of their entries leave the range of doubles.
 
     >>> import numpy as np
-    >>> from finwidth.observables import size
-    >>> size(np.array([[[3e-200, 4e-200]], [[3e200, 4e200]]]))
+    >>> from finwidth.observables import _size
+    >>> _size(np.array([[[3e-200, 4e-200]], [[3e200, 4e200]]]))
     array([5.e-200, 5.e+200])
     """
     largest = np.abs(K).max(axis=(-2, -1))
     scaled = K / np.where(largest > 0, largest, 1)[..., None, None]
-    found: FloatArray = largest * np.sqrt(inner(scaled, scaled))
+    found: FloatArray = largest * np.sqrt(_inner(scaled, scaled))
     return found
 
 
-def unit(K: FloatArray) -> FloatArray:
+def _unit(K: FloatArray) -> FloatArray:
     """Each matrix over its norm; NaN where it is zero."""
     with np.errstate(invalid="ignore"):
         scaled = K / np.abs(K).max(axis=(-2, -1), keepdims=True)  # so that the norm is neither tiny nor infinite
-        found: FloatArray = scaled / size(scaled)[..., None, None]
+        found: FloatArray = scaled / _size(scaled)[..., None, None]
     return found
 
 
-def cosine(one: FloatArray, other: FloatArray) -> FloatArray:
+def _cosine(one: FloatArray, other: FloatArray) -> FloatArray:
     """Inner product over the product of the norms; NaN where a matrix is zero."""
-    return inner(unit(one), unit(other))
+    return _inner(_unit(one), _unit(other))
 
 
-def centred(K: FloatArray) -> FloatArray:
+def _centred(K: FloatArray) -> FloatArray:
     """HKH of a stack of matrices; zero where nothing but rounding is left, as of a constant one."""
     rows = K - K.mean(axis=-1, keepdims=True)
     found = rows - rows.mean(axis=-2, keepdims=True)
-    kept: FloatArray = np.where((size(found) > _ROUNDING * size(K))[..., None, None], found, 0.0)
+    kept: FloatArray = np.where((_size(found) > _ROUNDING * _size(K))[..., None, None], found, 0.0)
     return kept
 
 
 def spectrum(K: FloatArray) -> FloatArray:
     """Eigenvalues of a stack of kernels, the largest first."""
-    found: FloatArray = np.linalg.eigvalsh(K)[..., ::-1].astype(np.float64)
+    found: FloatArray = np.linalg.eigvalsh(_matrices("K", K))[..., ::-1].astype(np.float64)
     return found
 
 
@@ -107,7 +127,10 @@ def effective_rank(eigenvalues: FloatArray) -> FloatArray:
     >>> float(effective_rank(np.array([2.0, 2.0, 0.0])).round(9))
     2.0
     """
-    positive = np.maximum(eigenvalues, 0)
+    wanted = "finite numbers, the last dimension that of the eigenvalues"
+    positive = np.maximum(arguments.array("eigenvalues", eigenvalues, wanted), 0)
+    if not positive.ndim or not positive.shape[-1]:
+        raise FinwidthError(f"eigenvalues has shape {positive.shape}; give {wanted}")
     with np.errstate(invalid="ignore"):
         scaled = positive / positive.max(axis=-1, keepdims=True)
         share = scaled / scaled.sum(axis=-1, keepdims=True)
@@ -118,15 +141,17 @@ def effective_rank(eigenvalues: FloatArray) -> FloatArray:
 
 def drift(K: FloatArray, K_0: FloatArray) -> FloatArray:
     """|K - K_0| / |K_0|; NaN where K_0 is zero."""
+    K, K_0 = _pair(K, K_0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: FloatArray = np.where(size(K_0) > 0, size(K - K_0) / size(K_0), np.nan)
+        found: FloatArray = np.where(_size(K_0) > 0, _size(K - K_0) / _size(K_0), np.nan)
     return found
 
 
 def rotation(K: FloatArray, K_0: FloatArray) -> FloatArray:
     """1 - cosine, as half the squared distance of the matrices over their norms: small ones keep their digits."""
-    apart = unit(K) - unit(K_0)
-    return inner(apart, apart) / 2
+    K, K_0 = _pair(K, K_0)
+    apart = _unit(K) - _unit(K_0)
+    return _inner(apart, apart) / 2
 
 
 def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, FloatArray]:
@@ -140,6 +165,9 @@ def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, F
     >>> float(found["drift"]), float(found["rotation"]), float(found["trace"])
     (1.0, 0.0, 6.0)
     """
+    (K, K_0), G = _pair(K, K_0), None if G is None else _matrices("G", G)
+    if G is not None and (G.ndim > 2 or G.shape != K.shape[-2:]):
+        raise FinwidthError(f"G has shape {G.shape}, and the kernels {K.shape}; give target_gram of the same inputs")
     eigenvalues = spectrum(K)
     found = {
         "drift": drift(K, K_0),
@@ -150,7 +178,7 @@ def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, F
         "diagonal": np.diagonal(K, axis1=-2, axis2=-1).copy(),
     }
     if G is not None:
-        found |= {"alignment": cosine(K, G), "centred_alignment": cosine(centred(K), centred(G))}
+        found |= {"alignment": _cosine(K, G), "centred_alignment": _cosine(_centred(K), _centred(G))}
     return found
 
 
@@ -164,9 +192,13 @@ def spread(diagonals: FloatArray) -> FloatArray:
     >>> round(float(spread(np.array([[1.0, 0.0], [3.0, 0.0]]))), 6)
     0.707107
     """
-    mean, deviation = diagonals.mean(axis=0), diagonals.std(axis=0, ddof=1)
+    wanted = "kernels K(x,x) of two networks or more, finite numbers of shape (networks, ..., inputs)"
+    diagonals = arguments.array("diagonals", diagonals, wanted)
+    if diagonals.ndim < 2 or len(diagonals) < 2:
+        raise FinwidthError(f"diagonals has shape {diagonals.shape}; give {wanted}")
+    mean = diagonals.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        each = np.where(mean > 0, deviation / mean, 0.0)
+        each = np.where(mean > 0, (diagonals / mean).std(axis=0, ddof=1), 0.0)
         found: FloatArray = each.sum(axis=-1) / (mean > 0).sum(axis=-1)
     return found
 
@@ -178,7 +210,9 @@ def targets_are(targets: npt.ArrayLike, outputs: int) -> str:
     >>> targets_are([0, 2, 1], outputs=3), targets_are([0.0, 2.0, 1.0], outputs=3), targets_are([1, -1, 1], outputs=1)
     ('classes', 'numbers', 'numbers')
     """
-    array: npt.NDArray[Any] = np.asarray(targets)
+    array, outputs = arguments.real_array(targets), arguments.count("outputs", outputs)
+    if array is None:
+        raise FinwidthError(f"the targets are {shown(targets)}; give an array of numbers")
     one_each = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
     return "classes" if array.dtype.kind in "biu" and one_each and outputs > 1 else "numbers"
 
@@ -204,18 +238,13 @@ def target_gram(targets: npt.ArrayLike, inputs: int, outputs: int) -> FloatArray
     array([[ 1., -1.],
            [-1.,  1.]])
     """
-    try:
-        array: npt.NDArray[Any] = np.asarray(targets)
-        Y = array.astype(np.float64).reshape(len(array), -1)
-    except (TypeError, ValueError):
-        raise FinwidthError(
-            f"the targets are not numbers; give an array of shape ({inputs},) or ({inputs}, C)"
-        ) from None
-    if len(Y) != inputs or not np.isfinite(Y).all():
-        raise FinwidthError(
-            f"the targets have shape {array.shape}; give finite numbers, one row for each of {inputs} inputs"
-        )
-    if targets_are(array, outputs) == "classes":
+    inputs, outputs = arguments.count("inputs", inputs), arguments.count("outputs", outputs)
+    wanted = f"finite numbers of shape ({inputs},) or ({inputs}, C)"
+    Y = arguments.array("targets", targets, wanted)
+    if not Y.ndim or len(Y) != inputs or not Y.size:
+        raise FinwidthError(f"the targets have shape {Y.shape}; give {wanted}")
+    Y = Y.reshape(inputs, -1)
+    if targets_are(targets, outputs) == "classes":
         return np.equal(Y, Y.T).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         G: FloatArray = Y @ Y.T
@@ -226,7 +255,8 @@ def target_gram(targets: npt.ArrayLike, inputs: int, outputs: int) -> FloatArray
 
 def check_varied(G: FloatArray) -> FloatArray:
     """G, unless its targets are all equal."""
-    if not centred(G).any():
+    G = _matrices("G", G)
+    if not _centred(G).any():
         raise FinwidthError(
             "the targets are all equal, so no kernel aligns with them; give a probe set on which they vary"
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from finwidth.network import MLP
+from finwidth import arguments
+from finwidth.network import MLP, check_mlp
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
 
@@ -23,13 +25,20 @@ def plain(value: Any) -> Any:
     >>> plain(Fraction(15, 2)), plain(float("inf"))
     ('15/2', None)
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, Fraction):
-        return str(value)
+        return _digits(value.numerator) + (f"/{_digits(value.denominator)}" if value.denominator > 1 else "")
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digits(number: int) -> str:
+    """A whole number of any length; `str` stops at 4300 digits."""
+    return str(Decimal(number))
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Estimate:
 
     def z(self, exact: float) -> float | None:
         """Standard errors between the estimate and an exact value; None where draws do not vary or numbers overflow."""
+        exact = arguments.real("exact", exact, "a number", lambda value: not math.isnan(value))
         known = self.se > CONSTANT * abs(self.value) and math.isfinite(self.se) and math.isfinite(exact)
         return (self.value - exact) / self.se if known else None
 
@@ -101,7 +111,7 @@ def attributes(net: MLP, *, method: str, **more: Any) -> dict[str, Any]:
     """Provenance for the attrs of a result: plain strings and numbers, so that any file format holds them."""
     return {
         "finwidth_version": version("finwidth"),
-        "network": json.dumps(net.describe()),
+        "network": json.dumps(check_mlp(net).describe()),
         "parameterization": net.parameterization,
         "method": method,
         **{name: storable(value) for name, value in more.items()},

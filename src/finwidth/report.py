@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from finwidth import outputs, plots
+from finwidth import arguments, outputs, plots
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, count, format_widths
+from finwidth.network import MLP, Vector, format_widths
 from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
@@ -102,7 +103,7 @@ def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> It
         yield piece
 
 
-def write(found: Report, x: Vector, folder: Path) -> list[Path]:
+def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
     All files are whole before the first of them takes its place, and manifest.json, which holds their hashes, is the
@@ -113,6 +114,8 @@ def write(found: Report, x: Vector, folder: Path) -> list[Path]:
     FinwidthError
         If the folder cannot be made or written, or one of the files is there and finwidth did not write it.
     """
+    folder = arguments.path("the folder", folder)
+    arguments.instance("found", found, Report, "what finwidth.report.report returns")
     title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
     figures = {
         "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
@@ -141,12 +144,13 @@ def verify(folder: str | Path) -> None:
     ...     _ = write(report(MLP([2, 8, 1]), [1, 2], draws=1000), [1, 2], Path(folder))
     ...     verify(folder)
     """
+    folder = arguments.path("the folder", folder)
     try:
-        told = json.loads((Path(folder) / MANIFEST).read_bytes())
+        told = json.loads((folder / MANIFEST).read_bytes())
         wrong = [
             name
             for name in FILES
-            if name != MANIFEST and told["files"][name] != _fingerprint((Path(folder) / name).read_bytes())
+            if name != MANIFEST and told["files"][name] != _fingerprint((folder / name).read_bytes())
         ]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise FinwidthError(

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
 from finwidth.activations import SmoothActivation
-from finwidth.errors import FinwidthError
+from finwidth.arguments import count
+from finwidth.errors import FinwidthError, shown
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, count
+from finwidth.network import MLP
 from finwidth.sampling.gram import sample_gram, why_not_gaussian
 
 Widths = npt.NDArray[np.int64]
@@ -184,7 +186,7 @@ def _drawn(network: dict[str, Any]) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
     for name in ("gains", "bias_variance"):
         if isinstance(network.get(name), Sequence | np.ndarray):
-            raise FinwidthError(f"{name} is {network[name]!r}; give one number, for layers that are all alike")
+            raise FinwidthError(f"{name} is {shown(network[name])}; give one number, for layers that are all alike")
     net = MLP([_INPUT, 1, 1], **network)
     if not isinstance(net.activation, SmoothActivation):
         return False
@@ -200,7 +202,8 @@ def _drawn(network: dict[str, Any]) -> bool:
 def _drawn_spread(depth: int, width: int, x: Sequence[float], network: dict[str, Any]) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
     K = sample_gram(MLP([_INPUT, *[width] * (depth - 1), 1], **network), [x], draws, seed=0).K.to_numpy()
-    return float(K.std() / K.mean()) if K.any() else 0.0
+    relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
+    return float(relative.std() / relative.mean()) if K.any() else 0.0
 
 
 def _drawn_width(depth: int, cv: float, spread: Callable[[int], float]) -> int:
@@ -222,11 +225,5 @@ def _input(norm: float) -> list[float]:
 
 
 def _positive(name: str, value: float, *, zero: bool = False) -> float:
-    if (
-        not isinstance(value, int | float | np.number)
-        or not math.isfinite(value)
-        or value < 0
-        or (value == 0 and not zero)
-    ):
-        raise FinwidthError(f"{name} is {value!r}; give a finite number{' of at least 0' if zero else ' above 0'}")
-    return float(value)
+    wanted = f"a finite number{' of at least 0' if zero else ' above 0'}"
+    return arguments.real(name, value, wanted, lambda v: 0 < v < math.inf or (zero and v == 0))

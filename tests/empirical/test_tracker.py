@@ -462,24 +462,24 @@ def existing(tmp_path: Path) -> Path:
 
 
 MISTAKES: dict[str, Any] = {
-    "is a list; give a torch.nn.Module": lambda folder: Tracker([], X),
+    r"the module is \[\]; give a torch.nn.Module": lambda folder: Tracker([], X),
     "inputs has shape": lambda folder: Tracker(network(), X[:0]),
     r"targets have shape \(3,\)": lambda folder: Tracker(network(), X, Y[:3]),
-    "targets are not numbers": lambda folder: Tracker(network(), X, ["a"] * 7),
+    "no array of real numbers": lambda folder: Tracker(network(), X, ["a"] * 7),
     "targets are all equal": lambda folder: Tracker(network(), X, torch.ones(7)),
     "outputs is 'full'": lambda folder: Tracker(network(), X, outputs="full"),
     "outputs is 1": lambda folder: Tracker(network(), X, outputs=1),
     "share is 2": lambda folder: Tracker(network(), X, share=2),
     "steps is 'often'": lambda folder: Tracker(network(), X, steps="often"),
     "steps is 0;": lambda folder: Tracker(network(), X, steps=0),
-    r"steps is \[0.5\]": lambda folder: Tracker(network(), X, steps=[0.5]),
+    r"a step is 0.5": lambda folder: Tracker(network(), X, steps=[0.5]),
     "start is -1": lambda folder: Tracker(network(), X, start=-1),
     "must name; None is none": lambda folder: Tracker(network(), X, start=3),
     "absent.nc is none": lambda folder: Tracker(network(), X, start=3, path=folder / "absent.nc"),
     "run.nc exists; give another path": lambda folder: Tracker(network(), X, path=existing(folder)),
     "is a run on another probe set": lambda folder: Tracker(network(), X + 1, path=existing(folder), start=1),
     "is a run on other targets": lambda folder: Tracker(network(), X, 2 * Y, path=existing(folder), start=1),
-    "its rows differ in length": lambda folder: Tracker(network(), X, [[1.0], [1.0, 2.0]]),
+    "rows must be equally long": lambda folder: Tracker(network(), X, [[1.0], [1.0, 2.0]]),
     "is a run on other outputs": lambda folder: Tracker(network(), X, outputs=0, path=existing(folder), start=1),
     "cannot write .*/run.nc": lambda folder: Tracker(network(), X, path=folder / "absent" / "run.nc"),
     "the kernel on the probe set is zero or not finite": lambda folder: Tracker(

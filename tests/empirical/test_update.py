@@ -122,7 +122,7 @@ def test_names_of_the_dimensions() -> None:
     ("arguments", "words"),
     [
         ({"y": torch.zeros(5)}, r"targets have shape \(5,\) and the module's output \(5, 3\)"),
-        ({"y": "no"}, "y is a str"),
+        ({"y": "no"}, "y is 'no'"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"loss": lambda output, y: output}, "the loss is not one number"),
         ({"loss": lambda output, y: output.detach().sum()}, "the loss is not one number"),

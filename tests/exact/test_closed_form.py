@@ -214,7 +214,7 @@ def test_forms_are_built_once() -> None:
 
 
 def test_unknown_quantities_and_bad_numbers() -> None:
-    with pytest.raises(FinwidthError, match=r"no closed form for 'K\^3'; choose one of K_w, K_b"):
+    with pytest.raises(FinwidthError, match=r"the closed form of 'K\^3' is not known; choose one of K_w, K_b"):
         closed_form("K^3")
     with pytest.raises(FinwidthError, match="no closed form"):
         proportional_limit("Delta")

@@ -341,7 +341,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         enumerate_moments(net, [1], "wx")
     with pytest.raises(FinwidthError, match="letters"):
         enumerate_moments(net, [1], "")
-    with pytest.raises(FinwidthError, match="list of 'ww'"):
+    with pytest.raises(FinwidthError, match="2 of the letters"):
         enumerate_deltas(net, [1], ["w"])
     with pytest.raises(FinwidthError, match="each from 0 to 1"):
         enumerate_moments(net, [1], "w", [(0, 2)])

@@ -57,7 +57,7 @@ def test_more_depth_and_less_width_spread_the_kernel() -> None:
         (lambda: moments_grid([], [1], [1.0]), "the grid is empty"),
         (lambda: moments_grid([2], [], [1.0]), "the grid is empty"),
         (lambda: moments_grid([2], [0], [1.0]), "depth is 0"),
-        (lambda: moments_grid([0], [2], [1.0]), "width number 1 is 0"),
+        (lambda: moments_grid([0], [2], [1.0]), "width is 0"),
         (lambda: moments_grid([2], [2], [math.nan]), "nan"),
     ],
 )

@@ -35,3 +35,8 @@ def __getattr__(name: str) -> Any:
         raise FinwidthError(
             f"finwidth.empirical.{name} needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
         ) from None
+
+
+def __dir__() -> list[str]:
+    """Everything public, whether it is loaded or not."""
+    return sorted([*globals(), *_HOMES])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import numbers
-import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from finwidth.arguments import index, items, real, real_array, running, table
 from finwidth.empirical.forward import differentiable, untouched
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 
 Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
 Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
@@ -22,7 +22,7 @@ Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
 def check_module(module: Any) -> nn.Module:
     """The module, unless it is none that torch.func can call, or a layer mixes the samples of a batch or draws."""
     if not isinstance(module, nn.Module):
-        raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
+        raise FinwidthError(f"the module is {shown(module)}; give a torch.nn.Module")
     kind = type(module).__name__
     if any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules()):
         raise FinwidthError(
@@ -81,9 +81,11 @@ def check_parameters(module: nn.Module, parameters: Parameters | None, scale: Sc
 def _select(
     parameters: Parameters, trained: dict[str, nn.Parameter], aliases: dict[str, nn.Parameter]
 ) -> dict[str, nn.Parameter]:
-    if callable(parameters):
-        return {name: each for name, each in trained.items() if parameters(name, each)}
-    wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+    if callable(parameters) and not isinstance(parameters, type):
+        with running("parameters="):
+            return {name: each for name, each in trained.items() if parameters(name, each)}
+    names = "names of parameters, or a function of name and parameter"
+    wanted = [parameters] if isinstance(parameters, str) else items("parameters", parameters, names)
     _known("parameters", wanted, aliases)
     for name in wanted:
         if not aliases[name].requires_grad:
@@ -98,43 +100,57 @@ def _scales(
     if scale is None:
         return dict.fromkeys(trained, 1.0)
     found: dict[str, Any]
-    if callable(scale):
-        found = {name: scale(name, each) for name, each in trained.items()}
+    if callable(scale) and not isinstance(scale, type):
+        with running("scale="):
+            found = {name: scale(name, each) for name, each in trained.items()}
     else:
+        scale = table("scale", scale, "numbers by name of the parameter, or a function of name and parameter")
         _known("scale", list(scale), aliases)
         given = {id(aliases[name]): value for name, value in scale.items()}
         found = {name: given.get(id(each), 1.0) for name, each in trained.items()}
-    for name, value in found.items():
-        if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
-            raise FinwidthError(f"scale gives {value!r} for {name!r}; every multiplier must be a number, 0 or more")
-    return {name: float(value) for name, value in found.items()}
+    return {
+        name: real(f"the scale of {name!r}", value, "a finite number, 0 or more", lambda each: 0 <= each < math.inf)
+        for name, value in found.items()
+    }
 
 
 def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) -> None:
     for name in names:
-        if name not in aliases:
+        if not isinstance(name, str) or name not in aliases:
             some = ", ".join(list(aliases)[:6]) + (", ..." if len(aliases) > 6 else "")
-            raise FinwidthError(f"{argument} names {name!r}, which is no parameter of the module; it has {some}")
+            raise FinwidthError(f"{argument} names {shown(name)}, which is no parameter of the module; it has {some}")
 
 
 def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
     """A tensor; of Python's numbers in double precision, as they are."""
     try:
-        plain = isinstance(x, list | tuple) and not any(isinstance(each, torch.Tensor) for each in x)
-        return torch.as_tensor(np.asarray(x) if plain else x)
-    except (TypeError, ValueError, RuntimeError):
-        raise FinwidthError(f"{name} is a {type(x).__name__}; give {allowed}") from None
+        whole = isinstance(x, torch.Tensor) or (
+            isinstance(x, list | tuple) and any(isinstance(each, torch.Tensor) for each in x)
+        )
+        found = torch.as_tensor(x if whole else _array(x))
+    except Exception:  # whatever looking at the user's object raises
+        raise FinwidthError(f"{name} is {shown(x)}; give {allowed}") from None
+    if found.is_nested or found.layout != torch.strided or found.is_quantized or found.is_meta:
+        kind = "nested" if found.is_nested else "quantized" if found.is_quantized else found.layout
+        raise FinwidthError(
+            f"{name} is a tensor with {'no numbers (meta)' if found.is_meta else f'another layout ({kind})'}; give "
+            f"{allowed}, of numbers one after the other: x.to_dense(), or x.dequantize(), makes one"
+        )
+    return found
+
+
+def _array(x: Any) -> npt.NDArray[Any]:
+    """What torch takes: complex numbers, or those of `real_array`, in memory of their own."""
+    array = real_array(x)
+    return np.array(x if array is None else array)
 
 
 def numpy_of(values: Any) -> Any:
     """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
-    if not hasattr(values, "detach"):
-        try:
-            return np.asarray(values)
-        except ValueError:
-            raise FinwidthError(f"{str(values)[:40]} is no array of numbers; its rows differ in length") from None
-    tensor = values.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    found = real_array(values)
+    if found is None:
+        raise FinwidthError(f"{shown(values)} is no array of real numbers; its rows must be equally long")
+    return found
 
 
 def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
@@ -178,13 +194,10 @@ def check_outputs(outputs: Any) -> str | int:
     """One of "full", "trace", "diagonal", or the number of one output."""
     if isinstance(outputs, str) and outputs in {"full", "trace", "diagonal"}:
         return outputs
-    try:
-        number = -1 if isinstance(outputs, bool | np.bool_) else operator.index(outputs)
-    except (TypeError, ValueError):
-        number = -1
-    if number < 0:
+    number = index(outputs)
+    if number is None or number < 0:
         raise FinwidthError(
-            f'outputs is {outputs!r}; choose "full", "trace", "diagonal", or the number of one output, from 0'
+            f'outputs is {shown(outputs)}; choose "full", "trace", "diagonal", or the number of one output, from 0'
         )
     return number
 
@@ -192,5 +205,5 @@ def check_outputs(outputs: Any) -> str | int:
 def check_entries(entries: Any) -> str:
     """One of "full", "diagonal"."""
     if not isinstance(entries, str) or entries not in {"full", "diagonal"}:
-        raise FinwidthError(f'entries is {entries!r}; choose "full" or "diagonal"')
+        raise FinwidthError(f'entries is {shown(entries)}; choose "full" or "diagonal"')
     return str(entries)

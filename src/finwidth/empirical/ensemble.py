@@ -17,15 +17,16 @@ import torch
 from torch import nn
 
 from finwidth import network
+from finwidth.arguments import array, count, function, running
 from finwidth.empirical.arguments import check_inputs, check_module, numpy_of
 from finwidth.empirical.brute_force import draw_networks, weights_of
+from finwidth.empirical.forward import ModuleError, telling
 from finwidth.empirical.kernel import ntk
 from finwidth.empirical.modules import MLP
-from finwidth.empirical.tracker import schedule
-from finwidth.errors import FinwidthError
+from finwidth.empirical.tracker import one_output, schedule
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.memory import afford, amount, check_memory
-from finwidth.network import count
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.progress import stage
 from finwidth.quantities import attributes, storable
@@ -83,12 +84,10 @@ class Ensemble:
         device: torch.device | str | None = None,
     ) -> None:
         self.members = count("members", members)
+        seed = count("seed", seed, 0)
         weights = weights_of(net) if isinstance(net, network.MLP) else 0
         self._afford(self.members * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
-        try:
-            seeds = np.random.SeedSequence(seed).spawn(self.members)
-        except (TypeError, ValueError):
-            raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more") from None
+        seeds = np.random.SeedSequence(seed).spawn(self.members)
         self.network = net if isinstance(net, network.MLP) else None
         self.scale: dict[str, float] = {}
         self._buffers: dict[str, torch.Tensor] = {}
@@ -99,11 +98,15 @@ class Ensemble:
             self.parameters = _drawn(module, seeds)
             self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
         else:
-            modules = [_made(net, seeds[0])]
+            make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
+            modules = [_made(make, seeds[0])]
             self._afford(2 * self.members * sum(each.nbytes for each in modules[0].parameters()), "parameters")
-            modules += [_made(net, each) for each in seeds[1:]]
+            modules += [_made(make, each) for each in seeds[1:]]
             self._template = copy.deepcopy(modules[0])
-            self.parameters, self._buffers = torch.func.stack_module_state(modules)
+            try:
+                self.parameters, self._buffers = torch.func.stack_module_state(modules)
+            except RuntimeError as error:
+                raise FinwidthError(f"net makes networks that differ: {error}; make one architecture") from None
             self._attrs = {
                 "module": type(modules[0]).__name__,
                 "method": "ensemble of torch networks",
@@ -115,6 +118,8 @@ class Ensemble:
 
     def member(self, i: int) -> nn.Module:
         """A module of its own with the parameters of member ``i`` as they are now."""
+        if count("i", i, 0) >= self.members:
+            raise FinwidthError(f"i is {i}, and there are {self.members} members, numbered from 0")
         module = copy.deepcopy(self._template)
         with torch.no_grad():
             for stacked, own in ((self.parameters, module.named_parameters()), (self._buffers, module.named_buffers())):
@@ -132,8 +137,9 @@ class Ensemble:
         inputs = check_inputs(self._template, X)
         buffers = {name: each.clone() for name, each in self._buffers.items()}  # a forward pass may write to its own
         try:
-            found: torch.Tensor = torch.func.vmap(one)(self.parameters, buffers)
-        except RuntimeError as error:
+            with telling(self._template, inputs):
+                found: torch.Tensor = torch.func.vmap(one)(self.parameters, buffers)
+        except ModuleError as error:
             if "random" not in str(error):
                 raise
             raise FinwidthError(f"the networks draw random numbers (dropout, stochastic depth?); {_IN_EVAL}") from None
@@ -151,8 +157,7 @@ class Ensemble:
         memory
             What the work for it may take; the result comes on top.
         """
-        if outputs != "trace" and isinstance(outputs, str | bool):
-            raise FinwidthError(f'outputs is {outputs!r}; an ensemble gives "trace" or the number of one output')
+        outputs = one_output(outputs)
         inputs = check_inputs(self._template, X)
         self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
         if self.network is None:
@@ -172,9 +177,10 @@ class Ensemble:
         available = self.network.widths[-1]
         if outputs == "trace":
             return list(range(available))
-        if int(outputs) not in range(available):
-            raise FinwidthError(f"outputs is {outputs}, and the networks have {available}, numbered from 0")
-        return [int(outputs)]
+        number = int(outputs)
+        if number >= available:
+            raise FinwidthError(f"outputs is {number}, and the networks have {available}, numbered from 0")
+        return [number]
 
     def _kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
         """Kernels of some members, summed over the chosen outputs: forward, then backward with the Gram matrices."""
@@ -246,10 +252,10 @@ class Ensemble:
         FinwidthError
             If an argument is not allowed, or a network diverges.
         """
-        steps, due = count("steps", steps), schedule(at)
+        steps, due, outputs = count("steps", steps), schedule(at), one_output(outputs)
         self._afford(2 * sum(each.nbytes for each in self.parameters.values()), "gradients")
-        inputs = check_inputs(self._template, X)
-        targets = torch.as_tensor(y, dtype=inputs.dtype, device=inputs.device)
+        inputs, rates = check_inputs(self._template, X), self._rates(lr)
+        targets = torch.tensor(numpy_of(y)).to(inputs)
         targets = targets[:, None] if targets.ndim == 1 else targets
         if (probe is None) != (probe_targets is None):
             raise FinwidthError("give both of probe and probe_targets, or neither")
@@ -257,7 +263,6 @@ class Ensemble:
         aims = numpy_of(targets if probe_targets is None else probe_targets)
         self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
-        rates = self._rates(lr)
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
         with stage("training", steps) as told:
@@ -278,9 +283,10 @@ class Ensemble:
     def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
         """The learning rate of each parameter, one number for each member in its first dimension."""
         first = next(iter(self.parameters.values()))
-        given = torch.as_tensor(lr, dtype=first.dtype, device=first.device)
+        wanted = f"one positive number, or one for each of {self.members} members"
+        given = torch.tensor(array("lr", lr, wanted)).to(first)
         if given.shape not in {(), (self.members,)} or not (torch.isfinite(given) & (given > 0)).all():
-            raise FinwidthError(f"lr is {lr!r}; give one positive number, or one for each of {self.members} members")
+            raise FinwidthError(f"lr is {shown(lr)}; give {wanted}")
         each = given.expand(self.members)
         return {
             name: self.scale.get(name, 1.0) * each.reshape(-1, *[1] * (parameter.ndim - 1))
@@ -342,7 +348,8 @@ def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.
 def _made(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        module = make()
+        with running("the function that makes the networks"):
+            module = make()
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
     try:

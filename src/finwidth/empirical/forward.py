@@ -243,10 +243,11 @@ def check_output(output: Any, n: int) -> Tensor:
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
         )
-    if not output.is_floating_point() or (n > 1 and (output.ndim < 1 or len(output) != n)):
+    rows = n == 1 or (output.ndim > 0 and len(output) == n)
+    if not rows or not output.is_floating_point() or output.layout != torch.strided:
         raise FinwidthError(
-            f"the module returns {output.dtype} of shape {tuple(output.shape)} for {n} samples; it must return "
-            "floating-point numbers of shape (N,) or (N, ...), one row for each sample"
+            f"the module returns {output.dtype} of shape {tuple(output.shape)}, {output.layout}, for {n} samples; it "
+            "must return dense floating-point numbers of shape (N,) or (N, ...), one row for each sample"
         )
     return output.reshape(n, -1)
 

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from finwidth.activations import Activation
-from finwidth.errors import FinwidthError
+from finwidth.arguments import table
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 
 Scheme: TypeAlias = tuple[str, tuple[Fraction, ...]]  # the law's name, and the gain of each layer
 
+_ARGUMENTS = {"weight_law", "gains", "bias", "bias_variance", "bias_law"}  # of finwidth.MLP, that a user may state
 _FALSE_REFUSALS = 1e-6
 _LIKELIER = math.log(1e4)
 _TESTED = 2**17  # weights of a layer that the slower test looks at
@@ -60,11 +62,14 @@ def stated(init: str | Mapping[str, Any], widths: Sequence[int], phi: Activation
     """The law of the weights that the user states, as arguments of `finwidth.MLP`."""
     known = schemes(widths, phi)
     if isinstance(init, Mapping):
-        return dict(init)
-    if init not in known:
+        given = table("init", init, "arguments of finwidth.MLP by name")
+        for name in given.keys() - _ARGUMENTS:
+            raise FinwidthError(f"init names {shown(name)}; give some of {', '.join(sorted(_ARGUMENTS))}")
+        return given
+    if not isinstance(init, str) or init not in known:
         raise FinwidthError(
-            f"init {init!r} is not known; choose one of {'; '.join(known)}, or give arguments of finwidth.MLP such as "
-            '{"weight_law": "gaussian", "gains": 1}'
+            f"init {shown(init)} is not known; choose one of {'; '.join(known)}, or give arguments of finwidth.MLP "
+            'such as {"weight_law": "gaussian", "gains": 1}'
         )
     law, gains = known[init]
     return {"weight_law": law, "gains": gains}

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_parameters
+from finwidth.empirical.forward import check_output, telling
+from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 
 
@@ -42,7 +44,8 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
     rows: list[Any] = []
     with torch.enable_grad():
         for sample in torch.split(inputs, 1):
-            outputs = module(sample).flatten()
+            with telling(module, sample):
+                outputs = check_output(module(sample), 1).flatten()
             if not rows:
                 numbers = len(inputs) * len(outputs) * sum(each.numel() for each in tensors)
                 afford(2 * numbers * inputs.element_size(), f"a Jacobian of {numbers} numbers", "give fewer inputs")
@@ -52,7 +55,9 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
                     if output.requires_grad
                     else [torch.zeros_like(each) for each in tensors]
                 )
-    columns = (torch.stack(column) for column in zip(*rows, strict=True))
+    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
+    if not all(torch.isfinite(each).all() for each in columns):
+        raise FinwidthError("a derivative is not finite; rescale the inputs, or give module.double()")
     return {
         name: each.reshape(len(inputs), -1, *each.shape[1:]).detach()
         for name, each in zip(chosen, columns, strict=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import nn
 
+from finwidth.arguments import flag
 from finwidth.empirical.arguments import (
     Parameters,
     Scale,
@@ -169,6 +170,7 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
+    check, labelled = flag("check", check), flag("labelled", labelled)
     with measuring(check_module(module)) as stack:
         kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
         kernel.afford(bytes_)

@@ -7,6 +7,7 @@ weights are What itself, and "mup" trains each parameter at a rate of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,13 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth import network
+from finwidth import arguments, network
 from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.empirical.brute_force import draw_networks, weights_of
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 
 Elementwise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class ScaledLinear(nn.Linear):
@@ -132,6 +136,10 @@ class MLP(nn.Sequential):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        network.check_mlp(net)
+        if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
+            raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float64, or another of floating-point numbers")
+        device = None if device is None else arguments.check_device(device)
         self.network = net
         self.scale: dict[str, float] = {}
         phi = activation_module(net.activation, activation)
@@ -162,15 +170,18 @@ class MLP(nn.Sequential):
         >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 3, 1]))
         >>> optimizer = torch.optim.SGD(module.parameter_groups(lr=0.1))
         """
+        lr = arguments.real("lr", lr, "a positive number", lambda rate: 0 < rate < math.inf)
         parameters = dict(self.named_parameters())
         return [{"params": [parameters[name]], "lr": lr * rate} for name, rate in self.scale.items()]
 
 
-def _generator(seed: int | np.random.Generator) -> np.random.Generator:
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more, or a NumPy generator") from None
+def _generator(seed: Any) -> np.random.Generator:
+    if isinstance(seed, np.random.Generator):
+        return seed
+    number = arguments.index(seed)
+    if number is None or number < 0:
+        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, or a NumPy generator")
+    return np.random.default_rng(number)
 
 
 def _linear(weight: Any, bias: Any, factor: float, dtype: torch.dtype, device: torch.device | str | None) -> nn.Linear:
@@ -215,8 +226,10 @@ def activation_module(phi: Activation, given: Elementwise | None = None) -> nn.M
 def _checked(phi: Activation, given: Elementwise) -> nn.Module:
     """The user's function, once its values and derivatives have been those of ``phi`` on a grid."""
     grid = torch.linspace(-4, 4, 80, dtype=torch.float64, requires_grad=True)  # without zero, where slopes may jump
-    value = given(grid)
-    same = isinstance(value, torch.Tensor) and value.shape == grid.shape
+    arguments.function("activation", given, "a function of tensors")
+    with arguments.running("activation="):
+        value = given(grid)
+    same = isinstance(value, torch.Tensor) and value.shape == grid.shape and value.requires_grad
     if same:
         (slope,) = torch.autograd.grad(value.sum(), grid, materialize_grads=True)
         points = grid.detach().numpy()

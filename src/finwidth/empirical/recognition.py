@@ -13,7 +13,7 @@ from finwidth import network
 from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.empirical import initialization
 from finwidth.empirical.modules import MLP, SMOOTH_MODULES, Pointwise, TwoSlopes
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _not_read(reason: str) -> FinwidthError:
 def _leaves(module: Any, name: str) -> Iterator[tuple[str, nn.Module]]:
     """The layers of nested nn.Sequential in order, by name."""
     if not isinstance(module, nn.Module):
-        raise FinwidthError(f"{module!r} is not a torch module; give an nn.Module, such as an nn.Sequential")
+        raise FinwidthError(f"{shown(module)} is not a torch module; give an nn.Module, such as an nn.Sequential")
     if module._forward_hooks or module._forward_pre_hooks:
         raise _not_read(f"{f'layer {name!r}' if name else 'it'} has forward hooks, which may change what it computes")
     if type(module) is nn.Sequential:
@@ -167,6 +167,8 @@ def _check_parameters(linears: Sequence[nn.Linear], names: Sequence[str]) -> Non
     if len({each.data_ptr() for each in tensors if each.numel()}) < len(tensors):
         raise _not_read("layers share parameters")
     for name, layer in zip(names, linears, strict=True):
+        if not layer.weight.is_floating_point() or layer.weight.is_meta:
+            raise _not_read(f"the weights of layer {name!r} are no real numbers")
         if not layer.weight.requires_grad:
             raise _not_read(f"the weights of layer {name!r} are not trained (requires_grad=False)")
         if not all(torch.isfinite(each).all() for each in (layer.weight, layer.bias) if each is not None):

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.empirical.arguments import check_inputs, numpy_of
+from finwidth.arguments import count, flag, index, instance, items, numbers, real
+from finwidth.arguments import path as checked_path
+from finwidth.empirical.arguments import check_inputs, check_module, numpy_of
 from finwidth.empirical.forward import check_output, differentiable, measuring
 from finwidth.empirical.kernel import ntk
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import count
 from finwidth.observables import OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.outputs import write_netcdf
 from finwidth.quantities import Quantity
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 Steps: TypeAlias = str | int | Collection[int]
 _PER_OCTAVE = 4
+_OPTIONS = {"check", "memory", "parameters", "scale"}
 _VARIABLES = {"loss": Quantity("loss", "loss that the user gave")} | OBSERVABLES
 
 
@@ -112,12 +114,15 @@ class Tracker:
         kernels: bool = False,
         **ntk_options: Any,
     ) -> None:
-        if outputs != "trace" and isinstance(outputs, str | bool):
-            raise FinwidthError(f'outputs is {outputs!r}; a tracker follows "trace" or the number of one output')
-        if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
-            raise FinwidthError(f"share is {share!r}; give the most that tracking may take, such as 0.05")
-        if not isinstance(module, nn.Module):
-            raise FinwidthError(f"the module is a {type(module).__name__}; give a torch.nn.Module")
+        outputs, start = one_output(outputs), count("start", start, 0)
+        kernels = flag("kernels", kernels)
+        if share is not None:
+            share = real("share", share, "the most that tracking may take, such as 0.05", lambda each: 0 < each <= 1)
+        instance("the module", module, nn.Module, "a torch.nn.Module")
+        with _evaluating(module):
+            check_module(module)
+        for option in ntk_options.keys() - _OPTIONS:
+            raise FinwidthError(f"{option} is no option of a tracker; give some of {', '.join(sorted(_OPTIONS))}")
         self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
         m = len(self._inputs)
         afford(48 * m * m, f"kernels of {m} inputs, and what is read off them,", "give fewer inputs")
@@ -126,13 +131,13 @@ class Tracker:
         self._options = ntk_options | {"outputs": outputs}
         self._due, self._share, self._kernels = schedule(steps), share, kernels
         self._named = not isinstance(steps, str | int)
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else checked_path("path", path)
         self._attrs: dict[str, Any] = {
             "finwidth_version": version("finwidth"),
             "method": "empirical kernel of a torch module in training",
             "module": type(module).__name__,
             "outputs": outputs,
-            "dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(self._inputs.dtype).removeprefix("torch."),
             "inputs_sha256": _hash(numpy_of(self._inputs)),
             "targets_sha256": "" if targets is None else _hash(self._targets),
         }
@@ -142,7 +147,7 @@ class Tracker:
         self._last: dict[int, dict[str, Any]] = {}  # the step that `dataset` measured, until training goes on
         self._initial: FloatArray = np.zeros((0, 0))
         if start:
-            self._resume(count("start", start))
+            self._resume(start)
         elif self._path is not None and self._path.exists():
             raise FinwidthError(f"{path} exists; give another path, or start=, the steps done, to go on with that run")
         if share is not None:
@@ -161,9 +166,12 @@ class Tracker:
         loss
             The loss of this step, a number or a tensor of one; NaN is kept where none is given, and at step 0.
         """
+        given = None if loss is None else numbers(loss)
+        if loss is not None and (given is None or given.size != 1):
+            raise FinwidthError(f"the loss is {shown(loss)}; give one number, or leave it out")
         self._step += 1
         self._last.clear()
-        self._loss = math.nan if loss is None else loss.detach() if hasattr(loss, "detach") else loss
+        self._loss = math.nan if given is None else float(given.reshape(()))
         due = not self._stopped and self._due(self._step)
         self._wanted += due
         if not (due or self._put_off) or self._stopped:
@@ -261,7 +269,7 @@ class Tracker:
             if not self._rows:
                 self._initial = K
                 self._read_targets()
-            row = {"loss": np.float64(numpy_of(self._loss))} | observe(K, self._initial, self._gram)
+            row = {"loss": np.float64(self._loss)} | observe(K, self._initial, self._gram)
             rows[self._step] = row | ({"K": K} if self._kernels else {})
         if self._path is not None:
             write_netcdf(self._assembled(), self._path)
@@ -292,11 +300,10 @@ class Tracker:
             return check_output(self._module(self._inputs.clone()), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
-        import xarray as xr
 
         if self._path is None or not self._path.is_file():
             raise FinwidthError(f"start={start} goes on with a run, whose file path= must name; {self._path} is none")
-        stored = xr.load_dataset(self._path, engine="scipy")
+        stored = _loaded(self._path)
         for key, what in _SAME.items():
             if stored.attrs.get(key) != self._attrs[key]:
                 raise FinwidthError(f"{self._path} is a run on {what}; give the same, or another path and start=0")
@@ -317,15 +324,24 @@ def _hash(array: Any) -> str:
 
 def schedule(steps: Steps) -> Callable[[int], bool]:
     """Whether a step, 1 or more, is to be measured."""
-    if steps == "log":
+    if isinstance(steps, str) and steps == "log":
         return lambda step: step == 1 or _octaves(step) > _octaves(step - 1)
-    if isinstance(steps, int) and not isinstance(steps, bool):
+    if index(steps) is not None:
         every = count("steps", steps)
         return lambda step: step % every == 0
-    if isinstance(steps, Collection) and all(isinstance(step, int | np.integer) for step in steps):
-        chosen = frozenset(steps)
-        return lambda step: step in chosen
-    raise FinwidthError(f'steps is {steps!r}; give "log", a number k for every k steps, or the steps themselves')
+    wanted = '"log", a number k for every k steps, or the steps themselves'
+    chosen = frozenset(count("a step", step, 0) for step in items("steps", steps, wanted))
+    return lambda step: step in chosen
+
+
+def one_output(outputs: Any) -> str | int:
+    """What a kernel that is one matrix is of: ``"trace"``, or the number of one output."""
+    if isinstance(outputs, str) and outputs == "trace":
+        return outputs
+    number = index(outputs)
+    if number is None or number < 0:
+        raise FinwidthError(f'outputs is {shown(outputs)}; give "trace", or the number of one output, from 0')
+    return number
 
 
 def _octaves(step: int) -> int:
@@ -343,6 +359,23 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
+def _loaded(run: Any) -> xr.Dataset:
+    """The dataset of a tracker, or of its file."""
+    import xarray as xr
+
+    if not isinstance(run, xr.Dataset):
+        file = checked_path("a run", run)
+        try:
+            run = xr.load_dataset(file, engine="scipy")
+        except (OSError, ValueError, TypeError, IndexError) as error:  # SciPy has no error of its own for a bad file
+            told = " ".join(str(error).split())[:100]
+            raise FinwidthError(f"{file} is no file of a tracker ({type(error).__name__}: {told})") from None
+    if "inputs_sha256" not in run.attrs or "step" not in run.dims or "diagonal" not in run:
+        raise FinwidthError(f"{shown(run)} is no dataset of a tracker; give what its dataset() returns, or its file")
+    found: xr.Dataset = run
+    return found
+
+
 def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     """Runs of one architecture from several initializations, over ``member``, with the spread ``cv`` at common steps.
 
@@ -353,7 +386,7 @@ def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     """
     import xarray as xr
 
-    sets = [run if isinstance(run, xr.Dataset) else xr.load_dataset(run, engine="scipy") for run in runs]
+    sets = [_loaded(run) for run in items("runs", runs, "two or more datasets of trackers, or their files")]
     if len(sets) < 2 or len({each.attrs["inputs_sha256"] for each in sets}) > 1:
         raise FinwidthError(f"{len(sets)} runs were given; give two or more, of one and the same probe set")
     joined = xr.concat(sets, "member", join="inner", combine_attrs="drop_conflicts")

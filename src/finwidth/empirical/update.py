@@ -7,7 +7,6 @@ forward is differentiated backward twice more. Nothing is a finite difference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from finwidth.arguments import flag, function, real
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_tensor
 from finwidth.empirical.check import checked
 from finwidth.empirical.forward import (
@@ -107,7 +107,9 @@ def sgd_update(
     >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
     tensor([[-4.]], dtype=torch.float64)
     """
+    check, labelled = flag("check", check), flag("labelled", labelled)
     with measuring(check_module(module)) as stack:
+        function("loss", loss, "a function of the output and y")
         batch = check_inputs(module, x, "x")
         kernel, bytes_ = prepare(
             stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
@@ -123,13 +125,8 @@ def sgd_update(
 
 
 def _check_rate(lr: Any) -> float:
-    try:
-        rate = 1.0 if lr is None else math.nan if isinstance(lr, bool | str) else float(lr)
-    except (TypeError, ValueError, RuntimeError):
-        rate = math.nan
-    if not math.isfinite(rate):
-        raise FinwidthError(f"lr is {lr!r}; give the learning rate as a number, or leave it out for dK per unit of it")
-    return rate
+    wanted = "the learning rate as a number, or leave it out for dK per unit of it"
+    return 1.0 if lr is None else real("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, wanted)
 
 
 def _targets(batch: Tensor, y: Any, dtype: torch.dtype) -> Tensor:

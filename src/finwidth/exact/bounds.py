@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
-from finwidth.network import MLP, Vector, exact_input
+from finwidth.network import MLP, Vector, check_mlp, exact_input
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -115,7 +116,8 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
     0.723
     """
     log_form = log_forms(net, x)
-    exact = moments(net, x) if exact is None else exact
+    wanted = "finwidth.moments(net, x), or leave it out"
+    exact = moments(net, x) if exact is None else arguments.instance("exact", exact, KernelMoments, wanted)
     log_exact = {
         "K": exact.K.log_raw[0],
         "K^2": exact.log_second_moment,
@@ -130,7 +132,7 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
 
 def log_forms(net: MLP, x: Vector) -> dict[str, float]:
     """`Bounds.log_form` alone: what the paper prints, without the exact moments that it is compared with."""
-    outside = why_outside(net)
+    outside = why_outside(check_mlp(net))
     if outside:
         raise FinwidthError(
             f"the paper's forms do not cover this network: {outside}; finwidth.moments gives its exact values"

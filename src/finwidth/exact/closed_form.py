@@ -28,7 +28,7 @@ from functools import cache
 
 import sympy
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
 from finwidth.memory import afford, amount
 from finwidth.progress import check_time
 
@@ -145,9 +145,7 @@ QUANTITIES = tuple(_ENTRIES)
 
 
 def _entry(name: str) -> _Entry:
-    if name not in _ENTRIES:
-        raise FinwidthError(f"there is no closed form for {name!r}; choose one of {', '.join(QUANTITIES)}")
-    return _ENTRIES[name]
+    return _ENTRIES[arguments.one_of("the closed form of", name, QUANTITIES)]
 
 
 @cache
@@ -183,7 +181,6 @@ def _by_depth(coefficient: sympy.Expr) -> sympy.Expr:
     return sympy.Mul(*(sympy.collect(part, (d, _DEAD), sympy.factor) for part in sympy.Mul.make_args(coefficient)))
 
 
-@cache
 def closed_form(quantity: str) -> sympy.Expr:
     r"""A moment of the kernel, or of its first update, as a function of depth and width.
 
@@ -233,6 +230,7 @@ def closed_form(quantity: str) -> sympy.Expr:
     >>> closed_form("D_wb")
     r2*(36*n**2 - 25*n*(1 - 1/n)**d*(n - 1) + (1 + 5/n)**(d - 1)*(n + 5)*(30*d - 11*n - 25))/(900*n_0)
     """
+    _entry(quantity)  # the cache takes texts only
     return _form(quantity).xreplace(_POWERS)
 
 
@@ -264,22 +262,19 @@ def closed_form_value(quantity: str, *, width: int, depth: int, input_width: int
     >>> closed_form_value("K_w^2", width=3, depth=3, input_width=2, norm2=5)
     Fraction(2300, 9)
     """
-    for name, number in (("width", width), ("depth", depth), ("input_width", input_width)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise FinwidthError(f"{name} is {number!r}; give a whole number of at least 1")
-    if not isinstance(norm2, int | Fraction) or norm2 <= 0:
-        raise FinwidthError(f"norm2 is {norm2!r}; give |x|^2 as an integer or a fraction above 0")
+    width, depth = arguments.count("width", width), arguments.count("depth", depth)
+    input_width = arguments.count("input_width", input_width)
+    square = arguments.exact("norm2", norm2, "|x|^2, a number above 0", lambda value: value > 0)
     form = closed_form(quantity)
     bits = depth * (width if form.has(2**-n) else width.bit_length())  # of (1 - 2^-n)^d, or of (1 + 5/n)^d
     what = f"a fraction of {amount(bits)} binary digits"
     afford(2 * bits, what, "take a smaller depth or width")
     check_time(bits * bits, 1e-11, what, "take a smaller depth or width")  # to find common factors
-    at = {n: width, d: depth, n_0: input_width, r2: sympy.Rational(norm2.numerator, norm2.denominator)}
+    at = {n: width, d: depth, n_0: input_width, r2: sympy.Rational(square.numerator, square.denominator)}
     value = form.subs(at)
     return Fraction(int(value.p), int(value.q))
 
 
-@cache
 def proportional_limit(quantity: str) -> sympy.Expr:
     """The limit of a quantity over its power of d as n and d grow with d/n = b fixed.
 
@@ -307,9 +302,16 @@ def proportional_limit(quantity: str) -> sympy.Expr:
     >>> proportional_limit("K_b^2")
     (-5*b + exp(5*b) - 1)/(50*b**2)
     """
+    _entry(quantity)  # the cache takes texts only
+    return _limit(quantity)
+
+
+@cache
+def _limit(quantity: str) -> sympy.Expr:
+    """`proportional_limit`."""
     entry = _entry(quantity)
     if entry.build is None:
-        return sympy.Add(*(times * proportional_limit(part) for times, part in entry.parts))
+        return sympy.Add(*(times * _limit(part) for times, part in entry.parts))
     # The powers tend to constants, so only the leading coefficients in n of what multiplies them count.
     form = _form(quantity).subs({_ALIVE: b * n - 1, _DEAD: 0, d: b * n}) / (b * n) ** entry.order
     limit = _tidy(sympy.limit(form, n, sympy.oo))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.arguments import count, items, numbers
+from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import MLP, Layer, Vector, count, exact_input
+from finwidth.network import MLP, Layer, Vector, exact_input
 from finwidth.progress import stage
 from finwidth.quantities import attributes
 
@@ -60,10 +62,11 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     """
     import xarray as xr
 
+    depths = sorted({count("depth", depth) for depth in items("depths", depths, "numbers of layers such as [2, 8]")})
+    widths = items("widths", widths, "hidden widths such as [16, 64]")
     needed = 8 * (16 * len(widths) * len(depths) + 700 * len(widths) + 20 * len(depths))
     afford(needed, f"a grid of {len(widths)} widths and {len(depths)} depths", "take fewer of either")
-    depths = sorted({count("depth", depth) for depth in depths})
-    nets = [MLP([len(np.atleast_1d(np.asarray(x))), n, n, n, 1], **network) for n in widths]
+    widths, nets = _networks(widths, x, network)
     if not nets or not depths:
         raise FinwidthError("the grid is empty; give at least one width and one depth")
     given = Input.of(exact_input(nets[0], x), 4)
@@ -83,7 +86,7 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
         }
     return xr.Dataset(
         {name: (("width", "depth"), values) for name, values in data.items()},
-        coords={"width": list(widths), "depth": depths},
+        coords={"width": widths, "depth": depths},
         attrs=attributes(nets[0], method="exact transfer on a grid"),
     )
 
@@ -99,7 +102,9 @@ def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **net
     >>> spread_by_width([16, 64, 256], 32, [1.0, 1.0]).round(3)
     array([32.087,  1.862,  0.622])
     """
-    nets = [MLP([len(x), n, n, n, 1], **network) for n in widths]
+    depth, (widths, nets) = count("depth", depth), _networks(widths, x, network)
+    if not nets:
+        return np.zeros(0)
     values = _log_values(_SPREAD, nets, Input.of(exact_input(nets[0], x), 4), [depth])
     w, b, ww, wb, bb = (each[:, 0] for each in values)
     with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
@@ -120,7 +125,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     >>> spread_by_depth(8, 3, [1.0, 2.0])[2] == moments(MLP([2, 8, 8, 1]), [1.0, 2.0]).cv
     True
     """
-    net = MLP([len(x), width, width, width, 1], **network)
+    deepest, (_, (net,)) = count("deepest", deepest), _networks([width], x, network)
     program = compile_program(_SPREAD, net.random_bias)
     found = [0.0]  # one layer has no spread
     with decimal.localcontext(CONTEXT):
@@ -137,8 +142,19 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     return found
 
 
+def _networks(widths: Sequence[int], x: Vector, network: dict[str, Any]) -> tuple[list[int], list[MLP]]:
+    """One network of each hidden width, for this input."""
+    checked = [count("width", n) for n in items("widths", widths, "hidden widths such as [16, 64]")]
+    given = numbers(x)
+    if given is None or given.ndim != 1 or not len(given):
+        raise FinwidthError(f"the input {shown(x)} is not one list of numbers; give some such as [1.0, 2.0]")
+    return checked, [MLP([len(given), n, n, n, 1], **network) for n in checked]
+
+
 def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
     """For each start its log value, shape (widths, depths)."""
+    if not all(arguments.is_double(each) for each in x.power_sums.values()):
+        raise FinwidthError("the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)")
     program = compile_program(tuple(starts), nets[0].random_bias)
     transfer = Transfer(program, nets[0], x, float)
     first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))

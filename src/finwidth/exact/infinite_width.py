@@ -102,7 +102,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     >>> float(finwidth.infinite_width_gram(finwidth.MLP([1, 50, 50, 1], activation="tanh"), [[1000]])[0, 0])
     249.425...
     """
-    layers, inputs = net.layers, check_inputs(net, X)
+    inputs, layers = check_inputs(net, X), net.layers
     m = len(inputs)
     at_once = 6 if isinstance(net.activation, SmoothActivation) else 24  # matrices, beside those that layers keep
     needed = 8 * m * m * (3 * net.depth + at_once)

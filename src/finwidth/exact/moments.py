@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.partitions import Block, State
 from finwidth.exact.transfer import (
@@ -24,7 +25,7 @@ from finwidth.exact.transfer import (
     survival_matters,
     to_decimal,
 )
-from finwidth.network import MLP, Vector, exact_input
+from finwidth.network import MLP, Vector, check_mlp, exact_input
 from finwidth.quantities import plain
 
 Exact: TypeAlias = float | Fraction
@@ -263,12 +264,11 @@ class KernelMoments:
         With g^T H g = G, Delta K = -2 lambda (N - N*) G, and N G^2 is odd in the last layer's weights, so
         E[Delta K^2]/lambda^2 = 4 E[N^2 G^2] + 4 N*^2 E[G^2] while the mean does not depend on N*.
         """
-        if not isinstance(target, int | float | Fraction) or not math.isfinite(target):
-            raise FinwidthError(f"the target is {target!r}; give a finite number")
+        towards: Number = arguments.exact("the target", target, "a finite number")
         if self.order < max(ORDERS) or self.network.widths[-1] > 1:
             raise FinwidthError("the variance of the update needs moments(..., order=4) of a network with one output")
         with decimal.localcontext(CONTEXT):
-            towards: Number = Fraction(target) if self.exact else to_decimal(Fraction(target))
+            towards = towards if self.exact else to_decimal(towards)
             square = self._update_square["N^2 G^2"] + towards * towards * self._update_square["G^2"]
             return present(4 * square - self._update["dK"] ** 2)
 
@@ -379,10 +379,9 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)
     """
-    if not isinstance(net, MLP):
-        raise FinwidthError(f"the network is {net!r}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1])")
-    if order not in ORDERS or not isinstance(order, int):
-        raise FinwidthError(f"order={order!r}; give 2, 3 or 4")
+    net, exact, order = check_mlp(net), arguments.flag("exact", exact), arguments.count("order", order)
+    if order not in ORDERS:
+        raise FinwidthError(f"order={order}; give 2, 3 or 4")
     laws = [net.weight_law] + [net.bias_law] * net.random_bias
     if exact and not all(law.rational for law in laws):
         names = " and ".join(law.name for law in laws)

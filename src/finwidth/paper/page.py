@@ -8,8 +8,11 @@ from fractions import Fraction
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from finwidth import outputs
+from finwidth.arguments import instance, items
+from finwidth.arguments import path as checked_path
 from finwidth.errors import FinwidthError
 from finwidth.paper.records import Figure, Finding, Statement
 
@@ -163,15 +166,26 @@ def write_page(path: str | Path, statements: Sequence[Statement], findings: Sequ
     FinwidthError
         If Jinja2 is not installed, or the file cannot be written, or there is one that finwidth did not write.
     """
-    return _write(Path(path), html(statements, findings))
+    return _write(path, html(*_given(statements, findings)))
 
 
 def write_markdown(path: str | Path, statements: Sequence[Statement], findings: Sequence[Finding]) -> Path:
     """Write the Markdown page; returns its path. Raises FinwidthError as `write_page`."""
-    return _write(Path(path), markdown(statements, findings))
+    return _write(path, markdown(*_given(statements, findings)))
 
 
-def _write(path: Path, content: str) -> Path:
+def _given(statements: Any, findings: Any) -> tuple[list[Statement], list[Finding]]:
+    checked = items("statements", statements, "statements of finwidth.paper.check")
+    found = items("findings", findings, "those of finwidth.paper.findings()")
+    for statement in checked:
+        instance("a statement", statement, Statement, "what finwidth.paper.check returns")
+    for finding in found:
+        instance("a finding", finding, Finding, "those of finwidth.paper.findings()")
+    return checked, found
+
+
+def _write(path: str | Path, content: str) -> Path:
+    path = checked_path("path", path)
     with outputs.replacing(path) as [partial]:
         partial.write_text(content, encoding="utf-8")
     return path

@@ -32,8 +32,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
-from finwidth.errors import FinwidthError, SizeError
-from finwidth.network import MLP, exact_input
+from finwidth.arguments import index, items
+from finwidth.errors import FinwidthError, SizeError, shown
+from finwidth.network import MLP, check_mlp, exact_input
 
 CONSTANT = -1  # the neuron below a bias: its value is always 1
 
@@ -215,6 +216,7 @@ class PathEnumeration:
     def __init__(self, net: MLP, x: npt.ArrayLike) -> None:
         self.net = net
         self.x = exact_input(net, x)
+        net.activation.gate_moment(2)  # refuses activations that have no exact moments
         self._layers = net.layers
         paths = list(takewhile(lambda some: some < _MANY, accumulate(reversed(net.widths), operator.mul)))
         if len(paths) < len(net.widths):
@@ -380,7 +382,7 @@ def enumerate_moments(net: MLP, x: npt.ArrayLike, kinds: str, outputs: Outputs |
     >>> [str(enumerate_moments(net, [1, 2], kinds)) for kinds in ("w", "b", "ww", "wb", "bb")]
     ['15/2', '31/16', '2300/9', '65/2', '473/72']
     """
-    pairs = _checked(net, kinds, outputs)
+    pairs = _checked(net, kinds, outputs, letters=1)
     listed = PathEnumeration(net, x)
     factors = [(kind, a, b) for kind, (a, b) in zip(kinds, pairs, strict=True)]
     kernels = {factor: listed.kernel(*factor) for factor in set(factors)}
@@ -415,21 +417,27 @@ def enumerate_deltas(net: MLP, x: npt.ArrayLike, kinds: Sequence[str], outputs: 
     >>> [str(enumerate_deltas(net, [1, 2], [kinds])) for kinds in ("ww", "wb", "bw", "bb")]
     ['650/9', '35/6', '35/6', '0']
     """
-    pairs = _checked(net, kinds, outputs)
-    if any(len(each) != 2 for each in kinds):
-        raise FinwidthError(f"kinds is {kinds!r}; give a list of 'ww', 'wb', 'bw' or 'bb'")
+    pairs = _checked(net, kinds, outputs, letters=2)
     listed = PathEnumeration(net, x)
     factors = [(each, c, a) for each, (c, a) in zip(kinds, pairs, strict=True)]
     deltas = {factor: (listed.output(factor[1]), listed.curvature(*factor)) for factor in set(factors)}
     return listed.expectation(*(each for factor in factors for each in deltas[factor]))
 
 
-def _checked(net: MLP, kinds: Sequence[str], outputs: Outputs | None) -> Outputs:
-    if not kinds or set("".join(kinds)) - {"w", "b"}:
-        raise FinwidthError(f"kinds is {kinds!r}; use the letters 'w' (weights) and 'b' (biases)")
-    pairs = [(0, 0)] * len(kinds) if outputs is None else list(outputs)
-    if len(pairs) != len(kinds) or not all(0 <= a < net.widths[-1] for pair in pairs for a in pair):
-        raise FinwidthError(
-            f"outputs is {outputs!r}; give {len(kinds)} pairs of outputs, each from 0 to {net.widths[-1] - 1}"
-        )
-    return pairs
+def _checked(net: MLP, kinds: Sequence[str], outputs: Outputs | None, *, letters: int) -> Outputs:
+    listed, most = (
+        list(kinds) if isinstance(kinds, str) else items("kinds", kinds, "letters"),
+        check_mlp(net).widths[-1],
+    )
+    if not listed or not all(isinstance(each, str) and not set(each) - {"w", "b"} for each in listed):
+        raise FinwidthError(f"kinds is {shown(kinds)}; use the letters 'w' (weights) and 'b' (biases)")
+    if any(len(each) != letters for each in listed):
+        raise FinwidthError(f"kinds is {shown(kinds)}; give {letters} of the letters for each factor")
+    wanted = f"{len(listed)} pairs of outputs, each from 0 to {most - 1}"
+    if outputs is None:
+        return [(0, 0)] * len(listed)
+    pairs = [items("an entry of outputs", pair, wanted) for pair in items("outputs", outputs, wanted)]
+    numbers = [[index(each) for each in pair] for pair in pairs]
+    if len(pairs) != len(listed) or not all(len(pair) == 2 and all(a in range(most) for a in pair) for pair in numbers):
+        raise FinwidthError(f"outputs is {shown(outputs)}; give {wanted}")
+    return [(int(a), int(b)) for a, b in pairs]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
 from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
 from finwidth.paper.findings import findings
 from finwidth.paper.records import Finding, Statement
@@ -63,11 +63,9 @@ def check(id: str, progress: Progress | None = None) -> Statement:
     >>> found.holds, found.figures["edge multisets"]
     (True, 653)
     """
-    if id not in _CHECKS:
-        raise FinwidthError(f"the paper has no statement {id!r}; choose one of {', '.join(STATEMENTS)}")
-    if progress is not None:
-        progress(id)
-    return _CHECKS[id]()
+    chosen = _CHECKS[arguments.one_of("the paper's statement", id, STATEMENTS)]
+    arguments.progress(progress)(id)
+    return chosen()
 
 
 def check_all(progress: Progress | None = None) -> tuple[Statement, ...]:

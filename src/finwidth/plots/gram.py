@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth.arguments import count, items
+from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots.style import BLUE, PALETTE, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
 from finwidth.sampling import importance
 from finwidth.sampling.diagonal import chunks
 from finwidth.sampling.estimates import estimates
 from finwidth.sampling.gram import sample_gram
+from finwidth.sampling.streams import check_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,12 +55,19 @@ def kernel_on_a_circle(
     """
     from matplotlib.figure import Figure
 
+    widths = [count("width", width) for width in items("widths", widths, "hidden widths, a panel each")]
+    depth = count("depth", depth)
+    if not widths:
+        raise FinwidthError("widths is empty; give at least one hidden width")
+    nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
+    points = count("points", points, 2)
     angles, X = circle(points)
     figure = Figure(figsize=(1.0 + 1.9 * len(widths), 2.7))
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
-    for panel, width in zip(panels, widths, strict=True):
-        net = MLP([2, *[width] * (depth - 1), 1], **network)
+    for panel, width, net in zip(panels, widths, nets, strict=True):
         limit = infinite_width_gram(net, X)[points // 2]
+        if not limit.any():
+            raise FinwidthError("the kernel of these networks is zero: nothing of it is trained; give bias='trained'")
         drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
@@ -101,8 +111,14 @@ def update_over_depth(
     >>> from finwidth.plots import update_over_depth
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
     """
+    widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
+    depths = [count("depth", depth, 2) for depth in items("depths", depths, "numbers of layers, 2 or more")]
+    if not depths:
+        raise FinwidthError("depths is empty; give at least one number of layers, 2 or more")
+    draws, seed = count("draws", draws), check_seed(seed)
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
+    check_alive(grid)
     for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finwidth.arguments import array, count, items, real, text
+from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector
-from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,14 +32,22 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     >>> from finwidth.plots import law_of_kernel
     >>> figure = law_of_kernel(np.exp(np.random.default_rng(0).normal(size=1000)), 1.65, 1.65)
     """
+    wanted = "draws of a kernel, finite numbers of shape (draws,), 0 or more"
+    K, title = array("K", K, wanted), text("title", title, "a text")
+    if K.ndim != 1 or not len(K) or K.min() < 0:
+        raise FinwidthError(f"K has shape {K.shape}, and its least number is {K.min(initial=0):.3g}; give {wanted}")
+    mean, infinite_width = (
+        real(name, value, "a finite number, 0 or more", lambda each: 0 <= each < math.inf)
+        for name, value in (("mean", mean), ("infinite_width", infinite_width))
+    )
     figure, axes = new_axes()
     positive = K[K > 0]  # a network that is dead and has no trained output bias has K = 0
     if len(positive) < len(K):
         title += f"\nK = 0 in {1 - len(positive) / len(K):.1%} of them"
     if not len(positive) or positive.min() == positive.max():
         value = float(positive[0]) if len(positive) else 0.0
-        text = f"K is {value:.6g} in every {'other ' if len(positive) < len(K) else ''}draw"
-        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+        told = f"K is {value:.6g} in every {'other ' if len(positive) < len(K) else ''}draw"
+        axes.text(0.5, 0.5, told, ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[], title=title)
         return figure
     low, high = np.quantile(positive, [0.0005, 0.9995])
@@ -79,8 +89,11 @@ def growth_with_depth(
     >>> from finwidth.plots import growth_with_depth
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
     """
+    widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
+    depths = items("depths", depths, "numbers of layers")
     figure, axes = new_axes()
     grid = moments_grid(widths, depths, x, **network)
+    check_alive(grid)
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
     for width, colour in zip(widths, PALETTE, strict=False):

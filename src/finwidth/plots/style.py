@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from finwidth import outputs
+from finwidth.arguments import path
+from finwidth.errors import FinwidthError, shown
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -66,14 +70,22 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     """The content of a .png (200 dpi), .pdf or .svg file."""
     import matplotlib as mpl
 
+    if not hasattr(figure, "savefig") or suffix not in _METADATA:
+        raise FinwidthError(
+            f"the figure is {shown(figure)} and the ending {shown(suffix)}; give a figure of finwidth.plots, and .png, "
+            ".pdf or .svg"
+        )
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "finwidth"}):
         figure.savefig(buffer, format=suffix.removeprefix("."), dpi=200, metadata=_METADATA[suffix])
     return buffer.getvalue()
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: str | Path) -> list[Path]:
     """Write ``stem``.png (200 dpi) and ``stem``.pdf; returns the two paths. Raises FinwidthError as `save_as`."""
+    stem = path("stem", stem)
+    if not stem.name:
+        raise FinwidthError(f"the file is {stem}; give the name of a file")
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
     save_as(figure, *paths)
     return paths
@@ -91,11 +103,17 @@ def save_as(figure: Figure, *paths: Path) -> None:
             partial.write_bytes(content)
 
 
+def check_alive(grid: xr.Dataset) -> None:
+    """Raise FinwidthError where a mean kernel of `moments_grid` is zero, so that nothing can be divided by it."""
+    if not (grid["mean"] > 0).all():
+        raise FinwidthError("the kernel of these networks is zero at this input: give another input, or bias='trained'")
+
+
 def plain_ticks(axis: Axis, low: float, high: float) -> None:
     """Numbers such as 200 rather than powers of ten on a logarithmic axis of less than two decades."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    if high / low < 100:
+    if math.log10(high) - math.log10(low) < 2:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finwidth.arguments import text
 from finwidth.errors import FinwidthError
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, plain_ticks, styled
 
@@ -33,9 +34,11 @@ def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
     ...     measured = tracker.step()
     >>> figure = kernel_in_training(tracker.dataset())
     """
+    import xarray as xr
     from matplotlib.figure import Figure
 
-    if "step" not in found.dims or "drift" not in found:
+    title = text("title", title, "a text")
+    if not isinstance(found, xr.Dataset) or "step" not in found.dims or "drift" not in found:
         raise FinwidthError(
             "this dataset holds no training; give one of a Tracker, of Ensemble.train or of finwidth.train"
         )

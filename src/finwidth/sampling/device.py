@@ -34,23 +34,6 @@ def normals(rng: Any, shape: tuple[int, ...], dtype: str) -> Any:
     return rng.standard_normal(shape, dtype=np.dtype(dtype) if array_module(rng) is np else dtype)
 
 
-def check_device(device: str) -> Any:
-    """The torch device called ``device``; raises FinwidthError unless torch is installed and finds it."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FinwidthError(
-            f"device={device!r} needs PyTorch, which is not installed; pip install 'finwidth[torch]', or leave it out"
-        ) from None
-    try:
-        found = torch.device(device)
-        torch.zeros(1, dtype=torch.float64, device=found)
-    except (RuntimeError, TypeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise FinwidthError(f"device={device!r} cannot be used: {reason}; give one such as 'cpu' or 'cuda:0'") from None
-    return found
-
-
 class DeviceGenerator:
     """Stream number ``chunk`` of a seed on a torch device; draws are float64 tensors where nothing else is asked for.
 

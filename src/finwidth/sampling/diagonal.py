@@ -28,14 +28,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
 from finwidth.activations import SmoothActivation
+from finwidth.arguments import check_device, count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import afford, amount
-from finwidth.network import MLP, Vector, check_input, count, exponent
+from finwidth.network import MLP, Vector, check_input, check_mlp, exponent
 from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, attributes
-from finwidth.sampling.device import DeviceGenerator, check_device
+from finwidth.sampling.device import DeviceGenerator
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
 from finwidth.sampling.variates import Variates
@@ -71,7 +73,7 @@ def why_not(net: MLP) -> str | None:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the chain draws this network's kernel."""
-    reason = why_not(net)
+    reason = why_not(check_mlp(net))
     if reason:
         raise FinwidthError(f"{reason}. finwidth.moments has exact moments, finwidth.sample_gram other activations")
 
@@ -121,6 +123,7 @@ def chunks(
     check_network(net)
     norm, k = squared_norm(net, x)
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
+    tell = arguments.progress(progress)
     check_sizes(net, draws, threads)
     if device is None:
         size = chunk_size(net)
@@ -130,7 +133,7 @@ def chunks(
     else:
         pieces = _on(device, TwoSlopeChain(net, k), norm, draws, seed)
     done = 0
-    with stage("drawing", draws, progress) as told:
+    with stage("drawing", draws, tell) as told:
         for drawn in pieces:
             check_finite(drawn, net, x)
             yield drawn
@@ -247,6 +250,7 @@ def sample(
     """
     import xarray as xr
 
+    check_network(net)
     draws = count("draws", draws)
     check_sizes(net, draws, check_threads(threads), kept=8 * len(KERNEL_DRAWS))
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}

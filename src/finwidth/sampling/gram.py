@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
+from finwidth.arguments import check_device, count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import afford, amount
-from finwidth.network import MLP, check_inputs, count
+from finwidth.network import MLP, check_inputs, check_mlp
 from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
-from finwidth.sampling.device import DeviceGenerator, array_module, as_array, check_device
+from finwidth.sampling.device import DeviceGenerator, array_module, as_array
 from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
 from finwidth.sampling.gram_update import update
 from finwidth.sampling.normals import BLOCK, Normals
@@ -42,7 +44,7 @@ def why_not_gaussian(net: MLP) -> list[str]:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
-    reasons = why_not_gaussian(net)
+    reasons = why_not_gaussian(check_mlp(net))
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
     if reasons:
@@ -51,11 +53,8 @@ def check_network(net: MLP) -> None:
 
 def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
     """Targets, one for each of m inputs, as float64; raises FinwidthError unless they are finite."""
-    try:
-        array = np.asarray(targets, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape ({m},)") from None
-    if array.shape != (m,) or not np.isfinite(array).all():
+    array = arguments.array("targets", targets, f"{m} finite numbers, one for each input")
+    if array.shape != (m,):
         raise FinwidthError(f"the targets have shape {array.shape}; give {m} finite numbers, one for each input")
     return array
 
@@ -105,8 +104,9 @@ def chunks(
     wanted = None if targets is None else check_targets(targets, m)
     if wanted is not None:
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
-    place = None if device is None else check_device(device)
+    place, tell = None if device is None else check_device(device), arguments.progress(progress)
     if place is not None:
+        _check_on(place, net)
         threads = 1
     elif threads is None:
         threads = min(check_threads(None), max(1, _THREADS_BYTES // memory(net, m, targets=wanted is not None)))
@@ -118,11 +118,25 @@ def chunks(
         return draw(net, inputs, min(size, draws - number * size), rng, wanted)
 
     done = 0
-    with stage("drawing", draws, progress) as told:
+    with stage("drawing", draws, tell) as told:
         for drawn in in_order(piece, -(-draws // size), check_threads(threads)):
             yield drawn
             done += len(drawn["K"])
             told(done)
+
+
+def _check_on(place: Any, net: MLP) -> None:
+    """Raise FinwidthError unless the activation takes tensors on a device."""
+    import torch
+
+    probe = torch.zeros(3, dtype=torch.float64, device=place)
+    for function in (net.activation.value, net.activation.derivative):
+        with arguments.running(f"activation {net.activation.name}, called with a tensor,"):
+            found = function(probe)
+        if not isinstance(found, torch.Tensor) or found.shape != probe.shape:
+            raise FinwidthError(
+                f"activation {net.activation.name} makes no tensor of a tensor; give functions of torch, or no device"
+            )
 
 
 def seconds(net: MLP, m: int) -> float:

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, count
+from finwidth.network import MLP, Vector
 from finwidth.progress import stage
 from finwidth.quantities import Estimate
 from finwidth.sampling.diagonal import (
@@ -96,7 +98,14 @@ def tilted(
     >>> abs(found["K^2"].value / exact.second_moment - 1) < 0.02, found["K^2"].trust
     (True, True)
     """
-    return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), exact)
+    given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
+    known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
+    return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), known)
+
+
+def _is_number(value: float) -> bool:
+    """Infinite ones are past a double's range."""
+    return not math.isnan(value)
 
 
 def pieces(
@@ -117,13 +126,14 @@ def pieces(
     draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
     if norm == 0:
         raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
+    tell = arguments.progress(progress)
     check_sizes(net, draws, threads)
     size, tilts, done = chunk_size(net), make_tilts(net), 0
 
     def make() -> Drawer:
         return WeightedChain(net, min(size, draws), tilts, k).draw
 
-    with stage("drawing in proportion", draws, progress) as told:
+    with stage("drawing in proportion", draws, tell) as told:
         for drawn in by_threads(make, norm, draws, size=size, seed=seed, threads=threads):
             check_finite(drawn, net, x)
             yield drawn

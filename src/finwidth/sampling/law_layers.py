@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.arguments import check_device, count
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
-from finwidth.network import count
 from finwidth.sampling.combinations import Combination, SharedMatrix
-from finwidth.sampling.device import DeviceGenerator, check_device
+from finwidth.sampling.device import DeviceGenerator
 from finwidth.sampling.law_tensor import LawTensor, refuse
 from finwidth.sampling.revealed import turned
+
+_LARGEST = 2**60  # weights of a layer; torch counts the bytes of a tensor in 63 bits
+_LARGEST_SIDE = 2**20  # of a convolution's kernel, and what else moves it
 
 
 class _Product(torch.autograd.Function):
@@ -73,17 +76,21 @@ class _LawLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if not _positive(gain):
-            raise FinwidthError(f"gain is {gain!r}; give a positive number, fan-in times the variance of a weight")
-        one = (fan_in + fan_out) * (1 if draws is None else count("draws", draws))  # numbers for each vector it meets
+        wanted = "a positive number, fan-in times the variance of a weight"
+        self.gain: float = arguments.real("gain", gain, wanted, lambda value: 0 < value < math.inf)
+        self.draws: int | None = None if draws is None else count("draws", draws)
+        draws, bias = self.draws, arguments.flag("bias", bias)
+        if fan_in * fan_out * (draws or 1) > _LARGEST:
+            raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float32 or torch.float64")
+        one = (fan_in + fan_out) * (draws or 1)  # numbers for each vector it meets
         what = f"a layer of {amount(fan_out)} x {amount(fan_in)} weights that meets one vector"
         afford(4 * one, what, "take a narrower layer", memory)
-        self.gain: float = float(gain)
-        self.draws: int | None = draws
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
-        generator = DeviceGenerator(check_device(str(device)), int(torch.randint(2**62, ())), 0)
+        generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
         initial = SharedMatrix(
-            fan_out, fan_in, generator, deviation=(gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
+            fan_out, fan_in, generator, deviation=(self.gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
         )
         self.register_parameter("weight", nn.Parameter(LawTensor(Combination(initial, scale=1.0))))
         lead = () if draws is None else (draws,)
@@ -271,16 +278,13 @@ class LawConv2d(_LawLayer):
         return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, Real) and 0 < float(value) < math.inf
-
-
 def _pair(name: str, given: Any, least: int) -> tuple[int, int]:
     """Two whole numbers."""
     pair = given if isinstance(given, tuple) else (given, given)
-    if len(pair) != 2 or not all(isinstance(each, int) and each >= least for each in pair):
-        raise FinwidthError(f"{name} is {given!r}; give a whole number of at least {least}, or two")
-    return pair
+    checked = [arguments.index(each) for each in pair]
+    if len(checked) != 2 or any(each is None or not least <= each <= _LARGEST_SIDE for each in checked):
+        raise FinwidthError(f"{name} is {shown(given)}; give a whole number of at least {least}, or two")
+    return int(pair[0]), int(pair[1])
 
 
 def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -312,8 +316,22 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
     tensor([[2.0000, 2.0000],
             [2.0000, 2.0000]], dtype=torch.float64)
     """
-    given = [each for each in parameters if each.requires_grad]
+    wanted = "a tensor of shape (m,), or (draws, m), of modules with law layers"
+    if not isinstance(outputs, torch.Tensor) or outputs.layout != torch.strided or outputs.is_nested:
+        raise FinwidthError(f"the outputs are {shown(outputs)}; give {wanted}")
+    if outputs.ndim not in {1, 2} or not outputs.is_floating_point():
+        raise FinwidthError(f"the outputs are {outputs.dtype} of shape {tuple(outputs.shape)}; give {wanted}")
+    given = _counted(parameters)
+    if not given:
+        raise FinwidthError("no parameter counts: none of those given requires a gradient; give module.parameters()")
     batched = outputs[None] if outputs.ndim == 1 else outputs
+    if not batched.requires_grad and batched.numel():
+        raise FinwidthError("the outputs depend on no parameter by differentiable operations; do not detach them")
+    if outputs.ndim == 2 and any(_draws(each) != len(outputs) for each in given):
+        raise FinwidthError(
+            f"the outputs have shape {tuple(outputs.shape)}, and some parameter is not of {len(outputs)} draws; give "
+            "outputs (draws, m) of layers made with draws=, or outputs (m,) of layers without"
+        )
     gradients = [
         torch.autograd.grad(batched[:, a].sum(), given, retain_graph=True, allow_unused=True)
         for a in range(batched.shape[1])
@@ -325,6 +343,22 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
             stacked = torch.stack(rows, 1)
             kernel = kernel + stacked @ turned(stacked)
     return kernel[0] if outputs.ndim == 1 else kernel
+
+
+def _counted(parameters: Any) -> list[torch.Tensor]:
+    """Those that require a gradient."""
+    try:
+        listed = list(parameters)
+    except Exception:  # whatever looking at the user's object raises
+        listed = [None]
+    if not all(isinstance(each, torch.Tensor) for each in listed):
+        raise FinwidthError(f"the parameters are {shown(parameters)}; give module.parameters(), or some of them")
+    return [each for each in listed if each.requires_grad]
+
+
+def _draws(parameter: torch.Tensor) -> int | None:
+    """How many draws a parameter is of, if it can be told."""
+    return parameter.shape[0] if parameter.ndim else None
 
 
 def _entries(gradient: torch.Tensor, draws: int) -> torch.Tensor:

@@ -13,15 +13,17 @@ independent matrices at once, and the arithmetic is NumPy's or that of torch, as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
-from finwidth.network import count
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array, normals
 
 Array = Any  # of NumPy, or a torch tensor
@@ -195,11 +197,8 @@ class GaussianMatrix:
         dtype: str = "float64",
     ) -> None:
         self.shape = (count("rows", rows), count("columns", columns))
-        if not 0 < deviation < float("inf"):
-            raise FinwidthError(f"deviation is {deviation!r}; give a positive number")
-        if dtype not in ITEM_BYTES:
-            raise FinwidthError(f"dtype {dtype!r} is not known; choose one of {', '.join(ITEM_BYTES)}")
-        self.rng, self.deviation, self.dtype = rng, float(deviation), dtype
+        self.deviation = arguments.real("deviation", deviation, "a positive number", lambda s: 0 < s < math.inf)
+        self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, ITEM_BYTES)
         self.budget = None if memory is None else check_memory(memory)
         self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
         self.whole: Array | None = None  # once completed, the matrix itself, deviation and all

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from finwidth.errors import FinwidthError
+from finwidth.arguments import count, index
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.memory import amount
-from finwidth.network import count
 
 _MOST_THREADS = 4096
 
@@ -28,12 +27,9 @@ np.empty(2**22 - 2**12)
 
 def check_seed(seed: int) -> int:
     """The seed as an int; raises FinwidthError unless it is a whole number of at least 0."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more, such as seed=0") from None
-    if number < 0:
-        raise FinwidthError(f"seed is {seed!r}; give a whole number, 0 or more, such as seed=0")
+    number = index(seed)
+    if number is None or number < 0:
+        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, such as seed=0")
     return number
 
 

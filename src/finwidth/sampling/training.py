@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.errors import FinwidthError
+from finwidth import arguments
+from finwidth.arguments import count
+from finwidth.errors import FinwidthError, shown
 from finwidth.laws import FloatArray
 from finwidth.memory import afford, amount
-from finwidth.network import MLP, check_inputs, count
+from finwidth.network import MLP, check_inputs
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
@@ -232,7 +234,7 @@ def train(  # noqa: PLR0917
     (('draw', 'step', 'input', 'input_'), (1, 4, 2, 2), True)
     """
     checked = plan(net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record)
-    draws, seed = count("draws", draws), check_seed(seed)
+    draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
     size = chunk_size(net, len(checked.inputs))
     _fits(checked, draws, min(draws, size), memory)
     columns = _columns(checked, draws)
@@ -249,7 +251,7 @@ def train(  # noqa: PLR0917
             some = min(size, draws - chunk * size)
             yield draw(checked, some, stream(seed, chunk), stream(seed, chunk, _BATCHES), partial(tick, some))
 
-    with stage("training", draws * (checked.steps + 1), progress) as told:
+    with stage("training", draws * (checked.steps + 1), tell) as told:
         collect(pieces(told), columns)
     return _dataset(checked, columns, seed)
 
@@ -327,14 +329,14 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     >>> 0.1 < default_rate(MLP([2, *[1000] * 3, 1]), [[1.0, 1.0]]) < 0.25    # E[K] = 6.5
     True
     """
-    inputs = check_inputs(net, X)
-    checked = plan(net, inputs, np.broadcast_to(0.0, (len(inputs), net.widths[-1])), 1, 1.0)
+    inputs, seed = check_inputs(net, X), check_seed(seed)
+    checked = plan(net, inputs, np.broadcast_to(0.0, (len(inputs), net.widths[-1])), 1, 1.0, momentum=momentum)
     _fits(checked, 1, 1, None)
     pilots = max(1, min(16, 10**5 // max(net.widths)))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):
         for pilot in range(pilots):
-            networks = Networks(net, inputs, 1, stream(check_seed(seed), pilot, _PILOTS))
+            networks = Networks(net, inputs, 1, stream(seed, pilot, _PILOTS))
             passed = networks.forward(None)
             seeds, of, _ = _seeds(checked, passed.output, None, last=True)
             K = K + networks.kernel(passed, networks.backward(passed, seeds, of), None, checked.outputs)[0]
@@ -343,7 +345,7 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     top = float(np.linalg.eigvalsh(K / (pilots * checked.outputs))[-1])
     if not 0 < top < math.inf:
         raise FinwidthError("the initial kernel is zero, so nothing can be learned; give a learning rate to see it")
-    return (1 - momentum) / top
+    return (1 - checked.momentum) / top
 
 
 def trajectory(run: xr.Dataset) -> dict[str, Any]:
@@ -353,6 +355,10 @@ def trajectory(run: xr.Dataset) -> dict[str, Any]:
     ``se`` (None for one draw) and ``left_out``: how many draws have no such value at a step, as a kernel that is 0 has
     no drift and no alignment. The means are those of the other draws, NaN where there is none.
     """
+    import xarray as xr
+
+    if not isinstance(run, xr.Dataset) or not {"step", "loss", "drift", "eigenvalues"} <= {*run.variables}:
+        raise FinwidthError(f"the run is {shown(run)}; give a dataset of finwidth.train")
     series = {name: run[name].to_numpy() for name in ("loss", "drift", "alignment") if name in run}
     series["largest_eigenvalue"] = run.eigenvalues.to_numpy()[..., 0]
     return {"step": run.step.to_numpy().tolist()} | {name: _over_draws(values) for name, values in series.items()}

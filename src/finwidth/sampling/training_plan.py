@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import afford, amount
-from finwidth.network import MLP, check_inputs, count
+from finwidth.network import MLP, check_inputs, check_mlp
 from finwidth.progress import check_time
 from finwidth.sampling.gram import why_not_gaussian
 from finwidth.sampling.revealed import held, work
@@ -89,7 +90,7 @@ class Plan:
 
 def check_network(net: MLP) -> None:
     """Raise FinwidthError unless this network can be trained in law."""
-    reasons = why_not_gaussian(net)
+    reasons = why_not_gaussian(check_mlp(net))
     if reasons:
         raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}")
 
@@ -109,21 +110,16 @@ def _resolved(inputs: FloatArray, what: str) -> FloatArray:
 def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: str) -> FloatArray:
     """Targets as (m, n_d), one-hot for cross-entropy."""
     outputs = net.widths[-1]
-    if loss not in LOSSES:
-        raise FinwidthError(f"loss {loss!r} is not known; choose one of {', '.join(LOSSES)}")
     wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
-    try:
-        given = np.asarray(y)
-        array = given.astype(np.float64)
-    except (TypeError, ValueError):
-        raise FinwidthError(f"the targets are not an array of numbers; give an array of shape {wanted}") from None
-    if loss == "cross-entropy":
+    array = arguments.array("targets", y, f"finite numbers of shape {wanted}")
+    if arguments.one_of("loss", loss, LOSSES) == "cross-entropy":
         if outputs == 1:
             raise FinwidthError("cross-entropy needs an output for each class, and the network has 1; give 2 or more")
-        if given.shape != (m,) or given.dtype.kind not in "iub" or not ((given >= 0) & (given < outputs)).all():
+        given = np.asarray(y)
+        if array.shape != (m,) or given.dtype.kind not in "iub" or not ((array >= 0) & (array < outputs)).all():
             raise FinwidthError(f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the inputs' classes")
-        array = 1.0 * (given[:, None] == np.arange(outputs))
-    if array.shape not in ({(m,), (m, 1)} if outputs == 1 else {(m, outputs)}) or not np.isfinite(array).all():
+        array = 1.0 * (array[:, None] == np.arange(outputs))
+    if array.shape not in ({(m,), (m, 1)} if outputs == 1 else {(m, outputs)}):
         raise FinwidthError(f"the targets have shape {array.shape}; give finite numbers of shape {wanted}")
     return array.reshape(m, outputs)
 
@@ -132,21 +128,12 @@ def _check_record(record: Iterable[int] | None, steps: int) -> Sequence[int]:
     """The steps to record at, the first and the last among them."""
     if record is None:
         return range(steps + 1)
-    given: list[Any] = list(record) if isinstance(record, Iterable) else [record]
-    for step in given:
-        if not isinstance(step, int | np.integer) or not 0 <= step <= steps:
-            raise FinwidthError(f"record holds {step!r}; give whole numbers from 0 to {steps}")
-    return tuple(sorted({0, *(int(step) for step in given), steps}))
-
-
-def _within(name: str, value: float, low: float, high: float, wanted: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not low <= number < high:
-        raise FinwidthError(f"{name} is {value!r}; give {wanted}")
-    return number
+    wanted = f"whole numbers from 0 to {steps}"
+    given = [record] if arguments.index(record) is not None else arguments.items("record", record, wanted)
+    chosen = {arguments.count("a step of record", step, 0) for step in given}
+    if max(chosen, default=0) > steps:
+        raise FinwidthError(f"record holds {max(chosen)}; give {wanted}")
+    return tuple(sorted({0, *chosen, steps}))
 
 
 def plan(
@@ -177,8 +164,8 @@ def plan(
         inputs if probe is None else np.concatenate([inputs, _resolved(check_inputs(net, probe), "probe inputs")]),
         _check_targets(net, y, m, loss),
         steps,
-        _within("lr", lr, 5e-324, math.inf, "a positive number"),
-        _within("momentum", momentum, 0, 1, "a number from 0 to below 1"),
+        arguments.real("lr", lr, "a positive number", lambda value: 0 < value < math.inf),
+        arguments.real("momentum", momentum, "a number from 0 to below 1", lambda value: 0 <= value < 1),
         batch,
         loss,
         _check_record(record, steps),

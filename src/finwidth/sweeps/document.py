@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.inputs import check_file
 
@@ -72,13 +73,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def checked_path(name: str, value: Any) -> Path:
-    """A path that can be one; raises FinwidthError for what is none."""
-    if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
-        raise FinwidthError(f"{name} is {shown(value)}; give a path")
-    return Path(value)
-
-
 def check_config(path: Path) -> None:
     """Refuse what cannot be a config before it is read."""
     check_file(path, "the config", "give a TOML file")
@@ -98,7 +92,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
 
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
-    path = checked_path("the config", source)
+    path = arguments.path("the config", source)
     check_config(path)
     try:
         text = path.read_bytes().decode()

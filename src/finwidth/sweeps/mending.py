@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from finwidth.sweeps import layout
-from finwidth.sweeps.document import checked_path
 from finwidth.sweeps.store import Store, descriptions, lock, store_of, told_as_full
 
 
@@ -60,7 +59,7 @@ def check(path: str | Path) -> list[Damage]:
     >>> finwidth.sweep(config, store).identical(found)
     True
     """
-    path = checked_path("the store", path)
+    path = arguments.path("the store", path)
     descriptions(path)  # refuses what is not ours before it is locked
     with lock(path):
         store, found = _described(path)

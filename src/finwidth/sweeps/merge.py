@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from finwidth.arguments import items, path
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import cell_at, united
-from finwidth.sweeps.document import checked_path
 from finwidth.sweeps.kinds import KINDS
 from finwidth.sweeps.store import Store, open_store, writing
 
@@ -36,9 +36,7 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     FinwidthError
         If the configs or versions differ, or two parts hold different numbers for the same cell.
     """
-    if isinstance(parts, str | Path):
-        raise FinwidthError(f"parts is {str(parts)!r:.60}; give the stores of the parts")
-    target = checked_path("the merged store", output)
+    target, parts = path("the merged store", output), items("parts", parts, "the stores of the parts")
     if os.path.lexists(target):
         raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
     stores = [open_store(part) for part in parts]

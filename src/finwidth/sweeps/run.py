@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from finwidth import arguments
+from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import count
 from finwidth.progress import check_time
 from finwidth.sampling.streams import check_threads
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Config, Vectors, cell_at, read_config
-from finwidth.sweeps.document import checked_path, store_beside
+from finwidth.sweeps.document import store_beside
 from finwidth.sweeps.grid import Cell
 from finwidth.sweeps.kinds import KINDS, Settings
 from finwidth.sweeps.store import Store, writing
@@ -138,7 +139,7 @@ def sweep(
             place = Path(folder) / "sweep.zarr"
             run(config, place, workers=workers, scheduler=scheduler, progress=progress)
             return read(place)
-    place = store_beside(checked_path("the config", config)) if store is None else checked_path("the store", store)
+    place = store_beside(arguments.path("the config", config)) if store is None else arguments.path("the store", store)
     run(config, place, workers=workers, scheduler=scheduler, progress=progress)
     return read(place)
 
@@ -155,13 +156,15 @@ def run(
     if workers is not None and scheduler is not None:
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
+    tell = arguments.progress(progress)
+    if scheduler is not None:
+        arguments.text("scheduler", scheduler, "the address of a Dask scheduler, such as tcp://host:8786")
     checked, vectors = read_config(config)
     check_sizes(checked, threads if scheduler is None else None)
     with writing(path, checked, here=scheduler is None) as store:
         done, total = cells_done(store), len(store.config.quantities) * int(np.prod(store.config.shape))
         before, start = done, time.monotonic()
-        if progress is not None:
-            progress(Progress(before, done, total, 0.0))
+        tell(Progress(before, done, total, 0.0))
         tasks = make_tasks(store, vectors)
         if scheduler is None:
             results = by_threads(tasks, threads)
@@ -174,8 +177,7 @@ def run(
                 shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
                 store.write(task.quantity, task.region, records.reshape(shape), numerics)
                 done += task.new
-                if progress is not None:
-                    progress(Progress(before, done, total, time.monotonic() - start))
+                tell(Progress(before, done, total, time.monotonic() - start))
 
 
 def check_sizes(config: Config, threads: int | None) -> None:

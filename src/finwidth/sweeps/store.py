@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps import layout, seals
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import GROWING, Config, differences
-from finwidth.sweeps.document import checked_path
 from finwidth.sweeps.kinds import KINDS
 
 SCHEMA = 2
@@ -253,7 +253,7 @@ def _refuse_other_failures(error: Exception) -> None:
 
 def open_store(path: str | Path) -> Store:
     """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
-    path = checked_path("the store", path)
+    path = arguments.path("the store", path)
     root, copy = descriptions(path)
     if root is None:
         raise damage(path, layout.ROOT)
