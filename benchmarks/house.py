@@ -35,7 +35,42 @@ REPOSITORY = Path(__file__).parents[1]
 # For each new thing the files that it touches, each with a name defined there; tests last.  Written by hand, from the
 # recipes of CONTRIBUTING.md; that files and names exist is checked, here and of the engines.
 NEW: dict[str, tuple[str, ...]] = {
-    "activation": ("src/finwidth/activations.py:SMOOTH", "src/finwidth/empirical/modules.py:SMOOTH_MODULES"),
+    "activation of two slopes": ("src/finwidth/activations.py:ACTIVATIONS",),
+    "smooth activation": (
+        "src/finwidth/activations.py:SMOOTH",
+        "src/finwidth/empirical/modules.py:SMOOTH_MODULES",
+        "tests/sampling/test_gram_device.py:test_derivatives_are_those_of_autograd",
+    ),
+    "weight law": ("src/finwidth/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
+    "moment": (
+        "src/finwidth/sampling/estimates.py:ESTIMATED",
+        "src/finwidth/exact/moments.py:exact_values",
+        "src/finwidth/tables.py:LABELS",
+    ),
+    "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
+    "loss of number targets": (
+        "src/finwidth/sampling/training_plan.py:Plan.total_loss",
+        "tests/dense_training.py:dense_training",
+        "tests/sampling/test_training.py:RUNS",
+    ),
+    "loss of class targets": (
+        "src/finwidth/sampling/training_plan.py:_check_targets",
+        "src/finwidth/sampling/training.py:_provenance",
+        "src/finwidth/cli.py:_train",
+        "tests/dense_training.py:dense_training",
+        "tests/sampling/test_training.py:RUNS",
+    ),
+    "sweep quantity": (
+        "src/finwidth/sweeps/exact_kinds.py:Bounds",
+        "src/finwidth/sweeps/kinds.py:KINDS",
+        "tests/sweeps/test_numbers.py:AXES",
+    ),
+    "torch operation": ("src/finwidth/empirical/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
+    "statement of the paper": (
+        "src/finwidth/paper/bias_checks.py:lemma_13",
+        "src/finwidth/paper/statements.py:_CHECKS",
+        "tests/paper/test_statements.py:WRONG",
+    ),
 }
 
 # Where numerics begin; what a public function enters before them only carries arguments and results.
