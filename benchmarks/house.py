@@ -46,6 +46,7 @@ NEW: dict[str, tuple[str, ...]] = {
         "src/finwidth/sampling/estimates.py:ESTIMATED",
         "src/finwidth/exact/moments.py:exact_values",
         "src/finwidth/tables.py:LABELS",
+        "src/finwidth/sweeps/store.py:SCHEMA",
     ),
     "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
     "loss of number targets": (
