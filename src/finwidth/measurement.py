@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` found.
+    """The result of `measure`.
 
     Attributes
     ----------
@@ -232,7 +232,7 @@ def _run(file: Path) -> Any:
 
 @contextlib.contextmanager
 def _running(file: Path) -> Iterator[None]:
-    """The user's own code: it may import its neighbours and print; what it raises is told in one line."""
+    """Run the user's own code: it may import its neighbours and print; errors become one line."""
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         with contextlib.redirect_stdout(sys.stderr):

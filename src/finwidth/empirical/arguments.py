@@ -1,4 +1,4 @@
-"""What the user gave to `ntk` and its kin, checked: module, inputs, parameters, outputs."""
+"""Checks of the arguments of `ntk` and related functions: module, inputs, parameters, outputs."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
 
 
 def numpy_of(values: Any) -> Any:
-    """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
+    """An array, from a tensor on any device too; NumPy has no bfloat16, so that becomes float32."""
     if not hasattr(values, "detach"):
         try:
             return np.asarray(values)
@@ -175,7 +175,7 @@ def _takes(module: nn.Module, x: torch.Tensor) -> bool:
 
 
 def check_outputs(outputs: Any) -> str | int:
-    """One of "full", "trace", "diagonal", or the number of one output."""
+    """Check that it is "full", "trace", "diagonal", or the number of an output."""
     if isinstance(outputs, str) and outputs in {"full", "trace", "diagonal"}:
         return outputs
     try:
@@ -190,7 +190,7 @@ def check_outputs(outputs: Any) -> str | int:
 
 
 def check_entries(entries: Any) -> str:
-    """One of "full", "diagonal"."""
+    """Check that it is "full" or "diagonal"."""
     if not isinstance(entries, str) or entries not in {"full", "diagonal"}:
         raise FinwidthError(f'entries is {entries!r}; choose "full" or "diagonal"')
     return str(entries)

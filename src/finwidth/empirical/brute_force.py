@@ -20,7 +20,7 @@ _BATCH_BYTES = 2**26
 
 
 def draw_networks(net: MLP, networks: int, rng: np.random.Generator) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Weights What^(i), shapes (networks, n_i, n_{i-1}), and biases, shapes (networks, n_i), of random networks."""
+    """Weights W_hat^(i), shapes (networks, n_i, n_{i-1}), and biases, shapes (networks, n_i), of random networks."""
     weights, biases = [], []
     for layer in net.layers:
         shape = (networks, layer.fan_out, layer.fan_in)

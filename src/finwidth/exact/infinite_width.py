@@ -63,7 +63,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Means:
-    """Of a layer: the vectors phi(y) over neurons, and the lengths of the vectors phi'(y) with the cosines of those."""
+    """Of one layer: the vectors phi(y) over neurons, and the lengths and cosines of the vectors phi'(y)."""
 
     values: Vectors
     slopes: FloatArray
@@ -127,7 +127,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
 
 
 def _directions(X: FloatArray) -> Vectors:
-    """Of inputs, shape (m, n_0)."""
+    """Lengths and cosines of inputs, shape (m, n_0)."""
     largest = np.abs(X).max(1)
     exponents = np.frexp(largest)[1]
     unit = np.ldexp(X, -exponents[:, None])
@@ -193,7 +193,7 @@ class _Correlations:
 
 
 def _smooth(phi: SmoothActivation, y: Vectors, layer: int) -> Means:
-    """By closed forms or quadrature, pair by pair."""
+    """The means of a smooth activation by closed forms or quadrature, pair by pair."""
     if not np.isfinite(y.lengths).all():
         raise FinwidthError("the kernel overflows a double; rescale the inputs or the gains")
     correlations, cos = _Correlations(phi, y), [np.ones_like(y.cos), np.ones_like(y.cos)]
