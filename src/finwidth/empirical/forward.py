@@ -335,7 +335,7 @@ class _Chance:
 
 
 def _at_hand(module: nn.Module) -> Iterator[Any]:
-    """Objects within reach of a module's forward: attributes of its parts, and values its functions close over."""
+    """What a module's forward can reach: attributes of its parts; globals, defaults and closures of its functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
     yield from attributes
     for each in attributes:

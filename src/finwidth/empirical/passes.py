@@ -117,7 +117,7 @@ Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
 
 
 def _places(network: Network, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """The batch axis of every use, parameters with other uses than as a weight, and why some take the general way."""
+    """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]

@@ -127,7 +127,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
 
 
 def _directions(X: FloatArray) -> Vectors:
-    """Lengths and cosines of inputs, shape (m, n_0)."""
+    """Lengths and angles of inputs, shape (m, n_0)."""
     largest = np.abs(X).max(1)
     exponents = np.frexp(largest)[1]
     unit = np.ldexp(X, -exponents[:, None])
