@@ -241,10 +241,13 @@ class Source:
         for node in nodes:
             if isinstance(node, ast.Import):
                 yield from ((alias.name, "", alias.asname or "") for alias in node.names if alias.name in modules)
-            elif isinstance(node, ast.ImportFrom) and node.module and node.module in modules:
+            elif isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     whole, here = f"{node.module}.{alias.name}", alias.asname or alias.name
-                    yield (whole, "", here) if whole in modules else (node.module, alias.name, here)
+                    if whole in modules:
+                        yield whole, "", here
+                    elif node.module in modules:
+                        yield node.module, alias.name, here
 
     def uses(self, modules: Iterable[str]) -> set[tuple[str, str]]:
         """(module, name) of ``modules`` that is imported, or read as an attribute of an imported module."""
