@@ -4,7 +4,7 @@
     python benchmarks/house.py --json     the same figures, and everything that they count
 
 Source files are read; public functions are called on small networks with a profile function set, on one core, so that
-every machine runs the same.  Calls of torch are left out where it is not installed.
+every machine runs the same.  Calls that need torch or Zarr are left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _plain() -> dict[str, Call]:
         "train": lambda: finwidth.train(net, X, Y, steps=3, lr=0.01, draws=4),
         "compare(net)": lambda: finwidth.compare(net, X[0], draws=1000, networks=100),
         "report": lambda: report(net, X[0], draws=1000),
-        "sweep": _sweep,
+        **({"sweep": _sweep} if find_spec("zarr") else {}),
     }
 
 
