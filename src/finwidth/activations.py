@@ -92,7 +92,7 @@ class Activation:
         return 1 / self.gate_moment(2)
 
     def frozen_at_zero(self) -> Activation:
-        """The linear map that this activation is at pre-activations that are exactly zero."""
+        """The linear activation with slope ``at_zero``: what pre-activations that are exactly zero meet."""
         return _unchecked(self.name, self.at_zero)
 
     def value(self, y: Array) -> Array:
@@ -204,7 +204,7 @@ class SmoothActivation(Activation):
 
     @property
     def default_gain(self) -> Fraction:
-        """As given."""
+        """The gain that was given."""
         return self.gain
 
     def value(self, y: Array) -> Array:

@@ -178,7 +178,7 @@ def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
 
 
 def _default_draws(net: MLP) -> int:
-    """How many draws take about a second; raises FinwidthError where the fewest take much longer."""
+    """Number of draws that take about a second; FinwidthError if even the smallest number takes much longer."""
     if reason := why_not(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
     if why_not_gaussian(net):

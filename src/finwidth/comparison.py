@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns: rows by quantity, and why the sampled route is missing, if it is."""
+    """The result of `compare`: rows by quantity, and why the sampled route is missing, if it is."""
 
     network: MLP
     rows: tuple[Row, ...]
@@ -196,7 +196,7 @@ def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float])
 
 @dataclass(frozen=True)
 class Placed:
-    """One quantity of a given network, and where it stands among random networks of its law.
+    """One quantity of a given network, and its percentile among random networks of that kind.
 
     Attributes
     ----------
@@ -227,7 +227,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class ModuleComparison:
-    """What `compare` returns for a torch module: its quantities in the law of the network that it is.
+    """The result of `compare` for a torch module: its quantities, and their percentiles over initializations.
 
     ``in_law`` says whether the ``draws`` that the percentiles rest on were drawn in law, or are real networks.
     """
@@ -309,6 +309,6 @@ def _exact_mean(exact: KernelMoments | None, quantity: str) -> tuple[float | Non
 
 
 def _percentile(drawn: FloatArray, value: float) -> float:
-    """Percent of the draws below the value, and half of those that are equal up to rounding."""
+    """Percentage of the draws below the value, plus half of the draws that are equal up to rounding."""
     same = np.isclose(drawn, value, rtol=_ROUNDING, atol=0)
     return 100 * float(((drawn < value) & ~same).mean() + same.mean() / 2)

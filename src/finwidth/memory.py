@@ -50,7 +50,7 @@ def check_memory(memory: Any) -> int:
 
 
 def _amount(text: str) -> float:
-    """What a text in small letters says, 0 where it says nothing."""
+    """The number of bytes that a text in small letters states, 0 if it is none."""
     number = _NUMBER.match(text)
     if number is None:
         return 0.0

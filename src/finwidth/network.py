@@ -2,12 +2,12 @@
 
 Convention (used by every route; layer i = 1..d maps width n_{i-1} to n_i)::
 
-    y^(i) = What^(i) x^(i-1) + bhat^(i),   x^(i) = phi(y^(i)) for i < d,   N(x) = y^(d)
-    What^(i)_ab has variance v_i = gain_i / n_{i-1},   bhat^(i)_a variance b_i (0: zero-initialised)
-    K(x,x) = K_w + K_b,   K_w = sum_i c_i sum_ab (dN/dWhat^(i)_ab)^2,   K_b = sum_i e_i sum_a (dN/dbhat^(i)_a)^2
+    y^(i) = W_hat^(i) x^(i-1) + b_hat^(i),   x^(i) = phi(y^(i)) for i < d,   N(x) = y^(d)
+    W_hat^(i)_ab has variance v_i = gain_i / n_{i-1},   b_hat^(i)_a variance b_i (0: zero-initialised)
+    K(x,x) = K_w + K_b,   K_w = sum_i c_i sum_ab (dN/dW_hat^(i)_ab)^2,   K_b = sum_i e_i sum_a (dN/db_hat^(i)_a)^2
 
 The multipliers c_i, e_i are the parameterization: SGD on the parameters of that parameterization with
-learning rate lambda moves What^(i) at rate lambda c_i and bhat^(i) at rate lambda e_i.
+learning rate lambda moves W_hat^(i) at rate lambda c_i and b_hat^(i) at rate lambda e_i.
 """
 
 from __future__ import annotations

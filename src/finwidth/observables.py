@@ -1,4 +1,4 @@
-r"""What is read off a kernel matrix that moves: one meaning of each word, whoever made the kernel.
+r"""Observables of a kernel matrix that changes: one definition of each, whichever route computed the kernel.
 
 K is the kernel on N inputs, K_0 the same at initialization, G the Gram matrix of the targets, |.| the Frobenius norm
 and H = 1 - 11^T/N the centring::
@@ -12,8 +12,8 @@ and H = 1 - 11^T/N the centring::
 With several outputs K is the sum over outputs, or that of one.  A constant added to every entry of K, as the output
 bias does, moves the plain alignment and leaves the centred one.
 
-What a matrix of zeros has no value of is NaN: of a network that is dead on the inputs all of the above, of a constant
-kernel the centred alignment.  What averages over networks leaves those out, and says how many.
+Undefined values are NaN: all of the above for a network that is dead on the inputs, the centred alignment for a
+constant kernel.  Averages over networks leave them out, and say how many.
 
 Targets are read in one way (`targets_are`): whole numbers, one an input, beside a network of two or more outputs are
 classes, and G is 1 within a class and 0 between two; all other targets are numbers Y, and G = Y Y^T.  So one-hot
@@ -120,7 +120,7 @@ def spectrum(K: FloatArray) -> FloatArray:
 
 
 def effective_rank(eigenvalues: FloatArray) -> FloatArray:
-    """Between 1 and N, for eigenvalues in the last dimension; what rounding makes negative counts as 0, NaN if all are.
+    """Between 1 and N, for eigenvalues in the last dimension; negative ones (rounding) count as 0, NaN if all do.
 
     >>> import numpy as np
     >>> from finwidth.observables import effective_rank

@@ -127,7 +127,7 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
 
 
 def _share(steps: int, low: float, cv: float, high: float) -> int:
-    """How many of the steps between two depths keep to cv, fewer than all, if log(1 + spread^2) grows evenly."""
+    """Number of the steps between two depths that keep to cv, fewer than all, if log(1 + spread^2) grows evenly."""
     if steps == 1:
         return 0
     below, wanted, above = (math.log1p(spread**2) for spread in (low, cv, high))

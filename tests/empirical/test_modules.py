@@ -72,7 +72,7 @@ def test_another_parameterization_is_another_kernel(name: str, other: str) -> No
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if "one layer" not in name])
 def test_sgd_on_the_parameter_groups_moves_at_the_rates_of_the_network(name: str) -> None:
-    """One step of torch's optimizer moves What by -lr c dL/dWhat and bhat by -lr e dL/dbhat, for any loss."""
+    """One step of torch's optimizer moves W_hat by -lr c dL/dW_hat and b_hat by -lr e dL/db_hat, for any loss."""
     net, lr = NETWORKS[name], 0.01
     module = empirical.MLP(net, 5)
     weights, biases = draw_networks(net, 1, np.random.default_rng(5))

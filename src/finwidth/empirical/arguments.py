@@ -1,4 +1,4 @@
-"""What the user gave to `ntk` and its kin, checked: module, inputs, parameters, outputs."""
+"""Checks of the arguments of `ntk` and related functions: module, inputs, parameters, outputs."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _takes(module: nn.Module, x: torch.Tensor) -> bool:
 
 
 def check_outputs(outputs: Any) -> str | int:
-    """One of "full", "trace", "diagonal", or the number of one output."""
+    """Check that it is "full", "trace", "diagonal", or the number of an output."""
     if isinstance(outputs, str) and outputs in {"full", "trace", "diagonal"}:
         return outputs
     number = index(outputs)
@@ -203,7 +203,7 @@ def check_outputs(outputs: Any) -> str | int:
 
 
 def check_entries(entries: Any) -> str:
-    """One of "full", "diagonal"."""
+    """Check that it is "full" or "diagonal"."""
     if not isinstance(entries, str) or entries not in {"full", "diagonal"}:
         raise FinwidthError(f'entries is {shown(entries)}; choose "full" or "diagonal"')
     return str(entries)

@@ -16,7 +16,7 @@ _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at
 
 @dataclass(frozen=True)
 class Sizes:
-    """What one input needs, in numbers, but for `Shape.numbers`; and what is wanted of it.
+    """Sizes per input, in numbers, except those of the factors (`Shape.numbers`); and which entries are computed.
 
     ``saved``: what autograd keeps of a forward pass; ``results``: the results of the operations that are recorded;
     ``largest``: the largest of them; ``itemsize``: bytes of a number; ``pairs``: whether every output meets every
@@ -37,25 +37,25 @@ class Sizes:
         return shape.forms(o, 1 if self.alone else n, pairs=self.pairs)
 
     def late(self, shape: Shape, n: int, o: int) -> bool:
-        """Whether they are formed only when they are multiplied, since their factors are smaller."""
+        """Whether they are formed only for a product and then dropped, because their factors are smaller."""
         smaller = shape.numbers(o, formed=False) < shape.numbers(o, formed=True)
         return smaller and not self.alone and self.forms(shape, n, o)
 
     def channels(self, shape: Shape, n: int, o: int) -> int:
-        """How many of a layer's output channels have their gradients formed at once, if late."""
+        """Number of output channels of a layer whose gradients are formed at once, if late."""
         return max(1, min(shape.c, _LATE_BYTES // (self.itemsize * n * o * shape.g * shape.a)))
 
     def tile(self, n: int, o: int) -> int:
-        """How many inputs of a block are multiplied at once."""
+        """Number of inputs of a block in one product."""
         P, _ = self._positions(n, o)
         return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
 
     def once(self, n: int, o: int) -> int:
-        """How many inputs of a block go through the module at once: few, and no fewer than the cache holds."""
+        """Number of inputs of a block in one pass through the module: as many as the cache holds."""
         return max(1, min(n, self.most, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
 
     def bytes(self, n: int, o: int, sides: int) -> int:
-        """What blocks of n inputs and o outputs need at the most, beside the kernel itself."""
+        """Peak memory of blocks of n inputs and o outputs in bytes, without the kernel itself."""
         late = [shape for shape in self.shapes if self.late(shape, n, o)]
         kept = sum(shape.numbers(o, formed=self.forms(shape, n, o) and shape not in late) for shape in self.shapes)
         formed = max([0, *(n * o * shape.g * shape.a * self.channels(shape, n, o) for shape in late)])
@@ -71,10 +71,10 @@ class Sizes:
 
 
 def layout(sizes: Sizes, N: int, o: int, memory: int) -> tuple[int, int]:
-    """How many inputs, of N, and outputs, of o, a block has; raises FinwidthError if not even one of each fits."""
-    N = sizes.once(N, o) if sizes.alone else N  # inputs that never meet need not wait for each other
+    """Numbers of inputs (at most N) and outputs (at most o) of a block; FinwidthError if one of each does not fit."""
+    N = sizes.once(N, o) if sizes.alone else N  # no pairs of inputs: a block is one pass
     few = o
-    while few > 1 and not sizes.pairs and sizes.bytes(N, few, 1) > memory:  # nor outputs: only forward passes are more
+    while few > 1 and not sizes.pairs and sizes.bytes(N, few, 1) > memory:  # no pairs: more passes
         few = -(-few // 2)
     if sizes.bytes(N, few, 1) <= memory:
         return N, few

@@ -24,7 +24,7 @@ _SECONDS = 1e-8  # about so many for a weight of a network
 
 
 def draw_networks(net: MLP, networks: int, rng: np.random.Generator) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Weights What^(i), shapes (networks, n_i, n_{i-1}), and biases, shapes (networks, n_i), of random networks."""
+    """Weights W_hat^(i), shapes (networks, n_i, n_{i-1}), and biases, shapes (networks, n_i), of random networks."""
     weights, biases = [], []
     for layer in net.layers:
         shape = (networks, layer.fan_out, layer.fan_in)

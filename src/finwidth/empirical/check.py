@@ -60,7 +60,7 @@ _Pair: TypeAlias = tuple[_Samples, _Samples]
 
 @dataclass(frozen=True, eq=False)
 class _Gradients:
-    """By every parameter, with their derivatives along the direction, and the lengths of both."""
+    """Gradients by every parameter, their derivatives along the direction, and the lengths of both."""
 
     g: list[Tensor]
     moved: list[Tensor]
@@ -69,7 +69,7 @@ class _Gradients:
 
 
 def checked(kernel: Kernel, compute: Compute) -> Tensor:
-    """What ``compute`` makes of the kernel, by the general route if it is not what the module's backward passes say.
+    """The kernel by ``compute``; by the general route, if it differs from the module's own backward passes.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
 
 
 def _worst(kernel: Kernel, K: Tensor, compute: Compute) -> Finding | None:
-    """The number that is furthest from what it should be, if it is further than rounding explains."""
+    """The number with the largest error, if rounding does not explain it."""
     eps = torch.finfo(kernel.plan.dtype).eps
     found = list(findings(kernel, K, compute))
     if kernel.network.direction is not None and eps == torch.finfo(torch.float64).eps:
@@ -216,7 +216,7 @@ def _single(i: int, o: int) -> Tensor:
 
 
 def _pairs(kernel: Kernel) -> list[_Pair]:
-    """The samples whose products are taken."""
+    """The pairs of samples to compare."""
     x1, x2 = kernel.x1, kernel.x2
     rows = _choose(kernel, len(x1))
     if kernel.alone:  # each in the company of the others
@@ -245,7 +245,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _products(network: Network, pairs: list[_Pair], groups: list[list[Tensor]]) -> list[list[tuple[float, float]]]:
-    """What the kernel, or its change, should be between samples, and the size of its terms; for every group."""
+    """For every group: what the kernel (or its change) between samples should be, and the size of its terms."""
     members = {id(each): each for pair in pairs for each in pair}
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
         outputs = {key: _output(network, each) for key, each in members.items()}
@@ -320,7 +320,7 @@ def _by_steps(network: Network, samples: _Samples, weights: Tensor) -> list[Tens
 
 
 def _rounding(kernel: Kernel, eps: float) -> float:
-    """How far the gradient on a batch is from the sum of those of its samples; 0 if that is more than rounding."""
+    """How far a batch's gradient is from the sum of its samples' gradients; 0 if rounding does not explain it."""
     samples, c = _weighed(kernel.x1, _choose(kernel, len(kernel.x1)), 4), torch.ones(kernel.plan.outputs).double()
     singles = [_Samples(kernel.x1, samples.rows[[a]], samples.weights[[a]]) for a in range(len(samples.rows))]
     network = replace(kernel.network, direction=None)
@@ -332,7 +332,7 @@ def _rounding(kernel: Kernel, eps: float) -> float:
 
 
 def _reason(kernel: Kernel) -> str:
-    """What is the matter with a module for which two ways of differentiating do not agree."""
+    """Why a module fails for which two ways of differentiating do not agree."""
     x, module = kernel.x1[_choose(kernel, len(kernel.x1))], kernel.network.module
     with differentiable():
         first, alone = (apply(kernel.network, each, kernel.network.parameters) for each in (x, x[:1]))

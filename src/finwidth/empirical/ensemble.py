@@ -128,7 +128,7 @@ class Ensemble:
         return module
 
     def outputs(self, X: Any) -> torch.Tensor:
-        """What every network gives at inputs X, shape (members, N, ...)."""
+        """The output of every network at inputs X, shape (members, N, ...)."""
 
         def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
             found: torch.Tensor = torch.func.functional_call(self._template, (parameters, buffers), (inputs,))
@@ -331,7 +331,7 @@ class Ensemble:
 
 
 def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.Tensor]:
-    """Stacked parameters: member i has those of the module with the seed i."""
+    """Stacked parameters; member i is the module made with seed i."""
     draws = [draw_networks(module.network, 1, np.random.default_rng(seed)) for seed in seeds]
     linears = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
     values: dict[str, FloatArray] = {}

@@ -153,7 +153,7 @@ def _seconds(kernel: Kernel, memory: int) -> float:
 
 
 def _fastest(call: Callable[[], object]) -> float:
-    """The shorter of two times; what else the machine does only adds to it."""
+    """The shorter of two times, as other work of the machine only adds to them."""
     times = []
     for _ in range(2):
         began = time.perf_counter()

@@ -13,7 +13,7 @@ from finwidth.network import MLP
 
 
 def initial(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
-    """K_00(x,x) of random networks, shape (draws,); those that `first_step` draws with the same seed."""
+    """K_00(x,x) of random networks, shape (draws,); `first_step` with the same seed draws the same networks."""
     return np.concatenate(
         [_kernel(net, W, _passes(net, W, b, x)) for W, b in batches(net, draws, np.random.default_rng(seed))]
     )
@@ -63,7 +63,7 @@ def first_step(  # noqa: PLR0917
 def _passes(
     net: MLP, W: list[FloatArray], b: list[FloatArray], x: FloatArray
 ) -> tuple[list[FloatArray], list[FloatArray]]:
-    """What goes into each layer, (draws, n_{i-1}), and its pre-activations, (draws, n_i)."""
+    """The input of each layer, (draws, n_{i-1}), and its pre-activations, (draws, n_i)."""
     A, Y = [np.broadcast_to(x, (len(W[0]), len(x)))], []
     for weight, bias in zip(W, b, strict=True):
         Y.append((weight @ A[-1][:, :, None])[:, :, 0] + bias)

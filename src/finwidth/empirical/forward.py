@@ -46,7 +46,7 @@ class Snapshot:
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
 
     def restore(self) -> None:
-        """Put back what has changed."""
+        """Restore everything that has changed."""
         for each, before in self.before:
             if not _unchanged(each, before):
                 each.clear()
@@ -215,7 +215,7 @@ def coarsest(network: Network, x: Tensor) -> float:
 
 @contextmanager
 def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """What the module raises at inputs x is told as a user's mistake, in one line."""
+    """Turn whatever the module raises at inputs x into a FinwidthError of one line."""
     try:
         yield
     except FinwidthError:
@@ -228,7 +228,7 @@ def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in short."""
+    """The first line of an exception's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
 
@@ -336,7 +336,7 @@ class _Chance:
 
 
 def _at_hand(module: nn.Module) -> Iterator[Any]:
-    """What a module's forward can reach: attributes of its parts, and what its functions hold and see."""
+    """What a module's forward can reach: attributes of its parts; globals, defaults and closures of its functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
     yield from attributes
     for each in attributes:

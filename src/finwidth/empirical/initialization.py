@@ -76,7 +76,7 @@ def stated(init: str | Mapping[str, Any], widths: Sequence[int], phi: Activation
 
 
 def inferred(tensors: Mapping[str, torch.Tensor], phi: Activation) -> dict[str, Any]:
-    """The same, from the weights of the layers by name, first to last; raises FinwidthError where they do not tell."""
+    """The scheme that fits the weights, given by name from first to last layer; FinwidthError if that is not clear."""
     weights = [_array(each) for each in tensors.values()]
     for name, weight in zip(tensors, weights, strict=True):
         if _orthogonal(weight):
@@ -113,7 +113,7 @@ def _array(tensor: torch.Tensor) -> FloatArray:
 
 
 def _distinct(known: dict[str, Scheme]) -> dict[str, Scheme]:
-    """The schemes without those that are, for these widths, the same as an earlier one."""
+    """The schemes that differ from every earlier one at these widths."""
     kept: dict[str, Scheme] = {}
     for name, (law, gains) in known.items():
         numbers = np.array(gains, dtype=np.float64)
@@ -149,7 +149,7 @@ def _log_likelihood(weights: list[FloatArray], scheme: Scheme) -> float:
 
 
 def _fits(weights: list[FloatArray], scheme: Scheme) -> bool:
-    """Whether every layer passes; all tests together fail right weights less than once in 10^6."""
+    """Whether every layer passes; all tests together reject correct weights less than once in 10^6."""
     allowed = _FALSE_REFUSALS / (3 * len(weights))
     for weight, sd in _deviations(weights, scheme):
         standard = weight / sd

@@ -254,7 +254,7 @@ def _planned(network: Network, some: Tensor, whole: Tensor) -> tuple[Plan, Sizes
 
 
 def _three(x: Tensor) -> Tensor:
-    """Three inputs, different ones if there are so many: equal ones would hide what they do to each other."""
+    """Three inputs, different if possible: equal ones would hide how samples affect each other."""
     chosen = [0]
     for i, row in enumerate(x):
         if len(chosen) < 3 and not any(torch.equal(row, x[j]) for j in chosen):
@@ -308,20 +308,20 @@ class Kernel:
                     self._tiles(self.x1, outputs, some)
 
     def by(self, network: Network) -> Kernel:
-        """The same of another network."""
+        """The same computation for another network."""
         other = copy.copy(self)
         other.network = network
         return other
 
     @property
     def bytes(self) -> int:
-        """Of the kernel itself."""
+        """Size of the kernel itself."""
         o = 1 if self.outputs == "trace" else len(self.wanted)
         others = 1 if self.alone else len(self.x1 if self.x2 is None else self.x2)
         return len(self.x1) * others * (o * o if self.pairs else o) * self.plan.dtype.itemsize
 
     def layout(self, memory: int) -> tuple[int, int, int]:
-        """How many inputs a block and a pass have, and the most memory beside the kernel, in bytes."""
+        """Inputs of a block, inputs of a pass, and peak memory in bytes without the kernel itself."""
         n, o = self._layout(memory)
         return n, self.sizes.once(n, o), self.sizes.bytes(n, o, 2 if n < self._longest else 1)
 
@@ -334,7 +334,7 @@ class Kernel:
 
     @property
     def passes(self) -> int:
-        """How many inputs a pass has."""
+        """Number of inputs of a pass."""
         return self.sizes.once(self.n, self.o)
 
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> Kernel:
@@ -375,7 +375,7 @@ class Kernel:
         return len(groups) * (sum(rows) + len(rows) * ranges * len(self.x2))
 
     def _retreat(self) -> None:
-        """After a pass that went otherwise than planned: smaller passes, which may go as planned, or general ones.
+        """After a pass that did not follow the plan: try smaller passes, and if they do not either, general ones.
 
         A module that splits its batch into chunks, for instance, does not if the pass is no larger than a chunk.
         """
@@ -388,7 +388,7 @@ class Kernel:
         self.generalise(*self.plan.ways)
 
     def _matrix(self) -> Tensor:
-        """All pairs of inputs; of one set with itself half of them, and the others by symmetry."""
+        """All pairs of inputs; if x2 is x1, half of them are computed and the rest is copied by symmetry."""
         same = self.x2 is None
         x2 = self.x1 if self.x2 is None else self.x2
         K = self._empty(len(self.x1), len(x2))
@@ -458,12 +458,12 @@ class Kernel:
         return self.x1.new_zeros((*inputs, o, o) if self.pairs else (*inputs, o), dtype=self.plan.dtype)
 
     def _groups(self) -> list[list[range]]:
-        """Ranges of outputs, in groups whose members meet."""
+        """Ranges of outputs, grouped: products are taken between the ranges of one group."""
         ranges = pieces(range(len(self.wanted)), self.o)
         return [ranges] if self.pairs else [[each] for each in ranges]
 
     def _tiles(self, x: Tensor, outputs: range, inputs: range) -> list[_Tile]:
-        """The factors of a block's gradients as they are best kept, in tiles."""
+        """The gradients of a block in tiles, each as the cheaper of factors and formed gradients."""
         place = slice(0, 1) if self.outputs == "trace" else slice(outputs.start, outputs.stop)
         once, tiles = self.sizes.once(self.n, self.o), []
         for some in pieces(inputs, max(once, self.t)):
@@ -474,7 +474,7 @@ class Kernel:
         return tiles
 
     def _factors(self, x: Tensor, outputs: range, inputs: range) -> list[Factor]:
-        """The factors of one pass as they are best kept."""
+        """The gradients of one pass, each as the cheaper of factors and formed gradients."""
         numbers = range(self.wanted.start + outputs.start, self.wanted.start + outputs.stop)
         factors = gradients(self.network, self.plan, x[inputs.start : inputs.stop], numbers)
         kept = [self._kept(each) for each in factors]
@@ -489,7 +489,7 @@ class Kernel:
         return factor.summed() if self.outputs == "trace" else factor
 
     def _parts(self, tiles: list[_Tile]) -> Iterator[list[_Tile]]:
-        """A block in parts of the parameters: those whose gradients are formed now, some at a time, and all others."""
+        """Split a block by parameters: first all that are not late, then each late one, some channels at a time."""
         late = {i: factor for i, factor in enumerate(tiles[0].factors) if isinstance(factor, Outer) and factor.late}
         if len(late) < len(tiles[0].factors):
             yield [replace(tile, factors=[f for i, f in enumerate(tile.factors) if i not in late]) for tile in tiles]

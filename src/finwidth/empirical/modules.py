@@ -1,8 +1,8 @@
 """A real torch module of a `finwidth.MLP`: the layers, initial weights and learning rates that its definition says.
 
 The module's parameters are those of the parameterization (convention in `finwidth.network`): in "ntk" the weights W
-have unit variance and the layer multiplies by their standard deviation, What = sqrt(v) W; in "standard" and "mup" the
-weights are What itself, and "mup" trains each parameter at a rate of its own.
+have unit variance and the layer multiplies by their standard deviation, W_hat = sqrt(v) W; in "standard" and "mup" the
+weights are W_hat itself, and "mup" trains each parameter at a rate of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ScaledLinear(nn.Linear):
         return nn.functional.linear(self.factor * input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """For `repr`."""
         return f"{super().extra_repr()}, factor={self.factor:.6g}"
 
 
@@ -56,7 +56,7 @@ class TwoSlopes(nn.Module):
         return torch.where(input == 0, float(self.phi.at_zero), slopes).to(input.dtype) * input
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """For `repr`."""
         return f"{self.phi.name}, positive={self.phi.positive}, negative={self.phi.negative}"
 
 
@@ -87,7 +87,7 @@ class MLP(nn.Sequential):
     """A random network as a torch module, in the parameters of its parameterization and initialised from its law.
 
     Its kernel is ``finwidth.empirical.ntk(module, X, scale=module.scale)``. SGD on ``module.parameter_groups(lr)``
-    moves What^(i) at rate lr c_i and bhat^(i) at rate lr e_i, as `finwidth.network` says.
+    moves W_hat^(i) at rate lr c_i and b_hat^(i) at rate lr e_i, as `finwidth.network` says.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class MLP(nn.Sequential):
             factor = float(layer.weight_variance) ** 0.5 if net.parameterization == "ntk" else 1.0
             self.append(_linear(weight[0] / factor, None if net.bias == "none" else bias[0], factor, dtype, device))
             name = str(len(self) - 1)
-            # The layer's multiplier is that of What; a step of lr in W is one of lr factor^2 in What.
+            # The layer's multiplier is that of W_hat; a step of lr in W is one of lr factor^2 in W_hat.
             unit = layer.weight_variance if net.parameterization == "ntk" else 1
             self.scale[f"{name}.weight"] = float(layer.weight_multiplier / unit)
             if net.bias == "trained":
@@ -224,7 +224,7 @@ def activation_module(phi: Activation, given: Elementwise | None = None) -> nn.M
 
 
 def _checked(phi: Activation, given: Elementwise) -> nn.Module:
-    """The user's function, once its values and derivatives have been those of ``phi`` on a grid."""
+    """The user's function as a module, after comparing its values and derivatives with ``phi`` on a grid."""
     grid = torch.linspace(-4, 4, 80, dtype=torch.float64, requires_grad=True)  # without zero, where slopes may jump
     arguments.function("activation", given, "a function of tensors")
     with arguments.running("activation="):

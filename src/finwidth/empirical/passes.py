@@ -117,7 +117,7 @@ Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
 
 
 def _places(network: Network, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """Where every use keeps its samples, the parameters that are not weights alone, and why some go the general way."""
+    """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
@@ -164,7 +164,7 @@ def general_plan(network: Network, scheme: Plan, ways: tuple[str, ...]) -> Plan:
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
-    """Where the samples are, if there is no doubt."""
+    """The batch axis, if it is not ambiguous."""
     result = _grown(two.shape, three.shape)
     source = _grown(two.input.shape, three.input.shape)
     if source is None or result is None or not three.rule.batched(three.input, source):
@@ -209,7 +209,7 @@ def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
 
 
 def _out_of_order(three: Record, two: Record, uses: Places) -> dict[str, str]:
-    """The parameters with a use whose samples are not in the order of the batch, and so are not known.
+    """The parameters with a use in which the samples are in another order than in the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own, and so it is for two of them in reverse order.
@@ -292,7 +292,7 @@ def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> li
 
 
 def follows(network: Network, scheme: Plan, x: Tensor) -> bool:
-    """Whether a pass of inputs x goes as planned."""
+    """Whether a pass of inputs x follows the plan."""
     with differentiable():
         return _follows(record(network, x, network.parameters), scheme, len(x))
 
@@ -437,7 +437,7 @@ def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: ran
 
 
 def mix_of(network: Network, x: Tensor) -> float:
-    """How far to go along the direction for gradients to change by about their own size."""
+    """How far to go along the direction until gradients change by about their own size."""
     with differentiable(), telling(network.module, x[:1]):
         G, change = _rows(network, frozenset(network.parameters), x[:1], range(1))
     size = float(change.double().norm())

@@ -25,7 +25,7 @@ class Dense:
     G: Tensor
 
     def part(self, inputs: slice) -> Dense:
-        """A view of those at some of the inputs."""
+        """A view of the gradients at some of the inputs."""
         return Dense(self.G[inputs])
 
     tile = part
@@ -36,19 +36,19 @@ class Dense:
 
     @property
     def inputs(self) -> int:
-        """How many inputs it has."""
+        """Number of inputs."""
         return len(self.G)
 
     def room(self, n: int) -> Dense:
-        """Room for those of n inputs, which `fill` fills by tiles."""
+        """An empty factor for n inputs, to be filled part by part with `fill`."""
         return Dense(self.G.new_empty(n, *self.G.shape[1:]))
 
     def fill(self, other: Factor) -> None:
-        """Take over the numbers of another."""
+        """Copy the numbers of another factor."""
         self.G.copy_(other.dense().G)
 
     def dense(self) -> Dense:
-        """Itself."""
+        """The gradients are formed already."""
         return self
 
 
@@ -67,33 +67,33 @@ class Outer:
     late: int = 0
 
     def part(self, inputs: slice) -> Outer:
-        """A view of those at some of the inputs."""
+        """A view of the gradients at some of the inputs."""
         return replace(self, A=self.A[inputs], D=self.D[:, inputs])
 
     def tile(self, inputs: slice) -> Outer:
-        """Those at some of the inputs, as they are best multiplied."""
+        """The factors at some of the inputs, contiguous, as matrix products are fastest with them."""
         part = self.part(inputs)
         return part if self.late else replace(part, A=part.A.contiguous(), D=part.D.contiguous())
 
     @property
     def inputs(self) -> int:
-        """How many inputs it has."""
+        """Number of inputs."""
         return len(self.A)
 
     def room(self, n: int) -> Outer:
-        """Room for those of n inputs, which `fill` fills by tiles."""
+        """An empty factor for n inputs, to be filled part by part with `fill`."""
         o, _, *sizes, P, c = self.D.shape
         D = self.D.new_empty(o, n, *sizes, c, P).mT  # positions last, as gradients are formed from it
         return replace(self, A=self.A.new_empty(n, *self.A.shape[1:]), D=D)
 
     def fill(self, other: Factor) -> None:
-        """Take over the numbers of another."""
+        """Copy the numbers of another factor."""
         assert isinstance(other, Outer)
         self.A.copy_(other.A)
         self.D.copy_(other.D)
 
     def channels(self, some: slice) -> Outer:
-        """Those by the weights of some of the c numbers that come out."""
+        """The gradients by the weights of some of the c output channels."""
         return replace(self, D=self.D[..., some])
 
     def summed(self) -> Outer:
@@ -116,7 +116,7 @@ Factor: TypeAlias = Dense | Outer
 
 
 def joined(passes: Iterable[list[Factor]], n: int) -> list[Factor]:
-    """The factors of n inputs from those of some of them after others, of which only one is held twice."""
+    """Concatenate factors of consecutive inputs, n in all; memory peaks at the result and one pass."""
     whole: list[Factor] = []
     start = 0
     for some in passes:
@@ -141,7 +141,7 @@ class Shape:
 
     @classmethod
     def of(cls, factor: Factor) -> Shape:
-        """That of a factor."""
+        """The shape of a factor."""
         if isinstance(factor, Dense):
             return cls(1, 0, 0, factor.G.shape[-1])
         a = factor.A.shape[-1] if factor.rows is None else factor.rows
@@ -149,7 +149,7 @@ class Shape:
         return cls(g, P, a, c)
 
     def forms(self, o: int, n: int, *, pairs: bool) -> bool:
-        """Whether it takes fewer multiplications to form the gradients, of n inputs against n, than to keep factors.
+        """Whether forming the gradients takes fewer multiplications than their factors do, n inputs against n.
 
         Examples
         --------
@@ -167,7 +167,7 @@ class Shape:
         return formed < P * P * (a + o * c) + P * outputs * c
 
     def numbers(self, o: int, *, formed: bool) -> int:
-        """How many numbers one input has for o outputs."""
+        """Numbers held for one input and o outputs, as gradients (``formed``) or as factors."""
         g, P, a, c = self.g, self.P, self.a, self.c
         if not P:
             return o * c

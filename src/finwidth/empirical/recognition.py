@@ -18,7 +18,7 @@ from finwidth.errors import FinwidthError, shown
 
 @dataclass(frozen=True)
 class _Read:
-    """What can be read with certainty: the linear layers in order, and the activation between them."""
+    """The linear layers in order, and the activation between them."""
 
     linears: tuple[nn.Linear, ...]
     names: tuple[str, ...]

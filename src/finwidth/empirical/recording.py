@@ -42,17 +42,17 @@ class Use:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What is the same in every pass through a module that takes one route."""
+        """Identifies the call; the same in every pass, unless control flow depends on the data."""
         return type(self.rule), self.weight, self.bias, self.input.ndim, len(self.shape)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a pass has left behind.
+    """The record of one forward pass.
 
-    ``output`` has shape (n, o); ``uses`` are those that it depends on; ``others`` says why parameters are used
-    otherwise; ``made`` has the weights that are made of parameters, and ``made_of`` their names; ``reorders`` is
-    whether an operation is none of those that are known to keep samples in their order.
+    ``output`` has shape (n, o); ``uses`` are the calls that it depends on; ``others`` has the parameters used in other
+    ways, and how; ``made`` has the weights computed from parameters, and ``made_of`` the names of these; ``reorders``
+    is whether some operation is not known to keep samples in their order.
     """
 
     output: Tensor
@@ -159,7 +159,7 @@ _ON_DIMENSIONS = {"Select", "Slice", "Cat", "Stack", "Split", "SplitWithSizes", 
 
 
 def _kind(node: Node) -> str:
-    """Autograd's name of an operation, without what all of them end in."""
+    """Autograd's name of an operation, without the suffix "Backward0"."""
     return node.name().split("::")[-1].rstrip("0123456789").removesuffix("Backward")
 
 
@@ -175,7 +175,7 @@ def _reorders(node: Node) -> bool:
 def _others(
     graph: _Graph, uses: list[Use], above: Mapping[Node, set[Node]], leaves: Mapping[Node, str], sound: set[str]
 ) -> dict[str, str]:
-    """The parameters that are used in a way that is not recorded, and in which.
+    """The parameters with a use that is not recorded, and what that use is.
 
     ``above`` has what uses a view but for the result of its operation. A weight is ``sound`` if no recorded operation
     is in its making, so that no gradient is counted twice.
@@ -199,7 +199,7 @@ def _others(
 
 
 def reachable(start: Node | None, without: Collection[Node] = ()) -> set[Node]:
-    """The nodes of autograd's graph that one leads to, on ways that avoid some others."""
+    """The nodes of autograd's graph that can be reached from ``start`` on paths without the nodes ``without``."""
     seen = set() if start is None else {start}
     waiting = list(seen)
     while waiting:
@@ -226,7 +226,7 @@ class _Graph:
                     self.users.setdefault(each, []).append(node)
 
     def above(self, node: Node, without: Node) -> set[Node]:
-        """The nodes that use a node, directly or not, on ways that do not pass through another."""
+        """The nodes that use ``node``, directly or not, on paths that do not pass through ``without``."""
         seen = {node}
         waiting = [node]
         while waiting:

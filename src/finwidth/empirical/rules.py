@@ -26,7 +26,7 @@ class Linear:
     """y = W x + b at every position: all dimensions but the last."""
 
     def batched(self, x: Tensor, axis: int) -> bool:
-        """Whether ``axis`` of the input can be that of the samples."""
+        """Whether ``axis`` of the input can be the batch axis."""
         return axis < x.ndim - 1
 
     def outer(self, x: Tensor, D: Tensor) -> Outer:
@@ -46,7 +46,7 @@ class Convolution:
     groups: int
 
     def batched(self, x: Tensor, axis: int) -> bool:
-        """Whether ``axis`` of the input can be that of the samples."""
+        """Whether ``axis`` of the input can be the batch axis."""
         return axis == 0 and x.ndim == 2 + len(self.kernel)
 
     def outer(self, x: Tensor, D: Tensor) -> Outer:
@@ -69,7 +69,7 @@ class Lookup:
     padding: int | None
 
     def batched(self, x: Tensor, axis: int) -> bool:
-        """Whether ``axis`` of the input can be that of the samples."""
+        """Whether ``axis`` of the input can be the batch axis."""
         return axis < x.ndim
 
     def outer(self, x: Tensor, D: Tensor) -> Outer:
@@ -83,13 +83,13 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Scaling:
-    """y = w * z + b and what does not depend on them, z = scaled(x); w and b have a number for each of the features."""
+    """y = w * z + b with z = scaled(x), up to terms without w and b; w and b have one number a feature."""
 
     scaled: Callable[[Tensor], Tensor]
     trailing: int | None  # the features are the last so many dimensions; None: the one after the samples
 
     def batched(self, x: Tensor, axis: int) -> bool:
-        """Whether ``axis`` of the input can be that of the samples."""
+        """Whether ``axis`` of the input can be the batch axis."""
         return axis == 0 if self.trailing is None else axis < x.ndim - self.trailing
 
     def features(self, each: Tensor, start: int) -> Tensor:
@@ -262,7 +262,7 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
 
 
 def together(parts: list[Factor]) -> Factor:
-    """The gradients by a weight that is used several times: positions of one use after those of another."""
+    """The gradients by a weight with several uses: concatenated along positions."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -183,7 +183,7 @@ class Tracker:
         return True
 
     def dataset(self) -> xr.Dataset:
-        """What was measured so far, over ``step``: the loss, and the variables of `finwidth.observables`.
+        """The measurements so far, over ``step``: the loss, and the variables of `finwidth.observables`.
 
         It ends with the step that the module is at: if that has not been measured, it is now, in the file too, unless
         ``steps`` names the steps and none of them waits. When training goes on it is dropped again, so that it does
@@ -225,7 +225,7 @@ class Tracker:
 
     @property
     def _missed(self) -> int:
-        """Due and not taken, but for one that waits."""
+        """Number of measurements that were due and not taken, without one that is still waiting."""
         return max(0, self._wanted - self._taken - self._put_off)
 
     @property
@@ -243,7 +243,7 @@ class Tracker:
         )
 
     def _first_use(self) -> None:
-        """What only a first measurement costs (imports, preparations of torch) is paid for here, and does not count."""
+        """Pay here, uncounted, for what only a first measurement costs: imports and preparations of torch."""
         if self._path is not None:
             import xarray as xr
 
@@ -295,7 +295,7 @@ class Tracker:
             self._attrs["targets_are"] = targets_are(self._targets, outputs)
 
     def _outputs(self) -> int:
-        """How many numbers the module gives for an input."""
+        """Number of outputs for one input."""
         with _evaluating(self._module), measuring(self._module), differentiable():
             return check_output(self._module(self._inputs.clone()), len(self._inputs)).shape[1]
 

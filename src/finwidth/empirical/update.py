@@ -135,7 +135,7 @@ def _targets(batch: Tensor, y: Any, dtype: torch.dtype) -> Tensor:
 
 
 def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
-    """What one SGD step adds to each parameter."""
+    """The change of each parameter in one SGD step."""
     with untouched(network.module), differentiable():
         with telling(network.module, x):
             output = network.module(x.clone())

@@ -79,7 +79,7 @@ def _exponentials(logs: dict[str, float]) -> dict[str, float]:
 
 
 def why_outside(net: MLP) -> str | None:
-    """What takes ``net`` out of the paper's setting, or None if it is within."""
+    """Why ``net`` is outside the paper's setting, or None if it is not."""
     paper = MLP(net.widths, net.weight_law)
     differences = [
         f"{key} is {net.describe()[key]}"

@@ -50,7 +50,7 @@ def alone(deviations: FloatArray) -> Pairs:
 
 @dataclass(frozen=True)
 class Units:
-    """What values and slopes are measured in at deviations s: functions of s of about their sizes."""
+    """Units of values and of slopes at standard deviation s: functions of s of about their sizes."""
 
     value: Callable[[FloatArray], FloatArray]
     slope: Callable[[FloatArray], FloatArray]
@@ -97,7 +97,7 @@ class _Mixture:
         return total
 
     def means(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
-        """Of values and slopes, over the units."""
+        """Means of values and of slopes, in the units."""
         t, c, t_, c_, r, S = self._angles(pairs)
         small = np.abs(r) < _LINEAR
         arc = np.where(small, 1.0, np.arctan2(r, S) / np.where(small, 1.0, r))
@@ -114,7 +114,7 @@ class _Gated(_Mixture):
     units = Units(lambda s: 1.0 * s, np.ones_like)
 
     def means(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
-        """Of values and slopes, over the units."""
+        """Means of values and of slopes, in the units."""
         t, c, t_, c_, r, S = self._angles(pairs)
         both = np.arctan2(S, -r)  # over 2 pi: E[Phi(a u) Phi(a' v)]
         x, y = c / S, c_ / S

@@ -185,7 +185,7 @@ def _stack(layers: Sequence[Layer]) -> LayerNumbers:
 
 
 def _arguments(net: MLP) -> dict[str, Any]:
-    """What makes a one-layer network of the same kind: its only layer has the gains of a last one."""
+    """Arguments of a one-layer network of the same kind; its only layer has the gains of a last one."""
     return {
         "weight_law": net.weight_law,
         "activation": net.activation,

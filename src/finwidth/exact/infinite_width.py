@@ -66,7 +66,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Means:
-    """Of a layer: the vectors phi(y) over neurons, and the lengths of the vectors phi'(y) with the cosines of those."""
+    """Of one layer: the vectors phi(y) over neurons, and the lengths and cosines of the vectors phi'(y)."""
 
     values: Vectors
     slopes: FloatArray
@@ -137,7 +137,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
 
 
 def _directions(X: FloatArray) -> Vectors:
-    """Of inputs, shape (m, n_0)."""
+    """Lengths and angles of inputs, shape (m, n_0)."""
     largest = np.abs(X).max(1)
     exponents = np.frexp(largest)[1]
     unit = np.ldexp(X, -exponents[:, None])
@@ -203,7 +203,7 @@ class _Correlations:
 
 
 def _smooth(phi: SmoothActivation, y: Vectors, layer: int, told: Callable[[int], None]) -> Means:
-    """By closed forms or quadrature, pair by pair."""
+    """The means of a smooth activation by closed forms or quadrature, pair by pair."""
     if not np.isfinite(y.lengths).all():
         raise FinwidthError("the kernel overflows a double; rescale the inputs or the gains")
     correlations, cos = _Correlations(phi, y), [np.ones_like(y.cos), np.ones_like(y.cos)]

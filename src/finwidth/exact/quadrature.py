@@ -84,7 +84,7 @@ class Resolved:
         )
 
     def values(self, y: FloatArray) -> list[FloatArray]:
-        """Of both functions; refused unless finite."""
+        """Values of both functions; FinwidthError unless they are finite."""
         with np.errstate(all="ignore"):
             found = [np.asarray(function(1.0 * y), dtype=np.float64) for function in self.functions]
         if not all(np.isfinite(each).all() for each in found):
@@ -92,7 +92,7 @@ class Resolved:
         return found
 
     def _is_polynomial(self, panels: FloatArray) -> np.ndarray:
-        """Whether both functions are, on each of the panels, shape (n, 2): by coefficients, and by points between."""
+        """Whether both functions are polynomials on each panel, shape (n, 2): by coefficients and by points between."""
         half = (panels[:, 1:] - panels[:, :1]) / 2
         place = np.searchsorted(self._sizes, np.abs(panels).max(1)).clip(0, len(self._sizes) - 1)
         good = np.ones(len(panels), dtype=bool)
@@ -119,7 +119,7 @@ class Resolved:
 
     @cached_property
     def smooth(self) -> bool:
-        """Whether nothing is singular."""
+        """Whether neither function has a singularity."""
         return not len(self.singular)
 
 
@@ -174,7 +174,7 @@ class Integrated:
         return found
 
     def means(self, pairs: Pairs) -> tuple[FloatArray, FloatArray]:
-        """Of values and slopes, over the units."""
+        """Means of values and of slopes, in the units."""
         found = np.full((2, len(pairs.cos)), np.nan)
         if self.resolved.smooth:
             for step in _STEPS:
@@ -185,11 +185,11 @@ class Integrated:
         return found[0], found[1]
 
     def _units(self, s: float) -> FloatArray:
-        """What values and slopes are divided by."""
+        """The units of values and of slopes."""
         return np.array([size or 1.0 for size in self._sizes[s]])
 
     def _trapezoid(self, pairs: Pairs, step: float) -> FloatArray:
-        """Of both, shape (2, n); NaN where the rule has not converged."""
+        """Both means by the trapezoidal rule, shape (2, n); NaN where it has not converged."""
         z = step * np.arange(-2 * round(_REACH / (2 * step)), 2 * round(_REACH / (2 * step)) + 1)
         weights, coarse = step * _density(z), 2 * step * _density(z[::2])
         found = np.empty((2, len(pairs.cos)))
@@ -207,7 +207,7 @@ class Integrated:
         return np.where(np.isnan(found).any(0), np.nan, found)
 
     def _pair(self, s: float, s_: float, cos: float, sin: float) -> FloatArray:
-        """Of both, shape (2,), at one pair."""
+        """Both means at one pair, shape (2,)."""
         if s == 0 or s_ == 0:
             return self._with_constant(s, s_)
         fine, coarse = (self._nested(s, s_, cos, sin, order) for order in _ORDERS)
@@ -215,7 +215,7 @@ class Integrated:
         return fine
 
     def _with_constant(self, s: float, s_: float) -> FloatArray:
-        """A pair of which one is always 0."""
+        """Both means for a pair of which one variable is always 0."""
         at_zero = np.array([each[0] for each in self.resolved.values(np.zeros(1))]) / self._units(0.0)
         other = max(s, s_)
         if other == 0:
@@ -227,7 +227,7 @@ class Integrated:
         return found
 
     def _nested(self, s: float, s_: float, cos: float, sin: float, order: int) -> FloatArray:
-        """Of both, shape (2,), by rules of an order."""
+        """Both means, shape (2,), by nested rules of an order."""
         tau, share = s_ * sin, (s_ / s) * cos
         edges = [s * np.arange(-_REACH, _REACH + 1)]
         if abs(share) > 1e-300:

@@ -61,7 +61,7 @@ def bias_sums(net: MLP, sign: int = 1, *, as_printed: bool = False) -> tuple[Fra
 
 
 def _start(net: MLP, layer: int, as_printed: bool, both: int = 0) -> Fraction:
-    """What exact and printed differ in: P(no layer below a hidden ``layer`` is dead), or a gate at the output."""
+    """The factor in which exact and printed differ: P(no layer below a hidden ``layer`` is dead), or an output gate."""
     if as_printed:
         return HALF if net.depth in (layer, both) else Fraction(1)
     below = net.widths[1:layer] if layer < net.depth else ()

@@ -32,7 +32,7 @@ EACH = 4  # networks for each architecture
 
 
 def derivatives_by() -> str:
-    """What takes derivatives on this installation."""
+    """The method of differentiation on this installation."""
     return "torch" if find_spec("torch") else "differences"
 
 

@@ -36,7 +36,7 @@ class Chain:
         return len(self.p)
 
     def mean(self) -> Fraction:
-        """E[Z], by the chain of X_i: what Z has gathered where A_i happened, and where it did not."""
+        """E[Z], by the chain of X_i: partial products of Z on the event A_i, and off it."""
         happened, not_happened = Fraction(0), Fraction(1)
         for p, q, alpha, gamma, K in zip(self.p, self.q, self.alpha, self.gamma, self.K, strict=True):
             happened, not_happened = (
@@ -85,7 +85,7 @@ class Chain:
         return math.prod(self.lower_factors(slope), start=Fraction(1))
 
     def factors(self) -> list[Fraction]:
-        """Of a bound that needs no more than gamma_i all >= 1 (upper) or all <= 1 (lower); none is negative.
+        """Factors of a bound that needs only gamma_i >= 1 for all i (upper) or <= 1 (lower); none is negative.
 
         The printed factors with p_{i-1} alpha_{i-1}, gamma_{i-1} too if that is above 1, over what it and the other
         outcomes of step i - 1 bring together.
@@ -228,7 +228,7 @@ def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"
 
 
 def _dead_and_partly(net: MLP, networks: int) -> tuple[int, int]:
-    """How many networks have a layer of zeros only, and how many a layer with some zeros, but not all."""
+    """Numbers of networks with a layer of zeros only, and with a layer of some zeros but not all."""
     weights, biases = draw_networks(net, networks, np.random.default_rng(SEED))
     x = np.ones((networks, net.widths[0]))
     dead, partly = np.zeros(networks, dtype=np.bool_), np.zeros(networks, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""What a check of the paper returns."""
+"""Results of the checks of the paper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Figure: TypeAlias = float | int | str | Fraction
 
 @dataclass(frozen=True)
 class Statement:
-    """One numbered statement of the paper, and what a computation says of it.
+    """One numbered statement of the paper, and the result of checking it.
 
     ``holds`` says that what ``checked_by`` describes came out as ``claim`` says; ``note`` says what that leaves open,
     and where the exact answer differs from the print (see `finwidth.paper.statements.findings`).

@@ -1,4 +1,4 @@
-"""What every figure shares: palette, style, axes, files."""
+"""Common to all figures: palette, style, axes, files."""
 
 from __future__ import annotations
 

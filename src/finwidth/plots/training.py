@@ -72,7 +72,7 @@ def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
 
 
 def _loss(axes: Axes, found: xr.Dataset) -> None:
-    """Of the steps at which it is known; on a logarithmic axis where it is positive."""
+    """The loss at the steps at which it is known; on a logarithmic axis if it is positive."""
     if "loss" not in found or not np.isfinite(found.loss).any():
         axes.text(0.5, 0.5, "no loss was given", ha="center", transform=axes.transAxes, color=GREY)
         axes.set_yticks([])

@@ -1,4 +1,4 @@
-r"""What gradient descent makes of a Gaussian matrix that is revealed only along the vectors it meets.
+r"""Gaussian matrices under gradient descent, revealed only along the vectors that they are multiplied with.
 
 Weights, gradients and momentum are all sums of multiples of the initial matrix W_0 and of products J^T A of vectors
 that it has met, the rows of A on the right and those of J on the left.  In the bases V and U of `revealed`::
@@ -18,7 +18,7 @@ from finwidth.sampling.revealed import Array, GaussianMatrix, add_product, combi
 
 
 class SharedMatrix(GaussianMatrix):
-    """W_0, and the combinations that are made of it and kept somewhere; arguments are those of `GaussianMatrix`."""
+    """W_0, and the combinations of it that are still in use; the arguments are those of `GaussianMatrix`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -32,7 +32,7 @@ class SharedMatrix(GaussianMatrix):
         return (super().nbytes if self.whole is None else 0) + numbers * self._item
 
     def settle(self, coming: int = 0) -> None:
-        """Complete the matrix also if ``coming`` vectors alone take more memory than it, as their images do too."""
+        """Complete the matrix also if the next ``coming`` vectors and their images would take more memory than it."""
         super().settle()
         rows, columns = self.shape
         if self.whole is None and coming * (rows + columns) > rows * columns:
@@ -63,7 +63,7 @@ class SharedMatrix(GaussianMatrix):
 
     @property
     def draws(self) -> int | None:
-        """How many independent matrices, if they were asked for by number."""
+        """Number of independent matrices; None for one matrix without an axis of draws."""
         return self._draws if self._batched else None
 
     def zeros(self) -> Array:

@@ -14,7 +14,7 @@ whatever the width (docs/theory/norm-chain.md)::
 
 A_i is N (x^(i) . dx^(i)) / R_i for the tangent dx^(i) along the gradient, P_i what of it is orthogonal to x^(i).
 Other slopes and random biases take the longer chain of `two_slopes`.
-No quantity is divided by one that can vanish while the network lives, and none is lost to cancellation.
+No divisor is zero unless the network is dead, and no subtraction loses digits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def check_network(net: MLP) -> None:
 
 
 def plain_relu(net: MLP) -> bool:
-    """Whether the shorter chain of this module holds; otherwise that of `two_slopes` does."""
+    """Whether the shorter chain of this module applies; if not, the chain of `two_slopes` does."""
     return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias
 
 
@@ -89,14 +89,14 @@ def make_chain(net: MLP, size: int, exponent: int = 0) -> NormChain | TwoSlopeCh
 
 
 def squared_norm(net: MLP, x: Vector) -> tuple[float, int]:
-    """All that the chain needs of the input: (r, k) with |x|^2 = 4^k r and k = 0 unless |x|^2 may leave a double."""
+    """The input's squared length as (r, k), |x|^2 = 4^k r; k = 0 unless |x|^2 may overflow or underflow."""
     given = check_input(net, x)
     k = exponent(given)
     return float(np.square(np.ldexp(given, -k)).sum()), k
 
 
 def chunk_size(net: MLP) -> int:
-    """How many draws are made at once: it depends on the network only, so that a seed fixes the numbers."""
+    """Number of draws made at once; it depends on the network only, so that a seed fixes the numbers."""
     size = _LARGEST_CHUNK if plain_relu(net) else _LARGEST_CHUNK // 2
     return max(1, min(size, _CHUNK_CELLS // net.depth))
 

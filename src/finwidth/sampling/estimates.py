@@ -140,7 +140,7 @@ def estimates(
 
 
 def _estimate(total: Accumulator, unit: int, exact: float | None) -> Estimate:
-    """That of draws that were divided by 2^unit, so that their squares are ordinary numbers."""
+    """The estimate from draws that were divided by 2^unit to keep their squares from overflow."""
     exact = exact if exact is not None and math.isfinite(exact) else None
     found = total.estimate(None if exact is None else float(np.ldexp(exact, -unit)))
     with np.errstate(over="ignore"):

@@ -25,7 +25,7 @@ _CHUNK_NEURONS = 2**18  # of all layers and draws of a chunk
 
 
 def initial(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
-    """K_00(x,x) of random networks, shape (draws,); those that `first_step` draws with the same seed.
+    """K_00(x,x) of random networks, shape (draws,); `first_step` with the same seed draws the same networks.
 
     Examples
     --------

@@ -33,7 +33,7 @@ _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full
 
 
 def why_not_gaussian(net: MLP) -> list[str]:
-    """Reasons why this network is not all Gaussian, on which the conditioning of matrices rests."""
+    """Reasons why this network is not Gaussian throughout, as conditioning its matrices requires."""
     reasons = []
     if net.weight_law.name != "gaussian":
         reasons.append(f"its weights are {net.weight_law.name} (the conditioning rests on Gaussian weights)")
@@ -79,7 +79,7 @@ def memory(net: MLP, m: int, *, targets: bool = False) -> int:
 
 
 def chunk_size(net: MLP, m: int, block: int = BLOCK) -> int:
-    """How many draws are made at once and share a random stream: as many as fit into a block.
+    """Number of draws made at once, which share a random stream: as many as fit into a block.
 
     By the network and m only, so that a seed fixes the numbers.
     """

@@ -103,14 +103,14 @@ def _cholesky(gram: Array, squares: Array) -> Array | None:
 
 
 def _cosines(gram: Array, squares: Array) -> tuple[Array, Array]:
-    """The Gram matrix of the vectors at length one, and what divides by their lengths: 0 for a length of 0."""
+    """The matrix of cosines, and the reciprocal lengths of the vectors (0 for a zero vector)."""
     lengths = array_module(gram).sqrt(squares)[..., None]
     scales = (lengths > 0) / (lengths + (lengths == 0))
     return gram * scales * turned(scales), scales
 
 
 def _inverse(gram: Array, squares: Array) -> Array:
-    """The inverse of regular Gram matrices by way of that of the cosines, whatever the lengths of the vectors."""
+    """The inverse of regular Gram matrices, by inverting the cosines: works for lengths of any size."""
     cosines, scales = _cosines(gram, squares)
     return scales * np.linalg.inv(cosines) * turned(scales)
 
@@ -146,7 +146,7 @@ def products(left: Blocks, right: Blocks) -> Array:
 
 
 def ordinary(gram: Array) -> bool:
-    """Whether the squared lengths of all rows are far from a double's ends."""
+    """Whether the squared lengths of all rows are far from overflow and underflow."""
     squares = diagonal(gram)
     return bool(((squares > _SMALL) & (squares < _LARGE)).all())
 
@@ -193,7 +193,7 @@ def _power(values: Any) -> Any:
 
 @dataclass
 class Known:
-    """What is known of the weight matrix W_i of ``draws`` networks, and of the layer above it."""
+    """State of layer i of ``draws`` networks: Gram matrices, and the products with W_i revealed so far."""
 
     layer: Layer
     gram: Array  # A'_{i-1} A'_{i-1}^T without the constant, (draws, m, m); one for all draws in the first layer
@@ -232,7 +232,7 @@ class Known:
         return self.weight_share() + float(self.layer.bias_multiplier)
 
     def argument(self, phi: Activation, y: Array) -> Array:
-        """What the functions of the activation take for a block of Y: slopes know no unit if they are two."""
+        """A block of Y for the activation: without its unit if it is smooth; two slopes do not depend on the unit."""
         return scaled(y, self.power) if isinstance(phi, SmoothActivation) else y
 
     def value(self, phi: Activation, y: Array) -> Array:

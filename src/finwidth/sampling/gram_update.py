@@ -39,7 +39,7 @@ from finwidth.sampling.gram_passes import (
 
 @dataclass
 class Tangent:
-    """The forward tangent of a hidden layer i, and its place beside A' for W_{i+1}; T_i in units from TA on."""
+    """The forward tangent T_i of hidden layer i, split into a part along A' and a rest; in units from TA on."""
 
     TW: Blocks  # T_{i-1} W_i^T; dY_i = TW - push J_i, kept apart, as the push may be so large that it hides the rest
     push: Array  # shape (draws, m, m) as all that follow but the unit
@@ -53,7 +53,7 @@ class Tangent:
 
 @dataclass
 class Cotangent:
-    """The backward tangent U_i = dJ_i, in units, before it meets W_i, which has met J_i, A' and T_{i-1}."""
+    """The backward tangent U_i = dJ_i, in units, to be multiplied by W_i given J_i, A' and T_{i-1}."""
 
     power: Array | None
     along: Array  # U_i = along J_i + rest
@@ -71,7 +71,7 @@ def update(phi: Activation, known: list[Known], residuals: Array, rng: Any) -> A
 
 
 def _in_units(rows: Blocks, rng: Any) -> tuple[Array | None, Blocks, Array]:
-    """Powers of units for rows whose square would leave a double, the rows in these, and the Gram matrix of that."""
+    """Units (as powers of two) in which no square overflows or underflows, the rows in them, and their Gram matrix."""
     gram = products(rows, rows)
     power = None if ordinary(gram) else row_powers(rows, rng)
     if power is None:

@@ -117,7 +117,7 @@ def pieces(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[dict[str, FloatArray]]:
-    """Draws as of `diagonal.chunks`, each with its ``weight``: means of weight x quantity are those of the quantity."""
+    """Draws like those of `diagonal.chunks` with a ``weight``: the mean of weight x quantity is the quantity's mean."""
     check_network(net)
     reason = why_not(net)
     if reason:

@@ -59,7 +59,7 @@ class _Product(torch.autograd.Function):
 
 
 class _LawLayer(nn.Module):
-    """What the layers share: rows in, rows out."""
+    """Common to the layers: rows in, rows out."""
 
     weight: LawTensor
     bias: nn.Parameter | None
@@ -115,7 +115,7 @@ class _LawLayer(nn.Module):
             )
 
     def _rows(self, X: torch.Tensor) -> torch.Tensor:
-        """X W^T + b for X of shape (..., fan-in), the first axis that of draws where there are any."""
+        """X W^T + b for X of shape (..., fan-in); the first axis is over draws, if there are any."""
         rows = X.reshape(self.draws or 1, -1, X.shape[-1])
         Y: torch.Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
         if self.bias is not None:
@@ -196,7 +196,7 @@ class LawLinear(_LawLayer):
         return self._rows(x)
 
     def extra_repr(self) -> str:
-        """What print shows."""
+        """For `repr`."""
         return f"{self.in_features}, {self.out_features}, gain={self.gain:g}, bias={self.bias is not None}"
 
 
@@ -273,7 +273,7 @@ class LawConv2d(_LawLayer):
         return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
     def extra_repr(self) -> str:
-        """What print shows."""
+        """For `repr`."""
         options = ", ".join(f"{name}={pair}" for name, pair in self._unfold.items())
         return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
 

@@ -70,7 +70,7 @@ def staircase() -> FloatArray:
 
 
 class _Tables(NamedTuple):
-    """What is looked up for a strip, shape (LAYERS,) each."""
+    """Tables of the ziggurat's strips, shape (LAYERS,) each."""
 
     width: FloatArray  # x_i, for a whole number of 63 bits and a sign
     inner: FloatArray  # x_{i+1}
@@ -89,7 +89,7 @@ def _tables() -> _Tables:
 
 
 class Normals:
-    """Independent N(0, 1) from a NumPy generator; what one instance draws is not for several threads.
+    """Independent N(0, 1) from a NumPy generator; not for several threads at once.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Normals:
         out[outside] = self._settled(strip.take(outside), out.take(outside))
 
     def _settled(self, strip: npt.NDArray[np.int64], x: FloatArray) -> FloatArray:
-        """What becomes of numbers that are not accepted at once."""
+        """Final values for the numbers that are not accepted at once."""
         from scipy.special import ndtri
 
         height, rise, tail = self._tables[2:]

@@ -1,4 +1,4 @@
-r"""A Gaussian matrix that is revealed only along the vectors it meets.
+r"""A Gaussian matrix that is revealed only along the vectors that it is multiplied with.
 
 W, shape (rows, columns) with independent N(0, 1) entries, is never drawn.  Known are orthonormal right vectors V with
 their images W V, and orthonormal left vectors U with theirs, W^T U.  A new right vector v = V c + r, and the image of
@@ -9,6 +9,9 @@ its new direction q = r / |r|, is given all that is known (docs/theory/training.
 Left vectors likewise, with the roles exchanged.  Every answer has exactly the conditional law given all earlier ones,
 also where the vectors depend on them.  Vectors are rows here, in blocks of shape (draws, vectors, length), for several
 independent matrices at once, and the arithmetic is NumPy's or that of torch, as the generator's.
+
+This is the principle of deferred decisions.  Y. M. Lu, "Householder Dice" (IEEE Transactions on Information Theory 67,
+2021, 8264-8272) solves the same problem at the same cost, by random reflections instead of bases and their images.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class NotFiniteError(FinwidthError):
 
 
 def held(rows: int, columns: int, left: int, right: int) -> int:
-    """How many numbers a `GaussianMatrix` keeps at most after meeting ``left`` and ``right`` independent vectors.
+    """Most numbers that a `GaussianMatrix` keeps after products with ``left`` and ``right`` independent vectors.
 
     (left + right)(rows + columns), while these are no more than half of rows * columns.  Past that the matrix is
     completed: rows * columns numbers are kept, and half as many again are needed on the way.
@@ -55,7 +58,7 @@ def held(rows: int, columns: int, left: int, right: int) -> int:
 
 
 def work(rows: int, columns: int, at_once: int) -> int:
-    """How many numbers a product with ``at_once`` vectors works in, on top of what is kept."""
+    """Numbers that a product with ``at_once`` vectors needs temporarily, on top of those that are kept."""
     return (8 * at_once + _BLOCK) * (rows + columns)
 
 
@@ -110,7 +113,7 @@ def inner_products(X: Array, Y: Array, xp: Any) -> Array:
 
 
 def _runs(rows: Array, runs: int) -> Array:
-    """A view of rows in runs, (runs, m, _RUN), without what is left over at the end."""
+    """A view of rows in runs, (runs, m, _RUN), without the remainder at the end."""
     return rows[:, : runs * _RUN].reshape(rows.shape[0], runs, _RUN).swapaxes(0, 1)
 
 
@@ -139,10 +142,10 @@ def add_product(target: Array, left: Array, right: Array) -> None:
 
 
 class GaussianMatrix:
-    r"""A matrix with independent N(0, deviation^2) entries that is revealed only along the vectors it meets.
+    r"""A matrix of independent N(0, deviation^2), revealed only along the vectors that it is multiplied with.
 
     ``W @ V`` and ``W.T @ U`` have, together and for vectors chosen in view of earlier answers, exactly the law that
-    they have for a matrix drawn in advance.  k vectors met on either side take 2 k (rows + columns) numbers and
+    they have for a matrix drawn in advance.  k vectors on either side take 2 k (rows + columns) numbers and
     O(k (rows + columns)) operations for each further one; once that is half of the matrix (`held`), it is completed
     and kept as a whole.
 
@@ -212,7 +215,7 @@ class GaussianMatrix:
 
     @property
     def known(self) -> tuple[int, int]:
-        """How many orthonormal vectors are kept on the left and on the right; none once it is completed."""
+        """Numbers of orthonormal vectors kept on the left and on the right; 0 and 0 once it is completed."""
         return self._left.size, self._right.size
 
     @property
@@ -247,7 +250,7 @@ class GaussianMatrix:
         return answer[..., 0] if single else answer
 
     def settle(self) -> None:
-        """Complete the matrix if what is known takes more than half of its memory: then whole products are faster.
+        """Complete the matrix if the vectors kept take more than half of its memory: then dense products are faster.
 
         Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
         """
@@ -379,7 +382,7 @@ class GaussianMatrix:
 
 @dataclass
 class _Transposed:
-    """What ``W.T`` is: W^T U by ``@``."""
+    """The transpose, ``W.T``: W^T U by ``@``."""
 
     matrix: GaussianMatrix
 

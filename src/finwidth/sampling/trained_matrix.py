@@ -1,4 +1,4 @@
-r"""A weight matrix under gradient descent whose initial value is revealed only along the vectors it meets.
+r"""A weight matrix under gradient descent; its initial value is revealed only along the vectors it is multiplied with.
 
 A gradient is a sum of products J^T A of vectors that the matrix has met, the rows of A on the right (forward) and those
 of J on the left (backward).  So with the bases V and U of `revealed`, every iterate is given by a small matrix C::

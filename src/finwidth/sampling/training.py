@@ -47,7 +47,7 @@ QUANTITIES = {
 
 
 def chunk_size(net: MLP, inputs: int) -> int:
-    """How many draws share a random stream: by the network and its inputs only, so that a seed fixes the numbers."""
+    """Number of draws that share a random stream; from network and inputs only, so that a seed fixes the numbers."""
     return max(1, _CHUNK_CELLS // (inputs * sum(net.widths[1:])))
 
 
@@ -271,7 +271,7 @@ def _fits(plan: Plan, draws: int, at_once: int, memory: float | str | None) -> N
 
 
 def _columns(plan: Plan, draws: int) -> dict[str, FloatArray]:
-    """Room for the result."""
+    """Empty arrays for the result."""
     lead, p = (draws, len(plan.record)), plan.probed.size
     return {
         "loss": np.empty(lead),
@@ -349,7 +349,7 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
 
 
 def trajectory(run: xr.Dataset) -> dict[str, Any]:
-    """What a run shows over the steps: means over draws and their standard errors, in plain types.
+    """Means over draws and their standard errors at every recorded step, in plain types.
 
     Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment, each with its ``mean``, its
     ``se`` (None for one draw) and ``left_out``: how many draws have no such value at a step, as a kernel that is 0 has

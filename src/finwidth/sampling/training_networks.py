@@ -1,10 +1,10 @@
-r"""Networks that train by gradient descent while their weights are revealed only along the vectors they meet.
+r"""Networks under gradient descent whose weights are revealed only along the vectors they are multiplied with.
 
-Rows are inputs.  With the weights What_i of `trained_matrix`, one of them for each layer, and explicit biases b_i::
+Rows are inputs.  With the weights W_hat_i of `trained_matrix`, one of them for each layer, and explicit biases b_i::
 
-    forward   Y_i = A_{i-1} What_i^T + b_i,   A_i = phi(Y_i)
-    backward  J_{i-1} = phi'(Y_{i-1}) * (J_i What_i),   J_d given: unit vectors, or the slope of the loss
-    step      What_i <- What_i - lr c_i J_i^T diag(w) A_{i-1},   b_i <- b_i - lr e_i w^T J_i
+    forward   Y_i = A_{i-1} W_hat_i^T + b_i,   A_i = phi(Y_i)
+    backward  J_{i-1} = phi'(Y_{i-1}) * (J_i W_hat_i),   J_d given: unit vectors, or the slope of the loss
+    step      W_hat_i <- W_hat_i - lr c_i J_i^T diag(w) A_{i-1},   b_i <- b_i - lr e_i w^T J_i
     kernel    K_ab = sum_i (c_i A_{i-1} A_{i-1}^T + e_i)_ab sum_o (J_i J_i^T)_{ao,bo}
 
 The inputs are known in advance, so only their inner products matter: the first layer acts on their coordinates in an
@@ -43,7 +43,7 @@ class _TrainedLayer:
 
 @dataclass
 class Passed:
-    """The forward pass of some rows: of each layer, what came in, its coordinates, and Y_i."""
+    """The forward pass of some rows: the input of each layer, its coordinates, and Y_i."""
 
     A: list[FloatArray]
     coordinates: list[FloatArray]
@@ -81,7 +81,7 @@ class Networks:
     def __init__(self, net: MLP, inputs: FloatArray, draws: int, rng: np.random.Generator) -> None:
         self.phi: Activation = net.activation
         triangle = np.linalg.qr(inputs.T, mode="r")
-        self.inputs = turned(triangle)[None]  # inputs = triangle^T Q^T, and What Q has the law of What's first columns
+        self.inputs = turned(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
         self.layers = []
         for i, layer in enumerate(net.layers):
             columns = layer.fan_in if i else self.inputs.shape[2]

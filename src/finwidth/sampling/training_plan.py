@@ -1,4 +1,4 @@
-"""What a training run is: its arguments, checked, and the memory that it needs."""
+"""The arguments of a training run, checked, and the memory that it needs."""
 
 from __future__ import annotations
 

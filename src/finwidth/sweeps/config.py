@@ -1,4 +1,4 @@
-"""What a sweep computes: a checked config, how it may grow, and what makes two of them different."""
+"""Sweep configurations: reading and checking, and whether a new one may continue or join an old one."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _read_input(document: Document, key: str, name: str, n_0: int | None) -> Flo
 
 
 def _described(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
-    """What a config keeps of its inputs."""
+    """The squared norms and hashes of the inputs."""
     found: dict[str, dict[str, tuple[float, str]]] = {}
     with np.errstate(over="ignore"):
         for (name, n_0), vector in sorted(vectors.items(), key=lambda item: (item[0][0], str(item[0][1]))):
@@ -238,7 +238,7 @@ GROWING = ("draws", "most_draws")
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """What keeps ``new`` from going on where ``old`` stopped, in words; empty if it only adds."""
+    """Reasons why ``new`` cannot continue a sweep of ``old``; empty if it only adds to it."""
     found = [
         f"{name} was {getattr(old, name)!r} and is {getattr(new, name)!r}"
         for name in ("seed", "network")
@@ -276,7 +276,7 @@ def _said(value: Any) -> str:
 
 
 def united(one: Config, other: Config) -> Config:
-    """The config whose grid holds those of both; raises FinwidthError if they differ in more than their axes."""
+    """The config of both grids together; raises FinwidthError if they differ in more than their axes."""
     aligned = replace(other, axes={**one.axes} if {*one.axes} == {*other.axes} else other.axes)
     found = differences(one, aligned) or differences(aligned, one)
     if found:

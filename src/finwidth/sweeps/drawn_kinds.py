@@ -40,7 +40,7 @@ _MEANINGS = {
 
 
 class Drawn(Kind):
-    """What estimates have in common: the number of draws, and the variables that their records make."""
+    """Common to all estimates: the number of draws, and the variables made of their records."""
 
     def finished(self, records: FloatArray, table: Mapping[str, Any]) -> Flags:
         """Whether there are as many draws as the settings ask for, or as the stopping rule does up to their limit."""
@@ -89,7 +89,7 @@ class Drawn(Kind):
         return sound.all(entries), (sound & exact_enough).all(entries)
 
     def converged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[int | None, list[str]]:
-        """How many cells have converged, and why the others have not."""
+        """Number of converged cells, and why the others have not converged."""
         done = ~np.isnan(self._column("mean", records, table))
         trusted, converged = self._judged(records, table)
         heavy, short = int((done & ~trusted).sum()), int((done & trusted & ~converged).sum())
@@ -148,7 +148,7 @@ class Sampled(Drawn):
         return np.array(found)
 
     def goals(self, table: Mapping[str, Any]) -> list[str]:
-        """Those that the config names."""
+        """The moments named in the config."""
         names: list[str] = table["of"]
         return names
 
@@ -193,10 +193,10 @@ _GRAM_MOMENTS: dict[str, Callable[[FloatArray], FloatArray]] = {"K": lambda K: K
 
 
 class SeveralInputs(Drawn):
-    """What is drawn at several inputs together."""
+    """Common to quantities of several inputs."""
 
     def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
-        """As the table names them."""
+        """The inputs named in the quantity's table."""
         names: list[str] = table["inputs"]
         return names
 

@@ -1,4 +1,4 @@
-"""What a quantity of a sweep is: how its table in a config reads, what is stored of it, how a cell is computed."""
+"""A quantity of a sweep: its settings in a config, its record in the store, and how a cell is computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Variable: TypeAlias = tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]  
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a quantity share: the seed, further arguments of `MLP`, and the quantity's own table."""
+    """Common to all cells of a quantity: the seed, further arguments of `MLP`, and the quantity's own table."""
 
     seed: int
     network: dict[str, Any]
@@ -50,7 +50,7 @@ class Kind(ABC):
         return table
 
     def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
-        """The inputs that the quantity needs beside that of the cell."""
+        """Names of the inputs that the quantity needs in addition to the cell's."""
         return ()
 
     @abstractmethod
@@ -90,10 +90,10 @@ class Kind(ABC):
 
     @abstractmethod
     def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
-        """What the records say, as the variables of a Dataset."""
+        """The records as variables of a Dataset."""
 
     def converged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[int | None, list[str]]:
-        """How many cells have converged, None where that means nothing, and what is to be said of the others."""
+        """Number of converged cells (None if not applicable), and warnings about the others."""
         return None, []
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:

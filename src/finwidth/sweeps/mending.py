@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finwidth import arguments
 from finwidth.sweeps import layout
 from finwidth.sweeps.store import Store, descriptions, lock, store_of, told_as_full
 

@@ -1,4 +1,4 @@
-"""Running a sweep: tasks, who computes them, and the one process that stores what they give."""
+"""Running a sweep: its tasks, who computes them, and the one process that stores their results."""
 
 from __future__ import annotations
 

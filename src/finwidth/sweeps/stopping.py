@@ -23,7 +23,7 @@ _MARGIN = 1.2
 def wanted_draws(
     pilot: Callable[[int, int], Mapping[str, Estimate]], goals: Sequence[str], target: float, most: int
 ) -> float:
-    """How many fresh draws bring the relative standard error of every goal to the target; inf if no pilot can tell.
+    """Number of fresh draws for the relative standard error of every goal to reach the target; inf if not predictable.
 
     Parameters
     ----------

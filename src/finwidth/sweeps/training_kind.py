@@ -129,7 +129,7 @@ def _at_once(net: MLP, table: Mapping[str, Any]) -> int:
 
 
 def _there(values: Any) -> FloatArray:
-    """Of the networks that have such a value: a kernel that is 0 has neither drift nor alignment."""
+    """Only of networks with a value: a kernel that is 0 has neither drift nor alignment."""
     found: FloatArray = values.to_numpy()
     return found[~np.isnan(found)]
 
