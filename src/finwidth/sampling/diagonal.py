@@ -246,6 +246,7 @@ def sample(
     """
     import xarray as xr
 
+    check_network(net)
     draws = count("draws", draws)
     check_sizes(net, draws, check_threads(threads), kept=8 * len(KERNEL_DRAWS))
     columns = {name: np.empty(draws) for name in KERNEL_DRAWS}
