@@ -212,6 +212,7 @@ def sample_gram(
     """
     import xarray as xr
 
+    check_network(net)
     inputs = check_inputs(net, X)
     draws, m = count("draws", draws), len(inputs)
     quantities = [KERNEL_DRAWS[name] for name in ("K_w", "K_b", "K")] + ([] if targets is None else [_UPDATE])
