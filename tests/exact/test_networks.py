@@ -7,6 +7,7 @@ respect only, and a moment by which the same draws must reject it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import product
@@ -67,18 +68,21 @@ def update_variance(net: MLP, x: Entries) -> float:
     outputs = {((0, 0), (0, 0)): 1, ((0, 0), (1, 0)): 2 * others, ((1, 0), (1, 0)): others}
     outputs |= {((1, 0), (2, 0)): others * (others - 1)}
     # Two derivatives by biases do not occur: no path has two of them.
-    states = {
-        delta(kinds, list(pair)): count
-        for (pair, count), kinds in product(outputs.items(), product(("ww", "wb", "bw"), repeat=2))
-        if count
-    }
-    second = 4 * sum(count * value for count, value in zip(states.values(), evaluated(net, x, states), strict=True))
+    states, counts = zip(
+        *(
+            (delta(kinds, list(pair)), count)
+            for (pair, count), kinds in product(outputs.items(), product(("ww", "wb", "bw"), repeat=2))
+            if count
+        ),
+        strict=True,
+    )
+    second = 4 * sum(map(operator.mul, counts, evaluated(net, x, states)))
     return max(0.0, second - float(finwidth.moments(net, x).update["dK"]) ** 2)
 
 
-def evaluated(net: MLP, x: Entries, states: Sequence[State] | dict[State, int], **options: bool) -> list[float]:
+def evaluated(net: MLP, x: Entries, states: Sequence[State], **options: bool) -> list[float]:
     """The engine in floating point: what is subtracted from these values is not close to them."""
-    program = compile_program(tuple(states), net.random_bias)
+    program = compile_program(states, net)
     return evaluate(program, net, Input.of([Fraction(each) for each in x], 8), float, **options)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
-from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
+from finwidth.exact.partitions import pairs
+from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, to_decimal
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Layer, Vector, count, exact_input
 from finwidth.quantities import attributes
@@ -117,7 +118,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     True
     """
     net = MLP([len(x), width, width, width, 1], **network)
-    program = compile_program(_SPREAD, net.random_bias)
+    program = compile_program(_SPREAD, net)
     found = [0.0]  # one layer has no spread
     with decimal.localcontext(CONTEXT):
         transfer = Transfer(program, net, Input.of(exact_input(net, x), 4), to_decimal)
@@ -133,7 +134,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
 
 def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
     """For each start its log value, shape (widths, depths)."""
-    program = compile_program(tuple(starts), nets[0].random_bias)
+    program = compile_program(tuple(starts), nets[0])
     transfer = Transfer(program, nets[0], x, float)
     first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))
     only = _stack([MLP([net.widths[0], 1], **_arguments(net)).layers[0] for net in nets])
