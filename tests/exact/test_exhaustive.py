@@ -94,7 +94,7 @@ STARTS: dict[str, State] = {
     **{f"delta {k}": state([(0, 1, 2, 3)], [(0, 1, k[0]), (1, 2, k[1])]) for k in DELTAS},
     **{f"delta {k} {k}": state([range(8)], [(0, 1, k[0]), (1, 2, k[1]), (4, 5, k[0]), (5, 6, k[1])]) for k in DELTAS},
 }
-UP_TO_SIX_PATHS = {name: start for name, start in STARTS.items() if sum(start.sizes) <= 6}
+UP_TO_SIX_PATHS = {name: start for name, start in STARTS.items() if sum(map(len, start)) <= 6}
 
 
 def engine(net: MLP, x: Entries, states: dict[str, State], *, dead_layers: bool = True) -> dict[str, Fraction]:

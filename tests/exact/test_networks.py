@@ -7,7 +7,6 @@ respect only, and a moment by which the same draws must reject it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import product
@@ -68,15 +67,13 @@ def update_variance(net: MLP, x: Entries) -> float:
     outputs = {((0, 0), (0, 0)): 1, ((0, 0), (1, 0)): 2 * others, ((1, 0), (1, 0)): others}
     outputs |= {((1, 0), (2, 0)): others * (others - 1)}
     # Two derivatives by biases do not occur: no path has two of them.
-    states, counts = zip(
-        *(
-            (delta(kinds, list(pair)), count)
-            for (pair, count), kinds in product(outputs.items(), product(("ww", "wb", "bw"), repeat=2))
-            if count
-        ),
-        strict=True,
-    )
-    second = 4 * sum(map(operator.mul, counts, evaluated(net, x, states)))
+    terms = [
+        (count, delta(kinds, list(pair)))
+        for (pair, count), kinds in product(outputs.items(), product(("ww", "wb", "bw"), repeat=2))
+        if count
+    ]
+    values = evaluated(net, x, [state for _, state in terms])
+    second: float = 4 * sum(count * value for (count, _), value in zip(terms, values, strict=True))
     return max(0.0, second - float(finwidth.moments(net, x).update["dK"]) ** 2)
 
 

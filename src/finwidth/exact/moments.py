@@ -397,10 +397,11 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
             f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
         )
     given = Input.of(exact_input(net, x), 2 * order)
-    kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
-    starts = {kind: pairs("w" * kind[0] + "b" * kind[1]) for kind in kinds}
-    joint = _evaluate(starts, net, given, exact=exact)
-    return KernelMoments(net, exact, order, joint, _mean_update(net, given, exact=exact), given)
+    powers = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
+    starts = {power: pairs("w" * power[0] + "b" * power[1]) for power in powers}
+    values = _evaluate(starts | _update_starts(net), net, given, exact=exact)  # in one pass: most states are shared
+    joint = {power: values[power] for power in powers}
+    return KernelMoments(net, exact, order, joint, _mean_update(net, values), given)
 
 
 def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
@@ -428,14 +429,18 @@ def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
         return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}
 
 
-def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
-    """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
-    starts = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
-    others = net.widths[-1] - 1
-    if others:
+def _update_starts(net: MLP) -> dict[Hashable, State]:
+    """What the first update is made of, by the kinds of its derivatives and the outputs."""
+    starts: dict[Hashable, State] = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
+    if net.widths[-1] > 1:
         starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
-    values = _evaluate(starts, net, x, exact=exact)
+    return starts
+
+
+def _mean_update(net: MLP, values: Mapping[Hashable, Number]) -> dict[str, Number]:
+    """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
     ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
+    others = net.widths[-1] - 1
     with decimal.localcontext(CONTEXT):
         if others:
             ww += others * values["ww", TWO_OUTPUTS]

@@ -74,8 +74,8 @@ def _smallest(state: State) -> State:
 
 
 def _renamed(state: State, names: dict[str, str]) -> State:
-    blocks = (sorted("".join(sorted(names[mark] for mark in path)) for path in block) for block in state)
-    return tuple(sorted(map(tuple, blocks)))
+    renamed = {path: "".join(sorted(names[mark] for mark in path)) for block in state for path in set(block)}
+    return tuple(sorted(tuple(sorted(renamed[path] for path in block)) for block in state))
 
 
 def splits(state: State, occurring: frozenset[Tie]) -> Splits:

@@ -31,6 +31,7 @@ Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
 
 Matrix: TypeAlias = list[tuple[list[int], list[Number]]]
+Gates: TypeAlias = dict[tuple[int, ...], Number]  # by the numbers of paths in the neurons of a state
 
 DIGITS = 50  # of the Decimal arithmetic: enough to lose 30 to cancellation in a central moment
 
@@ -60,6 +61,7 @@ def compile_program(starts: Sequence[State], net: MLP) -> Program:
 
 @cache
 def _compiled(starts: tuple[State, ...], occurring: frozenset[Tie]) -> Program:
+    # END is in no neuron: its value is set layer by layer.
     split: dict[State, Splits] = {}
     land: dict[State, tuple[State, ...]] = {END: ()}
     waiting = list(starts)
@@ -71,19 +73,20 @@ def _compiled(starts: tuple[State, ...], occurring: frozenset[Tie]) -> Program:
                 if ties not in land:
                     land[ties] = tuple(landings(ties))
                     waiting.extend(land[ties])
-    neuron_index = {state: index for index, state in enumerate(split)}
-    tie_index = {state: index for index, state in enumerate(land)}
-    factors = {factor: index for index, factor in enumerate(dict.fromkeys(f for row in split.values() for _, f in row))}
+    factors = dict.fromkeys(factor for row in split.values() for _, factor in row)
+    neuron_at = {neurons: index for index, neurons in enumerate(split)}
+    tie_at = {ties: index for index, ties in enumerate(land)}
+    factor_at = {factor: index for index, factor in enumerate(factors)}
     return Program(
-        tuple(neuron_index[start] for start in starts),
-        tuple(split),
-        tuple(land),
-        tuple(factors),
-        tuple(
-            tuple((tie_index[ties], factors[factor], ways) for (ties, factor), ways in row.items())
+        starts=tuple(neuron_at[start] for start in starts),
+        neurons=tuple(split),
+        ties=tuple(land),
+        factors=tuple(factors),
+        splits=tuple(
+            tuple((tie_at[ties], factor_at[factor], ways) for (ties, factor), ways in row.items())
             for row in split.values()
         ),
-        tuple(tuple(neuron_index[neurons] for neurons in row) for row in land.values()),
+        landings=tuple(tuple(neuron_at[neurons] for neurons in row) for row in land.values()),
     )
 
 
@@ -182,20 +185,20 @@ class Transfer:
         self._open = self._gates(net.activation)
         self._frozen = self._gates(net.activation.frozen_at_zero())
         self._ties = {tie for factor in program.factors for tie in factor}
-        highest = max(order for _, order in self._ties)
+        highest = max((order for _, order in self._ties), default=0)
         self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
         self.values = [x.value(ties, convert) for ties in program.ties]
         self._all = tuple(range(len(program.neurons)))
-        self._matrices: dict[Sequence[int], tuple[LayerNumbers, Matrix]] = {}  # of the latest layers
+        # Of the latest layers:
+        self._matrices: dict[Sequence[int], tuple[LayerNumbers, Matrix]] = {}
+        self._weights: tuple[LayerNumbers, Gates, list[Number]] | None = None
 
     def hidden(self, layer: LayerNumbers) -> None:
         """Go up one hidden layer."""
         # Paths that all end in this layer's biases need its gates to be coins: its pre-activations not all zero.
         coins = self._one if layer.random_bias else self._alive
         self._vanishing = self._vanishing and not layer.random_bias
-        weights = self._landing_weights(layer, self._frozen if self._vanishing else self._open)
-        split = self._split(layer, coins, self._all)
-        landed = [weights[sizes] * each for sizes, each in zip(self._sizes, split, strict=True)]
+        landed = list(map(operator.mul, self._landing_weights(layer), self._split(layer, coins, self._all)))
         self.values = [sum(map(landed.__getitem__, row), self._zero) for row in self.program.landings]
         if self._can_die and not self._vanishing:
             self._alive = coins * (self._one - self._half**layer.fan_out)
@@ -212,25 +215,28 @@ class Transfer:
     def _split(self, layer: LayerNumbers, end: Number, neurons: Sequence[int]) -> list[Number]:
         """Values of states of ``neurons`` of ``layer``; ``end`` is the value of the state in which every path ended."""
         self.values[0] = end * self._scale
-        value = self.values
+        value = self.values.__getitem__
         if neurons not in self._matrices or self._matrices[neurons][0] is not layer:
             self._matrices[neurons] = layer, self._matrix(layer, neurons)
         rows = self._matrices[neurons][1]
-        return [sum(map(operator.mul, row, [value[t] for t in targets]), self._zero) for targets, row in rows]
+        return [sum(map(operator.mul, row, map(value, targets)), self._zero) for targets, row in rows]
 
-    def _gates(self, phi: Activation) -> dict[tuple[int, ...], Number]:
-        """By the numbers of paths in the neurons, the product over these of E[phi'^(number of paths)]."""
-        moments = {size: self.convert(phi.gate_moment(size)) for sizes in self._sizes for size in sizes}
-        return {sizes: math.prod((moments[size] for size in sizes), start=self._one) for sizes in self._sizes}
+    def _gates(self, phi: Activation) -> Gates:
+        """For each state, the product over its neurons of E[phi'^(number of paths)]."""
+        kinds = set(self._sizes)
+        moments = {size: self.convert(phi.gate_moment(size)) for size in {size for sizes in kinds for size in sizes}}
+        return {sizes: math.prod((moments[size] for size in sizes), start=self._one) for sizes in kinds}
 
-    def _landing_weights(
-        self, layer: LayerNumbers, gates: dict[tuple[int, ...], Number]
-    ) -> dict[tuple[int, ...], Number]:
-        """The gates times the number of ways to choose that many distinct neurons of the layer."""
-        return {
-            sizes: math.prod((layer.fan_out - j for j in range(len(sizes))), start=gate)
-            for sizes, gate in gates.items()
-        }
+    def _landing_weights(self, layer: LayerNumbers) -> list[Number]:
+        """The gates of each state times the number of ways to choose its neurons, distinct ones of the layer."""
+        gates = self._frozen if self._vanishing else self._open
+        if self._weights is None or self._weights[0] is not layer or self._weights[1] is not gates:
+            number = {
+                sizes: math.prod((layer.fan_out - j for j in range(len(sizes))), start=gate)
+                for sizes, gate in gates.items()
+            }
+            self._weights = layer, gates, [number[sizes] for sizes in self._sizes]
+        return self._weights[2]
 
     def _matrix(self, layer: LayerNumbers, neurons: Sequence[int]) -> Matrix:
         """The splits of one layer as numbers: for each state its targets and their entries."""
