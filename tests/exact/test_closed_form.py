@@ -23,7 +23,7 @@ from finwidth.exact.closed_form import (
     proportional_limit,
     r2,
 )
-from finwidth.exact.partitions import pairs, state
+from finwidth.exact.partitions import pairs, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "closed-forms.md"
@@ -35,10 +35,10 @@ STARTS = {
     "K_w^2": pairs("ww"),
     "K_w*K_b": pairs("wb"),
     "K_b^2": pairs("bb"),
-    "D_ww": state(FOUR, [(0, 1, "w"), (1, 2, "w")]),
-    "D_wb": state(FOUR, [(0, 1, "w"), (1, 2, "b")]),
-    "N^4": state(FOUR, []),
-    "N^2*K_b": state(FOUR, [(0, 1, "b")]),
+    "D_ww": start_state(FOUR, [(0, 1, "w"), (1, 2, "w")]),
+    "D_wb": start_state(FOUR, [(0, 1, "w"), (1, 2, "b")]),
+    "N^4": start_state(FOUR, []),
+    "N^2*K_b": start_state(FOUR, [(0, 1, "b")]),
 }
 INPUTS = [(1, 2), (3,), (Fraction(1, 2), -1, 2)]
 XI = sympy.Symbol("xi", positive=True)  # |x|^2/n_0

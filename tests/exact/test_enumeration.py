@@ -13,8 +13,7 @@ import pytest
 
 from finwidth.activations import Activation
 from finwidth.errors import FinwidthError
-from finwidth.exact import partitions
-from finwidth.exact.partitions import State
+from finwidth.exact.partitions import State, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
 from finwidth.laws import WeightLaw
 from finwidth.network import MLP
@@ -47,7 +46,7 @@ REVERSED = Activation("reversed", 0, 2)
 def state(ends: Sequence[int], marks: Sequence[tuple[int, int, str]]) -> State:
     """Paths that end in the outputs ``ends``."""
     blocks = [[path for path, end in enumerate(ends) if end == output] for output in sorted(set(ends))]
-    return partitions.state(blocks, marks)
+    return start_state(blocks, marks)
 
 
 def moment(kinds: str, outputs: Outputs | None = None) -> State:

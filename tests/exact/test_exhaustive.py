@@ -22,7 +22,7 @@ from exhaustive import (
     single_output,
 )
 from finwidth.activations import Activation
-from finwidth.exact.partitions import State, pairs, state
+from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
 from finwidth.laws import Rational, WeightLaw
 from finwidth.network import MLP
@@ -91,8 +91,11 @@ KERNELS = ("w", "b", "ww", "wb", "bb", "www", "wwb", "wbb", "bbb", "wwww", "wwbb
 DELTAS = ("ww", "wb")
 STARTS: dict[str, State] = {
     **{kinds: pairs(kinds) for kinds in KERNELS},
-    **{f"delta {k}": state([(0, 1, 2, 3)], [(0, 1, k[0]), (1, 2, k[1])]) for k in DELTAS},
-    **{f"delta {k} {k}": state([range(8)], [(0, 1, k[0]), (1, 2, k[1]), (4, 5, k[0]), (5, 6, k[1])]) for k in DELTAS},
+    **{f"delta {k}": start_state([(0, 1, 2, 3)], [(0, 1, k[0]), (1, 2, k[1])]) for k in DELTAS},
+    **{
+        f"delta {k} {k}": start_state([range(8)], [(0, 1, k[0]), (1, 2, k[1]), (4, 5, k[0]), (5, 6, k[1])])
+        for k in DELTAS
+    },
 }
 UP_TO_SIX_PATHS = {name: start for name, start in STARTS.items() if sum(map(len, start)) <= 6}
 
@@ -138,12 +141,12 @@ def engine_of_both_outputs(net: MLP, x: Entries) -> dict[str, Fraction]:
     states: dict[str, State] = {}
     for one, two in ("ww", "wb", "bb"):
         marks = ((0, 1, one), (2, 3, two))
-        states[f"{one}01 {two}01"] = state([(0, 2), (1, 3)], marks)
-        states[f"{one}00 {two}11"] = state([(0, 1), (2, 3)], marks)
+        states[f"{one}01 {two}01"] = start_state([(0, 2), (1, 3)], marks)
+        states[f"{one}00 {two}11"] = start_state([(0, 1), (2, 3)], marks)
     for kinds in ("ww", "wb", "bw", "bb"):
         marks = ((0, 1, kinds[0]), (1, 2, kinds[1]))
-        states[f"{kinds} 0"] = state([(0, 1, 2, 3)], marks)
-        states[f"{kinds} 1"] = state([(0, 3), (1, 2)], marks)
+        states[f"{kinds} 0"] = start_state([(0, 1, 2, 3)], marks)
+        states[f"{kinds} 1"] = start_state([(0, 3), (1, 2)], marks)
     values = engine(net, x, states)
     return {name: value for name, value in values.items() if len(name) > 4} | {
         kinds: values[f"{kinds} 0"] + values[f"{kinds} 1"] for kinds in ("ww", "wb", "bw", "bb")

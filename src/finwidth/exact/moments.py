@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.partitions import State, pairs, state
+from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.transfer import (
     DIGITS,
     Input,
@@ -338,7 +338,7 @@ def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
     Path 0 is the derivative of the output c whose loss moves the parameters and path 3 is N_c; paths 1 and 2 are the
     second and first derivatives of the output a whose kernel is watched. With c = a the two orders of "wb" are equal.
     """
-    return state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
+    return start_state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
 
 
 def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
@@ -397,16 +397,17 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
             f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
         )
     given = Input.of(exact_input(net, x), 2 * order)
-    powers = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
-    starts = {power: pairs("w" * power[0] + "b" * power[1]) for power in powers}
+    starts = {(a, p - a): pairs("w" * a + "b" * (p - a)) for p in range(1, order + 1) for a in range(p + 1)}
     values = _evaluate(starts | _update_starts(net), net, given, exact=exact)  # in one pass: most states are shared
-    joint = {power: values[power] for power in powers}
+    joint = {powers: values[powers] for powers in starts}
     return KernelMoments(net, exact, order, joint, _mean_update(net, values), given)
 
 
 def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
     """E[K_ab^2] for a != b: one path of each pair starts at a, the other at b."""
-    starts = {kinds: state([(0, 2), (1, 3)], [(0, 1, kinds[0]), (2, 3, kinds[1])]) for kinds in ("ww", "wb", "bb")}
+    starts = {
+        kinds: start_state([(0, 2), (1, 3)], [(0, 1, kinds[0]), (2, 3, kinds[1])]) for kinds in ("ww", "wb", "bb")
+    }
     values = _evaluate(starts, net, x, exact=exact)
     with decimal.localcontext(CONTEXT):
         return values["ww"] + 2 * values["wb"] + values["bb"]
@@ -423,7 +424,7 @@ def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
                 for copy, both in enumerate((one, two))
                 for place, kind in enumerate(both)
             ]
-            starts[name, one, two] = state([range(2 * size)], marks)
+            starts[name, one, two] = start_state([range(2 * size)], marks)
     values = _evaluate(starts, net, x, exact=exact)
     with decimal.localcontext(CONTEXT):
         return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}

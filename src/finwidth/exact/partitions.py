@@ -33,27 +33,27 @@ Splits: TypeAlias = Counter[tuple[State, Factor]]  # ties that go on, and the fa
 END: State = ()  # every path has ended in a bias
 
 
-def state(blocks: Sequence[Sequence[int]], marks: Sequence[tuple[int, int, str]]) -> State:
-    """Paths 0..k-1 in the neurons ``blocks``; a mark (p, q, kind) is on paths p and q, by a weight "w" or a bias "b".
+def start_state(outputs: Sequence[Sequence[int]], marks: Sequence[tuple[int, int, str]]) -> State:
+    """Paths 0..k-1 by the output in which they end; marks (p, q, kind) of paths p and q by a weight "w" or a bias "b".
 
     Examples
     --------
-    >>> state([(0, 1, 2, 3)], [(0, 1, "w"), (1, 2, "b")])
+    >>> start_state([(0, 1, 2, 3)], [(0, 1, "w"), (1, 2, "b")])
     (('', 'A', 'Aa', 'a'),)
     """
     names = {"w": iter(ascii_uppercase), "b": iter(ascii_lowercase)}
-    path = {index: "" for block in blocks for index in block}
+    path = {index: "" for output in outputs for index in output}
     for p, q, kind in marks:
         name = next(names[kind])
         path[p] += name
         path[q] += name
-    return canonical(tuple(tuple(path[index] for index in block) for block in blocks))
+    return canonical(tuple(tuple(path[index] for index in output) for output in outputs))
 
 
 def pairs(kinds: str) -> State:
     """The state at the output of a product of kernels: for each of ``kinds`` ("w", "b") a pair of marked paths."""
     marks = [(2 * j, 2 * j + 1, kind) for j, kind in enumerate(kinds)]
-    return state([range(2 * len(marks))], marks)
+    return start_state([range(2 * len(marks))], marks)
 
 
 def canonical(state: State) -> State:
@@ -113,7 +113,7 @@ def _ties(paths: Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Fact
     if ("b", order) in occurring and not any(paths):  # a path that ends can have no mark left
         yield END, (("b", order),)
     if order == 2:
-        for mark in set(paths[0]) & set(paths[1]):
+        for mark in sorted(set(paths[0]) & set(paths[1])):
             if mark.isupper():
                 yield (tuple(path.replace(mark, "") for path in paths),), (("w", 0),)
             elif paths == (mark, mark):

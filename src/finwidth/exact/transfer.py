@@ -173,7 +173,7 @@ class Transfer:
     """
 
     def __init__(self, program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> None:
-        self.program, self.net, self.convert = program, net, convert
+        self.program, self.convert = program, convert
         self._one, self._zero = convert(Fraction(1)), convert(Fraction(0))
         self._half = convert(Fraction(1, 2))
         self._can_die = dead_layers and survival_matters(net)
