@@ -23,8 +23,8 @@ from finwidth.exact.closed_form import (
     proportional_limit,
     r2,
 )
-from finwidth.exact.partitions import State
-from finwidth.exact.transfer import Input, compile_program, evaluate, pairs
+from finwidth.exact.partitions import pairs, start_state
+from finwidth.exact.transfer import Input, compile_program, evaluate
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "closed-forms.md"
 
@@ -35,17 +35,17 @@ STARTS = {
     "K_w^2": pairs("ww"),
     "K_w*K_b": pairs("wb"),
     "K_b^2": pairs("bb"),
-    "D_ww": State(FOUR, ((0, 1, "w"), (1, 2, "w"))),
-    "D_wb": State(FOUR, ((0, 1, "w"), (1, 2, "b"))),
-    "N^4": State(FOUR, ()),
-    "N^2*K_b": State(FOUR, ((0, 1, "b"),)),
+    "D_ww": start_state(FOUR, [(0, 1, "w"), (1, 2, "w")]),
+    "D_wb": start_state(FOUR, [(0, 1, "w"), (1, 2, "b")]),
+    "N^4": start_state(FOUR, []),
+    "N^2*K_b": start_state(FOUR, [(0, 1, "b")]),
 }
 INPUTS = [(1, 2), (3,), (Fraction(1, 2), -1, 2)]
 XI = sympy.Symbol("xi", positive=True)  # |x|^2/n_0
 
 
 def engine(net: MLP, x: tuple[int | Fraction, ...]) -> dict[str, Fraction]:
-    program = compile_program(tuple(STARTS.values()), False)
+    program = compile_program(tuple(STARTS.values()), net)
     values = evaluate(program, net, Input.of([Fraction(a) for a in x], 4), Fraction)
     found = dict(zip(STARTS, values, strict=True))
     found["K"] = found["K_w"] + found["K_b"]

@@ -13,7 +13,7 @@ import pytest
 
 from finwidth.activations import Activation
 from finwidth.errors import FinwidthError
-from finwidth.exact.partitions import State
+from finwidth.exact.partitions import State, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
 from finwidth.laws import WeightLaw
 from finwidth.network import MLP
@@ -45,8 +45,8 @@ REVERSED = Activation("reversed", 0, 2)
 
 def state(ends: Sequence[int], marks: Sequence[tuple[int, int, str]]) -> State:
     """Paths that end in the outputs ``ends``."""
-    blocks = (tuple(path for path, end in enumerate(ends) if end == output) for output in sorted(set(ends)))
-    return State(tuple(blocks), tuple(marks))
+    blocks = [[path for path, end in enumerate(ends) if end == output] for output in sorted(set(ends))]
+    return start_state(blocks, marks)
 
 
 def moment(kinds: str, outputs: Outputs | None = None) -> State:
@@ -62,7 +62,7 @@ def delta(kinds: Sequence[str], outputs: Outputs | None = None) -> State:
 
 
 def engine(net: MLP, x: Entries, starts: Sequence[State], *, dead_layers: bool = True) -> list[Fraction]:
-    program = compile_program(tuple(starts), net.random_bias)
+    program = compile_program(tuple(starts), net)
     powers = Input.of([Fraction(each) for each in x], 8)
     return evaluate(program, net, powers, lambda number: number, dead_layers=dead_layers)
 
@@ -228,11 +228,13 @@ def test_several_outputs(name: str) -> None:
     deltas: list[tuple[str, Outputs]] = [
         (one + two, [pair]) for one, two in product("wb", "wb") for pair in ((0, 0), (1, 0))
     ]
-    values = engine(net, x, [*(moment(*each) for each in moments), *(delta([k], pair) for k, pair in deltas)])
-    assert values == [
+    starts = [*(moment(*each) for each in moments), *(delta([k], pair) for k, pair in deltas)]
+    listed = [
         *(enumerate_moments(net, x, *each) for each in moments),
         *(enumerate_deltas(net, x, [k], pair) for k, pair in deltas),
     ]
+    assert engine(net, x, starts) == listed
+    assert [engine(net, x, [start])[0] for start in starts] == listed
 
 
 def test_second_moment_of_the_update_of_several_outputs() -> None:

@@ -22,7 +22,7 @@ from exhaustive import (
     single_output,
 )
 from finwidth.activations import Activation
-from finwidth.exact.partitions import State
+from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
 from finwidth.laws import Rational, WeightLaw
 from finwidth.network import MLP
@@ -90,21 +90,18 @@ WITH_EIGHT_PATHS = ("one hidden layer", "two ways to die", "mup", "slopes of bot
 KERNELS = ("w", "b", "ww", "wb", "bb", "www", "wwb", "wbb", "bbb", "wwww", "wwbb", "bbbb")
 DELTAS = ("ww", "wb")
 STARTS: dict[str, State] = {
+    **{kinds: pairs(kinds) for kinds in KERNELS},
+    **{f"delta {k}": start_state([(0, 1, 2, 3)], [(0, 1, k[0]), (1, 2, k[1])]) for k in DELTAS},
     **{
-        kinds: State((tuple(range(2 * len(kinds))),), tuple((2 * j, 2 * j + 1, kind) for j, kind in enumerate(kinds)))
-        for kinds in KERNELS
-    },
-    **{f"delta {k}": State(((0, 1, 2, 3),), ((0, 1, k[0]), (1, 2, k[1]))) for k in DELTAS},
-    **{
-        f"delta {k} {k}": State((tuple(range(8)),), ((0, 1, k[0]), (1, 2, k[1]), (4, 5, k[0]), (5, 6, k[1])))
+        f"delta {k} {k}": start_state([range(8)], [(0, 1, k[0]), (1, 2, k[1]), (4, 5, k[0]), (5, 6, k[1])])
         for k in DELTAS
     },
 }
-UP_TO_SIX_PATHS = {name: start for name, start in STARTS.items() if sum(start.sizes) <= 6}
+UP_TO_SIX_PATHS = {name: start for name, start in STARTS.items() if sum(map(len, start)) <= 6}
 
 
 def engine(net: MLP, x: Entries, states: dict[str, State], *, dead_layers: bool = True) -> dict[str, Fraction]:
-    program = compile_program(tuple(states.values()), net.random_bias)
+    program = compile_program(tuple(states.values()), net)
     powers = Input.of([Fraction(each) for each in x], 8)
     values = evaluate(program, net, powers, lambda number: number, dead_layers=dead_layers)
     return dict(zip(states, values, strict=True))
@@ -144,12 +141,12 @@ def engine_of_both_outputs(net: MLP, x: Entries) -> dict[str, Fraction]:
     states: dict[str, State] = {}
     for one, two in ("ww", "wb", "bb"):
         marks = ((0, 1, one), (2, 3, two))
-        states[f"{one}01 {two}01"] = State(((0, 2), (1, 3)), marks)
-        states[f"{one}00 {two}11"] = State(((0, 1), (2, 3)), marks)
+        states[f"{one}01 {two}01"] = start_state([(0, 2), (1, 3)], marks)
+        states[f"{one}00 {two}11"] = start_state([(0, 1), (2, 3)], marks)
     for kinds in ("ww", "wb", "bw", "bb"):
         marks = ((0, 1, kinds[0]), (1, 2, kinds[1]))
-        states[f"{kinds} 0"] = State(((0, 1, 2, 3),), marks)
-        states[f"{kinds} 1"] = State(((0, 3), (1, 2)), marks)
+        states[f"{kinds} 0"] = start_state([(0, 1, 2, 3)], marks)
+        states[f"{kinds} 1"] = start_state([(0, 3), (1, 2)], marks)
     values = engine(net, x, states)
     return {name: value for name, value in values.items() if len(name) > 4} | {
         kinds: values[f"{kinds} 0"] + values[f"{kinds} 1"] for kinds in ("ww", "wb", "bw", "bb")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
@@ -72,6 +74,25 @@ def test_overflow_gives_logarithms() -> None:
     assert growth == pytest.approx(math.log(6), abs=0.003)
     document = json.dumps(found.to_json(), allow_nan=False)
     assert json.loads(document)["second_moment"]["K"] is None
+
+
+@pytest.mark.parametrize("law", ["gaussian", "uniform"])
+def test_first_use_is_quick(law: str) -> None:
+    """In a process that has compiled nothing; the calls of functions are counted, which no busy machine changes."""
+    code = f"""
+import cProfile, finwidth
+
+def count(run):
+    profile = cProfile.Profile()
+    profile.runcall(run)
+    return sum(entry.callcount for entry in profile.getstats())
+
+net = finwidth.MLP([3, 4, 5, 1], "{law}", "leaky_relu", bias_variance=1, bias_law="{law}")
+print(count(lambda: finwidth.moments(net, [1, 2, 3], order=4)))
+print(count(finwidth.moments(net, [1, 2, 3], order=4).update_variance))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert max(map(int, printed.split())) < 2_000_000
 
 
 def test_time_is_linear_in_depth() -> None:

@@ -67,18 +67,19 @@ def update_variance(net: MLP, x: Entries) -> float:
     outputs = {((0, 0), (0, 0)): 1, ((0, 0), (1, 0)): 2 * others, ((1, 0), (1, 0)): others}
     outputs |= {((1, 0), (2, 0)): others * (others - 1)}
     # Two derivatives by biases do not occur: no path has two of them.
-    states = {
-        delta(kinds, list(pair)): count
+    terms = [
+        (count, delta(kinds, list(pair)))
         for (pair, count), kinds in product(outputs.items(), product(("ww", "wb", "bw"), repeat=2))
         if count
-    }
-    second = 4 * sum(count * value for count, value in zip(states.values(), evaluated(net, x, states), strict=True))
+    ]
+    values = evaluated(net, x, [state for _, state in terms])
+    second: float = 4 * sum(count * value for (count, _), value in zip(terms, values, strict=True))
     return max(0.0, second - float(finwidth.moments(net, x).update["dK"]) ** 2)
 
 
-def evaluated(net: MLP, x: Entries, states: Sequence[State] | dict[State, int], **options: bool) -> list[float]:
+def evaluated(net: MLP, x: Entries, states: Sequence[State], **options: bool) -> list[float]:
     """The engine in floating point: what is subtracted from these values is not close to them."""
-    program = compile_program(tuple(states), net.random_bias)
+    program = compile_program(states, net)
     return evaluate(program, net, Input.of([Fraction(each) for each in x], 8), float, **options)
 
 

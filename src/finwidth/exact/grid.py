@@ -12,7 +12,8 @@ from finwidth import arguments
 from finwidth.arguments import count, items, numbers
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
-from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, pairs, to_decimal
+from finwidth.exact.partitions import pairs
+from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, to_decimal
 from finwidth.laws import FloatArray
 from finwidth.memory import afford
 from finwidth.network import MLP, Layer, Vector, exact_input
@@ -126,7 +127,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     True
     """
     deepest, (_, (net,)) = count("deepest", deepest), _networks([width], x, network)
-    program = compile_program(_SPREAD, net.random_bias)
+    program = compile_program(_SPREAD, net)
     found = [0.0]  # one layer has no spread
     with decimal.localcontext(CONTEXT):
         transfer = Transfer(program, net, Input.of(exact_input(net, x), 4), to_decimal)
@@ -155,7 +156,7 @@ def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int
     """For each start its log value, shape (widths, depths)."""
     if not all(arguments.is_double(each) for each in x.power_sums.values()):
         raise FinwidthError("the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)")
-    program = compile_program(tuple(starts), nets[0].random_bias)
+    program = compile_program(tuple(starts), nets[0])
     transfer = Transfer(program, nets[0], x, float)
     first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))
     only = _stack([MLP([net.widths[0], 1], **_arguments(net)).layers[0] for net in nets])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -13,15 +13,13 @@ from typing import Any, TypeAlias, TypeVar
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
-from finwidth.exact.partitions import Block, State
+from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.transfer import (
     DIGITS,
     Input,
     Number,
     compile_program,
     evaluate,
-    pairs,
-    power,
     survival_matters,
     to_decimal,
 )
@@ -49,6 +47,11 @@ def log(value: Number) -> float:
         return math.log(value.numerator) - math.log(value.denominator)
     with decimal.localcontext(CONTEXT):
         return float(value.ln())
+
+
+def power(base: Number, exponent: int) -> Number:
+    """``base ** exponent`` with 0 ** 0 = 1, which decimals refuse."""
+    return base**exponent if exponent else 1
 
 
 @dataclass(frozen=True)
@@ -324,17 +327,18 @@ class KernelMoments:
         return {key: plain(value) for key, value in document.items()}
 
 
-ONE_OUTPUT: tuple[Block, ...] = ((0, 1, 2, 3),)
-TWO_OUTPUTS: tuple[Block, ...] = ((0, 3), (1, 2))
+# Which paths end in the same output.
+ONE_OUTPUT: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3),)
+TWO_OUTPUTS: tuple[tuple[int, ...], ...] = ((0, 3), (1, 2))
 
 
-def update_state(kinds: str, outputs: tuple[Block, ...]) -> State:
+def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
     """The start of N_c grad N_c . H_a . grad N_a, the gradients by parameters of the two ``kinds``.
 
     Path 0 is the derivative of the output c whose loss moves the parameters and path 3 is N_c; paths 1 and 2 are the
     second and first derivatives of the output a whose kernel is watched. With c = a the two orders of "wb" are equal.
     """
-    return State(outputs, ((0, 1, kinds[0]), (1, 2, kinds[1])))
+    return start_state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
 
 
 def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
@@ -392,15 +396,17 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
             f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
         )
     given = Input.of(exact_input(net, x), 2 * order)
-    kinds = [(a, p - a) for p in range(1, order + 1) for a in range(p + 1)]
-    starts = {kind: pairs("w" * kind[0] + "b" * kind[1]) for kind in kinds}
-    joint = _evaluate(starts, net, given, exact=exact)
-    return KernelMoments(net, exact, order, joint, _mean_update(net, given, exact=exact), given)
+    starts = {(a, p - a): pairs("w" * a + "b" * (p - a)) for p in range(1, order + 1) for a in range(p + 1)}
+    values = _evaluate(starts | _update_starts(net), net, given, exact=exact)  # in one pass: most states are shared
+    joint = {powers: values[powers] for powers in starts}
+    return KernelMoments(net, exact, order, joint, _mean_update(net, values), given)
 
 
 def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
     """E[K_ab^2] for a != b: one path of each pair starts at a, the other at b."""
-    starts = {kinds: State(((0, 2), (1, 3)), pairs(kinds).marks) for kinds in ("ww", "wb", "bb")}
+    starts = {
+        kinds: start_state([(0, 2), (1, 3)], [(0, 1, kinds[0]), (2, 3, kinds[1])]) for kinds in ("ww", "wb", "bb")
+    }
     values = _evaluate(starts, net, x, exact=exact)
     with decimal.localcontext(CONTEXT):
         return values["ww"] + 2 * values["wb"] + values["bb"]
@@ -417,20 +423,24 @@ def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
                 for copy, both in enumerate((one, two))
                 for place, kind in enumerate(both)
             ]
-            starts[name, one, two] = State((tuple(range(2 * size)),), tuple(marks))
+            starts[name, one, two] = start_state([range(2 * size)], marks)
     values = _evaluate(starts, net, x, exact=exact)
     with decimal.localcontext(CONTEXT):
         return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}
 
 
-def _mean_update(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
-    """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
-    starts = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
-    others = net.widths[-1] - 1
-    if others:
+def _update_starts(net: MLP) -> dict[Hashable, State]:
+    """What the first update is made of, by the kinds of its derivatives and the outputs."""
+    starts: dict[Hashable, State] = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
+    if net.widths[-1] > 1:
         starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
-    values = _evaluate(starts, net, x, exact=exact)
+    return starts
+
+
+def _mean_update(net: MLP, values: Mapping[Hashable, Number]) -> dict[str, Number]:
+    """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
     ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
+    others = net.widths[-1] - 1
     with decimal.localcontext(CONTEXT):
         if others:
             ww += others * values["ww", TWO_OUTPUTS]
@@ -476,7 +486,7 @@ def _evaluate(
     starts: Mapping[Key, State], net: MLP, x: Input, *, exact: bool, dead_layers: bool = True
 ) -> dict[Key, Number]:
     """The value of each start, in fractions or in decimals."""
-    program = compile_program(tuple(starts.values()), net.random_bias)
+    program = compile_program(tuple(starts.values()), net)
     with decimal.localcontext(CONTEXT):
         values = evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)
     return dict(zip(starts, values, strict=True))

@@ -1,221 +1,145 @@
-"""States of the transfer over path partitions, and the steps between them (docs/theory/transfer.md).
+"""States of the transfer over path partitions, and the two halves of a step between them (docs/theory/transfer.md).
 
-A product of derivatives of the output is a sum over tuples of paths.  Followed from the output
-down, what matters at a layer is which paths sit in the same neuron, and which marks are still to be
-placed.  A *mark* (p, q, kind) says that paths p and q are differentiated by one common parameter: a
-weight ("w": both go on, and the weight's power drops by two) or a bias ("b": both end there).
+A product of derivatives of the output is a sum over tuples of paths.  Followed from the output down, what matters at a
+layer is which paths sit in the same neuron, and which marks are still to be placed.  A *mark* on two paths says that
+both are differentiated by one common parameter: a weight (both go on) or a bias (both end there).
 
-Everything here is combinatorial: no width, no law, no number of the network enters.
+A path is written as the string of its marks, capital letters for weights and small ones for biases; so
+``(("", "", "A", "A"), ("a", "a"))`` is six paths in two neurons, of which two are still to share a weight and two a
+bias.  Paths with the same marks in the same neuron are alike, so they need no names.
+
+A step *splits* the paths of each neuron into ties, each of which leaves by one parameter, and *lands* the ties in the
+neurons below.  Everything here is combinatorial: no width and no number of the network enters.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, permutations
+from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
 
-Block: TypeAlias = tuple[int, ...]
-Mark: TypeAlias = tuple[int, int, str]
+Block: TypeAlias = tuple[str, ...]  # the paths of one neuron, or of one tie
+State: TypeAlias = tuple[Block, ...]
+
+# The kind of parameter ("w" or "b") by which the paths of a tie leave, and how many of the paths bring it as a factor:
+# none if a mark has taken it out.
+Tie: TypeAlias = tuple[str, int]
+Factor: TypeAlias = tuple[Tie, ...]  # the weight of a split is a product over its ties
+Splits: TypeAlias = Counter[tuple[State, Factor]]  # ties that go on, and the factor of all, with their multiplicity
+
+END: State = ()  # every path has ended in a bias
 
 
-@dataclass(frozen=True)
-class State:
-    """Paths 0..k-1 partitioned into the neurons they occupy, and the marks not placed yet."""
+def start_state(outputs: Sequence[Sequence[int]], marks: Sequence[tuple[int, int, str]]) -> State:
+    """Paths 0..k-1 by the output in which they end; marks (p, q, kind) of paths p and q by a weight "w" or a bias "b".
 
-    blocks: tuple[Block, ...]
-    marks: tuple[Mark, ...]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many paths each occupied neuron holds."""
-        return tuple(len(block) for block in self.blocks)
-
-
-END = State((), ())
-
-
-@dataclass(frozen=True)
-class Factor:
-    """The weight of a step, as exponents of the layer's numbers (see `transfer.Coefficients`).
-
-    A column of W met by k paths of a neuron and differentiated m times gives the moment of order
-    k - 2m; a bias likewise.  ``neurons`` distinct neurons of the layer below can be chosen in
-    n (n-1) ... (n - neurons + 1) ways.
+    Examples
+    --------
+    >>> start_state([(0, 1, 2, 3)], [(0, 1, "w"), (1, 2, "b")])
+    (('', 'A', 'Aa', 'a'),)
     """
-
-    weight_orders: tuple[int, ...]
-    weight_marks: int
-    bias_orders: tuple[int, ...]
-    bias_marks: int
-    neurons: int
-
-
-Steps: TypeAlias = dict[tuple[State, Factor], int]
+    names = {"w": iter(ascii_uppercase), "b": iter(ascii_lowercase)}
+    path = {index: "" for output in outputs for index in output}
+    for p, q, kind in marks:
+        name = next(names[kind])
+        path[p] += name
+        path[q] += name
+    return canonical(tuple(tuple(path[index] for index in output) for output in outputs))
 
 
-@dataclass(frozen=True)
-class _Column:
-    """Paths of one neuron that leave by one weight, or (``bias``) end in the neuron's bias."""
-
-    paths: Block
-    bias: bool
-    placed: tuple[Mark, ...]
-
-
-def set_partitions(items: tuple[int, ...], *, even: bool) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Partitions of ``items`` into blocks, of even size only where ``even``."""
-    if not items:
-        yield ()
-        return
-    first, rest = items[0], items[1:]
-    for size in range(1 if even else 0, len(rest) + 1, 2 if even else 1):
-        for chosen in combinations(rest, size):
-            remaining = tuple(item for item in rest if item not in chosen)
-            for others in set_partitions(remaining, even=even):
-                yield ((first, *chosen), *others)
-
-
-def _placements(marks: list[Mark]) -> Iterator[tuple[Mark, ...]]:
-    """Subsets of ``marks`` in which no path is differentiated twice: one layer is linear in its parameters."""
-    for size in range(len(marks) + 1):
-        for chosen in combinations(marks, size):
-            paths = [path for p, q, _ in chosen for path in (p, q)]
-            if len(paths) == len(set(paths)):
-                yield chosen
-
-
-def _columns(paths: Block, marks: tuple[Mark, ...], random_bias: bool) -> Iterator[_Column]:
-    """Every way in which ``paths`` can share one weight, or one bias, of their neuron."""
-    inside = [mark for mark in marks if mark[0] in paths and mark[1] in paths]
-    for placed in _placements([mark for mark in inside if mark[2] == "w"]):
-        yield _Column(paths, False, placed)
-    for placed in _placements([mark for mark in inside if mark[2] == "b"]):
-        # A bias that starts at zero must be differentiated out; a path that ends can have no mark left.
-        open_marks = [m for m in marks if m not in placed and (m[0] in paths or m[1] in paths)]
-        if not open_marks and (random_bias or 2 * len(placed) == len(paths)):
-            yield _Column(paths, True, placed)
-
-
-def _rows(block: Block, marks: tuple[Mark, ...], random_bias: bool) -> Iterator[tuple[_Column, ...]]:
-    """Every way in which the paths of one neuron leave it: by even columns, at most one of them the bias."""
-    for partition in set_partitions(block, even=True):
-        for row in product(*(tuple(_columns(paths, marks, random_bias)) for paths in partition)):
-            if sum(column.bias for column in row) <= 1:
-                yield row
-
-
-def _landings(rows: tuple[tuple[Block, ...], ...]) -> Iterator[tuple[Block, ...]]:
-    """Where the columns of all rows land: columns of different rows may meet in a neuron, of one row never."""
-    if not rows:
-        yield ()
-        return
-    *earlier, row = rows
-    for neurons in _landings(tuple(earlier)):
-        yield from _place(row, neurons, frozenset())
-
-
-def _place(row: tuple[Block, ...], neurons: tuple[Block, ...], taken: frozenset[int]) -> Iterator[tuple[Block, ...]]:
-    if not row:
-        yield neurons
-        return
-    first, rest = row[0], row[1:]
-    for place, block in enumerate(neurons):
-        if place not in taken:
-            joined = (*neurons[:place], (*block, *first), *neurons[place + 1 :])
-            yield from _place(rest, joined, taken | {place})
-    yield from _place(rest, (*neurons, first), taken | {len(neurons)})
-
-
-@cache
-def steps(state: State, random_bias: bool) -> Steps:
-    """Every step from ``state`` at the neurons of layer i to the neurons of layer i - 1, with its multiplicity."""
-    found: Counter[tuple[State, Factor]] = Counter()
-    for rows in product(*(tuple(_rows(block, state.marks, random_bias)) for block in state.blocks)):
-        columns = [column for row in rows for column in row]
-        placed = [mark for column in columns for mark in column.placed]
-        left = tuple(mark for mark in state.marks if mark not in placed)
-        orders = {
-            bias: sorted(len(c.paths) - 2 * len(c.placed) for c in columns if c.bias == bias) for bias in (False, True)
-        }
-        marks = {bias: sum(len(c.placed) for c in columns if c.bias == bias) for bias in (False, True)}
-        going_on = tuple(tuple(column.paths for column in row if not column.bias) for row in rows)
-        for neurons in _landings(going_on):
-            factor = Factor(
-                tuple(order for order in orders[False] if order),
-                marks[False],
-                tuple(order for order in orders[True] if order),
-                marks[True],
-                len(neurons),
-            )
-            found[canonical(State(neurons, left)), factor] += 1
-    return dict(found)
+def pairs(kinds: str) -> State:
+    """The state at the output of a product of kernels: for each of ``kinds`` ("w", "b") a pair of marked paths."""
+    marks = [(2 * j, 2 * j + 1, kind) for j, kind in enumerate(kinds)]
+    return start_state([range(2 * len(marks))], marks)
 
 
 def canonical(state: State) -> State:
-    """The state with its paths renamed, so that most states that differ by names only become one.
-
-    Any renaming is allowed, for the value of a state does not depend on names; merging fewer states than possible
-    costs time, never correctness.  A cheap sort leaves few states for the colour refinement.
-    """
-    return _refined(_sorted(state))
-
-
-def _sorted(state: State) -> State:
-    """The state with its paths renamed by block size and by how many marks are on them."""
-    home = {path: place for place, block in enumerate(state.blocks) for path in block}
-    marked = dict.fromkeys(home, 0)
-    for p, q, kind in state.marks:
-        value = (1 if kind == "w" else 8) * (1 if home[p] == home[q] else 64)
-        marked[p] += value
-        marked[q] += value
-    blocks = [sorted(block, key=marked.__getitem__) for block in state.blocks]
-    blocks.sort(key=lambda block: (len(block), [marked[path] for path in block]))
-    names = (path for block in blocks for path in block)
-    return _renamed(state, {path: rank for rank, path in enumerate(names)})
-
-
-def _renamed(state: State, name: dict[int, int]) -> State:
-    blocks = sorted(tuple(sorted(name[path] for path in block)) for block in state.blocks)
-    marks = sorted((min(name[p], name[q]), max(name[p], name[q]), kind) for p, q, kind in state.marks)
-    return State(tuple(blocks), tuple(marks))
+    """The state with its marks renamed and its paths and blocks sorted: one for all that differ by names only."""
+    return _smallest(tuple(sorted(tuple(sorted(block)) for block in state)))
 
 
 @cache
-def _refined(state: State) -> State:
-    """The state with its paths sorted by colour refinement."""
-    paths = [path for block in state.blocks for path in block]
-    home = {path: block for block in state.blocks for path in block}
-    colour = dict.fromkeys(paths, 0)
-    while True:
-        colour = _refine(colour, home, state.marks)
-        classes: dict[int, list[int]] = {}
-        for path in paths:
-            classes.setdefault(colour[path], []).append(path)
-        tied = [members for _, members in sorted(classes.items()) if len(members) > 1]
-        if not tied:
-            break
-        # Single one path out of the first tied class, and refine again.
-        colour = {path: 2 * rank for path, rank in colour.items()}
-        colour[tied[0][0]] -= 1
-    return _renamed(state, {path: rank for rank, path in enumerate(sorted(paths, key=lambda path: colour[path]))})
+def _smallest(state: State) -> State:
+    """The smallest of all renamings."""
+    marks = sorted({mark for block in state for path in block for mark in path})
+    weights = sum(mark.isupper() for mark in marks)  # these are sorted before the biases
+    return min(
+        _renamed(state, dict(zip(marks, capitals + small, strict=True)))
+        for capitals in permutations(ascii_uppercase[:weights])
+        for small in permutations(ascii_lowercase[: len(marks) - weights])
+    )
 
 
-def _refine(colour: dict[int, int], home: dict[int, Block], marks: tuple[Mark, ...]) -> dict[int, int]:
-    """Split the colours by the colours of block mates and of marked partners, until nothing splits."""
-    while True:
-        partners: dict[int, list[tuple[str, int]]] = {path: [] for path in colour}
-        for p, q, kind in marks:
-            partners[p].append((kind, colour[q]))
-            partners[q].append((kind, colour[p]))
-        signature = {
-            path: (colour[path], tuple(sorted(colour[mate] for mate in home[path])), tuple(sorted(partners[path])))
-            for path in colour
-        }
-        ranks = {each: rank for rank, each in enumerate(sorted(set(signature.values())))}
-        refined = {path: ranks[signature[path]] for path in colour}
-        if len(ranks) == len(set(colour.values())):
-            return refined
-        colour = refined
+def _renamed(state: State, names: dict[str, str]) -> State:
+    renamed = {path: "".join(sorted(names[mark] for mark in path)) for block in state for path in set(block)}
+    return tuple(sorted(tuple(sorted(renamed[path] for path in block)) for block in state))
+
+
+def splits(state: State, occurring: frozenset[Tie]) -> Splits:
+    """Every way in which the paths at the neurons of a layer leave them, by marks and by the ``occurring`` ties."""
+    found: Splits = Counter({(END, ()): 1})
+    for block in state:
+        found = _products(found, _block_splits(block, occurring))
+    merged: Splits = Counter()
+    for (ties, factor), ways in found.items():
+        merged[canonical(ties), factor] += ways
+    return merged
+
+
+@cache
+def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
+    """The splits of one neuron: its first path and some others are one tie, and the rest split in turn."""
+    if not paths:
+        return Counter({(END, ()): 1})
+    first, rest = paths[0], paths[1:]
+    found: Splits = Counter()
+    for size in range(1, len(paths), 2):
+        for others, ways in Counter(combinations(rest, size)).items():
+            tied: Splits = Counter(dict.fromkeys(_ties((first, *others), occurring), ways))
+            if tied:
+                left = tuple((Counter(rest) - Counter(others)).elements())
+                found.update(_products(tied, _block_splits(left, occurring)))
+    return found
+
+
+def _ties(paths: Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Factor]]:
+    """Every way in which all ``paths`` leave their neuron by one parameter; if they go on, with their other marks."""
+    order = len(paths)
+    if ("w", order) in occurring:
+        yield (paths,), (("w", order),)
+    if ("b", order) in occurring and not any(paths):  # a path that ends can have no mark left
+        yield END, (("b", order),)
+    if order == 2:
+        for mark in sorted(set(paths[0]) & set(paths[1])):
+            if mark.isupper():
+                yield (tuple(path.replace(mark, "") for path in paths),), (("w", 0),)
+            elif paths == (mark, mark):
+                yield END, (("b", 0),)
+
+
+def _products(ones: Splits, others: Splits) -> Splits:
+    """The splits of two sets of paths together."""
+    found: Splits = Counter()
+    for (ties, factor), ways in ones.items():
+        for (more, another), times in others.items():
+            found[tuple(sorted(ties + more)), tuple(sorted(factor + another))] += ways * times
+    return found
+
+
+def landings(ties: State) -> Iterator[State]:
+    """Every way in which ties can meet in the neurons of the layer below."""
+    return map(canonical, _landings(ties))
+
+
+def _landings(ties: State) -> Iterator[State]:
+    if not ties:
+        yield ()
+        return
+    first, rest = ties[0], ties[1:]
+    for neurons in _landings(rest):
+        yield (first, *neurons)
+        for place, neuron in enumerate(neurons):
+            yield (*neurons[:place], first + neuron, *neurons[place + 1 :])

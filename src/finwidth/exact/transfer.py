@@ -2,7 +2,8 @@
 
 The value of a state at layer i is the expected sum over everything below it (docs/theory/transfer.md)::
 
-    value_i(S) = sum over steps S -> T of factor_i(S -> T) gate_{i-1}(T) value_{i-1}(T)
+    value_i(S)     = sum over splits S -> U of factor_i(S -> U) tied_{i-1}(U)
+    tied_{i-1}(U)  = sum over landings U -> T of choices_{i-1}(T) gate_{i-1}(T) value_{i-1}(T)
 
 so one pass of d layers gives the values of all states.  The engine is generic in the kind of number:
 `fractions.Fraction` (exact), `decimal.Decimal` (50 digits, and exponents that never overflow), NumPy
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -22,7 +23,8 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from finwidth.activations import Activation
-from finwidth.exact.partitions import END, Factor, State, canonical, steps
+from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
+from finwidth.laws import WeightLaw
 from finwidth.network import MLP, Layer
 from finwidth.progress import stage
 
@@ -30,6 +32,7 @@ Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
 
 Matrix: TypeAlias = list[tuple[list[int], list[Number]]]
+Gates: TypeAlias = dict[tuple[int, ...], Number]  # by the numbers of paths in the neurons of a state
 
 DIGITS = 50  # of the Decimal arithmetic: enough to lose 30 to cancellation in a central moment
 
@@ -39,43 +42,75 @@ def to_decimal(value: Fraction) -> Decimal:
     return Decimal(value.numerator) / Decimal(value.denominator)
 
 
-def power(base: Number, exponent: int) -> Number:
-    """``base ** exponent`` with 0 ** 0 = 1, which decimals refuse."""
-    return base**exponent if exponent else 1
-
-
 @dataclass(frozen=True)
 class Program:
-    """The states that can be reached from ``starts``, and the steps between them, as indices."""
+    """The states that can be reached from some starts, and the halves of the steps between them, as indices."""
 
-    starts: tuple[int, ...]
-    states: tuple[State, ...]
+    starts: tuple[int, ...]  # in `neurons`
+    neurons: tuple[State, ...]
+    ties: tuple[State, ...]  # the first is END
     factors: tuple[Factor, ...]
-    rows: tuple[tuple[tuple[int, int, int], ...], ...]  # for each state: (target state, factor, multiplicity)
+    splits: tuple[tuple[tuple[int, int, int], ...], ...]  # of each of `neurons`: (ties, factor, multiplicity)
+    landings: tuple[tuple[int, ...], ...]  # of each of `ties`: the neurons of every way to land
+
+
+def compile_program(starts: Sequence[State], net: MLP) -> Program:
+    """All states below ``starts`` and the steps between them; done once for each kind of moment and of law."""
+    highest = max(sum(map(len, start)) for start in starts)  # all paths can meet in one neuron
+    return _compiled(tuple(starts), frozenset(cumulants(net, highest)))
 
 
 @cache
-def compile_program(starts: tuple[State, ...], random_bias: bool) -> Program:
-    """All states below ``starts`` and their steps; done once for each kind of moment."""
-    index: dict[State, int] = {END: 0}
-    factors: dict[Factor, int] = {}
-    rows: dict[int, tuple[tuple[int, int, int], ...]] = {0: ()}
-    names = [canonical(start) for start in starts]
-    waiting = list(dict.fromkeys(names))
-    for state in waiting:
-        index.setdefault(state, len(index))
+def _compiled(starts: tuple[State, ...], occurring: frozenset[Tie]) -> Program:
+    # END is in no neuron: its value is set layer by layer.
+    split: dict[State, Splits] = {}
+    land: dict[State, tuple[State, ...]] = {END: ()}
+    waiting = list(starts)
     while waiting:
-        state = waiting.pop()
-        row = []
-        for (target, factor), multiplicity in steps(state, random_bias).items():
-            if target not in index:
-                index[target] = len(index)
-                waiting.append(target)
-            row.append((index[target], factors.setdefault(factor, len(factors)), multiplicity))
-        rows[index[state]] = tuple(row)
+        neurons = waiting.pop()
+        if neurons not in split:
+            split[neurons] = splits(neurons, occurring)
+            for ties, _ in split[neurons]:
+                if ties not in land:
+                    land[ties] = tuple(landings(ties))
+                    waiting.extend(land[ties])
+    factors = dict.fromkeys(factor for row in split.values() for _, factor in row)
+    neuron_at = {neurons: index for index, neurons in enumerate(split)}
+    tie_at = {ties: index for index, ties in enumerate(land)}
+    factor_at = {factor: index for index, factor in enumerate(factors)}
     return Program(
-        tuple(index[name] for name in names), tuple(index), tuple(factors), tuple(rows[i] for i in range(len(index)))
+        starts=tuple(neuron_at[start] for start in starts),
+        neurons=tuple(split),
+        ties=tuple(land),
+        factors=tuple(factors),
+        splits=tuple(
+            tuple((tie_at[ties], factor_at[factor], ways) for (ties, factor), ways in row.items())
+            for row in split.values()
+        ),
+        landings=tuple(tuple(neuron_at[neurons] for neurons in row) for row in land.values()),
     )
+
+
+def cumulants(net: MLP, highest: int) -> dict[Tie, Fraction]:
+    """The even cumulants, up to an order, of the laws of the weights and the random biases; those that are not zero.
+
+    Examples
+    --------
+    >>> {tie: str(value) for tie, value in cumulants(MLP([1, 1], "uniform"), 4).items()}
+    {('w', 2): '1', ('w', 4): '-6/5'}
+    """
+    laws = {"w": net.weight_law} | ({"b": net.bias_law} if net.random_bias else {})
+    return {
+        (kind, order): value for kind, law in laws.items() for order, value in _cumulants(law, highest).items() if value
+    }
+
+
+def _cumulants(law: WeightLaw, highest: int) -> dict[int, Fraction]:
+    """By the recursion that takes out the part which the first factor of a moment belongs to."""
+    found: dict[int, Fraction] = {}
+    for k in range(2, highest + 1, 2):
+        found[k] = law.moment(k) - sum(math.comb(k - 1, j - 1) * found[j] * law.moment(k - j) for j in found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -90,15 +125,11 @@ class Input:
         """Power sums up to ``order`` of an input given as fractions."""
         return cls({k: sum((a**k for a in x), Fraction(0)) for k in range(2, order + 1, 2)}, not any(x))
 
-    def monomial(self, sizes: tuple[int, ...], convert: Convert) -> Number:
-        """Sum over distinct coordinates a_1, a_2, ... of prod x_{a_j}^{sizes_j} (1 for no sizes)."""
-        if not sizes:
-            return convert(Fraction(1))
-        first, rest = sizes[0], sizes[1:]
-        total = convert(self.power_sums[first]) * self.monomial(rest, convert)
-        for j, size in enumerate(rest):
-            total = total - self.monomial((*rest[:j], size + first, *rest[j + 1 :]), convert)
-        return total
+    def value(self, ties: State, convert: Convert) -> Number:
+        """Sum over the coordinates in which each of ``ties`` can land; 0 if a mark is left."""
+        if any(path for tie in ties for path in tie):
+            return convert(Fraction(0))
+        return math.prod((convert(self.power_sums[len(tie)]) for tie in ties), start=convert(Fraction(1)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +137,6 @@ class LayerNumbers:
     """The numbers of a `Layer` in some arithmetic; as arrays, of the same layer of many networks at once."""
 
     random_bias: bool
-    fan_in: Number
     fan_out: Number
     weight_variance: Number
     weight_multiplier: Number
@@ -116,7 +146,7 @@ class LayerNumbers:
     @classmethod
     def of(cls, layers: Sequence[Layer], stack: Callable[[list[Fraction]], Number]) -> LayerNumbers:
         """The numbers of a layer of one or several networks; ``stack`` makes one number of the values of all."""
-        names = [field.name for field in dataclasses.fields(Layer)]
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "random_bias"]
         numbers = {name: stack([Fraction(getattr(layer, name)) for layer in layers]) for name in names}
         return cls(random_bias=bool(layers[0].bias_variance), **numbers)
 
@@ -144,80 +174,89 @@ class Transfer:
     """
 
     def __init__(self, program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> None:
-        self.program, self.net, self.convert = program, net, convert
+        self.program, self.convert = program, convert
         self._one, self._zero = convert(Fraction(1)), convert(Fraction(0))
         self._half = convert(Fraction(1, 2))
         self._can_die = dead_layers and survival_matters(net)
         # Before the first random bias, a zero input makes every pre-activation exactly zero.
         self._vanishing = x.zero
         self._alive = self._one  # probability that x^(i-1) is not zero
-        self._first = True
         self._scale = self._one
+        self._sizes = [tuple(map(len, neurons)) for neurons in program.neurons]
         self._open = self._gates(net.activation)
         self._frozen = self._gates(net.activation.frozen_at_zero())
-        self.values = [self._zero if s.marks else x.monomial(s.sizes, convert) for s in program.states]
-        self._all = tuple(range(len(program.states)))
-        self._matrices: dict[tuple[bool, Sequence[int]], tuple[LayerNumbers, Matrix]] = {}  # of the latest layers
+        self._ties = {tie for factor in program.factors for tie in factor}
+        highest = max((order for _, order in self._ties), default=0)
+        self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
+        self.values = [x.value(ties, convert) for ties in program.ties]
+        self._all = tuple(range(len(program.neurons)))
+        # Of the latest layers:
+        self._matrices: dict[Sequence[int], tuple[LayerNumbers, Matrix]] = {}
+        self._weights: tuple[LayerNumbers, Gates, list[Number]] | None = None
 
     def hidden(self, layer: LayerNumbers) -> None:
         """Go up one hidden layer."""
         # Paths that all end in this layer's biases need its gates to be coins: its pre-activations not all zero.
         coins = self._one if layer.random_bias else self._alive
         self._vanishing = self._vanishing and not layer.random_bias
-        gates = self._frozen if self._vanishing else self._open
-        self.values = [gate * each for gate, each in zip(gates, self._apply(layer, coins, self._all), strict=True)]
+        landed = list(map(operator.mul, self._landing_weights(layer), self._split(layer, coins, self._all)))
+        self.values = [sum(map(landed.__getitem__, row), self._zero) for row in self.program.landings]
         if self._can_die and not self._vanishing:
             self._alive = coins * (self._one - self._half**layer.fan_out)
-        self._first = False
 
     def output(self, layer: LayerNumbers) -> list[Number]:
         """Values of the program's starts if ``layer`` is the last one; the pass can go on as if it were not."""
-        return self._apply(layer, self._one, self.program.starts)
+        return self._split(layer, self._one, self.program.starts)
 
     def rescale(self, factor: Number) -> None:
         """Multiply all values, now and from now on, by ``factor``: for arithmetic that overflows."""
         self._scale = self._scale * factor
         self.values = [value * factor for value in self.values]
 
-    def _apply(self, layer: LayerNumbers, end: Number, states: Sequence[int]) -> list[Number]:
-        """Values of ``states`` above ``layer``; ``end`` is the value of the state in which every path has ended."""
+    def _split(self, layer: LayerNumbers, end: Number, neurons: Sequence[int]) -> list[Number]:
+        """Values of states of ``neurons`` of ``layer``; ``end`` is the value of the state in which every path ended."""
         self.values[0] = end * self._scale
-        value = self.values
-        key = (self._first, states)
-        if key not in self._matrices or self._matrices[key][0] is not layer:
-            self._matrices[key] = layer, self._matrix(layer, states)
-        rows = self._matrices[key][1]
-        return [sum(map(operator.mul, row, [value[t] for t in targets]), self._zero) for targets, row in rows]
+        value = self.values.__getitem__
+        if neurons not in self._matrices or self._matrices[neurons][0] is not layer:
+            self._matrices[neurons] = layer, self._matrix(layer, neurons)
+        rows = self._matrices[neurons][1]
+        return [sum(map(operator.mul, row, map(value, targets)), self._zero) for targets, row in rows]
 
-    def _gates(self, phi: Activation) -> list[Number]:
+    def _gates(self, phi: Activation) -> Gates:
         """For each state, the product over its neurons of E[phi'^(number of paths)]."""
-        sizes = {size for state in self.program.states for size in state.sizes}
-        moments = {size: self.convert(phi.gate_moment(size)) for size in sizes}
-        return [math.prod((moments[size] for size in state.sizes), start=self._one) for state in self.program.states]
+        kinds = set(self._sizes)
+        moments = {size: self.convert(phi.gate_moment(size)) for size in {size for sizes in kinds for size in sizes}}
+        return {sizes: math.prod((moments[size] for size in sizes), start=self._one) for sizes in kinds}
 
-    def _matrix(self, layer: LayerNumbers, states: Sequence[int]) -> Matrix:
-        """The steps of one layer as numbers: for each state its targets and their entries, same targets added up."""
-        factors = [self._factor(layer, factor) for factor in self.program.factors]
+    def _landing_weights(self, layer: LayerNumbers) -> list[Number]:
+        """The gates of each state times the number of ways to choose its neurons, distinct ones of the layer."""
+        gates = self._frozen if self._vanishing else self._open
+        if self._weights is None or self._weights[0] is not layer or self._weights[1] is not gates:
+            number = {
+                sizes: math.prod((layer.fan_out - j for j in range(len(sizes))), start=gate)
+                for sizes, gate in gates.items()
+            }
+            self._weights = layer, gates, [number[sizes] for sizes in self._sizes]
+        return self._weights[2]
+
+    def _matrix(self, layer: LayerNumbers, neurons: Sequence[int]) -> Matrix:
+        """The splits of one layer as numbers: for each state its targets and their entries."""
+        numbers = {tie: self._tie(layer, tie) for tie in self._ties}
+        factors = [math.prod((numbers[tie] for tie in factor), start=self._one) for factor in self.program.factors]
         matrix = []
-        for row in (self.program.rows[state] for state in states):
-            entries: dict[int, Number] = {}
-            for target, factor, multiplicity in row:
-                entry = multiplicity * factors[factor]
-                entries[target] = entries[target] + entry if target in entries else entry
-            kept = {target: entry for target, entry in entries.items() if not _is_zero(entry)}
-            matrix.append((list(kept), list(kept.values())))
+        for row in (self.program.splits[state] for state in neurons):
+            entries = [(ties, ways * factors[factor]) for ties, factor, ways in row]
+            kept = [(ties, entry) for ties, entry in entries if not _is_zero(entry)]
+            matrix.append(([ties for ties, _ in kept], [entry for _, entry in kept]))
         return matrix
 
-    def _factor(self, layer: LayerNumbers, factor: Factor) -> Number:
-        """The number that the exponents of ``factor`` stand for in this layer."""
-        result = power(layer.weight_multiplier, factor.weight_marks) * power(layer.bias_multiplier, factor.bias_marks)
-        if not self._first:  # the coordinates of x were summed by `Input.monomial`
-            result = math.prod((layer.fan_in - j for j in range(factor.neurons)), start=result)
-        for order in factor.weight_orders:
-            result = result * self.convert(self.net.weight_law.moment(order)) * layer.weight_variance ** (order // 2)
-        for order in factor.bias_orders:
-            result = result * self.convert(self.net.bias_law.moment(order)) * layer.bias_variance ** (order // 2)
-        return result
+    def _tie(self, layer: LayerNumbers, tie: Tie) -> Number:
+        """The factor that a tie has in this layer: a multiplier if it is a mark, else a cumulant."""
+        kind, order = tie
+        if not order:
+            return layer.weight_multiplier if kind == "w" else layer.bias_multiplier
+        variance = layer.weight_variance if kind == "w" else layer.bias_variance
+        return self._cumulants[tie] * variance ** (order // 2)
 
 
 def _is_zero(entry: Number) -> bool:
@@ -243,9 +282,3 @@ def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_lay
             if not i % every:
                 told(i**power)
     return transfer.output(LayerNumbers.of([last], one))
-
-
-def pairs(kinds: Iterable[str]) -> State:
-    """The state at the output of a product of kernels: for each of ``kinds`` ("w", "b") a pair of marked paths."""
-    marks = tuple((2 * j, 2 * j + 1, kind) for j, kind in enumerate(kinds))
-    return State((tuple(range(2 * len(marks))),), marks)
