@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 TYPE_CHECKING = False  # as typing has it, without the time that typing takes
 if TYPE_CHECKING:
@@ -11,23 +12,16 @@ if TYPE_CHECKING:
     from finwidth.public import *  # noqa: F403
 
 
-_LAZY = {
-    "paper": "finwidth.paper",
-    "plots": "finwidth.plots",
-    "LawConv2d": "finwidth.sampling.law_layers",
-    "LawLinear": "finwidth.sampling.law_layers",
-    "tangent_kernel": "finwidth.sampling.law_layers",
-}
+_OF_TORCH = {"LawConv2d", "LawLinear", "tangent_kernel"}
 
 
 def __getattr__(name: str) -> Any:
     """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
+    if name in _OF_TORCH:
+        return getattr(import_module("finwidth.sampling.law_layers"), name)
+    if not name.startswith("_") and find_spec(f"finwidth.{name}"):  # a part of the package, which others may load
+        return import_module(f"finwidth.{name}")
     public = import_module("finwidth.public")
-    if name in globals():  # a part of the package that this has loaded
-        return globals()[name]
-    if name in _LAZY:
-        module = import_module(_LAZY[name])
-        return module if module.__name__.endswith(f".{name}") else getattr(module, name)
     if name in {"__version__", "__all__", *getattr(public, "__all__", ())}:
         return getattr(public, name)
     raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
@@ -35,4 +29,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Everything public, whether it is loaded or not."""
-    return sorted({*globals(), *_LAZY, *import_module("finwidth.public").__all__})
+    return sorted({*globals(), *_OF_TORCH, "paper", "plots", *import_module("finwidth.public").__all__})
