@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +69,7 @@ def _run(
     path = config.with_suffix(".zarr") if output is None else output
     last: list[Progress] = []
     try:
-        with _shown(quiet or as_json) as show:
+        with _shown(quiet or as_json) as show, _one_line_warnings():
 
             def progress(now: Progress) -> None:
                 last[:] = [now]
@@ -86,6 +87,14 @@ def _run(
     for each in status(path)["quantities"].values():
         for line in each["doubts"]:
             typer.echo(f"! {line}.")
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Such as that a cluster has no workers."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: typer.echo(f"finwidth: {message}", err=True)
+        yield
 
 
 def _told(path: Path, now: Progress) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -150,12 +151,13 @@ def run(
             from finwidth.sweeps.cluster import by_dask
 
             results = by_dask(tasks, scheduler)
-        for task, records in results:
-            shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
-            store.write(task.quantity, task.region, records.reshape(shape))
-            done += task.new
-            if progress is not None:
-                progress(Progress(before, done, total, time.monotonic() - start))
+        with closing(results):  # an interrupt anywhere below ends them, too
+            for task, records in results:
+                shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])
+                store.write(task.quantity, task.region, records.reshape(shape))
+                done += task.new
+                if progress is not None:
+                    progress(Progress(before, done, total, time.monotonic() - start))
 
 
 def cells_done(store: Store) -> int:
@@ -197,7 +199,7 @@ class _StoppedError(Exception):
     """The sweep ends; raised in the threads that compute."""
 
 
-def by_threads(tasks: Iterable[Task], threads: int) -> Iterator[tuple[Task, FloatArray]]:
+def by_threads(tasks: Iterable[Task], threads: int) -> Generator[tuple[Task, FloatArray]]:
     """Tasks and their records as they are done, by threads of this process.
 
     NumPy computes without the interpreter's lock, so threads keep all cores busy; they also end with the process, even
