@@ -9,7 +9,6 @@ import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -44,7 +43,7 @@ def perform_batch(batch: list[Task], wanted: Mapping[str, str]) -> list[FloatArr
 def refuse_other_versions(who: str, found: Mapping[str, str | None], wanted: Mapping[str, str]) -> None:
     """Raise FinwidthError if a part of the cluster has other software than this process."""
     others = [
-        f"{package} {found[package]} (here {wanted[package]})" if found[package] else f"no {package}"
+        f"{package} {found[package]} (here {wanted.get(package)})" if found[package] else f"no {package}"
         for package in found
         if found[package] != wanted.get(package)
     ]
@@ -79,6 +78,10 @@ def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Floa
     UserWarning
         If no worker computes, because there is none or because all are short of memory; it waits for one that does.
     """
+    try:
+        import distributed  # noqa: F401 - before its loggers are hushed, as it sets them up
+    except ImportError:
+        raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
     with _quiet():
         cluster = _Cluster(scheduler)
         try:
@@ -90,30 +93,34 @@ def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Floa
 def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Task, FloatArray]]:
     running: dict[Any, list[Task]] = {}
     losses: Counter[Any] = Counter()
-    while True:
-        room = _AHEAD * max(1, cluster.threads()) - len(running)
-        for batch in islice(left, max(0, room)):
+    idle = 0
+    batch = next(left, None)
+    while batch or running:
+        room = _AHEAD * cluster.threads() - len(running)
+        while batch and room > 0:
             running[cluster.submit(batch)] = batch
-        if not running:
-            return
+            batch, room = next(left, None), room - 1
         try:
-            future = cluster.done.get(timeout=_PATIENCE_SECONDS)
+            future = cluster.done.get(timeout=1)
         except Empty:
-            cluster.warn_if_nobody_computes()
+            idle += 1
+            if idle % _PATIENCE_SECONDS == 0:
+                cluster.warn_if_nobody_computes()
             continue
-        batch = running.pop(future)
+        idle = 0
+        tasks = running.pop(future)
         records = cluster.records(future)
         if records is not None:
-            yield from zip(batch, records, strict=True)
+            yield from zip(tasks, records, strict=True)
             continue
-        cell = batch[0].quantity, batch[0].cells[0]
+        cell = tasks[0].quantity, tasks[0].cells[0]
         losses[cell] += 1
         if losses[cell] == _ATTEMPTS:
             raise FinwidthError(
                 f"workers were lost again and again while they computed {cell[0]} of {cell[1]}; give them more memory "
                 "(dask worker --memory-limit), or make the cell smaller"
             )
-        running[cluster.submit(batch)] = batch
+        running[cluster.submit(tasks)] = tasks
 
 
 class _Cluster:
@@ -123,6 +130,7 @@ class _Cluster:
         self.scheduler = scheduler
         self.wanted = environment()
         self.done: SimpleQueue[Any] = SimpleQueue()
+        self._known: set[str] = set()  # workers that were asked
         self._client = _connect(scheduler)
 
     def close(self) -> None:
@@ -138,8 +146,12 @@ class _Cluster:
             return future
 
     def threads(self) -> int:
-        """Of all workers."""
-        return sum(self._ask("ncores").values())
+        """Of all workers; those that are new are asked what they run, as some die of tasks that they cannot read."""
+        threads = self._ask("ncores")
+        if not self._known.issuperset(threads):
+            self._refuse_other_software()
+            self._known.update(threads)
+        return sum(threads.values())
 
     def records(self, future: Any) -> list[FloatArray] | None:
         """Of the batch whose future is done; None if it cost the life of several workers."""
@@ -152,15 +164,14 @@ class _Cluster:
         error = future.exception()
         if isinstance(error, (KilledWorker, MemoryError)):
             return None
-        if not isinstance(error, FinwidthError):  # one that could not even read the task?
-            self._refuse_other_software()
         raise error
 
     def warn_if_nobody_computes(self) -> None:
         """A line that says why nothing happens."""
         if not self._ask("ncores"):
             warnings.warn(
-                f"{self.scheduler} has no workers; waiting for one: dask worker {self.scheduler} --nthreads 1",
+                f"{self.scheduler} has no workers; waiting for one, which must have the same software as this process: "
+                f"dask worker {self.scheduler} --nthreads 1",
                 stacklevel=2,
             )
         elif not self._ask("ncores_running"):
@@ -205,11 +216,9 @@ def _connect(scheduler: str) -> Any:
             f"scheduler must be an address such as 'tcp://host:8786', got {scheduler!r:.80}; a cluster object has one "
             "as its scheduler_address"
         )
-    try:
-        import distributed
-        from distributed.utils import LoopRunner
-    except ImportError:
-        raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
+    import distributed
+    from distributed.utils import LoopRunner
+
     connect: Any = distributed.Client
     try:
         security = distributed.Security()  # as Dask's configuration says
