@@ -20,7 +20,7 @@ from finwidth.sweeps.store import versions
 # Cheap tasks travel together, up to about this much work, so that the scheduler's own time does not count.
 _BATCH_MICROSECONDS, _BATCH_TASKS = 2e5, 64
 _AHEAD = 4  # batches for each thread of the cluster
-_ATTEMPTS = 3  # each one lets several workers die
+_ATTEMPTS = 2  # in each of them Dask lets several workers die
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 60  # a scheduler that is busy may take some
 _PATIENCE_SECONDS = 10  # without a result, before we look whether there are workers
