@@ -128,6 +128,7 @@ def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
 
 
 def test_paper_checks_what_is_asked(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="needs the paper extra")
     one = run("paper", "lemma-9", "figure-1", "--json", "-o", "page.html", cwd=tmp_path)
     found = json.loads(one.stdout)
     assert [statement["id"] for statement in found["statements"]] == ["lemma-9", "figure-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ def _run(
     outputs.refuse_inside_store(path)
     last: list[Progress] = []
     try:
-        with _shown(quiet or as_json) as show:
+        with _shown(quiet or as_json) as show, _one_line_warnings():
 
             def progress(now: Progress) -> None:
                 last[:] = [now]
@@ -95,6 +96,14 @@ def _run(
     for each in status(path)["quantities"].values():
         for line in each["doubts"]:
             typer.echo(f"! {line}.")
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Such as that a cluster has no workers."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: typer.echo(f"finwidth: {message}", err=True)
+        yield
 
 
 def _told(path: Path, now: Progress) -> str:

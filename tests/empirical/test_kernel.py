@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 import finwidth
-from finwidth.empirical import jacobian
 from finwidth.memory import check_memory
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical import blocks, forward, kernel, passes, products  # noqa: E402
+from finwidth.empirical import blocks, forward, jacobian, kernel, passes, products  # noqa: E402
 
 Tensor = Any
 ntk = kernel.ntk

@@ -6,12 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import sympy
 
 from finwidth import MLP
 from finwidth.errors import FinwidthError
-from finwidth.exact import closed_form as module
-from finwidth.exact.closed_form import (
+
+sympy = pytest.importorskip("sympy", reason="needs the paper extra")
+from finwidth.exact import closed_form as module  # noqa: E402
+from finwidth.exact.closed_form import (  # noqa: E402
     QUANTITIES,
     b,
     closed_form,
@@ -23,8 +24,8 @@ from finwidth.exact.closed_form import (
     proportional_limit,
     r2,
 )
-from finwidth.exact.partitions import pairs, start_state
-from finwidth.exact.transfer import Input, compile_program, evaluate
+from finwidth.exact.partitions import pairs, start_state  # noqa: E402
+from finwidth.exact.transfer import Input, compile_program, evaluate  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "closed-forms.md"
 

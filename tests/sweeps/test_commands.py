@@ -18,6 +18,8 @@ import pytest
 import finwidth
 from finwidth.sweeps import read
 
+pytest.importorskip("zarr", reason="needs the sweep extra")
+
 COMMAND = [sys.executable, "-c", "from finwidth.cli import main; main()", "sweep"]
 GRID = """\
 quantities = ["exact", "sampled"]

@@ -20,6 +20,8 @@ from finwidth.sweeps import run
 from finwidth.sweeps.grid import Cell, cell_seed, input_vector
 from finwidth.sweeps.records import accumulate, record
 
+pytest.importorskip("zarr", reason="needs the sweep extra")
+
 AXES = {"depth": [2, 5], "width": [4, 16], "n_0": 3, "input": "random:1"}
 
 

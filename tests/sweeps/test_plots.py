@@ -12,6 +12,8 @@ import finwidth
 from finwidth import FinwidthError
 from finwidth.sweeps import plots
 
+pytest.importorskip("zarr", reason="needs the sweep extra")
+
 CONFIG: dict[str, Any] = {
     "quantities": ["exact", "bounds", "sampled"],
     "axes": {"depth": [1, 2, 4, 8, 16], "width": [4, 8, 16, 32], "n_0": 2},

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 
 import finwidth
 from finwidth import FinwidthError
@@ -25,6 +24,8 @@ from finwidth.sweeps import check, layout, merge, read
 from finwidth.sweeps.config import read_config
 from finwidth.sweeps.dataset import status
 from finwidth.sweeps.store import open_store, writing
+
+zarr = pytest.importorskip("zarr", reason="needs the sweep extra")
 
 CONFIG: dict[str, Any] = {
     "seed": 2,

@@ -12,6 +12,8 @@ import finwidth
 from finwidth import MLP, FinwidthError
 from finwidth.sweeps.grid import Cell, cell_seed, input_vector
 
+pytest.importorskip("zarr", reason="needs the sweep extra")
+
 TABLE: dict[str, Any] = {
     "inputs": ["ones", "random:1"], "targets": [1, -1], "steps": 3, "lr": 0.05, "draws": 40, "record": [1],
 }  # fmt: skip
