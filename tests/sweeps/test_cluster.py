@@ -115,7 +115,7 @@ def test_no_workers_is_told_and_late_ones_are_used(whole: Any, monkeypatch: pyte
         ("", "missing port number"),
         ("x" * 5000, "missing port number"),
         ("tls://127.0.0.1:1", "TLS .*needs the certificates"),
-        (8786, "must be an address such as 'tcp://host:8786', got 8786"),
+        (8786, "scheduler is 8786; give an address such as tcp://host:8786"),
     ],
 )
 def test_no_scheduler(address: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,19 +210,16 @@ class _Cluster:
 
 
 def _connect(scheduler: str) -> Any:
-    if not isinstance(scheduler, str):
-        raise FinwidthError(
-            f"scheduler must be an address such as 'tcp://host:8786', got {scheduler!r:.80}; a cluster object has one "
-            "as its scheduler_address"
-        )
     import distributed
     from distributed.utils import LoopRunner
 
     connect: Any = distributed.Client
     try:
-        security = distributed.Security()  # as Dask's configuration says
+        make: Any = distributed.Security
+        security = make()  # as Dask's configuration says
         # A client that fails is slow and loud, and one that reaches no scheduler may wait for ever: so we ask before.
-        kind = LoopRunner().run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
+        runner: Any = LoopRunner()
+        kind = runner.run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
         if kind != "Scheduler":
             raise ValueError(f"it is the address of a {kind}")
         with warnings.catch_warnings(action="ignore"):  # of differences in packages that we do not use

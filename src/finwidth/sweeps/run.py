@@ -158,7 +158,9 @@ def run(
     threads = check_threads(None) if workers is None else count("workers", workers)
     tell = arguments.progress(progress)
     if scheduler is not None:
-        arguments.text("scheduler", scheduler, "the address of a Dask scheduler, such as tcp://host:8786")
+        arguments.text(
+            "scheduler", scheduler, "an address such as tcp://host:8786; a cluster has it as its scheduler_address"
+        )
     checked, vectors = read_config(config)
     check_sizes(checked, threads if scheduler is None else None)
     with writing(path, checked, here=scheduler is None) as store:
