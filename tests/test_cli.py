@@ -215,7 +215,7 @@ MISTAKES = {
     "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
     "report 2,3,2 -i 1,2": "2 outputs",
     "compare 2,3,1 -i 1,2 --networks 0": "networks is 0",
-    "paper lemma-99": "no statement 'lemma-99'",
+    "paper lemma-99": "the paper's statement 'lemma-99' is not known",
     "width-for 0": "depth is 0",
     "width-for 4 --cv -1": "cv is -1",
     "width-for 4 --target nan": "target is nan",

@@ -233,8 +233,10 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     if not moved.any():
         return 0.0, 0.0
     largest = float(moved.max())
-    relative = moved / largest  # squares of the others may leave a double's range
-    if not math.isfinite(largest) or relative.mean() ** 2 < _CARRIED * np.square(relative).mean():
+    if not math.isfinite(largest):
+        return math.nan, math.nan
+    relative = moved / largest  # squares may leave a double's range
+    if relative.mean() ** 2 < _CARRIED * np.square(relative).mean():
         return math.nan, math.nan
     return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 

@@ -141,7 +141,6 @@ def measure(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
     inputs = _inputs(module, X)
-    first = inputs[0].double().cpu().numpy().ravel()
     scale = module.scale if isinstance(module, empirical.MLP) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
@@ -150,7 +149,7 @@ def measure(
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
     eigenvalues = spectrum((matrix + matrix.T) / 2)
-    theory, reason = _theory(module, first, seed, init, tell)
+    theory, reason = _theory(module, arguments.real_array(X)[0].ravel(), seed, init, tell)  # type: ignore[index]
     return Measurement(
         type(module).__name__,
         sum(each.numel() for each in module.parameters() if each.requires_grad),

@@ -19,6 +19,7 @@ from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP, Vector, format_widths
+from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.diagonal import check_network, chunks
 from finwidth.sampling.estimates import estimates
@@ -122,7 +123,7 @@ def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
         "depth": _depth_figure(found.network, x),
     }
     contents = {"report.json": _document(found.to_json())}
-    contents |= {f"{name}{each}": plots.rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}
+    contents |= {f"{name}{each}": rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}
     contents[MANIFEST] = _document({"files": {name: _fingerprint(content) for name, content in contents.items()}})
     with outputs.replacing_in(folder, FILES) as partials:
         for name, partial in partials.items():

@@ -13,8 +13,6 @@ OPEN = (  # modules whose every public name is for users
     "finwidth.exact.closed_form",
     "finwidth.exact.grid",
     "finwidth.laws",
-    "finwidth.measurement",
-    "finwidth.memory",
     "finwidth.observables",
     "finwidth.quantities",
     "finwidth.report",
@@ -22,6 +20,8 @@ OPEN = (  # modules whose every public name is for users
 )
 NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.empirical.jacobian.jacobian",
+    "finwidth.measurement.measure",
+    "finwidth.memory.check_memory",
     "finwidth.network.parse_widths",
     "finwidth.paper.page.write_page",
     "finwidth.paper.paths.enumerate_moments",

@@ -24,10 +24,6 @@ from finwidth.laws import LAWS
 from finwidth.network import PARAMETERIZATIONS
 
 Make = Callable[[random.Random], Any]
-SIZES = {  # what makes work: junk of other kinds costs nothing
-    *("depth", "depths", "deepest", "draws", "input_width", "members", "networks", "points", "steps", "threads"),
-    *("width", "widths", "workers"),
-}
 
 
 class Hostile:
@@ -174,19 +170,11 @@ JUNK = [NUMBERS, OTHERS, ARRAYS, TENSORS, MODULES]
 
 
 def junk(r: random.Random, name: str) -> Any:
-    """Of any kind; where it would only be much work, no number that is."""
-    while True:
-        value = r.choice(r.choice(JUNK))(r)
-        if name == "progress" and callable(value):  # what it raises passes through, and must be told from our own
-            value = r.choice([print, _raises])
-        if name not in SIZES or not _large(value):
-            return value
-
-
-def _large(value: Any) -> bool:
-    """A number above a thousand, or some of that kind."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(each, int | np.integer) and each > 1000 for each in values)
+    """Of any kind."""
+    value = r.choice(r.choice(JUNK))(r)
+    if name == "progress" and callable(value):  # what it raises passes through, and must be told from our own
+        return r.choice([print, _raises])
+    return value
 
 
 def _sin(y: Any) -> Any:

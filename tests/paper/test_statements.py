@@ -37,7 +37,7 @@ def test_every_statement_of_the_paper_is_there(checked: dict[str, Statement], se
 
 
 def test_a_statement_that_is_not_there() -> None:
-    with pytest.raises(FinwidthError, match=r"no statement 'lemma-15'; choose one of theorem-1, "):
+    with pytest.raises(FinwidthError, match=r"statement 'lemma-15' is not known; choose one of theorem-1, "):
         check("lemma-15")
 
 

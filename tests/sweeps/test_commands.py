@@ -89,7 +89,7 @@ def test_merge(folder: Path) -> None:
 
 
 MISTAKES = [
-    (("none.toml",), "cannot read the config none.toml: No such file or directory"),
+    (("none.toml",), "the config none.toml does not exist; give a TOML file"),
     (("bad.toml",), "bad.toml, line 3: axes.dept: this key is not known; did you mean depth?"),
     (("grid.toml", "--scheduler", "tcp://x:1", "--workers", "2"), "give one of the two"),
     (("grid.toml", "-o", "folder"), "folder is not the store of a sweep; it is left as it is"),
@@ -100,9 +100,9 @@ MISTAKES = [
     (("plot", "none.zarr", "cake", "-o", "x.pdf"), "the picture 'cake' is not known; choose from phase, collapse"),
     (("merge", "none.zarr", "-o", "x.zarr"), "there is no store at none.zarr"),
     (("status",), "Missing argument"),
-    (("",), "the config . is a folder; give a TOML file"),
-    ((".",), "the config . is a folder; give a TOML file"),
-    (("/",), "the config / is a folder; give a TOML file"),
+    (("",), "the config . is a folder, not a file; give a TOML file"),
+    ((".",), "the config . is a folder, not a file; give a TOML file"),
+    (("/",), "the config / is a folder, not a file; give a TOML file"),
     (("grid.toml", "-o", ""), ". is not the store of a sweep; it is left as it is"),
     (("grid.toml", "-o", "/"), "/ is not the store of a sweep; it is left as it is"),
     (("check", "folder"), "folder is not the store of a sweep; it is left as it is"),

@@ -109,7 +109,7 @@ def test_a_mistake_names_the_key_and_the_line(
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(FinwidthError, match="No such file"):
+    with pytest.raises(FinwidthError, match="does not exist; give a TOML file"):
         read_config(tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FinwidthError, match="not a text file"):

@@ -2,7 +2,7 @@
 
 from finwidth.plots.gram import kernel_on_a_circle, update_over_depth
 from finwidth.plots.kernel import growth_with_depth, law_of_kernel
-from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, PALETTE, STYLE, VERMILION, rendered, save
+from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, PALETTE, STYLE, VERMILION, save
 from finwidth.plots.training import kernel_in_training
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "kernel_in_training",
     "kernel_on_a_circle",
     "law_of_kernel",
-    "rendered",
     "save",
     "update_over_depth",
 ]

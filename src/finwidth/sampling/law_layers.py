@@ -80,13 +80,13 @@ class _LawLayer(nn.Module):
         self.gain: float = arguments.real("gain", gain, wanted, lambda value: 0 < value < math.inf)
         self.draws: int | None = None if draws is None else count("draws", draws)
         draws, bias = self.draws, arguments.flag("bias", bias)
-        if fan_in * fan_out * (draws or 1) > _LARGEST:
-            raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float32 or torch.float64")
         one = (fan_in + fan_out) * (draws or 1)  # numbers for each vector it meets
         what = f"a layer of {amount(fan_out)} x {amount(fan_in)} weights that meets one vector"
         afford(4 * one, what, "take a narrower layer", memory)
+        if fan_in * fan_out * (draws or 1) > _LARGEST:
+            raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
         initial = SharedMatrix(
