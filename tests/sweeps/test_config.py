@@ -114,7 +114,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FinwidthError, match="not a text file"):
         read_config(tmp_path / "binary.toml")
-    with pytest.raises(FinwidthError, match="Is a directory"):
+    with pytest.raises(FinwidthError, match="is a folder, not a file; give a TOML file"):
         read_config(tmp_path)
 
 

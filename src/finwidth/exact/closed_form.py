@@ -21,6 +21,7 @@ denominator vanishes.  Only |x|^2 enters, for Gaussian weights do not see the di
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,7 @@ from functools import cache
 import sympy
 
 from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.progress import check_time
 
@@ -264,7 +266,9 @@ def closed_form_value(quantity: str, *, width: int, depth: int, input_width: int
     """
     width, depth = arguments.count("width", width), arguments.count("depth", depth)
     input_width = arguments.count("input_width", input_width)
-    square = arguments.exact("norm2", norm2, "|x|^2, a number above 0", lambda value: value > 0)
+    if not isinstance(norm2, numbers.Rational):  # a float would be taken for the fraction that it is, such as 0.1
+        raise FinwidthError(f"norm2 is {shown(norm2)}; give |x|^2 as an integer or a fraction above 0")
+    square = arguments.exact("norm2", norm2, "|x|^2 as an integer or a fraction above 0", lambda value: value > 0)
     form = closed_form(quantity)
     bits = depth * (width if form.has(2**-n) else width.bit_length())  # of (1 - 2^-n)^d, or of (1 + 5/n)^d
     what = f"a fraction of {amount(bits)} binary digits"
