@@ -166,7 +166,8 @@ def test_vectors_of_any_size_meet_law_layers(dtype: str) -> None:
             torch.manual_seed(0)
             layer = finwidth.LawLinear(n, n, bias=False, dtype=kind)
             x = torch.tensor(np.linspace(-1, 2, n), dtype=kind)[None] * size
-            return layer(x).detach().double().numpy() / size
+            with np.errstate(over="ignore"):  # NumPy 1.26 sees one where a subnormal divides
+                return layer(x).detach().double().numpy() / size
 
         for size in sizes:
             assert norm(size) == pytest.approx(norm(1.0), rel=1e-4 if dtype == "float32" else 1e-11, abs=2e-4)

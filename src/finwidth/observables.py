@@ -94,7 +94,7 @@ def _size(K: FloatArray) -> FloatArray:
 
 def _unit(K: FloatArray) -> FloatArray:
     """Each matrix over its norm; NaN where it is zero."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # NumPy 1.26 calls 0/0 a division by zero
         scaled = K / np.abs(K).max(axis=(-2, -1), keepdims=True)  # so that the norm is neither tiny nor infinite
         found: FloatArray = scaled / _size(scaled)[..., None, None]
     return found

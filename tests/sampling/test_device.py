@@ -10,6 +10,8 @@ from finwidth import MLP, Activation
 from finwidth.sampling.device import DeviceGenerator
 from stats import same_law, same_mean
 
+pytest.importorskip("torch", reason="needs the torch extra")
+
 DRAWS = 100_000
 NETWORKS = {
     "relu": (MLP([2, 3, 3, 1]), [1.0, 2.0]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -326,7 +327,11 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets="abc"), "not an array of numbers"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1e200, 1, 1e308]), "the targets or the gains"),
         (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, targets=TARGETS), "d2phi="),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, device="nowhere"), "device='nowhere' cannot be used"),
+        pytest.param(
+            lambda: sample_gram(MLP([2, 3, 1]), X, 1, device="nowhere"),
+            "device='nowhere' cannot be used",
+            marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs the torch extra"),
+        ),
         (lambda: sample_gram(MLP([2, 3, 1]), 1e200 * X, 1), "rescale the inputs"),
         (lambda: finwidth.moments(MLP([2, 3, 1], activation="gelu"), X[0]), "not positively homogeneous"),
         (lambda: MLP([2, 3, 1], activation=SmoothActivation("bad", np.sum, np.cos)), "to a finite array"),

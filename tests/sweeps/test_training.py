@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ def test_diverging_training_is_inf_and_not_trusted() -> None:
         ({"training": TABLE | {"targets": [1]}}, "training.targets: give a list of 2 numbers"),
         ({"training": TABLE | {"record": [4]}}, "training.record: 4 is not a whole number from 0 to 3"),
         ({"training": TABLE | {"method": "torch"}}, "training.method"),
-        ({"training": TABLE | {"method": "networks", "targets": [1, 1]}}, "the targets are all equal"),
+        pytest.param(
+            {"training": TABLE | {"method": "networks", "targets": [1, 1]}},
+            "the targets are all equal",
+            marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs the torch extra"),
+        ),
         ({"training": {"steps": 3}}, "training.inputs: this key is missing"),
         ({"axes": CONFIG["axes"] | {"law": "uniform"}}, "\"training\" cannot be had for law 'uniform'"),
         ({"axes": CONFIG["axes"] | {"input": ["ones", "unit"]}}, "for training takes its inputs from the table"),

@@ -294,7 +294,8 @@ class Kernel:
                 self.plan = replace(self.plan, ways=self.plan.ways[1:])
             except OtherRouteError:
                 self._retreat()
-        if not torch.isfinite(torch.stack(torch.aminmax(K))).all():  # isfinite(K) would need a second K
+        # isfinite(K) would need a second K, and aminmax has no forward derivative before torch 2.12.
+        if not torch.isfinite(torch.stack([K.amin(), K.amax()])).all():
             raise FinwidthError(f"the kernel overflows {K.dtype}; rescale the inputs, or give module.double()")
         if self.outputs == "full":
             return K if self.pairs else K[..., None]

@@ -211,19 +211,19 @@ class _Cluster:
 
 def _connect(scheduler: str) -> Any:
     import distributed
-    from distributed.utils import LoopRunner
+    from distributed import utils
 
-    connect: Any = distributed.Client
+    client: Any = distributed.Client
+    configured: Any = distributed.Security
+    loop: Any = utils.LoopRunner
     try:
-        make: Any = distributed.Security
-        security = make()  # as Dask's configuration says
+        security = configured()  # as Dask's configuration says
         # A client that fails is slow and loud, and one that reaches no scheduler may wait for ever: so we ask before.
-        runner: Any = LoopRunner()
-        kind = runner.run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
+        kind = loop().run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
         if kind != "Scheduler":
             raise ValueError(f"it is the address of a {kind}")
         with warnings.catch_warnings(action="ignore"):  # of differences in packages that we do not use
-            return connect(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
+            return client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     # An address, and Dask's configuration of TLS, decide what is parsed, loaded and connected, and so what is raised.
     except Exception as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
