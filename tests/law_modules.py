@@ -60,7 +60,7 @@ class Drawing:
     def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
         return DrawnLinear(fan_in, fan_out, gain, self.draws)
 
-    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: int) -> Any:
+    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: Any) -> Any:
         return DrawnConv2d(fan_in, fan_out, kernel, gain, self.draws, **where)
 
 
@@ -136,7 +136,7 @@ class InLaw:
     def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
         return self._made(LawLinear(fan_in, fan_out, gain=gain, draws=self.draws))
 
-    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: int) -> Any:
+    def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: Any) -> Any:
         return self._made(LawConv2d(fan_in, fan_out, kernel, gain=gain, draws=self.draws, **where))
 
 

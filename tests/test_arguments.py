@@ -124,12 +124,12 @@ def test_mistakes_with_modules_are_told() -> None:
         lambda: empirical.ntk(module, torch.ones(2, 2, dtype=torch.int64)[:, :1]),
         lambda: empirical.ntk(torch.nn.ReLU(), x),
         lambda: empirical.sgd_update(torch.nn.ReLU(), x, y),
-        lambda: empirical.sgd_update(module, x, y, lr="x"),
+        lambda: empirical.sgd_update(module, x, y, lr="x"),  # type: ignore[call-overload]
         lambda: empirical.Tracker(torch.nn.ReLU(), x),
-        lambda: empirical.Tracker(module, x, steps=object()),
-        lambda: empirical.combine(None),
+        lambda: empirical.Tracker(module, x, steps=object()),  # type: ignore[arg-type]
+        lambda: empirical.combine(None),  # type: ignore[arg-type]
         lambda: empirical.combine("x"),
-        lambda: empirical.combine([1]),
+        lambda: empirical.combine([1]),  # type: ignore[list-item]
         lambda: ensemble.train(x.double(), "x", 1, 0.1),
         lambda: ensemble.train(x.double(), y, 1, "x"),
         lambda: ensemble.member(5),

@@ -49,14 +49,15 @@ def law_layer(kind: str, memory: Any) -> Any:
 def empirical(kind: str, memory: Any) -> Any:
     torch = pytest.importorskip("torch")
     module, x, y = torch.nn.Linear(3, 1), torch.eye(3), torch.zeros(3, 1)
-    return {
+    calls: dict[str, Callable[[], Any]] = {
         "ntk": lambda: finwidth.empirical.ntk(module, x, memory=memory),
         "explain": lambda: finwidth.empirical.explain(module, x, memory=memory),
         "sgd_update": lambda: finwidth.empirical.sgd_update(module, x, y, memory=memory),
         "Tracker": lambda: finwidth.empirical.Tracker(module, x, memory=memory),
         "Ensemble": lambda: finwidth.empirical.Ensemble(MLP([3, 2, 1]), 2).kernels(x, memory=memory),
         "Ensemble of modules": lambda: finwidth.empirical.Ensemble(lambda: module, 2).kernels(x, memory=memory),
-    }[kind]()
+    }
+    return calls[kind]()
 
 
 ENTRIES: dict[str, Callable[[Any], Any]] = {

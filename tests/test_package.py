@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import finwidth
+from finwidth import public
 
 PUBLIC = {
     "MLP",
@@ -34,7 +37,17 @@ PUBLIC = {
 
 
 def test_public_names() -> None:
-    assert set(finwidth.__all__) == PUBLIC
+    assert set(public.__all__) == PUBLIC
+
+
+def test_a_name_that_is_not_there() -> None:
+    """A type checker refuses it too: an ignore that is not needed fails in CI."""
+    with pytest.raises(AttributeError, match="has no attribute 'sampel'"):
+        _ = finwidth.sampel  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute 'nkt'"):
+        _ = finwidth.empirical.nkt  # type: ignore[attr-defined]
+    assert "ntk" in dir(finwidth.empirical)
+    assert {"LawLinear", "sample", "empirical", "plots"} <= set(dir(finwidth))
 
 
 def test_import_is_light() -> None:

@@ -631,8 +631,9 @@ def test_autocast_is_switched_off() -> None:
 @pytest.mark.parametrize("o", [1, 3])
 def test_squeezed_outputs(n: int, o: int) -> None:
     torch.manual_seed(0)
-    layers = Body(lambda m, x: m.net(x).squeeze(), net=perceptron(3, 5, o)).double()
-    assert near(ntk(layers, torch.ones(n, 3).double()), ntk(layers.net, torch.ones(n, 3).double()))
+    net = perceptron(3, 5, o).double()
+    layers = Body(lambda m, x: m.net(x).squeeze(), net=net)
+    assert near(ntk(layers, torch.ones(n, 3).double()), ntk(net, torch.ones(n, 3).double()))
 
 
 def checkpointed(m: Any, x: Tensor) -> Tensor:

@@ -157,6 +157,6 @@ def test_derivatives_at_zero_are_those_of_the_activation() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "one"])
-def test_a_seed_is_a_whole_number(seed: object) -> None:
+def test_a_seed_is_a_whole_number(seed: int) -> None:
     with pytest.raises(finwidth.FinwidthError, match="give a whole number"):
         empirical.MLP(MLP([2, 3, 1]), seed)

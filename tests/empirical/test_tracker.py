@@ -462,7 +462,7 @@ def existing(tmp_path: Path) -> Path:
 
 
 MISTAKES: dict[str, Any] = {
-    r"the module is \[\]; give a torch.nn.Module": lambda folder: Tracker([], X),
+    r"the module is \[\]; give a torch.nn.Module": lambda folder: Tracker([], X),  # type: ignore[arg-type]
     "inputs has shape": lambda folder: Tracker(network(), X[:0]),
     r"targets have shape \(3,\)": lambda folder: Tracker(network(), X, Y[:3]),
     "no array of real numbers": lambda folder: Tracker(network(), X, ["a"] * 7),
@@ -472,7 +472,7 @@ MISTAKES: dict[str, Any] = {
     "share is 2": lambda folder: Tracker(network(), X, share=2),
     "steps is 'often'": lambda folder: Tracker(network(), X, steps="often"),
     "steps is 0;": lambda folder: Tracker(network(), X, steps=0),
-    r"a step is 0.5": lambda folder: Tracker(network(), X, steps=[0.5]),
+    r"a step is 0.5": lambda folder: Tracker(network(), X, steps=[0.5]),  # type: ignore[list-item]
     "start is -1": lambda folder: Tracker(network(), X, start=-1),
     "must name; None is none": lambda folder: Tracker(network(), X, start=3),
     "absent.nc is none": lambda folder: Tracker(network(), X, start=3, path=folder / "absent.nc"),

@@ -22,6 +22,7 @@ import finwidth
 from finwidth.activations import ACTIVATIONS, array_module
 from finwidth.laws import LAWS
 from finwidth.network import PARAMETERIZATIONS
+from finwidth.report import report
 
 Make = Callable[[random.Random], Any]
 
@@ -264,7 +265,7 @@ def targets(r: random.Random) -> Any:
 def module(r: random.Random) -> Any:
     width, o = r.choice([1, 3, 16]), r.choice([1, 1, 2])
     phi = r.choice([nn.ReLU, nn.Tanh, nn.GELU, nn.Identity])()
-    found = nn.Sequential(nn.Linear(2, width), phi, nn.Linear(width, o, bias=r.random() < 0.8))
+    found: nn.Module = nn.Sequential(nn.Linear(2, width), phi, nn.Linear(width, o, bias=r.random() < 0.8))
     found = r.choice([found, found, nn.Linear(2, o), finwidth.empirical.MLP(finwidth.MLP([2, width, o]))])
     return r.choice([found, found.double(), found.double(), found.to(torch.bfloat16)])
 
@@ -463,7 +464,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.observables.targets_are.outputs": one(1, 2),
     "finwidth.measurement.load.target": one("nothing.py:make", "module.py:make"),
     "finwidth.measurement.measure.outputs": one("trace", "full", 0),
-    "finwidth.report.write.found": lambda r: finwidth.report.report(finwidth.MLP([2, 2, 1]), [1, 2], 100),
+    "finwidth.report.write.found": lambda r: report(finwidth.MLP([2, 2, 1]), [1, 2], 100),
     "finwidth.report.write.x": one([1, 2]),
     "finwidth.paper.paths.enumerate_moments.net": lambda r: finwidth.MLP([2, 2, 1], **kind(r)),
     "finwidth.paper.paths.enumerate_moments.outputs": one(None, [(0, 0)]),

@@ -198,7 +198,7 @@ def test_a_step_between_forward_and_backward_is_refused() -> None:
         (lambda: LawLinear(3, 4)(torch.ones(3, dtype=torch.float32)), "torch.float32 on cpu and the layer torch.fl"),
         (lambda: LawLinear(3, 4)(torch.tensor([1.0, 2.0, float("nan")])), "not finite"),
         (lambda: LawConv2d(3, 4, 0), "kernel_size is 0"),
-        (lambda: LawConv2d(3, 4, 3, padding="same"), "padding is 'same'"),
+        (lambda: LawConv2d(3, 4, 3, padding="same"), "padding is 'same'"),  # type: ignore[arg-type]
         (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)), r"is \(1, 2, 5, 5\); give a tensor \(\.\.\., 3, height"),
         (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 3, 2, 5)), "smaller than the kernel"),
         (

@@ -7,9 +7,19 @@ them is first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finwidth.errors import FinwidthError
+
+if TYPE_CHECKING:
+    from finwidth.empirical.ensemble import Ensemble as Ensemble
+    from finwidth.empirical.explanation import explain as explain
+    from finwidth.empirical.kernel import ntk as ntk
+    from finwidth.empirical.modules import MLP as MLP
+    from finwidth.empirical.recognition import recognise as recognise
+    from finwidth.empirical.tracker import Tracker as Tracker
+    from finwidth.empirical.tracker import combine as combine
+    from finwidth.empirical.update import sgd_update as sgd_update
 
 _HOMES = {
     "ntk": "kernel",
@@ -23,18 +33,20 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'finwidth.empirical' has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"finwidth.empirical.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise FinwidthError(
-            f"finwidth.empirical.{name} needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
-        ) from None
+if not TYPE_CHECKING:  # a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name from its module when it is first used."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'finwidth.empirical' has no attribute {name!r}")
+        try:
+            return getattr(import_module(f"finwidth.empirical.{_HOMES[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise FinwidthError(
+                f"finwidth.empirical.{name} needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
+            ) from None
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -48,6 +48,46 @@ def half_squares(output: Tensor, y: Tensor) -> Tensor:
             "the output's shape, or a loss= of your own"
         )
     return (output - y).square().sum() / 2
+
+
+@overload
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = ...,
+    *,
+    probe: Any = ...,
+    loss: Loss = ...,
+    outputs: str | int = ...,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    check: bool = ...,
+    labelled: Literal[False] = ...,
+    progress: Callable[[int], object] | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = ...,
+    *,
+    probe: Any = ...,
+    loss: Loss = ...,
+    outputs: str | int = ...,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    check: bool = ...,
+    labelled: Literal[True],
+    progress: Callable[[int], object] | None = ...,
+) -> xr.DataArray: ...
 
 
 def sgd_update(
