@@ -38,6 +38,7 @@ from finwidth.network import MLP, Vector, check_input, check_mlp, exponent
 from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.instead import advice
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 from finwidth.sampling.two_slopes import TwoSlopeChain
 from finwidth.sampling.variates import Variates
@@ -75,7 +76,7 @@ def check_network(net: MLP) -> None:
     """Raise FinwidthError unless the chain draws this network's kernel."""
     reason = why_not(check_mlp(net))
     if reason:
-        raise FinwidthError(f"{reason}. finwidth.moments has exact moments, finwidth.sample_gram other activations")
+        raise FinwidthError(f"{reason}; {advice(net)}")
 
 
 def plain_relu(net: MLP) -> bool:

@@ -22,6 +22,7 @@ from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.device import DeviceGenerator, array_module, as_array
 from finwidth.sampling.gram_passes import DEVICE_BLOCK, backward, block, forward, scaled
 from finwidth.sampling.gram_update import update
+from finwidth.sampling.instead import advice
 from finwidth.sampling.normals import BLOCK, Normals
 from finwidth.sampling.streams import check_seed, check_threads, collect, in_order, stream
 
@@ -42,13 +43,19 @@ def why_not_gaussian(net: MLP) -> list[str]:
     return reasons
 
 
-def check_network(net: MLP) -> None:
-    """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
-    reasons = why_not_gaussian(check_mlp(net))
+def why_not(net: MLP) -> str | None:
+    """Why the kernel of several inputs of this network is not drawn in law, or None if it is."""
+    reasons = why_not_gaussian(net)
     if net.widths[-1] != 1:
         reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
-    if reasons:
-        raise FinwidthError(f"finwidth.sample_gram cannot draw this network: {'; '.join(reasons)}")
+    return f"finwidth.sample_gram cannot draw this network: {'; '.join(reasons)}" if reasons else None
+
+
+def check_network(net: MLP) -> None:
+    """Raise FinwidthError unless the kernel of several inputs of this network can be drawn in law."""
+    reason = why_not(check_mlp(net))
+    if reason:
+        raise FinwidthError(f"{reason}; {advice(net)}")
 
 
 def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:

@@ -18,6 +18,7 @@ from finwidth.memory import afford, amount
 from finwidth.network import MLP, check_inputs, check_mlp
 from finwidth.progress import check_time
 from finwidth.sampling.gram import why_not_gaussian
+from finwidth.sampling.instead import advice
 from finwidth.sampling.revealed import held, work
 from finwidth.sampling.training_networks import Rows
 
@@ -92,7 +93,7 @@ def check_network(net: MLP) -> None:
     """Raise FinwidthError unless this network can be trained in law."""
     reasons = why_not_gaussian(check_mlp(net))
     if reasons:
-        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}")
+        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}; {advice(net)}")
 
 
 def _resolved(inputs: FloatArray, what: str) -> FloatArray:
