@@ -25,7 +25,7 @@ from finwidth.empirical import blocks, check, explain, kernel, ntk, passes, prod
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch.func.jvp
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # of torch.func.jvp
 
 
 def make(name: str, n: int = 9) -> tuple[nn.Module, Tensor]:

@@ -112,7 +112,7 @@ def differentiable() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
+        warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
         stack.callback(nn.modules.module.register_module_forward_hook(_contiguous_gradient).remove)
         yield
 
