@@ -130,7 +130,7 @@ def _sample(
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import check_sizes, chunks, sample
-    from finwidth.sampling.estimates import ESTIMATED, estimates
+    from finwidth.sampling.estimates import estimates
     from finwidth.sampling.importance import tilted
     from finwidth.sampling.quantiles import Law
 
@@ -152,7 +152,7 @@ def _sample(
         write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
-        document |= {"exact": {name: exact[name] for name in ESTIMATED}, "tilted": tilt}
+        document |= {"exact": exact, "tilted": tilt}
         _print_json(document | ({} if tilt else {"law": {"K": law.to_json()}}))
         return
     from finwidth import tables
