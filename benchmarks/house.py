@@ -44,15 +44,8 @@ NEW: dict[str, tuple[str, ...]] = {
     "weight law": ("src/finwidth/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
     "moment": ("src/finwidth/quantities.py:MOMENTS",),
     "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
-    "loss of number targets": (
-        "src/finwidth/sampling/training_plan.py:Plan.total_loss",
-        "tests/dense_training.py:dense_training",
-        "tests/sampling/test_training.py:RUNS",
-    ),
-    "loss of class targets": (
-        "src/finwidth/sampling/training_plan.py:_check_targets",
-        "src/finwidth/sampling/training.py:_provenance",
-        "src/finwidth/cli.py:_train",
+    "loss": (
+        "src/finwidth/sampling/losses.py:LOSSES",
         "tests/dense_training.py:dense_training",
         "tests/sampling/test_training.py:RUNS",
     ),

@@ -23,6 +23,7 @@ from finwidth.activations import ACTIVATIONS, array_module
 from finwidth.laws import LAWS
 from finwidth.network import PARAMETERIZATIONS
 from finwidth.report import report
+from finwidth.sampling.losses import LOSSES
 
 Make = Callable[[random.Random], Any]
 
@@ -364,7 +365,7 @@ VALID: dict[str, Make] = {
     "kinds": one("w", "b", "wb", "ww"),
     "labelled": one(True, False),
     "law": laws,
-    "loss": one("squared", "cross-entropy"),
+    "loss": one(*LOSSES),
     "lr": one(0.01, 0.1, Fraction(1, 100), np.float32(0.1), 1e-3, 1e3, None),
     "mean": number,
     "members": one(1, 2, 3),
