@@ -38,7 +38,6 @@ NEW: dict[str, tuple[str, ...]] = {
     "activation of two slopes": ("src/finwidth/activations.py:ACTIVATIONS",),
     "smooth activation": (
         "src/finwidth/activations.py:SMOOTH",
-        "src/finwidth/empirical/modules.py:SMOOTH_MODULES",
         "tests/sampling/test_gram_device.py:test_derivatives_are_those_of_autograd",
     ),
     "weight law": ("src/finwidth/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),

@@ -446,6 +446,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "moment.order": one(0, 2, 4, np.int64(2)),
     "step.loss": one(None, 1.0, torch.tensor(2.0)),
     "z.exact": number,
+    "finwidth.SmoothActivation.torch_module": one(None, "GELU"),
     "finwidth.SmoothActivation.gain": one(1, 2.0, Fraction(1, 2)),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),

@@ -298,16 +298,16 @@ def store_of(path: Path, content: Mapping[str, Any]) -> Store:
         here = now.get(quantity, {})
         if there != here:
             raise FinwidthError(
-                f"the records of {quantity} in {path} have {_said(there, here)}, and those of this version of finwidth "
-                f"{_said(here, there)}; use the version that made it, or give another store with -o"
+                f"the records of {quantity} in {path} have {_unlike(there, here)}, and those of this version of "
+                f"finwidth {_unlike(here, there)}; use the version that made it, or give another store with -o"
             )
     return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False), content)
 
 
-def _said(labels: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+def _unlike(labels: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     """In a message, the labels of records that are not those of others."""
-    unlike = {name: values for name, values in labels.items() if values != others.get(name)}
-    return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in unlike.items()) or "none"
+    found = {name: values for name, values in labels.items() if values != others.get(name)}
+    return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in found.items()) or "none"
 
 
 def damage(path: Path, file: str) -> FinwidthError:
