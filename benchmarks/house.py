@@ -38,32 +38,18 @@ NEW: dict[str, tuple[str, ...]] = {
     "activation of two slopes": ("src/finwidth/activations.py:ACTIVATIONS",),
     "smooth activation": (
         "src/finwidth/activations.py:SMOOTH",
-        "src/finwidth/empirical/modules.py:SMOOTH_MODULES",
         "tests/sampling/test_gram_device.py:test_derivatives_are_those_of_autograd",
     ),
     "weight law": ("src/finwidth/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
-    "moment": (
-        "src/finwidth/sampling/estimates.py:ESTIMATED",
-        "src/finwidth/exact/moments.py:exact_values",
-        "src/finwidth/tables.py:LABELS",
-        "src/finwidth/sweeps/store.py:SCHEMA",
-    ),
+    "moment": ("src/finwidth/quantities.py:MOMENTS",),
     "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
-    "loss of number targets": (
-        "src/finwidth/sampling/training_plan.py:Plan.total_loss",
-        "tests/dense_training.py:dense_training",
-        "tests/sampling/test_training.py:RUNS",
-    ),
-    "loss of class targets": (
-        "src/finwidth/sampling/training_plan.py:_check_targets",
-        "src/finwidth/sampling/training.py:_provenance",
-        "src/finwidth/cli.py:_train",
+    "loss": (
+        "src/finwidth/sampling/losses.py:LOSSES",
         "tests/dense_training.py:dense_training",
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
         "src/finwidth/sweeps/exact_kinds.py:Bounds",
-        "src/finwidth/sweeps/kinds.py:KINDS",
         "tests/sweeps/test_numbers.py:AXES",
     ),
     "torch operation": ("src/finwidth/empirical/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
@@ -323,7 +309,7 @@ def cycles_and_longest_chain(sources: Iterable[Source]) -> tuple[list[list[str]]
     groups = set(group.values())
     below = {g: {group[m] for name in g for m in graph[name]} - {g} for g in groups}
     chains: dict[tuple[str, ...], list[str]] = {}
-    for g in sorted(groups, key=lambda g: len(reached[g[0]])):  # what a group imports reaches fewer modules
+    for g in sorted(groups, key=lambda g: len(reached[g[0]] - {*g})):  # what a group imports reaches fewer others
         longest = max((chains[b] for b in below[g]), key=len, default=[])
         chains[g] = [" and ".join(g), *longest]
     return sorted(list(g) for g in groups if len(g) > 1), max(chains.values(), key=len)

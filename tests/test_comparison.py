@@ -7,8 +7,9 @@ import json
 import pytest
 
 import finwidth
-from finwidth import MLP, compare
+from finwidth import MLP, compare, tables
 from finwidth.exact.moments import exact_values
+from finwidth.quantities import DRAWN, MOMENTS, Moment
 
 NETWORKS = {
     "relu": MLP([2, 16, 16, 1]),
@@ -67,6 +68,25 @@ def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> 
     assert not row.sampled.trust
     assert not row.networks.trust
     assert "standard errors from the exact value" in row.networks.verdict
+
+
+def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All routes know it, and tables show it; one that draws and exact means read differently is not trusted."""
+    right = Moment("K*K_b", "E[K K_b]", lambda E: E[1, 1] + E[0, 2], lambda draw: draw["K"] * draw["K_b"])
+    wrong = Moment("wrong", "E[wrong]", lambda E: E[1, 1], right.drawn)
+    for each in (right, wrong):
+        monkeypatch.setitem(MOMENTS, each.name, each)
+        monkeypatch.setitem(DRAWN, each.name, each.drawn)
+    net = MLP([2, 16, 16, 1])
+    found = compare(net, [1, 2], draws=50_000, networks=20_000)
+    rows = {row.quantity: row for row in found.rows}
+    for name in ("K*K_b", "wrong"):
+        row = rows[name]
+        assert row.sampled is not None
+        assert {row.sampled.trust, row.networks.trust} == {name == "K*K_b"}
+    tables.comparison(found)
+    tables.moments(finwidth.moments(net, [1, 2], exact=True), None)
+    assert capsys.readouterr().out.count("E[K K_b]") == 2
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ class SmoothActivation(Activation):
     ``phi``, ``dphi`` and ``d2phi`` map an array of any shape to an array of that shape; ``gain`` is the default fan-in
     times weight variance of hidden layers.  ``d2phi``, the second derivative, is needed only for the change of the
     kernel under an SGD step; it must be right almost everywhere.  Draws on a torch device call all three with tensors.
+    ``torch_module`` names the class in torch.nn that computes it with its default options, such as ``"Softplus"``:
+    `finwidth.empirical.MLP` then makes real networks of it.
 
     Examples
     --------
@@ -149,6 +151,7 @@ class SmoothActivation(Activation):
     dphi: Elementwise
     gain: Fraction
     d2phi: Elementwise | None
+    torch_module: str | None
 
     def __init__(
         self,
@@ -157,6 +160,8 @@ class SmoothActivation(Activation):
         dphi: Elementwise,
         gain: int | float | Fraction = 1,
         d2phi: Elementwise | None = None,
+        *,
+        torch_module: str | None = None,
     ) -> None:
         arguments.text("the name of an activation", name, "a text")
         for key, function in (("phi", phi), ("dphi", dphi), ("d2phi", d2phi)):
@@ -164,6 +169,9 @@ class SmoothActivation(Activation):
                 arguments.function(f"{key} of activation {shown(name)}", function, "a function of arrays")
             object.__setattr__(self, key, function)
         object.__setattr__(self, "name", name)
+        if torch_module is not None:
+            arguments.text(f"torch_module of activation {shown(name)}", torch_module, "the name of a class in torch.nn")
+        object.__setattr__(self, "torch_module", torch_module)
         object.__setattr__(self, "gain", arguments.exact("gain", gain, "a positive number", lambda v: v > 0))
 
     # Its functions define it, not the slopes of the base class.
@@ -271,7 +279,7 @@ def _tanh_curvature(y: Array) -> Array:
 
 
 SMOOTH = (
-    SmoothActivation("tanh", _tanh, lambda y: 1 - _tanh(y) ** 2, 1, _tanh_curvature),
+    SmoothActivation("tanh", _tanh, lambda y: 1 - _tanh(y) ** 2, 1, _tanh_curvature, torch_module="Tanh"),
     SmoothActivation(
         "erf",
         _erf,
@@ -285,8 +293,9 @@ SMOOTH = (
         lambda y: _normal_cdf(y) + y * _normal_density(y),
         2,
         lambda y: (2 - y * y) * _normal_density(y),
+        torch_module="GELU",
     ),
-    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, 2, _silu_curvature),
+    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, 2, _silu_curvature, torch_module="SiLU"),
 )
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -22,6 +22,7 @@ from finwidth.network import MLP, parse_widths
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
 from finwidth.progress import watching
 from finwidth.quantities import plain
+from finwidth.sampling.losses import LOSSES, loss_called
 from finwidth.sweep_commands import sweep_app
 
 app = typer.Typer(
@@ -130,7 +131,7 @@ def _sample(
     """Draw the kernel at one input exactly in law, without building a network."""
     from finwidth.exact.moments import exact_values, moments
     from finwidth.sampling.diagonal import check_sizes, chunks, sample
-    from finwidth.sampling.estimates import ESTIMATED, estimates
+    from finwidth.sampling.estimates import estimates
     from finwidth.sampling.importance import tilted
     from finwidth.sampling.quantiles import Law
 
@@ -152,7 +153,7 @@ def _sample(
         write_netcdf(dataset, output)
     if as_json:
         document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
-        document |= {"exact": {name: exact[name] for name in ESTIMATED}, "tilted": tilt}
+        document |= {"exact": exact, "tilted": tilt}
         _print_json(document | ({} if tilt else {"law": {"K": law.to_json()}}))
         return
     from finwidth import tables
@@ -190,7 +191,7 @@ def _train(
     seed: Seed = 0,
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
-    loss: Annotated[str, typer.Option("--loss", help="squared or cross-entropy.")] = "squared",
+    loss: Annotated[str, typer.Option("--loss", help=f"{' or '.join(LOSSES)}.")] = "squared",
     activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
@@ -209,7 +210,7 @@ def _train(
 
     check(output)
     net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
-    X, y = parse_training(inputs, targets, classes=loss == "cross-entropy")
+    X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
     options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "memory": memory}
     if lr is None:
         lr = default_rate(net, X, seed, momentum=momentum)

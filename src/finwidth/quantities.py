@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from finwidth import arguments
+from finwidth.laws import FloatArray
 from finwidth.network import MLP, check_mlp
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
@@ -65,6 +67,41 @@ KERNEL_DRAWS = {
         Quantity("dK", "first-order change of K under one SGD step on (N - N*)^2/2, N* = 0", "learning rate"),
     )
 }
+
+
+Means: TypeAlias = Mapping[Any, Any]  # E[a, b] = E[K_w^a K_b^b], 1 <= a + b <= 2; E["dK"], E["D_ww"], E["D_wb"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A mean over networks: its name, what tables call it, and how each route reads it off what it knows.
+
+    ``exact`` reads it off exact means in any arithmetic; ``drawn`` gives each draw's contribution, shape (draws,), from
+    the columns of `KERNEL_DRAWS`. It is None where draws do not tell: they have the change of K, and not its parts.
+    """
+
+    name: str
+    label: str
+    exact: Callable[[Means], Any]
+    drawn: Callable[[Mapping[str, FloatArray]], FloatArray] | None = None
+
+
+MOMENTS = {
+    each.name: each
+    for each in (
+        Moment("K", "E[K]", lambda E: E[0, 1] + E[1, 0], lambda draw: draw["K"]),
+        Moment("K_w", "E[K_w]", lambda E: E[1, 0], lambda draw: draw["K_w"]),
+        Moment("K_b", "E[K_b]", lambda E: E[0, 1], lambda draw: draw["K_b"]),
+        Moment("K^2", "E[K²]", lambda E: E[0, 2] + 2 * E[1, 1] + E[2, 0], lambda draw: np.square(draw["K"])),
+        Moment("K_w^2", "E[K_w²]", lambda E: E[2, 0], lambda draw: np.square(draw["K_w"])),
+        Moment("K_b^2", "E[K_b²]", lambda E: E[0, 2], lambda draw: np.square(draw["K_b"])),
+        Moment("K_w*K_b", "E[K_w K_b]", lambda E: E[1, 1], lambda draw: draw["K_w"] * draw["K_b"]),
+        Moment("dK", "E[ΔK]/λ", lambda E: E["dK"], lambda draw: draw["dK"]),
+        Moment("D_ww", "E[Δ_ww]", lambda E: E["D_ww"]),
+        Moment("D_wb", "E[Δ_wb]", lambda E: E["D_wb"]),
+    )
+}
+DRAWN = {name: each.drawn for name, each in MOMENTS.items() if each.drawn}  # those that draws tell
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finwidth.network import MLP
 from finwidth.paper import page
 from finwidth.paper.records import Finding, Statement
-from finwidth.quantities import Estimate
+from finwidth.quantities import MOMENTS, Estimate
 from finwidth.sampling import importance
 from finwidth.sampling.quantiles import SHOWN
 
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from finwidth.measurement import Measurement
     from finwidth.report import Report
     from finwidth.sampling.quantiles import Law, Measured
-
-# What each quantity's mean is called in a table.
-LABELS = {
-    "K": "E[K]",
-    "K_w": "E[K_w]",
-    "K_b": "E[K_b]",
-    "K^2": "E[K²]",
-    "K_w^2": "E[K_w²]",
-    "K_b^2": "E[K_b²]",
-    "K_w*K_b": "E[K_w K_b]",
-    "dK": "E[ΔK]/λ",
-    "D_ww": "E[Δ_ww]",
-    "D_wb": "E[Δ_wb]",
-}
-
 
 _LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
 
@@ -96,20 +81,11 @@ def show(title: str, table: Table, notes: str) -> None:
 
 def moments(found: KernelMoments, forms: Bounds | None) -> None:
     """Print exact values beside the paper's forms."""
-    exact = {
-        "K": (found.mean, found.K.log_raw[0]),
-        "K_w": (found.K_w.mean, None),
-        "K_b": (found.K_b.mean, None),
-        "K^2": (found.second_moment, found.log_second_moment),
-        "K_w^2": (found.K_w.second_moment, found.K_w.log_second_moment),
-        "K_b^2": (found.K_b.second_moment, found.K_b.log_second_moment),
-        "K_w*K_b": (found.mixed, found.log_mixed),
-        **{name: (found.update[name], found.log_update[name]) for name in ("dK", "D_ww", "D_wb")},
-    }
+    logs = found.log_by_name
     columns = ("paper's form", "ratio") if forms else ()
     table = _table("quantity", "exact", *columns)
-    for name, (value, log) in exact.items():
-        table.add_row(LABELS[name], number(value, log), *_form(forms, name))
+    for name, value in found.by_name.items():
+        table.add_row(MOMENTS[name].label, number(value, logs[name]), *_form(forms, name))
     table.add_section()
     table.add_row("Var[K]", number(found.variance, found.K.log_variance))
     table.add_row("CV of K", number(found.cv, found.K.log_cv))
@@ -145,7 +121,9 @@ def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float
     """Print sampled values with their standard errors beside the exact ones, and the law of K if draws are plain."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
     for name, each in found.items():
-        table.add_row(LABELS[name], number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}")
+        table.add_row(
+            MOMENTS[name].label, number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}"
+        )
     notes = _doubts(found)
     if law is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
@@ -206,7 +184,7 @@ def report(found: Report) -> None:
     table = _table("quantity", "exact", *columns, "sampled", "std. err.", "z")
     for row in found.rows:
         form = _form(found.bounds, row.quantity)
-        table.add_row(LABELS[row.quantity], number(row.exact), *form, *_sampled(row.sampled, row.exact))
+        table.add_row(MOMENTS[row.quantity].label, number(row.exact), *form, *_sampled(row.sampled, row.exact))
     notes = f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
     notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
     show(str(found.network), table, notes)
@@ -233,7 +211,7 @@ def comparison(found: Comparison) -> None:
         if row.tilted and row.sampled and not row.sampled.trust:
             value, *rest = _sampled(row.tilted, row.exact)
             law = (value.replace(" ", "~"), *rest)
-        table.add_row(LABELS[row.quantity], number(row.exact), *law, *_sampled(row.networks, row.exact))
+        table.add_row(MOMENTS[row.quantity].label, number(row.exact), *law, *_sampled(row.networks, row.exact))
     if found.rows[0].sampled:
         notes += f", {found.rows[0].sampled.draws} draws in law"
     notes += f".\n{found.not_sampled or ''}\n"
@@ -290,7 +268,7 @@ def module_comparison(found: ModuleComparison) -> None:
 def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
     """A line for each estimate that cannot be trusted, saying why."""
     of = f" ({source})" if source else ""
-    return "".join(f"! {LABELS[name]}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+    return "".join(f"! {MOMENTS[name].label}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
 
 
 def statement(found: Statement) -> None:

@@ -146,6 +146,25 @@ def test_users_bring_their_own_activation() -> None:
         empirical.MLP(net, activation=torch.cos)
 
 
+def test_users_name_the_module_that_torch_has() -> None:
+    def net(name: str) -> MLP:
+        phi = SmoothActivation(
+            "softplus", lambda y: np.logaddexp(0, y), lambda y: 1 / (1 + np.exp(-y)), torch_module=name
+        )
+        return MLP([3, 5, 1], activation=phi)
+
+    right = kernel_matrix(net("Softplus"), *draw_networks(net("Softplus"), 1, np.random.default_rng(1)), X)["K"][0]
+    assert np.allclose(empirical.ntk(empirical.MLP(net("Softplus"), 1), X, outputs=0), right, rtol=1e-6, atol=1e-6)
+    for name, message in {
+        "SoftPlus": "which torch.nn does not have",
+        "Parameter": "which torch.nn does not have",
+        "Softsign": "torch.nn.Softsign is not the network's activation 'softplus'",
+        "Linear": "torch.nn.Linear raises TypeError",
+    }.items():
+        with pytest.raises(finwidth.FinwidthError, match=message):
+            empirical.MLP(net(name))
+
+
 def test_derivatives_at_zero_are_those_of_the_activation() -> None:
     zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     for phi in [

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, Activation, SmoothActivation
+from finwidth import MLP, Activation, FinwidthError, SmoothActivation
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -148,6 +151,37 @@ def test_the_network_computes_what_the_module_does() -> None:
         again.load_state_dict(dict(zip(again.state_dict(), module.state_dict().values(), strict=True)))
         x = torch.randn(5, 12, dtype=torch.float64)
         assert torch.equal(again(x), module(x))
+
+
+def softplus() -> SmoothActivation:
+    return SmoothActivation(
+        "softplus",
+        lambda y: np.logaddexp(0, y),
+        lambda y: 1 / (1 + np.exp(-y)),
+        torch_module="Softplus",
+    )
+
+
+def test_a_new_smooth_activation_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is recognised with its default options, whichever way they are written, and with no others."""
+    monkeypatch.setitem(finwidth.activations.ACTIVATIONS, "softplus", softplus())
+    for usual in (nn.Softplus, partial(nn.Softplus, beta=1, threshold=20)):
+        found = recognise(sequential(activation=usual))
+        assert found.describe() == MLP.pytorch(WIDTHS, activation="softplus").describe()
+    for option in ({"beta": 2}, {"threshold": 1}):
+        with pytest.raises(FinwidthError, match=r"is Softplus\(beta=.*; Softplus\(beta=1.*threshold=20.*\) is known"):
+            recognise(sequential(activation=partial(nn.Softplus, **option)))
+    assert isinstance(finwidth.empirical.MLP(MLP([3, 5, 1], activation="softplus"))[1], nn.Softplus)
+
+
+def test_a_copy_of_what_torch_has_no_module_for(tmp_path: Path) -> None:
+    """The error function, through a copy and through a file."""
+    layers = list(finwidth.empirical.MLP(MLP.pytorch(WIDTHS, activation="erf")).float())
+    torch.save(nn.Sequential(*layers), tmp_path / "module.pt")
+    for module in (copy.deepcopy(nn.Sequential(*layers)), torch.load(tmp_path / "module.pt", weights_only=False)):
+        assert recognise(module).activation is finwidth.activations.ACTIVATIONS["erf"]
+        x = torch.randn(5, 12)
+        assert torch.equal(module[1](x), torch.erf(x))
 
 
 def test_a_module_of_a_network_is_that_network() -> None:

@@ -76,6 +76,14 @@ def test_overflow_gives_logarithms() -> None:
     assert json.loads(document)["second_moment"]["K"] is None
 
 
+def test_what_overflows_even_the_usual_decimals_has_logarithms() -> None:
+    """Python's own decimals end at 10^999999; the moments have their own context."""
+    found = moments(MLP([4] * 2000 + [1], gains=1e300), [1, 0, 0, 0])
+    assert found.K.log_raw[0] > 500_000 * math.log(10)
+    assert found.log_by_name["K^2"] == found.log_second_moment
+    assert found.to_json()["log_update"]["dK"] == found.log_by_name["dK"] > 2_000_000
+
+
 @pytest.mark.parametrize("law", ["gaussian", "uniform"])
 def test_first_use_is_quick(law: str) -> None:
     """In a process that has compiled nothing; the calls of functions are counted, which no busy machine changes."""

@@ -23,6 +23,7 @@ from finwidth.activations import ACTIVATIONS, array_module
 from finwidth.laws import LAWS
 from finwidth.network import PARAMETERIZATIONS
 from finwidth.report import report
+from finwidth.sampling.losses import LOSSES
 
 Make = Callable[[random.Random], Any]
 
@@ -364,7 +365,7 @@ VALID: dict[str, Make] = {
     "kinds": one("w", "b", "wb", "ww"),
     "labelled": one(True, False),
     "law": laws,
-    "loss": one("squared", "cross-entropy"),
+    "loss": one(*LOSSES),
     "lr": one(0.01, 0.1, Fraction(1, 100), np.float32(0.1), 1e-3, 1e3, None),
     "mean": number,
     "members": one(1, 2, 3),
@@ -445,6 +446,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "moment.order": one(0, 2, 4, np.int64(2)),
     "step.loss": one(None, 1.0, torch.tensor(2.0)),
     "z.exact": number,
+    "finwidth.SmoothActivation.torch_module": one(None, "GELU"),
     "finwidth.SmoothActivation.gain": one(1, 2.0, Fraction(1, 2)),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),

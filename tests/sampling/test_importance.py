@@ -14,9 +14,10 @@ from scipy import stats
 import finwidth
 from finwidth import MLP, Activation
 from finwidth.exact.moments import exact_values
+from finwidth.quantities import DRAWN
 from finwidth.sampling import importance
 from finwidth.sampling.diagonal import chunks
-from finwidth.sampling.estimates import ESTIMATED, estimates
+from finwidth.sampling.estimates import estimates
 from finwidth.sampling.importance import heads, make_tilts, pieces, tilted
 from stats import same_counts, same_mean
 
@@ -65,7 +66,7 @@ def test_means_are_the_exact_ones(name: str) -> None:
     assert drawn["weight"].max() <= 3.01  # chunks are split in three to the last draw
     assert same_mean(drawn["weight"], 1.0, 2.0)
     for quantity, bound in BOUNDS.items():
-        values, mean = ESTIMATED[quantity](drawn) * drawn["weight"], exact[quantity]
+        values, mean = DRAWN[quantity](drawn) * drawn["weight"], exact[quantity]
         assert values.max() <= 1.01 * bound * mean
         assert same_mean(values, mean, (bound - 1) * mean**2), quantity
 
@@ -93,7 +94,7 @@ def test_plain_draws_are_off_by_factors_at_beta_three(name: str) -> None:
     for quantity in ("K^2", "dK"):
         assert found[quantity].effective_draws > 10_000
         assert found[quantity].se < 0.01 * abs(exact[quantity])
-        values = np.concatenate([ESTIMATED[quantity](piece) for piece in plain])
+        values = np.concatenate([DRAWN[quantity](piece) for piece in plain])
         assert abs(np.median(values.reshape(20, -1).mean(axis=1))) < abs(exact[quantity]) / 2
         assert not verdicts[quantity].trust
 

@@ -264,7 +264,7 @@ EDITS = {
     "a wrong type": ("zarr.json", '"network": {}', '"network": "x"'),
     "another seed": ("zarr.json", '"seed": 0', '"seed": 5'),
     "of the copy": ("finwidth_sweep/zarr.json", '"seed": 0', '"seed": 5'),
-    "another layout": ("zarr.json", '"schema": 2', '"schema": 3'),
+    "another layout": ("zarr.json", '"schema": 3', '"schema": 4'),
     "an array's type": ("exact/zarr.json", "float64", "int64"),
     "an unknown type": ("exact/zarr.json", "float64", "float99"),
     "zeros where nothing is stored": ("sampled/zarr.json", '"fill_value": "NaN"', '"fill_value": 0.0'),

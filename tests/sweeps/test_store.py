@@ -20,7 +20,8 @@ import pytest
 
 import finwidth
 from finwidth import FinwidthError
-from finwidth.sweeps import check, layout, merge, read
+from finwidth.quantities import DRAWN
+from finwidth.sweeps import check, drawn_kinds, layout, merge, read
 from finwidth.sweeps.config import read_config
 from finwidth.sweeps.dataset import status
 from finwidth.sweeps.store import open_store, writing
@@ -178,19 +179,38 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert finwidth.sweep(small(), store).identical(finwidth.sweep(small()))
 
 
-@pytest.mark.parametrize("schema", [1, 3])
+@pytest.mark.parametrize("schema", [1, 4])
 def test_another_schema_is_told_and_not_touched(tmp_path: Path, schema: int) -> None:
     """An earlier one, which had no checksum, and a later one."""
     store = tmp_path / "a.zarr"
     if schema == 1:
         zarr.create_group(store, zarr_format=3, attributes={"finwidth_sweep": {"schema": 1, "axes": {}}})
     else:
-        layout.put(store / "zarr.json", layout.described({"schema": 3}))
+        layout.put(store / "zarr.json", layout.described({"schema": 4}))
     before = tree(store)
     for use in (finwidth.sweep, lambda config, path: read(path), lambda config, path: check(path)):
-        with pytest.raises(FinwidthError, match=f"layout {schema} of another version of finwidth, and this one has 2"):
+        with pytest.raises(FinwidthError, match=f"layout {schema} of another version of finwidth, and this one has 3"):
             use(small(), store)
         assert tree(store) == before
+
+
+@pytest.mark.parametrize("moments", [[*reversed(DRAWN)], [*DRAWN, "K^3"]], ids=["as many", "one more"])
+def test_records_of_other_moments_are_told_and_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: list[str]
+) -> None:
+    """A version with another list of them: records hold moments by place, so it would read one as another."""
+    store = tmp_path / "a.zarr"
+    whole = finwidth.sweep(small(), store)
+    before = tree(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(drawn_kinds, "DRAWN", dict.fromkeys(moments))
+        for use in (finwidth.sweep, lambda config, path: read(path), lambda config, path: check(path)):
+            with pytest.raises(
+                FinwidthError, match=r"records of sampled in .* have the moments K, K_w, .* use the version"
+            ):
+                use(small(), store)
+            assert tree(store) == before
+    assert read(store).identical(whole)
 
 
 def test_a_lost_chunk_is_a_cell_to_do_again(tmp_path: Path) -> None:

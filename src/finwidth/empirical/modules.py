@@ -60,12 +60,26 @@ class TwoSlopes(nn.Module):
         return f"{self.phi.name}, positive={self.phi.positive}, negative={self.phi.negative}"
 
 
-class Erf(nn.Module):
-    """The error function of every entry."""
+class BuiltIn(nn.Module):
+    """A smooth activation of finwidth that torch has no module for, by its own functions."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name  # which a copy, or a file, brings back to the same activation
+
+    @property
+    def phi(self) -> Activation:
+        """The activation."""
+        return ACTIVATIONS[self.name]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """The value."""
-        return torch.erf(input)
+        """The activation of every entry."""
+        found: torch.Tensor = self.phi.value(input)
+        return found
+
+    def extra_repr(self) -> str:
+        """For `repr`."""
+        return self.name
 
 
 class Pointwise(nn.Module):
@@ -78,9 +92,6 @@ class Pointwise(nn.Module):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The function's value."""
         return self.function(input)
-
-
-SMOOTH_MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "erf": Erf, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
 class MLP(nn.Sequential):
@@ -208,14 +219,10 @@ def activation_module(phi: Activation, given: Elementwise | None = None) -> nn.M
     (LeakyReLU(negative_slope=0.25), TwoSlopes(abs, positive=1, negative=-1))
     """
     if given is not None:
-        return _checked(phi, given)
+        _check_same(phi, given, "activation=")
+        return Pointwise(given)
     if isinstance(phi, SmoothActivation):
-        if phi is not ACTIVATIONS.get(phi.name):
-            raise FinwidthError(
-                f"the activation {phi.name!r} is a function of NumPy arrays, and torch's form of it is not known; "
-                "give it as activation=, a function of tensors such as torch.sin"
-            )
-        return SMOOTH_MODULES[phi.name]()
+        return _smooth_module(phi)
     if phi.positive != 1 or phi.at_zero != phi.negative:
         return TwoSlopes(phi)
     if phi.negative == 1:
@@ -223,11 +230,40 @@ def activation_module(phi: Activation, given: Elementwise | None = None) -> nn.M
     return nn.LeakyReLU(float(phi.negative)) if phi.negative else nn.ReLU()
 
 
-def _checked(phi: Activation, given: Elementwise) -> nn.Module:
-    """The user's function as a module, after comparing its values and derivatives with ``phi`` on a grid."""
+def torch_class(phi: SmoothActivation) -> type[nn.Module] | None:
+    """The class in torch.nn that computes an activation with its default options; None if it names none."""
+    if phi.torch_module is None:
+        return None
+    found = getattr(nn, phi.torch_module, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise FinwidthError(
+            f"torch_module of activation {shown(phi.name)} is {shown(phi.torch_module)}, which torch.nn does not have; "
+            'give the name of a module in it, such as "Softplus"'
+        )
+    return found
+
+
+def _smooth_module(phi: SmoothActivation) -> nn.Module:
+    known, kind = phi is ACTIVATIONS.get(phi.name), torch_class(phi)
+    if kind is not None:
+        with arguments.running(f"torch.nn.{phi.torch_module}"):
+            module = kind()
+        if not known:
+            _check_same(phi, module, f"torch.nn.{phi.torch_module}")
+        return module
+    if not known:
+        raise FinwidthError(
+            f"the activation {phi.name!r} is a function of NumPy arrays, and torch's form of it is not known; "
+            "give it as activation=, a function of tensors such as torch.sin"
+        )
+    return BuiltIn(phi.name)
+
+
+def _check_same(phi: Activation, given: Elementwise, name: str) -> None:
+    """Refuse a function of tensors whose values or derivatives are not those of ``phi`` on a grid."""
     grid = torch.linspace(-4, 4, 80, dtype=torch.float64, requires_grad=True)  # without zero, where slopes may jump
-    arguments.function("activation", given, "a function of tensors")
-    with arguments.running("activation="):
+    arguments.function(name.rstrip("="), given, "a function of tensors")
+    with arguments.running(name):
         value = given(grid)
     same = isinstance(value, torch.Tensor) and value.shape == grid.shape and value.requires_grad
     if same:
@@ -236,5 +272,4 @@ def _checked(phi: Activation, given: Elementwise) -> nn.Module:
         wanted = np.stack([phi.value(points), phi.derivative(points)])
         same = np.allclose(np.stack([value.detach().numpy(), slope.numpy()]), wanted, rtol=1e-6, atol=1e-6)
     if not same:
-        raise FinwidthError(f"activation= is not the network's activation {phi.name!r}: values or derivatives differ")
-    return Pointwise(given)
+        raise FinwidthError(f"{name} is not the network's activation {phi.name!r}: values or derivatives differ")

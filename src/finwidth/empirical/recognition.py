@@ -12,7 +12,7 @@ from torch import nn
 from finwidth import network
 from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.empirical import initialization
-from finwidth.empirical.modules import MLP, SMOOTH_MODULES, Pointwise, TwoSlopes
+from finwidth.empirical.modules import MLP, BuiltIn, Pointwise, TwoSlopes, activation_module, torch_class
 from finwidth.errors import FinwidthError, shown
 
 
@@ -142,13 +142,22 @@ def _activation(name: str, leaf: nn.Module) -> Activation:
         )
     if type(leaf) is TwoSlopes:
         return leaf.phi
-    if type(leaf) is nn.GELU and leaf.approximate != "none":
-        raise _not_read(f"layer {name!r} is GELU(approximate={leaf.approximate!r}); the exact one is known")
-    for known, kind in SMOOTH_MODULES.items():
-        if type(leaf) is kind:
-            return ACTIVATIONS[known]
+    if type(leaf) is BuiltIn:
+        return leaf.phi
+    for phi in ACTIVATIONS.values():
+        if isinstance(phi, SmoothActivation) and type(leaf) is torch_class(phi):
+            known = activation_module(phi)
+            if any(getattr(leaf, option) != value for option, value in _options(known).items()):
+                raise _not_read(f"layer {name!r} is {leaf}; {known} is known")
+            return phi
     what = "a function of the user's own" if type(leaf) is Pointwise else f"of type {type(leaf).__name__}"
     raise _not_read(f"layer {name!r} is {what}")
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    """What a module of torch's was made with, as far as it changes what it computes."""
+    own = vars(nn.Module())
+    return {name: value for name, value in vars(module).items() if name not in own and name != "inplace"}
 
 
 def _check_activations(found: Sequence[Activation]) -> None:

@@ -24,7 +24,7 @@ from finwidth.exact.transfer import (
     to_decimal,
 )
 from finwidth.network import MLP, Vector, check_mlp, exact_input
-from finwidth.quantities import plain
+from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction
 Key = TypeVar("Key", bound=Hashable)
@@ -40,13 +40,13 @@ def present(value: Number) -> Exact:
 
 
 def log(value: Number) -> float:
-    """Natural logarithm of a non-negative fraction or decimal of any size; -inf for 0."""
+    """Natural logarithm of the absolute value of a fraction or decimal of any size; -inf for 0."""
     if not value:
         return -math.inf
     if isinstance(value, Fraction):
-        return math.log(value.numerator) - math.log(value.denominator)
+        return math.log(abs(value.numerator)) - math.log(value.denominator)
     with decimal.localcontext(CONTEXT):
-        return float(value.ln())
+        return float(abs(value).ln())
 
 
 def power(base: Number, exponent: int) -> Number:
@@ -132,7 +132,7 @@ class Moments:
         central, variance = self._central(order), self._central(2)
         if not variance or not central:
             return 0.0
-        size = exp(log(abs(central)) - order / 2 * log(variance))
+        size = exp(log(central) - order / 2 * log(variance))
         return size if central > 0 else -size
 
 
@@ -185,6 +185,21 @@ class KernelMoments:
     def joint(self) -> dict[tuple[int, int], Exact]:
         """E[K_w^a K_b^b] by (a, b), for 1 <= a + b <= order."""
         return {key: present(value) for key, value in self._joint.items()}
+
+    @cached_property
+    def _by_name(self) -> dict[str, Number]:
+        with decimal.localcontext(CONTEXT):
+            return {name: each.exact({**self._joint, **self._update}) for name, each in MOMENTS.items()}
+
+    @property
+    def by_name(self) -> dict[str, Exact]:
+        """All of `finwidth.quantities.MOMENTS`."""
+        return {name: present(value) for name, value in self._by_name.items()}
+
+    @property
+    def log_by_name(self) -> dict[str, float]:
+        """Natural logarithms of the absolute values of `by_name`."""
+        return {name: log(value) for name, value in self._by_name.items()}
 
     @property
     def mixed(self) -> Exact:
@@ -259,7 +274,7 @@ class KernelMoments:
     @property
     def log_update(self) -> dict[str, float]:
         """Natural logarithms of the absolute values of `update`."""
-        return {name: log(abs(value)) for name, value in self._update.items()}
+        return {name: log(value) for name, value in self._update.items()}
 
     def update_variance(self, target: float | Fraction = 0) -> Exact:
         """Var[Delta K]/lambda^2 for SGD towards the target N*; needs order 4 and one output.
@@ -449,17 +464,8 @@ def _mean_update(net: MLP, values: Mapping[Hashable, Number]) -> dict[str, Numbe
 
 
 def exact_values(exact: KernelMoments) -> dict[str, float]:
-    """Exact values of the quantities that `finwidth.sampling.estimates` estimates, as floats."""
-    return {
-        "K": float(exact.mean),
-        "K_w": float(exact.K_w.mean),
-        "K_b": float(exact.K_b.mean),
-        "K^2": float(exact.second_moment),
-        "K_w^2": float(exact.K_w.second_moment),
-        "K_b^2": float(exact.K_b.second_moment),
-        "K_w*K_b": float(exact.mixed),
-        "dK": float(exact.update["dK"]),
-    }
+    """Exact values of the moments that draws estimate, `finwidth.quantities.DRAWN`, as floats."""
+    return {name: float(value) for name, value in exact.by_name.items() if name in DRAWN}
 
 
 def infinite_width(net: MLP, x: Vector) -> float:

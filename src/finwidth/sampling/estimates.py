@@ -8,14 +8,14 @@ a sample can see is how many draws carry its sum: the effective number (sum v)^2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from finwidth.laws import FloatArray
 from finwidth.network import exponent
-from finwidth.quantities import CONSTANT, Estimate
+from finwidth.quantities import CONSTANT, DRAWN, Estimate
 
 # Below this many effective draws the relative standard error exceeds 5%; above it, no single draw can hold more than
 # 1/20 of the sum.
@@ -24,17 +24,6 @@ TRUSTED_EFFECTIVE_DRAWS = 400
 TRUSTED_SHARE = 0.1
 # An honest estimate is this far from the exact value once in 10^6.
 TRUSTED_Z = 4.9
-
-ESTIMATED: dict[str, Callable[[Mapping[str, FloatArray]], FloatArray]] = {
-    "K": lambda drawn: drawn["K"],
-    "K_w": lambda drawn: drawn["K_w"],
-    "K_b": lambda drawn: drawn["K_b"],
-    "K^2": lambda drawn: np.square(drawn["K"]),
-    "K_w^2": lambda drawn: np.square(drawn["K_w"]),
-    "K_b^2": lambda drawn: np.square(drawn["K_b"]),
-    "K_w*K_b": lambda drawn: drawn["K_w"] * drawn["K_b"],
-    "dK": lambda drawn: drawn["dK"],
-}
 
 
 class Accumulator:
@@ -115,7 +104,7 @@ class Accumulator:
 def estimates(
     pieces: Iterable[Mapping[str, FloatArray]], exact: Mapping[str, float] | None = None
 ) -> dict[str, Estimate]:
-    """Estimates of the means of `ESTIMATED` from draws in chunks (`sampling.diagonal.chunks`).
+    """Estimates of the moments in `finwidth.quantities.DRAWN` from draws in chunks (`sampling.diagonal.chunks`).
 
     Chunks with a ``weight`` (`sampling.importance.pieces`) average weight x quantity.
 
@@ -128,10 +117,10 @@ def estimates(
     >>> found["K_b"].trust, found["K^2"].trust
     (False, False)
     """
-    accumulators = {name: Accumulator() for name in ESTIMATED}
+    accumulators = {name: Accumulator() for name in DRAWN}
     units: dict[str, int] = {}
     for piece in pieces:
-        for name, value in ESTIMATED.items():
+        for name, value in DRAWN.items():
             with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
                 values = value(piece) * piece["weight"] if "weight" in piece else value(piece)
             k = units.setdefault(name, exponent(values))

@@ -15,6 +15,7 @@ from finwidth.memory import afford, amount
 from finwidth.network import MLP
 from finwidth.progress import check_time, stage
 from finwidth.sampling import training_plan
+from finwidth.sampling.losses import SQUARED
 from finwidth.sampling.revealed import NotFiniteError
 from finwidth.sampling.streams import stream
 from finwidth.sampling.training_networks import Networks, Passed, Pulled
@@ -76,7 +77,7 @@ def first_step(  # noqa: PLR0917
 def _chunks(net: MLP, x: FloatArray, draws: int, seed: int) -> Iterator[Networks]:
     neurons = sum(net.widths[1:])
     size = min(draws, max(1, _CHUNK_NEURONS // neurons))
-    one = training_plan.memory(Plan(net, x[None], np.zeros((1, net.widths[-1])), 1, 1.0, 0.0, 1, "squared", range(2)))
+    one = training_plan.memory(Plan(net, x[None], np.zeros((1, net.widths[-1])), 1, 1.0, 0.0, 1, SQUARED, range(2)))
     what = f"drawing {amount(draws)} networks of {amount(neurons)} neurons"
     afford(size * one + 16 * draws, what, "draw fewer, or take a narrower network")
     check_time(draws, _SECONDS * neurons, what, "draw fewer")

@@ -311,8 +311,8 @@ def _provenance(plan: Plan, seed: int) -> dict[str, Any]:
         steps=plan.steps,
         momentum=plan.momentum,
         batch=plan.batch,
-        loss=plan.loss,
-        targets_are="classes" if plan.loss == "cross-entropy" else "numbers",
+        loss=plan.loss.name,
+        targets_are="classes" if plan.loss.classes else "numbers",
     )
 
 

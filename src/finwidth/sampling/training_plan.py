@@ -19,10 +19,10 @@ from finwidth.network import MLP, check_inputs, check_mlp
 from finwidth.progress import check_time
 from finwidth.sampling.gram import why_not_gaussian
 from finwidth.sampling.instead import advice
+from finwidth.sampling.losses import Loss, loss_called
 from finwidth.sampling.revealed import held, work
 from finwidth.sampling.training_networks import Rows
 
-LOSSES = ("squared", "cross-entropy")
 _STEP = 1e-4  # seconds; hardly a step takes less
 _SMALLEST = 1e-300  # largest entry of an input that is not 0
 
@@ -32,7 +32,7 @@ class Plan:
     """What is trained and recorded, checked.
 
     Arrays: inputs (m + p, n_0), of which the first m are for training and the last p, if any, only probed; targets
-    (m, n_d), for cross-entropy one-hot.
+    (m, n_d), for classes one-hot.
     """
 
     net: MLP
@@ -42,7 +42,7 @@ class Plan:
     lr: float
     momentum: float
     batch: int
-    loss: str
+    loss: Loss
     record: Sequence[int]
 
     @property
@@ -72,21 +72,11 @@ class Plan:
     def slope(self, output: FloatArray, of: Rows | None = None) -> FloatArray:
         """The derivative of the loss by the outputs, (draws, m or batch, n_d), of all training inputs or of some."""
         targets = self.targets if of is None else self.targets[of]
-        if self.loss == "squared":
-            return output - targets
-        likely = np.exp(output - output.max(-1, keepdims=True))
-        difference: FloatArray = likely / likely.sum(-1, keepdims=True) - targets
-        return difference
+        return self.loss.slope(output, targets)
 
     def total_loss(self, output: FloatArray) -> FloatArray:
         """The loss of all training inputs, (draws,), from their outputs (draws, m, n_d)."""
-        total: FloatArray
-        if self.loss == "squared":
-            total = 0.5 * np.square(output - self.targets).sum((1, 2))
-            return total
-        below = output - output.max(-1, keepdims=True)
-        total = (np.log(np.exp(below).sum(-1)) - (below * self.targets).sum(-1)).sum(-1)
-        return total
+        return self.loss.total(output, self.targets)
 
 
 def check_network(net: MLP) -> None:
@@ -108,14 +98,14 @@ def _resolved(inputs: FloatArray, what: str) -> FloatArray:
     return inputs
 
 
-def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: str) -> FloatArray:
-    """Targets as (m, n_d), one-hot for cross-entropy."""
+def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray:
+    """Targets as (m, n_d), classes as one-hot rows."""
     outputs = net.widths[-1]
     wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
     array = arguments.array("targets", y, f"finite numbers of shape {wanted}")
-    if arguments.one_of("loss", loss, LOSSES) == "cross-entropy":
+    if loss.classes:
         if outputs == 1:
-            raise FinwidthError("cross-entropy needs an output for each class, and the network has 1; give 2 or more")
+            raise FinwidthError(f"{loss.name} needs an output for each class, and the network has 1; give 2 or more")
         given = np.asarray(y)
         if array.shape != (m,) or given.dtype.kind not in "iub" or not ((array >= 0) & (array < outputs)).all():
             raise FinwidthError(f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the inputs' classes")
@@ -160,15 +150,16 @@ def plan(
     batch = m if batch is None else count("batch", batch)
     if batch > m:
         raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
+    taken = loss_called(loss)
     return Plan(
         net,
         inputs if probe is None else np.concatenate([inputs, _resolved(check_inputs(net, probe), "probe inputs")]),
-        _check_targets(net, y, m, loss),
+        _check_targets(net, y, m, taken),
         steps,
         arguments.real("lr", lr, "a positive number", lambda value: 0 < value < math.inf),
         arguments.real("momentum", momentum, "a number from 0 to below 1", lambda value: 0 <= value < 1),
         batch,
-        loss,
+        taken,
         _check_record(record, steps),
     )
 

@@ -233,10 +233,6 @@ def _check_combinations(document: Document, config: Config) -> None:
                 raise document.fault("quantities", f'"{quantity}" cannot be had for {what}: {error}') from None
 
 
-# Settings that may grow: more draws add to those there are.
-GROWING = ("draws", "most_draws")
-
-
 def differences(old: Config, new: Config) -> list[str]:
     """Reasons why ``new`` cannot continue a sweep of ``old``; empty if it only adds to it."""
     found = [
@@ -265,7 +261,7 @@ def _setting_differences(quantity: str, old: Mapping[str, Any], new: Mapping[str
     found = []
     for key in sorted({*old} | {*new}):
         before, now = old.get(key), new.get(key)
-        grows = key in GROWING and before is not None and now is not None and now >= before
+        grows = key in KINDS[quantity].growing and before is not None and now is not None and now >= before
         if before != now and not grows:
             found.append(f"{quantity}.{key} was {_said(before)} and is {_said(now)}")
     return found

@@ -13,9 +13,8 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
-from finwidth.quantities import Estimate
+from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling import diagonal, gram
-from finwidth.sampling.estimates import ESTIMATED
 from finwidth.sampling.streams import stream
 from finwidth.sampling.variates import Variates
 from finwidth.sweeps import numerics
@@ -41,6 +40,8 @@ _MEANINGS = {
 
 class Drawn(Kind):
     """Common to all estimates: the number of draws, and the variables made of their records."""
+
+    growing = ("draws", "most_draws")
 
     def finished(self, records: FloatArray, table: Mapping[str, Any]) -> Flags:
         """Whether there are as many draws as the settings ask for, or as the stopping rule does up to their limit."""
@@ -111,7 +112,7 @@ class Sampled(Drawn):
 
     def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
         """A number of draws, or a target for the relative standard error and a limit of draws."""
-        of = several(document, "sampled.of", table.get("of", _DEFAULT_GOALS), one_of(tuple(ESTIMATED)))
+        of = several(document, "sampled.of", table.get("of", _DEFAULT_GOALS), one_of(tuple(DRAWN)))
         if ("draws" in table) == ("target" in table):
             raise document.fault("sampled", "give one of draws and target (a relative standard error)")
         if "draws" in table:
@@ -129,7 +130,7 @@ class Sampled(Drawn):
 
     def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Moments and statistics."""
-        return {"moment": list(ESTIMATED), "sampled_statistic": list(STATISTICS)}
+        return {"moment": list(DRAWN), "sampled_statistic": list(STATISTICS)}
 
     def compute(
         self,
@@ -174,10 +175,10 @@ def _sampled(
             pause()
             drawn = chain.draw(norm, Variates(stream(seed, number)), count)
             with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
-                return [value(drawn) for value in ESTIMATED.values()]
+                return [value(drawn) for value in DRAWN.values()]
 
-        totals, states = accumulate(piece, len(ESTIMATED), size, draws, previous)
-        return {name: total.estimate(exact[name]) for name, total in zip(ESTIMATED, totals, strict=True)}, states
+        totals, states = accumulate(piece, len(DRAWN), size, draws, previous)
+        return {name: total.estimate(exact[name]) for name, total in zip(DRAWN, totals, strict=True)}, states
 
     if "draws" in table:
         draws = wanted = table["draws"]

@@ -37,12 +37,15 @@ class Kind(ABC):
         What configs call it.
     keys
         Of its table in a config.
+    growing
+        Of these, settings that may grow when a sweep goes on: more draws add to those there are.
     block
         How many depths and widths are computed, stored, and lost when a sweep is killed, together.
     """
 
     name: ClassVar[str]
     keys: ClassVar[tuple[str, ...]] = ()
+    growing: ClassVar[tuple[str, ...]] = ()
     block: ClassVar[tuple[int, int]] = (1, 1)
 
     def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:

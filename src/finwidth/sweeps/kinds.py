@@ -1,10 +1,17 @@
-"""The table of quantities: an entry here is all that a new one needs."""
+"""The table of quantities: a `Kind` that one of these modules defines is one."""
 
-from finwidth.sweeps.drawn_kinds import Gram, Sampled
-from finwidth.sweeps.exact_kinds import Bounds, Exact
+from inspect import isabstract
+
+from finwidth.sweeps import drawn_kinds, exact_kinds, training_kind
 from finwidth.sweeps.kind import Kind, Settings
-from finwidth.sweeps.training_kind import Training
 
 __all__ = ["KINDS", "Kind", "Settings"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Exact(), Bounds(), Sampled(), Gram(), Training())}
+_MODULES = (exact_kinds, drawn_kinds, training_kind)  # in the order of messages and of the variables of a result
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind()
+    for module in _MODULES
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Kind) and kind.__module__ == module.__name__ and not isabstract(kind)
+}

@@ -138,6 +138,11 @@ def record_dims(quantity: str, settings: Mapping[str, Any]) -> dict[str, list[An
     return {**dict(others), name: [*labels, CHECK]}
 
 
+def labels(quantities: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """The dimensions of the records of each quantity and their labels."""
+    return {quantity: KINDS[quantity].dims(settings) for quantity, settings in quantities.items()}
+
+
 def file_of(quantity: str, region: tuple[slice, ...], settings: Mapping[str, Any]) -> str:
     """The file of the chunk that holds a block."""
     kind = KINDS[quantity]

@@ -7,6 +7,7 @@ if its record is not NaN.  Axes keep the order in which values were added.
 Every file is checked against what it should be, and where it should be:
 
 - The attributes of the group, again one file, describe the store.  They carry a checksum, and a copy lies beside them.
+- It has the labels of the records: numbers of another list of moments are told, and not read as those of this one.
 - The arrays' metadata and labels follow from the description, so they are compared with what it makes of them.
 - A record ends in a check value that binds its numbers to its cell (`sweeps.seals`).
 
@@ -34,10 +35,10 @@ from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
 from finwidth.sweeps import layout, seals
 from finwidth.sweeps.blocks import blocks
-from finwidth.sweeps.config import GROWING, Config, differences
+from finwidth.sweeps.config import Config, differences
 from finwidth.sweeps.kinds import KINDS
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def versions() -> dict[str, str]:
@@ -148,7 +149,7 @@ class Store:
             "quantity": quantity,
             "seed": self.config.seed,
             "network": self.config.network,
-            "settings": {name: value for name, value in settings.items() if name not in GROWING},
+            "settings": {name: value for name, value in settings.items() if name not in KINDS[quantity].growing},
             "versions": self.versions,
         }
         digests = {
@@ -206,6 +207,7 @@ class Store:
             "schema": SCHEMA,
             "config": self.config.to_json(),
             "axes": {name: list(values) for name, values in self.axes.items()},
+            "labels": layout.labels(self.config.quantities),
             "versions": dict(self.versions),
             "numerics": self.numerics,
         }
@@ -288,10 +290,24 @@ def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | No
 
 
 def store_of(path: Path, content: Mapping[str, Any]) -> Store:
-    """The store at a path that says ``content`` of itself."""
+    """The store at a path that says ``content`` of itself; raises FinwidthError if its records are of other things."""
     axes = {name: tuple(values) for name, values in content["axes"].items()}
     config = Config.from_json(content["config"])
+    now = layout.labels({name: settings for name, settings in config.quantities.items() if name in KINDS})
+    for quantity, there in content["labels"].items():
+        here = now.get(quantity, {})
+        if there != here:
+            raise FinwidthError(
+                f"the records of {quantity} in {path} have {_unlike(there, here)}, and those of this version of "
+                f"finwidth {_unlike(here, there)}; use the version that made it, or give another store with -o"
+            )
     return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False), content)
+
+
+def _unlike(labels: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """In a message, the labels of records that are not those of others."""
+    found = {name: values for name, values in labels.items() if values != others.get(name)}
+    return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in found.items()) or "none"
 
 
 def damage(path: Path, file: str) -> FinwidthError:

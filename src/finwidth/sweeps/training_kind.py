@@ -12,6 +12,7 @@ from finwidth.errors import FinwidthError, SizeError
 from finwidth.laws import FloatArray
 from finwidth.network import MLP
 from finwidth.sampling import training_plan
+from finwidth.sampling.losses import SQUARED
 from finwidth.sampling.training import chunk_size, train
 from finwidth.sweeps import numerics
 from finwidth.sweeps.document import Document
@@ -114,7 +115,7 @@ class Training(SeveralInputs):
         if table["method"] == "law":
             X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
             one = training_plan.memory(
-                training_plan.Plan(net, X, y, table["steps"], 1.0, 0.0, m, "squared", table["record"])
+                training_plan.Plan(net, X, y, table["steps"], 1.0, 0.0, m, SQUARED, table["record"])
             )
         else:
             one = 40 * weights_of(net)
