@@ -205,16 +205,16 @@ def _rounded(value: Any) -> float:
         return math.nan
 
 
-def numbers(values: Any) -> FloatArray | None:
+def numbers(values: Any, *, copy: bool = True) -> FloatArray | None:
     """Real numbers as float64, inf where a double overflows; None if there are others, or some are missing."""
     found = real_array(values)
     with np.errstate(over="ignore"):
-        return None if found is None else found.astype(np.float64)
+        return None if found is None else found.astype(np.float64, copy=copy)
 
 
-def array(name: str, values: Any, wanted: str) -> FloatArray:
-    """The same of finite numbers."""
-    found = numbers(values)
+def array(name: str, values: Any, wanted: str, *, copy: bool = True) -> FloatArray:
+    """The same of finite numbers; without a copy, if it is only read, where it is such an array already."""
+    found = numbers(values, copy=copy)
     if found is None:
         raise FinwidthError(f"{name} is {shown(values)}, not an array of numbers; give {wanted}")
     if not np.isfinite(found).all():

@@ -54,7 +54,7 @@ _ROUNDING = 16 * np.finfo(float).eps  # of a matrix: what is smaller of its cent
 def _matrices(name: str, K: npt.ArrayLike) -> FloatArray:
     """A stack of square matrices."""
     wanted = "finite numbers of shape (..., N, N), N at least 1"
-    found = arguments.array(name, K, wanted)
+    found = arguments.array(name, K, wanted, copy=False)
     if found.ndim < 2 or found.shape[-1] != found.shape[-2] or not found.shape[-1]:
         raise FinwidthError(f"{name} has shape {found.shape}; give {wanted}")
     return found
