@@ -354,6 +354,14 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
+def check_depth(name: str, depth: Any, least: int = 1) -> int:
+    """A number of weight layers that a network can have."""
+    checked = arguments.count(name, depth, least)
+    if checked > _MOST_LAYERS:
+        raise FinwidthError(f"{name} is {shown(depth)}; a network has at most {_MOST_LAYERS:,} layers")
+    return checked
+
+
 def check_mlp(net: Any) -> MLP:
     """A network."""
     if not isinstance(net, MLP):

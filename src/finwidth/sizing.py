@@ -21,7 +21,7 @@ from finwidth.errors import FinwidthError, shown
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
 from finwidth.laws import FloatArray
-from finwidth.network import MLP
+from finwidth.network import MLP, check_depth
 from finwidth.sampling.gram import sample_gram, why_not_gaussian
 
 Widths = npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     >>> finwidth.width_for(16, cv=0.1)
     3723
     """
-    depth, cv, x = count("depth", depth), _positive("cv", cv), _input(norm)
+    depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input(norm)
     drawn = _drawn(network)
     deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
     if depth > deepest:

@@ -134,7 +134,7 @@ class Ensemble:
             found: torch.Tensor = torch.func.functional_call(self._template, (parameters, buffers), (inputs,))
             return found
 
-        inputs = check_inputs(self._template, X)
+        inputs = self._inputs(X)
         buffers = {name: each.clone() for name, each in self._buffers.items()}  # a forward pass may write to its own
         try:
             with telling(self._template, inputs):
@@ -158,7 +158,7 @@ class Ensemble:
             What the work for it may take; the result comes on top.
         """
         outputs = one_output(outputs)
-        inputs = check_inputs(self._template, X)
+        inputs = self._inputs(X)
         self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
         if self.network is None:
             kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
@@ -171,6 +171,13 @@ class Ensemble:
         with torch.no_grad():
             pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.members, size)]
         return torch.cat(pieces)
+
+    def _inputs(self, given: Any, name: str = "X") -> torch.Tensor:
+        """Inputs of the networks, shape (N, ...); kernels of an MLP are found without calling it."""
+        inputs = check_inputs(self._template, given, name)
+        if self.network is not None and inputs.shape[1:] != self.network.widths[:1]:
+            raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give one of (N, {self.network.widths[0]})")
+        return inputs
 
     def _chosen(self, outputs: str | int) -> list[int]:
         assert self.network is not None
@@ -254,12 +261,12 @@ class Ensemble:
         """
         steps, due, outputs = count("steps", steps), schedule(at), one_output(outputs)
         self._afford(2 * sum(each.nbytes for each in self.parameters.values()), "gradients")
-        inputs, rates = check_inputs(self._template, X), self._rates(lr)
+        inputs, rates = self._inputs(X), self._rates(lr)
         targets = torch.tensor(numpy_of(y)).to(inputs)
         targets = targets[:, None] if targets.ndim == 1 else targets
         if (probe is None) != (probe_targets is None):
             raise FinwidthError("give both of probe and probe_targets, or neither")
-        probe = inputs if probe is None else check_inputs(self._template, probe, "probe")
+        probe = inputs if probe is None else self._inputs(probe, "probe")
         aims = numpy_of(targets if probe_targets is None else probe_targets)
         self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import nn
 
+from finwidth import arguments
 from finwidth.arguments import flag
 from finwidth.empirical.arguments import (
     Parameters,
@@ -170,11 +171,11 @@ def ntk(
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
     """
-    check, labelled = flag("check", check), flag("labelled", labelled)
+    check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
         kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
         kernel.afford(bytes_)
-        kernel.progress = progress
+        kernel.progress = tell
         K = checked(kernel, partial(Kernel.compute, memory=bytes_)) if check else kernel.compute(bytes_)
     return label(K, "K", kernel) if labelled else K
 

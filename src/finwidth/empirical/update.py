@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from finwidth import arguments
 from finwidth.arguments import flag, function, real
 from finwidth.empirical.arguments import Parameters, Scale, check_inputs, check_module, check_tensor
 from finwidth.empirical.check import checked
@@ -147,7 +148,7 @@ def sgd_update(
     >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
     tensor([[-4.]], dtype=torch.float64)
     """
-    check, labelled = flag("check", check), flag("labelled", labelled)
+    check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
         function("loss", loss, "a function of the output and y")
         batch = check_inputs(module, x, "x")
@@ -155,7 +156,7 @@ def sgd_update(
             stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
         )
         kernel.afford(bytes_, copies=6)
-        kernel.progress = progress
+        kernel.progress = tell
         direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
         kernel.network = replace(kernel.network, direction=direction)
         kernel.plan = replace(kernel.plan, ways=(ALONE,))  # the others know of no direction

@@ -13,7 +13,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector
+from finwidth.network import MLP, Vector, check_depth
 from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
 from finwidth.sampling import importance
@@ -56,7 +56,7 @@ def kernel_on_a_circle(
     from matplotlib.figure import Figure
 
     widths = [count("width", width) for width in items("widths", widths, "hidden widths, a panel each")]
-    depth = count("depth", depth)
+    depth = check_depth("depth", depth)
     if not widths:
         raise FinwidthError("widths is empty; give at least one hidden width")
     nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
@@ -112,7 +112,7 @@ def update_over_depth(
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
-    depths = [count("depth", depth, 2) for depth in items("depths", depths, "numbers of layers, 2 or more")]
+    depths = [check_depth("depth", depth, 2) for depth in items("depths", depths, "numbers of layers, 2 or more")]
     if not depths:
         raise FinwidthError("depths is empty; give at least one number of layers, 2 or more")
     draws, seed = count("draws", draws), check_seed(seed)
