@@ -72,24 +72,25 @@ class Plan:
 def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Passes of three samples, and of two in reverse order, tell where the samples are: in the dimension that grows from 2
-    to 3. They, and one sample alone, tell whether a sample's output depends on its company or its place.
+    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
+    reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
         return _plan(network, rows)
 
 
 def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
-    (two, less), (three, more) = (_weighed(network, each) for each in (rows[:2].flip(0), rows))
+    (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
+    backward = record(network, rows.flip(0), network.parameters)
     alone = apply(network, rows[:1], network.parameters)
     if not three.output.requires_grad:
         raise FinwidthError(
             "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
         )
-    unlike = why_unlike(network, rows, three.output, [two.output.flip(0), alone])
+    unlike = why_unlike(network, rows, three.output, [two.output, backward.output.flip(0), alone])
     if unlike:
         raise FinwidthError(unlike)
-    uses, pulled, general = _places(network, two, three)
+    uses, pulled, general = _places(network, two, three, backward)
     hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
     ways = (ALONE,) if hooks else tuple(WAYS)
     columns: list[Tensor] = []
@@ -97,7 +98,7 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     if three.uses and len(general) < len(network.parameters):
         with telling(network.module, rows):
             columns, batched = _try_backward(three)
-            general |= _out_of_order(three, two, uses) if uses else {}
+            general |= _out_of_order(three, backward, uses) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
@@ -116,9 +117,12 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
 Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
 
 
-def _places(network: Network, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
+def _places(
+    network: Network, two: Record, three: Record, backward: Record
+) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
-    if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
+    signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
+    if not signatures[0] == signatures[1] == signatures[2]:
         return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
@@ -208,22 +212,23 @@ def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
         return _backward(pass_, range(1), batched=False), False
 
 
-def _out_of_order(three: Record, two: Record, uses: Places) -> dict[str, str]:
+def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, str]:
     """The parameters with a use in which the samples are in another order than in the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
-    result at a sample is that for equal weights times the sample's own, and so it is for two of them in reverse order.
+    result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
+    (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
     weights = torch.tensor([1.0, 2.0, 4.0])
     found: dict[str, str] = {}
     plain, ahead, back = (
-        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (two, weights[:2].flip(0)))
+        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (backward, weights.flip(0)))
     )
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
             D, one, other = (each.movedim(axes.result, -1) for each in columns)
             right = D * weights.to(D)
-            if not (near(right, one) and near(right[..., :2].flip(-1), other)):
+            if not (near(right, one) and near(right.flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
     return found
 
