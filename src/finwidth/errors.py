@@ -22,7 +22,7 @@ class SizeError(FinwidthError):
     """What was asked for is allowed, and too large: for the memory there is, or for a year."""
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, longest: int = _SHOWN) -> str:
     """A value in a message: in one line, and not too long.
 
     >>> from finwidth.errors import shown
@@ -34,7 +34,7 @@ def shown(value: Any) -> str:
     except Exception:  # whatever its __repr__ raises; a whole number of more digits than Python prints does, too
         kind = type(value).__name__
         return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} that is too long to show"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def shortened(message: str) -> str:

@@ -10,13 +10,12 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
 
 Rational: TypeAlias = int | Fraction
-FloatArray: TypeAlias = npt.NDArray[np.float64]
+FloatArray: TypeAlias = arguments.FloatArray
 Sampler: TypeAlias = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
 
 

@@ -140,7 +140,7 @@ def measure(
         raise FinwidthError(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
-    inputs = _inputs(module, X)
+    inputs, first = _inputs(module, X)
     scale = module.scale if isinstance(module, empirical.MLP) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
@@ -149,7 +149,7 @@ def measure(
     if matrix.ndim == 4:
         matrix = matrix.transpose(0, 2, 1, 3).reshape(len(matrix) * matrix.shape[2], -1)
     eigenvalues = spectrum((matrix + matrix.T) / 2)
-    theory, reason = _theory(module, arguments.real_array(X)[0].ravel(), seed, init, tell)  # type: ignore[index]
+    theory, reason = _theory(module, first, seed, init, tell)
     return Measurement(
         type(module).__name__,
         sum(each.numel() for each in module.parameters() if each.requires_grad),
@@ -178,8 +178,8 @@ def _theory(
         return None, str(error)
 
 
-def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
-    """The inputs as a tensor that the module takes; raises FinwidthError where it does not."""
+def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[Any, npt.NDArray[Any]]:
+    """The inputs as a tensor that the module takes, and the first as given; raises FinwidthError where it does not."""
     from finwidth.empirical.arguments import check_inputs
     from finwidth.empirical.forward import differentiable, first_line, untouched
 
@@ -195,7 +195,7 @@ def _inputs(module: nn.Module, X: npt.ArrayLike) -> Any:
     except Exception as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise FinwidthError(f"the module cannot be applied to inputs of shape {array.shape}: {told}") from error
-    return inputs
+    return inputs, array[0].ravel()
 
 
 def parse_target(target: str) -> tuple[Path, str]:

@@ -90,7 +90,8 @@ def refuse_inside_store(path: Path) -> None:
     for folder in Path(os.path.realpath(path)).parents:
         if any(os.path.lexists(folder / name) for name in _ZARR):
             raise FinwidthError(
-                f"cannot write {path}: {folder} is a Zarr store, where nothing else belongs; give another path"
+                f"cannot write {path}: it lies in the Zarr store {folder}, and what is a Zarr store holds nothing "
+                "else; give a path outside of it"
             )
 
 

@@ -15,13 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from finwidth import outputs
+from finwidth.bars import LOG_SECONDS, duration
 from finwidth.errors import FinwidthError
 from finwidth.quantities import plain
 
 if TYPE_CHECKING:
     from finwidth.sweeps.run import Progress
-
-_LOG_SECONDS = 30
 
 
 class _RunByDefault(TyperGroup):
@@ -75,7 +74,6 @@ def _run(
     from finwidth.sweeps.run import run
 
     path = store_beside(config) if output is None else output
-    outputs.refuse_inside_store(path)
     last: list[Progress] = []
     try:
         with _shown(quiet or as_json) as show, _one_line_warnings():
@@ -139,16 +137,14 @@ class _LogLines:
 
     def __call__(self, now: Progress) -> None:
         if time.monotonic() >= self.next:
-            self.next = time.monotonic() + _LOG_SECONDS
+            self.next = time.monotonic() + LOG_SECONDS
             typer.echo(f"{now.done} of {now.total} cells{', ' + _pace(now) if _pace(now) else ''}", err=True)
 
 
 def _pace(now: Progress) -> str:
     if now.seconds_left is None:
         return ""
-    minutes, seconds = divmod(round(now.seconds_left), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{now.rate:.3g} a second, {hours}:{minutes:02}:{seconds:02} left"
+    return f"{now.rate:.3g} a second, {duration(now.seconds_left)} left"
 
 
 @sweep_app.command("status")
@@ -217,7 +213,6 @@ def _merge(
     from finwidth.sweeps.dataset import status
     from finwidth.sweeps.merge import merge
 
-    outputs.refuse_inside_store(output)
     merge(stores, output)
     found = status(output)
     if as_json:

@@ -125,10 +125,6 @@ def _distinct(known: dict[str, Scheme]) -> dict[str, Scheme]:
     return kept
 
 
-def _close(some: Sequence[Fraction], others: Sequence[Fraction]) -> bool:
-    return all(abs(one / other - 1) < _CLOSE for one, other in zip(some, others, strict=True))
-
-
 def _deviations(weights: list[FloatArray], scheme: Scheme) -> Iterator[tuple[FloatArray, float]]:
     for weight, gain in zip(weights, scheme[1], strict=True):
         yield weight, math.sqrt(gain / weight.shape[1])

@@ -319,8 +319,11 @@ class Kernel:
     def bytes(self) -> int:
         """Size of the kernel itself."""
         o = 1 if self.outputs == "trace" else len(self.wanted)
-        others = 1 if self.alone else len(self.x1 if self.x2 is None else self.x2)
-        return len(self.x1) * others * (o * o if self.pairs else o) * self.plan.dtype.itemsize
+        return self._pairs_of_inputs * (o * o if self.pairs else o) * self.plan.dtype.itemsize
+
+    @property
+    def _pairs_of_inputs(self) -> int:
+        return len(self.x1) * (1 if self.alone else len(self.x1 if self.x2 is None else self.x2))
 
     def layout(self, memory: int) -> tuple[int, int, int]:
         """Inputs of a block, inputs of a pass, and peak memory in bytes without the kernel itself."""
@@ -353,7 +356,7 @@ class Kernel:
     def _attempt(self, memory: int) -> Tensor:
         self.n, self.o = self._layout(memory)
         self.t = self.sizes.tile(self.n, self.o)
-        total = len(self.x1) * (1 if self.alone else len(self.x1 if self.x2 is None else self.x2))
+        total = self._pairs_of_inputs
         with torch.no_grad(), stage("kernel", total, self.progress) as told:
             left = self._to_pass()
 

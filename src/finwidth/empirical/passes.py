@@ -360,8 +360,8 @@ def _pulled(
         raise
     except RuntimeError as error:
         raise OtherRouteError from error
-    parts = [network.scales[name] ** 0.5 * each.reshape(n, o, -1) for name, each in zip(chosen, found, strict=True)]
-    return Dense(torch.cat(parts, dim=2).to(scheme.dtype))
+    pulled = _side_by_side(network, dict(zip(chosen, found, strict=True)), n * o)
+    return Dense(pulled.view(n, o, -1).to(scheme.dtype))
 
 
 def _freed(x: Tensor) -> Tensor:
@@ -385,8 +385,7 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
 
         value, pull = torch.func.vjp(output, chosen)[:2]
         (by_name,) = torch.func.vmap(pull)(_unit(value, outputs))
-        columns = (network.scales[name] ** 0.5 * each.reshape(len(outputs), -1) for name, each in by_name.items())
-        return torch.cat(list(columns), dim=1)
+        return _side_by_side(network, by_name, len(outputs))
 
     try:
         with differentiable():
@@ -402,33 +401,36 @@ def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: ra
     In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
     square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
     """
-    chosen = [name for name in network.parameters if name in names]
+    chosen = {name: each for name, each in network.parameters.items() if name in names}
     found = []
     with differentiable():
         for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
             values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
-            columns = _all_at_once(values, [network.parameters[name] for name in chosen])
-            roots = (network.scales[name] ** 0.5 for name in chosen)
-            rows = [root * each.reshape(len(values), -1) for root, each in zip(roots, columns, strict=True)]
-            found.append(torch.cat(rows, dim=1).view(len(some), len(outputs), -1))
+            rows = _side_by_side(network, _all_at_once(values, chosen), len(values))
+            found.append(rows.view(len(some), len(outputs), -1))
     return Dense(torch.cat(found))
 
 
-def _all_at_once(values: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+def _side_by_side(network: Network, by_name: Mapping[str, Tensor], n: int) -> Tensor:
+    """Gradients of n numbers by parameters, shapes (n, *parameter), with the roots of their scales: (n, numbers)."""
+    roots = {name: network.scales[name] ** 0.5 for name in by_name}
+    rows = (each if roots[name] == 1 else roots[name] * each for name, each in by_name.items())
+    return torch.cat([each.reshape(n, -1) for each in rows], dim=1)
+
+
+def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The gradients of every value by each parameter, shapes (values, *parameter)."""
+    zeros = {name: each.new_zeros(()).expand(len(values), *each.shape) for name, each in parameters.items()}
     if not values.requires_grad:
-        return [each.new_zeros(len(values), *each.shape) for each in parameters]
+        return zeros
     unit = torch.eye(len(values), dtype=values.dtype, device=values.device)
     try:
-        found = torch.autograd.grad(values, parameters, unit, is_grads_batched=True, allow_unused=True)
+        found = torch.autograd.grad(values, list(parameters.values()), unit, is_grads_batched=True, allow_unused=True)
     except (RuntimeError, NotImplementedError) as error:  # the module, or an operation of it, cannot be taken
         raise OtherWayError from error
     if any(each is not None and each.is_sparse for each in found):
         raise OtherWayError
-    return [
-        own.new_zeros(len(values), *own.shape) if each is None else each
-        for own, each in zip(parameters, found, strict=True)
-    ]
+    return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
 
 
 def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
@@ -457,14 +459,12 @@ def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: rang
     """
     parameters, direction = network.parameters, network.direction
     chosen = [name for name in parameters if name in names]
-    roots = [network.scales[name] ** 0.5 for name in chosen]
     value = apply(network, sample, parameters)[0]
     rows = []
     for i in outputs:
         columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
-        scaled = [each if root == 1 else root * each for root, each in zip(roots, columns, strict=True)]
-        rows.append(torch.cat([each.flatten() for each in scaled]))
-    G = torch.stack(rows)
+        rows.append(_side_by_side(network, dict(zip(chosen, columns, strict=True)), 1))
+    G = torch.cat(rows)
     if direction is None or not G.requires_grad:
         return G.detach(), torch.zeros_like(G)
     u = torch.zeros_like(G, requires_grad=True)

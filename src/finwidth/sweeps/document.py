@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finwidth import arguments
+from finwidth import arguments, errors
 from finwidth.errors import FinwidthError
 from finwidth.inputs import check_file
 
@@ -64,13 +64,7 @@ class Document:
 
 def shown(value: Any) -> str:
     """A value in a message, as it was typed and not too long."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more digits than Python prints
-        text = "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return str(value).lower() if isinstance(value, bool) else errors.shown(value, 60)
 
 
 def check_config(path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from finwidth.arguments import items, path
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import cell_at, united
 from finwidth.sweeps.kinds import KINDS
@@ -37,6 +38,7 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
         If the configs or versions differ, or two parts hold different numbers for the same cell.
     """
     target, parts = path("the merged store", output), items("parts", parts, "the stores of the parts")
+    refuse_inside_store(target)
     if os.path.lexists(target):
         raise FinwidthError(f"there is something at {target} already; give another path for the merged store")
     stores = [open_store(part) for part in parts]

@@ -33,6 +33,7 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.laws import FloatArray
+from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps import layout, seals
 from finwidth.sweeps.blocks import blocks
 from finwidth.sweeps.config import Config, differences
@@ -354,9 +355,7 @@ def writing(
     """
     layout.import_zarr()
     with told_as_full(path):
-        around = next((each for each in path.resolve().parents if (each / "zarr.json").is_file()), None)
-        if around is not None:
-            raise FinwidthError(f"{path} lies in the Zarr store {around}; give a path outside of it with -o")
+        refuse_inside_store(path)
         if os.path.lexists(path) and not layout.is_vacant(path):
             descriptions(path)  # refuses what is not ours before it is locked
         path.mkdir(parents=True, exist_ok=True)
