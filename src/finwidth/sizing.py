@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth import arguments
-from finwidth.activations import SmoothActivation
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_depth
-from finwidth.sampling.gram import sample_gram, why_not_gaussian
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import check_depth
+from finwidth.sampling.kernel_matrix.gram import sample_gram, why_not_gaussian
 
 Widths = npt.NDArray[np.int64]
 

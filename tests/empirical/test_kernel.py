@@ -16,7 +16,12 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical import blocks, forward, jacobian, kernel, passes, products  # noqa: E402
+from finwidth.empirical.kernel import calls as forward  # noqa: E402
+from finwidth.empirical.kernel import factors as products  # noqa: E402
+from finwidth.empirical.kernel import gradients as passes  # noqa: E402
+from finwidth.empirical.kernel import ntk as kernel  # noqa: E402
+from finwidth.empirical.kernel import sizes as blocks  # noqa: E402
+from finwidth.empirical.reference import jacobian  # noqa: E402
 
 Tensor = Any
 ntk = kernel.ntk

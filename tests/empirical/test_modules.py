@@ -7,7 +7,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, SmoothActivation
-from finwidth.empirical.brute_force import draw_networks, kernel_matrix
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
 from stats import same_mean
 
 torch = pytest.importorskip("torch")
@@ -168,10 +168,10 @@ def test_users_name_the_module_that_torch_has() -> None:
 def test_derivatives_at_zero_are_those_of_the_activation() -> None:
     zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     for phi in [
-        *map(finwidth.activations.activation, ("relu", "leaky_relu", "linear", "abs")),
+        *map(finwidth.networks.activations.activation, ("relu", "leaky_relu", "linear", "abs")),
         NETWORKS["two slopes"].activation,
     ]:
-        (slope,) = torch.autograd.grad(empirical.modules.activation_module(phi)(zero), zero)
+        (slope,) = torch.autograd.grad(finwidth.empirical.modules.mlp.activation_module(phi)(zero), zero)
         assert slope.item() == float(phi.at_zero), phi.name
 
 

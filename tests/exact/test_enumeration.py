@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from finwidth.activations import Activation
 from finwidth.errors import FinwidthError
 from finwidth.exact.partitions import State, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP
 from finwidth.paper.paths import (
     CONSTANT,
     Edge,

@@ -13,11 +13,11 @@ from scipy import integrate, stats
 
 import finwidth
 from finwidth import MLP, Activation, SmoothActivation, infinite_width_gram, sample_gram
-from finwidth.activations import ACTIVATIONS
 from finwidth.exact.gaussian_means import Pairs, alone, closed_form
 from finwidth.exact.infinite_width import Vectors, _smooth, _two_slopes
 from finwidth.exact.quadrature import Integrated
-from finwidth.laws import FloatArray
+from finwidth.networks.activations import ACTIVATIONS
+from finwidth.networks.laws import FloatArray
 
 X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])
 Q = np.array([[1.3, 0.4], [0.4, 0.7]])

@@ -20,10 +20,10 @@ from scipy import stats
 import finwidth
 from exact.test_enumeration import delta, moment
 from finwidth import MLP, Activation
-from finwidth.empirical.brute_force import draw_networks, kernel, simulate
+from finwidth.empirical.reference.brute_force import draw_networks, kernel, simulate
 from finwidth.exact.partitions import State
 from finwidth.exact.transfer import Input, compile_program, evaluate
-from finwidth.laws import LAWS
+from finwidth.networks.laws import LAWS
 from stats import same_mean
 
 Entries: TypeAlias = Sequence[Any]  # integers and fractions

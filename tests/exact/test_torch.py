@@ -11,8 +11,8 @@ import pytest
 
 from exact.test_networks import STEEP, VIEWS, Drawn, kernel_variances, means
 from finwidth import MLP, Activation
-from finwidth.empirical.brute_force import draw_networks, kernel
-from finwidth.laws import FloatArray
+from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.networks.laws import FloatArray
 from stats import same_mean
 
 torch = pytest.importorskip("torch")

@@ -13,11 +13,11 @@ from scipy import stats
 
 import finwidth
 from finwidth import MLP, Activation
-from finwidth.empirical.brute_force import simulate
-from finwidth.sampling.diagonal import NormChain, chunk_size, chunks
-from finwidth.sampling.streams import stream
-from finwidth.sampling.two_slopes import TwoSlopeChain
-from finwidth.sampling.variates import Variates
+from finwidth.empirical.reference.brute_force import simulate
+from finwidth.sampling.one_input.norm_chain import NormChain, chunk_size, chunks
+from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
+from finwidth.sampling.random.streams import stream
+from finwidth.sampling.random.variates import Variates
 from stats import same_law, same_mean
 
 Drawn = dict[str, npt.NDArray[np.float64]]

@@ -15,9 +15,11 @@ from scipy import integrate, special, stats
 
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
-from finwidth.empirical.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling import gram, gram_passes, gram_update
-from finwidth.sampling.streams import stream
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
+from finwidth.sampling.kernel_matrix import gram
+from finwidth.sampling.kernel_matrix import passes as gram_passes
+from finwidth.sampling.kernel_matrix import update as gram_update
+from finwidth.sampling.random.streams import stream
 from stats import same_law, same_mean
 
 FloatArray = npt.NDArray[Any]

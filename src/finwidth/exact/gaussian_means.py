@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
-from finwidth.laws import FloatArray
+from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
+from finwidth.networks.laws import FloatArray
 
 _LINEAR = 1e-9  # below it arctan(r) is r to all digits of a double
 

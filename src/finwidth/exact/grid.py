@@ -14,9 +14,10 @@ from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
 from finwidth.exact.partitions import pairs
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, to_decimal
-from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import MLP, Layer, Vector, exact_input
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, Layer
 from finwidth.progress import stage
 from finwidth.quantities import attributes
 

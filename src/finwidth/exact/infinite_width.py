@@ -21,13 +21,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import Activation, SmoothActivation
 from finwidth.errors import FinwidthError
 from finwidth.exact.gaussian_means import ArcCosine, Pairs, alone, closed_form
 from finwidth.exact.quadrature import PRECISION, Integrated
-from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import MLP, check_inputs
+from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.inputs import check_inputs
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'

@@ -23,7 +23,8 @@ from finwidth.exact.transfer import (
     survival_matters,
     to_decimal,
 )
-from finwidth.network import MLP, Vector, check_mlp, exact_input
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction

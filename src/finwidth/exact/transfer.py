@@ -22,10 +22,10 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
 
-from finwidth.activations import Activation
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP, Layer
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP, Layer
 from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
