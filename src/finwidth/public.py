@@ -12,8 +12,8 @@ from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
 from finwidth.quantities import Estimate
-from finwidth.sampling.kernel_matrix.gram import sample_gram
-from finwidth.sampling.one_input.norm_chain import sample
+from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
+from finwidth.sampling.one_input.sample import sample
 from finwidth.sampling.training.train import train
 from finwidth.sizing import depth_for, width_for
 from finwidth.sweeps.execution.run import sweep

@@ -30,7 +30,7 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.sampling.training.train.trajectory",
 )
 HELPERS = {  # what the package calls with what it has checked
-    "finwidth.networks.activations.array_module",
+    "finwidth.networks.activations.array_namespace",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
 }

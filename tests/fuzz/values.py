@@ -19,7 +19,7 @@ import xarray as xr
 from torch import nn
 
 import finwidth
-from finwidth.networks.activations import ACTIVATIONS, array_module
+from finwidth.networks.activations import ACTIVATIONS, array_namespace
 from finwidth.networks.laws import LAWS
 from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.report import report
@@ -180,11 +180,11 @@ def junk(r: random.Random, name: str) -> Any:
 
 
 def _sin(y: Any) -> Any:
-    return array_module(y).sin(y)
+    return array_namespace(y).sin(y)
 
 
 def _cos(y: Any) -> Any:
-    return array_module(y).cos(y)
+    return array_namespace(y).cos(y)
 
 
 def activations(r: random.Random) -> Any:

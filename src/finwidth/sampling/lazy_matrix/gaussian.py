@@ -27,7 +27,7 @@ from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
-from finwidth.sampling.random.device import DeviceGenerator, array_module, as_array, normals
+from finwidth.sampling.random.device import DeviceGenerator, generator_namespace, as_array, normals
 
 Array = Any  # of NumPy, or a torch tensor
 Generator = np.random.Generator | DeviceGenerator
@@ -206,7 +206,7 @@ class GaussianMatrix:
         self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
         self.whole: Array | None = None  # once completed, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
-        self._xp = array_module(rng)
+        self._xp = generator_namespace(rng)
         self._left, self._right = _Side(), _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
         self._safe = (

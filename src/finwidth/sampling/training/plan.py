@@ -16,11 +16,11 @@ from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
-from finwidth.sampling.instead import advice
-from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import held, work
+from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.training.losses import Loss, loss_called
 from finwidth.sampling.training.networks import Rows
 
@@ -80,11 +80,9 @@ class Plan:
         return self.loss.total(output, self.targets)
 
 
-def check_network(net: MLP) -> None:
-    """Raise FinwidthError unless this network can be trained in law."""
-    reasons = why_not_gaussian(check_mlp(net))
-    if reasons:
-        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}; {advice(net)}")
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `finwidth.train` does not draw this network; none if it does."""
+    return not_gaussian(net)
 
 
 def _resolved(inputs: FloatArray, what: str) -> FloatArray:
@@ -142,7 +140,7 @@ def plan(
     record: Iterable[int] | None = None,
 ) -> Plan:
     """The arguments of `train`, checked."""
-    check_network(net)
+    check_supported("finwidth.train", net)
     inputs = _resolved(check_inputs(net, X), "inputs")
     m, steps = len(inputs), count("steps", steps)
     check_time(steps, _STEP, f"training for {amount(steps)} steps", "take fewer steps")
