@@ -17,9 +17,9 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.routes import instead
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
-from finwidth.networks.routes import instead
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import check_sizes, collect, run

@@ -16,6 +16,7 @@ from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input.sample import sample
 from finwidth.sampling.training.train import train
 from finwidth.sizing import depth_for, width_for
+from finwidth.summary import Summary, summarize
 from finwidth.sweeps.execution.run import sweep
 
 __version__ = version("finwidth")
@@ -30,6 +31,7 @@ __all__ = [
     "KernelMoments",
     "Regime",
     "SmoothActivation",
+    "Summary",
     "WeightLaw",
     "bounds",
     "compare",
@@ -40,6 +42,7 @@ __all__ = [
     "regime",
     "sample",
     "sample_gram",
+    "summarize",
     "sweep",
     "train",
     "width_for",

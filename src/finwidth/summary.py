@@ -35,8 +35,8 @@ class Summary:
     network, draws, seed
         As given.
     estimates
-        Of the mean of each moment that draws tell (K, K_w, K_b, their squares, K_w K_b, dK) with its standard error, and
-        whether both can be trusted.
+        Of the means that draws tell (K, K_w, K_b, their squares, K_w K_b, dK), with their standard errors, and whether
+        both can be trusted.
     exact
         Exact values of the same moments; None where there are none.
     K
@@ -122,7 +122,7 @@ def summarize(
     >>> abs(weighted.estimates["K^2"].value / weighted.exact["K^2"] - 1) < 0.02
     True
     >>> round(plain.K.quantile(0.5).value, 1)    # the median
-    1.2
+    1.4
     """
     draws, method = count("draws", draws), arguments.one_of("method", method, METHODS)
     exact = _exact(net, x)

@@ -25,7 +25,7 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.networks.mlp.parse_widths",
     "finwidth.paper.page.write_page",
     "finwidth.paper.paths.enumerate_moments",
-    "finwidth.sampling.one_input.importance.tilted",
+    "finwidth.sampling.one_input.importance.importance_estimates",
     "finwidth.sampling.training.train.default_rate",
     "finwidth.sampling.training.train.trajectory",
 )

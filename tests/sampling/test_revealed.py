@@ -13,7 +13,7 @@ import pytest
 import finwidth
 from finwidth.sampling.lazy_matrix import gaussian as revealed
 from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix, memory
-from finwidth.sampling.random.device import DeviceGenerator, generator_namespace, as_array
+from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace
 from finwidth.sampling.random.streams import stream
 from stats import same_law
 

@@ -119,7 +119,7 @@ def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
 
 
 def summary(found: Summary) -> None:
-    """Print sampled values with their standard errors beside the exact ones, and the quantiles of K if draws are plain."""
+    """Print sampled values with their standard errors beside exact ones, and the quantiles of K of plain draws."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
     exact = found.exact or {}
     for name, each in found.estimates.items():

@@ -36,8 +36,9 @@ class Route:
         return ask(net)
 
     def __str__(self) -> str:
+        """What it gives, and how to install what it needs where that is missing."""
         missing = self.needs and not find_spec(self.needs)
-        return f"{self.gives}{f' (pip install finwidth[{self.needs}])' if missing else ''}"
+        return f"{self.gives} (pip install 'finwidth[{self.needs}]')" if missing else self.gives
 
 
 ROUTES = (
@@ -101,4 +102,5 @@ def unsupported_by(algorithms: Mapping[type, Algorithm], net: MLP) -> list[str]:
     try:
         return algorithm(algorithms, net).unsupported(net)
     except KeyError:
-        return [f"it is a {type(net).__name__} ({', '.join(kind.__name__ for kind in algorithms)} is supported)"]
+        known = " and ".join(kind.__name__ for kind in algorithms) or "nothing"
+        return [f"it is a {type(net).__name__} ({known} is supported)"]

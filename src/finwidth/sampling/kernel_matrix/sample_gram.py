@@ -229,8 +229,8 @@ def sample_gram(
         ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); with targets also ``dK``,
         the change of every entry of K, per unit learning rate and to first order, under one SGD step on all the inputs
         with the loss sum_a (N(x_a) - t_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
-        Time O(depth n m^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers within
-        an angle of 10^-5 of linear dependence are taken as dependent.
+        Time O(depth n m^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers
+        within an angle of 10^-5 of linear dependence are taken as dependent.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
-from finwidth.sampling.random.device import DeviceGenerator, generator_namespace, as_array, normals
+from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace, normals
 
 Array = Any  # of NumPy, or a torch tensor
 Generator = np.random.Generator | DeviceGenerator

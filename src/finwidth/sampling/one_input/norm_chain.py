@@ -128,7 +128,7 @@ class NormChain:
             variates.chi_square(m, scale=v, out=work.chi[rows])
             variates.chi_square(m, less=1, scale=v_above, out=work.zeta[rows])
             variates.chi_square(m, less=2, out=work.rest[rows])
-        z: FloatArray = variates.standard_normal(work.kappa.shape[1])
+        z: FloatArray = variates.standard_normal(len(work.kappa[0]))
         return z
 
     def _forward(self, norm: float, z: FloatArray, work: Workspace) -> tuple[FloatArray, FloatArray]:

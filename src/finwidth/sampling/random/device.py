@@ -1,7 +1,7 @@
 """Random numbers on a torch device, by the methods of `variates.Variates` that the samplers call.
 
-The samplers' arithmetic is written once, over NumPy or torch arrays (`generator_namespace`); the law of the draws is the same
-on every device, the numbers of a seed are not.
+The samplers' arithmetic is written once, over NumPy or torch arrays (`generator_namespace`); the law of the draws is
+the same on every device, the numbers of a seed are not.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,10 +42,9 @@ class Measured:
 class QuantileSketch:
     """A stream of non-negative draws in bounded memory: quantiles, by a DDSketch, and moments of the logarithm.
 
-        Examples
-        --------
+    Examples
+    --------
         >>> import numpy as np
-    import numpy.typing as npt
         >>> from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
         >>> sketch = QuantileSketch()
         >>> for chunk in np.exp(np.random.default_rng(0).normal(size=(100, 1000))):

@@ -13,8 +13,8 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.quantities import DRAWN, Estimate
 from finwidth.networks.routes import check_supported
+from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
 from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
 from finwidth.sampling.sampler import Chunk
