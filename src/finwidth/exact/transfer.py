@@ -153,7 +153,7 @@ class LayerNumbers:
 
 def survival_matters(net: MLP) -> bool:
     """Whether a moment can depend on a layer being entirely closed: through trained biases that start at zero."""
-    return net.activation.can_die and net.bias == "trained"
+    return net.activation.can_die and "trained" in net.bias
 
 
 class Transfer:
