@@ -33,6 +33,7 @@ HELPERS = {  # what the package calls with what it has checked
     "finwidth.networks.activations.array_module",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
+    "finwidth.quantities.storable",
 }
 
 
