@@ -73,6 +73,10 @@ def test_a_deep_network_overflows_into_logarithms() -> None:
     assert found.kurtosis == math.inf  # 3 (1 + 5/4)^1000 is not, but no double holds it
 
 
+def test_an_output_that_is_always_zero_has_no_kurtosis() -> None:
+    assert finwidth.signal_moments(MLP([2, 3, 1]), [0, 0]).kurtosis is None
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(FinwidthError, match="this one has one"):
         _ = finwidth.signal_moments(MLP([2, 3, 1]), [1, 2]).between_outputs

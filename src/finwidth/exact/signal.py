@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -37,10 +38,10 @@ class SignalMoments:
     _between: Number
 
     @property
-    def kurtosis(self) -> float:
-        """E[N_a^4] / E[N_a^2]^2, which is 3 for a normal law; NaN where the output is always 0."""
+    def kurtosis(self) -> float | None:
+        """E[N_a^4] / E[N_a^2]^2, which is 3 for a normal law; None where the output is always 0."""
         second, fourth = self.output.log_raw[:2]
-        return exp(fourth - 2 * second) if self.output.mean else float("nan")
+        return None if second == -math.inf else exp(fourth - 2 * second)
 
     @property
     def between_outputs(self) -> Exact:
