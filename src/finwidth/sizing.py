@@ -186,9 +186,9 @@ def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
 
 def _drawn(network: dict[str, Any]) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
-    for name in ("gains", "bias_variance"):
-        if isinstance(network.get(name), Sequence | np.ndarray):
-            raise FinwidthError(f"{name} is {shown(network[name])}; give one number, for layers that are all alike")
+    for name, value in network.items():
+        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+            raise FinwidthError(f"{name} is {shown(value)}; give one value, for layers that are all alike")
     net = MLP([_INPUT, 1, 1], **network)
     if not isinstance(net.activation, SmoothActivation):
         return False

@@ -150,6 +150,9 @@ def _networks(widths: Sequence[int], x: Vector, network: dict[str, Any]) -> tupl
     given = numbers(x)
     if given is None or given.ndim != 1 or not len(given):
         raise FinwidthError(f"the input {shown(x)} is not one list of numbers; give some such as [1.0, 2.0]")
+    for name, value in network.items():
+        if isinstance(value, list | tuple | np.ndarray):
+            raise FinwidthError(f"{name} is {shown(value)}; give one value, for hidden layers that are all alike")
     return checked, [MLP([len(given), n, n, n, 1], **network) for n in checked]
 
 
@@ -193,7 +196,9 @@ def _arguments(net: MLP) -> dict[str, Any]:
         "activation": net.activation,
         "parameterization": net.parameterization,
         "gains": net.gains[-1],
-        "bias": net.bias,
+        "bias": net.bias[-1],
         "bias_variance": net.bias_variance[-1],
         "bias_law": net.bias_law,
+        "bias_scale": net.bias_scale[-1],
+        **({"base_widths": (net.base_widths[0], net.base_widths[-1])} if net.parameterization == "mup" else {}),
     }

@@ -13,14 +13,14 @@ _MOST_LAYERS = 10**7
 _WIDEST = 10**100  # powers of it are doubles
 
 
-def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of a network, input to output."""
+def check_widths(widths: Sequence[int], name: str = "widths") -> tuple[int, ...]:
+    """Widths of a network, input to output; messages call them ``name``."""
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
-    listed = arguments.items("widths", widths, wanted.removeprefix("give "))
+    listed = arguments.items(name, widths, wanted.removeprefix("give "))
     if len(listed) > _MOST_LAYERS + 1:
         raise FinwidthError(f"the network has {len(listed) - 1} layers; give at most {_MOST_LAYERS:,}")
     if len(listed) < 2:
-        raise FinwidthError(f"widths has {len(listed)} entries, and a network needs an input and an output; {wanted}")
+        raise FinwidthError(f"{name} has {len(listed)} entries, and a network needs an input and an output; {wanted}")
     checked: list[int] = []
     last = None
     for place, width in enumerate(listed):
