@@ -115,7 +115,7 @@ def test_mistakes_with_modules_are_told() -> None:
     from finwidth import empirical
 
     module, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.ones(2, 1)
-    layer = fw.LawLinear(2, 3)
+    layer = fw.MatrixFreeLinear(2, 3)
     ensemble = empirical.Ensemble(NET, 2)
     mistakes: tuple[Callable[[], Any], ...] = (
         lambda: empirical.ntk(module, x.to("meta")),
@@ -133,8 +133,8 @@ def test_mistakes_with_modules_are_told() -> None:
         lambda: ensemble.train(x.double(), "x", 1, 0.1),
         lambda: ensemble.train(x.double(), y, 1, "x"),
         lambda: ensemble.member(5),
-        lambda: fw.LawLinear(10**30, 5),
-        lambda: fw.LawLinear(2, 5, device="meta"),
+        lambda: fw.MatrixFreeLinear(10**30, 5),
+        lambda: fw.MatrixFreeLinear(2, 5, device="meta"),
         lambda: fw.sample(NET, [1, 2], 5, device="meta"),
         lambda: fw.tangent_kernel(layer(torch.ones(2, 2)), layer.parameters()),
     )

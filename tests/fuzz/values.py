@@ -292,7 +292,7 @@ def outputs(r: random.Random) -> Any:
 
 
 def law_outputs(r: random.Random) -> torch.Tensor:
-    layer = finwidth.LawLinear(2, r.choice([1, 2, 3]))
+    layer = finwidth.MatrixFreeLinear(2, r.choice([1, 2, 3]))
     found: torch.Tensor = layer(torch.ones(2, 2))
     return found.squeeze(1) if r.random() < 0.7 else found
 
@@ -453,7 +453,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),
     "finwidth.regime.net": lambda r: r.choice([net, module])(r),
     "finwidth.tangent_kernel.outputs": law_outputs,
-    "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.LawLinear(2, 1).parameters()),
+    "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.MatrixFreeLinear(2, 1).parameters()),
     "finwidth.empirical.Ensemble.net": ensemble_of,
     "finwidth.empirical.MLP.activation": tensor_law,
     "finwidth.empirical.Tracker.steps": one("log", 1, 2, [1, 2], {3}),

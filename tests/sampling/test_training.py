@@ -16,9 +16,9 @@ from dense_training import dense_training
 from finwidth import MLP, FinwidthError, sample_gram, train
 from finwidth.empirical.reference.brute_force import draw_networks
 from finwidth.sampling.lazy_matrix import gaussian as revealed
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
-from finwidth.sampling.training.plan import memory, plan
-from finwidth.sampling.training.train import default_rate, trajectory
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
+from finwidth.sampling.training.spec import training_bytes, training_spec
+from finwidth.sampling.training.train import default_rate, mean_trajectory
 from stats import same_law
 
 Array = Any
@@ -105,7 +105,7 @@ def test_training_has_the_law_of_networks_that_hold_their_weights(
 ) -> None:
     """With every product conditioned on all earlier ones to the last step, and with matrices completed on the way."""
     if not whole:
-        monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+        monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
     for view, values in ours.items():
         for place in range(values.shape[1]):
@@ -115,7 +115,7 @@ def test_training_has_the_law_of_networks_that_hold_their_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_training_has_the_law_of_networks_to_higher_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+    monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name, 60_000)), views(drawn_weights(name, 60_000))
     for view, values in ours.items():
         for place in range(values.shape[1]):
@@ -124,9 +124,9 @@ def test_training_has_the_law_of_networks_to_higher_precision(name: str, monkeyp
 
 def forget(side: str) -> Callable[..., Array]:
     """Meet vectors as if none were known on the other side: `right` forgets the left, `left` the right."""
-    meet, nothing = GaussianMatrix._meet, revealed._Side()
+    meet, nothing = DeferredGaussianMatrix._meet, revealed._Side()
 
-    def forgetful(W: GaussianMatrix, X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
+    def forgetful(W: DeferredGaussianMatrix, X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
         forgotten = met is (W._right if side == "right" else W._left)
         return meet(W, X, met, nothing if forgotten else other, shape)
 
@@ -135,8 +135,8 @@ def forget(side: str) -> Callable[..., Array]:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_forgotten_conditioning_is_rejected(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
-    monkeypatch.setattr(GaussianMatrix, "_meet", forget(side))
+    monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
+    monkeypatch.setattr(DeferredGaussianMatrix, "_meet", forget(side))
     name = "gelu, momentum"
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
     assert same_law(ours["output"][:, 0], theirs["output"][:, 0])  # the first forward pass knows nothing yet
@@ -337,7 +337,7 @@ def test_duplicate_and_zero_inputs() -> None:
 def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
     net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
     arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": 6, "lr": 0.05}
-    promised = memory(plan(net, **arguments, momentum=0.9))
+    promised = training_bytes(training_spec(net, **arguments, momentum=0.9))
     tracemalloc.start()
     train(net, **arguments, momentum=0.9, draws=1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -391,7 +391,7 @@ def test_a_dead_network_has_no_alignment_and_spoils_no_mean() -> None:
     run = finwidth.train(net, X, [1, -1, 1, -1, 1], 2, 0.01, 12, seed=0)
     dead = ~run.K.to_numpy().any(axis=(1, 2, 3))
     assert 0 < dead.sum() < 12
-    found = trajectory(run)
+    found: Any = mean_trajectory(run)
     for name in ("drift", "alignment"):
         living = run[name].to_numpy()[~dead]
         assert np.isfinite(living).all()
@@ -400,7 +400,7 @@ def test_a_dead_network_has_no_alignment_and_spoils_no_mean() -> None:
         assert found[name]["left_out"] == [int(dead.sum())] * 3
     assert found["loss"]["mean"] == pytest.approx(run.loss.mean("draw").to_numpy())
     assert found["loss"]["left_out"] == [0, 0, 0]
-    alone = trajectory(run.isel(draw=slice(0, 1)))
+    alone = mean_trajectory(run.isel(draw=slice(0, 1)))
     assert alone["loss"]["se"] is None
 
 

@@ -207,7 +207,7 @@ def _train(
 ) -> None:
     """Train networks of any width by SGD, in law and without their weights, and follow their kernel."""
     from finwidth.inputs import parse_training
-    from finwidth.sampling.training.train import default_rate, train, trajectory
+    from finwidth.sampling.training.train import default_rate, mean_trajectory, train
 
     check(output)
     net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
@@ -218,7 +218,7 @@ def _train(
     run = train(net, X, y, steps, lr, draws, seed, **options)
     if output is not None:
         write_netcdf(run, output)
-    found = trajectory(run)
+    found = mean_trajectory(run)
     if as_json:
         _print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
         return
