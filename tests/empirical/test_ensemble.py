@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import finwidth
+from dense_training import dense_training
 from finwidth import MLP
 from stats import same_law, same_mean
 
@@ -184,6 +185,27 @@ def one_by_one(module: Any, scale: dict[str, float], targets: Any, steps: int, l
         loss.backward()
         optimizer.step()
     return losses
+
+
+@pytest.mark.parametrize("name", ["standard, random biases", "mup"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_training_is_that_of_networks_that_hold_their_weights(name: str, centred: bool) -> None:
+    net, targets, record = NETWORKS[name], np.hstack([Y, np.cos(Y)]), range(6)
+    ensemble = Ensemble(net, 3, seed=5)
+    parameters = {name: each.detach().numpy().copy() for name, each in ensemble.parameters.items()}
+    start = tuple([parameters[f"{i}.{kind}"] for i in (0, 2, 4)] for kind in ("weight", "bias"))
+    found = ensemble.train(X, targets, steps=5, lr=0.02, at=1, centred=centred)
+
+    def dense(centred: bool) -> Any:
+        rng = np.random.default_rng(0)
+        return dense_training(net, X, targets, 5, 0.02, 3, rng, record, start=start, centred=centred)  # type: ignore[arg-type]
+
+    theirs = dense(centred)
+    assert found.loss.to_numpy() == pytest.approx(theirs["loss"], rel=1e-10)
+    assert found.diagonal.to_numpy() == pytest.approx(np.diagonal(theirs["K"], axis1=2, axis2=3), rel=1e-9)
+    assert found.loss.to_numpy() != pytest.approx(dense(not centred)["loss"], rel=0.1)
+    if centred:
+        assert found.loss[:, 0].to_numpy() == pytest.approx([np.square(targets).sum() / 2] * 3)
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "cnn"])

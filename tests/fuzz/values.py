@@ -325,6 +325,7 @@ VALID: dict[str, Make] = {
     "bias_law": laws,
     "bias_variance": variance,
     "biases": one("default", "zeros", "none"),
+    "centred": one(False, True),
     "check": one(True, False),
     "config": config,
     "cv": one(0.1, 0.5, 2, Fraction(1, 3), np.float32(0.3), 50.0),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.arguments import array, count, function, running
+from finwidth.arguments import array, count, flag, function, running
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.kernel.options import check_inputs, check_module, numpy_of
@@ -226,6 +226,7 @@ class Ensemble:
         probe: Any = None,
         probe_targets: Any = None,
         outputs: str | int = "trace",
+        centred: bool = False,
     ) -> xr.Dataset:
         """Train every network by gradient descent on all of the data, and follow the kernels.
 
@@ -247,6 +248,9 @@ class Ensemble:
             numbers of shape (N,) are classes.
         outputs
             ``"trace"``, or the number of one output.
+        centred
+            Train N(x) - N_0(x), N_0 the same network as it is now, held fixed: the loss begins at that of outputs 0, as
+            with `finwidth.train`.
 
         Returns
         -------
@@ -270,11 +274,12 @@ class Ensemble:
         aims = numpy_of(targets if probe_targets is None else probe_targets)
         self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
+        start = self.outputs(inputs).detach() if flag("centred", centred) else 0.0
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
         with stage("training", steps) as told:
             for step in range(steps + 1):
-                losses, gradients = self._losses(inputs, targets)
+                losses, gradients = self._losses(inputs, targets, start)
                 if not step or step == steps or due(step):
                     K = self.kernels(probe, outputs).double().cpu().numpy()
                     initial = initial if step else K
@@ -284,7 +289,11 @@ class Ensemble:
                     for name, gradient in gradients.items():
                         self.parameters[name].data -= rates[name] * gradient
                 told(step)
-        more = {"lr": np.asarray(numpy_of(lr), np.float64), "targets_are": targets_are(aims, targets.shape[1:].numel())}
+        more = {
+            "lr": np.asarray(numpy_of(lr), np.float64),
+            "targets_are": targets_are(aims, targets.shape[1:].numel()),
+            "outputs_are": "N(x) - N_0(x), centred" if centred else "N(x)",
+        }
         return self._dataset(rows, initial, more)
 
     def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
@@ -301,13 +310,15 @@ class Ensemble:
             if parameter.requires_grad
         }
 
-    def _losses(self, X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of each member, and its gradient by the parameters that are trained."""
+    def _losses(
+        self, X: torch.Tensor, y: torch.Tensor, start: torch.Tensor | float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of each member, of outputs minus ``start``, and its gradient by the parameters that are trained."""
         trained = {name: each for name, each in self.parameters.items() if each.requires_grad}
         found = self.outputs(X)
         if found.shape[1:] != y.shape:
             raise FinwidthError(f"the targets have shape {tuple(y.shape)}, and the outputs {tuple(found.shape[1:])}")
-        losses = (found - y).square().flatten(1).sum(1) / 2
+        losses = (found - start - y).square().flatten(1).sum(1) / 2
         return losses.detach(), dict(
             zip(trained, torch.autograd.grad(losses.sum(), list(trained.values())), strict=True)
         )

@@ -52,13 +52,6 @@ class SharedMatrix(DeferredGaussianMatrix):
         numbers = sum(int(core.shape[0] * core.shape[1] * core.shape[2]) for core in cores)
         return (0 if self.materialized else super().nbytes) + numbers * self._item
 
-    def materialize_if_smaller(self, coming: int = 0) -> None:
-        """Materialize also if the next ``coming`` vectors and their images would take more memory than the matrix."""
-        super().materialize_if_smaller()
-        rows, columns = self.shape
-        if not self.materialized and coming * (rows + columns) > rows * columns:
-            self.materialize()
-
     def materialize(self) -> None:
         """Draw all that is not known yet; each combination is then kept dense, in its core."""
         left, right = self._left.vectors, self._right.vectors
@@ -80,7 +73,7 @@ class SharedMatrix(DeferredGaussianMatrix):
         start = 0
         for vectors in left:
             some = core[:, start : start + vectors.shape[1]]
-            rows = linear_combination(some, right, self._zeros((*some.shape[:2], self.shape[1])))
+            rows = linear_combination(some, right, self.zeros((*some.shape[:2], self.shape[1])))
             add_product(target, vectors[:, : some.shape[1]], rows)
             start += vectors.shape[1]
 
@@ -89,9 +82,10 @@ class SharedMatrix(DeferredGaussianMatrix):
         """Number of independent matrices; None for one matrix without an axis of draws."""
         return self._draws if self._batched else None
 
-    def zeros(self) -> Array:
-        """A core of zeros."""
-        return self._zeros((self._draws, *(self.shape if self.materialized else self.known)))
+    @property
+    def core_shape(self) -> tuple[int, int, int]:
+        """Shape of a core in the bases as they are now."""
+        return (self._draws, *(self.shape if self.materialized else self.known))
 
     @property
     def left_vectors(self) -> list[Array]:
@@ -156,7 +150,7 @@ class Combination:
 
     def padded(self) -> Array:
         """The core in the bases as they are now, longer than when it was made."""
-        core = self.matrix.zeros()
+        core = self.matrix.zeros(self.matrix.core_shape)
         if self.core is not None:
             core[:, : self.core.shape[1], : self.core.shape[2]] = self.core
         return core

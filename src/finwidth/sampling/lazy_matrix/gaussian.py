@@ -90,10 +90,6 @@ class _Side:
     vectors: list[Array] = field(default_factory=list)
     images: list[Array] = field(default_factory=list)
 
-    @property
-    def size(self) -> int:
-        return sum(block.shape[1] for block in self.vectors)
-
     def append(self, vectors: Array, images: Array, xp: Any) -> None:
         """Add vectors; small blocks are joined, so that products remain products of matrices."""
         if self.vectors and self.vectors[-1].shape[1] < _BLOCK:
@@ -206,6 +202,8 @@ class DeferredGaussianMatrix:
         self.dense: Array | None = None  # once materialized, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
         self._xp = array_module(rng)
+        on_device = {"device": rng.device} if isinstance(rng, DeviceGenerator) else {}
+        self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
         self._left, self._right = _Side(), _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
         # Squares above it, and below its inverse, are good.
@@ -214,7 +212,7 @@ class DeferredGaussianMatrix:
     @property
     def known(self) -> tuple[int, int]:
         """Numbers of orthonormal vectors kept on the left and on the right; 0 and 0 once it is materialized."""
-        return self._left.size, self._right.size
+        return sum(block.shape[1] for block in self._left.vectors), sum(block.shape[1] for block in self._right.vectors)
 
     @property
     def nbytes(self) -> int:
@@ -247,12 +245,15 @@ class DeferredGaussianMatrix:
         answer = answer if self._batched else answer[0]
         return answer[..., 0] if single else answer
 
-    def materialize_if_smaller(self) -> None:
+    def materialize_if_smaller(self, coming: int = 0) -> None:
         """Draw the whole matrix if the vectors kept take more than half of its memory: then dense products are faster.
 
-        Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
+        Also if the next ``coming`` vectors and their images would take more memory than the matrix. Products with ``@``
+        do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
         """
-        if not self.materialized and 2 * sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
+        rows, columns = self.shape
+        vectors = max(2 * sum(self.known), coming)
+        if not self.materialized and vectors * (rows + columns) > rows * columns:
             self.materialize()
 
     def right(self, X: Array) -> Array:
@@ -278,11 +279,12 @@ class DeferredGaussianMatrix:
     def _images(self, coordinates: Array, side: _Side, length: int) -> Array:
         if self.materialized:
             return coordinates @ (transpose(self.dense) if side is self._right else self.dense)
-        zeros = self._zeros((*coordinates.shape[:2], length))
+        zeros = self.zeros((*coordinates.shape[:2], length))
         return linear_combination(self.deviation * coordinates, side.images, zeros)
 
-    def _zeros(self, shape: tuple[int, ...]) -> Array:
-        return as_array(self.rng, np.zeros(shape), self.dtype)
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """An array of the kind that the matrix works with."""
+        return self._xp.zeros(shape, **self._kind)
 
     def _meet(self, X: Array, side: _Side, other: _Side, shape: tuple[int, int]) -> Array:
         """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
