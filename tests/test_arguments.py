@@ -126,7 +126,7 @@ def test_mistakes_with_modules_are_told() -> None:
         lambda: empirical.sgd_update(torch.nn.ReLU(), x, y),
         lambda: empirical.sgd_update(module, x, y, lr="x"),  # type: ignore[call-overload]
         lambda: empirical.Tracker(torch.nn.ReLU(), x),
-        lambda: empirical.Tracker(module, x, steps=object()),  # type: ignore[arg-type]
+        lambda: empirical.Tracker(module, x, record=object()),  # type: ignore[arg-type]
         lambda: empirical.combine(None),  # type: ignore[arg-type]
         lambda: empirical.combine("x"),
         lambda: empirical.combine([1]),  # type: ignore[list-item]

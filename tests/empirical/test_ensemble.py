@@ -167,7 +167,7 @@ def test_buffers_stay_as_they_are_made() -> None:
     before = {name: each.clone() for name, each in ensemble._buffers.items()}
     assert len(before) == 4
     first = ensemble.outputs(X)
-    ensemble.train(X, Y, 2, 1e-4, at=1)
+    ensemble.train(X, Y, 2, 1e-4, record=1)
     assert all(torch.equal(each, before[name]) for name, each in ensemble._buffers.items())
     assert torch.allclose(first, Ensemble(make, 2).outputs(X), rtol=1e-12)
 
@@ -194,7 +194,7 @@ def test_training_is_that_of_networks_that_hold_their_weights(name: str, centred
     ensemble = Ensemble(net, 3, seed=5)
     parameters = {name: each.detach().numpy().copy() for name, each in ensemble.parameters.items()}
     start = tuple([parameters[f"{i}.{kind}"] for i in (0, 2, 4)] for kind in ("weight", "bias"))
-    found = ensemble.train(X, targets, steps=5, lr=0.02, at=1, centred=centred)
+    found = ensemble.train(X, targets, steps=5, lr=0.02, record=1, centred=centred)
 
     def dense(centred: bool) -> Any:
         rng = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_training_is_that_of_the_members(name: str) -> None:
     ensemble, lr = Ensemble(net, 3, seed=3), [0.001, 0.004, 0.007]
     singles = [ensemble.member(i) for i in range(3)]
     initial = ensemble.kernels(X)
-    found = ensemble.train(X, targets, steps=7, lr=lr, at=1)
+    found = ensemble.train(X, targets, steps=7, lr=lr, record=1)
     for i, module in enumerate(singles):
         losses = one_by_one(module, ensemble.scale, targets, 7, lr[i])
         assert np.allclose(found.loss[i, :-1], losses, rtol=1e-10)
@@ -225,7 +225,7 @@ def test_training_is_that_of_the_members(name: str) -> None:
     drift = torch.linalg.matrix_norm(K - initial) / torch.linalg.matrix_norm(initial)
     assert np.allclose(found.drift[:, -1], drift, rtol=1e-10)
     assert np.allclose(found.diagonal[:, -1], K.diagonal(dim1=1, dim2=2), rtol=1e-10)
-    spread = found.diagonal.std("member", ddof=1) / found.diagonal.mean("member")
+    spread = found.diagonal.std("draw", ddof=1) / found.diagonal.mean("draw")
     assert np.allclose(found.cv, spread.mean("input"))
 
 
@@ -245,7 +245,7 @@ def test_ensembles_and_trackers_see_the_same() -> None:
     assert found.step.to_numpy().tolist() == recorded.step.to_numpy().tolist()
     for name in recorded:
         if name != "loss":
-            assert np.allclose(found[name].isel(member=1), recorded[name], rtol=1e-8, atol=1e-10), name
+            assert np.allclose(found[name].isel(draw=1), recorded[name], rtol=1e-8, atol=1e-10), name
 
 
 def test_the_law_is_the_exact_one() -> None:
@@ -294,12 +294,12 @@ def test_provenance() -> None:
     assert Ensemble(small_cnn, 2).train(X, np.hstack([Y, Y]), 2, 0.01).attrs["module"] == "Sequential"
 
 
-def nets(members: int = 2, net: Any = NETWORKS["ntk"]) -> Any:
-    return Ensemble(net, members)
+def nets(draws: int = 2, net: Any = NETWORKS["ntk"]) -> Any:
+    return Ensemble(net, draws)
 
 
 MISTAKES: dict[str, Any] = {
-    "members is 0": lambda: nets(0),
+    "draws is 0": lambda: nets(0),
     "seed is -1": lambda: Ensemble(NETWORKS["ntk"], 2, seed=-1),
     "made a int": lambda: nets(net=lambda: 3),
     "outputs is 'full'": lambda: nets().kernels(X, "full"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +23,7 @@ from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import kept_numbers, work_numbers
 from finwidth.sampling.training.losses import Loss, loss_called
 from finwidth.sampling.training.networks import RowIndex
+from finwidth.schedule import Record, recorded_steps
 
 _STEP = 1e-4  # seconds; hardly a step takes less
 _SMALLEST = 1e-300  # largest entry of an input that is not 0
@@ -121,18 +122,6 @@ def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray
     return array.reshape(m, outputs)
 
 
-def _check_record(record: Iterable[int] | None, steps: int) -> Sequence[int]:
-    """The steps to record at, the first and the last among them."""
-    if record is None:
-        return range(steps + 1)
-    wanted = f"whole numbers from 0 to {steps}"
-    given = [record] if arguments.index(record) is not None else arguments.items("record", record, wanted)
-    chosen = {arguments.count("a step of record", step, 0) for step in given}
-    if max(chosen, default=0) > steps:
-        raise FinwidthError(f"record holds {max(chosen)}; give {wanted}")
-    return tuple(sorted({0, *chosen, steps}))
-
-
 def training_spec(
     net: MLP,
     X: npt.ArrayLike,
@@ -144,7 +133,7 @@ def training_spec(
     batch: int | None = None,
     momentum: float = 0.0,
     loss: str = "squared",
-    record: Iterable[int] | None = None,
+    record: Record = 1,
     centred: bool = False,
 ) -> TrainingSpec:
     """The arguments of `train`, checked."""
@@ -167,7 +156,7 @@ def training_spec(
         arguments.real("momentum", momentum, "a number from 0 to below 1", lambda value: 0 <= value < 1),
         batch,
         taken,
-        _check_record(record, steps),
+        recorded_steps(record, steps),
         arguments.flag("centred", centred),
     )
 

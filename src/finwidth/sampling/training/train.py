@@ -7,7 +7,7 @@ For Gaussian weights, any activation, several outputs.  The passes are in `netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
@@ -35,6 +35,7 @@ from finwidth.sampling.training.spec import (
     training_seconds,
     training_spec,
 )
+from finwidth.schedule import Record
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -177,7 +178,7 @@ def train(  # noqa: PLR0917
     batch: int | None = None,
     momentum: float = 0.0,
     loss: str = "squared",
-    record: Iterable[int] | None = None,
+    record: Record = 1,
     centred: bool = False,
     memory: float | str | None = None,
     progress: Callable[[int], object] | None = None,
@@ -213,7 +214,8 @@ def train(  # noqa: PLR0917
     loss
         ``"squared"``, |N - t|^2 / 2, or ``"cross-entropy"``: summed over the batch and outputs, not a mean.
     record
-        Steps to record at, from 0 to ``steps``; the first and the last always are. By default all.
+        When to record: ``"log"``, at 0, 1, 2, ... four times an octave; a number k, every k steps; or the steps. Step 0
+        and the last are always recorded. By default every step.
     centred
         Train N(x) - N_0(x), N_0 the same draw's network at initialization, held fixed (Chizat, Oyallon and Bach 2019):
         outputs begin at 0 exactly, the loss sees them so, and so are they recorded, also those at the probe. The kernel

@@ -142,7 +142,7 @@ def _run(
     *,
     pause: Callable[[], None] | None = None,
 ) -> Any:
-    """Networks trained, as a Dataset over step and draw or member."""
+    """Networks trained, as a Dataset over draw and step."""
     steps, record, lr = table["steps"], [step for step in table["record"] if step <= table["steps"]], table["lr"]
     if table["method"] == "law":
         tick = None if pause is None else lambda done: pause()
@@ -151,4 +151,4 @@ def _run(
 
     if pause is not None:
         pause()
-    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, at=record)
+    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, record=record)
