@@ -66,7 +66,7 @@ ENGINES = (
     "src/finwidth/sampling/one_input/norm_chain.py:NormChain.at_unit",
     "src/finwidth/sampling/kernel_matrix/passes.py:forward",
     "src/finwidth/sampling/training/networks.py:Networks.forward",
-    "src/finwidth/sampling/lazy_matrix/gaussian.py:GaussianMatrix.right",
+    "src/finwidth/sampling/lazy_matrix/gaussian.py:DeferredGaussianMatrix.right",
     "src/finwidth/empirical/kernel/gradients.py:gradients",
     "src/finwidth/empirical/reference/brute_force.py:draw_networks",
 )
@@ -106,8 +106,8 @@ def _with_torch() -> dict[str, Call]:
 
     inputs = torch.tensor(X, dtype=torch.float64)
     module = finwidth.empirical.MLP(finwidth.MLP([3, 16, 16, 1]), seed=0)
-    layers = [finwidth.LawLinear(3, 500, draws=1), finwidth.LawLinear(500, 500, draws=1)]
-    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), finwidth.LawLinear(500, 1, draws=1))
+    layers = [finwidth.MatrixFreeLinear(3, 500, draws=1), finwidth.MatrixFreeLinear(500, 500, draws=1)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), finwidth.MatrixFreeLinear(500, 1, draws=1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -118,7 +118,7 @@ def _with_torch() -> dict[str, Call]:
     return {
         "empirical.ntk": lambda: finwidth.empirical.ntk(module, inputs),
         "empirical.sgd_update": lambda: finwidth.empirical.sgd_update(module, inputs, torch.ones(4, 1)),
-        "LawLinear, an SGD step": step,
+        "MatrixFreeLinear, an SGD step": step,
         "compare(module)": lambda: finwidth.compare(module, X[0], draws=1000),
     }
 

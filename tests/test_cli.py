@@ -96,6 +96,9 @@ def test_train_json(tmp_path: Path) -> None:
         assert np.array_equal(again.K, stored.K)
     assert found["trajectory"]["step"] == [0, 1, 2, 3, 4]
     assert found["trajectory"]["drift"]["mean"][0] == 0
+    centred = json.loads(run(*arguments, "--centred", "--json", cwd=tmp_path).stdout)
+    losses = centred["trajectory"]["loss"]
+    assert (losses["mean"][0], losses["se"][0]) == ((1 + 1 + 0.25) / 2, 0)  # outputs start at 0
     table = run(*arguments, "--activation", "gelu", cwd=tmp_path)
     assert table.returncode == 0
     assert "Learning rate" in table.stdout

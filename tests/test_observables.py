@@ -188,7 +188,7 @@ def test_ensembles_give_the_number_of_the_tracker(name: str) -> None:
     outputs, targets, _, kind = CASES[name]
     ensemble = finwidth.empirical.Ensemble(MLP([3, 8, outputs]), 2, seed=3)
     K = ensemble.kernels(X).numpy()
-    found = ensemble.train(X, targets, 2, 0.02, at=1)
+    found = ensemble.train(X, targets, 2, 0.02, record=1)
     assert found.attrs["targets_are"] == kind
     right = observe(K, K, target_gram(targets, 6, outputs))
     tracker = finwidth.empirical.Tracker(

@@ -51,7 +51,7 @@ def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nkt'"):
         _ = finwidth.empirical.nkt  # type: ignore[attr-defined]
     assert "ntk" in dir(finwidth.empirical)
-    assert {"LawLinear", "sample", "empirical", "plots"} <= set(dir(finwidth))
+    assert {"MatrixFreeLinear", "sample", "empirical", "plots"} <= set(dir(finwidth))
 
 
 def test_import_is_light() -> None:

@@ -24,7 +24,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.memory import afford, available
 from finwidth.paper.paths import PathEnumeration
 from finwidth.progress import Stage, check_time, stage, watching
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sweeps.execution.run import check_sizes
 
@@ -214,7 +214,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "closed form of wide layers": lambda: closed_form_value("K_b^2", width=10**15, depth=2, input_width=2, norm2=5),
     "layers": lambda: MLP(range(1, 10**12)),
     "paths": lambda: PathEnumeration(MLP([3] * 100), ONES),
-    "matrix": lambda: GaussianMatrix(10**12, 3, np.random.default_rng(0)) @ ONES,
+    "matrix": lambda: DeferredGaussianMatrix(10**12, 3, np.random.default_rng(0)) @ ONES,
 }
 
 
@@ -244,9 +244,9 @@ TORCH_CALLS: dict[str, Callable[[Any], object]] = {
     "members of modules": lambda e: e.Ensemble(lambda: e.MLP(MLP([3, 300, 300, 1])), 10**5),
     "kernels": lambda e: e.Ensemble(NET, 2).kernels(MANY),
     "Tracker": lambda e: e.Tracker(e.MLP(NET), MANY),
-    "LawLinear": lambda e: finwidth.LawLinear(10**30, 5),
-    "LawLinear of draws": lambda e: finwidth.LawLinear(10, 5, draws=10**12),
-    "LawConv2d": lambda e: finwidth.LawConv2d(10**12, 5, 3),
+    "MatrixFreeLinear": lambda e: finwidth.MatrixFreeLinear(10**30, 5),
+    "MatrixFreeLinear of draws": lambda e: finwidth.MatrixFreeLinear(10, 5, draws=10**12),
+    "MatrixFreeConv2d": lambda e: finwidth.MatrixFreeConv2d(10**12, 5, 3),
 }
 
 

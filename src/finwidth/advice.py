@@ -195,8 +195,8 @@ def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tu
         exact = moments(net, x)
         mean, cv, error = float(exact.mean), exact.cv, 0.0
     else:
-        route = dense if not_gaussian(net) else in_law
-        K = route.initial(net, point, draws, seed)
+        kernels = dense.initial if not_gaussian(net) else in_law.sampled_kernels
+        K = kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
     if not mean:
@@ -216,9 +216,9 @@ def _cv_error(relative: FloatArray) -> float:
 
 def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
-    route = dense if not_gaussian(net) else in_law
+    first_step = dense.first_step if not_gaussian(net) else in_law.sampled_first_step
     try:
-        before, after = route.first_step(net, x, target, lr, draws, seed)
+        before, after = first_step(net, x, target, lr, draws, seed)
     except NotFiniteError:
         return np.full(1, math.inf)
     moved: npt.NDArray[np.float64] = np.abs(after - before)

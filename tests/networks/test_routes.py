@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, FinwidthError, SmoothActivation, WeightLaw
+from finwidth import MLP, Activation, FinwidthError, SmoothActivation, WeightLaw
 from finwidth.networks.routes import ROUTES, unsupported_by
 from finwidth.sampling.one_input import importance, sample
 
@@ -28,14 +28,12 @@ SOFTPLUS = SmoothActivation("softplus", lambda y: np.logaddexp(0, y), lambda y: 
 NAMED = SmoothActivation("named", SOFTPLUS.phi, SOFTPLUS.dphi, torch_module="Softplus")
 MISNAMED = SmoothActivation("misnamed", SOFTPLUS.phi, SOFTPLUS.dphi, torch_module="Tanh")
 FEW_MOMENTS = WeightLaw("signs", (1,), lambda rng, shape: rng.choice([-1.0, 1.0], shape))
+ACTIVATIONS: list[str | Activation] = ["relu", "leaky_relu", "linear", "abs", "tanh", "erf", SOFTPLUS, NAMED, MISNAMED]
+LAWS: list[str | WeightLaw] = ["gaussian", "uniform", "truncated-normal", FEW_MOMENTS]
+BIASES: list[tuple[int, str | WeightLaw]] = [(0, "gaussian"), (1, "gaussian"), (1, "laplace"), (1, FEW_MOMENTS)]
 NETWORKS = [
     MLP([2, 3, outputs], law, activation, bias_variance=variance, bias_law=bias_law)
-    for outputs, law, activation, (variance, bias_law) in product(
-        (1, 2),
-        ("gaussian", "uniform", "truncated-normal", FEW_MOMENTS),
-        ("relu", "leaky_relu", "linear", "abs", "tanh", "erf", SOFTPLUS, NAMED, MISNAMED),
-        ((0, "gaussian"), (1, "gaussian"), (1, "laplace"), (1, FEW_MOMENTS)),
-    )
+    for outputs, law, activation, (variance, bias_law) in product((1, 2), LAWS, ACTIVATIONS, BIASES)
 ]
 
 

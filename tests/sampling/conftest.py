@@ -23,4 +23,4 @@ def double() -> Iterator[None]:
 @pytest.fixture
 def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No matrix is ever completed."""
-    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
+    monkeypatch.setattr(SharedMatrix, "materialize_if_smaller", lambda self, coming=0: None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from finwidth.sampling.sampler import Chunk, Columns, Sampler, check_sizes, coll
 class Numbers(Sampler):
     """Uniform numbers, and which thread drew them; a smaller sampler than any of the package's."""
 
-    shapes: ClassVar = {"value": (), "pair": (2,)}
-    fewer: ClassVar = "take less"
+    shapes: Mapping[str, tuple[int, ...]] = {"value": (), "pair": (2,)}
+    fewer: ClassVar[str] = "take less"
 
     def __init__(self, bytes_each: int = 8, seconds: float = 1e-6, parts: int = 1) -> None:
         self.bytes_each, self.time, self.parts = bytes_each, seconds, parts
@@ -128,6 +129,6 @@ def test_sizes_are_refused_before_anything_is_drawn(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "words"), [({"draws": 0}, "draws"), ({"seed": -1}, "seed"), ({"threads": 0}, "threads")]
 )
-def test_arguments_are_checked(arguments: dict[str, int], words: str) -> None:
+def test_arguments_are_checked(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(FinwidthError, match=f"{words} is"):
-        next(run(Numbers(), **({"draws": 5} | arguments)))
+        next(run(Numbers(), **{"draws": 5, **arguments}))

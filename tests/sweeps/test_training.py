@@ -72,7 +72,7 @@ def test_real_networks_are_an_ensemble_with_the_seed_of_the_chunk() -> None:
     X = np.array([input_vector(name, 3, Path()) for name in TABLE["inputs"]])
     seed = cell_seed(2, Cell(3, "uniform", "relu", "ntk", "ones", 3, 16), "training", "chunk 0")
     ensemble = finwidth.empirical.Ensemble(MLP([3, 16, 16, 1], "uniform"), 40, seed)
-    runs = ensemble.train(X, np.array([1.0, -1.0]), 3, 0.05, at=[1])
+    runs = ensemble.train(X, np.array([1.0, -1.0]), 3, 0.05, record=[1])
     here = found.sel(depth=3, width=16, law="uniform")
     for step in (0, 1, 3):
         for name in ("loss", "drift", "alignment"):

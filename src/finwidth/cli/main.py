@@ -181,6 +181,9 @@ def _train(
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
     loss: Annotated[str, typer.Option("--loss", help=f"{' or '.join(LOSSES)}.")] = "squared",
+    centred: Annotated[
+        bool, typer.Option("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
+    ] = False,
     activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
     bias: Bias = "trained",
@@ -195,18 +198,18 @@ def _train(
 ) -> None:
     """Train networks of any width by SGD, in law and without their weights, and follow their kernel."""
     from finwidth.inputs import parse_training
-    from finwidth.sampling.training.train import default_rate, train, trajectory
+    from finwidth.sampling.training.train import default_rate, mean_trajectory, train
 
     check(output)
     net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
     X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
-    options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "memory": memory}
+    options: dict[str, Any] = {"batch": batch, "momentum": momentum, "loss": loss, "centred": centred, "memory": memory}
     if lr is None:
         lr = default_rate(net, X, seed, momentum=momentum)
     run = train(net, X, y, steps, lr, draws, seed, **options)
     if output is not None:
         write_netcdf(run, output)
-    found = trajectory(run)
+    found = mean_trajectory(run)
     if as_json:
         _print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
         return

@@ -1,63 +1,79 @@
 r"""Gaussian matrices under gradient descent, revealed only along the vectors that they are multiplied with.
 
 Weights, gradients and momentum are all sums of multiples of the initial matrix W_0 and of products J^T A of vectors
-that it has met, the rows of A on the right and those of J on the left.  In the bases V and U of `revealed`::
+that it has met, the rows of A on the right (forward) and those of J on the left (backward).  In the bases V and U of
+`DeferredGaussianMatrix`::
 
     M = scale W_0 + U^T core V,   M v = scale W_0 v + U^T core (V v),   |U^T core V|_F = |core|_F
 
-(vectors are rows), so that sums and multiples of such matrices are those of their scales and small cores.
+(vectors are rows), so that sums and multiples of such matrices are those of their scales and small cores.  A step of
+SGD (`sgd_step`) meets no vector.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 from finwidth.errors import FinwidthError
-from finwidth.sampling.lazy_matrix.gaussian import Array, GaussianMatrix, add_product, combination, turned
+from finwidth.sampling.lazy_matrix.gaussian import (
+    Array,
+    DeferredGaussianMatrix,
+    Generator,
+    add_product,
+    linear_combination,
+    transpose,
+)
 
 
-class SharedMatrix(GaussianMatrix):
-    """W_0, and the combinations of it that are still in use; the arguments are those of `GaussianMatrix`."""
+class SharedMatrix(DeferredGaussianMatrix):
+    """W_0, and the combinations of it that are still in use; the arguments are those of `DeferredGaussianMatrix`.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.made: weakref.WeakSet[Combination] = weakref.WeakSet()
+    Once it is materialized it keeps no entries: they are in the combinations.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        rng: Generator,
+        *,
+        deviation: float = 1.0,
+        draws: int | None = None,
+        memory: float | str | None = None,
+        dtype: str = "float64",
+    ) -> None:
+        super().__init__(rows, columns, rng, deviation=deviation, draws=draws, memory=memory, dtype=dtype)
+        self.combinations: weakref.WeakSet[Combination] = weakref.WeakSet()
 
     @property
     def nbytes(self) -> int:
         """Bytes that are held now, the combinations' included."""
-        cores = [each.core for each in self.made if each.core is not None]
+        cores = [each.core for each in self.combinations if each.core is not None]
         numbers = sum(int(core.shape[0] * core.shape[1] * core.shape[2]) for core in cores)
-        return (super().nbytes if self.whole is None else 0) + numbers * self._item
+        return (0 if self.materialized else super().nbytes) + numbers * self._item
 
-    def settle(self, coming: int = 0) -> None:
-        """Complete the matrix also if the next ``coming`` vectors and their images would take more memory than it."""
-        super().settle()
-        rows, columns = self.shape
-        if self.whole is None and coming * (rows + columns) > rows * columns:
-            self.complete()
-
-    def complete(self) -> None:
-        """Draw all that is not known yet; each combination is then kept as a whole, in its core."""
+    def materialize(self) -> None:
+        """Draw all that is not known yet; each combination is then kept dense, in its core."""
         left, right = self._left.vectors, self._right.vectors
-        made = list(self.made)
-        self._afford((1 + len(made)) * self.shape[0] * self.shape[1], 1)
-        super().complete()
-        initial: Array = self.whole
-        for each in made:
-            whole = each.scale * initial
+        waiting = [each for each in self.combinations if each.scale or each.core is not None]
+        self._afford(max(1, len(waiting)) * self.shape[0] * self.shape[1], 1)
+        super().materialize()
+        initial: Array = self.dense
+        self.dense = None
+        while waiting:
+            each = waiting.pop()
+            dense: Array = 1 * initial if waiting else initial  # the last takes the array itself
+            dense *= each.scale
             if each.core is not None:
-                self._add_lifted(whole, each.core, left, right)
-            each.scale, each.core = 0.0, whole
-        self.whole = self._zeros((0,))  # its numbers are in the combinations now
+                self._add_lifted(dense, each.core, left, right)
+            each.scale, each.core = 0.0, dense
 
     def _add_lifted(self, target: Array, core: Array, left: list[Array], right: list[Array]) -> None:
         """Add U^T core V to the target, (draws, rows, columns); the core may be smaller than the bases."""
         start = 0
         for vectors in left:
             some = core[:, start : start + vectors.shape[1]]
-            rows = combination(some, right, self._zeros((*some.shape[:2], self.shape[1])))
+            rows = linear_combination(some, right, self.zeros((*some.shape[:2], self.shape[1])))
             add_product(target, vectors[:, : some.shape[1]], rows)
             start += vectors.shape[1]
 
@@ -66,9 +82,10 @@ class SharedMatrix(GaussianMatrix):
         """Number of independent matrices; None for one matrix without an axis of draws."""
         return self._draws if self._batched else None
 
-    def zeros(self) -> Array:
-        """A core of zeros."""
-        return self._zeros((self._draws, *(self.known if self.whole is None else self.shape)))
+    @property
+    def core_shape(self) -> tuple[int, int, int]:
+        """Shape of a core in the bases as they are now."""
+        return (self._draws, *(self.shape if self.materialized else self.known))
 
     @property
     def left_vectors(self) -> list[Array]:
@@ -84,7 +101,7 @@ class SharedMatrix(GaussianMatrix):
 class Combination:
     """M = scale W_0 + U^T core V, the core (draws, left, right), or None for 0.
 
-    Once W_0 is completed the scale is 0, and the core is M, (draws, rows, columns).
+    Once W_0 is materialized the scale is 0, and the core is M, (draws, rows, columns).
 
     Examples
     --------
@@ -95,7 +112,7 @@ class Combination:
     >>> A = np.ones((1, 1, 10**5)) / 100  # one right vector, of one draw
     >>> a = initial.right(A)
     >>> Y = W.from_right(a)
-    >>> gradient = Combination(initial, core=turned(initial.left(Y)) @ a)  # that of |W v|^2 / 2, Y^T A
+    >>> gradient = Combination(initial, core=transpose(initial.left(Y)) @ a)  # that of |W v|^2 / 2, Y^T A
     >>> W.add(gradient, -0.1)
     >>> bool(np.allclose(W.from_right(a), (1 - 0.1 * (A**2).sum()) * Y))
     True
@@ -103,7 +120,7 @@ class Combination:
 
     def __init__(self, matrix: SharedMatrix, scale: float = 0.0, core: Array | None = None) -> None:
         self.matrix, self.scale, self.core = matrix, scale, core
-        matrix.made.add(self)
+        matrix.combinations.add(self)
 
     def copy(self) -> Combination:
         """Another, of the same value."""
@@ -111,29 +128,29 @@ class Combination:
 
     def from_right(self, coordinates: Array) -> Array:
         """M v for right vectors of these coordinates, as rows, (draws, m, rows)."""
-        if self.matrix.whole is not None:
-            return coordinates @ turned(self.core)
-        initial = self.scale * self.matrix.from_right(coordinates)
+        if self.matrix.materialized:
+            return coordinates @ transpose(self.padded() if self.core is None else self.core)
+        initial = self.matrix.from_right(self.scale * coordinates)
         if self.core is None:
             return initial
         size = min(self.core.shape[2], coordinates.shape[2])
-        along = coordinates[..., :size] @ turned(self.core[..., :size])
-        return combination(along, self.matrix.left_vectors, initial)
+        along = coordinates[..., :size] @ transpose(self.core[..., :size])
+        return linear_combination(along, self.matrix.left_vectors, initial)
 
     def from_left(self, coordinates: Array) -> Array:
         """M^T u for left vectors of these coordinates, as rows, (draws, m, columns)."""
-        if self.matrix.whole is not None:
-            return coordinates @ self.core
-        initial = self.scale * self.matrix.from_left(coordinates)
+        if self.matrix.materialized:
+            return coordinates @ (self.padded() if self.core is None else self.core)
+        initial = self.matrix.from_left(self.scale * coordinates)
         if self.core is None:
             return initial
         size = min(self.core.shape[1], coordinates.shape[2])
         along = coordinates[..., :size] @ self.core[:, :size]
-        return combination(along, self.matrix.right_vectors, initial)
+        return linear_combination(along, self.matrix.right_vectors, initial)
 
     def padded(self) -> Array:
         """The core in the bases as they are now, longer than when it was made."""
-        core = self.matrix.zeros()
+        core = self.matrix.zeros(self.matrix.core_shape)
         if self.core is not None:
             core[:, : self.core.shape[1], : self.core.shape[2]] = self.core
         return core
@@ -141,7 +158,7 @@ class Combination:
     def add(self, other: Combination, factor: float = 1.0) -> None:
         """Add a multiple of another of the same matrix."""
         if other.matrix is not self.matrix:
-            raise FinwidthError("two law layers' weights cannot be added: they are different matrices")
+            raise FinwidthError("two matrix-free layers' weights cannot be added: they are different matrices")
         self.scale += factor * other.scale
         if other.core is None:
             return
@@ -155,3 +172,11 @@ class Combination:
         self.scale *= factor
         if self.core is not None:
             self.core *= factor
+
+
+def sgd_step(weights: Combination, velocity: Combination, gradient: Combination, lr: float, momentum: float) -> None:
+    """One step of torch.optim.SGD: v <- momentum v + g, W <- W - lr v; without momentum the velocity stays 0."""
+    if momentum:
+        velocity.multiply(momentum)
+        velocity.add(gradient)
+    weights.add(velocity if momentum else gradient, -lr)

@@ -14,7 +14,6 @@ import numpy as np
 from finwidth.arguments import count, index
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import amount
-from finwidth.networks.laws import FloatArray
 
 _MOST_THREADS = 4096
 
@@ -73,13 +72,3 @@ def _on_threads(task: Callable[[Item], Result], items: Iterable[Item], threads: 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def collect(pieces: Iterable[dict[str, FloatArray]], columns: dict[str, FloatArray]) -> None:
-    """Put draws that come in pieces one after another into the columns, which hold all of them."""
-    start = 0
-    for piece in pieces:
-        for name, column in columns.items():
-            values = piece[name]
-            column[start : start + len(values)] = values
-        start += len(values)

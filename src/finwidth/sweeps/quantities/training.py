@@ -11,9 +11,9 @@ from finwidth.empirical.reference.brute_force import weights_of
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.sampling.training import plan as training_plan
 from finwidth.sampling.training.losses import SQUARED
-from finwidth.sampling.training.train import chunk_size, train
+from finwidth.sampling.training.spec import TrainingSpec, training_bytes
+from finwidth.sampling.training.train import train, training_chunk_size
 from finwidth.sweeps.quantities.base import Settings
 from finwidth.sweeps.quantities.records import STATISTICS, accumulate, record
 from finwidth.sweeps.quantities.sampled import MOST_DRAWS, SeveralInputs
@@ -114,9 +114,7 @@ class Training(SeveralInputs):
         m = len(table["inputs"])
         if table["method"] == "law":
             X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
-            one = training_plan.memory(
-                training_plan.Plan(net, X, y, table["steps"], 1.0, 0.0, m, SQUARED, table["record"])
-            )
+            one = training_bytes(TrainingSpec(net, X, y, table["steps"], 1.0, 0.0, m, SQUARED, table["record"]))
         else:
             one = 40 * weights_of(net)
         return one * min(int(table["draws"]), _at_once(net, table))
@@ -126,7 +124,7 @@ def _at_once(net: MLP, table: Mapping[str, Any]) -> int:
     """How many networks share a seed."""
     if table["method"] == "networks":
         return max(1, _CHUNK_WEIGHTS // weights_of(net))
-    return chunk_size(net, len(table["inputs"]))
+    return training_chunk_size(net, len(table["inputs"]))
 
 
 def _there(values: Any) -> FloatArray:
@@ -144,7 +142,7 @@ def _run(
     *,
     pause: Callable[[], None] | None = None,
 ) -> Any:
-    """Networks trained, as a Dataset over step and draw or member."""
+    """Networks trained, as a Dataset over draw and step."""
     steps, record, lr = table["steps"], [step for step in table["record"] if step <= table["steps"]], table["lr"]
     if table["method"] == "law":
         tick = None if pause is None else lambda done: pause()
@@ -153,4 +151,4 @@ def _run(
 
     if pause is not None:
         pause()
-    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, at=record)
+    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, record=record)

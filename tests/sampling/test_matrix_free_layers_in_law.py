@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import tangent_kernel  # noqa: E402
-from finwidth.sampling.layers.tensor import LawTensor  # noqa: E402
+from finwidth.sampling.layers.tensor import MatrixFreeTensor  # noqa: E402
 from finwidth.sampling.lazy_matrix.combination import SharedMatrix  # noqa: E402
 from finwidth.sampling.lazy_matrix.gaussian import _Side  # noqa: E402
 from law_modules import Attention, ConvNet, Drawing, InLaw, ResidualMLP, inputs_for  # noqa: E402
@@ -51,7 +51,7 @@ def rise(module: Any, inputs: Any) -> Any:
 def recorded(module: Any, X: Any, steps: tuple[int, ...], **options: Any) -> dict[str, Any]:
     """Outputs, loss, and kernel entries of each draw after some steps on mini-batches of one or two."""
     parameters = list(module.parameters())
-    in_law = any(isinstance(each, LawTensor) for each in parameters)
+    in_law = any(isinstance(each, MatrixFreeTensor) for each in parameters)
     inputs = X.expand(len(parameters[0]), *X.shape)
     optimizer, y = torch.optim.SGD(parameters, **options), torch.tensor([1.0, -1.0])
     values = {}
