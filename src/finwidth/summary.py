@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
-from finwidth.exact import moments as exact_route
+from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.inputs import Vector
 from finwidth.networks.mlp import MLP
 from finwidth.quantities import MOMENTS, Estimate, plain
@@ -125,7 +125,7 @@ def summarize(
     1.4
     """
     draws, method = count("draws", draws), arguments.one_of("method", method, METHODS)
-    exact = _exact(net, x)
+    exact = None if unsupported(net) else exact_values(moments(net, x))
     if method == "importance":
         if device is not None:
             raise FinwidthError("importance sampling is on threads; leave device out, or take method='plain'")
@@ -138,23 +138,18 @@ def summarize(
 
 def sample_and_summarize(net: MLP, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
     """The draws of `finwidth.sample`, to be written to a file, and their summary."""
-    exact = _exact(net, x)
+    exact = None if unsupported(net) else exact_values(moments(net, x))
     check_sizes(one_input_sampler(net, x), draws, 1, kept=_WRITTEN)
     dataset = sample(net, x, draws, seed)
     columns = {str(name): column.to_numpy() for name, column in dataset.items()}
     return _summary(net, [columns], draws, seed, exact), dataset
 
 
-def _exact(net: MLP, x: Vector) -> dict[str, float] | None:
-    """Exact values, where the exact route serves the network."""
-    return None if exact_route.unsupported(net) else exact_route.exact_values(exact_route.moments(net, x))
-
-
 def _summary(
     net: MLP, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int, exact: dict[str, float] | None
 ) -> Summary:
-    moments, K = MomentAccumulators(), QuantileSketch()
+    totals, K = MomentAccumulators(), QuantileSketch()
     for drawn in chunks:
         K.add(drawn["K"])
-        moments.add(drawn)
-    return Summary(net, draws, seed, moments.estimates(exact), exact, K)
+        totals.add(drawn)
+    return Summary(net, draws, seed, totals.estimates(exact), exact, K)

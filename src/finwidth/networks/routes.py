@@ -45,7 +45,7 @@ ROUTES = (
     Route("finwidth.moments", "exact moments", "finwidth.exact.moments", "serve"),
     Route("finwidth.sample", "draws at one input", "finwidth.sampling.one_input.sample"),
     Route("finwidth.sample_gram", "draws at several inputs", "finwidth.sampling.kernel_matrix.sample_gram"),
-    Route("finwidth.train", "the kernel in training", "finwidth.sampling.training.spec"),
+    Route("finwidth.train", "the kernel in training", "finwidth.sampling.training.train"),
     Route("finwidth.infinite_width_gram", "the limit of infinite width", "finwidth.exact.infinite_width", "serve"),
     Route("finwidth.empirical.Ensemble", "real networks", "finwidth.empirical.modules.support", needs="torch"),
 )

@@ -20,7 +20,6 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
 from finwidth.sampling.lazy_matrix.gaussian import kept_numbers, work_numbers
-from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.training.losses import Loss, loss_called
 from finwidth.sampling.training.networks import RowIndex
 from finwidth.schedule import Record, recorded_steps
@@ -84,11 +83,6 @@ class TrainingSpec:
     def total_loss(self, output: FloatArray) -> FloatArray:
         """The loss of all training inputs, (draws,), from their outputs (draws, m, n_d)."""
         return self.loss.total(output, self.targets)
-
-
-def unsupported(net: MLP) -> list[str]:
-    """Reasons why `finwidth.train` does not draw this network; none if it does."""
-    return not_gaussian(net)
 
 
 def _resolved(inputs: FloatArray, what: str) -> FloatArray:
