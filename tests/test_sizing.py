@@ -12,6 +12,7 @@ import pytest
 import finwidth
 from finwidth import MLP, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+from finwidth.networks.mlp import MLPOptions
 
 X = [1.0] * 64
 TORCH: dict[str, Any] = {"gains": 1 / 3, "weight_law": "uniform", "parameterization": "standard"}
@@ -161,7 +162,7 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
     ("depth", "wanted", "network"),
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
 )
-def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: dict[str, Any]) -> None:
+def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: MLPOptions) -> None:
     drawn = sizing._drawn_width(depth, wanted, lambda width: sizing._drawn_spread(depth, width, X, network))
     assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
 
