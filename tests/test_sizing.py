@@ -175,7 +175,7 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
-    monkeypatch.setattr(sizing, "_drawn", lambda network: True)
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda network: True)
     depth = depth_for(width, wanted, **network)
     assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
@@ -229,7 +229,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, 1e-9), "no width up to"),
         (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
         (lambda: width_for(33, 0.1, activation="tanh"), "give at most 32 for a smooth"),
-        (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one number"),
+        (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
         (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
