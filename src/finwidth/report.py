@@ -181,5 +181,5 @@ def _depth_figure(net: MLP, x: Vector) -> Any:
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     step = math.ceil(deepest / 40)
-    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias}
+    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias[0]}
     return plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **kind)
