@@ -1,4 +1,4 @@
-"""Layers in law: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
+"""Matrix-free layers: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
 
 from __future__ import annotations
 
