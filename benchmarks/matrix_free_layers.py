@@ -1,4 +1,4 @@
-"""A residual network with layers in law against the same network with nn.Linear.
+"""A residual network with matrix-free layers against the same network with nn.Linear.
 
     python benchmarks/matrix_free_layers.py [--wide]
 

@@ -127,7 +127,7 @@ class InLaw:
     """Makes layers in law, and remembers their initial matrices."""
 
     def __init__(self, draws: int | None = None) -> None:
-        self.draws, self.initial = draws, dict[Any, Combination]()
+        self.draws, self.initial = draws, dict[Any, Combination[torch.Tensor]]()
 
     def _made(self, layer: Any) -> Any:
         self.initial[layer] = layer.weight.combination.copy()

@@ -130,7 +130,7 @@ def tracked(net: MLP, targets: Any, loss: Callable[..., Any]) -> Any:
     torch.set_num_threads(1)
     module = finwidth.empirical.MLP(net, seed=3)
     optimizer = torch.optim.SGD(module.parameter_groups(lr=0.02))
-    tracker = finwidth.empirical.Tracker(module, X, targets, steps=1, scale=module.scale, kernels=True)
+    tracker = finwidth.empirical.Tracker(module, X, targets, record=1, scale=module.scale, kernels=True)
     for _ in range(3):
         optimizer.zero_grad()
         loss(module(torch.as_tensor(X))).backward()

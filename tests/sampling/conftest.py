@@ -1,4 +1,4 @@
-"""What the tests of layers in law share."""
+"""What the tests of matrix-free layers share."""
 
 from __future__ import annotations
 

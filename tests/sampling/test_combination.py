@@ -20,7 +20,7 @@ ROWS, COLUMNS = 60, 50
 class Trained:
     """A matrix, its weights and their velocity."""
 
-    def __init__(self, initial: SharedMatrix) -> None:
+    def __init__(self, initial: SharedMatrix[Any]) -> None:
         self.initial, self.weights, self.velocity = initial, Combination(initial, scale=1.0), Combination(initial)
 
     def step(self, j: Array, a: Array, momentum: float) -> None:

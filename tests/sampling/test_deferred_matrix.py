@@ -50,7 +50,7 @@ def awkward(length: int, rng: np.random.Generator, before: list[Array]) -> Array
     return np.stack(columns, axis=1)
 
 
-def meet_all(W: DeferredGaussianMatrix, blocks: int, rng: np.random.Generator) -> tuple[list[Array], ...]:
+def meet_all(W: DeferredGaussianMatrix[Any], blocks: int, rng: np.random.Generator) -> tuple[list[Array], ...]:
     """Right and left vectors that W met in turn, and its answers."""
     rows, columns = W.shape
     V: list[Array] = []
@@ -99,7 +99,7 @@ VECTORS: dict[str, Callable[[int, np.random.Generator], Array]] = {
 }
 
 
-def disagreement(W: DeferredGaussianMatrix, v: Array, u: Array, wv: Array, wu: Array) -> float:
+def disagreement(W: DeferredGaussianMatrix[Any], v: Array, u: Array, wv: Array, wu: Array) -> float:
     """|u.(W v) - (W^T u).v| over what docs/theory/training.md allows, the sums exact."""
     u, v = (np.asarray(each, W.dtype).astype(np.float64) for each in (u, v))
     allowed = 2e4 * (max(W.known) + 1) * np.finfo(W.dtype).eps * W.deviation * sum(np.sqrt(W.shape))
@@ -209,7 +209,7 @@ def iterate(multiply: Callable[[Array], Array], transposed: Callable[[Array], Ar
     return np.concatenate(found, axis=1)
 
 
-def iterates_of(W: DeferredGaussianMatrix) -> Array:
+def iterates_of(W: DeferredGaussianMatrix[Any]) -> Array:
     return iterate(lambda v: W @ v, lambda u: W.T @ u, DRAWS)
 
 
@@ -243,7 +243,7 @@ def test_a_matrix_that_forgets_its_left_side_is_rejected(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("finish", ["columns", "rows", "complete"])
 @pytest.mark.usefixtures("never_completed")
 def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -> None:
-    W = DeferredGaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
+    W: DeferredGaussianMatrix[Any] = DeferredGaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
     v = W.T @ np.tanh(W @ np.array([1.0, 1.0, 0.0, -1.0]))[..., None]
     W @ np.cos(v)
     if finish == "columns":
@@ -265,7 +265,7 @@ def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -
     assert not same_law(1.05 * values[0][:, 0], values[1][:, 0])
 
 
-def meet(W: DeferredGaussianMatrix, vectors: list[Array]) -> None:
+def meet(W: DeferredGaussianMatrix[Any], vectors: list[Array]) -> None:
     for v, u in zip(vectors[::2], vectors[1::2], strict=True):
         W @ v
         W.T @ u
@@ -369,7 +369,7 @@ def test_thousands_of_vectors() -> None:
         (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.ones(3), r"shape \(3,\); give \(2,\) or \(2, k\)"),
         (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)).T @ np.ones((2, 1)), r"give \(3,\)"),
         (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0), draws=4) @ np.ones((3, 2, 1)), "leading 4"),
-        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ ["a", "b"], "not an array of numbers"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ ["a", "b"], "not an array of numbers"),  # type: ignore[operator]
         (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.nan]), "not finite"),
         (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.inf]), "not finite"),
         (

@@ -1,4 +1,4 @@
-"""Layers in law: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
+"""Matrix-free layers: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = [ResidualMLP, ConvNet, Attention]
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def entries(initial: Combination) -> Any:
+def entries(initial: Combination[Any]) -> Any:
     """The initial matrix of one draw, read off by meeting all right vectors."""
     return initial.from_right(initial.matrix.right(torch.eye(initial.matrix.shape[1])[None]))[0].T
 

@@ -1,4 +1,4 @@
-"""Layers in law have the law of layers that draw their weights, before, during and after training."""
+"""Matrix-free layers have the law of layers that draw their weights, before, during and after training."""
 
 from __future__ import annotations
 

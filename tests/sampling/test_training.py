@@ -133,7 +133,7 @@ FULL_BATCH = [name for name, (_, arguments) in RUNS.items() if "batch" not in ar
 
 def with_weights(name: str, centred: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Drawn, Any]:
     """A run of few draws, the same of networks that hold its initial weights, and how these are trained."""
-    made: list[tuple[Networks, list[Combination], list[Array]]] = []
+    made: list[tuple[Networks, list[Combination[Any]], list[Array]]] = []
 
     def remembering(*given: Any) -> Networks:
         networks = Networks(*given)
@@ -194,7 +194,7 @@ def forget(side: str) -> Callable[..., Array]:
     """Meet vectors as if none were known on the other side: `right` forgets the left, `left` the right."""
     meet, nothing = DeferredGaussianMatrix._meet, revealed._Side()
 
-    def forgetful(W: DeferredGaussianMatrix, X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
+    def forgetful(W: DeferredGaussianMatrix[Any], X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
         forgotten = met is (W._right if side == "right" else W._left)
         return meet(W, X, met, nothing if forgotten else other, shape)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
@@ -34,6 +34,20 @@ BIASES = ("trained", "frozen", "none")
 _LAYER_BYTES = 450
 
 Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
+
+
+class MLPOptions(TypedDict, total=False):
+    """The arguments of `MLP` but the widths, for functions that make networks of many widths."""
+
+    weight_law: str | WeightLaw
+    activation: str | Activation
+    parameterization: str
+    gains: Gains | None
+    bias: str | Sequence[str]
+    bias_variance: Gains
+    bias_law: str | WeightLaw
+    bias_scale: Gains
+    base_widths: int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -133,23 +147,21 @@ class MLP:
             given = (hidden,) * (depth - 1) + (Fraction(1),)
         else:
             given = _per_layer("gains", gains, depth, positive=True)
-        fields: dict[str, Any] = {
+        kinds, variances = _biases(bias, depth), _per_layer("bias_variance", bias_variance, depth, positive=False)
+        if any(kind == "none" and variance for kind, variance in zip(kinds, variances, strict=True)):
+            raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
+        fields = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
             "activation": phi,
             "parameterization": parameterization,
             "gains": given,
-            "bias": _biases(bias, depth),
-            "bias_variance": _per_layer("bias_variance", bias_variance, depth, positive=False),
+            "bias": kinds,
+            "bias_variance": variances,
             "bias_law": _weight_law(bias_law),
             "bias_scale": _per_layer("bias_scale", bias_scale, depth, positive=False),
             "base_widths": _base_widths(base_widths, checked, parameterization),
         }
-        for kind, variance in zip(fields["bias"], fields["bias_variance"], strict=True):
-            if kind == "none" and variance:
-                raise FinwidthError(
-                    'bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0'
-                )
         for key, value in fields.items():
             object.__setattr__(self, key, value)
 
@@ -227,7 +239,7 @@ class MLP:
             last = own if inner else None
         return tuple(made)
 
-    def _numbers(self) -> tuple[tuple[Any, ...], ...]:
+    def _numbers(self) -> tuple[tuple[object, ...], ...]:
         """What a layer inside the network depends on, by layer."""
         bases = self.base_widths
         return (
@@ -277,7 +289,7 @@ class MLP:
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
         text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
         if self.gains != usual.gains:
-            text += f" (gains {_listed(self.gains)})"
+            text += f" (gains {_shortened(self.gains)})"
         text += f", {self.parameterization} parameterization"
         if self.base_widths != usual.base_widths:
             text += f" (base widths {format_widths(self.base_widths)})"
@@ -290,15 +302,15 @@ class MLP:
         told = []
         if self.random_bias:
             kind += f" {self.bias_law.name}"
-            told.append(f"variance {_listed(self.bias_variance)}")
+            told.append(f"variance {_shortened(self.bias_variance)}")
         if set(self.bias_scale) != {1}:
-            told.append(f"scale {_listed(self.bias_scale)}")
+            told.append(f"scale {_shortened(self.bias_scale)}")
         if kind == "trained" and not told:
             return ""
         return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
 
 
-def _listed(values: Sequence[Fraction]) -> str:
+def _shortened(values: Sequence[Fraction]) -> str:
     """Values in a title: one if they are all equal, and at most four."""
     texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
     return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
@@ -351,7 +363,7 @@ def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], param
     return bases
 
 
-def check_mlp(net: Any) -> MLP:
+def check_mlp(net: object) -> MLP:
     """A network."""
     if not isinstance(net, MLP):
         raise FinwidthError(

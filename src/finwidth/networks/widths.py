@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
@@ -72,7 +71,7 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
-def check_depth(name: str, depth: Any, least: int = 1) -> int:
+def check_depth(name: str, depth: object, least: int = 1) -> int:
     """A number of weight layers that a network can have."""
     checked = arguments.count(name, depth, least)
     if checked > _MOST_LAYERS:

@@ -63,7 +63,8 @@ class _Product(torch.autograd.Function):
         matrix = weight.combination.matrix
         matrix.materialize_if_smaller(D.shape[1])
         j = matrix.left(D)
-        a = X if matrix.materialized else ctx.coordinates  # also if it was completed since the forward pass
+        # Materialized, maybe since the forward pass: then the coordinates are the entries.
+        a = X if matrix.materialized or ctx.coordinates is None else ctx.coordinates
         wanted, trained = ctx.needs_input_grad
         pulled = weight.combination.from_left(j) if wanted else None
         return pulled, MatrixFreeTensor(Combination(matrix, core=transpose(j) @ a)) if trained else None
@@ -100,7 +101,7 @@ class _MatrixFreeLayer(nn.Module):
             raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
-        initial = SharedMatrix(
+        initial: SharedMatrix[torch.Tensor] = SharedMatrix(
             fan_out, fan_in, generator, deviation=(self.gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
         )
         self.register_parameter("weight", nn.Parameter(MatrixFreeTensor(Combination(initial, scale=1.0))))

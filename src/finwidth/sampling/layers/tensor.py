@@ -30,11 +30,11 @@ def refuse(what: str) -> NoReturn:
 class MatrixFreeTensor(torch.Tensor):
     """A `Combination` as a tensor with no storage, shape (out, in) or (draws, out, in)."""
 
-    combination: Combination
+    combination: Combination[torch.Tensor]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, combination: Combination) -> MatrixFreeTensor:  # noqa: D102
+    def __new__(cls, combination: Combination[torch.Tensor]) -> MatrixFreeTensor:  # noqa: D102
         matrix = combination.matrix
         shape = (*((matrix.draws,) if matrix.draws else ()), *matrix.shape)
         assert isinstance(matrix.rng, DeviceGenerator)
@@ -42,7 +42,7 @@ class MatrixFreeTensor(torch.Tensor):
         tensor: MatrixFreeTensor = torch.Tensor._make_wrapper_subclass(cls, shape, **kind)
         return tensor
 
-    def __init__(self, combination: Combination) -> None:
+    def __init__(self, combination: Combination[torch.Tensor]) -> None:
         self.combination = combination
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]

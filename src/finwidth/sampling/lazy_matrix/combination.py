@@ -13,6 +13,7 @@ SGD (`sgd_step`) meets no vector.
 from __future__ import annotations
 
 import weakref
+from typing import Generic
 
 from finwidth.errors import FinwidthError
 from finwidth.sampling.lazy_matrix.gaussian import (
@@ -25,7 +26,7 @@ from finwidth.sampling.lazy_matrix.gaussian import (
 )
 
 
-class SharedMatrix(DeferredGaussianMatrix):
+class SharedMatrix(DeferredGaussianMatrix[Array]):
     """W_0, and the combinations of it that are still in use; the arguments are those of `DeferredGaussianMatrix`.
 
     Once it is materialized it keeps no entries: they are in the combinations.
@@ -43,7 +44,7 @@ class SharedMatrix(DeferredGaussianMatrix):
         dtype: str = "float64",
     ) -> None:
         super().__init__(rows, columns, rng, deviation=deviation, draws=draws, memory=memory, dtype=dtype)
-        self.combinations: weakref.WeakSet[Combination] = weakref.WeakSet()
+        self.combinations: weakref.WeakSet[Combination[Array]] = weakref.WeakSet()
 
     @property
     def nbytes(self) -> int:
@@ -58,11 +59,11 @@ class SharedMatrix(DeferredGaussianMatrix):
         waiting = [each for each in self.combinations if each.scale or each.core is not None]
         self._afford(max(1, len(waiting)) * self.shape[0] * self.shape[1], 1)
         super().materialize()
-        initial: Array = self.dense
-        self.dense = None
+        initial, self.dense = self.dense, None
+        assert initial is not None
         while waiting:
             each = waiting.pop()
-            dense: Array = 1 * initial if waiting else initial  # the last takes the array itself
+            dense = 1 * initial if waiting else initial  # the last takes the array itself
             dense *= each.scale
             if each.core is not None:
                 self._add_lifted(dense, each.core, left, right)
@@ -72,7 +73,7 @@ class SharedMatrix(DeferredGaussianMatrix):
         """Add U^T core V to the target, (draws, rows, columns); the core may be smaller than the bases."""
         start = 0
         for vectors in left:
-            some = core[:, start : start + vectors.shape[1]]
+            some: Array = core[:, start : start + vectors.shape[1]]
             rows = linear_combination(some, right, self.zeros((*some.shape[:2], self.shape[1])))
             add_product(target, vectors[:, : some.shape[1]], rows)
             start += vectors.shape[1]
@@ -98,7 +99,7 @@ class SharedMatrix(DeferredGaussianMatrix):
         return self._right.vectors
 
 
-class Combination:
+class Combination(Generic[Array]):
     """M = scale W_0 + U^T core V, the core (draws, left, right), or None for 0.
 
     Once W_0 is materialized the scale is 0, and the core is M, (draws, rows, columns).
@@ -118,11 +119,13 @@ class Combination:
     True
     """
 
-    def __init__(self, matrix: SharedMatrix, scale: float = 0.0, core: Array | None = None) -> None:
-        self.matrix, self.scale, self.core = matrix, scale, core
+    def __init__(self, matrix: SharedMatrix[Array], scale: float = 0.0, core: Array | None = None) -> None:
+        self.matrix: SharedMatrix[Array] = matrix
+        self.scale = scale
+        self.core: Array | None = core
         matrix.combinations.add(self)
 
-    def copy(self) -> Combination:
+    def copy(self) -> Combination[Array]:
         """Another, of the same value."""
         return Combination(self.matrix, self.scale, None if self.core is None else 1 * self.core)
 
@@ -155,7 +158,7 @@ class Combination:
             core[:, : self.core.shape[1], : self.core.shape[2]] = self.core
         return core
 
-    def add(self, other: Combination, factor: float = 1.0) -> None:
+    def add(self, other: Combination[Array], factor: float = 1.0) -> None:
         """Add a multiple of another of the same matrix."""
         if other.matrix is not self.matrix:
             raise FinwidthError("two matrix-free layers' weights cannot be added: they are different matrices")
@@ -174,7 +177,13 @@ class Combination:
             self.core *= factor
 
 
-def sgd_step(weights: Combination, velocity: Combination, gradient: Combination, lr: float, momentum: float) -> None:
+def sgd_step(
+    weights: Combination[Array],
+    velocity: Combination[Array],
+    gradient: Combination[Array],
+    lr: float,
+    momentum: float,
+) -> None:
     """One step of torch.optim.SGD: v <- momentum v + g, W <- W - lr v; without momentum the velocity stays 0."""
     if momentum:
         velocity.multiply(momentum)

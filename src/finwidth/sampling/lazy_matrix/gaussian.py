@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -29,9 +30,13 @@ from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
+from finwidth.networks.laws import FloatArray
 from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace, normals
 
-Array = Any  # of NumPy, or a torch tensor
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", FloatArray, "torch.Tensor")  # as the generator draws
 Generator = np.random.Generator | DeviceGenerator
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
@@ -84,13 +89,13 @@ def transpose(stack: Array) -> Array:
 
 
 @dataclass
-class _Side:
+class _Side(Generic[Array]):
     """The vectors met on one side, orthonormal rows of blocks (draws, vectors, length), and their images."""
 
     vectors: list[Array] = field(default_factory=list)
     images: list[Array] = field(default_factory=list)
 
-    def append(self, vectors: Array, images: Array, xp: Any) -> None:
+    def append(self, vectors: Array, images: Array, xp: ModuleType) -> None:
         """Add vectors; small blocks are joined, so that products remain products of matrices."""
         if self.vectors and self.vectors[-1].shape[1] < _BLOCK:
             vectors = xp.concatenate([self.vectors.pop(), vectors], 1)
@@ -99,7 +104,7 @@ class _Side:
         self.images.append(images)
 
 
-def inner_products(X: Array, Y: Array, xp: Any) -> Array:
+def inner_products(X: Array, Y: Array, xp: ModuleType) -> Array:
     """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
     runs = X.shape[-1] // _RUN
     end = runs * _RUN
@@ -108,12 +113,16 @@ def inner_products(X: Array, Y: Array, xp: Any) -> Array:
         return total
     # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
     folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in stack] for stack in (X, Y)]
-    return total + xp.stack([(x @ transpose(y)).sum(0) for x, y in zip(*folded, strict=True)])
+    of_runs: Array = xp.stack([(x @ transpose(y)).sum(0) for x, y in zip(*folded, strict=True)])
+    return total + of_runs
 
 
-def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
+def overlaps(X: Array, blocks: list[Array], xp: ModuleType) -> Array:
     """X V^T for the rows V of the blocks, (draws, m, size)."""
-    return xp.concatenate([inner_products(X, block, xp) for block in blocks], -1) if blocks else X[..., :0]
+    if not blocks:
+        return X[..., :0]
+    found: Array = xp.concatenate([inner_products(X, block, xp) for block in blocks], -1)
+    return found
 
 
 def linear_combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
@@ -135,7 +144,7 @@ def add_product(target: Array, left: Array, right: Array) -> None:
         target[:, piece] += transpose(left[..., piece]) @ right
 
 
-class DeferredGaussianMatrix:
+class DeferredGaussianMatrix(Generic[Array]):
     r"""A matrix of independent N(0, deviation^2), revealed only along the vectors that it is multiplied with.
 
     ``W @ V`` and ``W.T @ U`` have, together and for vectors chosen in view of earlier answers, exactly the law that
@@ -204,7 +213,8 @@ class DeferredGaussianMatrix:
         self._xp = generator_namespace(rng)
         on_device = {"device": rng.device} if isinstance(rng, DeviceGenerator) else {}
         self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
-        self._left, self._right = _Side(), _Side()
+        self._left: _Side[Array] = _Side()
+        self._right: _Side[Array] = _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
         # Squares above it, and below its inverse, are good.
         self._safe = float(np.finfo(dtype).tiny) ** 0.5 / self._round
@@ -221,7 +231,7 @@ class DeferredGaussianMatrix:
         return numbers * self._draws * self._item
 
     @property
-    def T(self) -> _Transposed:
+    def T(self) -> _Transposed[Array]:
         """The transpose, to multiply vectors from the left with."""
         return _Transposed(self)
 
@@ -231,10 +241,10 @@ class DeferredGaussianMatrix:
 
     def _public(self, given: Array, what: str, length: int, product: Callable[[Array], Array]) -> Array:
         """A product in terms of columns by one in terms of rows."""
-        array = as_array(self.rng, given, self.dtype)
+        array: Array = as_array(self.rng, given, self.dtype)
         single = array.ndim == 1
         columns = array[:, None] if single else array
-        lead = (self._draws,) if self._batched and columns.ndim == 3 else ()
+        lead: tuple[int, ...] = (self._draws,) if self._batched and columns.ndim == 3 else ()
         if columns.ndim != 2 + len(lead) or tuple(columns.shape[:-1]) != (*lead, length):
             leads = f", each with a leading {self._draws} or without" if self._batched else ""
             raise FinwidthError(
@@ -276,25 +286,26 @@ class DeferredGaussianMatrix:
         """W^T u for left vectors of these coordinates, as rows, (draws, m, columns)."""
         return self._images(coordinates, self._left, self.shape[1])
 
-    def _images(self, coordinates: Array, side: _Side, length: int) -> Array:
-        if self.materialized:
+    def _images(self, coordinates: Array, side: _Side[Array], length: int) -> Array:
+        if self.dense is not None:
             return coordinates @ (transpose(self.dense) if side is self._right else self.dense)
         zeros = self.zeros((*coordinates.shape[:2], length))
         return linear_combination(self.deviation * coordinates, side.images, zeros)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """An array of the kind that the matrix works with."""
-        return self._xp.zeros(shape, **self._kind)
+        found: Array = self._xp.zeros(shape, **self._kind)
+        return found
 
-    def _meet(self, X: Array, side: _Side, other: _Side, shape: tuple[int, int]) -> Array:
+    def _meet(self, X: Array, side: _Side[Array], other: _Side[Array], shape: tuple[int, int]) -> Array:
         """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
         xp, X = self._xp, as_array(self.rng, X, self.dtype)
         self._afford(0, X.shape[1])
         sizes, X, lengths = self._lengths(X)
         if self.materialized:
             return X * sizes
-        unit = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
-        coordinates = overlaps(unit, side.vectors, xp)
+        unit: Array = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
+        coordinates: Array = overlaps(unit, side.vectors, xp)
         rest = linear_combination(-coordinates, side.vectors, unit)
         fresh, there = self._directions(rest)
         if fresh.shape[1]:
@@ -313,7 +324,7 @@ class DeferredGaussianMatrix:
             squares = (X * X).sum(-1)[..., None]
         if bool(((squares > self._safe) & (squares < 1 / self._safe)).all()):
             return 1.0, X, squares**0.5
-        sizes = abs(X).max(-1)[..., None] if xp is np else abs(X).max(-1).values[..., None]
+        sizes: Array = xp.amax(abs(X), -1)[..., None]
         if not bool(xp.isfinite(sizes).all()):
             raise NotFiniteError("a vector is not finite; give finite numbers")
         sizes = sizes + (sizes == 0)
@@ -339,7 +350,7 @@ class DeferredGaussianMatrix:
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
         return transpose(q @ u[..., : there.shape[1]]) * there, there
 
-    def _orthonormal(self, rows: Array, there: Array, side: _Side) -> Array:
+    def _orthonormal(self, rows: Array, there: Array, side: _Side[Array]) -> Array:
         """The rows made orthogonal to the basis and to each other, to rounding: the second of two projections.
 
         What the first left along the basis is amplified where a vector was nearly dependent; then it takes more.
@@ -382,17 +393,17 @@ class DeferredGaussianMatrix:
 
 
 @dataclass
-class _Transposed:
+class _Transposed(Generic[Array]):
     """The transpose, ``W.T``: W^T U by ``@``."""
 
-    matrix: DeferredGaussianMatrix
+    matrix: DeferredGaussianMatrix[Array]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape[::-1]
 
     @property
-    def T(self) -> DeferredGaussianMatrix:
+    def T(self) -> DeferredGaussianMatrix[Array]:
         return self.matrix
 
     def __matmul__(self, U: Array) -> Array:

@@ -33,9 +33,9 @@ class _TrainedLayer:
     """A weight layer of ``draws`` networks."""
 
     layer: Layer
-    initial: SharedMatrix
-    weights: Combination
-    velocity: Combination
+    initial: SharedMatrix[FloatArray]
+    weights: Combination[FloatArray]
+    velocity: Combination[FloatArray]
     bias: FloatArray  # (draws, 1, n_i)
     bias_velocity: FloatArray | float = 0.0
 
@@ -84,7 +84,7 @@ class Networks:
 
     def __init__(self, net: MLP, inputs: FloatArray, draws: int, rng: np.random.Generator) -> None:
         self.phi: Activation = net.activation
-        triangle = np.linalg.qr(inputs.T, mode="r")
+        triangle: FloatArray = np.asarray(np.linalg.qr(inputs.T, mode="r"))
         self.inputs = transpose(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
         self.layers = []
         for i, layer in enumerate(net.layers):

@@ -123,9 +123,10 @@ class MLPTraining(Sampler):
                     if spec.centred:
                         start = start if step else output  # step 0 is recorded: these are the outputs at all inputs
                         output = output - pick(start, fed)
-                    cotangents = (
-                        _recorded(spec, output, rows, last=last) if recorded else _unrecorded(spec, output, rows)
-                    )
+                    if recorded:
+                        cotangents = _recorded(spec, output, rows, last=last)
+                    else:
+                        cotangents = _unrecorded(spec, output, rows)
                     backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
                     if recorded:
                         K = _finite(networks.kernel(forward, backward, probed, spec.outputs))
@@ -134,13 +135,7 @@ class MLPTraining(Sampler):
                         networks.step(forward, backward, cotangents.weights, spec.lr, spec.momentum)
                     chunk.tick(chunk.draws)
         except (NotFiniteError, np.linalg.LinAlgError):
-            if not records:
-                raise _overflow(spec.inputs) from None
-            stable = 2 / float(np.linalg.eigvalsh(records[0]["K"])[..., -1].max())
-            raise FinwidthError(
-                f"training diverges: numbers overflow at step {step}. The learning rate {spec.lr:g} is too large for some "
-                f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {stable:.3g} at step 0"
-            ) from None
+            raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.inputs)) from None
         return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
 
 
@@ -178,6 +173,15 @@ def _overflow(inputs: FloatArray) -> FinwidthError:
     return FinwidthError(
         f"the kernel at initialization overflows a double: the largest number among the inputs is {largest.max():.3g} "
         f"(input {largest.argmax()}); rescale the inputs, the targets or the gains"
+    )
+
+
+def _diverges(spec: TrainingSpec, step: int, K: FloatArray) -> FinwidthError:
+    """At a step, from kernels K at step 0."""
+    stable = 2 / float(np.linalg.eigvalsh(K)[..., -1].max())
+    return FinwidthError(
+        f"training diverges: numbers overflow at step {step}. The learning rate {spec.lr:g} is too large for some "
+        f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {stable:.3g} at step 0"
     )
 
 

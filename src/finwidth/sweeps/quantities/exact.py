@@ -12,7 +12,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import STATEMENTS, log_forms, why_outside
 from finwidth.exact.grid import moments_grid
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.quantities.base import Kind, Settings, Variable, Vectors
 from finwidth.sweeps.schema.grid import Cell
 
@@ -53,7 +53,11 @@ class Exact(Kind):
             pause()
             depths = sorted({cells[place].depth for place in places})
             widths = sorted({cells[place].width for place in places})
-            law = {"weight_law": first.law, "activation": first.activation, "parameterization": first.parameterization}
+            law: MLPOptions = {
+                "weight_law": first.law,
+                "activation": first.activation,
+                "parameterization": first.parameterization,
+            }
             x = vectors[first.input, first.n_0]
             with np.errstate(over="ignore"):  # inf says so
                 found = moments_grid(widths, depths, x, **law, **settings.network)
