@@ -22,7 +22,7 @@ from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.sampler import check_sizes, collect, run
+from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def compare(
     reasons = sample.unsupported(net)
     sampler = None if reasons else sample.one_input_sampler(net, x)
     if sampler is not None:
-        check_sizes(sampler, draws)
+        afford_draws(sampler, draws)
     found = estimate_moments([_networks(net, x, networks, seed)], exact)
-    sampled = {} if sampler is None else estimate_moments(run(sampler, draws, seed, progress=tell), exact)
+    sampled = {} if sampler is None else estimate_moments(draw_chunks(sampler, draws, seed, progress=tell), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
     rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
     not_sampled = f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
@@ -268,7 +268,7 @@ def _compare_module(
     from finwidth import empirical
 
     net = empirical.recognise(module, init)
-    measured = _measured(net, module, x)
+    measured = _measured_module(net, module, x)
     in_law = not sample.unsupported(net)
     if in_law:
         drawn = collect(sample.one_input_sampler(net, x), draws, seed, progress=tell)
@@ -282,7 +282,7 @@ def _compare_module(
     return ModuleComparison(net, rows, len(drawn["K"]), in_law, None if exact is None else exact.cv)
 
 
-def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
+def _measured_module(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
     """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
     from finwidth import empirical
 

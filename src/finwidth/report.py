@@ -15,7 +15,7 @@ import numpy as np
 from finwidth import arguments, outputs, plots
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
-from finwidth.exact.bounds import Bounds, bounds, why_outside
+from finwidth.exact.bounds import Bounds, bounds, unsupported
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
@@ -24,7 +24,7 @@ from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
 from finwidth.sampling.one_input.sample import one_input_sampler
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
 
 MANIFEST = "manifest.json"
@@ -33,7 +33,7 @@ _PICTURED = 10**6  # draws that the histogram shows; more would not change what 
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One quantity by both routes."""
 
     quantity: str
@@ -49,7 +49,7 @@ class Report:
     moments: KernelMoments
     infinite_width: float
     bounds: Bounds | None
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     drawn: FloatArray
     provenance: Mapping[str, Any]
 
@@ -87,15 +87,15 @@ def report(
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
-    forms = None if why_outside(net) else bounds(net, x, exact=exact)
+    forms = None if unsupported(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)
     totals, pictured, done = MomentAccumulators(), [], 0
-    for drawn in run(sampler, draws, seed, progress=progress):
+    for drawn in draw_chunks(sampler, draws, seed, progress=progress):
         totals.add(drawn)
         pictured.append(drawn["K"][: max(0, _PICTURED - done)])
         done += len(drawn["K"])
     found = totals.estimates(values)
-    rows = tuple(Row(name, values[name], estimate) for name, estimate in found.items())
+    rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method="exact transfer; norm chain", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
 

@@ -93,13 +93,13 @@ def _moments(
     as_json: Json = False,
 ) -> None:
     """Exact mean, variance and first update of the kernel at one input."""
-    from finwidth.exact.bounds import bounds, why_outside
+    from finwidth.exact.bounds import bounds, unsupported
     from finwidth.exact.moments import moments
 
     net = MLP(parse_widths(widths), law, activation, parameterization, bias=bias)
     x = parse_input(input)
     found = moments(net, x, exact=exact, order=order)
-    outside = why_outside(net)
+    outside = ", ".join(unsupported(net))
     forms = None if outside else bounds(net, x, exact=found)
     if as_json:
         _print_json(found.to_json() | {"bounds": forms and forms.to_json()})
@@ -343,7 +343,7 @@ def _width_for(
     as_json: Json = False,
 ) -> None:
     """The smallest hidden width from which on the kernel's spread is at most CV; what a step of SGD does there."""
-    from finwidth.advice import regime, why_not
+    from finwidth.advice import regime, too_large
     from finwidth.sizing import width_for
 
     network: dict[str, Any] = {
@@ -354,7 +354,7 @@ def _width_for(
     }
     width = width_for(depth, cv, norm=norm, **network)
     net = MLP([64, *[width] * (depth - 1), 1], **network)
-    reason = why_not(net)
+    reason = too_large(net)
     found = None if reason else regime(net, [norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}

@@ -22,7 +22,7 @@ from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def update_over_depth(
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
-            found = estimate_moments(run(one_input_sampler(net, x), draws, seed), exact)["dK"]
+            found = estimate_moments(draw_chunks(one_input_sampler(net, x), draws, seed), exact)["dK"]
             _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
             if not (found.trust or importance.unsupported(net)):
                 weighted = importance.importance_estimates(net, x, draws, seed)["dK"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.bounds import STATEMENTS, log_forms, why_outside
+from finwidth.exact.bounds import STATEMENTS, log_forms, unsupported
 from finwidth.exact.grid import moments_grid
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
@@ -94,7 +94,7 @@ class Bounds(Kind):
 
     def check(self, net: MLP, settings: Settings) -> None:
         """Refuse networks that are not the paper's."""
-        if outside := why_outside(net):
+        if outside := ", ".join(unsupported(net)):
             raise FinwidthError(f"the paper's forms do not cover it: {outside}")
 
     def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
