@@ -92,9 +92,15 @@ def test_the_default_number_of_threads_is_bounded_by_their_memory(monkeypatch: p
 @pytest.mark.parametrize(("parts", "told"), [(1, [100, 200, 250]), (2, [100, 200, 300, 400, 450, 500])])
 def test_progress_counts_draws_times_parts(parts: int, told: list[int]) -> None:
     seen: list[int] = []
-    for _ in draw_chunks(Numbers(parts=parts), 250, progress=seen.append):
+    for _ in draw_chunks(Numbers(parts=parts), 250, threads=1, progress=seen.append):
         pass
     assert seen == told
+
+
+def test_progress_of_parts_is_told_by_all_threads() -> None:
+    seen: list[int] = []
+    collect(Numbers(parts=7), 10_000, threads=8, progress=seen.append)
+    assert seen == list(range(100, 70_001, 100))
 
 
 def test_progress_can_end_the_work() -> None:

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
@@ -146,13 +147,14 @@ def draw_chunks(
     """
     draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
     afford_draws(sampler, draws, threads)
-    size, done = sampler.chunk_size, 0
+    size, done, one_at_a_time = sampler.chunk_size, 0, Lock()
     with stage(sampler.verb, draws * sampler.parts, tell) as told:
 
         def tick(finished: int) -> None:
             nonlocal done
-            done += finished
-            told(done)
+            with one_at_a_time:  # parts of draws end in several threads
+                done += finished
+                told(done)
 
         total = -(-draws // size)
         chunks = (Chunk(seed, number, min(size, draws - number * size), tick) for number in range(total))
