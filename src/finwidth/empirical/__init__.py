@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from finwidth.empirical.training.tracker import combine as combine
 
 _HOMES = {
-    "ntk": "kernel",
-    "sgd_update": "update",
-    "explain": "explanation",
-    "MLP": "modules",
-    "recognise": "recognition",
-    "Tracker": "tracker",
-    "Ensemble": "ensemble",
-    "combine": "tracker",
+    "ntk": "kernel.ntk",
+    "sgd_update": "kernel.update",
+    "explain": "kernel.explanation",
+    "MLP": "modules.mlp",
+    "recognise": "modules.recognition",
+    "Tracker": "training.tracker",
+    "Ensemble": "training.ensemble",
+    "combine": "training.tracker",
 }
 
 
