@@ -17,7 +17,7 @@ from finwidth.sampling.one_input.norm_chain import chunk_size
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.statistics.estimates import Accumulator, estimates
 from finwidth.sweeps.execution import run
-from finwidth.sweeps.quantities.records import accumulate, record
+from finwidth.sweeps.quantities.records import accumulate, estimate_records
 from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
@@ -178,10 +178,10 @@ def test_accumulating_in_steps_is_accumulating_at_once(size: int, steps: list[in
     previous = None
     for draws in sorted(steps):
         totals, states = accumulate(piece, 2, size, draws, previous)
-        previous = record([total.estimate() for total in totals], states, draws)
+        previous = estimate_records([total.estimate() for total in totals], states, draws)
     once, states = accumulate(piece, 2, size, max(steps))
     assert previous is not None
-    np.testing.assert_array_equal(previous, record([total.estimate() for total in once], states, max(steps)))
+    np.testing.assert_array_equal(previous, estimate_records([total.estimate() for total in once], states, max(steps)))
     assert once[0].count == max(steps)
 
 

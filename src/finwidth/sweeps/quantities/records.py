@@ -12,8 +12,8 @@ from finwidth.networks.laws import FloatArray
 from finwidth.quantities import Estimate
 from finwidth.sampling.statistics.estimates import Accumulator
 
-# What is stored of an estimate. `draws` made it, `wanted` is what the stopping rule asks for; the rest is the state of
-# its accumulator after the last full chunk of draws, from which more draws go on.
+# The record of an estimate. `draws` made it, `wanted` is the number that the stopping rule asks for; the rest is the
+# state of its accumulator after the last full chunk of draws, from which more draws go on.
 STATISTICS = ("mean", "se", "effective_draws", "trusted", "draws", "wanted", "count", "at", "squares", "low", "high")
 _STATE = STATISTICS.index("count")
 
@@ -39,9 +39,9 @@ def accumulate(
     """
     totals = [Accumulator() for _ in range(entries)]
     if previous is not None:
-        for total, record in zip(totals, previous, strict=True):
-            total.count = int(record[_STATE])
-            total.mean, total.squared_deviations, total.smallest, total.largest = map(float, record[_STATE + 1 :])
+        for total, row in zip(totals, previous, strict=True):
+            total.count = int(row[_STATE])
+            total.mean, total.squared_deviations, total.smallest, total.largest = map(float, row[_STATE + 1 :])
     full, rest = divmod(draws, size)
     for number in range(totals[0].count // size, full):
         _add(totals, piece(number, size))
@@ -53,12 +53,12 @@ def accumulate(
 
 
 def _add(totals: list[Accumulator], values: Sequence[FloatArray]) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
+    with np.errstate(over="ignore", invalid="ignore"):  # `estimate_records` says so
         for total, each in zip(totals, values, strict=True):
             total.add(each)
 
 
-def record(estimates: Sequence[Estimate], states: FloatArray, wanted: float) -> FloatArray:
+def estimate_records(estimates: Sequence[Estimate], states: FloatArray, wanted: float) -> FloatArray:
     """Records of estimates, shape (entries, statistics); inf and not trusted where a double overflowed."""
     rows = np.empty((len(estimates), len(STATISTICS)))
     for row, found in zip(rows, estimates, strict=True):
