@@ -195,7 +195,8 @@ def _read_inputs(
 
 
 def _read_input(document: Document, key: str, name: str, n_0: int | None) -> FloatArray:
-    return checked_value(document, key, name, lambda _: input_vector(name, n_0, document.folder))
+    with document.at(key):
+        return input_vector(name, n_0, document.folder)
 
 
 def _input_digests(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
@@ -218,14 +219,14 @@ def _read_network(document: Document, axes: Iterable[str]) -> dict[str, Value]:
             raise document.fault(f"network.{key}", f"{as_typed(value)} is neither a number nor a name")
         if key in axes:
             raise document.fault(f"axes.{key}", "this key stands in [network], too; give one of the two")
-        _check_network(document, f"network.{key}", {key: value})
+        alone: Arguments = {key: value}
+        with document.at(f"network.{key}"):
+            MLP([1, 1, 1], **alone)
         found[key] = value
-    _check_network(document, "network", found)
+    together: Arguments = found
+    with document.at("network"):
+        MLP([1, 1, 1], **together)
     return found
-
-
-def _check_network(document: Document, key: str, arguments: Arguments) -> None:
-    checked_value(document, key, arguments, lambda _: MLP([1, 1, 1], **arguments))
 
 
 def _check_combinations(document: Document, config: Config) -> None:

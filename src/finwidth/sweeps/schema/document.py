@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,14 @@ class Document:
             where = where.rpartition(".")[0]
         place = "" if self.name is None else f"{self.name}, line {line}: " if line else f"{self.name}: "
         return FinwidthError(f"{place}{key}: {problem}")
+
+    @contextlib.contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """Give the errors that are raised inside the key and the line."""
+        try:
+            yield
+        except FinwidthError as error:
+            raise self.fault(key, str(error)) from None
 
     def table(self, key: str, allowed: Iterable[str]) -> dict[str, object]:
         """The table at ``key`` ("" for the whole), empty if there is none; keys that are not allowed are refused."""

@@ -70,10 +70,8 @@ def name_in(names: Collection[str]) -> Check[str]:
 
 def checked_value(document: Document, key: str, value: object, check: Check[Checked]) -> Checked:
     """``check(value)``, its error with the key and the line."""
-    try:
+    with document.at(key):
         return check(value)
-    except FinwidthError as error:
-        raise document.fault(key, str(error)) from None
 
 
 def read_values(document: Document, key: str, given: object, check: Check[Checked]) -> list[Checked]:
