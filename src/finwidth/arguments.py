@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError, shown
+from finwidth.extras import load_extra
 
 if TYPE_CHECKING:
     import torch
@@ -254,13 +255,9 @@ def array(name: str, values: object, wanted: str, *, copy: bool = True) -> Float
 
 def check_device(device: object) -> torch.device:
     """The torch device called ``device``; raises FinwidthError unless torch is installed and finds it."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FinwidthError(
-            f"device={shown(device)} needs PyTorch, which is not installed; pip install 'finwidth[torch]', or leave it "
-            "out"
-        ) from None
+    load_extra("torch", f"device={shown(device)}")
+    import torch
+
     wanted = "give one such as 'cpu' or 'cuda:0'"
     if not isinstance(device, str | torch.device):
         raise FinwidthError(f"device={shown(device)} is no device; {wanted}")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
+from finwidth.extras import load_extra
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 
@@ -148,13 +149,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
 
 def _all_digits(text: str) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Images and their classes."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise FinwidthError(
-            f"the input {text!r} needs scikit-learn; install it with: pip install 'finwidth[digits]'"
-        ) from None
-    data = load_digits()
+    data = load_extra("sklearn.datasets", f"the input {text!r}").load_digits()
     return data.data, data.target
 
 

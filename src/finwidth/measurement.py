@@ -19,6 +19,7 @@ import numpy.typing as npt
 from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare
 from finwidth.errors import FinwidthError, shown
+from finwidth.extras import load_extra
 from finwidth.inputs import check_file
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
@@ -217,12 +218,9 @@ def load(file: Path, name: str, seed: int = 0) -> nn.Module:
 
     The file is run, and the function called, with torch's generator at ``seed``.
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FinwidthError(
-            "finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
-        ) from None
+    load_extra("torch", "finwidth measure")
+    import torch
+
     # Torch takes 64 bits; longer seeds are hashed to as many.
     number = seed if check_seed(seed) < 2**64 else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     torch.manual_seed(number)

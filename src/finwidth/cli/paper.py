@@ -27,6 +27,8 @@ def paper_command(
     from finwidth.paper import page, statements
 
     check(output, markdown)
+    if output is not None:
+        page.import_jinja2()
     checked = []
     for id in ids or statements.STATEMENTS:
         checked.append(statements.check(id))

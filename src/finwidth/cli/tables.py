@@ -273,7 +273,7 @@ def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
 
 def print_statement(found: Statement) -> None:
     """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
-    figures = "; ".join(f"{name} {value}" for name, value in page.shown(found).items())
+    figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(found).items())
     line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
     _console(soft_wrap=True).print(line, markup=False)
 
@@ -282,7 +282,7 @@ def print_findings(found: Iterable[Finding]) -> None:
     """Print what the checks find different from what the paper prints."""
     console = _console()
     for number, finding in enumerate(found, 1):
-        figures = "; ".join(f"{name} {value}" for name, value in page.shown(finding).items())
+        figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(finding).items())
         text = (
             f"\nFinding {number}. {finding.title}\n  printed: {finding.printed}\n  exact: {finding.exact}\n  {figures}"
         )

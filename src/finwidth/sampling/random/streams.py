@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -19,10 +20,15 @@ _MOST_THREADS = 4096
 
 Result = TypeVar("Result")
 
-# glibc gives every array back to the system, which then clears its pages for the next, until one as large as this has
-# been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).  Here, because later the heap may have
-# room for it, and nothing is learnt.
-np.empty(2**22 - 2**12)
+
+@cache
+def _keep_freed_arrays() -> None:
+    """Let glibc keep the memory of freed arrays for the next ones; once in a process, with its first stream.
+
+    It gives every array back to the system, which then clears its pages for the next, until one as large as this has
+    been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).
+    """
+    np.empty(2**22 - 2**12)
 
 
 def check_seed(seed: int) -> int:
@@ -39,6 +45,7 @@ def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:
     SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number, and of a further number
     where a chunk needs several.
     """
+    _keep_freed_arrays()
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk, *purpose))))
 
 

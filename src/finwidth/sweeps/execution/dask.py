@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias, TypedDict, cast
 
 from finwidth.errors import FinwidthError
+from finwidth.extras import load_extra
 from finwidth.sweeps.execution.task import Computed, Task, perform
 from finwidth.sweeps.schema.grid import Cell
 from finwidth.sweeps.store.zarr_store import versions
@@ -88,6 +89,11 @@ class _Loop(Protocol):
     def run_sync(self, function: Callable[..., Awaitable[str]], *arguments: object, callback_timeout: float) -> str: ...
 
 
+def import_distributed() -> None:
+    """Raise FinwidthError unless Dask's distributed is installed."""
+    load_extra("distributed", "a scheduler")
+
+
 def environment() -> dict[str, str]:
     """Versions that must be the same here and on the workers."""
     return {**versions(), "python": ".".join(platform.python_version_tuple()[:2])}
@@ -139,10 +145,7 @@ def on_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Comp
     UserWarning
         If no worker computes, because there is none or because all are short of memory; it waits for one that does.
     """
-    try:
-        import distributed  # noqa: F401 - before its loggers are hushed, as it sets them up
-    except ImportError:
-        raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
+    import_distributed()  # before its loggers are hushed, as it sets them up
     with _quiet():
         cluster = _Cluster(scheduler)
         try:

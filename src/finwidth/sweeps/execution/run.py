@@ -22,7 +22,7 @@ from finwidth.memory import afford
 from finwidth.progress import check_time
 from finwidth.sampling.random.streams import check_threads
 from finwidth.sweeps.config import Config, cell_at, read_config
-from finwidth.sweeps.execution.dask import on_dask
+from finwidth.sweeps.execution.dask import import_distributed, on_dask
 from finwidth.sweeps.execution.task import Task
 from finwidth.sweeps.execution.threads import on_threads
 from finwidth.sweeps.quantities.base import Batch, Settings
@@ -30,6 +30,7 @@ from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.document import store_beside
 from finwidth.sweeps.schema.grid import Cell, Vectors
 from finwidth.sweeps.schema.tiling import grid_blocks
+from finwidth.sweeps.store import layout
 from finwidth.sweeps.store.dataset import read
 from finwidth.sweeps.store.zarr_store import Store, writing
 
@@ -126,10 +127,12 @@ def run(
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
     tell = arguments.progress(progress)
+    layout.import_zarr()
     if scheduler is not None:
         arguments.text(
             "scheduler", scheduler, "an address such as tcp://host:8786; a cluster has it as its scheduler_address"
         )
+        import_distributed()
     checked, vectors = read_config(config)
     check_grid_size(checked, threads if scheduler is None else None)
     with writing(path, checked, here=scheduler is None) as store:

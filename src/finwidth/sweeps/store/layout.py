@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict, cast
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.extras import load_extra
 from finwidth.sweeps.config import ConfigDocument
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
@@ -49,11 +50,7 @@ class Content(TypedDict):
 
 def import_zarr() -> ModuleType:
     """The zarr module; raises FinwidthError if it is not installed."""
-    try:
-        import zarr
-    except ImportError:
-        raise FinwidthError("sweeps need zarr, which is not installed; pip install 'finwidth[sweep]'") from None
-    return zarr
+    return load_extra("zarr", "a sweep")
 
 
 def described(content: Mapping[str, object]) -> bytes:
