@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from numbers import Real
+from fractions import Fraction
+from numbers import Rational
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from finwidth.arguments import as_fraction
 from finwidth.errors import FinwidthError, SizeError, shown
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?")
@@ -24,7 +25,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 _SMALL = 2**26  # bytes; less is not worth a look at what there is
 
 
-def check_memory(memory: Any) -> int:
+def check_memory(memory: object) -> int:
     """Bytes from a number of them, or from a text of a number and a unit.
 
     The number is decimal, with an exponent or without; the unit is B, kB, MB, GB or TB, which are powers of 1000, or
@@ -42,8 +43,13 @@ def check_memory(memory: Any) -> int:
     >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory("4g"), check_memory(4096), check_memory(1e9)
     (1610612736, 200000000, 4000000000, 4096, 1000000000)
     """
-    number = isinstance(memory, Real) and not isinstance(memory, bool | np.timedelta64)
-    amount = memory if number else _amount(memory.strip().lower()) if isinstance(memory, str) else 0
+    amount: float | Fraction = 0.0
+    if isinstance(memory, str):
+        amount = _amount(memory.strip().lower())
+    elif isinstance(memory, Rational) and memory is not True:
+        amount = as_fraction(memory)
+    elif isinstance(memory, float | np.floating):
+        amount = float(memory)
     if not 1 <= amount < math.inf:
         raise FinwidthError(f'memory is {shown(memory)}; give a number of bytes, or a text such as "1GiB" or "200 MB"')
     return int(amount)
@@ -58,7 +64,7 @@ def _amount(text: str) -> float:
     return float(number[0]) * _UNITS.get(unit.removesuffix("b"), 0)
 
 
-def afford(needed: int, what: str, change: str, memory: Any = None) -> None:
+def afford(needed: int, what: str, change: str, memory: object = None) -> None:
     """Refuse what needs more than ``memory`` or, where that is None, than three quarters of what there is.
 
     Parameters

@@ -59,7 +59,7 @@ NETWORK_AXES: dict[str, list[Any]] = {"gains": [0.5, 3.0], "bias_variance": [0.0
 
 def test_arguments_of_the_network_are_axes() -> None:
     """Cell by cell the numbers of the functions, with the seeds of the cells; one value more adds cells only."""
-    table = {"inputs": ["ones", "random:2"], "draws": 60}
+    table: dict[str, Any] = {"inputs": ["ones", "random:2"], "draws": 60}
     config: dict[str, Any] = {
         "quantities": ["exact", "sampled", "gram"],
         "axes": {"depth": [1, 3], "width": [4, 6], "n_0": 2, "bias_law": "gaussian", **NETWORK_AXES},
@@ -118,7 +118,14 @@ def test_axes_of_arguments_grow_and_merge(tmp_path: Path) -> None:
 def test_training_takes_them_too(method: str) -> None:
     if method == "networks":
         pytest.importorskip("torch")
-    training = {"inputs": ["ones", "random:2"], "targets": [1, -1], "steps": 2, "lr": 0.1, "draws": 6, "method": method}
+    training: dict[str, Any] = {
+        "inputs": ["ones", "random:2"],
+        "targets": [1, -1],
+        "steps": 2,
+        "lr": 0.1,
+        "draws": 6,
+        "method": method,
+    }
     axes = {"depth": 3, "width": 4, "n_0": 2, "gains": [1.0, 2.0], "bias_variance": [0.5, 0.0]}
     found = finwidth.sweep({"quantities": ["training"], "axes": axes, "training": training})
     X = np.array([input_vector(name, 2, Path()) for name in training["inputs"]])

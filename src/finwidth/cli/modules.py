@@ -37,12 +37,12 @@ def measure_command(
     This runs the Python file: give it only files that you trust. Torch's generator is set to the seed before.
     """
     from finwidth.inputs import parse_inputs, whole
-    from finwidth.measurement import load, measure, parse_target, running
+    from finwidth.measurement import load, measure, parse_target, running_user_file
 
     X = parse_inputs(input)
     file, name = parse_target(target)
     number = whole(outputs)
-    with running(file, trace=trace):
+    with running_user_file(file, trace=trace):
         module = load(file, name, seed)
         wanted = outputs if number is None else number
         found = measure(module, X, wanted, seed=seed, init=init)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finwidth.measurement import Measurement
     from finwidth.report import Report
     from finwidth.sampling.statistics.quantile_sketch import Law, Measured
+    from finwidth.sweeps.store.dataset import Status
 
 _LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
 
@@ -61,7 +62,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _console(**options: Any) -> Console:
+def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
     """A console that leaves a closed pipe to the caller."""
     from rich.console import Console
 
@@ -69,7 +70,7 @@ def _console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return PipedConsole(highlight=False, **options)
+    return PipedConsole(highlight=False, width=width, soft_wrap=soft_wrap)
 
 
 def show(title: str, table: Table, notes: str) -> None:
@@ -289,7 +290,7 @@ def print_findings(found: Iterable[Finding]) -> None:
         console.print(text, markup=False)
 
 
-def print_sweep_status(found: Mapping[str, Any]) -> None:
+def print_sweep_status(found: Status) -> None:
     """Print what a sweep's store holds."""
     table = _table("quantity", "cells done", "of", "converged")
     for name, each in found["quantities"].items():

@@ -222,15 +222,15 @@ def _figure(number: int, claim: str) -> Statement:
         f"finding such a 4-tuple among all even ones of the network {format_widths(CARTOON.widths)}; drawn on the page",
         {
             "marked layers": f"{FIRST_MARK} and {SECOND_MARK}",
-            "loops at": _listed(loops(gammas)),
-            "collisions at": _listed(collisions(gammas)),
+            "loops at": _layers_text(loops(gammas)),
+            "collisions at": _layers_text(collisions(gammas)),
             "partners in the loop": _pairing(partners(gammas, loops(gammas)[0] + 1)),
         },
         is_even(gammas) and in_figure(number, gammas) and not in_figure(3 - number, gammas),
     )
 
 
-def _listed(layers: Sequence[int]) -> str:
+def _layers_text(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
 
 

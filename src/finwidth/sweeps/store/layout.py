@@ -15,7 +15,6 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.extras import load_extra
-from finwidth.sweeps.config import ConfigDocument
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.grid import Value
@@ -24,6 +23,8 @@ from finwidth.sweeps.store.seals import CHECK, digest
 if TYPE_CHECKING:
     import zarr
     from zarr.core.buffer import Buffer
+
+    from finwidth.sweeps.config import ConfigDocument
 
     ZarrArray: TypeAlias = zarr.Array[Any]  # of either version of the format
 
@@ -68,7 +69,7 @@ def description(file: Path) -> Content | None:
     found = raw_description(file)
     if found is None:
         return None
-    content: Any = {name: value for name, value in found.items() if name != "checksum"}
+    content = cast("Content", {name: value for name, value in found.items() if name != "checksum"})
     try:
         return content if described(content) == file.read_bytes() else None
     except RecursionError:

@@ -26,16 +26,17 @@ from finwidth.sweeps.schema.grid import Value
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 CHECK = "check"  # the label of the check value among the entries of a record
+_HASH_BYTES = 8
 _BITS = np.uint64(53)  # which a double holds exactly
 
 
 def digest(document: object, size: int = 16) -> str:
     """A hash of plain types, 2 * size hexadecimal digits; values equal in Python, such as 1 and 1.0, are equal here."""
-    same = json.loads(json.dumps(document), parse_float=_number, object_pairs_hook=_without_flags)
+    same = json.loads(json.dumps(document), parse_float=_whole_as_int, object_pairs_hook=_without_flags)
     return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
-def _number(text: str) -> float:
+def _whole_as_int(text: str) -> float:
     """A float; a whole one as an int."""
     value = float(text)
     return int(value) if value.is_integer() else value
@@ -44,11 +45,6 @@ def _number(text: str) -> float:
 def _without_flags(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """True as 1, False as 0."""
     return {name: int(value) if isinstance(value, bool) else value for name, value in pairs}
-
-
-def _cell_hash(document: object) -> int:
-    """A hash of 64 bits."""
-    return int(digest(document, 8), 16)
 
 
 def cell_hashes(
@@ -70,10 +66,12 @@ def cell_hashes(
     found = []
     for values in product(*(axis for _, axis in outer)):
         cell = dict(zip(names, values, strict=True))
-        found.append(_cell_hash([common, cell, inputs[str(cell["input"])][str(cell["n_0"])]]))
+        own = inputs[str(cell["input"])][str(cell["n_0"])]
+        found.append(int(digest([common, cell, own], _HASH_BYTES), 16))
     hashes = np.array(found, np.uint64).reshape(*(len(axis) for _, axis in outer), 1, 1)
     for (name, axis), shape in ((depth, (-1, 1)), (width, (1, -1))):
-        hashes = _mixed(hashes ^ np.array([_cell_hash([name, value]) for value in axis], np.uint64).reshape(shape))
+        along = np.array([int(digest([name, value], _HASH_BYTES), 16) for value in axis], np.uint64)
+        hashes = _mixed(hashes ^ along.reshape(shape))
     return hashes
 
 
