@@ -386,10 +386,10 @@ def test_no_output_replaces_an_input_or_goes_into_a_store(
 
     before = contents(folder)
     for name in (
-        "sampling.diagonal.chunks",
-        "sampling.training.train",
+        "sampling.one_input.norm_chain.chunks",
+        "sampling.training.train.train",
         "paper.statements.check",
-        "sweeps.dataset.read",
+        "sweeps.store.dataset.read",
     ):
         monkeypatch.setattr(f"finwidth.{name}", worked)
     for line in REFUSED:

@@ -12,12 +12,9 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from numbers import Rational
 from pathlib import Path
 
-import numpy as np
-
-from finwidth.arguments import as_fraction
+from finwidth.arguments import as_fraction, index, is_double
 from finwidth.errors import FinwidthError, SizeError, shown
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?")
@@ -43,13 +40,13 @@ def check_memory(memory: object) -> int:
     >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory("4g"), check_memory(4096), check_memory(1e9)
     (1610612736, 200000000, 4000000000, 4096, 1000000000)
     """
-    amount: float | Fraction = 0.0
+    amount: float | Fraction = 0
     if isinstance(memory, str):
         amount = _amount(memory.strip().lower())
-    elif isinstance(memory, Rational) and memory is not True:
+    elif (whole := index(memory)) is not None:
+        amount = whole
+    elif is_double(memory):
         amount = as_fraction(memory)
-    elif isinstance(memory, float | np.floating):
-        amount = float(memory)
     if not 1 <= amount < math.inf:
         raise FinwidthError(f'memory is {shown(memory)}; give a number of bytes, or a text such as "1GiB" or "200 MB"')
     return int(amount)

@@ -8,6 +8,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
+from finwidth.exact.signal import SignalMoments, signal_moments
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
@@ -29,6 +30,7 @@ __all__ = [
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "SignalMoments",
     "SmoothActivation",
     "WeightLaw",
     "bounds",
@@ -40,6 +42,7 @@ __all__ = [
     "regime",
     "sample",
     "sample_gram",
+    "signal_moments",
     "sweep",
     "train",
     "width_for",

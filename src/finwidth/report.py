@@ -186,5 +186,5 @@ def _depth_figure(net: MLP, x: Vector) -> Figure:
     step = math.ceil(deepest / 40)
     return plots.growth_with_depth(
         x, widths, range(1, deepest + 1, step), here=net,
-        activation=net.activation, parameterization=net.parameterization, bias=net.bias,
+        activation=net.activation, parameterization=net.parameterization, bias=net.bias[0],
     )  # fmt: skip

@@ -124,6 +124,11 @@ NETWORKS: dict[str, tuple[MLP, Entries]] = {
         [0],
     ),
     "one coordinate is zero": (MLP([3, 2, 2, 1]), [0, 2, -1]),
+    "scaled biases": (MLP([2, 2, 2, 1], "uniform", bias_variance=1, bias_scale=(HALF, 2, 3)), [1, 2]),
+    "scaled biases, zero-initialised": (MLP([2, 3, 2, 1], bias_scale=Fraction(1, 3)), [1, 2]),
+    "biases without weight": (MLP([1, 2, 2, 1], bias_variance=(1, 0, 0), bias_scale=(0, 1, 1)), [0]),
+    "biases by layer": (MLP([2, 2, 2, 1], bias=("none", "trained", "frozen"), bias_variance=(0, 0, 1)), [1, 2]),
+    "mup, base widths": (MLP([2, 3, 2, 1], parameterization="mup", base_widths=(2, 2, 5, 1)), [1, 2]),
 }
 KERNELS = ("w", "b", "ww", "wb", "bb")
 DELTAS = (["ww"], ["wb"], ["bw"], ["bb"])

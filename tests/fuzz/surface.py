@@ -22,7 +22,7 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.empirical.reference.jacobian.jacobian",
     "finwidth.measurement.measure",
     "finwidth.memory.check_memory",
-    "finwidth.networks.mlp.parse_widths",
+    "finwidth.networks.widths.parse_widths",
     "finwidth.paper.page.write_page",
     "finwidth.paper.paths.enumerate_moments",
     "finwidth.sampling.one_input.importance.tilted",
@@ -33,6 +33,7 @@ HELPERS = {  # what the package calls with what it has checked
     "finwidth.networks.activations.array_module",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
+    "finwidth.quantities.storable",
 }
 
 

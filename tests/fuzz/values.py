@@ -229,6 +229,10 @@ def kind(r: random.Random) -> dict[str, Any]:
     if r.random() < 0.3 and found.get("bias") != "none":
         found["bias_variance"] = variance(r)
         found["bias_law"] = laws(r)
+    if r.random() < 0.2:
+        found["bias_scale"] = variance(r)
+    if found.get("parameterization") == "mup" and r.random() < 0.3:
+        found["base_widths"] = r.randint(1, 9)
     return found
 
 
@@ -324,6 +328,8 @@ VALID: dict[str, Make] = {
     "bias": one(True, False, "trained", "frozen", "none"),
     "bias_law": laws,
     "bias_variance": variance,
+    "bias_scale": variance,
+    "base_widths": one(None, 1, 4, [2, 4, 4, 1], 2.5),
     "biases": one("default", "zeros", "none"),
     "check": one(True, False),
     "config": config,

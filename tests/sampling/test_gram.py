@@ -40,6 +40,10 @@ NETWORKS = {
     "mup, no biases": MLP([2, 5, 4, 1], activation="abs", parameterization="mup", bias="none"),
     "deep": MLP([2, 4, 4, 4, 4, 1], activation="tanh", bias_variance=0.1),
     "one layer": MLP([2, 1]),
+    "scaled biases": MLP([2, 5, 4, 1], activation="tanh", bias_variance=1, bias_scale=[0.3, 2, 1]),
+    "biases by layer, mup": MLP(
+        [2, 5, 4, 1], activation="gelu", parameterization="mup", bias=["trained", "none", "frozen"], base_widths=4
+    ),
 }
 
 # What is compared: entries, outputs and their dependence, determinant and eigenvalues.

@@ -54,7 +54,9 @@ def test_arguments_of_the_network_arrive(network: dict[str, Any]) -> None:
     assert float(found.exact_cv.sel(depth=5, width=4)) == pytest.approx(exact.cv, rel=1e-10)
 
 
-NETWORK_AXES: dict[str, list[Any]] = {"gains": [0.5, 3.0], "bias_variance": [0.0, 0.25], "bias": ["frozen", "trained"]}
+NETWORK_AXES: dict[str, list[Any]] = {
+    "bias": ["frozen", "trained"], "gains": [0.5, 3.0], "bias_variance": [0.0, 0.25], "bias_scale": [0.5, 2.0],
+}  # fmt: skip
 
 
 def test_arguments_of_the_network_are_axes() -> None:
@@ -67,7 +69,7 @@ def test_arguments_of_the_network_are_axes() -> None:
         "gram": table,
     }
     found = finwidth.sweep(config)
-    assert dict(found.exact_mean.sizes) == {"bias": 2, "gains": 2, "bias_variance": 2, "depth": 2, "width": 2}
+    assert dict(found.exact_mean.sizes) == dict.fromkeys([*NETWORK_AXES, "depth", "width"], 2)
     X = np.array([input_vector(name, 2, Path()) for name in table["inputs"]])
     for values in itertools.product([1, 3], [4, 6], *NETWORK_AXES.values()):
         place = dict(zip(["depth", "width", *NETWORK_AXES], values, strict=True))
@@ -76,7 +78,7 @@ def test_arguments_of_the_network_are_axes() -> None:
         net = MLP([2, *[place["width"]] * (place["depth"] - 1), 1], **arguments)
         assert float(here.exact_cv) == pytest.approx(finwidth.moments(net, [1, 1]).cv, rel=1e-9, abs=1e-7)
         assert float(here.exact_dK) == pytest.approx(float(finwidth.moments(net, [1, 1]).update["dK"]), rel=1e-11)
-        names = ("bias", "bias_law", "gains", "bias_variance")
+        names = ("bias", "bias_law", "gains", "bias_variance", "bias_scale")
         more = tuple((name, arguments[name]) for name in names)
         cell = Cell(2, "gaussian", "relu", "ntk", "ones", place["depth"], place["width"], more)
         drawn = finwidth.sample(net, [1, 1], 700, cell_seed(0, cell, "sampled", "draws"))
@@ -86,6 +88,22 @@ def test_arguments_of_the_network_are_axes() -> None:
     for name in NETWORK_AXES:  # no axis is without effect
         parts = found.isel({name: 0}), found.isel({name: 1})
         assert not np.allclose(parts[0].sampled_mean.sel(moment="K"), parts[1].sampled_mean.sel(moment="K"))
+
+
+def test_base_widths_are_an_axis_of_mup() -> None:
+    axes = AXES | {"parameterization": "mup", "base_widths": [2, 8]}
+    found = finwidth.sweep({"quantities": ["exact"], "axes": axes})
+    same = finwidth.sweep(
+        {"quantities": ["exact"], "axes": AXES | {"parameterization": "mup"}, "network": {"base_widths": 8}}
+    )
+    np.testing.assert_array_equal(found.sel(base_widths=8).exact_cv, same.exact_cv)
+    for base, width in itertools.product([2, 8], [4, 16]):
+        net = MLP([3, *[width] * 4, 1], parameterization="mup", base_widths=base)
+        exact = finwidth.moments(net, input_vector("random:1", 3, Path()))
+        here = found.sel(base_widths=base, width=width, depth=5)
+        assert float(here.exact_mean) == pytest.approx(exact.mean, rel=1e-12)
+    with pytest.raises(FinwidthError, match=r"axes: there is no network of .*base_widths 2: base_widths belong to"):
+        finwidth.sweep({"quantities": ["exact"], "axes": AXES | {"base_widths": [2]}})
 
 
 def test_an_axis_that_is_not_given_leaves_the_seed_as_it_is() -> None:

@@ -131,7 +131,7 @@ _CLOSED: dict[Activation, _Mixture] = {
 }
 
 
-def closed_form(phi: SmoothActivation) -> _Mixture | None:
+def mixture_of(phi: SmoothActivation) -> _Mixture | None:
     """The means of a smooth activation that comes with the package; None for a user's."""
     return _CLOSED.get(phi)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
@@ -13,14 +12,14 @@ _MOST_LAYERS = 10**7
 _WIDEST = 10**100  # powers of it are doubles
 
 
-def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of a network, input to output."""
+def check_widths(widths: Sequence[int], name: str = "widths") -> tuple[int, ...]:
+    """Widths of a network, input to output; messages call them ``name``."""
     wanted = "give whole numbers of at least 1, input to output, such as [16, 64, 64, 1]"
-    listed = arguments.items("widths", widths, wanted.removeprefix("give "))
+    listed = arguments.items(name, widths, wanted.removeprefix("give "))
     if len(listed) > _MOST_LAYERS + 1:
         raise FinwidthError(f"the network has {len(listed) - 1} layers; give at most {_MOST_LAYERS:,}")
     if len(listed) < 2:
-        raise FinwidthError(f"widths has {len(listed)} entries, and a network needs an input and an output; {wanted}")
+        raise FinwidthError(f"{name} has {len(listed)} entries, and a network needs an input and an output; {wanted}")
     checked: list[int] = []
     last = None
     for place, width in enumerate(listed):
@@ -72,7 +71,7 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
-def check_depth(name: str, depth: Any, least: int = 1) -> int:
+def check_depth(name: str, depth: object, least: int = 1) -> int:
     """A number of weight layers that a network can have."""
     checked = arguments.count(name, depth, least)
     if checked > _MOST_LAYERS:

@@ -121,6 +121,8 @@ def update_over_depth(
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     check_alive(grid)
+    if not (grid.dK < 0).any():
+        raise FinwidthError("the kernels of these networks do not move on average: give another input")
     for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")

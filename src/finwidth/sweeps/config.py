@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.quantities.base import Settings
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.document import Document, as_typed, read_document
@@ -23,7 +23,6 @@ from finwidth.sweeps.schema.grid import (
     AXES,
     DEFAULTS,
     RATIO,
-    Arguments,
     Axis,
     Cell,
     Value,
@@ -44,7 +43,7 @@ class ConfigDocument(TypedDict):
     seed: int
     axes: dict[str, list[Value]]
     single: list[str]
-    network: dict[str, Value]
+    network: MLPOptions
     quantities: dict[str, dict[str, object]]
     inputs: dict[str, dict[str, tuple[float, str]]]
 
@@ -73,7 +72,7 @@ class Config:
     seed: int
     axes: Mapping[str, tuple[Value, ...]]
     single: tuple[str, ...]
-    network: Mapping[str, Value]
+    network: MLPOptions
     quantities: Mapping[str, Mapping[str, object]]
     inputs: Mapping[str, Mapping[str, tuple[float, str]]]
 
@@ -88,7 +87,7 @@ class Config:
             "seed": self.seed,
             "axes": {name: list(values) for name, values in self.axes.items()},
             "single": list(self.single),
-            "network": dict(self.network),
+            "network": self.network,
             "quantities": {name: dict(settings) for name, settings in self.quantities.items()},
             "inputs": {name: dict(widths) for name, widths in self.inputs.items()},
         }
@@ -209,7 +208,7 @@ def _input_digests(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
     return found
 
 
-def _read_network(document: Document, axes: Iterable[str]) -> dict[str, Value]:
+def _read_network(document: Document, axes: Iterable[str]) -> MLPOptions:
     """The arguments of `MLP` that are the same in every cell."""
     found: dict[str, Value] = {}
     for key, value in document.table("network", ARGUMENTS).items():
@@ -219,14 +218,18 @@ def _read_network(document: Document, axes: Iterable[str]) -> dict[str, Value]:
             raise document.fault(f"network.{key}", f"{as_typed(value)} is neither a number nor a name")
         if key in axes:
             raise document.fault(f"axes.{key}", "this key stands in [network], too; give one of the two")
-        alone: Arguments = {key: value}
-        with document.at(f"network.{key}"):
-            MLP([1, 1, 1], **alone)
+        _check_network(document, f"network.{key}", {key: value})
         found[key] = value
-    together: Arguments = found
-    with document.at("network"):
-        MLP([1, 1, 1], **together)
-    return found
+    return _check_network(document, "network", found)
+
+
+def _check_network(document: Document, key: str, arguments: Mapping[str, Value]) -> MLPOptions:
+    """Arguments of `MLP` that it takes, with the parameterization that takes all of them."""
+    network = cast("MLPOptions", arguments)
+    on_trial: MLPOptions = {**network, "parameterization": "mup"}
+    with document.at(key):
+        MLP([1, 1, 1], **on_trial)
+    return network
 
 
 def _check_combinations(document: Document, config: Config) -> None:

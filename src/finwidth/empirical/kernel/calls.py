@@ -243,6 +243,10 @@ def check_output(output: Any, n: int) -> Tensor:
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
         )
+    if output.is_meta:
+        raise FinwidthError(
+            "the module's output is on the device meta, and holds no numbers; move the module to another"
+        )
     rows = n == 1 or (output.ndim > 0 and len(output) == n)
     if not rows or not output.is_floating_point() or output.layout != torch.strided:
         raise FinwidthError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,19 +30,24 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class ScaledLinear(nn.Linear):
-    """x -> factor W x + b, a layer of the NTK parameterization; the factor is a number and not a parameter."""
+    """x -> factor W x + bias_scale b; the two numbers, of a network's parameterization, are not parameters."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, factor: float, **kind: Any) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, factor: float, bias_scale: float, **kind: Any
+    ) -> None:
         super().__init__(in_features, out_features, bias, **kind)
         self.factor = factor
+        self.bias_scale = bias_scale
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's value, shape (..., out_features); input shape (..., in_features)."""
-        return nn.functional.linear(self.factor * input, self.weight, self.bias)
+        bias = self.bias if self.bias is None or self.bias_scale == 1 else self.bias_scale * self.bias
+        return nn.functional.linear(self.factor * input, self.weight, bias)
 
     def extra_repr(self) -> str:
         """For `repr`."""
-        return f"{super().extra_repr()}, factor={self.factor:.6g}"
+        scale = "" if self.bias_scale == 1 else f", bias_scale={self.bias_scale:.6g}"
+        return f"{super().extra_repr()}, factor={self.factor:.6g}{scale}"
 
 
 class TwoSlopes(nn.Module):
@@ -162,15 +168,17 @@ class MLP(nn.Sequential):
         for i, (layer, weight, bias) in enumerate(zip(net.layers, weights, biases, strict=True)):
             if i:
                 self.append(phi)
-            factor = float(layer.weight_variance) ** 0.5 if net.parameterization == "ntk" else 1.0
-            self.append(_linear(weight[0] / factor, None if net.bias == "none" else bias[0], factor, dtype, device))
+            kind, scale = net.bias[i], net.bias_scale[i]
+            unit = layer.weight_variance if net.parameterization == "ntk" else Fraction(1)
+            factors = float(unit) ** 0.5, float(scale)
+            own = None if kind == "none" else bias[0] / float(scale or 1)
+            self.append(_linear(weight[0] / factors[0], own, factors, dtype, device))
             name = str(len(self) - 1)
-            # The layer's multiplier is that of W_hat; a step of lr in W is one of lr factor^2 in W_hat.
-            unit = layer.weight_variance if net.parameterization == "ntk" else 1
+            # Multipliers are those of W_hat and b_hat; a step of lr in W is one of lr factor^2 in W_hat.
             self.scale[f"{name}.weight"] = float(layer.weight_multiplier / unit)
-            if net.bias == "trained":
-                self.scale[f"{name}.bias"] = float(layer.bias_multiplier)
-            elif net.bias == "frozen":
+            if kind == "trained":
+                self.scale[f"{name}.bias"] = float(layer.bias_multiplier / (scale**2 or 1))
+            elif kind == "frozen":
                 self[-1].bias.requires_grad_(False)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -196,11 +204,16 @@ def _generator(seed: Any) -> np.random.Generator:
     return np.random.default_rng(number)
 
 
-def _linear(weight: Any, bias: Any, factor: float, dtype: torch.dtype, device: torch.device | str | None) -> nn.Linear:
+def _linear(
+    weight: Any, bias: Any, factors: tuple[float, float], dtype: torch.dtype, device: torch.device | str | None
+) -> nn.Linear:
     fan_out, fan_in = weight.shape
     # Made on "meta", for torch's own initialization would spend numbers of its global generator.
     kind: dict[str, Any] = {"bias": bias is not None, "dtype": dtype, "device": "meta"}
-    layer = nn.Linear(fan_in, fan_out, **kind) if factor == 1 else ScaledLinear(fan_in, fan_out, factor=factor, **kind)
+    if factors == (1.0, 1.0):
+        layer = nn.Linear(fan_in, fan_out, **kind)
+    else:
+        layer = ScaledLinear(fan_in, fan_out, factor=factors[0], bias_scale=factors[1], **kind)
     layer.to_empty(device=device or "cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))

@@ -195,11 +195,12 @@ class Ensemble:
         phi = next((layer for layer in self._template.children() if not isinstance(layer, nn.Linear)), nn.Identity())
         weights = [self.parameters[f"{name}.weight"][part] for name, _ in linears]
         factors = [float(getattr(layer, "factor", 1.0)) for _, layer in linears]
+        scales = [float(getattr(layer, "bias_scale", 1.0)) for _, layer in linears]
         activations, slopes = [X.expand(len(weights[0]), *X.shape)], []
         for place, ((name, _), W, factor) in enumerate(zip(linears[:-1], weights, factors, strict=False)):
             Y = factor * activations[place] @ W.mT
             if f"{name}.bias" in self.parameters:
-                Y += self.parameters[f"{name}.bias"][part][:, None]
+                Y += scales[place] * self.parameters[f"{name}.bias"][part][:, None]
             value, slope = _with_slope(phi, Y)
             activations.append(value)
             slopes.append(slope)
@@ -209,7 +210,7 @@ class Ensemble:
         for place in reversed(range(len(linears))):
             name, A, flat = linears[place][0], activations[place], J.flatten(2)
             share = self.scale[f"{name}.weight"] * factors[place] ** 2 * (A @ A.mT)
-            K += (share + self.scale.get(f"{name}.bias", 0.0)) * (flat @ flat.mT)
+            K += (share + self.scale.get(f"{name}.bias", 0.0) * scales[place] ** 2) * (flat @ flat.mT)
             if place:
                 pulled = J.flatten(1, 2) @ (factors[place] * weights[place])
                 J = pulled.reshape(*J.shape[:3], -1) * slopes[place - 1][:, :, None]
@@ -346,6 +347,7 @@ def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.
         values[f"{name}.weight"] = np.concatenate([weights[place] for weights, _ in draws])
         values[f"{name}.weight"] /= getattr(layer, "factor", 1.0)
         values[f"{name}.bias"] = np.concatenate([biases[place] for _, biases in draws])
+        values[f"{name}.bias"] /= getattr(layer, "bias_scale", 1.0) or 1.0
     return {
         name: torch.from_numpy(values[name]).to(each.device, each.dtype).requires_grad_(each.requires_grad)
         for name, each in module.named_parameters()

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.schema.document import Document
-from finwidth.sweeps.schema.grid import Arguments, Cell, Value, Vectors
+from finwidth.sweeps.schema.grid import Cell, Value, Vectors
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Column: TypeAlias = FloatArray | Flags | npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ class Settings(Generic[Table]):
     """Common to all cells of a quantity: the seed, further arguments of `MLP`, and the quantity's own table."""
 
     seed: int
-    network: Arguments
+    network: MLPOptions
     table: Table
 
 

@@ -91,7 +91,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
     def check(self, net: MLP, settings: Settings[TrainingTable]) -> None:
         """Refuse networks that cannot be trained so, by training a small one for no time at all."""
         small = MLP(
-            [1, 1, 1], net.weight_law, net.activation, net.parameterization, bias=net.bias, bias_law=net.bias_law,
+            [1, 1, 1], net.weight_law, net.activation, net.parameterization, bias=net.bias[0], bias_law=net.bias_law,
             bias_variance=max(net.bias_variance),
         )  # fmt: skip
         table: TrainingTable = {**settings.table, "steps": 1, "lr": 1e-9}

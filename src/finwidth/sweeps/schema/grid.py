@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from finwidth.inputs import parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.inputs import check_input
 from finwidth.networks.laws import LAWS, FloatArray
-from finwidth.networks.mlp import BIASES, MLP, PARAMETERIZATIONS
+from finwidth.networks.mlp import BIASES, MLP, PARAMETERIZATIONS, MLPOptions
 from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7
 
 Value: TypeAlias = str | int | float
-Arguments: TypeAlias = Mapping[str, Any]  # of `MLP`, which checks them
 Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and input width
 
 
@@ -42,6 +41,8 @@ ARGUMENTS = {
     "bias_law": Axis("law of the initial biases", name_in(LAWS), text=True),
     "gains": Axis("fan-in times the variance of a weight", number_in(1e-30, 1e30)),
     "bias_variance": Axis("variance of the initial biases", number_in(0, 1e30)),
+    "bias_scale": Axis("multiplier of the biases", number_in(0, 1e30)),
+    "base_widths": Axis("hidden width at which the parameterization mup is the standard one", whole_number(1)),
 }
 # In the order of the stored arrays' dimensions; an axis `ratio` (depth over width) may stand in the place of `width`.
 AXES = {
@@ -78,12 +79,12 @@ class Cell(NamedTuple):
     def __repr__(self) -> str:
         return f"Cell({', '.join(f'{name}={value!r}' for name, value in self.coordinates().items())})"
 
-    def arguments(self, common: Arguments) -> dict[str, Any]:
+    def arguments(self, common: MLPOptions) -> MLPOptions:
         """Arguments of `MLP` beside the widths; ``common`` are those of all cells."""
         own = {"weight_law": self.law, "activation": self.activation, "parameterization": self.parameterization}
-        return {**own, **dict(self.more), **common}
+        return cast("MLPOptions", {**own, **dict(self.more), **common})
 
-    def network(self, common: Arguments) -> MLP:
+    def network(self, common: MLPOptions) -> MLP:
         """The network (n_0, n, ..., n, 1) of the cell."""
         return MLP([self.n_0, *[self.width] * (self.depth - 1), 1], **self.arguments(common))
 
