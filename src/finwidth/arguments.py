@@ -83,7 +83,7 @@ def real(name: str, value: object, wanted: str, allowed: Callable[[float], bool]
 
 
 def exact(name: str, value: object, wanted: str, allowed: Callable[[Fraction], bool] = lambda _: True) -> Fraction:
-    """The same as a fraction, without rounding: its size is one that a double has."""
+    """A real number as a fraction, without rounding, of a size that a double has."""
     if not is_double(value) or not allowed(fraction := as_fraction(value)):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return fraction
@@ -244,7 +244,7 @@ def numbers(values: object, *, copy: bool = True) -> FloatArray | None:
 
 
 def array(name: str, values: object, wanted: str, *, copy: bool = True) -> FloatArray:
-    """The same of finite numbers; without a copy, if it is only read, where it is such an array already."""
+    """Finite real numbers as float64; without a copy, if it is only read, where it is such an array already."""
     found = numbers(values, copy=copy)
     if found is None:
         raise FinwidthError(f"{name} is {shown(values)}, not an array of numbers; give {wanted}")

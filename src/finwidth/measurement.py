@@ -244,7 +244,7 @@ def load(file: Path, name: str, seed: int = 0) -> nn.Module:
 
 
 def _run(file: Path) -> types.ModuleType:
-    """What a Python file defines; unlike an import, this writes nothing beside the file."""
+    """Run a Python file as a module; unlike an import, this writes nothing beside the file."""
     check_file(file, "the file", "write a Python file and a name in it, such as mymodel.py:make_model")
     try:
         code = compile(file.read_bytes(), str(file), "exec")
@@ -261,7 +261,7 @@ def _run(file: Path) -> types.ModuleType:
 def running_user_file(file: Path, *, trace: bool = False) -> Iterator[None]:
     """For all that runs the code of a user's file: it may import its neighbours, and writes to standard error only.
 
-    What it raises is told in one line, with the place in its files; with ``trace``, after the whole traceback.
+    Its exceptions are told in one line, with the place in its files; with ``trace``, after the whole traceback.
     """
     paths, given = sys.path[:], sys.argv
     sys.path.insert(0, str(file.parent.resolve()))

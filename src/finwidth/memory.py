@@ -69,7 +69,7 @@ def afford(needed: int, what: str, change: str, memory: object = None) -> None:
     needed
         Bytes, at the peak.
     what, change
-        What needs them, and what to ask for instead: the message is made of these.
+        The object that needs them, and the advice: the message is made of these.
     memory
         As users give it.
 
@@ -154,7 +154,7 @@ def _system(root: Path) -> Iterator[int]:
 
 
 def _cgroups(root: Path) -> Iterator[int]:
-    """What each memory cgroup leaves, from that of the process up to the one that is mounted."""
+    """Memory that each cgroup leaves, from the cgroup of the process up to the one that is mounted."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -191,7 +191,7 @@ def _left(folder: Path) -> Iterator[int]:
 
 
 def _limits(root: Path) -> Iterator[int]:
-    """What setrlimit leaves of the address space, and of data."""
+    """Memory that setrlimit leaves, of the address space and of data."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -204,7 +204,7 @@ def _limits(root: Path) -> Iterator[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a small file of the kernel's; none if it cannot be read."""
+    """Lines of a small file of the kernel's; none if it cannot be read."""
     try:
         return path.read_text().splitlines()
     except OSError:

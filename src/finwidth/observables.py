@@ -9,8 +9,8 @@ and H = 1 - 11^T/N the centring::
     centred_alignment  the same of HKH and HGH          Cortes, Mohri and Rostamizadeh (2012)
     effective_rank     exp(-sum p log p), p the eigenvalues over their sum      Roy and Vetterli (2007)
 
-With several outputs K is the sum over outputs, or that of one.  A constant added to every entry of K, as the output
-bias does, moves the plain alignment and leaves the centred one.
+With several outputs K is the sum over outputs, or the kernel of one.  A constant added to every entry of K, as the
+output bias does, moves the plain alignment and leaves the centred one.
 
 Undefined values are NaN: all of the above for a network that is dead on the inputs, the centred alignment for a
 constant kernel.  Averages over networks leave them out, and say how many.
@@ -127,7 +127,7 @@ def effective_rank(eigenvalues: FloatArray) -> FloatArray:
     >>> float(effective_rank(np.array([2.0, 2.0, 0.0])).round(9))
     2.0
     """
-    wanted = "finite numbers, the last dimension that of the eigenvalues"
+    wanted = "finite numbers, with the eigenvalues in the last dimension"
     positive = np.maximum(arguments.array("eigenvalues", eigenvalues, wanted), 0)
     if not positive.ndim or not positive.shape[-1]:
         raise FinwidthError(f"eigenvalues has shape {positive.shape}; give {wanted}")

@@ -225,7 +225,7 @@ def _refuse_unwritable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _told(path: Path, other: str) -> Iterator[None]:
-    """What the system says against a path, as a FinwidthError."""
+    """Turn an error of the system about a path into a FinwidthError."""
     try:
         yield
     except OSError as error:

@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` computed; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
+    """The result of `report`; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
 
     network: MLP
     moments: KernelMoments

@@ -237,7 +237,7 @@ def plot_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture: the phase diagram, the collapse of the second moment, or that of the update."""
+    """Draw a picture: the phase diagram, or the collapse of the second moment or of the update."""
     from finwidth.sweeps.plots import plot
 
     plot(store, picture, output, source=source, at=at or [])

@@ -52,7 +52,7 @@ def title(statement: Statement) -> str:
 
 
 def verdict(statement: Statement) -> str:
-    """One word."""
+    """Holds or FAILS."""
     return "holds" if statement.holds else "FAILS"
 
 
@@ -181,11 +181,11 @@ def _checked_results(
     statements: Sequence[Statement], findings: Sequence[Finding]
 ) -> tuple[list[Statement], list[Finding]]:
     checked = items("statements", statements, "statements of finwidth.paper.check")
-    found = items("findings", findings, "those of finwidth.paper.findings()")
+    found = items("findings", findings, "the result of finwidth.paper.findings()")
     for statement in checked:
-        instance("a statement", statement, Statement, "what finwidth.paper.check returns")
+        instance("a statement", statement, Statement, "the result of finwidth.paper.check")
     for finding in found:
-        instance("a finding", finding, Finding, "those of finwidth.paper.findings()")
+        instance("a finding", finding, Finding, "the result of finwidth.paper.findings()")
     return checked, found
 
 

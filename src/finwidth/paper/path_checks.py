@@ -286,7 +286,7 @@ def _lemma_7_sums(net: MLP, x: Sequence[int], sign: int) -> tuple[Fraction, Frac
 def printed_weight(
     net: MLP, gammas: Sequence[Path], marks: Sequence[Edge] = (), sign: int = 1, start: int = 0
 ) -> Fraction:
-    """F(Gamma, e1, e2) of Lemma 7, over the layers above ``start``; ``sign`` is that of the exponent 2 - |Gamma(i)|."""
+    """F(Gamma, e1, e2) of Lemma 7, over the layers above ``start``; ``sign`` multiplies the exponent 2 - |Gamma(i)|."""
     met = {i: len(neurons_at(gammas, i)) for i in range(start, net.depth + 1)}
     marked = {mark.layer for mark in marks}
     weight = HALF if start < net.depth else Fraction(1)

@@ -57,14 +57,14 @@ class Config:
     seed
         Fixes every draw.
     axes
-        The values of each axis, in increasing order; ``ratio`` may stand in the place of ``width``, and those of
-        `ARGUMENTS` are there only where they were given.
+        The values of each axis, in increasing order; ``ratio`` may stand in the place of ``width``, and the axes
+        in `ARGUMENTS` are there only where they were given.
     single
         The axes that were given as one value rather than a list: no dimensions of the result.
     network
         Further arguments of `MLP`, the same in every cell.
     quantities
-        What is computed in each cell, and the settings of each.
+        The quantities to compute in each cell, and the settings of each.
     inputs
         The squared norm and a hash of each input that it names, by name and input width.
     """

@@ -210,7 +210,7 @@ class _Cluster:
             return future
 
     def threads(self) -> int:
-        """Of all workers; those that are new are asked what they run, as some die of tasks that they cannot read."""
+        """Threads of all workers; new ones are asked for their versions, as some die of tasks that they cannot read."""
         threads = self._ask("ncores")
         if not self._known.issuperset(threads):
             self._refuse_other_software()
@@ -218,7 +218,7 @@ class _Cluster:
         return sum(threads.values())
 
     def records(self, future: _Future) -> list[Computed] | None:
-        """Of the batch whose future is done; None if it cost the life of several workers."""
+        """Records of the batch whose future is done; None if it cost the life of several workers."""
         from distributed import KilledWorker
 
         if future.status != "error":

@@ -10,7 +10,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.sweeps.quantities.base import Batch, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
 
-AnyBatch: TypeAlias = Batch[Any]  # whose settings are those of its quantity
+AnyBatch: TypeAlias = Batch[Any]  # with the settings of its quantity
 
 
 @dataclass(frozen=True)

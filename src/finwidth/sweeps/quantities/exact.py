@@ -27,7 +27,7 @@ _EXACT = {
 
 
 class NoSettings(TypedDict):
-    """Of a quantity whose table in a config has no keys."""
+    """The settings of a quantity whose table in a config has no keys."""
 
 
 class ExactQuantity(SweepQuantity[NoSettings]):
@@ -37,7 +37,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
     block = (64, 256)
 
     def settings(self, document: Document, table: Mapping[str, object]) -> NoSettings:
-        """None."""
+        """It has no settings."""
         return {}
 
     def check(self, net: MLP, settings: Settings[NoSettings]) -> None:
@@ -91,7 +91,7 @@ class BoundsQuantity(SweepQuantity[NoSettings]):
     block = (16, 64)
 
     def settings(self, document: Document, table: Mapping[str, object]) -> NoSettings:
-        """None."""
+        """It has no settings."""
         return {}
 
     def check(self, net: MLP, settings: Settings[NoSettings]) -> None:

@@ -58,7 +58,7 @@ class DrawnTable(TypedDict, total=False):
 
 
 class SampledTable(DrawnTable):
-    """The same, and the moments that are to reach the target."""
+    """Draws, and the moments that are to reach the target."""
 
     of: list[str]
 
@@ -70,7 +70,7 @@ class InputsTable(DrawnTable):
 
 
 class GramTable(InputsTable, total=False):
-    """The same, and targets where the change of the kernel is wanted."""
+    """Draws and inputs, and targets where the change of the kernel is wanted."""
 
     targets: list[float]
 
@@ -295,7 +295,7 @@ class GramQuantity(SeveralInputs[GramTable]):
         return found
 
     def goals(self, table: GramTable) -> list[str]:
-        """All."""
+        """Every moment of the matrix."""
         return [*_GRAM_MOMENTS, *(["dK"] if "targets" in table else [])]
 
     def check(self, net: MLP, settings: Settings[GramTable]) -> None:
@@ -347,7 +347,7 @@ class GramQuantity(SeveralInputs[GramTable]):
         return 0.1 * cell.depth * cell.width * len(table["inputs"]) * float(table["draws"])
 
     def memory(self, cell: Cell, settings: Settings[GramTable]) -> int:
-        """Of the draws made at once."""
+        """Bytes of the draws that are made at once."""
         net, table = cell.network(settings.network), settings.table
         m, targets = len(table["inputs"]), "targets" in table
         return min(table["draws"], gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)

@@ -137,7 +137,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         return 0.01 * cell.depth * cell.width * met * met * float(table["draws"])
 
     def memory(self, cell: Cell, settings: Settings[TrainingTable]) -> int:
-        """Of the networks trained at once."""
+        """Bytes of the networks that are trained at once."""
         net, table = cell.network(settings.network), settings.table
         m = len(table["inputs"])
         if table["method"] == "law":

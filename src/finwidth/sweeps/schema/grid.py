@@ -80,7 +80,7 @@ class Cell(NamedTuple):
         return f"Cell({', '.join(f'{name}={value!r}' for name, value in self.coordinates().items())})"
 
     def arguments(self, common: MLPOptions) -> MLPOptions:
-        """Arguments of `MLP` beside the widths; ``common`` are those of all cells."""
+        """Arguments of `MLP` beside the widths; ``common`` are the ones that all cells share."""
         own = {"weight_law": self.law, "activation": self.activation, "parameterization": self.parameterization}
         return cast("MLPOptions", {**own, **dict(self.more), **common})
 
@@ -107,7 +107,7 @@ def cell_seed(seed: int, cell: Cell, quantity: str, stage: str) -> int:
     """The seed of one stage of one quantity of one cell: a hash of what they are.
 
     It does not depend on the other cells, nor on the order or place in which cells are computed, so neither do the
-    draws. The sampled estimates of a cell are those of `finwidth.sample` with this seed.
+    draws. `finwidth.sample` with this seed gives the sampled estimates of the cell.
 
     Examples
     --------

@@ -38,7 +38,7 @@ def blas() -> dict[str, str | int | None]:
 
 
 def torch() -> dict[str, str | int | None]:
-    """The same of PyTorch."""
+    """The version, vectors and threads of PyTorch."""
     import torch as library
 
     return {

@@ -91,7 +91,7 @@ def sealed(records: FloatArray, where: Hashes) -> FloatArray:
 
 
 def intact(stored: FloatArray, where: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether each cell's record, shape (*cells, *dims) with check values, is what was stored there, or none (NaN)."""
+    """Whether each cell's record, shape (*cells, *dims) with check values, is as it was stored, or none (NaN)."""
     cells = where.ndim
     records, found = stored[..., :-1], stored[..., -1]
     dims = tuple(range(cells, stored.ndim))

@@ -7,7 +7,7 @@ if its record is not NaN.  Axes keep the order in which values were added.
 Every file is checked against what it should be, and where it should be:
 
 - The attributes of the group, again one file, describe the store.  They carry a checksum, and a copy lies beside them.
-- It has the labels of the records: numbers of another list of moments are told, and not read as those of this one.
+- It has the labels of the records, so that numbers of another list of moments are refused rather than read wrongly.
 - The arrays' metadata and labels follow from the description, so they are compared with what it makes of them.
 - A record ends in a check value that binds its numbers to its cell (`sweeps.seals`).
 
@@ -314,7 +314,7 @@ def store_of(path: Path, content: Content) -> Store:
 
 
 def _unlike(labels: Dims, others: Dims) -> str:
-    """In a message, the labels of records that are not those of others."""
+    """In a message, the labels of records that others do not have."""
     found = {name: values for name, values in labels.items() if values != others.get(name)}
     return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in found.items()) or "none"
 
