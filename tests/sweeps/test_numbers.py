@@ -18,7 +18,7 @@ from finwidth.sampling.one_input.norm_chain import chunk_size
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.statistics.estimates import Accumulator, estimates
 from finwidth.sweeps.execution import run
-from finwidth.sweeps.quantities.records import accumulate, estimate_records
+from finwidth.sweeps.quantities.records import ResumableSums, estimate_records
 from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
@@ -278,18 +278,22 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(1, 60), st.lists(st.integers(1, 200), min_size=1, max_size=5))
 def test_accumulating_in_steps_is_accumulating_at_once(size: int, steps: list[int]) -> None:
-    def piece(number: int, count: int) -> list[Any]:
-        rng = np.random.default_rng([number, count])
-        return [rng.standard_normal(count), rng.exponential(size=count)]
+    def summed(draws: int, previous: Any = None) -> ResumableSums:
+        sums = ResumableSums(2, size, draws, previous)
+        for number, count in sums.chunks():
+            rng = np.random.default_rng([number, count])
+            sums.add([rng.standard_normal(count), rng.exponential(size=count)])
+        return sums
+
+    def records(sums: ResumableSums) -> Any:
+        return estimate_records([total.estimate() for total in sums.totals], sums.states, sums.draws)
 
     previous = None
     for draws in sorted(steps):
-        totals, states = accumulate(piece, 2, size, draws, previous)
-        previous = estimate_records([total.estimate() for total in totals], states, draws)
-    once, states = accumulate(piece, 2, size, max(steps))
-    assert previous is not None
-    np.testing.assert_array_equal(previous, estimate_records([total.estimate() for total in once], states, max(steps)))
-    assert once[0].count == max(steps)
+        previous = records(summed(draws, previous))
+    once = summed(max(steps))
+    np.testing.assert_array_equal(previous, records(once))
+    assert once.totals[0].count == max(steps)
 
 
 def test_a_heavy_tailed_cell_is_not_called_converged() -> None:

@@ -31,7 +31,7 @@ from finwidth.sweeps.quantities.base import (
     Variable,
     first_of,
 )
-from finwidth.sweeps.quantities.records import STATISTICS, accumulate, estimate_records
+from finwidth.sweeps.quantities.records import STATISTICS, ResumableSums, estimate_records
 from finwidth.sweeps.quantities.stopping import wanted_draws
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
@@ -224,15 +224,14 @@ class _Source:
         norm, exponent = norm_chain.squared_norm(self.net, self.x)
         chain = norm_chain.make_chain(self.net, min(size, draws), exponent)
         seed = cell_seed(self.seed, self.cell, "sampled", stage)
-
-        def piece(number: int, count: int) -> list[FloatArray]:
+        sums = ResumableSums(len(DRAWN), size, draws, previous)
+        for number, count in sums.chunks():
             self.check_cancelled()
             drawn = chain.draw(norm, Variates(stream(seed, number)), count)
             with np.errstate(over="ignore", invalid="ignore"):  # `estimate_records` says so
-                return [value(drawn) for value in DRAWN.values()]
-
-        totals, states = accumulate(piece, len(DRAWN), size, draws, previous)
-        return {name: total.estimate(self.exact[name]) for name, total in zip(DRAWN, totals, strict=True)}, states
+                sums.add([value(drawn) for value in DRAWN.values()])
+        found = {name: total.estimate(self.exact[name]) for name, total in zip(DRAWN, sums.totals, strict=True)}
+        return found, sums.states
 
 
 _GRAM_MOMENTS: dict[str, Callable[[FloatArray], FloatArray]] = {"K": lambda K: K, "K^2": np.square}
@@ -325,22 +324,17 @@ class GramQuantity(SeveralInputs[GramTable]):
         net, table = cell.network(settings.network), settings.table
         seed = cell_seed(settings.seed, cell, "gram", "draws")
         targets = np.array(table["targets"]) if "targets" in table else None
-
-        def piece(number: int, count: int) -> list[FloatArray]:
+        entries = len(self.goals(table)) * len(X) ** 2
+        sums = ResumableSums(entries, gram.chunk_size(net, len(X)), table["draws"], previous)
+        for number, count in sums.chunks():
             check_cancelled()
             try:
                 drawn = gram.draw(net, X, count, stream(seed, number), targets)
             except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
-                return [np.full(count, np.inf)] * entries
-            with np.errstate(over="ignore"):
-                moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
-            if targets is not None:
-                moments.append(drawn["dK"])
-            return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]
-
-        entries = len(self.goals(table)) * len(X) ** 2
-        totals, states = accumulate(piece, entries, gram.chunk_size(net, len(X)), table["draws"], previous)
-        return estimate_records([total.estimate() for total in totals], states, table["draws"])
+                sums.add([np.full(count, np.inf)] * entries)
+            else:
+                sums.add(_gram_entries(drawn))
+        return estimate_records([total.estimate() for total in sums.totals], sums.states, table["draws"])
 
     def work(self, cell: Cell, table: GramTable) -> float:
         """About a hundred nanoseconds for each neuron, input and draw."""
@@ -351,3 +345,13 @@ class GramQuantity(SeveralInputs[GramTable]):
         net, table = cell.network(settings.network), settings.table
         m, targets = len(table["inputs"]), "targets" in table
         return min(table["draws"], gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)
+
+
+def _gram_entries(drawn: Mapping[str, FloatArray]) -> list[FloatArray]:
+    """The values of each moment at each pair of inputs."""
+    with np.errstate(over="ignore"):
+        moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
+    if "dK" in drawn:
+        moments.append(drawn["dK"])
+    m = drawn["K"].shape[-1]
+    return [moment[:, a, b] for moment in moments for a in range(m) for b in range(m)]

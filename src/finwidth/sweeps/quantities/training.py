@@ -15,7 +15,7 @@ from finwidth.sampling.training import plan as training_plan
 from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.train import chunk_size, train
 from finwidth.sweeps.quantities.base import Dims, Numerics, Settings
-from finwidth.sweeps.quantities.records import STATISTICS, accumulate, estimate_records
+from finwidth.sweeps.quantities.records import STATISTICS, ResumableSums, estimate_records
 from finwidth.sweeps.quantities.sampled import MOST_DRAWS, InputsTable, SeveralInputs
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
@@ -116,20 +116,18 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
         net, table = cell.network(settings.network), settings.table
         entries = len(_FOLLOWED) * len(table["record"])
-        size = _at_once(net, table)
-
-        def piece(number: int, count: int) -> list[FloatArray]:
+        sums = ResumableSums(entries, _at_once(net, table), table["draws"], previous)
+        for number, count in sums.chunks():
             seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
             try:
                 run = _train_some(net, X, table, count, seed, check_cancelled=check_cancelled)
             except SizeError:
                 raise
             except FinwidthError:  # training diverges; the record says so, and the sweep goes on
-                return [np.full(count, np.inf)] * entries
-            return [_defined(run[name].sel(step=step)) for name in _FOLLOWED for step in table["record"]]
-
-        totals, states = accumulate(piece, entries, size, table["draws"], previous)
-        return estimate_records([total.estimate() for total in totals], states, table["draws"])
+                sums.add([np.full(count, np.inf)] * entries)
+            else:
+                sums.add([_defined(run[name].sel(step=step)) for name in _FOLLOWED for step in table["record"]])
+        return estimate_records([total.estimate() for total in sums.totals], sums.states, table["draws"])
 
     def work(self, cell: Cell, table: TrainingTable) -> float:
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
