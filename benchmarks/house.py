@@ -49,9 +49,10 @@ NEW: dict[str, tuple[str, ...]] = {
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
-        "src/finwidth/sweeps/quantities/exact.py:Bounds",
+        "src/finwidth/sweeps/quantities/exact.py:BoundsQuantity",
         "tests/sweeps/test_numbers.py:AXES",
     ),
+    "sweep axis": ("src/finwidth/sweeps/schema/grid.py:ARGUMENTS", "tests/sweeps/test_numbers.py:NETWORK_AXES"),
     "torch operation": ("src/finwidth/empirical/kernel/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
     "statement of the paper": (
         "src/finwidth/paper/bias_checks.py:lemma_13",

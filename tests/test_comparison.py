@@ -85,8 +85,8 @@ def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         row = rows[name]
         assert row.sampled is not None
         assert {row.sampled.trust, row.networks.trust} == {name == "K*K_b"}
-    tables.comparison(found)
-    tables.moments(finwidth.moments(net, [1, 2], exact=True), None)
+    tables.print_comparison(found)
+    tables.print_moments(finwidth.moments(net, [1, 2], exact=True), None)
     assert capsys.readouterr().out.count("E[K K_b]") == 2
 
 

@@ -94,7 +94,7 @@ def compare(
     draws: int = ...,
     networks: int | None = ...,
     seed: int = ...,
-    init: str | Mapping[str, Any] | None = ...,
+    init: str | Mapping[str, object] | None = ...,
     progress: Callable[[int], object] | None = ...,
 ) -> ModuleComparison: ...
 
@@ -106,7 +106,7 @@ def compare(
     draws: int = 100_000,
     networks: int | None = None,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
@@ -258,7 +258,7 @@ class ModuleComparison:
 def _compare_module(
     module: nn.Module,
     x: Vector,
-    init: str | Mapping[str, Any] | None,
+    init: str | Mapping[str, object] | None,
     tell: Callable[[int], object],
     *,
     draws: int,

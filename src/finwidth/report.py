@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MANIFEST = "manifest.json"
 FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
 _PICTURED = 10**6  # draws that the histogram shows; more would not change what is seen
@@ -43,7 +46,7 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` computed; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
+    """The result of `report`; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
 
     network: MLP
     moments: KernelMoments
@@ -51,7 +54,7 @@ class Report:
     bounds: Bounds | None
     rows: tuple[ReportRow, ...]
     drawn: FloatArray
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, object]
 
     def to_json(self) -> dict[str, Any]:
         """Plain types: the moments' document, the infinite-width value, and the estimates with z-scores."""
@@ -160,20 +163,22 @@ def verify(folder: str | Path) -> None:
         )
 
 
-def _document(content: dict[str, Any]) -> bytes:
-    return (json.dumps({"source": outputs.SOURCE} | content, indent=1, allow_nan=False) + "\n").encode()
+def _document(content: Mapping[str, object]) -> bytes:
+    return (json.dumps({"source": outputs.SOURCE, **content}, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _fingerprint(content: bytes) -> dict[str, Any]:
+def _fingerprint(content: bytes) -> dict[str, str | int]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _depth_figure(net: MLP, x: Vector) -> Any:
+def _depth_figure(net: MLP, x: Vector) -> Figure:
     """Growth with depth around this network: half, once and twice its typical width, up to twice its depth."""
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     step = math.ceil(deepest / 40)
-    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias[0]}
-    return plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **kind)
+    return plots.growth_with_depth(
+        x, widths, range(1, deepest + 1, step), here=net,
+        activation=net.activation, parameterization=net.parameterization, bias=net.bias[0],
+    )  # fmt: skip

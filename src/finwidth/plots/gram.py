@@ -74,7 +74,7 @@ def kernel_on_a_circle(
         drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
-        panel.set(title=f"$n = {_power(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
+        panel.set(title=f"$n = {_power_of_ten(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
         panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
     panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
     panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
@@ -84,7 +84,7 @@ def kernel_on_a_circle(
     return figure
 
 
-def _power(width: int) -> str:
+def _power_of_ten(width: int) -> str:
     exponent = round(math.log10(width))
     return f"10^{exponent}" if width == 10**exponent else f"{width}"
 
