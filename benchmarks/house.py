@@ -53,6 +53,14 @@ NEW: dict[str, tuple[str, ...]] = {
         "tests/sweeps/test_numbers.py:AXES",
     ),
     "sweep axis": ("src/finwidth/sweeps/schema/grid.py:ARGUMENTS", "tests/sweeps/test_numbers.py:NETWORK_AXES"),
+    "description of a network, a function": (
+        "src/finwidth/sampling/one_input/sample.py:SAMPLERS",
+        "tests/networks/test_routes.py:NETWORKS",
+    ),
+    "sampler": (
+        "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",
+        "tests/sampling/test_gram.py:VIEWS",
+    ),
     "torch operation": ("src/finwidth/empirical/kernel/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
     "statement of the paper": (
         "src/finwidth/paper/bias_checks.py:lemma_13",

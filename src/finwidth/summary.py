@@ -11,7 +11,7 @@ from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.inputs import Vector
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import one_input_sampler, sample
@@ -124,7 +124,7 @@ def summarize(
     >>> round(plain.K.quantile(0.5).value, 1)    # the median
     1.4
     """
-    draws, method = count("draws", draws), arguments.one_of("method", method, METHODS)
+    net, draws, method = check_mlp(net), count("draws", draws), arguments.one_of("method", method, METHODS)
     exact = None if unsupported(net) else exact_values(moments(net, x))
     if method == "importance":
         if device is not None:
