@@ -402,19 +402,25 @@ def test_duplicate_and_zero_inputs() -> None:
     assert not run.K[..., 2, :].any()
 
 
-def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
-    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
-    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": 6, "lr": 0.05}
-    promised = training_bytes(training_spec(net, **arguments, momentum=0.9))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("n", "steps"), [(30_000, 6), (500, 25)], ids=["deferred", "materialized"])
+def test_memory_is_as_promised(n: int, steps: int, momentum: float) -> None:
+    net, inputs = MLP([8, *[n] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
+    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": steps, "lr": 0.01}
+    promised = training_bytes(training_spec(net, **arguments, momentum=momentum))
     tracemalloc.start()
-    train(net, **arguments, momentum=0.9, draws=1)
+    train(net, **arguments, momentum=momentum, draws=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert promised / 2 < peak < promised
+
+
+def test_a_budget_is_refused_at_once() -> None:
+    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
     with pytest.raises(
-        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+ MiB, and memory is 10 MiB"
+        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to [\d.]+ MiB, and memory is 10 MiB"
     ):
-        train(net, **arguments, draws=1, memory="10MiB")
+        train(net, inputs, np.ones(4), 6, 0.05, draws=1, memory="10MiB")
 
 
 NET = MLP([3, 5, 1])
