@@ -205,7 +205,7 @@ MISTAKES = {
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
     "sample 2,3,1 -i 1,2 --tilted -o draws.nc": "leave one of the two out",
     "sample 2,3,1 -i 1,2 --tilted --activation abs": "tilted draws need ReLU",
-    "sample 2,3,1 -i 1,2 --activation tanh": "not positively homogeneous",
+    "sample 2,3,1 -i 1,2 --activation tanh": "its activation is tanh",
     "train 2,3,1 -i X.npy": "targets are missing",
     "train 2,3,1 -i X.npy -t 1,2,3": "targets have shape",
     "train 2,3,1 -i X.npy -t 1,2 --lr 0": "lr is 0",

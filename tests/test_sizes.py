@@ -25,7 +25,7 @@ from finwidth.memory import afford, available
 from finwidth.paper.paths import PathEnumeration
 from finwidth.progress import Stage, check_time, stage, watching
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
-from finwidth.sampling.one_input.importance import tilted
+from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sweeps.execution.run import check_sizes
 
 GIB = 2**30
@@ -193,7 +193,7 @@ MANY = np.ones((10**5, 3))
 CALLS: dict[str, Callable[[], object]] = {
     "sample": lambda: finwidth.sample(NET, ONES, 10**9),
     "sample for ever": lambda: finwidth.sample(NET, ONES, 10**4000),
-    "tilted": lambda: tilted(NET, ONES, HUGE),
+    "tilted": lambda: importance_estimates(NET, ONES, HUGE),
     "sample_gram draws": lambda: finwidth.sample_gram(NET, np.eye(3), HUGE),
     "sample_gram inputs": lambda: finwidth.sample_gram(NET, MANY, 1),
     "sample_gram width": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1),

@@ -18,9 +18,9 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, check_mlp
-from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
+from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.training import first_step as in_law
 
 if TYPE_CHECKING:
@@ -152,10 +152,10 @@ def regime(
 
 def why_not(net: MLP) -> str | None:
     """Why `regime` does not draw a network unless told how often: it is too large; None if it is not."""
-    if why_not_gaussian(net):
+    if not_gaussian(net):
         weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
         if weights > _MOST_WEIGHTS:
-            return f"{why_not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
+            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
     elif sum(net.widths[1:]) > _MOST_NEURONS:
         return f"it has {sum(net.widths[1:]):.2g} neurons"
     return None
@@ -182,7 +182,7 @@ def _default_draws(net: MLP) -> int:
     """Number of draws that take about a second; FinwidthError if even the smallest number takes much longer."""
     if reason := why_not(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
-    if why_not_gaussian(net):
+    if not_gaussian(net):
         affordable = _WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers)
     else:
         affordable = _NEURONS // sum(net.widths[1:])
@@ -195,7 +195,7 @@ def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tu
         exact = moments(net, x)
         mean, cv, error = float(exact.mean), exact.cv, 0.0
     else:
-        kernels = dense.initial if why_not_gaussian(net) else in_law.sampled_kernels
+        kernels = dense.initial if not_gaussian(net) else in_law.sampled_kernels
         K = kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
@@ -216,7 +216,7 @@ def _cv_error(relative: FloatArray) -> float:
 
 def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
-    first_step = dense.first_step if why_not_gaussian(net) else in_law.sampled_first_step
+    first_step = dense.first_step if not_gaussian(net) else in_law.sampled_first_step
     try:
         before, after = first_step(net, x, target, lr, draws, seed)
     except NotFiniteError:

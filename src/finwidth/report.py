@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
-from finwidth.sampling.one_input.norm_chain import check_network, chunks
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.sampler import run
+from finwidth.sampling.statistics.estimates import MomentAccumulators
 
 MANIFEST = "manifest.json"
 FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
@@ -82,28 +83,21 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     """
-    check_network(net)
-    draws = count("draws", draws)
+    sampler, draws = one_input_sampler(net, x), count("draws", draws)
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
     forms = None if why_outside(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)
-    kept: list[FloatArray] = []
-    found = estimates(_kept(chunks(net, x, draws, seed, progress=progress), kept), values)
+    totals, pictured, done = MomentAccumulators(), [], 0
+    for drawn in run(sampler, draws, seed, progress=progress):
+        totals.add(drawn)
+        pictured.append(drawn["K"][: max(0, _PICTURED - done)])
+        done += len(drawn["K"])
+    found = totals.estimates(values)
     rows = tuple(Row(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method="exact transfer; norm chain", seed=seed, draws=draws)
-    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(kept), provenance)
-
-
-def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> Iterator[dict[str, FloatArray]]:
-    """Pass draws on, keeping the first ones of K for the figure."""
-    done = 0
-    for piece in pieces:
-        if done < _PICTURED:
-            kept.append(piece["K"][: _PICTURED - done])
-        done += len(piece["K"])
-        yield piece
+    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
 
 
 def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:

@@ -19,7 +19,7 @@ import xarray as xr
 from torch import nn
 
 import finwidth
-from finwidth.networks.activations import ACTIVATIONS, array_module
+from finwidth.networks.activations import ACTIVATIONS, array_namespace
 from finwidth.networks.laws import LAWS
 from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.report import report
@@ -180,11 +180,11 @@ def junk(r: random.Random, name: str) -> Any:
 
 
 def _sin(y: Any) -> Any:
-    return array_module(y).sin(y)
+    return array_namespace(y).sin(y)
 
 
 def _cos(y: Any) -> Any:
-    return array_module(y).cos(y)
+    return array_namespace(y).cos(y)
 
 
 def activations(r: random.Random) -> Any:
@@ -475,7 +475,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.report.write.x": one([1, 2]),
     "finwidth.paper.paths.enumerate_moments.net": lambda r: finwidth.MLP([2, 2, 1], **kind(r)),
     "finwidth.paper.paths.enumerate_moments.outputs": one(None, [(0, 0)]),
-    "finwidth.sampling.one_input.importance.tilted.exact": one(None, {"K": 1.0}),
+    "finwidth.sampling.one_input.importance.importance_estimates.exact": one(None, {"K": 1.0}),
     "finwidth.plots.growth_with_depth.widths": numbers,
     "finwidth.plots.kernel_on_a_circle.widths": numbers,
     "finwidth.plots.update_over_depth.widths": numbers,

@@ -16,10 +16,10 @@ from scipy import integrate, special, stats
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix import gram
-from finwidth.sampling.kernel_matrix import passes as gram_passes
-from finwidth.sampling.kernel_matrix import update as gram_update
+from finwidth.sampling.kernel_matrix import change, passes
+from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import stream
+from finwidth.sampling.sampler import Chunk
 from stats import same_law, same_mean
 
 FloatArray = npt.NDArray[Any]
@@ -74,7 +74,16 @@ def networks(net: MLP, draws: int = DRAWS) -> Drawn:
 
 
 def in_law(net: MLP, draws: int = DRAWS, inputs: FloatArray = X) -> Drawn:
-    return gram.draw(net, inputs, draws, stream(7, 0), TARGETS[: len(inputs)])
+    """One stream for all draws, as many at once as a chunk has."""
+    sampler, rng = kernel_matrix_sampler(net, inputs, TARGETS[: len(inputs)]), stream(7, 0)
+
+    class OfOneStream(Chunk):
+        def stream_on(self, device: object) -> np.random.Generator:
+            return rng
+
+    sizes = [min(sampler.chunk_size, draws - start) for start in range(0, draws, sampler.chunk_size)]
+    drawn = [sampler.draw(OfOneStream(7, 0, size)) for size in sizes]
+    return {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -85,23 +94,23 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
 
-def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> gram_passes.Factor:
-    """A wrong `factor`: what was met on the side it is asked for is forgotten."""
-    return gram_passes.Factor(gram_passes.factor(gram, squares).root, lambda: np.zeros_like(gram))
+def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> passes.Factor:
+    """A wrong `factorise`: what was met on the side it is asked for is forgotten."""
+    return passes.Factor(passes.factorise(gram, squares).root, lambda: np.zeros_like(gram))
 
 
 def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
-    real = gram_passes.Known.__init__
+    real = passes.Known.__init__
 
     def init(self, layer, gram, A_factor):  # type: ignore[no-untyped-def]
-        real(self, layer, gram, gram_passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
+        real(self, layer, gram, passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
 
-    patch.setattr(gram_passes.Known, "__init__", init)
+    patch.setattr(passes.Known, "__init__", init)
 
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """The update only: the backward pass takes the root of the factor, not the inverse."""
-    patch.setattr(gram_passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+    patch.setattr(passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
 
 
 @pytest.mark.parametrize(
@@ -131,20 +140,19 @@ def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
     u W t is the same from both sides of W, whatever met W first.
     """
     phi, rng = net.activation, stream(9, 0)
-    known = gram_passes.forward(net, X, draws, rng)
-    gram_passes.backward(phi, known, rng, keep=True)
+    known = passes.forward(net, X, draws, rng)
+    passes.backward(phi, known, rng, keep=True)
     r = known[-1].Y[0][:, :, 0] - TARGETS
-    made = gram_update._Update(phi, known, r[:, None, :], rng)
-    tangents = made._forward()
+    made = change.KernelChange(phi, known, r, rng)
+    tangents = made.forward()
     second = np.zeros_like(r)
     for step, tangent in zip(known[1:], tangents, strict=True):
-        pulled = gram_passes.turned(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
+        pulled = passes.transposed(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
         second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for step, tangent in zip(known, tangents, strict=False):
         for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
             second += (phi.second_derivative(y) * L * np.square(dY)).sum(-1)
-    made._forward = lambda: tangents  # type: ignore[method-assign]
-    dK = made.run()
+    dK = made.backward(tangents)
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
 
@@ -164,7 +172,7 @@ def test_a_weight_matrix_is_the_same_from_both_sides(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["deep", "wide", "deep relu"])
 def test_a_tangent_that_is_forgotten_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram_update, "factor", without_inverse)
+    monkeypatch.setattr(change, "factorise", without_inverse)
     one, other = two_sides(SIDES[name], 200)
     assert one != pytest.approx(other, rel=1e-3, abs=1e-3 * np.median(np.abs(one)))
 
@@ -260,20 +268,22 @@ def test_memory_is_what_was_promised() -> None:
     X = np.random.default_rng(0).normal(size=(6, 20))
     for targets in (None, np.zeros(6)):
         net = MLP([20, *[30_000] * 5, 1], activation="relu" if targets is None else "gelu")
-        gram.draw(net, X, 1, stream(0, 0), targets)  # what is made once: modules, caches
+        sampler = kernel_matrix_sampler(net, X, targets)
+        sampler.draw(Chunk(0, 0, 1))  # what is made once: modules, caches
         tracemalloc.start()
-        gram.draw(net, X, 1, stream(0, 0), targets)
+        sampler.draw(Chunk(0, 0, 1))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < gram.memory(net, 6, targets=targets is not None) < 1.6 * peak
+        assert peak < bytes_per_draw(net, 6, targets=targets is not None) < 1.6 * peak
 
 
 def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
     net = MLP([2, 300, 300, 1])
     one = sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=1)
     assert one.identical(sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=3))
-    assert gram.chunk_size(net, 3) < 1500  # several chunks
-    few = sample_gram(net, X, 2 * gram.chunk_size(net, 3), seed=1, targets=TARGETS)
+    size = kernel_matrix_sampler(net, X).chunk_size
+    assert size < 1500  # several chunks
+    few = sample_gram(net, X, 2 * size, seed=1, targets=TARGETS)
     assert few.K.equals(one.K[: few.sizes["draw"]])
 
 
@@ -282,8 +292,8 @@ def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
 )
 def test_products_in_pieces_are_the_products(shape: tuple[int, ...]) -> None:
     one, other = np.random.default_rng(0).normal(size=(2, *shape))
-    assert np.allclose(gram_passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
-    assert np.allclose(gram_passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
+    assert np.allclose(passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
+    assert np.allclose(passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
 
 
 def test_kernels_are_positive_semi_definite_and_symmetric() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import finwidth
 from finwidth import MLP, FinwidthError
-from finwidth.sampling.one_input.norm_chain import chunk_size
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import stream
-from finwidth.sampling.statistics.estimates import Accumulator, estimates
+from finwidth.sampling.statistics.estimates import Accumulator, estimate_moments
 from finwidth.sweeps.execution import run
 from finwidth.sweeps.quantities.records import accumulate, record
 from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
@@ -66,7 +66,7 @@ def test_sampled_estimates_are_those_of_sample_with_the_seed_of_the_cell() -> No
     for depth in (2, 5):
         cell = Cell(3, "gaussian", "relu", "ntk", "random:1", depth, 16)
         drawn = finwidth.sample(MLP([3, *[16] * (depth - 1), 1]), x, 70_000, cell_seed(8, cell, "sampled", "draws"))
-        expected = estimates([{str(name): drawn[name].to_numpy() for name in drawn}])
+        expected = estimate_moments([{str(name): drawn[name].to_numpy() for name in drawn}])
         here = found.sel(depth=depth, width=16)
         for name, estimate in expected.items():
             assert float(here.sampled_mean.sel(moment=name)) == pytest.approx(estimate.value, rel=1e-12)
@@ -161,9 +161,9 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
         asked.append(number)
         return stream(seed, number)
 
-    monkeypatch.setattr("finwidth.sweeps.quantities.sampled.stream", noted)
+    monkeypatch.setattr("finwidth.sampling.sampler.stream", noted)
     assert finwidth.sweep(config, tmp_path / "a.zarr").identical(whole)
-    size = chunk_size(MLP([4, 8, 8, 1]))
+    size = one_input_sampler(MLP([4, 8, 8, 1]), [1, 1, 1, 1]).chunk_size
     assert sorted(set(asked)) == list(range(40_000 // size, -(-110_000 // size)))  # whole chunks are not drawn again
     assert 40_000 // size > 0
 

@@ -130,36 +130,24 @@ def _sample(
     as_json: Json = False,
 ) -> None:
     """Draw the kernel at one input exactly in law, without building a network."""
-    from finwidth.exact.moments import exact_values, moments
-    from finwidth.sampling.one_input.importance import tilted
-    from finwidth.sampling.one_input.norm_chain import check_sizes, chunks, sample
-    from finwidth.sampling.statistics.estimates import estimates
-    from finwidth.sampling.statistics.quantile_sketch import Law
+    from finwidth.summary import sample_and_summarize, summarize
 
     check(output)
     if tilt and output is not None:
         raise FinwidthError("--tilted makes weighted draws, which -o does not keep; leave one of the two out")
     net = MLP(parse_widths(widths), "gaussian", activation, parameterization, bias=bias)
-    x, law = parse_input(input), Law()
-    exact = exact_values(moments(net, x))
-    if tilt:
-        found = tilted(net, x, draws, seed, exact=exact)
-    elif output is None:
-        found = estimates(law.watch(chunks(net, x, draws, seed)), exact)
+    x = parse_input(input)
+    if output is None:
+        found = summarize(net, x, draws, seed, method="importance" if tilt else "plain")
     else:
-        check_sizes(net, draws, 1, kept=120)  # they are written from a copy
-        dataset = sample(net, x, draws, seed)
-        columns = {str(name): column.to_numpy() for name, column in dataset.items()}
-        found = estimates(law.watch([columns]), exact)
+        found, dataset = sample_and_summarize(net, x, draws, seed)
         write_netcdf(dataset, output)
     if as_json:
-        document = {"draws": draws, "seed": seed, "estimates": {name: each.to_json() for name, each in found.items()}}
-        document |= {"exact": exact, "tilted": tilt}
-        _print_json(document | ({} if tilt else {"law": {"K": law.to_json()}}))
+        _print_json(found.to_json())
         return
     from finwidth.cli import tables
 
-    tables.estimates(net, found, exact, None if tilt else law)
+    tables.summary(found)
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
     from finwidth.report import Report
-    from finwidth.sampling.statistics.quantile_sketch import Law, Measured
+    from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
+    from finwidth.summary import Summary
 
 _LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
 
@@ -117,24 +118,24 @@ def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
     return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
 
 
-def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law | None) -> None:
-    """Print sampled values with their standard errors beside the exact ones, and the law of K if draws are plain."""
+def summary(found: Summary) -> None:
+    """Print sampled values with their standard errors beside exact ones, and the quantiles of K of plain draws."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
-    for name, each in found.items():
-        table.add_row(
-            MOMENTS[name].label, number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}"
-        )
-    notes = _doubts(found)
-    if law is None:
+    exact = found.exact or {}
+    for name, each in found.estimates.items():
+        value = exact.get(name)
+        table.add_row(MOMENTS[name].label, number(value), *_sampled(each, value), f"{each.effective_draws:.3g}")
+    notes = _doubts(found.estimates)
+    if found.K is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
     else:
-        if notes and importance.why_not(net) is None:
+        if notes and not importance.unsupported(found.network):
             notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
-        notes += "\n" + _law(law)
-    show(str(net), table, notes)
+        notes += "\n" + _law(found.K)
+    show(str(found.network), table, notes)
 
 
-def _law(law: Law) -> str:
+def _law(law: QuantileSketch) -> str:
     """Quantiles and moments of the logarithm, with their standard errors."""
     quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
     lines = [f"Quantiles of K: {quantiles}."]
@@ -190,9 +191,9 @@ def report(found: Report) -> None:
     show(str(found.network), table, notes)
 
 
-def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
+def _sampled(estimate: Estimate, exact: float | None) -> tuple[str, str, str]:
     """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
-    z = estimate.z(exact)
+    z = None if exact is None else estimate.z(exact)
     mark = " " if estimate.trust else "!"
     return (
         number(estimate.value) + mark,

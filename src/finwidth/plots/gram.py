@@ -18,11 +18,12 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.widths import check_depth
 from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
-from finwidth.sampling.kernel_matrix.gram import sample_gram
+from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
-from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.sampler import run
+from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def update_over_depth(
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
 
     Draws whose error cannot be trusted are hollow; crosses are then as many draws by importance sampling, where there
-    is such (`sampling.importance`).
+    is such (`sampling.one_input.importance`).
 
     Parameters
     ----------
@@ -129,10 +130,11 @@ def update_over_depth(
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
-            found = estimates(chunks(net, x, draws, seed), exact)["dK"]
+            found = estimate_moments(run(one_input_sampler(net, x), draws, seed), exact)["dK"]
             _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
-            if not (found.trust or importance.why_not(net)):
-                _point(axes, depth, importance.tilted(net, x, draws, seed)["dK"], scale, fmt="x", color=colour)
+            if not (found.trust or importance.unsupported(net)):
+                weighted = importance.importance_estimates(net, x, draws, seed)["dK"]
+                _point(axes, depth, weighted, scale, fmt="x", color=colour)
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
     axes.plot([], [], "x", color="black", ms=4, label="as many, importance-sampled")

@@ -15,7 +15,7 @@ import numpy as np
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, save_as, styled
-from finwidth.sampling.one_input.norm_chain import sample
+from finwidth.sampling.one_input.sample import sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,7 +31,7 @@ from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
 from finwidth.networks.laws import FloatArray
-from finwidth.sampling.random.device import DeviceGenerator, array_module, as_array, normals
+from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace, normals
 
 if TYPE_CHECKING:
     import torch
@@ -210,7 +210,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         self.materialized = False
         self.dense: Array | None = None  # once materialized, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
-        self._xp = array_module(rng)
+        self._xp = generator_namespace(rng)
         on_device = {"device": rng.device} if isinstance(rng, DeviceGenerator) else {}
         self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
         self._left: _Side[Array] = _Side()

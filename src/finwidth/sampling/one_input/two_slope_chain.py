@@ -25,7 +25,7 @@ import numpy as np
 
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.sampling.random.device import DeviceGenerator, array_module
+from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
 
 Array = Any  # of NumPy, or a torch tensor
@@ -73,7 +73,7 @@ class TwoSlopeChain:
 
     def draw(self, norm: float, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             hidden, output = self._forward(norm, rng, draws)
             self._backward(hidden, output, rng)
@@ -91,7 +91,7 @@ class TwoSlopeChain:
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
     def _forward(self, norm: float, rng: Any, draws: int) -> tuple[list[_Hidden], Array]:
-        xp, hidden = array_module(rng), []
+        xp, hidden = generator_namespace(rng), []
         normal = rng.standard_normal(draws)  # the output's
         steps = [lower - upper for lower, upper in pairwise(self.units)]
         R = _times(norm * xp.ones_like(normal), 2 * steps[0])
@@ -117,7 +117,7 @@ class TwoSlopeChain:
 
     def _backward(self, hidden: list[_Hidden], output: Array, rng: Any) -> None:
         """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         S, p, draws = xp.ones_like(output), output, len(output)
         for i in reversed(range(len(hidden))):
             layer = hidden[i]
@@ -141,7 +141,7 @@ class TwoSlopeChain:
 
     def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
         carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):

@@ -1,7 +1,7 @@
 """Random numbers on a torch device, by the methods of `variates.Variates` that the samplers call.
 
-The samplers' arithmetic is written once, over NumPy or torch arrays (`array_module`); the law of the draws is the same
-on every device, the numbers of a seed are not.
+The samplers' arithmetic is written once, over NumPy or torch arrays (`generator_namespace`); the law of the draws is
+the same on every device, the numbers of a seed are not.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from finwidth.errors import FinwidthError
 
 
-def array_module(rng: Any) -> Any:
+def generator_namespace(rng: Any) -> Any:
     """NumPy for its generators, torch for a `DeviceGenerator`: what makes the arrays that go with ``rng``."""
     return getattr(rng, "xp", np)
 
 
 def as_array(rng: Any, values: Any, dtype: str) -> Any:
     """The values as an array of the kind that goes with ``rng``; raises FinwidthError unless they are numbers."""
-    xp = array_module(rng)
+    xp = generator_namespace(rng)
     try:
         if xp is np:
             return np.asarray(values, dtype=dtype)
@@ -31,7 +31,7 @@ def as_array(rng: Any, values: Any, dtype: str) -> Any:
 
 def normals(rng: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """Independent N(0, 1), in float64 or float32."""
-    return rng.standard_normal(shape, dtype=np.dtype(dtype) if array_module(rng) is np else dtype)
+    return rng.standard_normal(shape, dtype=np.dtype(dtype) if generator_namespace(rng) is np else dtype)
 
 
 class DeviceGenerator:

@@ -16,10 +16,9 @@ from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
-from finwidth.sampling.instead import advice
-from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import work_numbers
 from finwidth.sampling.training.losses import Loss, loss_called
 from finwidth.sampling.training.networks import RowIndex
@@ -86,13 +85,6 @@ class TrainingSpec:
         return self.loss.total(output, self.targets)
 
 
-def check_trainable(net: MLP) -> None:
-    """Raise FinwidthError unless this network can be trained in law."""
-    reasons = why_not_gaussian(check_mlp(net))
-    if reasons:
-        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}; {advice(net)}")
-
-
 def _resolved(inputs: FloatArray, what: str) -> FloatArray:
     """The inputs, unless one is so small that doubles keep too few digits of what a network makes of it."""
     largest = np.abs(inputs).max(1)
@@ -137,7 +129,7 @@ def training_spec(
     centred: bool = False,
 ) -> TrainingSpec:
     """The arguments of `train`, checked."""
-    check_trainable(net)
+    check_supported("finwidth.train", net)
     inputs = _resolved(check_inputs(net, X), "inputs")
     m, steps = len(inputs), count("steps", steps)
     check_time(steps, _STEP, f"training for {amount(steps)} steps", "take fewer steps")

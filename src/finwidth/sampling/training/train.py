@@ -9,24 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import algorithm, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
-from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed, stream
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, check_sizes, collect, not_gaussian
 from finwidth.sampling.training.networks import Networks, RowIndex, pick
 from finwidth.sampling.training.spec import (
     TrainingSpec,
@@ -59,42 +58,93 @@ def training_chunk_size(net: MLP, inputs: int) -> int:
     return max(1, _CHUNK_CELLS // (inputs * sum(net.widths[1:])))
 
 
-def train_chunk(
-    spec: TrainingSpec, draws: int, rng: np.random.Generator, batches: np.random.Generator, tick: Callable[[], object]
-) -> dict[str, FloatArray]:
-    """``draws`` networks trained: loss (draws, records), output and probe_output (.., inputs, n_d), K (.., p, p)."""
-    networks = Networks(spec.net, spec.inputs, draws, rng)
-    probed = None if spec.probes_training_inputs else spec.probed
-    records: list[dict[str, FloatArray]] = []
-    start: FloatArray = np.zeros(())
-    step = 0
-    try:
-        with np.errstate(all="ignore"):  # overflow is seen in the outputs
-            for step, rows in zip(range(spec.steps + 1), _batches(spec, draws, batches), strict=False):
-                recorded, last = step in spec.record, step == spec.steps
-                fed = None if recorded else rows
-                forward = networks.forward(fed)
-                output = _finite(forward.output)
-                if spec.centred:
-                    start = start if step else output  # step 0 is recorded: these are the outputs at all inputs
-                    output = output - pick(start, fed)
-                cotangents = _recorded(spec, output, rows, last=last) if recorded else _unrecorded(spec, output, rows)
-                backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
-                if recorded:
-                    K = _finite(networks.kernel(forward, backward, probed, spec.outputs))
-                    records.append(_record(spec, output, K))
-                if not last:
-                    networks.step(forward, backward, cotangents.weights, spec.lr, spec.momentum)
-                tick()
-    except (NotFiniteError, np.linalg.LinAlgError):
-        if not records:
-            raise _overflow(spec.inputs) from None
-        stable = 2 / float(np.linalg.eigvalsh(records[0]["K"])[..., -1].max())
-        raise FinwidthError(
-            f"training diverges: numbers overflow at step {step}. The learning rate {spec.lr:g} is too large for some "
-            f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {stable:.3g} at step 0"
-        ) from None
-    return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
+class MLPTraining(Sampler):
+    """Fully connected networks that are trained as a `TrainingSpec` says, from initialization to the last step."""
+
+    verb: ClassVar[str] = "training"
+    fewer: ClassVar[str] = "record fewer steps, probe fewer inputs, or take a narrower network"
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self.spec, self.parts = spec, spec.steps + 1
+        records, p = len(spec.record), spec.probed.size
+        self.shapes = {
+            "loss": (records,),
+            "output": (records, spec.m, spec.outputs),
+            "probe_output": (records, len(spec.inputs) - spec.m, spec.outputs),
+            "K": (records, p, p),
+        }
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why this network is not trained; none if it is."""
+        return not_gaussian(net)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by network and inputs only."""
+        return training_chunk_size(self.spec.net, len(self.spec.inputs))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return draws * training_bytes(self.spec)
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return training_seconds(self.spec)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the result for each draw, with the copies from which its observables are read off."""
+        return result_bytes(self.spec)
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        left, right, _ = self.spec.vectors
+        vectors = f"{amount(left)} left and {amount(right)} right vectors"
+        return f"training {amount(draws)} draw{'s' * (draws > 1)}, whose matrices meet {vectors},"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """A chunk trained: loss (draws, records), output and probe_output (.., inputs, n_d), K (.., p, p)."""
+        spec = self.spec
+        batches = _batches(spec, chunk.draws, chunk.stream(_BATCHES))
+        networks = Networks(spec.net, spec.inputs, chunk.draws, chunk.stream())
+        probed = None if spec.probes_training_inputs else spec.probed
+        records: list[dict[str, FloatArray]] = []
+        start: FloatArray = np.zeros(())
+        step = 0
+        try:
+            with np.errstate(all="ignore"):  # overflow is seen in the outputs
+                for step, rows in zip(range(spec.steps + 1), batches, strict=False):
+                    recorded, last = step in spec.record, step == spec.steps
+                    fed = None if recorded else rows
+                    forward = networks.forward(fed)
+                    output = _finite(forward.output)
+                    if spec.centred:
+                        start = start if step else output  # step 0 is recorded: these are the outputs at all inputs
+                        output = output - pick(start, fed)
+                    if recorded:
+                        cotangents = _recorded(spec, output, rows, last=last)
+                    else:
+                        cotangents = _unrecorded(spec, output, rows)
+                    backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
+                    if recorded:
+                        K = _finite(networks.kernel(forward, backward, probed, spec.outputs))
+                        records.append(_record(spec, output, K))
+                    if not last:
+                        networks.step(forward, backward, cotangents.weights, spec.lr, spec.momentum)
+                    chunk.tick(chunk.draws)
+        except (NotFiniteError, np.linalg.LinAlgError):
+            raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.inputs)) from None
+        return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
+
+
+SAMPLERS: dict[type, type[MLPTraining]] = {MLP: MLPTraining}
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `train` does not train this network; none if it does."""
+    return unsupported_by(SAMPLERS, net)
 
 
 def _batches(spec: TrainingSpec, draws: int, rng: np.random.Generator) -> Iterator[RowIndex]:
@@ -123,6 +173,15 @@ def _overflow(inputs: FloatArray) -> FinwidthError:
     return FinwidthError(
         f"the kernel at initialization overflows a double: the largest number among the inputs is {largest.max():.3g} "
         f"(input {largest.argmax()}); rescale the inputs, the targets or the gains"
+    )
+
+
+def _diverges(spec: TrainingSpec, step: int, K: FloatArray) -> FinwidthError:
+    """At a step, from kernels K at step 0."""
+    stable = 2 / float(np.linalg.eigvalsh(K)[..., -1].max())
+    return FinwidthError(
+        f"training diverges: numbers overflow at step {step}. The learning rate {spec.lr:g} is too large for some "
+        f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {stable:.3g} at step 0"
     )
 
 
@@ -254,52 +313,12 @@ def train(  # noqa: PLR0917
     spec = training_spec(
         net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record, centred=centred
     )
-    draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
-    size = training_chunk_size(net, len(spec.inputs))
-    _check_size(spec, draws, min(draws, size), memory)
-    with stage("training", draws * (spec.steps + 1), tell) as told:
-        columns = _train_chunks(spec, draws, size, seed, told)
-    return _dataset(spec, columns, seed)
-
-
-def _check_size(spec: TrainingSpec, draws: int, at_once: int, memory: float | str | None) -> None:
-    """Raise FinwidthError if all draws need more than there is, or those made at once more than the user gives."""
-    needed, result = training_bytes(spec) * at_once, result_bytes(spec) * draws
-    left, right, _ = spec.vectors
-    what = (
-        f"training {amount(at_once)} draw{'s' * (at_once > 1)} at once, whose matrices meet {amount(left)} left and "
-        f"{amount(right)} right vectors,"
-    )
-    change = "record fewer steps, probe fewer inputs, or take a narrower network"
-    afford(needed, what, change + ", or give more memory", memory)
-    afford(needed + result, f"{what} and keeping {amount(draws)}", change + " or fewer draws")
-    check_time(draws, training_seconds(spec), f"training {amount(draws)} draws", "ask for fewer draws or steps")
-
-
-def _train_chunks(
-    spec: TrainingSpec, draws: int, size: int, seed: int, told: Callable[[int], None]
-) -> dict[str, FloatArray]:
-    """All draws, chunk by chunk; ``told`` hears of each step of each draw."""
-    lead, p = (draws, len(spec.record)), spec.probed.size
-    columns = {
-        "loss": np.empty(lead),
-        "output": np.empty((*lead, spec.m, spec.outputs)),
-        "probe_output": np.empty((*lead, len(spec.inputs) - spec.m, spec.outputs)),
-        "K": np.empty((*lead, p, p)),
-    }
-    done = 0
-
-    def tick(by: int) -> None:
-        nonlocal done
-        done += by
-        told(done)
-
-    for chunk, first in enumerate(range(0, draws, size)):
-        some = min(size, draws - first)
-        piece = train_chunk(spec, some, stream(seed, chunk), stream(seed, chunk, _BATCHES), partial(tick, some))
-        for name, column in columns.items():
-            column[first : first + some] = piece[name]
-    return columns
+    sampler, draws = algorithm(SAMPLERS, net)(spec), count("draws", draws)
+    if memory is not None:
+        at_once = min(draws, sampler.chunk_size)
+        afford(sampler.memory(at_once), sampler.task(at_once), f"{sampler.fewer}, or give more memory", memory)
+    columns = collect(sampler, draws, seed, threads=1, progress=progress)
+    return _dataset(spec, columns, check_seed(seed))
 
 
 def _dataset(spec: TrainingSpec, columns: dict[str, FloatArray], seed: int) -> xr.Dataset:
@@ -351,7 +370,7 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     inputs, seed = check_inputs(net, X), check_seed(seed)
     targets = np.broadcast_to(0.0, (len(inputs), net.widths[-1]))
     spec = training_spec(net, inputs, targets, 1, 1.0, momentum=momentum)
-    _check_size(spec, 1, 1, None)
+    check_sizes(MLPTraining(spec), 1, 1)
     pilots = max(1, min(16, 10**5 // max(net.widths)))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):

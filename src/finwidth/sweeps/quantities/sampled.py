@@ -13,11 +13,11 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.quantities import DRAWN, Estimate
-from finwidth.sampling.kernel_matrix import gram
-from finwidth.sampling.one_input import norm_chain as diagonal
-from finwidth.sampling.random.streams import stream
-from finwidth.sampling.random.variates import Variates
+from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
+from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
+from finwidth.sampling.sampler import Chunk
 from finwidth.sweeps.quantities.base import Kind, Settings, Variable, Vectors, first_of
 from finwidth.sweeps.quantities.records import STATISTICS, accumulate, record
 from finwidth.sweeps.quantities.stopping import wanted_draws
@@ -127,7 +127,7 @@ class Sampled(Drawn):
 
     def check(self, net: MLP, settings: Settings) -> None:
         """Refuse networks that the chain does not draw."""
-        diagonal.check_network(net)
+        check_supported("finwidth.sample", net)
 
     def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Moments and statistics."""
@@ -156,7 +156,7 @@ class Sampled(Drawn):
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
         """Some tens of nanoseconds a layer and draw."""
-        return 1e6 * diagonal.SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
+        return 1e6 * SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
 
 
 def _sampled(
@@ -165,20 +165,18 @@ def _sampled(
     """The record of one cell, shape (moments, statistics)."""
     net, table = cell.network(settings.network), settings.table
     exact = exact_values(moments(net, x))
-    norm, exponent = diagonal.squared_norm(net, x)
+    sampler = one_input_sampler(net, x)
 
     def estimates(stage: str, draws: int, previous: FloatArray | None = None) -> tuple[dict[str, Estimate], FloatArray]:
-        size = diagonal.chunk_size(net)
-        chain = diagonal.make_chain(net, min(size, draws), exponent)
         seed = cell_seed(settings.seed, cell, "sampled", stage)
 
         def piece(number: int, count: int) -> list[FloatArray]:
             pause()
-            drawn = chain.draw(norm, Variates(stream(seed, number)), count)
+            drawn = sampler.draw(Chunk(seed, number, count))
             with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
                 return [value(drawn) for value in DRAWN.values()]
 
-        totals, states = accumulate(piece, len(DRAWN), size, draws, previous)
+        totals, states = accumulate(piece, len(DRAWN), sampler.chunk_size, draws, previous)
         return {name: total.estimate(exact[name]) for name, total in zip(DRAWN, totals, strict=True)}, states
 
     if "draws" in table:
@@ -247,9 +245,7 @@ class Gram(SeveralInputs):
         }
         if "targets" in table:
             count = len(found["inputs"])
-            targets = checked(
-                document, "gram.targets", table["targets"], lambda given: gram.check_targets(given, count)
-            )
+            targets = checked(document, "gram.targets", table["targets"], lambda given: check_targets(given, count))
             found["targets"] = targets.tolist()
         return found
 
@@ -259,7 +255,7 @@ class Gram(SeveralInputs):
 
     def check(self, net: MLP, settings: Settings) -> None:
         """Refuse networks that cannot be drawn."""
-        gram.check_network(net)
+        check_supported("finwidth.sample_gram", net)
         if "targets" in settings.table:
             net.activation.second_derivative(np.zeros(1))
 
@@ -280,22 +276,23 @@ class Gram(SeveralInputs):
         """`finwidth.sample_gram` with the cell's seed makes the same draws."""
         net, table = cell.network(settings.network), settings.table
         seed = cell_seed(settings.seed, cell, "gram", "draws")
-        targets = np.array(table["targets"]) if "targets" in table else None
+        sampler = kernel_matrix_sampler(net, X, table.get("targets"))
 
         def piece(number: int, count: int) -> list[FloatArray]:
             pause()
             try:
-                drawn = gram.draw(net, X, count, stream(seed, number), targets)
+                drawn = sampler.draw(Chunk(seed, number, count))
+                sampler.check(drawn)
             except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
                 return [np.full(count, np.inf)] * entries
             with np.errstate(over="ignore"):
                 moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
-            if targets is not None:
+            if "dK" in drawn:
                 moments.append(drawn["dK"])
             return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]
 
-        entries = (len(_GRAM_MOMENTS) + (targets is not None)) * len(X) ** 2
-        totals, states = accumulate(piece, entries, gram.chunk_size(net, len(X)), table["draws"], previous)
+        entries = len(self.dims(table)["gram_moment"]) * len(X) ** 2
+        totals, states = accumulate(piece, entries, sampler.chunk_size, table["draws"], previous)
         return record([total.estimate() for total in totals], states, table["draws"])
 
     def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
@@ -305,5 +302,6 @@ class Gram(SeveralInputs):
     def memory(self, cell: Cell, settings: Settings) -> int:
         """Of the draws made at once."""
         net, table = cell.network(settings.network), settings.table
-        m, targets = len(table["inputs"]), "targets" in table
-        return min(int(table["draws"]), gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)
+        X = np.ones((len(table["inputs"]), cell.n_0))
+        sampler = kernel_matrix_sampler(net, X, table.get("targets"))
+        return sampler.memory(min(int(table["draws"]), sampler.chunk_size))
