@@ -272,7 +272,7 @@ def test_the_first_step_is_that_of_sample_gram() -> None:
     """At step 0 the kernel has sample_gram's law; a tiny step changes it by lr times its dK, and the outputs too."""
     net, targets, lr, draws = MLP([3, 9, 12, 1], activation="gelu"), [1.0, -0.5, 0.3], 1e-6, 160_000
     run = train(net, MORE, targets, steps=1, lr=lr, draws=draws, seed=1)
-    gram = sample_gram(net, MORE, draws, seed=2, targets=targets)
+    gram = sample_gram(net, MORE, draws, seed=2, y=targets)
     K, dK = run.K.to_numpy(), (run.K.diff("step") / lr).to_numpy()[:, 0]
     for a, b in ((0, 0), (0, 1), (1, 2)):
         assert same_law(K[:, 0, a, b], gram.K.to_numpy()[:, a, b])
