@@ -15,7 +15,7 @@ import finwidth
 from dense_training import dense_training
 from finwidth import MLP, FinwidthError, sample_gram, train
 from finwidth.empirical.reference.brute_force import draw_networks
-from finwidth.sampling.lazy_matrix import gaussian as revealed
+from finwidth.sampling.lazy_matrix import gaussian
 from finwidth.sampling.lazy_matrix.combination import Combination
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
 from finwidth.sampling.training.networks import Networks
@@ -109,7 +109,7 @@ WHOLE = ["relu", "gelu, mini-batches, momentum, random biases"]
 def test_training_has_the_law_of_networks_that_hold_their_weights(
     name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every product conditioned on all earlier ones to the last step, and with matrices completed on the way."""
+    """With every product conditioned on all earlier ones to the last step, and with matrices materialized on the way."""
     if not whole:
         monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
@@ -192,7 +192,7 @@ def test_uncentred_training_is_rejected() -> None:
 
 def forget(side: str) -> Callable[..., Array]:
     """Meet vectors as if none were known on the other side: `right` forgets the left, `left` the right."""
-    meet, nothing = DeferredGaussianMatrix._meet, revealed._Side()
+    meet, nothing = DeferredGaussianMatrix._meet, gaussian._Side()
 
     def forgetful(W: DeferredGaussianMatrix[Any], X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
         forgotten = met is (W._right if side == "right" else W._left)
