@@ -18,11 +18,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
+from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, Layer
 from finwidth.sampling.random.device import DeviceGenerator, as_array
 from finwidth.sampling.random.normals import BLOCK, Normals
@@ -167,7 +169,7 @@ def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power:
 
     They are 0 for a row of zeros, and where the largest entry's square is safe; None where all are 0.
     """
-    sizes: Any = 0.0
+    sizes: Array = 0.0
     for block in rows:
         largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
         sizes = np.maximum(sizes, _in_numpy(largest)[..., None])
@@ -182,12 +184,12 @@ def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power:
     return as_array(rng, powers, "float64") if isinstance(rng, DeviceGenerator) else powers
 
 
-def _in_numpy(array: Array) -> Any:
+def _in_numpy(array: Array) -> FloatArray:
     """The array as one of NumPy's."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
-def _floor_log2(values: Any) -> Any:
+def _floor_log2(values: FloatArray) -> npt.NDArray[np.int64]:
     """The largest powers of two that are no larger, as whole numbers."""
     return np.frexp(values)[1].astype(np.int64) - 1
 

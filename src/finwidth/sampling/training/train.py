@@ -102,7 +102,8 @@ class MLPTraining(Sampler):
         """The work in words."""
         left, right, _ = self.spec.vectors
         vectors = f"{amount(left)} left and {amount(right)} right vectors"
-        return f"training {amount(draws)} draw{'s' * (draws > 1)}, whose matrices meet {vectors},"
+        at_once = " at once" * (draws <= self.chunk_size)
+        return f"training {amount(draws)} draw{'s' * (draws > 1)}{at_once}, whose matrices meet {vectors},"
 
     def draw(self, chunk: Chunk) -> Columns:
         """A chunk trained: loss (draws, records), output and probe_output (.., inputs, n_d), K (.., p, p)."""
