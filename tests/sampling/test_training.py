@@ -109,7 +109,7 @@ WHOLE = ["relu", "gelu, mini-batches, momentum, random biases"]
 def test_training_has_the_law_of_networks_that_hold_their_weights(
     name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every product conditioned on all earlier ones to the last step, and with matrices materialized on the way."""
+    """With every product conditioned on all earlier ones to the last step, or with matrices materialized on the way."""
     if not whole:
         monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
