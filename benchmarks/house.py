@@ -96,7 +96,7 @@ def _plain() -> dict[str, Call]:
         "moments": lambda: finwidth.moments(net, X[0]),
         "sample": lambda: finwidth.sample(net, X[0], draws=100),
         "sample_gram": lambda: finwidth.sample_gram(tanh, X, draws=10),
-        "sample_gram(targets=)": lambda: finwidth.sample_gram(tanh, X, draws=10, targets=Y),
+        "sample_gram(y=)": lambda: finwidth.sample_gram(tanh, X, draws=10, y=Y),
         "train": lambda: finwidth.train(net, X, Y, steps=3, lr=0.01, draws=4),
         "compare(net)": lambda: finwidth.compare(net, X[0], draws=1000, networks=100),
         "report": lambda: report(net, X[0], draws=1000),

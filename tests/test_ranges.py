@@ -116,7 +116,7 @@ def test_first_change_beside_tiny_inputs(activation: str, bias: str) -> None:
 
     def dK(power: int) -> Any:
         given = np.ldexp(X, np.array([[0], [power], [0]]))
-        return finwidth.sample_gram(net, given, 100, seed=1, targets=[1, -1, 0.5]).dK.to_numpy()
+        return finwidth.sample_gram(net, given, 100, seed=1, y=[1, -1, 0.5]).dK.to_numpy()
 
     one, other = dK(-400), dK(-500)
     assert np.isfinite(other).all()
@@ -133,7 +133,7 @@ def test_first_change_does_not_jump_where_units_begin() -> None:
 
     def largest(power: int) -> float:
         given = np.ldexp(X, np.array([[0], [power], [0]]))
-        dK = finwidth.sample_gram(net, given, 300, seed=1, targets=[1, -1, 0.5]).dK.to_numpy()
+        dK = finwidth.sample_gram(net, given, 300, seed=1, y=[1, -1, 0.5]).dK.to_numpy()
         return float(np.abs(dK[:, 0, 0]).max())
 
     sizes = [largest(power) for power in (-20, -60, -100, -300, -500)]
@@ -188,7 +188,7 @@ def test_what_overflows_is_told(name: str, size: float) -> None:
     calls: list[Callable[[], object]] = [
         lambda: finwidth.sample(net, x, 100),
         lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100),
-        lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100, targets=[1, 2]),
+        lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100, y=[1, 2]),
         lambda: finwidth.train(net, [x, [1.0, 1.0]], [1.0, 2.0], 2, 0.01, 3),
         lambda: finwidth.infinite_width_gram(net, [x, [1.0, 1.0]]),
         lambda: finwidth.infinite_width(net, x),

@@ -197,7 +197,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "sample_gram draws": lambda: finwidth.sample_gram(NET, np.eye(3), HUGE),
     "sample_gram inputs": lambda: finwidth.sample_gram(NET, MANY, 1),
     "sample_gram width": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1),
-    "sample_gram targets": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1, targets=[1, 2, 3]),
+    "sample_gram targets": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1, y=[1, 2, 3]),
     "train width": lambda: finwidth.train(WIDE, np.eye(3), [1, 2, 3], 2, 0.1, 1),
     "train width, no neuron of a float": lambda: finwidth.train(MLP([3, 10**400, 1]), np.eye(3), [1, 2, 3], 2, 0.1, 1),
     "train draws": lambda: finwidth.train(NET, np.eye(3), [1, 2, 3], 2, 0.1, HUGE),
@@ -288,7 +288,7 @@ SLOW_PEAKS: dict[str, tuple[str, int, int]] = {
     "sample_gram, draws": ("finwidth.sample_gram(MLP([3, *[8] * 3, 1]), np.eye(3), %d, threads=1)", 10, 10**6),
     "sample_gram, inputs": (f"finwidth.sample_gram(MLP([3, *[300] * 3, 1]), {RNG}, 2, threads=1)", 10, 1500),
     "sample_gram, targets": (
-        "finwidth.sample_gram(MLP([3, *[%d] * 3, 1]), np.eye(3), 2, threads=1, targets=[1, 2, 3])", 100, 5 * 10**5,
+        "finwidth.sample_gram(MLP([3, *[%d] * 3, 1]), np.eye(3), 2, threads=1, y=[1, 2, 3])", 100, 5 * 10**5,
     ),
     "train, result": (
         "finwidth.train(MLP([3, 20, 1]), np.random.default_rng(0).normal(size=(100, 3)), np.ones(100), %d, 1e-5, 5)",

@@ -21,6 +21,6 @@ def double() -> Iterator[None]:
 
 
 @pytest.fixture
-def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No matrix is ever completed."""
+def never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is ever materialized."""
     monkeypatch.setattr(SharedMatrix, "materialize_if_smaller", lambda self, coming=0: None)

@@ -24,9 +24,7 @@ class Trained:
         self.initial, self.weights, self.velocity = initial, Combination(initial, scale=1.0), Combination(initial)
 
     def step(self, j: Array, a: Array, momentum: float) -> None:
-        gradient = Combination(self.initial, core=j.swapaxes(1, 2) @ a)
-        sgd_step(self.weights, self.velocity, gradient, 0.01, momentum)
-        del gradient
+        sgd_step(self.weights, self.velocity, j.swapaxes(1, 2) @ a, 0.01, momentum)
         self.initial.materialize_if_smaller()
 
 

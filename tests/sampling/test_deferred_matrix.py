@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth.sampling.lazy_matrix import gaussian as revealed
+from finwidth.sampling.lazy_matrix import gaussian
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix, matrix_bytes
 from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace
 from finwidth.sampling.random.streams import stream
@@ -29,7 +29,7 @@ def generator(kind: str, seed: int = 0) -> Any:
 
 
 @pytest.fixture
-def never_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
 
 
@@ -77,7 +77,7 @@ def worst(V: list[Array], WV: list[Array], U: list[Array], WU: list[Array]) -> f
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize(("dtype", "error", "least"), [("float64", 1e-12, 60), ("float32", 1e-5, 40)])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_answers_agree_with_each_other(kind: str, dtype: str, error: float, least: int) -> None:
     W = DeferredGaussianMatrix(150, 120, generator(kind), dtype=dtype, deviation=2.0)
     met = meet_all(W, 12, np.random.default_rng(1))
@@ -109,7 +109,7 @@ def disagreement(W: DeferredGaussianMatrix[Any], v: Array, u: Array, wv: Array, 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("shape", [(100, 100), (1000, 3000), (10**4, 10**4), (10**6, 10**5)])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_answers_agree_within_the_bound_at_any_length(shape: tuple[int, int], dtype: str) -> None:
     W, rng = DeferredGaussianMatrix(*shape, stream(5, 0), dtype=dtype, deviation=0.7), np.random.default_rng(3)
     right = [make(shape[1], rng) for make in list(VECTORS.values())[: 5 if max(shape) < 10**6 else 2]]
@@ -130,7 +130,7 @@ def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) 
     rng, generated = np.random.default_rng(4), generator(kind)
     rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
     given = as_array(generated, np.stack([rows, rows[::-1]]), dtype)
-    found = np.asarray(revealed.inner_products(given, given, generator_namespace(generated)), np.float64)
+    found = np.asarray(gaussian.inner_products(given, given, generator_namespace(generated)), np.float64)
     products = rows.astype(np.float64)[:, None] * rows
     exact = np.array([[math.fsum(each) for each in row] for row in products])
     terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings
@@ -146,7 +146,7 @@ def test_a_single_sum_rounds_as_a_long_one() -> None:
     assert abs(one_after_the_other - exact) > (1024 + 1000) * np.finfo(np.float32).eps / 2 * exact
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() -> None:
     W, rng = DeferredGaussianMatrix(40, 30, stream(1, 0)), np.random.default_rng(2)
     met = meet_all(W, 20, rng)
@@ -159,7 +159,7 @@ def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() ->
     assert W.known == (40, 30)
 
 
-def test_completion_keeps_every_answer() -> None:
+def test_materialization_keeps_every_answer() -> None:
     W, rng = DeferredGaussianMatrix(40, 30, stream(1, 0), deviation=0.3), np.random.default_rng(2)
     met = meet_all(W, 8, rng)
     assert W.materialized
@@ -213,7 +213,7 @@ def iterates_of(W: DeferredGaussianMatrix[Any]) -> Array:
     return iterate(lambda v: W @ v, lambda u: W.T @ u, DRAWS)
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_adaptive_products_have_the_law_of_drawn_matrices() -> None:
     matrices = dense(DRAWS)
     theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
@@ -223,12 +223,12 @@ def test_adaptive_products_have_the_law_of_drawn_matrices() -> None:
         assert same_law(ours[:, column].round(9), theirs[:, column].round(9)), column
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_a_matrix_that_forgets_its_left_side_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = dense(DRAWS)
     theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
     meet = DeferredGaussianMatrix._meet
-    nothing = revealed._Side()
+    nothing = gaussian._Side()
     monkeypatch.setattr(
         DeferredGaussianMatrix,
         "_meet",
@@ -241,7 +241,7 @@ def test_a_matrix_that_forgets_its_left_side_is_rejected(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("finish", ["columns", "rows", "complete"])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -> None:
     W: DeferredGaussianMatrix[Any] = DeferredGaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
     v = W.T @ np.tanh(W @ np.array([1.0, 1.0, 0.0, -1.0]))[..., None]
@@ -288,7 +288,7 @@ def test_memory_is_as_promised_and_a_budget_is_kept() -> None:
     assert poor.known[0] > 2 * m
 
 
-def test_memory_of_a_completed_matrix_is_as_promised() -> None:
+def test_memory_of_a_materialized_matrix_is_as_promised() -> None:
     n = 600
     W, rng = DeferredGaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
     vectors = [rng.standard_normal((n, 20)) for _ in range(40)]
@@ -308,7 +308,7 @@ def test_a_seed_fixes_the_numbers() -> None:
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     block = rng.standard_normal((70, 4))
@@ -341,7 +341,7 @@ def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: py
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_thousands_of_vectors() -> None:
     n, rng = 2500, np.random.default_rng(0)
     W = DeferredGaussianMatrix(n, n, stream(0, 0))

@@ -256,7 +256,7 @@ def test_duplicate_collinear_and_zero_inputs() -> None:
 
 def test_duplicates_move_as_one() -> None:
     """Twice the same input: the same dK between any two of its copies, and twice the step of one copy."""
-    twice = sample_gram(MLP([2, 6, 5, 1], activation="gelu"), X[[0, 0, 1]], 200, seed=1, targets=[1, 1, 0]).dK
+    twice = sample_gram(MLP([2, 6, 5, 1], activation="gelu"), X[[0, 0, 1]], 200, seed=1, y=[1, 1, 0]).dK
     dK = twice.to_numpy()
     scale = np.abs(dK).max(axis=(1, 2))
     for a, b in ((0, 1), (1, 0), (1, 1)):
@@ -279,11 +279,11 @@ def test_memory_is_what_was_promised() -> None:
 
 def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
     net = MLP([2, 300, 300, 1])
-    one = sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=1)
-    assert one.identical(sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=3))
+    one = sample_gram(net, X, 3000, seed=1, y=TARGETS, threads=1)
+    assert one.identical(sample_gram(net, X, 3000, seed=1, y=TARGETS, threads=3))
     size = kernel_matrix_sampler(net, X).chunk_size
     assert size < 1500  # several chunks
-    few = sample_gram(net, X, 2 * size, seed=1, targets=TARGETS)
+    few = sample_gram(net, X, 2 * size, seed=1, y=TARGETS)
     assert few.K.equals(one.K[: few.sizes["draw"]])
 
 
@@ -338,11 +338,11 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
         (lambda: sample_gram(MLP([2, 3, 1]), [[1, math.nan]], 1), "input 0 holds nan at place 1"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 0), "draws is 0"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2]), "3 finite numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2, math.nan]), "3 finite numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets="abc"), "not an array of numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1e200, 1, 1e308]), "the targets or the gains"),
-        (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, targets=TARGETS), "d2phi="),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1, 2]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1, 2, math.nan]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y="abc"), "not an array of numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1e200, 1, 1e308]), "the targets or the gains"),
+        (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, y=TARGETS), "d2phi="),
         pytest.param(
             lambda: sample_gram(MLP([2, 3, 1]), X, 1, device="nowhere"),
             "device='nowhere' cannot be used",
@@ -361,7 +361,7 @@ def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize("m", [1, 2, 3, 8])
 def test_draws_are_symmetric_to_the_last_bit(m: int) -> None:
     inputs = np.random.default_rng(1).normal(size=(m, 4))
-    drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, targets=np.ones(m))
+    drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, y=np.ones(m))
     for name in ("K_w", "K_b", "K", "dK"):
         assert np.array_equal(drawn[name], drawn[name].transpose("draw", "input_", "input")), name
 
@@ -371,7 +371,7 @@ def test_an_activation_may_return_its_argument() -> None:
 
     def drawn(dphi: Callable[[FloatArray], FloatArray]) -> Any:
         square = SmoothActivation("square", lambda y: y * y / 2, dphi, d2phi=np.ones_like)
-        return sample_gram(MLP([2, 5, 4, 1], activation=square), X, 50, seed=3, targets=TARGETS)
+        return sample_gram(MLP([2, 5, 4, 1], activation=square), X, 50, seed=3, y=TARGETS)
 
     itself, another = drawn(lambda y: y), drawn(lambda y: y.copy())
     for name in ("output", "K", "dK"):
@@ -445,14 +445,14 @@ def test_first_move_of_one_hidden_layer_is_the_closed_form(
     q, weights = float(hidden.weight_variance) * 4 * size, float(hidden.weight_multiplier) * 4 * size
     trained, rho = float(hidden.bias_multiplier), float(last.weight_multiplier) * n
     mean, variance = first_move(activation, q, weights + trained, rho, n=n)
-    found = sample_gram(net, x, draws, seed=11, targets=[0.0]).dK.to_numpy().ravel()
+    found = sample_gram(net, x, draws, seed=11, y=[0.0]).dK.to_numpy().ravel()
     assert same_mean(found, mean / n, variance)
     assert not same_mean(found, first_move(activation, q, weights + 1 - trained, rho)[0] / n, variance)
 
 
 def test_the_mean_of_the_first_move_does_not_depend_on_the_target() -> None:
     net, x = MLP([4, 16, 1], activation="tanh", bias="none"), np.full((1, 4), math.sqrt(0.2))
-    found = sample_gram(net, x, 100_000, seed=12, targets=[0.7]).dK.to_numpy().ravel()
+    found = sample_gram(net, x, 100_000, seed=12, y=[0.7]).dK.to_numpy().ravel()
     assert abs(found.mean() - first_move("tanh", 0.2, 0.2)[0] / 16) < 6 * found.std() / len(found) ** 0.5
 
 
@@ -488,7 +488,7 @@ def test_sign_of_the_first_move_of_deeper_networks(
     activation: str, depth: int, bias: str, size: float, sign: int
 ) -> None:
     net = MLP([4, *[32] * (depth - 1), 1], activation=activation, bias=bias)
-    found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10_000, seed=13, targets=[0.0]).dK.to_numpy()
+    found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10_000, seed=13, y=[0.0]).dK.to_numpy()
     assert sign * found.mean() > 10 * found.std() / 100
 
 
@@ -497,7 +497,7 @@ def test_where_the_sign_turns_with_two_hidden_layers() -> None:
     """tanh without biases, n = 128: 0 between |x|^2/n_0 of 0.345 and 0.36."""
     for size, sign in ((0.345, -1), (0.36, 1)):
         net = MLP([4, 128, 128, 1], activation="tanh", bias="none")
-        found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10**6, seed=14, targets=[0.0]).dK.to_numpy()
+        found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10**6, seed=14, y=[0.0]).dK.to_numpy()
         mean, error = 128 * found.mean(), 0.128 * found.std()
         print(f"|x|^2/n_0 = {size}: n E[dK] = {mean:.5f} +- {error:.5f}")
         assert sign * mean > 6 * error

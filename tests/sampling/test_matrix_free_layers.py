@@ -66,20 +66,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("completed", [True, False], ids=["completed", "revealed"])
+@pytest.mark.parametrize("materialized", [True, False], ids=["materialized", "deferred"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_training_is_that_of_the_matrix_revealed(
-    kind: Any, completed: bool, options: dict[str, Any], request: pytest.FixtureRequest
+    kind: Any, materialized: bool, options: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     """20 steps, then the initial matrices are read off, and torch's own layers repeat them from there."""
-    if not completed:
-        request.getfixturevalue("revealed")
+    if not materialized:
+        request.getfixturevalue("never_materialized")
     torch.manual_seed(0)
     layers, width = InLaw(), 40
     module, X = kind(layers, functional.gelu, width), inputs_for(kind, 3)
     outputs, slope = trained(module, X, 20, **options)
     hidden = module.two if kind is ConvNet else module.down
-    assert hidden.weight.combination.matrix.materialized == completed
+    assert hidden.weight.combination.matrix.materialized == materialized
     usual_outputs, usual_slope = trained(twin(module, layers, functional.gelu, width), X, 20, **options)
     assert (outputs[-1] - outputs[0]).abs().max() > 0.1
     assert torch.allclose(outputs, usual_outputs, rtol=0, atol=1e-9)
@@ -88,7 +88,7 @@ def test_training_is_that_of_the_matrix_revealed(
     assert initial.square().mean() == pytest.approx(gain / initial.shape[1], rel=6 * (2 / initial.numel()) ** 0.5)
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("kind", MODULES)
 def test_kernel_is_that_of_the_matrix_revealed(kind: Any) -> None:
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ def test_same_law_as_networks_that_draw_their_weights(kind: Any, phi: str) -> No
         assert stats.same_law(in_law, drawn), name
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 def test_same_law_when_all_is_revealed_vector_by_vector() -> None:
     for name, in_law, drawn in samples(ResidualMLP, "gelu", 1500, STEPS):
         assert stats.same_law(in_law, drawn), name
@@ -117,7 +117,7 @@ def test_same_law_with_more_draws(kind: Any, phi: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("phi", PHI)
 @pytest.mark.parametrize("kind", MODULES)
 def test_same_law_with_more_draws_vector_by_vector(kind: Any, phi: str) -> None:
@@ -132,7 +132,7 @@ def forgetful(side: str) -> Any:
     return lambda self, X: self._meet(X, self._right, _Side(), self.shape)
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_layer_that_forgets_one_side_is_rejected(kind: Any, side: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import finwidth
 from dense_training import dense_training
 from finwidth import MLP, FinwidthError, sample_gram, train
 from finwidth.empirical.reference.brute_force import draw_networks
-from finwidth.sampling.lazy_matrix import gaussian as revealed
+from finwidth.sampling.lazy_matrix import gaussian
 from finwidth.sampling.lazy_matrix.combination import Combination
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
 from finwidth.sampling.training.networks import Networks
@@ -109,7 +109,7 @@ WHOLE = ["relu", "gelu, mini-batches, momentum, random biases"]
 def test_training_has_the_law_of_networks_that_hold_their_weights(
     name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every product conditioned on all earlier ones to the last step, and with matrices completed on the way."""
+    """With every product conditioned on all earlier ones to the last step, or with matrices materialized on the way."""
     if not whole:
         monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
@@ -192,7 +192,7 @@ def test_uncentred_training_is_rejected() -> None:
 
 def forget(side: str) -> Callable[..., Array]:
     """Meet vectors as if none were known on the other side: `right` forgets the left, `left` the right."""
-    meet, nothing = DeferredGaussianMatrix._meet, revealed._Side()
+    meet, nothing = DeferredGaussianMatrix._meet, gaussian._Side()
 
     def forgetful(W: DeferredGaussianMatrix[Any], X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
         forgotten = met is (W._right if side == "right" else W._left)
@@ -272,7 +272,7 @@ def test_the_first_step_is_that_of_sample_gram() -> None:
     """At step 0 the kernel has sample_gram's law; a tiny step changes it by lr times its dK, and the outputs too."""
     net, targets, lr, draws = MLP([3, 9, 12, 1], activation="gelu"), [1.0, -0.5, 0.3], 1e-6, 160_000
     run = train(net, MORE, targets, steps=1, lr=lr, draws=draws, seed=1)
-    gram = sample_gram(net, MORE, draws, seed=2, targets=targets)
+    gram = sample_gram(net, MORE, draws, seed=2, y=targets)
     K, dK = run.K.to_numpy(), (run.K.diff("step") / lr).to_numpy()[:, 0]
     for a, b in ((0, 0), (0, 1), (1, 2)):
         assert same_law(K[:, 0, a, b], gram.K.to_numpy()[:, a, b])
@@ -402,19 +402,25 @@ def test_duplicate_and_zero_inputs() -> None:
     assert not run.K[..., 2, :].any()
 
 
-def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
-    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
-    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": 6, "lr": 0.05}
-    promised = training_bytes(training_spec(net, **arguments, momentum=0.9))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("n", "steps"), [(30_000, 6), (500, 25)], ids=["deferred", "materialized"])
+def test_memory_is_as_promised(n: int, steps: int, momentum: float) -> None:
+    net, inputs = MLP([8, *[n] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
+    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": steps, "lr": 0.01}
+    promised = training_bytes(training_spec(net, **arguments, momentum=momentum))
     tracemalloc.start()
-    train(net, **arguments, momentum=0.9, draws=1)
+    train(net, **arguments, momentum=momentum, draws=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert promised / 2 < peak < promised
+
+
+def test_a_budget_is_refused_at_once() -> None:
+    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
     with pytest.raises(
-        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+ MiB, and memory is 10 MiB"
+        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to [\d.]+ MiB, and memory is 10 MiB"
     ):
-        train(net, **arguments, draws=1, memory="10MiB")
+        train(net, inputs, np.ones(4), 6, 0.05, draws=1, memory="10MiB")
 
 
 NET = MLP([3, 5, 1])

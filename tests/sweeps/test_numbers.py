@@ -191,7 +191,7 @@ def test_gram_estimates_are_those_of_sample_gram_with_the_seed_of_the_cell() -> 
     X = np.array([input_vector(name, 3, Path()) for name in ("ones", "random:2")])
     cell = Cell(3, "gaussian", "gelu", "ntk", "random:1", 5, 4)
     seed = cell_seed(0, cell, "gram", "draws")
-    drawn = finwidth.sample_gram(MLP([3, 4, 4, 4, 4, 1], activation="gelu"), X, 500, seed, targets=[1, -1])
+    drawn = finwidth.sample_gram(MLP([3, 4, 4, 4, 4, 1], activation="gelu"), X, 500, seed, y=[1, -1])
     here = found.sel(depth=5, width=4, activation="gelu")
     assert here.gram_mean.dims == ("gram_moment", "gram_input", "gram_input_")
     for name, values in (("K", drawn.K), ("K^2", drawn.K**2), ("dK", drawn.dK)):

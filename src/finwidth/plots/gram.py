@@ -38,7 +38,7 @@ def circle(points: int) -> tuple[FloatArray, FloatArray]:
 
 @styled
 def kernel_on_a_circle(
-    widths: Sequence[int], depth: int, *, networks: int = 6, points: int = 25, seed: int = 0, **network: Any
+    widths: Sequence[int], depth: int, *, draws: int = 6, points: int = 25, seed: int = 0, **network: Any
 ) -> Figure:
     """K between a point of a circle and the others, for a few networks of each width, and at infinite width.
 
@@ -46,7 +46,7 @@ def kernel_on_a_circle(
     ----------
     widths, depth
         Hidden widths, a panel each, and the number of weight layers.
-    networks, points, seed
+    draws, points, seed
         Lines of a panel, points of the circle (the middle one is at angle 0), and the seed of the draws.
     network
         Further arguments of `MLP`.
@@ -54,7 +54,7 @@ def kernel_on_a_circle(
     Examples
     --------
     >>> from finwidth.plots import kernel_on_a_circle
-    >>> figure = kernel_on_a_circle([8, 64], 3, networks=2, points=5)
+    >>> figure = kernel_on_a_circle([8, 64], 3, draws=2, points=5)
     """
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def kernel_on_a_circle(
         limit = infinite_width_gram(net, X)[points // 2]
         if not limit.any():
             raise FinwidthError("the kernel of these networks is zero: nothing of it is trained; give bias='trained'")
-        drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
+        drawn = sample_gram(net, X, draws, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
         panel.set(title=f"$n = {_power_of_ten(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])

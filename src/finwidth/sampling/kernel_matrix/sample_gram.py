@@ -151,7 +151,7 @@ def unsupported(net: MLP) -> list[str]:
 def kernel_matrix_sampler(
     net: MLP,
     X: npt.ArrayLike,
-    targets: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     device: str | torch.device | None = None,
 ) -> Sampler:
     """What draws a network at several inputs, with targets also the change; raises FinwidthError unless something does.
@@ -168,7 +168,7 @@ def kernel_matrix_sampler(
     """
     check_supported("finwidth.sample_gram", net)
     inputs = check_inputs(net, X)
-    wanted = None if targets is None else check_targets(targets, len(inputs))
+    wanted = None if y is None else check_targets(y, len(inputs))
     if wanted is not None:
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
     place = None if device is None else check_device(device)
@@ -197,7 +197,7 @@ def sample_gram(
     draws: int,
     seed: int = 0,
     *,
-    targets: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     threads: int | None = None,
     device: str | None = None,
     progress: Callable[[int], object] | None = None,
@@ -214,8 +214,8 @@ def sample_gram(
         How many independent networks to draw, at least 1.
     seed
         A whole number, 0 or more; it fixes every number, whatever the number of threads.
-    targets
-        Targets t_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
+    y
+        Targets y_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
     threads
         How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
     device
@@ -228,7 +228,7 @@ def sample_gram(
     xarray.Dataset
         ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); with targets also ``dK``,
         the change of every entry of K, per unit learning rate and to first order, under one SGD step on all the inputs
-        with the loss sum_a (N(x_a) - t_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
+        with the loss sum_a (N(x_a) - y_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
         Time O(depth n m^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers
         within an angle of 10^-5 of linear dependence are taken as dependent.
 
@@ -241,19 +241,19 @@ def sample_gram(
     --------
     >>> import numpy as np, finwidth
     >>> net = finwidth.MLP([2, *[10**4] * 3, 1], activation="gelu")
-    >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0, targets=[1, -1])
+    >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0, y=[1, -1])
     >>> draws.dK.dims, draws.dK.shape
     (('draw', 'input', 'input_'), (2, 2, 2))
     """
     import xarray as xr
 
-    sampler = kernel_matrix_sampler(net, X, targets, device)
+    sampler = kernel_matrix_sampler(net, X, y, device)
     columns = collect(sampler, draws, seed, threads=threads, progress=progress)
     inputs = check_inputs(net, X)
     method = "conditioned Gaussian layers" + ("" if device is None else f" on a torch device ({device})")
     provenance = attributes(net, method=method, seed=seed, inputs=inputs.ravel())
-    if targets is not None:
-        provenance["targets"] = check_targets(targets, len(inputs))
+    if y is not None:
+        provenance["targets"] = check_targets(y, len(inputs))
     meanings = KERNEL_DRAWS | {_UPDATE.name: _UPDATE}
     dims = ("draw", "input", "input_")
     return xr.Dataset(

@@ -148,7 +148,7 @@ class MatrixFreeLinear(_MatrixFreeLayer):
     they have with ``nn.Linear`` after ``nn.init.normal_(weight, std=(gain / in_features) ** 0.5)`` and a zero bias;
     the layer may be used several times in a forward pass. k vectors met on either side, inputs forward and output
     gradients backward, take 2 k (in_features + out_features) numbers, until the matrix itself would be no larger;
-    then it is completed. ``torch.manual_seed`` before the layer is made fixes its numbers.
+    then it is materialized. ``torch.manual_seed`` before the layer is made fixes its numbers.
 
     Parameters
     ----------

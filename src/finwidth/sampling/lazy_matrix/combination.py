@@ -133,7 +133,8 @@ class Combination(Generic[Array]):
         """M v for right vectors of these coordinates, as rows, (draws, m, rows)."""
         if self.matrix.materialized:
             return coordinates @ transpose(self.padded() if self.core is None else self.core)
-        initial = self.matrix.from_right(self.scale * coordinates)
+        initial = self.matrix.from_right(coordinates)
+        initial = initial if self.scale == 1 else self.scale * initial
         if self.core is None:
             return initial
         size = min(self.core.shape[2], coordinates.shape[2])
@@ -144,7 +145,8 @@ class Combination(Generic[Array]):
         """M^T u for left vectors of these coordinates, as rows, (draws, m, columns)."""
         if self.matrix.materialized:
             return coordinates @ (self.padded() if self.core is None else self.core)
-        initial = self.matrix.from_left(self.scale * coordinates)
+        initial = self.matrix.from_left(coordinates)
+        initial = initial if self.scale == 1 else self.scale * initial
         if self.core is None:
             return initial
         size = min(self.core.shape[1], coordinates.shape[2])
@@ -163,12 +165,15 @@ class Combination(Generic[Array]):
         if other.matrix is not self.matrix:
             raise FinwidthError("two matrix-free layers' weights cannot be added: they are different matrices")
         self.scale += factor * other.scale
-        if other.core is None:
-            return
-        _, left, right = other.core.shape
+        if other.core is not None:
+            self.add_core(other.core, factor)
+
+    def add_core(self, core: Array, factor: float = 1.0) -> None:
+        """Add a multiple of U^T core V, such as a gradient J^T A, whose core is made of the coordinates of J and A."""
+        _, left, right = core.shape
         if self.core is None or left > self.core.shape[1] or right > self.core.shape[2]:
             self.core = self.padded()
-        self.core[:, :left, :right] += factor * other.core
+        self.core[:, :left, :right] += factor * core
 
     def multiply(self, factor: float) -> None:
         """Multiply by a number."""
@@ -178,14 +183,12 @@ class Combination(Generic[Array]):
 
 
 def sgd_step(
-    weights: Combination[Array],
-    velocity: Combination[Array],
-    gradient: Combination[Array],
-    lr: float,
-    momentum: float,
+    weights: Combination[Array], velocity: Combination[Array], gradient: Array, lr: float, momentum: float
 ) -> None:
-    """One step of torch.optim.SGD: v <- momentum v + g, W <- W - lr v; without momentum the velocity stays 0."""
+    """torch.optim.SGD along g = U^T gradient V: v <- momentum v + g, W <- W - lr v; without momentum v stays 0."""
     if momentum:
         velocity.multiply(momentum)
-        velocity.add(gradient)
-    weights.add(velocity if momentum else gradient, -lr)
+        velocity.add_core(gradient)
+        weights.add(velocity, -lr)
+    else:
+        weights.add_core(gradient, -lr)

@@ -135,7 +135,7 @@ class Networks:
             weighted = weights[:, :, None] * backward.coordinates[i]
             gradient = transpose(weighted) @ pick(forward.coordinates[i], backward.rows)
             rate = lr * float(each.layer.weight_multiplier)
-            sgd_step(each.weights, each.velocity, Combination(each.initial, core=gradient), rate, momentum)
+            sgd_step(each.weights, each.velocity, gradient, rate, momentum)
             each.initial.materialize_if_smaller()
             if each.layer.bias_multiplier:
                 slope = weights[:, None, :] @ backward.J[i]

@@ -19,7 +19,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
-from finwidth.sampling.lazy_matrix.gaussian import kept_numbers, work_numbers
+from finwidth.sampling.lazy_matrix.gaussian import work_numbers
 from finwidth.sampling.training.losses import Loss, loss_called
 from finwidth.sampling.training.networks import RowIndex
 from finwidth.schedule import Record, recorded_steps
@@ -166,16 +166,17 @@ def training_bytes(spec: TrainingSpec) -> int:
     4.5...
     """
     left, right, at_once = spec.vectors
-    shapes = list(pairwise([min(spec.net.widths[0], len(spec.inputs)), *spec.net.widths[1:]]))
-    extra = 1 if spec.momentum else 0
-    kept = 0
-    for i, (columns, rows) in enumerate(shapes):
-        whole = rows * columns
-        kept += (2 + extra) * whole if i in {0, spec.net.depth - 1} else kept_numbers(rows, columns, left, right)
-        if 0 < i < spec.net.depth - 1:
-            kept += (1 + extra) * min(left * right, whole)
-        kept += 4 * at_once * rows + (2 + extra) * rows  # A, Y, J and the slope; the bias
-    return 8 * (kept + max(work_numbers(rows, columns, at_once) for columns, rows in shapes))
+    widths = [min(spec.net.widths[0], len(spec.inputs)), *spec.net.widths[1:]]
+    copies = 2 if spec.momentum else 1  # the weights, their velocity
+    kept = at_work = 0
+    for i, (columns, rows) in enumerate(pairwise(widths)):
+        known = (left + right) * (rows + columns)
+        dense = i in {0, spec.net.depth - 1} or 2 * known > rows * columns
+        core = rows * columns if dense else left * right
+        kept += copies * core + (0 if dense else known)
+        kept += 4 * at_once * rows + (1 + copies) * rows  # A, Y, J and the slope; the bias
+        at_work = max(at_work, 2 * core + work_numbers(rows, columns, at_once))  # the gradient, and lr times it
+    return 8 * (kept + at_work)
 
 
 def result_bytes(spec: TrainingSpec) -> int:
