@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,7 @@ def regime(
     lr: float | None = None,
     draws: int | None = None,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
@@ -161,7 +161,7 @@ def too_large(net: MLP) -> str | None:
     return None
 
 
-def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
+def _network(net: MLP | nn.Module, init: str | Mapping[str, object] | None) -> MLP:
     if isinstance(net, MLP) or not hasattr(net, "parameters"):
         return check_mlp(net)
     from finwidth import empirical

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Row:
     tilted: Estimate | None
     networks: Estimate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The exact value and the estimates, with z-scores against it."""
         return {
             "exact": self.exact,
@@ -62,9 +62,9 @@ class Comparison:
     rows: tuple[Row, ...]
     not_sampled: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
@@ -222,7 +222,7 @@ class Placed:
         """Standard deviations from the exact mean; the law is skewed, so the percentile says more."""
         return (self.measured - self.exact) / self.sd if self.sd and self.exact is not None else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
         names = ("measured", "exact", "sd", "z", "percentile")
         return {name: plain(getattr(self, name)) for name in names}
@@ -241,9 +241,9 @@ class ModuleComparison:
     in_law: bool
     cv: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},

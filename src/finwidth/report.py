@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,9 +56,9 @@ class Report:
     drawn: FloatArray
     provenance: Mapping[str, object]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types: the moments' document, the infinite-width value, and the estimates with z-scores."""
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             **self.moments.to_json(),
             "bounds": self.bounds and self.bounds.to_json(),
             "infinite_width": {"K": self.infinite_width},
