@@ -113,6 +113,32 @@ class Folded(nn.Module):
         return torch.tanh(self.layer(x.reshape(n * p, -1))).reshape(n, p, -1).sum(1)
 
 
+class Windows(nn.Module):
+    """Convolutions and normalisation of windows, which are samples of their own in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(2, 4, 2, groups=2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv1d(4, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(-1, (3, 4)).transpose(1, 2).flatten(0, 1)  # (n 3, 2, 4)
+        return self.layers(windows).unflatten(0, (-1, 3)).flatten(2).sum(1)
+
+
+class Multiplied(nn.Module):
+    """Weights the other way round, as in GPT-2; one is also that of a linear layer, one is made of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.third = (nn.Parameter(torch.randn(a, c)) for a, c in ((3, 4), (4, 3), (3, 2)))
+        self.bias, self.scale = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.tanh(torch.addmm(self.bias, x, self.one))
+        z = torch.tanh(torch.addmm(self.bias[:3], z, self.other)) + nn.functional.linear(z, self.one)
+        return torch.addmm(self.scale, z, self.scale * self.third)
+
+
 class NoVmap(nn.Module):
     """A route that depends on the sample, which torch.func cannot follow."""
 
@@ -222,8 +248,10 @@ CASES: dict[str, Case] = {
         NOTHING,
     ),
     "sequence first": (lambda: SequenceFirst(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))), normal(3, 3), NOTHING),
-    "samples and positions folded": (lambda: Folded(False), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "samples and positions folded": (lambda: Folded(False), normal(3, 3), NOTHING),
     "positions and samples folded": (lambda: Folded(True), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "windows": (Windows, normal(2, 12), NOTHING),
+    "multiplied": (Multiplied, normal(3), NOTHING),
     "route by sample": (NoVmap, normal(3), {"one.weight", "one.bias", "other.weight", "other.bias", "gain.gain"}),
     "small CNN": (
         lambda: nn.Sequential(
@@ -317,6 +345,30 @@ def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest
     assert near(ntk(module, x1), right)
     assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
     assert near(ntk(module, x1, entries="diagonal"), right.diagonal(dim1=0, dim2=1).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("inputs", [2, 100])
+def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights made of parameters, whose gradients are formed for a product, one input and output at a time."""
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm
+    layers = normed(nn.Conv1d(2, 6, 2)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(18, 5, bias=False))
+    module, x1, x2 = nn.Sequential(*layers).double(), torch.randn(5, 2, 4).double(), torch.randn(4, 2, 4).double()
+    monkeypatch.setattr(products, "_PULLED", 1)
+    monkeypatch.setattr(passes, "_LONG", 1)
+    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), o))
+    shapes, pull = [], passes._pull
+
+    def noted(network: forward.Network, weights: list[Tensor], leaves: Any) -> products.Pull:
+        shapes.extend(tuple(each.shape) for each in weights)
+        return pull(network, weights, leaves)
+
+    monkeypatch.setattr(passes, "_pull", noted)
+    scale = {name: 0.3 + i for i, name in enumerate(dict(module.named_parameters()))}
+    right = jacobian.kernel(module, x1, x2, scale=scale)
+    assert near(ntk(module, x1, x2, scale=scale), right)
+    assert near(ntk(module, x1, x2, "trace", scale=scale), right.diagonal(dim1=2, dim2=3).sum(-1))
+    assert {(6, 2, 2), (5, 18)} <= set(shapes)  # both weights did take this way
 
 
 @pytest.mark.parametrize("inputs", [2, 100])

@@ -36,6 +36,11 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Multiplication(Linear):
+    """y = x W + b: the same with a weight of shape (a, c)."""
+
+
+@dataclass(frozen=True)
 class Convolution:
     """A linear layer at every position of the output, on the patch of the input seen there."""
 
@@ -115,6 +120,10 @@ class Operation:
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
     return Operation(Linear(), weight, bias, input) if weight.ndim == 2 else None
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Operation | None:
+    return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
@@ -225,6 +234,7 @@ def _prelu(input: Tensor, weight: Tensor) -> Operation:
 
 OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
     functional.linear: _linear,
+    torch.addmm: _addmm,
     functional.conv1d: _convolution,
     functional.conv2d: _convolution,
     functional.conv3d: _convolution,
@@ -259,6 +269,14 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
     if bias is not None:
         A = torch.cat([A, A.new_full((*A.shape[:-1], 1), math.sqrt(bias))], dim=-1)
     return Outer(A, outer.D)
+
+
+def gradient_of(rule: Rule, factor: Factor) -> Tensor:
+    """The gradients themselves, shape (n, o, numbers), in the order of the weight's numbers."""
+    G = factor.dense().G
+    if isinstance(rule, Multiplication) and isinstance(factor, Outer):
+        G = G.unflatten(2, (-1, factor.A.shape[-1])).mT.flatten(2)
+    return G
 
 
 def together(parts: list[Factor]) -> Factor:
