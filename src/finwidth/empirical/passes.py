@@ -20,10 +20,11 @@ from finwidth.empirical.blocks import Sizes
 from finwidth.empirical.forward import Network, apply, coarsest, differentiable, dual, gradient, telling
 from finwidth.empirical.products import Dense, Factor, Outer, Pull, Shape
 from finwidth.empirical.recording import Record, Use, record
-from finwidth.empirical.rules import Multiplication, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.rules import EXCHANGED, Rule, Scaling, factor, gradient_of, together
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+_AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 _COMPANY = 8  # most samples of a pass that goes back for each of their outputs
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
@@ -100,8 +101,8 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     batched = False
     if three.uses and len(general) < len(network.parameters):
         with telling(network.module, rows):
-            columns, batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses) if uses else {}
+            (columns, plain, ahead), batched = _try_backward(three)
+            general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
@@ -210,35 +211,42 @@ def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor
 def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     """Equal up to rounding that a deep network may enlarge, of size ``eps`` or that of the type if that is more."""
     one, other = one.detach(), other.detach()
-    if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
+    gap, size = float((one - other).abs().max()), float(one.abs().max())
+    if not math.isfinite(gap) and not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         raise FinwidthError("the module's output, or its gradient, is not finite at these inputs")
-    return bool((one - other).abs().max() <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + one.abs().max()))
+    return gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size)
 
 
-def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
-    """Gradients of the first output, and whether torch can run the backward pass for several outputs at once."""
+def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor], list[Tensor]], bool]:
+    """Gradients of the first output, and of a combination of all for equal weights of the samples and for `_AHEAD`.
+
+    And whether torch can run the backward pass for several at once.
+    """
+    output = three.output
+    first, *others = _each_sample(output, range(1)), _combined(output, torch.ones(3)), _combined(output, _AHEAD)
+    cotangents, batched = torch.cat([first, *others]), True
     try:
-        return _backward(pass_, range(1), batched=True), True
+        rows = _backward(three, cotangents, batched=True)
     except RuntimeError:
-        return _backward(pass_, range(1), batched=False), False
+        rows, batched = _backward(three, cotangents, batched=False), False
+    return ([each[:1] for each in rows], [each[1] for each in rows], [each[2] for each in rows]), batched
 
 
-def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, str]:
+def _out_of_order(
+    three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
+) -> dict[str, str]:
     """The parameters with a use in which the samples are in another order than in the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    weights = torch.tensor([1.0, 2.0, 4.0])
+    back = [each[0] for each in _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)]
     found: dict[str, str] = {}
-    plain, ahead, back = (
-        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (backward, weights.flip(0)))
-    )
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
             D, one, other = (_by_sample(each, axes) for each in columns)
-            right = D * weights.to(D)
+            right = D * _AHEAD.to(D)
             if not (near(right, one) and near(right.flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
     return found
@@ -246,7 +254,7 @@ def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, st
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
-    return D.unflatten(axes.result, (-1, axes.times)).movedim(axes.result, -1)
+    return torch.unflatten(D, axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
 def _in_order(scheme: Plan, columns: list[Tensor], weighted: list[Tensor], weights: Tensor) -> bool:
@@ -257,26 +265,22 @@ def _in_order(scheme: Plan, columns: list[Tensor], weighted: list[Tensor], weigh
     return True
 
 
-def _weighted(pass_: Record, weights: Tensor) -> list[Tensor]:
-    """Gradients of a combination of the outputs, every sample times its weight, by every use's result."""
-    edges, output = [use.edge for use in pass_.uses], pass_.output
+def _combined(output: Tensor, weights: Tensor) -> Tensor:
+    """A combination of the outputs, every sample times its weight, as what goes back, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    total = (output * combination * weights.to(output)[:, None]).sum()
-    return list(torch.autograd.grad(total, edges, retain_graph=True))
+    return (weights.to(output)[:, None] * combination)[None]
 
 
-def _backward(pass_: Record, outputs: range, *, batched: bool, weights: Tensor | None = None) -> list[Tensor]:
-    """Gradients of the outputs, each of its own sample, by every use's result, shapes (o, *result).
+def _each_sample(output: Tensor, outputs: range) -> Tensor:
+    """Some of the outputs, each at every sample, as what goes back, shape (o, n, all outputs)."""
+    return _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
 
-    With weights, one for each sample, a last row has those of the outputs' sum, every sample times its weight.
-    """
+
+def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
+    """What becomes of rows that go back from the outputs, shape (rows, n, all outputs), at every use's result."""
     edges, output = [use.edge for use in pass_.uses], pass_.output
     if not edges:
         return []
-    unit = _unit(output, outputs)
-    cotangents = unit[:, None, :].expand(-1, len(output), -1)
-    if weights is not None:
-        cotangents = torch.cat([cotangents, (weights[:, None] * unit.sum(0))[None]])
     if batched:
         return list(torch.autograd.grad(output, edges, cotangents, retain_graph=True, is_grads_batched=True))
     rows = [torch.autograd.grad(output, edges, each, retain_graph=True) for each in cotangents]
@@ -307,9 +311,12 @@ def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> li
         pass_ = record(network, x, leaves)
         if not _follows(pass_, scheme, len(x)):
             raise OtherRouteError
+        cotangents = _each_sample(pass_.output, outputs)
         weights = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).to(pass_.output)
+        if pass_.reorders:
+            cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
         with telling(network.module, x):  # one that changes what its gradients need raises only now
-            columns = _backward(pass_, outputs, batched=scheme.batched, weights=weights if pass_.reorders else None)
+            columns = _backward(pass_, cotangents, batched=scheme.batched)
         if pass_.reorders:
             columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
             if not _in_order(scheme, columns, weighted, weights):
@@ -363,7 +370,7 @@ def _factors(
             (rule, first), *more = parts
             names = _made(scheme, pass_, [key])
             alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
-            if alone and isinstance(first, Outer) and not isinstance(rule, Multiplication):
+            if alone and isinstance(first, Outer) and not isinstance(rule, EXCHANGED):
                 pull = _pull(network, [pass_.made[key]], {name: leaves[name] for name in names})
                 found.append(replace(first, pull=pull))
             else:
@@ -398,12 +405,12 @@ def _pull(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor])
     def into(rows: Tensor, found: Tensor) -> None:
         batched = len(rows) > 1
         if batched and sum(sizes) > _LONG:
-            for row, place in zip(rows.split(1), found.split(1), strict=True):
+            for row, place in zip(torch.split(rows, 1), torch.split(found, 1), strict=True):
                 into(row, place)
             return
         given = [
             each.reshape(*([len(rows)] if batched else []), *weight.shape).to(weight.dtype)
-            for each, weight in zip(rows.split(sizes, 1), weights, strict=True)
+            for each, weight in zip(torch.split(rows, sizes, 1), weights, strict=True)
         ]
         try:
             columns = torch.autograd.grad(
@@ -418,7 +425,7 @@ def _pull(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor])
             raise
         except RuntimeError as error:
             raise OtherRouteError from error
-        for name, column, place in zip(leaves, columns, found.split(numbers, 1), strict=True):
+        for name, column, place in zip(leaves, columns, torch.split(found, numbers, 1), strict=True):
             root = network.scales[name] ** 0.5
             place.copy_((column if root == 1 else root * column).reshape(place.shape))
 

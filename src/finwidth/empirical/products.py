@@ -33,7 +33,7 @@ class Dense:
 
     def gathered(self, times: int) -> Dense:
         """The gradients of inputs each of which was so many consecutive ones."""
-        return self if times == 1 else Dense(self.G.unflatten(0, (-1, times)).sum(1))
+        return self if times == 1 else Dense(torch.unflatten(self.G, 0, (-1, times)).sum(1))
 
     def summed(self) -> Dense:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
@@ -92,7 +92,7 @@ class Outer:
         """The gradients of inputs each of which was so many consecutive ones: these become positions."""
         if times == 1:
             return self
-        A, D = self.A.unflatten(0, (-1, times)), self.D.unflatten(1, (-1, times))
+        A, D = torch.unflatten(self.A, 0, (-1, times)), torch.unflatten(self.D, 1, (-1, times))
         A = A.flatten(1, 2) if self.rows is not None else A.transpose(1, 2).flatten(2, 3)
         return replace(self, A=A, D=D.transpose(2, 3).flatten(3, 4))
 
