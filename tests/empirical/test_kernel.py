@@ -254,9 +254,13 @@ CASES: dict[str, Case] = {
         lambda: flat(
             nn.ConvTranspose1d(4, 6, 3, stride=2, padding=2, output_padding=1, groups=2), nn.Tanh(),
             nn.ConvTranspose1d(6, 2, 2, dilation=3, output_padding=2, bias=False), nn.Tanh(),
-            nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 4, 2, padding=1, groups=2)),
         ),
         normal(4, 3),
+        NOTHING,
+    ),
+    "transposed convolution, parametrized": (
+        lambda: flat(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 4, 2, padding=1, groups=2)), nn.Tanh()),
+        normal(2, 3),
         NOTHING,
     ),
     "windows": (Windows, normal(2, 12), NOTHING),
