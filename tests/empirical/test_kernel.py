@@ -259,7 +259,7 @@ CASES: dict[str, Case] = {
         NOTHING,
     ),
     "transposed convolution, parametrized": (
-        lambda: flat(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 4, 2, padding=1, groups=2)), nn.Tanh()),
+        lambda: flat(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 4, 2, 1, 1, groups=2)), nn.Tanh()),
         normal(2, 3),
         NOTHING,
     ),

@@ -391,6 +391,7 @@ class Kernel:
             if follows(self.network, self.plan, self.x1[:once]):
                 self.sizes = replace(self.sizes, most=once)
                 return
+        self.sizes = replace(self.sizes, most=2**62)
         self.generalise(*self.plan.ways)
 
     def _matrix(self) -> Tensor:
