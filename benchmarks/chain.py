@@ -19,10 +19,10 @@ import numpy as np
 import scipy
 
 import finwidth
-from finwidth.laws import FloatArray
-from finwidth.network import MLP
-from finwidth.sampling.diagonal import chunk_size, chunks
-from finwidth.sampling.streams import check_threads, stream
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.sampling.one_input.norm_chain import chunk_size, chunks
+from finwidth.sampling.random.streams import check_threads, stream
 
 REPEATS = 9
 

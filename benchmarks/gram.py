@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 import finwidth
 from finwidth import MLP
-from finwidth.laws import FloatArray
-from finwidth.sampling import gram
-from finwidth.sampling.streams import check_threads, in_order, stream
+from finwidth.networks.laws import FloatArray
+from finwidth.sampling.kernel_matrix import gram
+from finwidth.sampling.random.streams import check_threads, in_order, stream
 from timing import seconds
 
 INPUTS, DEPTH = 8, 8

@@ -35,24 +35,24 @@ REPOSITORY = Path(__file__).parents[1]
 # For each new thing the files that it touches, each with a name defined there; tests last.  Written by hand, from the
 # recipes of CONTRIBUTING.md; that files and names exist is checked, here and of the engines.
 NEW: dict[str, tuple[str, ...]] = {
-    "activation of two slopes": ("src/finwidth/activations.py:ACTIVATIONS",),
+    "activation of two slopes": ("src/finwidth/networks/activations.py:ACTIVATIONS",),
     "smooth activation": (
-        "src/finwidth/activations.py:SMOOTH",
+        "src/finwidth/networks/activations.py:SMOOTH",
         "tests/sampling/test_gram_device.py:test_derivatives_are_those_of_autograd",
     ),
-    "weight law": ("src/finwidth/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
+    "weight law": ("src/finwidth/networks/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
     "moment": ("src/finwidth/quantities.py:MOMENTS",),
     "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
     "loss": (
-        "src/finwidth/sampling/losses.py:LOSSES",
+        "src/finwidth/sampling/training/losses.py:LOSSES",
         "tests/dense_training.py:dense_training",
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
-        "src/finwidth/sweeps/exact_kinds.py:Bounds",
+        "src/finwidth/sweeps/quantities/exact.py:Bounds",
         "tests/sweeps/test_numbers.py:AXES",
     ),
-    "torch operation": ("src/finwidth/empirical/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
+    "torch operation": ("src/finwidth/empirical/kernel/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
     "statement of the paper": (
         "src/finwidth/paper/bias_checks.py:lemma_13",
         "src/finwidth/paper/statements.py:_CHECKS",
@@ -63,12 +63,12 @@ NEW: dict[str, tuple[str, ...]] = {
 # Where numerics begin; what a public function enters before them only carries arguments and results.
 ENGINES = (
     "src/finwidth/exact/transfer.py:Transfer.hidden",
-    "src/finwidth/sampling/diagonal.py:NormChain.at_unit",
-    "src/finwidth/sampling/gram_passes.py:forward",
-    "src/finwidth/sampling/training_networks.py:Networks.forward",
-    "src/finwidth/sampling/revealed.py:GaussianMatrix.right",
-    "src/finwidth/empirical/passes.py:gradients",
-    "src/finwidth/empirical/brute_force.py:draw_networks",
+    "src/finwidth/sampling/one_input/norm_chain.py:NormChain.at_unit",
+    "src/finwidth/sampling/kernel_matrix/passes.py:forward",
+    "src/finwidth/sampling/training/networks.py:Networks.forward",
+    "src/finwidth/sampling/lazy_matrix/gaussian.py:GaussianMatrix.right",
+    "src/finwidth/empirical/kernel/gradients.py:gradients",
+    "src/finwidth/empirical/reference/brute_force.py:draw_networks",
 )
 
 X = [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0]]

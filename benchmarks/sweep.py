@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import finwidth
-from finwidth.sampling.streams import check_threads
-from finwidth.sweeps.run import run
+from finwidth.sampling.random.streams import check_threads
+from finwidth.sweeps.execution.run import run
 
 CELLS = [round(8 * 2 ** (i / 4)) for i in range(20)]  # 8 to 215
 DEPTHS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 36, 40]
@@ -76,7 +76,7 @@ def many_draws(draws: int) -> None:
 def overhead(scheduler: str | None, name: str) -> None:
     """Many tiny cells: what is left of the time once their own work, measured apart, is taken off."""
     from finwidth.sweeps.config import cell_at, read_config
-    from finwidth.sweeps.kinds import KINDS, Settings
+    from finwidth.sweeps.quantities.registry import KINDS, Settings
 
     config = sampled(16, [2, 3], list(range(4, 204)))
     checked, vectors = read_config(config)

@@ -21,8 +21,8 @@ import numpy as np
 
 import finwidth
 from finwidth import MLP
-from finwidth.laws import FloatArray
-from finwidth.sampling.training_plan import memory, plan
+from finwidth.networks.laws import FloatArray
+from finwidth.sampling.training.plan import memory, plan
 from timing import seconds
 
 DEPTH, LR = 6, 0.02

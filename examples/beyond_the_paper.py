@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 import finwidth
 from finwidth import MLP, Estimate
-from finwidth.laws import FloatArray
+from finwidth.networks.laws import FloatArray
 from finwidth.plots import STYLE
-from finwidth.sampling.estimates import Accumulator
+from finwidth.sampling.statistics.estimates import Accumulator
 
 N_0 = 16
 ANGLES = {"same input": 0.0, "45°": math.pi / 4, "90°": math.pi / 2, "180°": math.pi}

@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 
 import finwidth
 from finwidth import MLP
-from finwidth.laws import FloatArray
+from finwidth.networks.laws import FloatArray
 from finwidth.plots import BLUE, GREEN, GREY, STYLE, VERMILION
 
 IMAGES, STEPS = 24, 8

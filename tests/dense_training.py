@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finwidth import MLP
-from finwidth.empirical.brute_force import draw_networks
+from finwidth.empirical.reference.brute_force import draw_networks
 
 Array = Any
 

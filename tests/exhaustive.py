@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from finwidth.laws import Rational, WeightLaw
-from finwidth.network import MLP, Layer
+from finwidth.networks.laws import Rational, WeightLaw
+from finwidth.networks.mlp import MLP, Layer
 
 Vector: TypeAlias = list[Rational]
 Matrix: TypeAlias = list[Vector]

@@ -42,8 +42,8 @@ class Forks:
 def forks(*modules: str) -> Iterator[Forks]:
     """A process that has imported these modules, where they are installed, so that no fork has to."""
     shared = [
-        "finwidth.cli",
-        "finwidth.tables",
+        "finwidth.cli.main",
+        "finwidth.cli.tables",
         "rich.progress",
         "xarray",
         "scipy.io",
@@ -59,7 +59,7 @@ def forks(*modules: str) -> Iterator[Forks]:
 
 
 def _child(task: dict[str, Any], errors: int) -> int:
-    from finwidth.cli import main
+    from finwidth.cli.main import main
 
     os.chdir(task["cwd"])
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from finwidth.cli import main
+from finwidth.cli.main import main
 
 LONGEST = 20  # seconds of a call, of all its threads' work
 TOO_LONG = -1  # the status of one that is stopped

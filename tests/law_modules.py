@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from finwidth import LawConv2d, LawLinear
-from finwidth.sampling.combinations import Combination
+from finwidth.sampling.lazy_matrix.combination import Combination
 
 Layers = Any  # makes layers: .linear(in, out, gain) and .conv(in, out, kernel, gain, **where)
 Phi = Callable[[torch.Tensor], torch.Tensor]

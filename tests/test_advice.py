@@ -13,9 +13,9 @@ from scipy import stats as scipy_stats
 import finwidth
 from dense_training import dense_training
 from finwidth import MLP, moments, regime
-from finwidth.empirical import first_step as dense
-from finwidth.sampling import first_step as in_law
-from finwidth.sampling.revealed import NotFiniteError
+from finwidth.empirical.training import first_step as dense
+from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
+from finwidth.sampling.training import first_step as in_law
 from stats import ALPHA, same_law
 
 Array = Any
@@ -283,7 +283,7 @@ def test_movement_over_a_grid_against_networks_with_weights(depth: int) -> None:
     """Widths, activations, parameterizations, targets, rates: z-scores of means, as normal as 400 draws make them."""
     rates, x = itertools.cycle((1.0, 0.3, 1.5)), np.linspace(-1, 2, 8)
     found: list[tuple[float, float]] = []
-    grid = itertools.product((16, 64), finwidth.activations.ACTIVATIONS, ("ntk", "standard", "mup"))
+    grid = itertools.product((16, 64), finwidth.networks.activations.ACTIVATIONS, ("ntk", "standard", "mup"))
     for width, phi, parameterization in grid:
         net = MLP([8, *[width] * (depth - 1), 1], activation=phi, parameterization=parameterization)
         scale = regime(net, x, draws=1000).lr

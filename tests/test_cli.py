@@ -280,7 +280,7 @@ def test_closed_pipe_and_full_disk() -> None:
 def test_interrupt_is_one_line() -> None:
     code = (  # a shell's job in the background has interrupts switched off
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from finwidth.cli import main; print('ready', flush=True); main()"
+        "from finwidth.cli.main import main; print('ready', flush=True); main()"
     )
     arguments = ["sample", "8,64x50,1", "-i", "1,1,1,1,1,1,1,1", "-n", "100000000"]
     command = [sys.executable, "-c", code, *arguments]

@@ -7,7 +7,8 @@ import json
 import pytest
 
 import finwidth
-from finwidth import MLP, compare, tables
+from finwidth import MLP, compare
+from finwidth.cli import tables
 from finwidth.exact.moments import exact_values
 from finwidth.quantities import DRAWN, MOMENTS, Moment
 

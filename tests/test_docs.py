@@ -55,7 +55,7 @@ def test_readme_commands_work(lines: list[str], tmp_path: Path) -> None:
     for line in lines:
         arguments = shlex.split(line)[1:]
         process = subprocess.run(
-            [sys.executable, "-c", "from finwidth.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from finwidth.cli.main import main; main()", *arguments],
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr

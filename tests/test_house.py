@@ -64,7 +64,7 @@ def test_depth_counts_functions_of_the_package(house: Any, monkeypatch: pytest.M
 
 def test_places_exist(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     house.check_places()
-    for wrong in ("src/finwidth/laws.py:LAWZ", "src/finwidth/lawz.py:LAWS"):
+    for wrong in ("src/finwidth/networks/laws.py:LAWZ", "src/finwidth/networks/lawz.py:LAWS"):
         monkeypatch.setitem(house.NEW, "wrong", (wrong,))
         with pytest.raises(SystemExit, match="does not exist"):
             house.check_places()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import finwidth
 from finwidth import MLP, FinwidthError
 from finwidth.memory import check_memory
-from finwidth.sampling.revealed import GaussianMatrix
+from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
 
 READ: list[tuple[Any, int]] = [
     ("4GiB", 2**32),
@@ -99,7 +99,7 @@ def test_a_budget_is_read_before_it_matters() -> None:
 
 
 def test_the_command_line_takes_them_too(tmp_path: Path) -> None:
-    from finwidth.cli import app
+    from finwidth.cli.main import app
 
     np.save(tmp_path / "X.npy", np.eye(3))
     command = ["train", "3,2,1", "-i", str(tmp_path / "X.npy"), "-t", "1,2,3", "--steps", "1", "--draws", "1"]

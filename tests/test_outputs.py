@@ -20,7 +20,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import finwidth
-from finwidth import FinwidthError, cli, outputs
+from finwidth import FinwidthError, outputs
+from finwidth.cli import main as cli
 from finwidth.outputs import SOURCE, check, replacing, replacing_in, wrote
 from finwidth.paper import page
 from finwidth.plots.style import save_as
@@ -385,10 +386,10 @@ def test_no_output_replaces_an_input_or_goes_into_a_store(
 
     before = contents(folder)
     for name in (
-        "sampling.diagonal.chunks",
-        "sampling.training.train",
+        "sampling.one_input.norm_chain.chunks",
+        "sampling.training.train.train",
         "paper.statements.check",
-        "sweeps.dataset.read",
+        "sweeps.store.dataset.read",
     ):
         monkeypatch.setattr(f"finwidth.{name}", worked)
     for line in REFUSED:
@@ -548,7 +549,7 @@ def test_a_full_disk_changes_nothing(forked: Forks, tmp_path: Path, line: str) -
 def test_a_full_disk_and_kills_of_one_command(tmp_path: Path) -> None:
     """In short what the two slow tests do for every command."""
     line = "sample 2,8,1 -i 1,2 -n 2000 --seed {seed} -o draws.nc"
-    with forks("finwidth.sampling.importance") as process:
+    with forks("finwidth.sampling.one_input.importance") as process:
 
         def run(seed: int, **more: Any) -> tuple[int, str]:
             found = process.run(tmp_path, line.format(seed=seed).split(), **more)

@@ -18,10 +18,10 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, FinwidthError
-from finwidth.empirical.brute_force import draw_networks, kernel
-from finwidth.laws import FloatArray
-from finwidth.sampling.estimates import estimates
-from finwidth.sampling.importance import tilted
+from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.networks.laws import FloatArray
+from finwidth.sampling.one_input.importance import tilted
+from finwidth.sampling.statistics.estimates import estimates
 from stats import same_law, same_mean
 
 SIZES = [5e-324, 1e-310, 1e-300, 1e-200, 1e-165, 1e-162, 1e-155, 1e-150, 1e-100, 1.0, 1e70]
@@ -233,7 +233,7 @@ COMMANDS = [
 def test_no_command_prints_a_number_that_is_none() -> None:
     """In one process: status 0 and no NaN nor warning, or status 2 and one line."""
     program = (
-        "import sys\nfrom finwidth.cli import main\n"
+        "import sys\nfrom finwidth.cli.main import main\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    sys.argv = ['finwidth', *line.split()]\n"
         "    print('>>>', line, flush=True)\n"

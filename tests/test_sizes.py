@@ -24,9 +24,9 @@ from finwidth.exact.grid import moments_grid
 from finwidth.memory import afford, available
 from finwidth.paper.paths import PathEnumeration
 from finwidth.progress import Stage, check_time, stage, watching
-from finwidth.sampling.importance import tilted
-from finwidth.sampling.revealed import GaussianMatrix
-from finwidth.sweeps.run import check_sizes
+from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
+from finwidth.sampling.one_input.importance import tilted
+from finwidth.sweeps.execution.run import check_sizes
 
 GIB = 2**30
 
@@ -166,7 +166,7 @@ def test_absurd_commands_are_refused_at_once(tmp_path: Path) -> None:
         "import json, os, re, resource, sys, time\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**32, -1))\n"
-        "from finwidth.cli import main\n"
+        "from finwidth.cli.main import main\n"
         f"for line in {COMMANDS!r}:\n"
         "    sys.argv = ['finwidth', *line.split()]\n"
         "    start = time.monotonic()\n"
@@ -469,7 +469,7 @@ def test_kernels_of_modules_tell_how_far_they_are() -> None:
 def test_a_log_gets_a_line_every_half_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from finwidth.bars import Bars
+    from finwidth.cli.bars import Bars
 
     clock = [0.0]
     monkeypatch.setattr("finwidth.progress.time.monotonic", lambda: clock[0])

@@ -12,6 +12,7 @@ import pytest
 import finwidth
 from finwidth import MLP, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+from finwidth.networks.mlp import MLPOptions
 
 X = [1.0] * 64
 TORCH: dict[str, Any] = {"gains": 1 / 3, "weight_law": "uniform", "parameterization": "standard"}
@@ -161,7 +162,7 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
     ("depth", "wanted", "network"),
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
 )
-def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: dict[str, Any]) -> None:
+def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: MLPOptions) -> None:
     drawn = sizing._drawn_width(depth, wanted, lambda width: sizing._drawn_spread(depth, width, X, network))
     assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
 
@@ -174,7 +175,7 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
-    monkeypatch.setattr(sizing, "_drawn", lambda network: True)
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda network: True)
     depth = depth_for(width, wanted, **network)
     assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
@@ -228,7 +229,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, 1e-9), "no width up to"),
         (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
         (lambda: width_for(33, 0.1, activation="tanh"), "give at most 32 for a smooth"),
-        (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one number"),
+        (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
         (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),

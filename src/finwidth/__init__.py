@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from finwidth import sweeps as sweeps
     from finwidth.public import *  # noqa: F403
     from finwidth.public import __version__ as __version__
-    from finwidth.sampling.law_layers import LawConv2d as LawConv2d
-    from finwidth.sampling.law_layers import LawLinear as LawLinear
-    from finwidth.sampling.law_layers import tangent_kernel as tangent_kernel
+    from finwidth.sampling.layers.modules import LawConv2d as LawConv2d
+    from finwidth.sampling.layers.modules import LawLinear as LawLinear
+    from finwidth.sampling.layers.modules import tangent_kernel as tangent_kernel
 
 
 _OF_TORCH = {"LawConv2d", "LawLinear", "tangent_kernel"}
@@ -28,7 +28,7 @@ if not TYPE_CHECKING:  # a type checker would take any name
     def __getattr__(name: str) -> Any:
         """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
         if name in _OF_TORCH:
-            return getattr(import_module("finwidth.sampling.law_layers"), name)
+            return getattr(import_module("finwidth.sampling.layers.modules"), name)
         if not name.startswith("_") and find_spec(f"finwidth.{name}"):  # a part of the package, which others may load
             return import_module(f"finwidth.{name}")
         public = import_module("finwidth.public")

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from finwidth.interrupts import end, end_unheard, handle, stop
+from finwidth.cli.interrupts import end, end_unheard, handle, stop
 
 _NARROWEST = 20  # columns that a table or a help text can be read in
 
@@ -23,7 +23,7 @@ def main() -> None:
     _check_columns()
     if not sys.warnoptions:  # a number that is lost to an overflow is told of as an error, or shown as what it is
         warnings.simplefilter("ignore", RuntimeWarning)
-    from finwidth.cli import main as run
+    from finwidth.cli.main import main as run
 
     handle(stop)
     try:

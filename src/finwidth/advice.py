@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import SmoothActivation
 from finwidth.arguments import count, numbers, real
-from finwidth.empirical import first_step as dense
+from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, check_mlp
-from finwidth.sampling import first_step as in_law
-from finwidth.sampling.gram import why_not_gaussian
-from finwidth.sampling.revealed import NotFiniteError
-from finwidth.sampling.streams import check_seed
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.inputs import Vector, check_input
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
+from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
+from finwidth.sampling.random.streams import check_seed
+from finwidth.sampling.training import first_step as in_law
 
 if TYPE_CHECKING:
     from torch import nn

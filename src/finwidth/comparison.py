@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from finwidth import arguments
-from finwidth.activations import SmoothActivation
 from finwidth.arguments import count
-from finwidth.empirical.brute_force import simulate, weights_of
+from finwidth.empirical.reference.brute_force import simulate, weights_of
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_input, check_mlp, format_widths
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.inputs import Vector, check_input
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
-from finwidth.sampling import diagonal, importance
-from finwidth.sampling.estimates import estimates
-from finwidth.sampling.streams import check_seed, check_threads
+from finwidth.sampling.one_input import importance
+from finwidth.sampling.one_input import norm_chain as diagonal
+from finwidth.sampling.random.streams import check_seed, check_threads
+from finwidth.sampling.statistics.estimates import estimates
 
 if TYPE_CHECKING:
     from torch import nn

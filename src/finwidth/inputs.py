@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
-from finwidth.laws import FloatArray
-from finwidth.network import Vector
+from finwidth.networks.inputs import Vector
+from finwidth.networks.laws import FloatArray
 
 _ALLOWED = "give numbers such as 1,2, a .npy file of real numbers, or digits:17"
 _SEVERAL = "give a .npy file of shape (m, n_0), or a range such as digits:0-23"

@@ -20,11 +20,11 @@ from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare
 from finwidth.errors import FinwidthError, shown
 from finwidth.inputs import check_file
-from finwidth.laws import FloatArray
 from finwidth.memory import afford
+from finwidth.networks.laws import FloatArray
 from finwidth.observables import spectrum
 from finwidth.quantities import plain
-from finwidth.sampling.streams import check_seed
+from finwidth.sampling.random.streams import check_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,7 +132,7 @@ def measure(
     >>> found.K.shape, found.theory.rows[0].quantity, found.condition > 1
     ((2, 2), 'K', True)
     """
-    from finwidth.empirical.arguments import check_module, check_outputs
+    from finwidth.empirical.kernel.options import check_module, check_outputs
 
     outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
     tell = arguments.progress(progress)
@@ -180,8 +180,8 @@ def _theory(
 
 def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[Any, npt.NDArray[Any]]:
     """The inputs as a tensor that the module takes, and the first as given; raises FinwidthError where it does not."""
-    from finwidth.empirical.arguments import check_inputs
-    from finwidth.empirical.forward import differentiable, first_line, untouched
+    from finwidth.empirical.kernel.calls import differentiable, first_line, untouched
+    from finwidth.empirical.kernel.options import check_inputs
 
     array = arguments.real_array(X)
     if array is None or not array.ndim:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
-from finwidth.laws import FloatArray
+from finwidth.networks.laws import FloatArray
 from finwidth.quantities import Quantity
 
 OBSERVABLES = {

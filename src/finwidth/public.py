@@ -2,21 +2,22 @@
 
 from importlib.metadata import version
 
-from finwidth.activations import Activation, SmoothActivation
 from finwidth.advice import Regime, regime
 from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP
+from finwidth.exact.signal import SignalMoments, signal_moments
+from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP
 from finwidth.quantities import Estimate
-from finwidth.sampling.diagonal import sample
-from finwidth.sampling.gram import sample_gram
-from finwidth.sampling.training import train
+from finwidth.sampling.kernel_matrix.gram import sample_gram
+from finwidth.sampling.one_input.norm_chain import sample
+from finwidth.sampling.training.train import train
 from finwidth.sizing import depth_for, width_for
-from finwidth.sweeps.run import sweep
+from finwidth.sweeps.execution.run import sweep
 
 __version__ = version("finwidth")
 
@@ -29,6 +30,7 @@ __all__ = [
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "SignalMoments",
     "SmoothActivation",
     "WeightLaw",
     "bounds",
@@ -40,6 +42,7 @@ __all__ = [
     "regime",
     "sample",
     "sample_gram",
+    "signal_moments",
     "sweep",
     "train",
     "width_for",

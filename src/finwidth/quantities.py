@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from finwidth import arguments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_mlp
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, check_mlp
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
 

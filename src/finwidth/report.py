@@ -17,12 +17,14 @@ from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, why_outside
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, format_widths
+from finwidth.networks.inputs import Vector
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
-from finwidth.sampling.diagonal import check_network, chunks
-from finwidth.sampling.estimates import estimates
+from finwidth.sampling.one_input.norm_chain import check_network, chunks
+from finwidth.sampling.statistics.estimates import estimates
 
 MANIFEST = "manifest.json"
 FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
@@ -179,5 +181,5 @@ def _depth_figure(net: MLP, x: Vector) -> Any:
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     step = math.ceil(deepest / 40)
-    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias}
+    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias[0]}
     return plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **kind)

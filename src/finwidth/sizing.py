@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth import arguments
-from finwidth.activations import SmoothActivation
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, check_depth
-from finwidth.sampling.gram import sample_gram, why_not_gaussian
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.networks.widths import check_depth
+from finwidth.sampling.kernel_matrix.gram import sample_gram, why_not_gaussian
 
 Widths = npt.NDArray[np.int64]
 
@@ -37,7 +38,7 @@ _DEPTHS_DRAWN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32)
 _DEEPEST_DRAWN = 32  # so that the largest is 32 times as wide as deep, and log(1 + cv^2) falls like 1/width from there
 
 
-def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> int:
+def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
     """The smallest hidden width from which on a network of ``depth`` weight layers has a kernel of spread at most cv.
 
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
@@ -68,8 +69,8 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     >>> finwidth.width_for(16, cv=0.1)
     3723
     """
-    depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input(norm)
-    drawn = _drawn(network)
+    depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(norm)
+    drawn = _must_be_drawn(network)
     deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
     if depth > deepest:
         which = " for a smooth activation, whose networks are drawn" * drawn
@@ -83,7 +84,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     return width
 
 
-def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> int:
+def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
     """The largest number of weight layers at which hidden layers of ``width`` have a kernel of spread at most cv.
 
     From exact moments of every depth up to 10^4.  Where the spread does not grow with depth, some shallower networks
@@ -103,9 +104,9 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Any) -> in
     >>> finwidth.depth_for(3723, cv=0.1)
     16
     """
-    width, cv, x = count("width", width), _positive("cv", cv), _input(norm)
+    width, cv, x = count("width", width), _positive("cv", cv), _input_of_norm(norm)
     depths: Sequence[int] = range(1, _DEEPEST + 1)
-    if _drawn(network):
+    if _must_be_drawn(network):
         depths = _DEPTHS_DRAWN
         if width > _WIDEST_DRAWN:
             raise FinwidthError(
@@ -134,7 +135,7 @@ def _share(steps: int, low: float, cv: float, high: float) -> int:
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
 
-def _exact_width(depth: int, cv: float, x: Sequence[float], network: dict[str, Any]) -> int:
+def _exact_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions) -> int:
     """From exact moments; more than the widest if no width does."""
 
     def above(width: int) -> bool:
@@ -182,11 +183,11 @@ def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
     return high
 
 
-def _drawn(network: dict[str, Any]) -> bool:
+def _must_be_drawn(network: MLPOptions) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
-    for name in ("gains", "bias_variance"):
-        if isinstance(network.get(name), Sequence | np.ndarray):
-            raise FinwidthError(f"{name} is {shown(network[name])}; give one number, for layers that are all alike")
+    for name, value in network.items():
+        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+            raise FinwidthError(f"{name} is {shown(value)}; give one value, for layers that are all alike")
     net = MLP([_INPUT, 1, 1], **network)
     if not isinstance(net.activation, SmoothActivation):
         return False
@@ -199,7 +200,7 @@ def _drawn(network: dict[str, Any]) -> bool:
     return True
 
 
-def _drawn_spread(depth: int, width: int, x: Sequence[float], network: dict[str, Any]) -> float:
+def _drawn_spread(depth: int, width: int, x: Sequence[float], network: MLPOptions) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
     K = sample_gram(MLP([_INPUT, *[width] * (depth - 1), 1], **network), [x], draws, seed=0).K.to_numpy()
     relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
@@ -220,7 +221,7 @@ def _drawn_width(depth: int, cv: float, spread: Callable[[int], float]) -> int:
     return math.ceil(found if high <= wanted else width * high / wanted)
 
 
-def _input(norm: float) -> list[float]:
+def _input_of_norm(norm: float) -> list[float]:
     return [_positive("norm", norm, zero=True) ** 0.5] * _INPUT
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finwidth import MLP
-from finwidth.empirical.brute_force import draw_networks, kernel, kernel_matrix
+from finwidth.empirical.reference.brute_force import draw_networks, kernel, kernel_matrix
 
 torch = pytest.importorskip("torch")
 

@@ -21,7 +21,12 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import plain_backward as plain  # noqa: E402
-from finwidth.empirical import blocks, check, explain, kernel, ntk, passes, products, recording, rules, sgd_update  # noqa: E402
+from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
+from finwidth.empirical.kernel import check, recording, rules  # noqa: E402
+from finwidth.empirical.kernel import factors as products  # noqa: E402
+from finwidth.empirical.kernel import gradients as passes  # noqa: E402
+from finwidth.empirical.kernel import ntk as kernel  # noqa: E402
+from finwidth.empirical.kernel import sizes as blocks  # noqa: E402
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any

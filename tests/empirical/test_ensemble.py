@@ -13,7 +13,7 @@ from stats import same_law, same_mean
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
-jacobian = pytest.importorskip("finwidth.empirical.jacobian")
+jacobian = pytest.importorskip("finwidth.empirical.reference.jacobian")
 Ensemble = finwidth.empirical.Ensemble
 
 X = np.random.default_rng(80).normal(size=(6, 3))

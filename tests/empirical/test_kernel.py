@@ -16,7 +16,12 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical import blocks, forward, jacobian, kernel, passes, products  # noqa: E402
+from finwidth.empirical.kernel import calls as forward  # noqa: E402
+from finwidth.empirical.kernel import factors as products  # noqa: E402
+from finwidth.empirical.kernel import gradients as passes  # noqa: E402
+from finwidth.empirical.kernel import ntk as kernel  # noqa: E402
+from finwidth.empirical.kernel import sizes as blocks  # noqa: E402
+from finwidth.empirical.reference import jacobian  # noqa: E402
 
 Tensor = Any
 ntk = kernel.ntk
@@ -517,6 +522,13 @@ def test_convolutions_take_a_third_of_their_jacobian() -> None:
     assert grown < 170 / 3
 
 
+class OnMeta(nn.Linear):
+    """A module whose output has a shape and no numbers."""
+
+    def forward(self, input: Any) -> Any:
+        return super().forward(input).to("meta")
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
@@ -540,6 +552,7 @@ def test_convolutions_take_a_third_of_their_jacobian() -> None:
         (nn.Linear(3, 2), {"parameters": []}, "no parameter counts"),
         (torch.ones, {}, "give a torch.nn.Module"),
         (nn.LSTM(3, 2, batch_first=True), {"x1": torch.ones(2, 4, 3)}, "the module returns a tuple"),
+        (OnMeta(3, 2), {}, "is on the device meta, and holds no numbers"),
     ],
 )
 def test_mistakes_are_told(module: Any, arguments: dict[str, Any], words: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 import finwidth
 from finwidth import MLP
-from finwidth.cli import main
-from finwidth.empirical.brute_force import draw_networks, simulate
-from finwidth.empirical.brute_force import kernel as brute_force_kernel
+from finwidth.cli.main import main
+from finwidth.empirical.reference.brute_force import draw_networks, simulate
+from finwidth.empirical.reference.brute_force import kernel as brute_force_kernel
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -214,7 +214,7 @@ def test_what_is_not_recognised_is_told() -> None:
 def test_measure_json_is_the_kernel(folder: Path) -> None:
     """As a stranger runs it: in a process of its own."""
     line = "measure model.py:make -i X.npy --seed 5 --json"
-    command = [sys.executable, "-c", "from finwidth.cli import main; main()", *line.split()]
+    command = [sys.executable, "-c", "from finwidth.cli.main import main; main()", *line.split()]
     process = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, timeout=120)
     assert process.stderr == "the file prints\n"
     found = json.loads(process.stdout)

@@ -7,7 +7,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, SmoothActivation
-from finwidth.empirical.brute_force import draw_networks, kernel_matrix
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
 from stats import same_mean
 
 torch = pytest.importorskip("torch")
@@ -35,6 +35,10 @@ NETWORKS = {
     "no biases": MLP([3, 5, 4, 1], bias="none"),
     "several outputs": MLP([3, 5, 4, 3], bias_variance=1),
     "several outputs, mup": MLP([3, 5, 4, 2], parameterization="mup", bias_variance=1),
+    "scaled biases": MLP([3, 5, 4, 1], bias_variance=1, bias_scale=0.1),
+    "scales by layer": MLP([3, 5, 4, 1], parameterization="standard", bias_variance=1, bias_scale=(0.5, 2, 0)),
+    "biases by layer": MLP([3, 5, 4, 1], bias=("frozen", "trained", "none"), bias_variance=(1, 0.5, 0)),
+    "mup, base widths": MLP([3, 5, 4, 1], parameterization="mup", bias_scale=0.5, base_widths=(3, 2, 8, 1)),
 }
 
 
@@ -90,7 +94,7 @@ def test_sgd_on_the_parameter_groups_moves_at_the_rates_of_the_network(name: str
         assert torch.allclose(getattr(layer, "factor", 1.0) * layer.weight, moved, rtol=1e-10, atol=1e-12)
         if layer.bias is not None:
             moved = effective[net.depth + i] - lr * float(what.bias_multiplier) * gradients[net.depth + i]
-            assert torch.allclose(layer.bias, moved, rtol=1e-10, atol=1e-12)
+            assert torch.allclose(getattr(layer, "bias_scale", 1.0) * layer.bias, moved, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ntk", "mup", "PyTorch"])
@@ -168,10 +172,10 @@ def test_users_name_the_module_that_torch_has() -> None:
 def test_derivatives_at_zero_are_those_of_the_activation() -> None:
     zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     for phi in [
-        *map(finwidth.activations.activation, ("relu", "leaky_relu", "linear", "abs")),
+        *map(finwidth.networks.activations.activation, ("relu", "leaky_relu", "linear", "abs")),
         NETWORKS["two slopes"].activation,
     ]:
-        (slope,) = torch.autograd.grad(empirical.modules.activation_module(phi)(zero), zero)
+        (slope,) = torch.autograd.grad(finwidth.empirical.modules.mlp.activation_module(phi)(zero), zero)
         assert slope.item() == float(phi.at_zero), phi.name
 
 

@@ -164,7 +164,7 @@ def softplus() -> SmoothActivation:
 
 def test_a_new_smooth_activation_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module is recognised with its default options, whichever way they are written, and with no others."""
-    monkeypatch.setitem(finwidth.activations.ACTIVATIONS, "softplus", softplus())
+    monkeypatch.setitem(finwidth.networks.activations.ACTIVATIONS, "softplus", softplus())
     for usual in (nn.Softplus, partial(nn.Softplus, beta=1, threshold=20)):
         found = recognise(sequential(activation=usual))
         assert found.describe() == MLP.pytorch(WIDTHS, activation="softplus").describe()
@@ -179,7 +179,7 @@ def test_a_copy_of_what_torch_has_no_module_for(tmp_path: Path) -> None:
     layers = list(finwidth.empirical.MLP(MLP.pytorch(WIDTHS, activation="erf")).float())
     torch.save(nn.Sequential(*layers), tmp_path / "module.pt")
     for module in (copy.deepcopy(nn.Sequential(*layers)), torch.load(tmp_path / "module.pt", weights_only=False)):
-        assert recognise(module).activation is finwidth.activations.ACTIVATIONS["erf"]
+        assert recognise(module).activation is finwidth.networks.activations.ACTIVATIONS["erf"]
         x = torch.randn(5, 12)
         assert torch.equal(module[1](x), torch.erf(x))
 

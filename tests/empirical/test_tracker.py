@@ -22,8 +22,8 @@ from finwidth import MLP, observables
 torch = pytest.importorskip("torch")
 nn = torch.nn
 Tracker = finwidth.empirical.Tracker
-home = pytest.importorskip("finwidth.empirical.tracker")
-jacobian = pytest.importorskip("finwidth.empirical.jacobian")
+home = pytest.importorskip("finwidth.empirical.training.tracker")
+jacobian = pytest.importorskip("finwidth.empirical.reference.jacobian")
 
 
 X = torch.tensor(np.random.default_rng(60).normal(size=(7, 3)))

@@ -10,7 +10,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP
-from finwidth.empirical.brute_force import draw_networks, kernel_matrix
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
 from stats import same_mean
 
 torch = pytest.importorskip("torch")

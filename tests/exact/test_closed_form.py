@@ -101,7 +101,7 @@ def test_only_the_four_symbols_are_left() -> None:
 
 def test_no_denominator_can_vanish() -> None:
     for quantity in QUANTITIES:
-        denominator = sympy.denom(sympy.together(module._form(quantity)))
+        denominator = sympy.denom(sympy.together(module._by_growth(quantity)))
         # Integers, n_0 and 5 + n 2^-n: all above 0.
         assert sympy.Poly(denominator, n, n_0, module._DEAD).free_symbols <= {n, n_0, module._DEAD}
         assert all(coefficient > 0 for coefficient in sympy.Poly(denominator, n, n_0, module._DEAD).coeffs())

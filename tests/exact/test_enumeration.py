@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from finwidth.activations import Activation
 from finwidth.errors import FinwidthError
 from finwidth.exact.partitions import State, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP
 from finwidth.paper.paths import (
     CONSTANT,
     Edge,
@@ -124,6 +124,11 @@ NETWORKS: dict[str, tuple[MLP, Entries]] = {
         [0],
     ),
     "one coordinate is zero": (MLP([3, 2, 2, 1]), [0, 2, -1]),
+    "scaled biases": (MLP([2, 2, 2, 1], "uniform", bias_variance=1, bias_scale=(HALF, 2, 3)), [1, 2]),
+    "scaled biases, zero-initialised": (MLP([2, 3, 2, 1], bias_scale=Fraction(1, 3)), [1, 2]),
+    "biases without weight": (MLP([1, 2, 2, 1], bias_variance=(1, 0, 0), bias_scale=(0, 1, 1)), [0]),
+    "biases by layer": (MLP([2, 2, 2, 1], bias=("none", "trained", "frozen"), bias_variance=(0, 0, 1)), [1, 2]),
+    "mup, base widths": (MLP([2, 3, 2, 1], parameterization="mup", base_widths=(2, 2, 5, 1)), [1, 2]),
 }
 KERNELS = ("w", "b", "ww", "wb", "bb")
 DELTAS = (["ww"], ["wb"], ["bw"], ["bb"])

@@ -21,11 +21,11 @@ from exhaustive import (
     every_network,
     single_output,
 )
-from finwidth.activations import Activation
 from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.transfer import Input, compile_program, evaluate
-from finwidth.laws import Rational, WeightLaw
-from finwidth.network import MLP
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import Rational, WeightLaw
+from finwidth.networks.mlp import MLP
 from finwidth.paper.paths import PathEnumeration
 
 Entries: TypeAlias = Sequence[Any]  # integers and fractions

@@ -13,11 +13,11 @@ from scipy import integrate, stats
 
 import finwidth
 from finwidth import MLP, Activation, SmoothActivation, infinite_width_gram, sample_gram
-from finwidth.activations import ACTIVATIONS
-from finwidth.exact.gaussian_means import Pairs, alone, closed_form
+from finwidth.exact.gaussian_means import Pairs, alone, mixture_of
 from finwidth.exact.infinite_width import Vectors, _smooth, _two_slopes
 from finwidth.exact.quadrature import Integrated
-from finwidth.laws import FloatArray
+from finwidth.networks.activations import ACTIVATIONS
+from finwidth.networks.laws import FloatArray
 
 X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])
 Q = np.array([[1.3, 0.4], [0.4, 0.7]])
@@ -146,7 +146,7 @@ def test_closed_forms_agree_with_quadrature(name: str, geometry: tuple[float, fl
     phi = ACTIVATIONS[name]
     assert isinstance(phi, SmoothActivation)
     integrated = Integrated(user(name), np.array([s, other]))
-    assert correlations(closed_form(phi), pair) == pytest.approx(correlations(integrated, pair), abs=3e-14)
+    assert correlations(mixture_of(phi), pair) == pytest.approx(correlations(integrated, pair), abs=3e-14)
 
 
 def by_scipy(phi: Activation, x: float) -> float:
@@ -198,10 +198,10 @@ def test_values_that_were_wrong() -> None:
 @pytest.mark.parametrize("s", [1e4, 1e8, 1e100, 1e300])
 def test_limits_of_large_deviations(s: float) -> None:
     """Almost all of a wide Gaussian is where tanh is a sign, and GELU and SiLU are ReLU."""
-    tanh, _ = closed_form(ACTIVATIONS["tanh"]).means(alone(np.array([s])))  # type: ignore[arg-type, union-attr]
+    tanh, _ = mixture_of(ACTIVATIONS["tanh"]).means(alone(np.array([s])))  # type: ignore[arg-type, union-attr]
     assert 1 - tanh[0] == pytest.approx(math.sqrt(2 / math.pi) / s, rel=1e-2, abs=1e-14)  # 1 - tanh^2 integrates to 2
     for name in ("gelu", "silu"):
-        means = closed_form(ACTIVATIONS[name]).means(alone(np.array([s])))  # type: ignore[arg-type, union-attr]
+        means = mixture_of(ACTIVATIONS[name]).means(alone(np.array([s])))  # type: ignore[arg-type, union-attr]
         assert [float(mean[0]) for mean in means] == pytest.approx([0.5, 0.5], rel=1e-4)
 
 

@@ -20,10 +20,10 @@ from scipy import stats
 import finwidth
 from exact.test_enumeration import delta, moment
 from finwidth import MLP, Activation
-from finwidth.empirical.brute_force import draw_networks, kernel, simulate
+from finwidth.empirical.reference.brute_force import draw_networks, kernel, simulate
 from finwidth.exact.partitions import State
 from finwidth.exact.transfer import Input, compile_program, evaluate
-from finwidth.laws import LAWS
+from finwidth.networks.laws import LAWS
 from stats import same_mean
 
 Entries: TypeAlias = Sequence[Any]  # integers and fractions
@@ -77,10 +77,10 @@ def update_variance(net: MLP, x: Entries) -> float:
     return max(0.0, second - float(finwidth.moments(net, x).update["dK"]) ** 2)
 
 
-def evaluated(net: MLP, x: Entries, states: Sequence[State], **options: bool) -> list[float]:
+def evaluated(net: MLP, x: Entries, states: Sequence[State], *, dead_layers: bool = True) -> list[float]:
     """The engine in floating point: what is subtracted from these values is not close to them."""
     program = compile_program(states, net)
-    return evaluate(program, net, Input.of([Fraction(each) for each in x], 8), float, **options)
+    return evaluate(program, net, Input.of([Fraction(each) for each in x], 8), float, dead_layers=dead_layers)
 
 
 class Case(NamedTuple):

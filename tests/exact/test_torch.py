@@ -11,8 +11,8 @@ import pytest
 
 from exact.test_networks import STEEP, VIEWS, Drawn, kernel_variances, means
 from finwidth import MLP, Activation
-from finwidth.empirical.brute_force import draw_networks, kernel
-from finwidth.laws import FloatArray
+from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.networks.laws import FloatArray
 from stats import same_mean
 
 torch = pytest.importorskip("torch")
@@ -147,14 +147,15 @@ class Parameterized:
         last = net.depth - 1
         self.scales = [(float(gain) / n) ** 0.5 if ntk else 1.0 for gain, n in zip(net.gains, net.widths, strict=False)]
         self.weights = [self._parameter(W / scale) for W, scale in zip(weights, self.scales, strict=True)]
-        self.biases = [self._parameter(b) for b in biases]
+        self.bias_scales = [float(scale) for scale in net.bias_scale]
+        self.biases = [self._parameter(b / (s or 1)) for b, s in zip(biases, self.bias_scales, strict=True)]
         self.weight_rates = [1.0] * net.depth
-        self.bias_rates = [float(m) if mup else 1.0 for m in net.widths[1:]]
+        units = [n / base for n, base in zip(net.widths, net.base_widths, strict=True)]
+        self.bias_rates = [float(kind == "trained") for kind in net.bias]
         if mup:
-            self.weight_rates[0] = float(net.widths[1])
-            self.weight_rates[last] = 1 / net.widths[last]
-        if net.bias != "trained":
-            self.bias_rates = [0.0] * net.depth
+            self.bias_rates = [unit * rate for unit, rate in zip(units[1:], self.bias_rates, strict=True)]
+            self.weight_rates[0] = units[1]
+            self.weight_rates[last] = 1 / units[last]
         self.parameters = [*self.weights, *self.biases]
         self.rates = [*self.weight_rates, *self.bias_rates]
         self.gates: list[list[bool]] = []  # of the latest forward pass
@@ -166,11 +167,12 @@ class Parameterized:
     def output(self, x: Sequence[float]) -> Tensor:
         phi = self.net.activation
         y, self.gates = torch.tensor(x, dtype=torch.float64), []
-        for i, (W, b, scale) in enumerate(zip(self.weights, self.biases, self.scales, strict=True)):
+        layers = zip(self.weights, self.biases, self.scales, self.bias_scales, strict=True)
+        for i, (W, b, scale, bias_scale) in enumerate(layers):
             if i:
                 self.gates.append((y > 0).tolist())
                 y = float(phi.positive) * torch.relu(y) - float(phi.negative) * torch.relu(-y)
-            y = scale * W @ y + b
+            y = scale * W @ y + bias_scale * b
         return y
 
     def gradient(self, value: Tensor) -> list[Tensor]:
@@ -220,6 +222,11 @@ NETWORKS = {
     "one layer": MLP([3, 1]),
     "several outputs": MLP([3, 5, 4, 3], bias_variance=1),
     "several outputs, mup": MLP([3, 5, 4, 2], parameterization="mup", bias_variance=1),
+    "scaled biases": MLP([3, 5, 4, 1], bias_variance=1, bias_scale=0.1),
+    "scales by layer": MLP([3, 5, 4, 1], parameterization="standard", bias_variance=1, bias_scale=(0.5, 0, 2)),
+    "biases by layer": MLP([3, 5, 4, 1], bias=("frozen", "none", "trained"), bias_variance=(1, 0, 0.5)),
+    "mup, base width": MLP([3, 5, 4, 2], parameterization="mup", bias_variance=1, base_widths=2),
+    "mup, base widths": MLP([3, 5, 4, 1], parameterization="mup", bias_scale=0.5, base_widths=(3, 2, 8, 1)),
 }
 FEW = 25
 

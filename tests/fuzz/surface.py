@@ -9,30 +9,31 @@ from typing import Any
 
 EXPORTING = ("finwidth", "finwidth.empirical", "finwidth.paper", "finwidth.plots", "finwidth.sweeps")  # by `dir`
 OPEN = (  # modules whose every public name is for users
-    "finwidth.activations",
+    "finwidth.networks.activations",
     "finwidth.exact.closed_form",
     "finwidth.exact.grid",
-    "finwidth.laws",
+    "finwidth.networks.laws",
     "finwidth.observables",
     "finwidth.quantities",
     "finwidth.report",
-    "finwidth.sampling.law_layers",
+    "finwidth.sampling.layers.modules",
 )
 NAMED = (  # of modules that are for the rest of the package otherwise
-    "finwidth.empirical.jacobian.jacobian",
+    "finwidth.empirical.reference.jacobian.jacobian",
     "finwidth.measurement.measure",
     "finwidth.memory.check_memory",
-    "finwidth.network.parse_widths",
+    "finwidth.networks.widths.parse_widths",
     "finwidth.paper.page.write_page",
     "finwidth.paper.paths.enumerate_moments",
-    "finwidth.sampling.importance.tilted",
-    "finwidth.sampling.training.default_rate",
-    "finwidth.sampling.training.trajectory",
+    "finwidth.sampling.one_input.importance.tilted",
+    "finwidth.sampling.training.train.default_rate",
+    "finwidth.sampling.training.train.trajectory",
 )
 HELPERS = {  # what the package calls with what it has checked
-    "finwidth.activations.array_module",
+    "finwidth.networks.activations.array_module",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
+    "finwidth.quantities.storable",
 }
 
 

@@ -19,11 +19,11 @@ import xarray as xr
 from torch import nn
 
 import finwidth
-from finwidth.activations import ACTIVATIONS, array_module
-from finwidth.laws import LAWS
-from finwidth.network import PARAMETERIZATIONS
+from finwidth.networks.activations import ACTIVATIONS, array_module
+from finwidth.networks.laws import LAWS
+from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.report import report
-from finwidth.sampling.losses import LOSSES
+from finwidth.sampling.training.losses import LOSSES
 
 Make = Callable[[random.Random], Any]
 
@@ -229,6 +229,10 @@ def kind(r: random.Random) -> dict[str, Any]:
     if r.random() < 0.3 and found.get("bias") != "none":
         found["bias_variance"] = variance(r)
         found["bias_law"] = laws(r)
+    if r.random() < 0.2:
+        found["bias_scale"] = variance(r)
+    if found.get("parameterization") == "mup" and r.random() < 0.3:
+        found["base_widths"] = r.randint(1, 9)
     return found
 
 
@@ -324,6 +328,8 @@ VALID: dict[str, Make] = {
     "bias": one(True, False, "trained", "frozen", "none"),
     "bias_law": laws,
     "bias_variance": variance,
+    "bias_scale": variance,
+    "base_widths": one(None, 1, 4, [2, 4, 4, 1], 2.5),
     "biases": one("default", "zeros", "none"),
     "check": one(True, False),
     "config": config,
@@ -460,7 +466,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.empirical.sgd_update.x": matrix,
     "finwidth.empirical.sgd_update.y": lambda r: r.choice([targets(r), torch.ones(3, 1), np.zeros((2, 1)), [[1.0]]]),
     "finwidth.empirical.sgd_update.loss": one(nn.functional.mse_loss, lambda out, y: (out**2).sum(), None),
-    "finwidth.empirical.jacobian.jacobian.x": matrix,
+    "finwidth.empirical.reference.jacobian.jacobian.x": matrix,
     "finwidth.observables.target_gram.inputs": one(3),
     "finwidth.observables.target_gram.outputs": one(1, 2),
     "finwidth.observables.targets_are.outputs": one(1, 2),
@@ -470,7 +476,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.report.write.x": one([1, 2]),
     "finwidth.paper.paths.enumerate_moments.net": lambda r: finwidth.MLP([2, 2, 1], **kind(r)),
     "finwidth.paper.paths.enumerate_moments.outputs": one(None, [(0, 0)]),
-    "finwidth.sampling.importance.tilted.exact": one(None, {"K": 1.0}),
+    "finwidth.sampling.one_input.importance.tilted.exact": one(None, {"K": 1.0}),
     "finwidth.plots.growth_with_depth.widths": numbers,
     "finwidth.plots.kernel_on_a_circle.widths": numbers,
     "finwidth.plots.update_over_depth.widths": numbers,

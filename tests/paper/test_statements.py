@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from finwidth.errors import FinwidthError
-from finwidth.network import MLP
+from finwidth.networks.mlp import MLP
 from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
 from finwidth.paper.findings import flipping_gates
 from finwidth.paper.paths import enumerate_moments, is_even

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finwidth.sampling.combinations import SharedMatrix
+from finwidth.sampling.lazy_matrix.combination import SharedMatrix
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation
-from finwidth.sampling.device import DeviceGenerator
+from finwidth.sampling.random.device import DeviceGenerator
 from stats import same_law, same_mean
 
 pytest.importorskip("torch", reason="needs the torch extra")

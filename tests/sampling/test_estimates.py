@@ -7,8 +7,8 @@ import pytest
 
 import finwidth
 from finwidth import MLP
-from finwidth.sampling.diagonal import chunks
-from finwidth.sampling.estimates import Accumulator, estimates
+from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.statistics.estimates import Accumulator, estimates
 
 
 def test_merging_chunks_is_exact() -> None:

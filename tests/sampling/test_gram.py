@@ -15,9 +15,11 @@ from scipy import integrate, special, stats
 
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
-from finwidth.empirical.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling import gram, gram_passes, gram_update
-from finwidth.sampling.streams import stream
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
+from finwidth.sampling.kernel_matrix import gram
+from finwidth.sampling.kernel_matrix import passes as gram_passes
+from finwidth.sampling.kernel_matrix import update as gram_update
+from finwidth.sampling.random.streams import stream
 from stats import same_law, same_mean
 
 FloatArray = npt.NDArray[Any]
@@ -38,6 +40,10 @@ NETWORKS = {
     "mup, no biases": MLP([2, 5, 4, 1], activation="abs", parameterization="mup", bias="none"),
     "deep": MLP([2, 4, 4, 4, 4, 1], activation="tanh", bias_variance=0.1),
     "one layer": MLP([2, 1]),
+    "scaled biases": MLP([2, 5, 4, 1], activation="tanh", bias_variance=1, bias_scale=[0.3, 2, 1]),
+    "biases by layer, mup": MLP(
+        [2, 5, 4, 1], activation="gelu", parameterization="mup", bias=["trained", "none", "frozen"], base_widths=4
+    ),
 }
 
 # What is compared: entries, outputs and their dependence, determinant and eigenvalues.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finwidth import MLP, SmoothActivation, sample_gram
-from finwidth.activations import ACTIVATIONS
+from finwidth.networks.activations import ACTIVATIONS
 from sampling.test_gram import DRAWS, NETWORKS, TARGETS, VIEWS, X, in_law
 from stats import same_law
 

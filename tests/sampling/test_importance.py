@@ -15,10 +15,10 @@ import finwidth
 from finwidth import MLP, Activation
 from finwidth.exact.moments import exact_values
 from finwidth.quantities import DRAWN
-from finwidth.sampling import importance
-from finwidth.sampling.diagonal import chunks
-from finwidth.sampling.estimates import estimates
-from finwidth.sampling.importance import heads, make_tilts, pieces, tilted
+from finwidth.sampling.one_input import importance
+from finwidth.sampling.one_input.importance import heads, make_tilts, pieces, tilted
+from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.statistics.estimates import estimates
 from stats import same_counts, same_mean
 
 DRAWS = 60_000

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import FinwidthError, LawConv2d, LawLinear, tangent_kernel  # noqa: E402
-from finwidth.sampling.combinations import Combination  # noqa: E402
+from finwidth.sampling.lazy_matrix.combination import Combination  # noqa: E402
 from law_modules import Attention, ConvNet, InLaw, ResidualMLP, Usual, inputs_for  # noqa: E402
 
 MODULES = [ResidualMLP, ConvNet, Attention]

@@ -15,9 +15,9 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import tangent_kernel  # noqa: E402
-from finwidth.sampling.combinations import SharedMatrix  # noqa: E402
-from finwidth.sampling.law_tensor import LawTensor  # noqa: E402
-from finwidth.sampling.revealed import _Side  # noqa: E402
+from finwidth.sampling.layers.tensor import LawTensor  # noqa: E402
+from finwidth.sampling.lazy_matrix.combination import SharedMatrix  # noqa: E402
+from finwidth.sampling.lazy_matrix.gaussian import _Side  # noqa: E402
 from law_modules import Attention, ConvNet, Drawing, InLaw, ResidualMLP, inputs_for  # noqa: E402
 
 MODULES = [ResidualMLP, ConvNet, Attention]

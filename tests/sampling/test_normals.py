@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from scipy import integrate, stats
 
-from finwidth.sampling import normals
-from finwidth.sampling.normals import BLOCK, FEWEST, LAYERS, Normals, staircase
-from finwidth.sampling.streams import stream
+from finwidth.sampling.random import normals
+from finwidth.sampling.random.normals import BLOCK, FEWEST, LAYERS, Normals, staircase
+from finwidth.sampling.random.streams import stream
 from stats import follows, same_mean
 
 FloatArray = npt.NDArray[Any]

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 import finwidth
-from finwidth.sampling.diagonal import chunks
-from finwidth.sampling.quantiles import ACCURACY, SHOWN, Law
+from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.statistics.quantile_sketch import ACCURACY, SHOWN, Law
 
 SHARES = (0, 1e-4, *SHOWN, 0.9999, 1)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth.sampling import revealed
-from finwidth.sampling.device import DeviceGenerator, array_module, as_array
-from finwidth.sampling.revealed import GaussianMatrix, memory
-from finwidth.sampling.streams import stream
+from finwidth.sampling.lazy_matrix import gaussian as revealed
+from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix, memory
+from finwidth.sampling.random.device import DeviceGenerator, array_module, as_array
+from finwidth.sampling.random.streams import stream
 from stats import same_law
 
 Array = Any

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finwidth.sampling.device import DeviceGenerator
-from finwidth.sampling.revealed import GaussianMatrix
-from finwidth.sampling.streams import stream
-from finwidth.sampling.trained_matrix import TrainedMatrix
+from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
+from finwidth.sampling.lazy_matrix.trained import TrainedMatrix
+from finwidth.sampling.random.device import DeviceGenerator
+from finwidth.sampling.random.streams import stream
 
 Array = Any
 ROWS, COLUMNS = 60, 50

@@ -14,11 +14,11 @@ import pytest
 import finwidth
 from dense_training import dense_training
 from finwidth import MLP, FinwidthError, sample_gram, train
-from finwidth.empirical.brute_force import draw_networks
-from finwidth.sampling import revealed
-from finwidth.sampling.revealed import GaussianMatrix
-from finwidth.sampling.training import default_rate, trajectory
-from finwidth.sampling.training_plan import memory, plan
+from finwidth.empirical.reference.brute_force import draw_networks
+from finwidth.sampling.lazy_matrix import gaussian as revealed
+from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
+from finwidth.sampling.training.plan import memory, plan
+from finwidth.sampling.training.train import default_rate, trajectory
 from stats import same_law
 
 Array = Any

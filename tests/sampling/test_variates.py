@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finwidth.sampling import variates
-from finwidth.sampling.streams import stream
-from finwidth.sampling.variates import MOST_COINS, Variates, thresholds
+from finwidth.sampling.random import variates
+from finwidth.sampling.random.streams import stream
+from finwidth.sampling.random.variates import MOST_COINS, Variates, thresholds
 from stats import follows, same_counts, same_law, same_mean
 
 DRAWS = 400_000

@@ -23,8 +23,9 @@ import pytest
 
 import finwidth
 from finwidth import FinwidthError
-from finwidth.sweeps import cluster, read
-from finwidth.sweeps.run import Progress, Task
+from finwidth.sweeps import read
+from finwidth.sweeps.execution import dask as cluster
+from finwidth.sweeps.execution.run import Progress, Task
 
 distributed = pytest.importorskip("distributed", reason="needs the dask extra")
 import dask  # noqa: E402
@@ -47,7 +48,7 @@ input = "1,2"
 draws = 200_000
 """
 CONFIG = tomllib.loads(GRID)
-COMMAND = [sys.executable, "-c", "from finwidth.cli import main; main()", "sweep"]
+COMMAND = [sys.executable, "-c", "from finwidth.cli.main import main; main()", "sweep"]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from finwidth.sweeps import read
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
 
-COMMAND = [sys.executable, "-c", "from finwidth.cli import main; main()", "sweep"]
+COMMAND = [sys.executable, "-c", "from finwidth.cli.main import main; main()", "sweep"]
 GRID = """\
 quantities = ["exact", "sampled"]
 [axes]

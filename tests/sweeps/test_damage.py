@@ -18,8 +18,8 @@ import zarr
 import finwidth
 from finwidth import FinwidthError
 from finwidth.sweeps import check, merge, read
-from finwidth.sweeps.dataset import status
 from finwidth.sweeps.plots import plot
+from finwidth.sweeps.store.dataset import status
 
 # Quantities of one shape and of others; two outer axes, so that places differ in more than depth and width.
 CONFIG: dict[str, Any] = {
@@ -216,7 +216,7 @@ def test_the_check_values_are_what_notices(
     tmp_path: Path, whole: tuple[Path, xr.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without them two chunks that changed places are two valid chunks: the tests above can fail."""
-    from finwidth.sweeps import seals
+    from finwidth.sweeps.store import seals
 
     store = tmp_path / "a.zarr"
     shutil.copytree(whole[0], store)

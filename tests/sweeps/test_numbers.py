@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import finwidth
 from finwidth import MLP, FinwidthError
-from finwidth.sampling.diagonal import chunk_size
-from finwidth.sampling.estimates import Accumulator, estimates
-from finwidth.sampling.streams import stream
-from finwidth.sweeps import run
-from finwidth.sweeps.grid import Cell, cell_seed, input_vector
-from finwidth.sweeps.records import accumulate, record
+from finwidth.sampling.one_input.norm_chain import chunk_size
+from finwidth.sampling.random.streams import stream
+from finwidth.sampling.statistics.estimates import Accumulator, estimates
+from finwidth.sweeps.execution import run
+from finwidth.sweeps.quantities.records import accumulate, record
+from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
 
@@ -161,7 +161,7 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
         asked.append(number)
         return stream(seed, number)
 
-    monkeypatch.setattr("finwidth.sweeps.drawn_kinds.stream", noted)
+    monkeypatch.setattr("finwidth.sweeps.quantities.sampled.stream", noted)
     assert finwidth.sweep(config, tmp_path / "a.zarr").identical(whole)
     size = chunk_size(MLP([4, 8, 8, 1]))
     assert sorted(set(asked)) == list(range(40_000 // size, -(-110_000 // size)))  # whole chunks are not drawn again

@@ -168,7 +168,7 @@ def test_an_array_that_lies_elsewhere(tmp_path: Path) -> None:
 
 def test_the_names_of_temporaries_are_those_of_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Zarr writes before it renames it, caught in the act."""
-    from finwidth.sweeps import layout
+    from finwidth.sweeps.store import layout
 
     names = []
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from finwidth.laws import FloatArray
+from finwidth.networks.laws import FloatArray
 from finwidth.quantities import Estimate
-from finwidth.sweeps import stopping
-from finwidth.sweeps.stopping import wanted_draws
+from finwidth.sweeps.quantities import stopping
+from finwidth.sweeps.quantities.stopping import wanted_draws
 from stats import same_mean
 
 TARGET, REPEATS, MOST = 0.24, 60_000, 400

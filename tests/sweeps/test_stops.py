@@ -18,8 +18,9 @@ import pytest
 
 import finwidth
 from finwidth import FinwidthError
-from finwidth.sweeps import check, merge, numerics, read
-from finwidth.sweeps.dataset import status
+from finwidth.sweeps import check, merge, read
+from finwidth.sweeps.store import numerics
+from finwidth.sweeps.store.dataset import status
 
 GRAM: dict[str, Any] = {
     "quantities": ["exact", "sampled", "gram"],
@@ -141,8 +142,8 @@ def test_a_signal_that_raises(tmp_path: Path, workers: int) -> None:
 
 def test_what_ends_by_itself_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt while two tasks are computed: the one that ends counts, the one that pauses does not."""
-    from finwidth.sweeps import run
-    from finwidth.sweeps.run import Computed, by_threads
+    from finwidth.sweeps.execution import run
+    from finwidth.sweeps.execution.run import Computed, by_threads
 
     computing: list[str] = []
 

@@ -21,10 +21,12 @@ import pytest
 import finwidth
 from finwidth import FinwidthError
 from finwidth.quantities import DRAWN
-from finwidth.sweeps import check, drawn_kinds, layout, merge, read
+from finwidth.sweeps import check, merge, read
 from finwidth.sweeps.config import read_config
-from finwidth.sweeps.dataset import status
-from finwidth.sweeps.store import open_store, writing
+from finwidth.sweeps.quantities import sampled as drawn_kinds
+from finwidth.sweeps.store import layout
+from finwidth.sweeps.store.dataset import status
+from finwidth.sweeps.store.zarr_store import open_store, writing
 
 zarr = pytest.importorskip("zarr", reason="needs the sweep extra")
 
@@ -272,7 +274,7 @@ def test_numbers_of_another_version_are_not_mixed(tmp_path: Path, monkeypatch: p
     store = tmp_path / "a.zarr"
     finwidth.sweep(small(), store)
     before = tree(store)
-    from finwidth.sweeps import store as module
+    from finwidth.sweeps.store import zarr_store as module
 
     monkeypatch.setattr(module, "version", lambda package: "99.0")
     with pytest.raises(FinwidthError, match=r"its numbers come from finwidth 0.1.0, and this is 99.0"):

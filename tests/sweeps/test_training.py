@@ -11,7 +11,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, FinwidthError
-from finwidth.sweeps.grid import Cell, cell_seed, input_vector
+from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
 
@@ -58,7 +58,7 @@ def test_dead_networks_have_no_alignment_and_spoil_no_mean() -> None:
 
 
 def test_more_draws_and_workers_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finwidth.sweeps.training_kind.chunk_size", lambda net, inputs: 15)
+    monkeypatch.setattr("finwidth.sweeps.quantities.training.chunk_size", lambda net, inputs: 15)
     finwidth.sweep(CONFIG, tmp_path / "a.zarr")
     more = CONFIG | {"training": TABLE | {"draws": 70}}
     assert finwidth.sweep(more, tmp_path / "a.zarr").identical(finwidth.sweep(more, workers=1))

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
-    from finwidth.empirical.ensemble import Ensemble as Ensemble
-    from finwidth.empirical.explanation import explain as explain
-    from finwidth.empirical.kernel import ntk as ntk
-    from finwidth.empirical.modules import MLP as MLP
-    from finwidth.empirical.recognition import recognise as recognise
-    from finwidth.empirical.tracker import Tracker as Tracker
-    from finwidth.empirical.tracker import combine as combine
-    from finwidth.empirical.update import sgd_update as sgd_update
+    from finwidth.empirical.kernel.explanation import explain as explain
+    from finwidth.empirical.kernel.ntk import ntk as ntk
+    from finwidth.empirical.kernel.update import sgd_update as sgd_update
+    from finwidth.empirical.modules.mlp import MLP as MLP
+    from finwidth.empirical.modules.recognition import recognise as recognise
+    from finwidth.empirical.training.ensemble import Ensemble as Ensemble
+    from finwidth.empirical.training.tracker import Tracker as Tracker
+    from finwidth.empirical.training.tracker import combine as combine
 
 _HOMES = {
-    "ntk": "kernel",
-    "sgd_update": "update",
-    "explain": "explanation",
-    "MLP": "modules",
-    "recognise": "recognition",
-    "Tracker": "tracker",
-    "Ensemble": "ensemble",
-    "combine": "tracker",
+    "ntk": "kernel.ntk",
+    "sgd_update": "kernel.update",
+    "explain": "kernel.explanation",
+    "MLP": "modules.mlp",
+    "recognise": "modules.recognition",
+    "Tracker": "training.tracker",
+    "Ensemble": "training.ensemble",
+    "combine": "training.tracker",
 }
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
-from finwidth.network import MLP, Vector, check_mlp, exact_input
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.progress import stage
 from finwidth.quantities import plain
 

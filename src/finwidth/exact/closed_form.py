@@ -59,7 +59,7 @@ def _geometric(q: sympy.Expr, q_to_d: sympy.Expr) -> sympy.Expr:
     return (q - q_to_d) / (1 - q)
 
 
-def _weighted(q: sympy.Expr, q_to_d: sympy.Expr) -> sympy.Expr:
+def _weighted_sum(q: sympy.Expr, q_to_d: sympy.Expr) -> sympy.Expr:
     """Sum of k q^k over 0 < k < d."""
     return (_geometric(q, q_to_d) - (d - 1) * q_to_d) / (1 - q)
 
@@ -67,7 +67,7 @@ def _weighted(q: sympy.Expr, q_to_d: sympy.Expr) -> sympy.Expr:
 def _apart() -> sympy.Expr:
     """Sum over layers i < j <= d of (rho/alpha)^(j-i)."""
     ratio, ratio_to_d = _RHO / _ALPHA, _DECAYED / (_ALPHA * _GROWN)
-    return d * _geometric(ratio, ratio_to_d) - _weighted(ratio, ratio_to_d)
+    return d * _geometric(ratio, ratio_to_d) - _weighted_sum(ratio, ratio_to_d)
 
 
 def _k_w() -> sympy.Expr:
@@ -95,7 +95,7 @@ def _k_w_k_b() -> sympy.Expr:
     (|x|^2/n_0) alpha^k / 2; in layer d - k + m, 0 <= m <= k: (|x|^2/n_0) alpha^(k-m) (alpha^m + 2 rho^m)/6.
     """
     grown = _geometric(_ALPHA, _ALPHA * _GROWN)
-    grown_k = _weighted(_ALPHA, _ALPHA * _GROWN)
+    grown_k = _weighted_sum(_ALPHA, _ALPHA * _GROWN)
     below = (d - 1) * grown - grown_k
     mixed = (_ALPHA * grown - _RHO * _geometric(_RHO, _DECAYED)) / (_ALPHA - _RHO)  # sum of alpha^(k-m) rho^m
     above = (grown_k + grown + 2 * mixed) / 3
@@ -108,7 +108,7 @@ def _d_wb() -> sympy.Expr:
     """
     grown = _geometric(_ALPHA, _ALPHA * _GROWN)
     mixed = _RHO * (grown - _geometric(_RHO, _DECAYED)) / (_ALPHA - _RHO)  # sum of alpha^(k-m) rho^m, m > 0
-    return r2 / n_0 * (_weighted(_ALPHA, _ALPHA * _GROWN) - mixed) / 6
+    return r2 / n_0 * (_weighted_sum(_ALPHA, _ALPHA * _GROWN) - mixed) / 6
 
 
 def _k_b_squared() -> sympy.Expr:
@@ -151,11 +151,11 @@ def _entry(name: str) -> _Entry:
 
 
 @cache
-def _form(name: str) -> sympy.Expr:
+def _by_growth(name: str) -> sympy.Expr:
     """The form in n, d, n_0, r2 and the symbols that stand for powers."""
     entry = _entry(name)
     if entry.build is None:
-        return sympy.Add(*(times * _form(part) for times, part in entry.parts))
+        return sympy.Add(*(times * _by_growth(part) for times, part in entry.parts))
     form = entry.build()
     return _tidy(form) if name != "K_b^2" else 1 + _tidy(form - 1)
 
@@ -233,7 +233,7 @@ def closed_form(quantity: str) -> sympy.Expr:
     r2*(36*n**2 - 25*n*(1 - 1/n)**d*(n - 1) + (1 + 5/n)**(d - 1)*(n + 5)*(30*d - 11*n - 25))/(900*n_0)
     """
     _entry(quantity)  # the cache takes texts only
-    return _form(quantity).xreplace(_POWERS)
+    return _by_growth(quantity).xreplace(_POWERS)
 
 
 def closed_form_value(quantity: str, *, width: int, depth: int, input_width: int, norm2: int | Fraction) -> Fraction:
@@ -317,7 +317,7 @@ def _limit(quantity: str) -> sympy.Expr:
     if entry.build is None:
         return sympy.Add(*(times * _limit(part) for times, part in entry.parts))
     # The powers tend to constants, so only the leading coefficients in n of what multiplies them count.
-    form = _form(quantity).subs({_ALIVE: b * n - 1, _DEAD: 0, d: b * n}) / (b * n) ** entry.order
+    form = _by_growth(quantity).subs({_ALIVE: b * n - 1, _DEAD: 0, d: b * n}) / (b * n) ** entry.order
     limit = _tidy(sympy.limit(form, n, sympy.oo))
     return limit.subs({_GROWN: sympy.exp(5 * b), _DECAYED: sympy.exp(-b)})
 
@@ -343,10 +343,10 @@ def formulas() -> str:
         if entry.build is None:
             exact.append(_equation(entry.latex, "=", _combination(entry)))
         else:
-            exact.append(_equation(entry.latex, "=", _latex(_form(name).subs(powers))))
+            exact.append(_equation(entry.latex, "=", _latex(_by_growth(name).subs(powers))))
             over = entry.latex + ("/d" if entry.order == 1 else "/d^2")
             limits.append(_equation(over, r"\to", _latex(proportional_limit(name))))
-    return "\n\n".join(["### At any depth and width", *exact, "### The limit", *limits, "### In numbers", _numbers()])
+    return "\n\n".join(["### At any depth and width", *exact, "### The limit", *limits, "### In numbers", _example()])
 
 
 def _equation(left: str, relation: str, right: str) -> str:
@@ -371,7 +371,7 @@ def _latex(form: sympy.Expr) -> str:
 _NUMBERS_WIDTH = 100
 
 
-def _numbers() -> str:
+def _example() -> str:
     """The ratios of the paper's two theorems at |x|^2 = n_0, against its forms for equal widths."""
     header = (
         r"$b=d/n$",

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import ACTIVATIONS, Activation, SmoothActivation
-from finwidth.laws import FloatArray
+from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
+from finwidth.networks.laws import FloatArray
 
 _LINEAR = 1e-9  # below it arctan(r) is r to all digits of a double
 
@@ -131,7 +131,7 @@ _CLOSED: dict[Activation, _Mixture] = {
 }
 
 
-def closed_form(phi: SmoothActivation) -> _Mixture | None:
+def mixture_of(phi: SmoothActivation) -> _Mixture | None:
     """The means of a smooth activation that comes with the package; None for a user's."""
     return _CLOSED.get(phi)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from finwidth import arguments
 from finwidth.arguments import count, items, numbers
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
-from finwidth.exact.partitions import pairs
+from finwidth.exact.partitions import State, pairs
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, to_decimal
-from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import MLP, Layer, Vector, exact_input
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, Layer, MLPOptions
 from finwidth.progress import stage
 from finwidth.quantities import attributes
 
@@ -27,7 +28,7 @@ _LARGE = 1e100
 _SPREAD = tuple(pairs(kinds) for kinds in ("w", "b", "ww", "wb", "bb"))  # what the spread of K is made of
 
 
-def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **network: Any) -> xr.Dataset:
+def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **network: Unpack[MLPOptions]) -> xr.Dataset:
     """`finwidth.moments` of networks (n_0, n, ..., n, 1) with d weight layers, for every n and d of a grid.
 
     One pass up the deepest network serves all depths, in double precision for all widths at once: 10^5 pairs take
@@ -67,7 +68,7 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     widths = items("widths", widths, "hidden widths such as [16, 64]")
     needed = 8 * (16 * len(widths) * len(depths) + 700 * len(widths) + 20 * len(depths))
     afford(needed, f"a grid of {len(widths)} widths and {len(depths)} depths", "take fewer of either")
-    widths, nets = _networks(widths, x, network)
+    widths, nets = _of_each_width(widths, x, network)
     if not nets or not depths:
         raise FinwidthError("the grid is empty; give at least one width and one depth")
     given = Input.of(exact_input(nets[0], x), 4)
@@ -92,7 +93,7 @@ def moments_grid(widths: Sequence[int], depths: Sequence[int], x: Vector, **netw
     )
 
 
-def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **network: Any) -> FloatArray:
+def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **network: Unpack[MLPOptions]) -> FloatArray:
     """The coefficient of variation of K of networks (n_0, n, ..., n, 1), shape (widths,), in one pass.
 
     In double precision: the square of a result is right to about 10^-15 depth (1 + its value).
@@ -103,7 +104,7 @@ def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **net
     >>> spread_by_width([16, 64, 256], 32, [1.0, 1.0]).round(3)
     array([32.087,  1.862,  0.622])
     """
-    depth, (widths, nets) = count("depth", depth), _networks(widths, x, network)
+    depth, (widths, nets) = count("depth", depth), _of_each_width(widths, x, network)
     if not nets:
         return np.zeros(0)
     values = _log_values(_SPREAD, nets, Input.of(exact_input(nets[0], x), 4), [depth])
@@ -114,7 +115,7 @@ def spread_by_width(widths: Sequence[int], depth: int, x: Sequence[float], **net
     return spread
 
 
-def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any) -> list[float]:
+def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Unpack[MLPOptions]) -> list[float]:
     """The coefficient of variation of K of networks (n_0, n, ..., n, 1) with d = 1, ..., ``deepest`` weight layers.
 
     The numbers of `finwidth.moments`, to the last digit, in one pass up the deepest: 10^4 depths take about a second.
@@ -126,7 +127,7 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     >>> spread_by_depth(8, 3, [1.0, 2.0])[2] == moments(MLP([2, 8, 8, 1]), [1.0, 2.0]).cv
     True
     """
-    deepest, (_, (net,)) = count("deepest", deepest), _networks([width], x, network)
+    deepest, (_, (net,)) = count("deepest", deepest), _of_each_width([width], x, network)
     program = compile_program(_SPREAD, net)
     found = [0.0]  # one layer has no spread
     with decimal.localcontext(CONTEXT):
@@ -143,16 +144,19 @@ def spread_by_depth(width: int, deepest: int, x: Sequence[float], **network: Any
     return found
 
 
-def _networks(widths: Sequence[int], x: Vector, network: dict[str, Any]) -> tuple[list[int], list[MLP]]:
+def _of_each_width(widths: Sequence[int], x: Vector, network: MLPOptions) -> tuple[list[int], list[MLP]]:
     """One network of each hidden width, for this input."""
     checked = [count("width", n) for n in items("widths", widths, "hidden widths such as [16, 64]")]
     given = numbers(x)
     if given is None or given.ndim != 1 or not len(given):
         raise FinwidthError(f"the input {shown(x)} is not one list of numbers; give some such as [1.0, 2.0]")
+    for name, value in network.items():
+        if isinstance(value, list | tuple | np.ndarray):
+            raise FinwidthError(f"{name} is {shown(value)}; give one value, for hidden layers that are all alike")
     return checked, [MLP([len(given), n, n, n, 1], **network) for n in checked]
 
 
-def _log_values(starts: Any, nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
+def _log_values(starts: Sequence[State], nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:
     """For each start its log value, shape (widths, depths)."""
     if not all(arguments.is_double(each) for each in x.power_sums.values()):
         raise FinwidthError("the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)")
@@ -185,14 +189,16 @@ def _stack(layers: Sequence[Layer]) -> LayerNumbers:
     return LayerNumbers.of(layers, lambda values: np.array([float(value) for value in values]))
 
 
-def _arguments(net: MLP) -> dict[str, Any]:
+def _arguments(net: MLP) -> MLPOptions:
     """Arguments of a one-layer network of the same kind; its only layer has the gains of a last one."""
     return {
         "weight_law": net.weight_law,
         "activation": net.activation,
         "parameterization": net.parameterization,
         "gains": net.gains[-1],
-        "bias": net.bias,
+        "bias": net.bias[-1],
         "bias_variance": net.bias_variance[-1],
         "bias_law": net.bias_law,
+        "bias_scale": net.bias_scale[-1],
+        **({"base_widths": (net.base_widths[0], net.base_widths[-1])} if net.parameterization == "mup" else {}),
     }

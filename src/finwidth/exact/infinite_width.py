@@ -21,13 +21,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import Activation, SmoothActivation
 from finwidth.errors import FinwidthError
-from finwidth.exact.gaussian_means import ArcCosine, Pairs, alone, closed_form
+from finwidth.exact.gaussian_means import ArcCosine, Pairs, alone, mixture_of
 from finwidth.exact.quadrature import PRECISION, Integrated
-from finwidth.laws import FloatArray
 from finwidth.memory import afford
-from finwidth.network import MLP, check_inputs
+from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.inputs import check_inputs
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
@@ -169,7 +170,7 @@ class _Correlations:
     """Correlations of values and slopes of a smooth activation between Gaussian vectors."""
 
     def __init__(self, phi: SmoothActivation, y: Vectors) -> None:
-        self.y, self.rule = y, closed_form(phi) or Integrated(phi, y.lengths)
+        self.y, self.rule = y, mixture_of(phi) or Integrated(phi, y.lengths)
         self.sizes = [np.sqrt(np.where(each > 0, each, 1)) for each in self.rule.means(alone(y.lengths))]
 
     @property

@@ -23,7 +23,8 @@ from finwidth.exact.transfer import (
     survival_matters,
     to_decimal,
 )
-from finwidth.network import MLP, Vector, check_mlp, exact_input
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction
@@ -398,23 +399,35 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)
     """
-    net, exact, order = check_mlp(net), arguments.flag("exact", exact), arguments.count("order", order)
-    if order not in ORDERS:
-        raise FinwidthError(f"order={order}; give 2, 3 or 4")
-    laws = [net.weight_law] + [net.bias_law] * net.random_bias
-    if exact and not all(law.rational for law in laws):
-        names = " and ".join(law.name for law in laws)
-        raise FinwidthError(f"exact=True, but the moments of {names} are not all rational; use exact=False")
-    if exact and survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
-        raise FinwidthError(
-            f"exact=True at width {max(net.widths[1:])}: the probability 1 - 2^-n that a layer lives has that many "
-            f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
-        )
+    net, exact, order = check_mlp(net), arguments.flag("exact", exact), check_order(order)
+    if exact:
+        check_exact(net)
     given = Input.of(exact_input(net, x), 2 * order)
     starts = {(a, p - a): pairs("w" * a + "b" * (p - a)) for p in range(1, order + 1) for a in range(p + 1)}
     values = _evaluate(starts | _update_starts(net), net, given, exact=exact)  # in one pass: most states are shared
     joint = {powers: values[powers] for powers in starts}
     return KernelMoments(net, exact, order, joint, _mean_update(net, values), given)
+
+
+def check_order(order: int) -> int:
+    """The highest moment that is computed."""
+    checked = arguments.count("order", order)
+    if checked not in ORDERS:
+        raise FinwidthError(f"order={checked}; give 2, 3 or 4")
+    return checked
+
+
+def check_exact(net: MLP) -> None:
+    """Raise FinwidthError where the moments of a network are no fractions, or too long ones."""
+    laws = [net.weight_law] + [net.bias_law] * net.random_bias
+    if not all(law.rational for law in laws):
+        names = " and ".join(law.name for law in laws)
+        raise FinwidthError(f"exact=True, but the moments of {names} are not all rational; use exact=False")
+    if survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
+        raise FinwidthError(
+            f"exact=True at width {max(net.widths[1:])}: the probability 1 - 2^-n that a layer lives has that many "
+            f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
+        )
 
 
 def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:

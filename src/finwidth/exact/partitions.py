@@ -82,7 +82,7 @@ def splits(state: State, occurring: frozenset[Tie]) -> Splits:
     """Every way in which the paths at the neurons of a layer leave them, by marks and by the ``occurring`` ties."""
     found: Splits = Counter({(END, ()): 1})
     for block in state:
-        found = _products(found, _block_splits(block, occurring))
+        found = _side_by_side(found, _block_splits(block, occurring))
     merged: Splits = Counter()
     for (ties, factor), ways in found.items():
         merged[canonical(ties), factor] += ways
@@ -101,7 +101,7 @@ def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
             tied: Splits = Counter(dict.fromkeys(_ties((first, *others), occurring), ways))
             if tied:
                 left = tuple((Counter(rest) - Counter(others)).elements())
-                found.update(_products(tied, _block_splits(left, occurring)))
+                found.update(_side_by_side(tied, _block_splits(left, occurring)))
     return found
 
 
@@ -120,7 +120,7 @@ def _ties(paths: Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Fact
                 yield END, (("b", 0),)
 
 
-def _products(ones: Splits, others: Splits) -> Splits:
+def _side_by_side(ones: Splits, others: Splits) -> Splits:
     """The splits of two sets of paths together."""
     found: Splits = Counter()
     for (ties, factor), ways in ones.items():

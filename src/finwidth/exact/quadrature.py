@@ -20,10 +20,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.activations import SmoothActivation
 from finwidth.errors import FinwidthError
 from finwidth.exact.gaussian_means import Pairs, Units
-from finwidth.laws import FloatArray
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.laws import FloatArray
 
 PRECISION = 1e-10  # what a result's error may be, of its size
 _REACH = 12.0  # in deviations: beyond it there is less than 10^-32

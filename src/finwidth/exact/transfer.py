@@ -22,10 +22,10 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
 
-from finwidth.activations import Activation
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP, Layer
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP, Layer
 from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
@@ -153,7 +153,7 @@ class LayerNumbers:
 
 def survival_matters(net: MLP) -> bool:
     """Whether a moment can depend on a layer being entirely closed: through trained biases that start at zero."""
-    return net.activation.can_die and net.bias == "trained"
+    return net.activation.can_die and "trained" in net.bias
 
 
 class Transfer:
@@ -263,8 +263,19 @@ def _is_zero(entry: Number) -> bool:
     return isinstance(entry, Fraction | Decimal) and not entry
 
 
-def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_layers: bool = True) -> list[Number]:
-    """Values of the program's starts at the output of ``net`` at input ``x``, in the arithmetic of ``convert``."""
+def evaluate(
+    program: Program,
+    net: MLP,
+    x: Input,
+    convert: Convert,
+    *,
+    dead_layers: bool = True,
+    watch: Callable[[list[Number]], None] | None = None,
+) -> list[Number]:
+    """Values of the program's starts at the output of ``net`` at input ``x``, in the arithmetic of ``convert``.
+
+    ``watch`` is called after each hidden layer with the values of the program's ties there.
+    """
     transfer = Transfer(program, net, x, convert, dead_layers=dead_layers)
     *hidden, last = net.layers
 
@@ -279,6 +290,8 @@ def evaluate(program: Program, net: MLP, x: Input, convert: Convert, *, dead_lay
             if latest is None or latest[0] != layer:
                 latest = layer, LayerNumbers.of([layer], one)
             transfer.hidden(latest[1])
+            if watch:
+                watch(transfer.values)
             if not i % every:
                 told(i**power)
     return transfer.output(LayerNumbers.of([last], one))

@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import product
 
 from finwidth.exact.moments import moments
-from finwidth.network import MLP
+from finwidth.networks.mlp import MLP
 from finwidth.paper.path_checks import HALF, even_fours, names, printed_weight
 from finwidth.paper.paths import enumerate_moments, neurons_at, paths_from
 from finwidth.paper.records import Statement

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.empirical.brute_force import draw_networks, kernel
-from finwidth.laws import FloatArray
-from finwidth.network import MLP
+from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.paper.path_checks import common, from_input, names
 from finwidth.paper.paths import Edge, Path, paths_from
 from finwidth.paper.records import Statement
@@ -184,7 +184,7 @@ def lemma_6() -> Statement:
 
 
 def _backpropagated(each: Drawn) -> dict[str, float]:
-    """K_w and Delta_ww from `finwidth.empirical.brute_force`, with frozen biases."""
+    """K_w and Delta_ww from `finwidth.empirical.reference.brute_force`, with frozen biases."""
     net = MLP(each.net.widths, each.net.weight_law, bias="frozen")
     weights, start = [], 0
     units = each.theta[each.is_weight]

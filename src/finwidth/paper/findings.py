@@ -8,13 +8,13 @@ from fractions import Fraction
 
 from finwidth.exact.bounds import bounds
 from finwidth.exact.moments import moments
-from finwidth.network import MLP
+from finwidth.networks.mlp import MLP
 from finwidth.paper.bias_checks import SMALL, bias_sums
 from finwidth.paper.moment_checks import alive, equal_widths
 from finwidth.paper.path_checks import names
 from finwidth.paper.probability_checks import counterexample, small_factor
 from finwidth.paper.records import Figure, Finding
-from finwidth.sampling.training import train
+from finwidth.sampling.training.train import train
 
 
 def output_bias() -> Finding:

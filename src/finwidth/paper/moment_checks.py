@@ -18,7 +18,7 @@ import numpy as np
 
 from finwidth.exact.bounds import bounds
 from finwidth.exact.moments import moments
-from finwidth.network import MLP
+from finwidth.networks.mlp import MLP
 from finwidth.paper.records import Figure, Statement
 
 LAWS = ("gaussian", "uniform", "laplace")

@@ -15,7 +15,8 @@ from itertools import product
 from typing import TypeAlias
 
 from finwidth.exact.moments import moments
-from finwidth.network import MLP, format_widths
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import format_widths
 from finwidth.paper.paths import (
     Edge,
     Path,

@@ -34,7 +34,8 @@ import numpy.typing as npt
 
 from finwidth.arguments import index, items
 from finwidth.errors import FinwidthError, SizeError, shown
-from finwidth.network import MLP, check_mlp, exact_input
+from finwidth.networks.inputs import exact_input
+from finwidth.networks.mlp import MLP, check_mlp
 
 CONSTANT = -1  # the neuron below a bias: its value is always 1
 
@@ -306,14 +307,14 @@ class PathEnumeration:
 
     def _certainly_zero(self, layer: int) -> bool:
         """Whether y^(layer) is zero in every realisation."""
-        return not any(self.x) and not any(self.net.bias_variance[:layer])
+        return not any(self.x) and not any(each.bias_variance for each in self.net.layers[:layer])
 
     def _not_zero(self, layer: int) -> Fraction:
         """P(y^(layer) is not zero): no layer below is dead; a random bias brings the dead to life.
 
         Where y^(layer) is zero for certain, its slopes are known and this is 1.
         """
-        if self._certainly_zero(layer) or self.net.bias_variance[layer - 1] or layer == 1:
+        if self._certainly_zero(layer) or self.net.layers[layer - 1].bias_variance or layer == 1:
             return Fraction(1)
         phi = self.net.activation
         dies = Fraction(1, 2 ** self.net.widths[layer - 1]) if phi.positive * phi.negative == 0 else Fraction(0)

@@ -11,9 +11,10 @@ from itertools import product
 
 import numpy as np
 
-from finwidth.empirical.brute_force import draw_networks
-from finwidth.laws import WeightLaw
-from finwidth.network import MLP, format_widths
+from finwidth.empirical.reference.brute_force import draw_networks
+from finwidth.networks.laws import WeightLaw
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import format_widths
 from finwidth.paper.records import Statement
 
 SEED = 20200426

@@ -12,15 +12,17 @@ from finwidth.arguments import count, items
 from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector, check_depth
+from finwidth.networks.inputs import Vector
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import check_depth
 from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
-from finwidth.sampling import importance
-from finwidth.sampling.diagonal import chunks
-from finwidth.sampling.estimates import estimates
-from finwidth.sampling.gram import sample_gram
-from finwidth.sampling.streams import check_seed
+from finwidth.sampling.kernel_matrix.gram import sample_gram
+from finwidth.sampling.one_input import importance
+from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.random.streams import check_seed
+from finwidth.sampling.statistics.estimates import estimates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,6 +121,8 @@ def update_over_depth(
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     check_alive(grid)
+    if not (grid.dK < 0).any():
+        raise FinwidthError("the kernels of these networks do not move on average: give another input")
     for width, colour in zip(widths, PALETTE, strict=False):
         line = grid.sel(width=width)
         axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")

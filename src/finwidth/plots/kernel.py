@@ -12,8 +12,9 @@ from finwidth.arguments import array, count, items, real, text
 from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
-from finwidth.laws import FloatArray
-from finwidth.network import MLP, Vector
+from finwidth.networks.inputs import Vector
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:

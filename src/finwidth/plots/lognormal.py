@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finwidth.laws import FloatArray
-from finwidth.network import MLP
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, save_as, styled
-from finwidth.sampling.diagonal import sample
+from finwidth.sampling.one_input.norm_chain import sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from finwidth.activations import SmoothActivation
-from finwidth.network import MLP
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.mlp import MLP
 
 
 def advice(net: MLP) -> str:
@@ -23,7 +23,8 @@ def advice(net: MLP) -> str:
 
 
 def _table() -> list[tuple[str, str, Callable[[MLP], object]]]:
-    from finwidth.sampling import diagonal, gram
+    from finwidth.sampling.kernel_matrix import gram
+    from finwidth.sampling.one_input import norm_chain as diagonal
 
     return [
         ("finwidth.moments", "exact moments", lambda net: isinstance(net.activation, SmoothActivation)),

@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from finwidth.activations import ACTIVATIONS
 from finwidth.errors import FinwidthError
-from finwidth.laws import LAWS, FloatArray
-from finwidth.network import MLP, PARAMETERIZATIONS
-from finwidth.sweeps.document import Document, read_document, shown
-from finwidth.sweeps.grid import AXES, TEXT_AXES, Cell, input_vector, width_at
-from finwidth.sweeps.kinds import KINDS, Settings
-from finwidth.sweeps.values import checked, numbers, one_of, several, text, whole, within
+from finwidth.networks.activations import ACTIVATIONS
+from finwidth.networks.laws import LAWS, FloatArray
+from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
+from finwidth.sweeps.quantities.registry import KINDS, Settings
+from finwidth.sweeps.schema.document import Document, read_document, shown
+from finwidth.sweeps.schema.grid import AXES, TEXT_AXES, Cell, input_vector, width_at
+from finwidth.sweeps.schema.values import checked, numbers, one_of, several, text, whole, within
 
 MOST_CELLS = 10**6
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7

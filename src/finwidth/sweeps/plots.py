@@ -11,11 +11,11 @@ import numpy as np
 
 from finwidth import outputs
 from finwidth.errors import FinwidthError
-from finwidth.laws import FloatArray
+from finwidth.networks.laws import FloatArray
 from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
 from finwidth.plots.style import save_as
-from finwidth.sweeps.dataset import read
-from finwidth.sweeps.grid import AXES
+from finwidth.sweeps.schema.grid import AXES
+from finwidth.sweeps.store.dataset import read
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -1,0 +1,72 @@
+"""What the command line shows of long work, on standard error: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from finwidth.progress import Stage
+
+LOG_SECONDS = 30
+_PATIENCE = 1.0  # seconds; shorter work shows nothing
+
+
+class Bars:
+    """A watcher of stages (`finwidth.progress`)."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage: Stage | None = None
+        self._next = 0.0
+
+    def __call__(self, stage: Stage) -> None:
+        """Show how far the stage is, if it is not over soon."""
+        if stage is not self._stage:
+            self._stage, self._next = stage, stage.started + LOG_SECONDS
+        if stage.over:
+            self._end()
+        elif time.monotonic() - stage.started < _PATIENCE:
+            return
+        elif sys.stderr.isatty():
+            self._draw(stage)
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + LOG_SECONDS
+            print(f"{stage.what}: {stage.share:.1%} done, {duration(stage.seconds_left)} left", file=sys.stderr)
+
+    def _draw(self, stage: Stage) -> None:
+        if self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
+            self._bar.add_task(stage.what, total=1.0, left="")
+        left = duration(stage.seconds_left)
+        self._bar.update(self._bar.task_ids[0], completed=stage.share, left=left)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    left = TextColumn("{task.fields[left]} left")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), left)
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds, or days where they are many.
+
+    >>> from finwidth.cli.bars import duration
+    >>> duration(3725), duration(10**7), duration(None)
+    ('1:02:05', '116 days', '?')
+    """
+    if seconds is None:
+        return "?"
+    if seconds >= 3 * 86400:
+        return f"{seconds / 86400:.0f} days"
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"

@@ -1,0 +1,250 @@
+"""The commands of `finwidth sweep`: they parse, call one function, and write."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from finwidth import outputs
+from finwidth.cli.bars import LOG_SECONDS, duration
+from finwidth.errors import FinwidthError
+from finwidth.quantities import plain
+
+if TYPE_CHECKING:
+    from finwidth.sweeps.execution.run import Progress
+
+
+class _RunByDefault(TyperGroup):
+    """`finwidth sweep grid.toml` is short for `finwidth sweep run grid.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            args = ["--help"]
+        elif args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+sweep_app = typer.Typer(
+    cls=_RunByDefault,
+    help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
+)
+StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(plain(document), indent=1, allow_nan=False))
+
+
+@sweep_app.command("run")
+def _run(
+    config: Annotated[Path, typer.Argument(help="The config, a TOML file.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The store, by default the config's name with .zarr; a sweep goes on in its own store only.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Threads; by default one for each core.", show_default=False)
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="Compute on a Dask cluster, such as tcp://host:8786.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute the cells that the store does not hold yet (the word run may be left out)."""
+    from finwidth.sweeps.execution.run import run
+    from finwidth.sweeps.schema.document import store_beside
+    from finwidth.sweeps.store.dataset import status
+
+    path = store_beside(config) if output is None else output
+    last: list[Progress] = []
+    try:
+        with _shown(quiet or as_json) as show, _one_line_warnings():
+
+            def progress(now: Progress) -> None:
+                last[:] = [now]
+                show(now)
+
+            run(config, path, workers=workers, scheduler=scheduler, progress=progress)
+    except KeyboardInterrupt as stop:
+        if last:
+            stop.add_note(f"{_told(path, last[0])}; the same command goes on")
+        raise
+    if as_json:
+        _print_json(status(path) | {"seconds": last[0].seconds})
+        return
+    typer.echo(f"{_told(path, last[0])}.")
+    for each in status(path)["quantities"].values():
+        for line in each["doubts"]:
+            typer.echo(f"! {line}.")
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Such as that a cluster has no workers."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: typer.echo(f"finwidth: {message}", err=True)
+        yield
+
+
+def _told(path: Path, now: Progress) -> str:
+    new = f", {now.done - now.before} of them new, {now.rate:.3g} a second" if now.done > now.before else ""
+    return f"{now.done} of {now.total} cells are in {path}{new}"
+
+
+@contextlib.contextmanager
+def _shown(quiet: bool) -> Iterator[Callable[[Progress], object]]:
+    """A bar with the rate and the time left on a terminal, a line now and then in a log, nothing where quiet."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda now: None
+    elif not console.is_terminal:
+        yield _LogLines()
+    else:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+        with Bar(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None, pace="")
+            yield lambda now: bar.update(task, completed=now.done, total=now.total, pace=_pace(now))
+
+
+class _LogLines:
+    """A line on standard error at the start and every half a minute."""
+
+    def __init__(self) -> None:
+        self.next = 0.0
+
+    def __call__(self, now: Progress) -> None:
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + LOG_SECONDS
+            typer.echo(f"{now.done} of {now.total} cells{', ' + _pace(now) if _pace(now) else ''}", err=True)
+
+
+def _pace(now: Progress) -> str:
+    if now.seconds_left is None:
+        return ""
+    return f"{now.rate:.3g} a second, {duration(now.seconds_left)} left"
+
+
+@sweep_app.command("status")
+def _status(store: StoreArgument, as_json: Json = False) -> None:
+    """How many cells are done, and how many have converged."""
+    from finwidth.sweeps.store.dataset import status
+
+    found = status(store)
+    if as_json:
+        _print_json(found)
+        return
+    from finwidth.cli import tables
+
+    tables.sweep_status(found)
+
+
+@sweep_app.command("check")
+def _check(store: StoreArgument, as_json: Json = False) -> None:
+    """Find every file of a store that is damaged, and mend what can be computed again."""
+    from finwidth.sweeps.store.mending import LEFT, check
+
+    found = check(store)
+    if as_json:
+        _print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
+    else:
+        for each in found:
+            typer.echo(f"{each.file}: {each.mended}")
+        typer.echo(f"{len(found)} files of {store} were damaged." if found else f"{store} is as it was stored.")
+    if foreign := [each.file for each in found if each.mended == LEFT]:
+        raise FinwidthError(f"{store} is still damaged: move away {', '.join(foreign)}, and check it again")
+
+
+@sweep_app.command("collect")
+def _collect(
+    store: StoreArgument,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help=f"A netCDF file, ending in .nc. {outputs.RULE}", show_default=False),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write what a store holds as one netCDF file of labelled arrays."""
+    from finwidth.sweeps.store.dataset import read
+
+    if output.suffix != ".nc":
+        raise FinwidthError(f"{output} must end in .nc, for it is a netCDF file; give another with -o")
+    outputs.check(output)
+    found = read(store)
+    outputs.write_netcdf(found, output)
+    sizes = {str(name): size for name, size in found.sizes.items()}
+    if as_json:
+        _print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
+        return
+    typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
+
+
+@sweep_app.command("merge")
+def _merge(
+    stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The new store; there must be nothing yet.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Make one store of the stores of two or more parts of a grid."""
+    from finwidth.sweeps.store.dataset import status
+    from finwidth.sweeps.store.merge import merge
+
+    merge(stores, output)
+    found = status(output)
+    if as_json:
+        _print_json(found)
+        return
+    from finwidth.cli import tables
+
+    tables.sweep_status(found)
+
+
+@sweep_app.command("plot")
+def _plot(
+    store: StoreArgument,
+    picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="phase: exact or sampled; by default exact, if it is there.", show_default=False),
+    ] = None,
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="Where to cut an axis, such as law=uniform.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a picture: the phase diagram, the collapse of the second moment, or that of the update."""
+    from finwidth.sweeps.plots import plot
+
+    plot(store, picture, output, source=source, at=at or [])
+    if as_json:
+        _print_json({"picture": picture, "file": str(output)})
+        return
+    typer.echo(f"Wrote {output}.")

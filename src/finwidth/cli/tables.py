@@ -1,0 +1,299 @@
+"""Tables for people, on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from finwidth.networks.mlp import MLP
+from finwidth.paper import page
+from finwidth.paper.records import Finding, Statement
+from finwidth.quantities import MOMENTS, Estimate
+from finwidth.sampling.one_input import importance
+from finwidth.sampling.statistics.quantile_sketch import SHOWN
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from finwidth.comparison import Comparison, ModuleComparison
+    from finwidth.exact.bounds import Bounds
+    from finwidth.exact.moments import KernelMoments
+    from finwidth.measurement import Measurement
+    from finwidth.report import Report
+    from finwidth.sampling.statistics.quantile_sketch import Law, Measured
+
+_LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
+
+
+def number_of_digits(value: Fraction) -> str:
+    """A long fraction by its size and its leading digits."""
+    digits = round(value.numerator.bit_length() * math.log10(2))
+    try:
+        return f"{float(value):.6g} ({digits} digits)"
+    except OverflowError:
+        return f"({digits} digits)"
+
+
+def number(value: float | Fraction | None, log: float | None = None) -> str:
+    """Six digits; a fraction as it is; past a double's range from its logarithm."""
+    if value is None:
+        return ""
+    if isinstance(value, Fraction):
+        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else number_of_digits(value)
+    if math.isinf(value) and log is not None:
+        exponent = math.floor(log / math.log(10))
+        return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"
+    return f"{value + 0.0:.6g}"  # no negative zero
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    # Close columns, for 80 of them to hold every number; where they cannot, a number is folded, never cut.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    for column in columns:
+        named = column == "quantity"
+        table.add_column(column, justify="left" if named else "right", no_wrap=named, overflow="fold")
+    return table
+
+
+def _console(**options: Any) -> Console:
+    """A console that leaves a closed pipe to the caller."""
+    from rich.console import Console
+
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PipedConsole(highlight=False, **options)
+
+
+def show(title: str, table: Table, notes: str) -> None:
+    """Print to standard output, as wide as the terminal, or 100 columns into a file."""
+    console = _console()
+    console = console if console.is_terminal else _console(width=100)
+    console.print(title, "", table, "", notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
+
+
+def moments(found: KernelMoments, forms: Bounds | None) -> None:
+    """Print exact values beside the paper's forms."""
+    logs = found.log_by_name
+    columns = ("paper's form", "ratio") if forms else ()
+    table = _table("quantity", "exact", *columns)
+    for name, value in found.by_name.items():
+        table.add_row(MOMENTS[name].label, number(value, logs[name]), *_form(forms, name))
+    table.add_section()
+    table.add_row("Var[K]", number(found.variance, found.K.log_variance))
+    table.add_row("CV of K", number(found.cv, found.K.log_cv))
+    if found.order > 2:
+        for power, (value, log) in enumerate(zip(found.raw[2:], found.K.log_raw[2:], strict=True), 3):
+            table.add_row(f"E[K{'³⁴'[power - 3]}]", number(value, log))
+        table.add_row("skewness of K", number(found.skewness))
+    if found.order > 3:
+        table.add_row("kurtosis of K", number(found.kurtosis))
+        if found.network.widths[-1] == 1:
+            table.add_row("Var[ΔK]/λ², N* = 0", number(found.update_variance()))
+    if found.network.widths[-1] > 1:
+        table.add_row("E[K_ab²], a ≠ b", number(found.between_outputs))
+    show(str(found.network), table, _CAPTION if forms else "")
+
+
+_CAPTION = (
+    "ratio: exact value over the paper's form, which holds up to universal constants. The form carries exp(5 β) "
+    "with β summed up to the output layer; the ratio leaves out that layer's constant e⁵. ΔK is compared by its "
+    "absolute value."
+)
+
+
+def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
+    if forms is None:
+        return ()
+    if name not in forms.form:
+        return "", ""
+    return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
+
+
+def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law | None) -> None:
+    """Print sampled values with their standard errors beside the exact ones, and the law of K if draws are plain."""
+    table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
+    for name, each in found.items():
+        table.add_row(
+            MOMENTS[name].label, number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}"
+        )
+    notes = _doubts(found)
+    if law is None:
+        notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
+    else:
+        if notes and importance.why_not(net) is None:
+            notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
+        notes += "\n" + _law(law)
+    show(str(net), table, notes)
+
+
+def _law(law: Law) -> str:
+    """Quantiles and moments of the logarithm, with their standard errors."""
+    quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
+    lines = [f"Quantiles of K: {quantiles}."]
+    if law.zeros < 1:
+        of = "log K" + (", where K > 0," if law.zeros else "")
+        mean, sd = _with_error(law.log_mean, ".4f"), _with_error(law.log_sd, ".4f")
+        lines.append(f"Mean of {of} {mean}, standard deviation {sd}.")
+    if law.zeros:
+        lines.append(f"K = 0 in {law.zeros:.2%} of the draws.")
+    return "\n".join(lines)
+
+
+def _with_error(measured: Measured, kind: str) -> str:
+    return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
+
+
+_MOST_STEPS = 21  # that a table shows
+
+
+def trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
+    """Print how loss and kernel go over the steps, evenly thinned out where there are many."""
+    series = {name: each for name, each in found.items() if name != "step"}
+    table = _table("step", *(name.replace("_", " ") for name in series))
+    last = len(found["step"]) - 1
+    for place in sorted({round(last * k / (_MOST_STEPS - 1)) for k in range(_MOST_STEPS)}):
+        table.add_row(str(found["step"][place]), *(_mean_at(each, place) for each in series.values()))
+    notes = f"Learning rate {lr:.4g}. Means over draws ± standard errors. drift: |K_t - K_0| / |K_0|"
+    notes += "; alignment: <K, t tᵀ> / (|K| |t tᵀ|)." if "alignment" in series else "."
+    for name, each in series.items():
+        most = max(each["left_out"])
+        if most:
+            draws = f"{most} draw{'s' * (most > 1)}"
+            notes += f"\n{name}: {draws} left out, as a kernel of zeros has none."
+            notes += " Nor have targets that are all 0." if name == "alignment" else ""
+    show(str(net), table, notes)
+
+
+def _mean_at(series: Mapping[str, Any], place: int) -> str:
+    """Mean and standard error at a step; a dash where no draw has a value."""
+    mean, se = series["mean"][place], series["se"][place] if series["se"] else math.nan
+    return "-" if math.isnan(mean) else f"{mean:.4g}" + ("" if math.isnan(se) else f" ± {se:.2g}")
+
+
+def report(found: Report) -> None:
+    """Print every quantity by every route."""
+    columns = ("paper's form", "ratio") if found.bounds else ()
+    table = _table("quantity", "exact", *columns, "sampled", "std. err.", "z")
+    for row in found.rows:
+        form = _form(found.bounds, row.quantity)
+        table.add_row(MOMENTS[row.quantity].label, number(row.exact), *form, *_sampled(row.sampled, row.exact))
+    notes = f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
+    notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
+    show(str(found.network), table, notes)
+
+
+def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
+    """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
+    z = estimate.z(exact)
+    mark = " " if estimate.trust else "!"
+    return (
+        number(estimate.value) + mark,
+        f"{estimate.se:.2g}",
+        "" if z is None else f"{z:+.2f}" if abs(z) < 100 else ">99",
+    )
+
+
+def comparison(found: Comparison) -> None:
+    """Print the three routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
+    sampled = () if found.not_sampled else ("in law", "std. err.", "z")
+    table = _table("quantity", "exact", *sampled, "networks", "std. err.", "z")
+    notes = f"{found.rows[0].networks.draws} real networks"
+    for row in found.rows:
+        law: tuple[str, ...] = _sampled(row.sampled, row.exact) if row.sampled else ()
+        if row.tilted and row.sampled and not row.sampled.trust:
+            value, *rest = _sampled(row.tilted, row.exact)
+            law = (value.replace(" ", "~"), *rest)
+        table.add_row(MOMENTS[row.quantity].label, number(row.exact), *law, *_sampled(row.networks, row.exact))
+    if found.rows[0].sampled:
+        notes += f", {found.rows[0].sampled.draws} draws in law"
+    notes += f".\n{found.not_sampled or ''}\n"
+    if any(row.tilted for row in found.rows):
+        notes += (
+            "~ from draws tilted towards the networks that carry these means: plain draws cannot be trusted here.\n"
+        )
+    for source, estimates in (
+        ("in law", {row.quantity: row.sampled for row in found.rows if row.sampled}),
+        ("tilted", {row.quantity: row.tilted for row in found.rows if row.tilted}),
+        ("networks", {row.quantity: row.networks for row in found.rows}),
+    ):
+        notes += _doubts(estimates, source)
+    show(str(found.network), table, notes)
+
+
+def measurement(found: Measurement) -> None:
+    """Print a module's kernel in short, and the theory beside it."""
+    table = _table("quantity", "value")
+    table.add_row("shape of K", " x ".join(map(str, found.K.shape)))
+    table.add_row("trace", number(found.trace))
+    for k, value in enumerate(found.eigenvalues[:5], 1):
+        table.add_row(f"eigenvalue {k}", number(float(value)))
+    if len(found.eigenvalues) > 5:
+        table.add_row(f"eigenvalue {len(found.eigenvalues)}, the smallest", number(float(found.eigenvalues[-1])))
+    table.add_row("condition", "singular" if found.condition is None else number(found.condition))
+    inputs = " x ".join(map(str, found.inputs))
+    output = f"output {found.outputs}" if isinstance(found.outputs, int) else f"outputs {found.outputs}"
+    title = f"Kernel of {found.module}, {found.parameters:,} parameters, at inputs {inputs}, {output}"
+    notes = f"singular: the smallest eigenvalue is below rounding, {found.rounding:.1g}." if not found.condition else ""
+    show(title, table, notes)
+    if found.theory is None:
+        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}.", markup=False)
+    else:
+        _console().print("The kernel at the first input beside its law over initializations:", markup=False)
+        module_comparison(found.theory)
+
+
+def module_comparison(found: ModuleComparison) -> None:
+    """Print a given network's kernel beside its law."""
+    exact = ("exact mean", "std. dev.", "z") if found.cv is not None else ()
+    table = _table("quantity", "this module", *exact, "percentile")
+    for row in found.rows:
+        z = "" if row.z is None else f"{row.z:+.2f}"
+        law = (number(row.exact), number(row.sd), z) if exact else ()
+        table.add_row(row.quantity.replace("dK", "ΔK/λ"), number(row.measured), *law, f"{row.percentile:.3g} %")
+    kind = "draws in law" if found.in_law else "random networks"
+    notes = f"K is that of output 0 of {found.network.widths[-1]}. " if found.network.widths[-1] > 1 else ""
+    notes += f"Percentile among {found.draws} {kind} of this architecture and initialization."
+    notes += f" CV of K: {number(found.cv)}." if exact else f" {found.network.activation.name} has no exact moments."
+    show(str(found.network), table, notes)
+
+
+def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
+    """A line for each estimate that cannot be trusted, saying why."""
+    of = f" ({source})" if source else ""
+    return "".join(f"! {MOMENTS[name].label}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+
+
+def statement(found: Statement) -> None:
+    """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
+    figures = "; ".join(f"{name} {value}" for name, value in page.shown(found).items())
+    line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
+    _console(soft_wrap=True).print(line, markup=False)
+
+
+def findings(found: Iterable[Finding]) -> None:
+    """Print what the checks find different from what the paper prints."""
+    console = _console()
+    for number, finding in enumerate(found, 1):
+        figures = "; ".join(f"{name} {value}" for name, value in page.shown(finding).items())
+        text = (
+            f"\nFinding {number}. {finding.title}\n  printed: {finding.printed}\n  exact: {finding.exact}\n  {figures}"
+        )
+        console.print(text, markup=False)
+
+
+def sweep_status(found: Mapping[str, Any]) -> None:
+    """Print what a sweep's store holds."""
+    table = _table("quantity", "cells done", "of", "converged")
+    for name, each in found["quantities"].items():
+        table.add_row(name, str(each["done"]), str(each["total"]), str(each.get("converged", "")))
+    notes = "".join(f"! {line}.\n" for each in found["quantities"].values() for line in each["doubts"])
+    axes = ", ".join(f"{size} of {name}" for name, size in found["axes"].items() if size > 1)
+    show(f"{found['store']}: {axes or 'one cell'}; seed {found['seed']}", table, notes)

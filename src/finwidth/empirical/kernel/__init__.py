@@ -1,0 +1,1 @@
+"""The kernel of a torch module, and its first change."""

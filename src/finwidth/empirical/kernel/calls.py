@@ -1,0 +1,380 @@
+"""How a module is called: on copies of what it may change, with gradients on, and left as it was found.
+
+A module may count its calls, keep averages, or work in place on its input; each pass gets the buffers as they were and
+an input of its own, so that every pass is of the same function and none leaves a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+import random
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from finwidth.errors import FinwidthError
+
+Tensor = torch.Tensor
+_HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+class Snapshot:
+    """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
+
+    def __init__(self, module: nn.Module, *, hooks: bool = True) -> None:
+        held: dict[int, Any] = {}
+        for part in module.modules():
+            held[id(part.__dict__)] = part.__dict__
+            for name, each in part.__dict__.items():
+                if hooks or name not in _HOOKS:
+                    _collect(each, held)
+        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
+
+    def restore(self) -> None:
+        """Restore everything that has changed."""
+        for each, before in self.before:
+            if not _unchanged(each, before):
+                each.clear()
+                (each.extend if isinstance(each, list | deque) else each.update)(before)
+
+
+def _unchanged(one: Any, other: Any) -> bool:
+    """Whether two containers hold the same objects."""
+    if isinstance(one, set):
+        return bool(one == other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(map(operator.is_, one.values(), other.values()))
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+def _collect(container: Any, held: dict[int, Any]) -> None:
+    """The containers in a container, and itself."""
+    if isinstance(container, dict | list | set | deque) and id(container) not in held:
+        held[id(container)] = container
+        for each in container.values() if isinstance(container, dict) else container:
+            _collect(each, held)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module and its counted parameters, with the scale of each.
+
+    With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
+    as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
+    plain numbers G + t dG instead, and found sample by sample. ``steps``, if not 0, asks the check for central
+    differences. ``changing`` names the buffers that a pass changes, ``snapshot`` puts everything else back after each.
+    """
+
+    module: nn.Module
+    parameters: Mapping[str, Tensor]
+    scales: Mapping[str, float]
+    snapshot: Snapshot
+    direction: Mapping[str, Tensor] | None = None
+    mix: float | None = None
+    steps: float = 0.0
+    changing: frozenset[str] = frozenset()
+
+    def leaves(self) -> Mapping[str, Tensor]:
+        """The parameters, with their tangents."""
+        if self.direction is None:
+            return self.parameters
+        duals = {name: dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
+        return {name: each.requires_grad_() for name, each in duals.items()}
+
+
+def dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    """A tensor with its derivative."""
+    found: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return found
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Gradients on, whatever the caller has set, and attention by formulas that every transform can take."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
+        warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
+        stack.callback(nn.modules.module.register_module_forward_hook(_contiguous_gradient).remove)
+        yield
+
+
+def _contiguous_gradient(layer: nn.Module, _: Any, output: Any) -> None:
+    """Have gradients reach batch normalisation in the order of its results: of transposed ones it makes wrong ones.
+
+    So it is in torch 2.13 on the CPU, for a single sample (docs/zoo.md). Only the order of numbers in memory changes.
+    """
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and output.requires_grad and not transformed(output):
+        output.register_hook(torch.Tensor.contiguous)
+
+
+def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters."""
+    module = network.module
+    own = dict(module.named_buffers()) if network.changing else {}
+    given = {name: own[name].clone() for name in network.changing}
+    if parameters is not network.parameters:
+        given |= parameters
+    try:
+        with telling(module, x):
+            output = torch.func.functional_call(module, given, (x.clone(),)) if given else module(x.clone())
+    finally:
+        network.snapshot.restore()
+    return check_output(output, len(x))
+
+
+def gradient(total: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    """The derivatives of one number by each parameter, zero where it does not depend on it, and never sparse."""
+    if not total.requires_grad:
+        return [torch.zeros_like(each) for each in parameters]
+    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    return [each.to_dense() if each.is_sparse else each for each in found]
+
+
+def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
+    """The buffers and parameters that a pass of inputs x changes in place."""
+    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
+    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
+        torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
+        born = dict(module.named_parameters()).keys() - held.keys()
+        if born:
+            raise FinwidthError(
+                f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
+            )
+    return frozenset(name for name, each in copies.items() if each._version or not torch.equal(each, held[name]))
+
+
+@contextmanager
+def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[str]]:
+    """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
+
+    Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
+    are after a call with all inputs.
+    """
+    changed = changing(module, inputs[0][:2])
+    own = {name: each for name, each in module.named_parameters() if name in changed}
+    before = {name: each.detach().clone() for name, each in own.items()}
+    snapshot = Snapshot(module)
+    try:
+        if own:
+            with telling(module, inputs[0]), differentiable():
+                for x in inputs:
+                    module(x.clone())
+        yield changed - own.keys()
+    finally:
+        snapshot.restore()
+        for name, each in own.items():
+            each.detach().copy_(before[name])
+
+
+class ModuleError(FinwidthError):
+    """The user's module raised an exception."""
+
+
+class _Results(TorchFunctionMode):
+    """Notes the floating-point types of all results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, and note it."""
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.is_floating_point():
+            self.dtypes.add(found.dtype)
+        return found
+
+
+def coarsest(network: Network, x: Tensor) -> float:
+    """The rounding of the coarsest type that the module computes in, whatever its parameters are (RMSNorm, softmax)."""
+    with _Results() as results:
+        output = apply(network, x, network.parameters)
+    return max(torch.finfo(each).eps for each in {output.dtype, *results.dtypes})
+
+
+@contextmanager
+def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """Turn whatever the module raises at inputs x into a FinwidthError of one line."""
+    try:
+        yield
+    except FinwidthError:
+        raise
+    except Exception as error:
+        raise ModuleError(
+            f"the module, a {type(module).__name__}, raises {type(error).__name__} for {len(x)} samples, {x.dtype} of "
+            f"shape {tuple(x.shape)}: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+
+
+def check_output(output: Any, n: int) -> Tensor:
+    """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
+    if not isinstance(output, torch.Tensor):
+        raise FinwidthError(
+            f"the module returns a {type(output).__name__}; wrap it in one that returns one tensor, samples first"
+        )
+    if not output.numel():
+        raise FinwidthError(
+            f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
+        )
+    if output.is_meta:
+        raise FinwidthError(
+            "the module's output is on the device meta, and holds no numbers; move the module to another"
+        )
+    rows = n == 1 or (output.ndim > 0 and len(output) == n)
+    if not rows or not output.is_floating_point() or output.layout != torch.strided:
+        raise FinwidthError(
+            f"the module returns {output.dtype} of shape {tuple(output.shape)}, {output.layout}, for {n} samples; it "
+            "must return dense floating-point numbers of shape (N,) or (N, ...), one row for each sample"
+        )
+    return output.reshape(n, -1)
+
+
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[ExitStack]:
+    """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
+    no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+    with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
+        yield stack
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Without the caches of `torch.nn.utils.parametrize.cached`, whose weights are those of other passes."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
+    gradients = [(each, each.grad) for each in module.parameters()]
+    chance, snapshot = _Chance(module), Snapshot(module)
+    try:
+        with same_buffers(module):
+            yield
+            chance.check()
+    finally:
+        chance.restore()
+        snapshot.restore()
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers, and tensors and arrays among the attributes, have their numbers back if they are changed in place."""
+    loose = [each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor | np.ndarray)]
+    tensors = {id(each): each for each in (*module.buffers(), *(each for each in loose if isinstance(each, Tensor)))}
+    before = [(each, each.detach().clone()) for each in tensors.values()]
+    arrays = [(each, each.copy()) for each in loose if isinstance(each, np.ndarray)]
+    try:
+        yield
+    finally:
+        for each, numbers in before:
+            if not torch.equal(each, numbers):
+                each.detach().copy_(numbers)
+        for array, entries in arrays:
+            array[...] = entries
+
+
+class _Chance:
+    """The states of all generators of random numbers that a module can be expected to draw from."""
+
+    def __init__(self, module: nn.Module) -> None:
+        found = {id(each): each for each in _at_hand(module) if isinstance(each, _GENERATORS)}
+        self.own = list(found.values())
+        self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+        self.before = self._states()
+
+    def _states(self) -> list[Any]:
+        states = [torch.random.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)]  # noqa: NPY002
+        return [*states, *(torch.cuda.get_rng_state_all() if self.cuda else []), *map(_state, self.own)]
+
+    def check(self) -> None:
+        """Raise FinwidthError if random numbers were drawn."""
+        if not all(map(_same, self.before, self._states())):
+            raise FinwidthError(
+                "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
+                "call is of another network; call module.eval() first, or give it fixed numbers"
+            )
+
+    def restore(self) -> None:
+        """Put the states back."""
+        torch.random.set_rng_state(self.before[0])
+        random.setstate(self.before[1])
+        np.random.set_state(self.before[2])  # noqa: NPY002
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.before[3 : len(self.before) - len(self.own)])
+        for each, state in zip(self.own, self.before[len(self.before) - len(self.own) :], strict=True):
+            _put(each, state)
+
+
+def _at_hand(module: nn.Module) -> Iterator[Any]:
+    """What a module's forward can reach: attributes of its parts; globals, defaults and closures of its functions."""
+    attributes = [each for part in module.modules() for each in vars(part).values()]
+    yield from attributes
+    for each in attributes:
+        if isinstance(each, dict | list | tuple | deque):
+            yield from each.values() if isinstance(each, dict) else each
+    for function in (*{type(part).forward for part in module.modules()}, *attributes):
+        if isinstance(function, FunctionType):
+            yield from function.__globals__.values()
+            yield from function.__defaults__ or ()
+            yield from (function.__kwdefaults__ or {}).values()
+            yield from inspect.getclosurevars(function).nonlocals.values()
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    return generator.get_state() if isinstance(generator, torch.Generator) else generator.getstate()
+
+
+def _put(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, np.random.RandomState | torch.Generator):
+        generator.set_state(state)
+    else:
+        generator.setstate(state)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states are equal."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(_same(each, other[key]) for key, each in one.items())
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)

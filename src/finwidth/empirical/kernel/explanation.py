@@ -1,0 +1,165 @@
+"""How `ntk` would find the kernel of a module, and what it would take: `explain`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from finwidth.empirical.kernel.calls import measuring
+from finwidth.empirical.kernel.gradients import Plan
+from finwidth.empirical.kernel.ntk import Kernel, prepare
+from finwidth.empirical.kernel.options import Parameters, Scale, check_module
+
+Tensor = torch.Tensor
+_TRIAL = 64  # inputs at the most
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the gradients by one parameter are found.
+
+    Attributes
+    ----------
+    parameter
+        Its name.
+    numbers
+        How many it has.
+    route
+        ``"products"``: they are not formed, but for layers where that is quicker; a pass of many inputs gives all of
+        them. ``"pulled back"``: formed by a weight that is made of the parameter, in the same pass, and from there by
+        it. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by passes of a few inputs,
+        where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every input and output.
+    reason
+        Why it is not ``"products"``; empty where it is.
+    """
+
+    parameter: str
+    numbers: int
+    route: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found; printed, it is a table.
+
+    Attributes
+    ----------
+    routes
+        One for each parameter that counts.
+    kernel_bytes, working_bytes
+        Memory of the kernel itself, and the most beside it.
+    seconds
+        The time to expect, from trials on a few of the inputs; None if they are too few to tell.
+    block, inputs_at_once
+        How many inputs a block has, and how many of them a pass.
+    """
+
+    routes: tuple[Route, ...]
+    kernel_bytes: int
+    working_bytes: int
+    seconds: float
+    block: int
+    inputs_at_once: int
+
+    def __str__(self) -> str:
+        """A line for each parameter, and one for time and memory."""
+        width = max(len(each.parameter) for each in self.routes)
+        lines = [
+            f"{each.parameter:{width}}  {each.numbers:>11,}  {each.route:11}  {each.reason}" for each in self.routes
+        ]
+        return "\n".join(
+            [
+                *(line.rstrip() for line in lines),
+                f"about {self.seconds:.2g} s; {_size(self.kernel_bytes)} for the kernel and at most "
+                f"{_size(self.working_bytes)} beside it; blocks of {self.block} inputs, "
+                f"{self.inputs_at_once} at a time",
+            ]
+        )
+
+
+def explain(
+    module: nn.Module,
+    x1: Any,
+    x2: Any = None,
+    outputs: str | int = "full",
+    *,
+    entries: str = "full",
+    memory: str | int = "1GiB",
+    parameters: Parameters | None = None,
+    scale: Scale | None = None,
+) -> Explanation:
+    """Which parameters of a module take which route to the kernel and why, and the time and memory to expect.
+
+    Parameters
+    ----------
+    module, x1, x2, outputs, entries, memory, parameters, scale
+        As for `finwidth.empirical.ntk`.
+
+    Raises
+    ------
+    FinwidthError
+        As `finwidth.empirical.ntk` before it computes anything.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from finwidth.empirical import explain
+    >>> module = torch.nn.Sequential(torch.nn.EmbeddingBag(10, 3), torch.nn.Linear(3, 2))
+    >>> found = explain(module, torch.randint(10, (50, 4)), outputs="trace")
+    >>> for each in found.routes:
+    ...     print(", ".join([each.parameter, each.route, each.reason or "-"]))
+    0.weight, torch.func, used in EmbeddingBag, for which there is no rule
+    1.weight, products, -
+    1.bias, products, -
+    """
+    with measuring(check_module(module)) as stack:
+        kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
+        seconds = _seconds(kernel, bytes_)
+        block, at_once, working = kernel.layout(bytes_)
+    routes = tuple(_route(kernel.plan, name, each) for name, each in kernel.network.parameters.items())
+    return Explanation(routes, kernel.bytes, working, seconds, block, at_once)
+
+
+def _route(plan: Plan, name: str, parameter: Tensor) -> Route:
+    if name in plan.general:
+        return Route(name, parameter.numel(), plan.ways[0], plan.general[name])
+    if name in plan.pulled:
+        return Route(name, parameter.numel(), "pulled back", "a weight is made of it, or operations share it")
+    return Route(name, parameter.numel(), "products", "")
+
+
+def _seconds(kernel: Kernel, memory: int) -> float:
+    """The time to expect, from a few of the inputs: passes in proportion to the inputs, products to their pairs."""
+    N, others = len(kernel.x1), len(kernel.x1 if kernel.x2 is None else kernel.x2)
+    rows = torch.arange(min(_TRIAL, N))
+    part = kernel.among(rows, None if kernel.x2 is None else rows[:others], kernel.outputs)
+    part.compute(memory)  # what is done once in a process, and a plan that does not work
+    kernel.plan = part.plan
+    whole = _fastest(lambda: part.compute(memory))
+    passes = _fastest(part.pass_all) / len(rows)
+    pairs = max(0.0, whole - passes * len(rows)) / len(rows) ** 2
+    if kernel.alone:
+        return whole / len(rows) * N
+    block, *_ = kernel.layout(memory)
+    blocks = -(-N // block)
+    return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    """The shorter of two times, as other work of the machine only adds to them."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _size(bytes_: int) -> str:
+    return f"{bytes_ / 2**20:.3g} MiB" if bytes_ < 2**30 else f"{bytes_ / 2**30:.3g} GiB"

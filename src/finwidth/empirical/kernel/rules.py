@@ -1,0 +1,339 @@
+"""What a layer's parameters contribute: operations with weights, and the factors of their gradients.
+
+An operation is what torch calls (`functional.linear`, not `nn.Linear`), so a layer of the user's own that ends in one
+of these is covered, and a subclass that does something else is not mistaken for its parent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from finwidth.empirical.kernel.factors import Dense, Factor, Outer
+from finwidth.errors import FinwidthError
+
+Tensor: TypeAlias = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = W x + b at every position: all dimensions but the last."""
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis < x.ndim - 1
+
+    def outer(self, x: Tensor, D: Tensor) -> Outer:
+        """Factors by the weight, from x (n, ..., a) and D (o, n, ..., c)."""
+        o, n = D.shape[:2]
+        return Outer(x.reshape(n, 1, -1, x.shape[-1]), D.reshape(o, n, 1, -1, D.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Multiplication(Linear):
+    """y = x W + b: the same with a weight of shape (a, c)."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A linear layer at every position of the output, on the patch of the input seen there."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis == 0 and x.ndim == 2 + len(self.kernel)
+
+    def outer(self, x: Tensor, D: Tensor) -> Outer:
+        """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
+        return Outer(self.patches(x), self.channels(D, 2))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """What a kernel sees at each position, shape (n, g, positions, channels and kernel)."""
+        dims, g = len(self.kernel), self.groups
+        x = functional.pad(x, [side for pair in reversed(self.padding) for side in pair])
+        for i, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
+            x = x.unfold(2 + i, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        x = x.reshape(len(x), g, -1, *x.shape[2:])  # (n, g, channels, *positions, *kernel)
+        positions, patch = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
+        return x.permute(0, 1, *positions, 2, *patch).flatten(2 + dims).flatten(2, 1 + dims)
+
+    def channels(self, each: Tensor, start: int) -> Tensor:
+        """From (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
+        g = self.groups
+        return each.reshape(*each.shape[:start], g, each.shape[start] // g, -1).mT
+
+
+@dataclass(frozen=True)
+class TransposedConvolution(Convolution):
+    """The same with input and result exchanged: kernels lie on the result, one at every position of the input."""
+
+    def outer(self, x: Tensor, D: Tensor) -> Outer:
+        """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
+        return Outer(self.channels(x, 1), torch.unflatten(self.patches(D.flatten(0, 1)), 0, D.shape[:2]))
+
+    def biased(self, outer: Outer, totals: Tensor, root: float) -> Outer:
+        """With the bias, as a weight on one more position, where nothing else is; ``totals`` are its gradients."""
+        A = functional.pad(outer.A, (0, 1, 0, 1))
+        A[..., -1, -1] = root
+        o, n, g = outer.D.shape[:3]
+        first = functional.pad(totals.reshape(o, n, g, 1, -1, 1), (0, math.prod(self.kernel) - 1)).flatten(4)
+        return Outer(A, torch.cat([outer.D, first], dim=3))
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """y = W[x], rows of a table."""
+
+    rows: int
+    padding: int | None
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis < x.ndim
+
+    def outer(self, x: Tensor, D: Tensor) -> Outer:
+        """Factors by the table, from x (n, ...) and D (o, n, ..., c)."""
+        o, n = D.shape[:2]
+        x, D = x.reshape(n, -1), D.reshape(o, n, 1, -1, D.shape[-1])
+        if self.padding is not None:  # torch trains no padding row
+            D = D * (x != self.padding)[:, None, :, None]
+        return Outer(x, D, self.rows)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """y = w * z + b with z = scaled(x), up to terms without w and b; w and b have one number a feature."""
+
+    scaled: Callable[[Tensor], Tensor]
+    trailing: int | None  # the features are the last so many dimensions; None: the one after the samples
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis == 0 if self.trailing is None else axis < x.ndim - self.trailing
+
+    def features(self, each: Tensor, start: int) -> Tensor:
+        """Reshape (..., n, positions and features) to (..., n, P, features); ``start`` is the dimension after n."""
+        if self.trailing is None:
+            return each.flatten(start + 1).mT if each.ndim > start + 1 else each.unsqueeze(start)
+        count = math.prod(each.shape[each.ndim - self.trailing :])
+        return each.reshape(*each.shape[:start], -1, count)
+
+
+EXCHANGED = Multiplication, TransposedConvolution  # weights of shape (a, c), where those of others are (c, a)
+Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call: its rule, the tensors it took as weight and bias, and its input."""
+
+    rule: Rule
+    weight: Tensor | None
+    bias: Tensor | None
+    input: Tensor
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
+    return Operation(Linear(), weight, bias, input) if weight.ndim == 2 else None
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Operation | None:
+    return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, list | tuple) and len(value) == dims else (_one(value),) * dims
+
+
+def _one(value: Any) -> int:
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _convolution(  # noqa: PLR0917 - the signature of torch
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Operation:
+    kernel = tuple(weight.shape[2:])
+    dims = len(kernel)
+    spread = _each(dilation, dims)
+    if padding == "same":
+        totals = [d * (size - 1) for d, size in zip(spread, kernel, strict=True)]
+        sides = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        sides = tuple((each, each) for each in _each(0 if padding == "valid" else padding, dims))
+    return Operation(Convolution(kernel, _each(stride, dims), sides, spread, groups), weight, bias, input)
+
+
+def _transposed(  # noqa: PLR0917 - the signature of torch
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Operation:
+    kernel = tuple(weight.shape[2:])
+    before, more, steps, spread = (_each(value, len(kernel)) for value in (padding, output_padding, stride, dilation))
+    sides = tuple((each, each - extra) for each, extra in zip(before, more, strict=True))
+    return Operation(TransposedConvolution(kernel, steps, sides, spread, groups), weight, bias, input)
+
+
+def _embedding(  # noqa: PLR0917
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Operation | None:
+    if scale_grad_by_freq:
+        raise FinwidthError(
+            "an embedding has scale_grad_by_freq=True, so that its gradient for a sample depends on the others of the "
+            "batch; make it with scale_grad_by_freq=False"
+        )
+    if max_norm is not None:  # it changes the weight
+        return None
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    return Operation(Lookup(len(weight), padding_idx), weight, None, input)
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Operation:
+    shape = tuple(normalized_shape)
+    return Operation(
+        Scaling(lambda x: functional.layer_norm(x, shape, None, None, eps), len(shape)), weight, bias, input
+    )
+
+
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Operation:
+    shape = tuple(normalized_shape)
+    return Operation(Scaling(lambda x: functional.rms_norm(x, shape, None, eps), len(shape)), weight, None, input)
+
+
+def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Operation:
+    return Operation(
+        Scaling(lambda x: functional.group_norm(x, num_groups, None, None, eps), None), weight, bias, input
+    )
+
+
+def _batch_norm(  # noqa: PLR0917
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Operation | None:
+    if training:
+        return None
+    scaled = partial(functional.batch_norm, running_mean=running_mean, running_var=running_var, eps=eps)
+    return Operation(Scaling(scaled, None), weight, bias, input)
+
+
+def _instance_norm(  # noqa: PLR0917
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Operation:
+    mean, var = (None if each is None else each.clone() for each in (running_mean, running_var))  # it may change them
+    scaled = partial(
+        functional.instance_norm, running_mean=mean, running_var=var, use_input_stats=use_input_stats, eps=eps
+    )
+    return Operation(Scaling(scaled, None), weight, bias, input)
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Operation:
+    return Operation(Scaling(lambda x: x.clamp(max=0), 0 if weight.numel() == 1 else None), weight, None, input)
+
+
+OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
+    functional.linear: _linear,
+    torch.addmm: _addmm,
+    functional.conv1d: _convolution,
+    functional.conv2d: _convolution,
+    functional.conv3d: _convolution,
+    functional.conv_transpose1d: _transposed,
+    functional.conv_transpose2d: _transposed,
+    functional.conv_transpose3d: _transposed,
+    functional.embedding: _embedding,
+    functional.layer_norm: _layer_norm,
+    functional.rms_norm: _rms_norm,
+    functional.group_norm: _group_norm,
+    functional.batch_norm: _batch_norm,
+    functional.instance_norm: _instance_norm,
+    functional.prelu: _prelu,
+}
+
+
+def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float | None) -> Factor:
+    """The gradients by an operation's weight and bias, each times the root of its scale; None: it does not count.
+
+    ``x`` is the operation's input, samples first, and ``D``, shape (o, n, ...), the outputs' gradients by its result.
+    A bias is a weight on a constant number 1, so it is one more column of what the weight multiplies.
+    """
+    if isinstance(rule, Scaling):
+        D = rule.features(D, 2)
+        parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
+        if weight is not None:
+            parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x).to(D.dtype), 1)).sum(2))
+        return Dense(torch.cat(parts, dim=2).transpose(0, 1))
+    outer = rule.outer(x, D)
+    totals = D.flatten(3).sum(3) if isinstance(rule, TransposedConvolution) else outer.D.sum(3).flatten(2)
+    if weight is None:
+        return Dense(math.sqrt(bias or 0.0) * totals.transpose(0, 1))
+    if outer.rows is not None:
+        return Outer(outer.A, math.sqrt(weight) * outer.D, outer.rows)
+    A = outer.A if weight == 1 else math.sqrt(weight) * outer.A
+    if bias is not None and isinstance(rule, TransposedConvolution):
+        return rule.biased(Outer(A, outer.D), totals, math.sqrt(bias))
+    if bias is not None:
+        A = torch.cat([A, A.new_full((*A.shape[:-1], 1), math.sqrt(bias))], dim=-1)
+    return Outer(A, outer.D)
+
+
+def gradient_of(rule: Rule, factor: Factor) -> Tensor:
+    """The gradients themselves, shape (n, o, numbers), in the order of the weight's numbers."""
+    G = factor.dense().G
+    if isinstance(rule, EXCHANGED) and isinstance(factor, Outer):
+        G = torch.unflatten(G, 2, (factor.A.shape[1], -1, factor.A.shape[-1])).mT.flatten(2)
+    return G
+
+
+def together(parts: list[Factor]) -> Factor:
+    """The gradients by a weight with several uses: concatenated along positions."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Dense):
+        return Dense(torch.stack([each.dense().G for each in parts]).sum(0))
+    outers = [each for each in parts if isinstance(each, Outer)]
+    A = torch.cat([each.A for each in outers], dim=1 if first.rows is not None else 2)
+    return Outer(A, torch.cat([each.D for each in outers], dim=3), first.rows)

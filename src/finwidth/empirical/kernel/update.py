@@ -1,0 +1,223 @@
+"""How the kernel of a torch module moves under one step of SGD, to first order: `sgd_update`.
+
+dK is the derivative of K along the step. Every operation of `ntk` is carried out on dual numbers (forward-mode
+differentiation of its forward and backward passes) whose tangents begin as the step; what torch cannot differentiate
+forward is differentiated backward twice more. Nothing is a finite difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from finwidth import arguments
+from finwidth.arguments import flag, function, real
+from finwidth.empirical.kernel.calls import (
+    ModuleError,
+    Network,
+    differentiable,
+    first_line,
+    gradient,
+    measuring,
+    telling,
+    untouched,
+)
+from finwidth.empirical.kernel.check import checked
+from finwidth.empirical.kernel.gradients import ALONE, mix_of
+from finwidth.empirical.kernel.ntk import Kernel, label, prepare
+from finwidth.empirical.kernel.options import Parameters, Scale, check_inputs, check_module, check_tensor
+from finwidth.errors import FinwidthError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Tensor = torch.Tensor
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def half_squares(output: Tensor, y: Tensor) -> Tensor:
+    """sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean."""
+    if output.shape != y.shape:
+        raise FinwidthError(
+            f"the targets have shape {tuple(y.shape)} and the module's output {tuple(output.shape)}; give targets of "
+            "the output's shape, or a loss= of your own"
+        )
+    return (output - y).square().sum() / 2
+
+
+@overload
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = ...,
+    *,
+    probe: Any = ...,
+    loss: Loss = ...,
+    outputs: str | int = ...,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    check: bool = ...,
+    labelled: Literal[False] = ...,
+    progress: Callable[[int], object] | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = ...,
+    *,
+    probe: Any = ...,
+    loss: Loss = ...,
+    outputs: str | int = ...,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    check: bool = ...,
+    labelled: Literal[True],
+    progress: Callable[[int], object] | None = ...,
+) -> xr.DataArray: ...
+
+
+def sgd_update(
+    module: nn.Module,
+    x: Any,
+    y: Any,
+    lr: float | None = None,
+    *,
+    probe: Any = None,
+    loss: Loss = half_squares,
+    outputs: str | int = "full",
+    entries: str = "full",
+    memory: str | int = "1GiB",
+    parameters: Parameters | None = None,
+    scale: Scale | None = None,
+    check: bool = True,
+    labelled: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor | xr.DataArray:
+    """The first-order change of the kernel on a probe set under one SGD step on a batch, exact to rounding.
+
+    dK = sum_p (dK/dp) v_p along the step v_p = -lr s_p dL/dp, where s_p is the parameter's scale: the kernel with these
+    scales is the one whose SGD moves each parameter at its own rate lr s_p.
+
+    Parameters
+    ----------
+    module, outputs, entries, memory, parameters, scale, check, labelled, progress
+        As for `ntk`. Parameters that do not count do not move. Dual numbers double the memory.
+    x, y
+        The batch of the step: inputs of shape (N, ...), and what the loss compares the output with.
+    lr
+        Learning rate; by default dK is per unit learning rate.
+    probe
+        Inputs between which the kernel is taken; by default x.
+    loss
+        ``loss(module(x), y)``, one differentiable number; by default `half_squares`.
+
+    Returns
+    -------
+    torch.Tensor or xarray.DataArray
+        dK, of the shape that ``ntk(module, probe, outputs=outputs, entries=entries)`` has.
+
+    Raises
+    ------
+    FinwidthError
+        As for `ntk`, and if the loss is not one differentiable finite number.
+
+    Examples
+    --------
+    One linear layer has a kernel that does not depend on its weights; a product of two has one that does.
+
+    >>> import torch
+    >>> from finwidth.empirical import sgd_update
+    >>> deep = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)).double()
+    >>> for layer in deep:
+    ...     _ = torch.nn.init.ones_(layer.weight)
+    >>> sgd_update(deep, torch.ones(1, 1), torch.zeros(1, 1), outputs="trace")    # K = a^2 + b^2, v = -(b, a)
+    tensor([[-4.]], dtype=torch.float64)
+    """
+    check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
+    with measuring(check_module(module)) as stack:
+        function("loss", loss, "a function of the output and y")
+        batch = check_inputs(module, x, "x")
+        kernel, bytes_ = prepare(
+            stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
+        )
+        kernel.afford(bytes_, copies=6)
+        kernel.progress = tell
+        direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
+        kernel.network = replace(kernel.network, direction=direction)
+        kernel.plan = replace(kernel.plan, ways=(ALONE,))  # the others know of no direction
+        compute = partial(_tangent, memory=bytes_ // 2)
+        dK = checked(kernel, compute) if check else compute(kernel)
+    return label(dK, "dK", kernel) if labelled else dK
+
+
+def _check_rate(lr: Any) -> float:
+    wanted = "the learning rate as a number, or leave it out for dK per unit of it"
+    return 1.0 if lr is None else real("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, wanted)
+
+
+def _targets(batch: Tensor, y: Any, dtype: torch.dtype) -> Tensor:
+    targets = check_tensor(y, "y", "a tensor of targets").detach().to(batch.device)
+    return targets.to(dtype) if targets.is_floating_point() else targets
+
+
+def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
+    """The change of each parameter in one SGD step."""
+    with untouched(network.module), differentiable():
+        with telling(network.module, x):
+            output = network.module(x.clone())
+        try:
+            value = loss(output, y)
+        except FinwidthError:
+            raise
+        except Exception as error:
+            raise FinwidthError(f"the loss raises {type(error).__name__}: {first_line(error)}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise FinwidthError(
+                "the loss is not one number that depends on the parameters by differentiable operations"
+            )
+        if not torch.isfinite(value):
+            raise FinwidthError(f"the loss is {value.item()} on this batch; rescale the inputs or the targets")
+        found = gradient(value.reshape(()), list(network.parameters.values()))
+        return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, found, strict=True)}
+
+
+def _tangent(kernel: Kernel, memory: int) -> Tensor:
+    """The derivative of the kernel along the network's direction."""
+    try:
+        with forward_ad.dual_level():
+            primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
+            dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+    except Exception as error:  # torch cannot differentiate an operation, or the module, forward
+        if isinstance(error, FinwidthError) and not isinstance(error, ModuleError):
+            raise
+        kernel.generalise()
+        with telling(kernel.network.module, kernel.x1[:1]):
+            dK = _polarised(kernel, memory)
+    if not torch.isfinite(dK).all():
+        raise FinwidthError(
+            f"the change of the kernel overflows {dK.dtype}, or is not defined; rescale the inputs or the targets, or "
+            "give module.double()"
+        )
+    return dK
+
+
+def _polarised(kernel: Kernel, memory: int) -> Tensor:
+    """G dG^T + dG G^T as a difference of kernels: ((G + t dG)(G + t dG)^T - (G - t dG)(G - t dG)^T) / 2t, for any t."""
+    t = mix_of(kernel.network, kernel.x1)
+    one, other = (kernel.by(replace(kernel.network, mix=mix)).compute(memory) for mix in (t, -t))
+    return (one - other) / (2 * t)

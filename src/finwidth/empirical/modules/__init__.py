@@ -1,0 +1,1 @@
+"""Between `MLP` and torch modules, both ways."""

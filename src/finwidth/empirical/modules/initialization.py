@@ -1,0 +1,209 @@
+"""How the weights of a torch network were drawn, inferred from the weights themselves.
+
+A module does not say how it was initialised. What is tested is whether its weights pass for draws of the schemes that
+PyTorch users call, layer by layer: Kolmogorov-Smirnov; the bound of a uniform law; for Gaussian weights the mean square
+and the largest singular value, which exceeds sd (sqrt n + sqrt m + t) with probability at most exp(-t^2/2) (Davidson
+and Szarek, 2001, theorem II.13). Weights fresh from one of the schemes are refused less than once in 10^6. Of the
+schemes that pass the likeliest is taken if it is 10^4 times likelier than each other one; by Markov's inequality a
+wrong one beats the right one so less than once in 10^4. Not seen: a scheme that is none of these and that so few
+weights do not tell from one of them, and training that moves Gaussian weights by much less than their size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from finwidth.arguments import table
+from finwidth.errors import FinwidthError, shown
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import FloatArray
+
+Scheme: TypeAlias = tuple[str, tuple[Fraction, ...]]  # the law's name, and the gain of each layer
+
+_ARGUMENTS = {"weight_law", "gains", "bias", "bias_variance", "bias_law"}  # of finwidth.MLP, that a user may state
+_FALSE_REFUSALS = 1e-6
+_LIKELIER = math.log(1e4)
+_TESTED = 2**17  # weights of a layer that the slower test looks at
+_ROUNDING = 1e-6  # float32 weights may exceed a bound by this share
+_CLOSE = 1e-3  # gains that differ by less are taken as one: leaky ReLU of slope 0.01, with and without its own gain
+
+
+def schemes(widths: Sequence[int], phi: Activation) -> dict[str, Scheme]:
+    """The initializations that are known, by name: the weights' law, and for each layer fan-in times their variance.
+
+    Examples
+    --------
+    >>> from finwidth.networks.activations import ACTIVATIONS
+    >>> from finwidth.empirical.modules.initialization import schemes
+    >>> schemes([2, 8, 1], ACTIVATIONS["relu"])["xavier_normal"]
+    ('gaussian', (Fraction(2, 5), Fraction(16, 9)))
+    """
+    fans = list(pairwise(widths))
+    same = {"default": Fraction(1, 3), "kaiming": phi.default_gain, "lecun": Fraction(1), "kaiming, a = 0": Fraction(2)}
+    gains = {name: tuple(gain for _ in fans) for name, gain in same.items()}
+    gains["xavier"] = tuple(Fraction(2 * n, n + m) for n, m in fans)
+    gains["xavier, relu gain"] = tuple(2 * gain for gain in gains["xavier"])
+    found: dict[str, Scheme] = {"default": ("uniform", gains.pop("default"))}
+    for name, values in gains.items():
+        family, comma, rest = name.partition(",")
+        for suffix, law in (("uniform", "uniform"), ("normal", "gaussian")):
+            found.setdefault(f"{family}_{suffix}{comma}{rest}", (law, values))
+    return found | {"unit_normal": ("gaussian", tuple(Fraction(n) for n, _ in fans))}
+
+
+def stated(init: str | Mapping[str, Any], widths: Sequence[int], phi: Activation) -> dict[str, Any]:
+    """The law of the weights that the user states, as arguments of `finwidth.MLP`."""
+    known = schemes(widths, phi)
+    if isinstance(init, Mapping):
+        given = table("init", init, "arguments of finwidth.MLP by name")
+        for name in given.keys() - _ARGUMENTS:
+            raise FinwidthError(f"init names {shown(name)}; give some of {', '.join(sorted(_ARGUMENTS))}")
+        return given
+    if not isinstance(init, str) or init not in known:
+        raise FinwidthError(
+            f"init {shown(init)} is not known; choose one of {'; '.join(known)}, or give arguments of finwidth.MLP "
+            'such as {"weight_law": "gaussian", "gains": 1}'
+        )
+    law, gains = known[init]
+    return {"weight_law": law, "gains": gains}
+
+
+def inferred(tensors: Mapping[str, torch.Tensor], phi: Activation) -> dict[str, Any]:
+    """The scheme that fits the weights, given by name from first to last layer; FinwidthError if that is not clear."""
+    weights = [_array(each) for each in tensors.values()]
+    for name, weight in zip(tensors, weights, strict=True):
+        if _orthogonal(weight):
+            raise _unknown(f"the weights of layer {name!r} are orthogonal, so they are not independent")
+    known = _distinct(schemes([weights[0].shape[1], *(len(weight) for weight in weights)], phi))
+    likelihoods = {name: _log_likelihood(weights, scheme) for name, scheme in known.items()}
+    ordered = sorted((name for name in known if math.isfinite(likelihoods[name])), key=likelihoods.__getitem__)
+    fitting = [name for name in reversed(ordered) if _fits(weights, known[name])]
+    if not fitting:
+        sizes = [f"{weight.shape[1] * np.square(weight).mean():.3g}" for weight in weights]
+        measured = ", ".join(sizes[:6] + ["..."] * (len(sizes) > 6))
+        raise _unknown(
+            f"its weights fit none of {'; '.join(known)}, so they are trained, or drawn otherwise "
+            f"(fan-in times mean square, by layer: {measured})"
+        )
+    best = likelihoods[fitting[0]]
+    rivals = [name for name in fitting if best - likelihoods[name] < _LIKELIER]
+    if len(rivals) > 1:
+        raise _unknown(f"its weights are too few to tell {' from '.join(rivals)}")
+    law, gains = known[fitting[0]]
+    return {"weight_law": law, "gains": gains}
+
+
+def _unknown(reason: str) -> FinwidthError:
+    return FinwidthError(
+        f"how this module was initialised cannot be told: {reason}. Say it with init=, such as "
+        'init="kaiming_normal", or with arguments of finwidth.MLP such as {"weight_law": "gaussian", "gains": 1}'
+    )
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    array: FloatArray = tensor.detach().to("cpu", torch.float64).numpy()
+    return array
+
+
+def _distinct(known: dict[str, Scheme]) -> dict[str, Scheme]:
+    """The schemes that differ from every earlier one at these widths."""
+    kept: dict[str, Scheme] = {}
+    for name, (law, gains) in known.items():
+        numbers = np.array(gains, dtype=np.float64)
+        same = (
+            law == other and np.allclose(numbers, np.array(g, dtype=np.float64), _CLOSE) for other, g in kept.values()
+        )
+        if not any(same):
+            kept[name] = (law, gains)
+    return kept
+
+
+def _deviations(weights: list[FloatArray], scheme: Scheme) -> Iterator[tuple[FloatArray, float]]:
+    for weight, gain in zip(weights, scheme[1], strict=True):
+        yield weight, math.sqrt(gain / weight.shape[1])
+
+
+def _log_likelihood(weights: list[FloatArray], scheme: Scheme) -> float:
+    """Minus infinity where a weight lies beyond the bound of its uniform law."""
+    total = 0.0
+    for weight, sd in _deviations(weights, scheme):
+        if scheme[0] == "uniform":
+            bound = math.sqrt(3) * sd
+            if np.abs(weight).max() > bound * (1 + _ROUNDING):
+                return -math.inf
+            total -= weight.size * math.log(2 * bound)
+        else:
+            total -= weight.size * math.log(math.sqrt(2 * math.pi) * sd) + 0.5 * float(np.square(weight / sd).sum())
+    return total
+
+
+def _fits(weights: list[FloatArray], scheme: Scheme) -> bool:
+    """Whether every layer passes; all tests together reject correct weights less than once in 10^6."""
+    allowed = _FALSE_REFUSALS / (3 * len(weights))
+    for weight, sd in _deviations(weights, scheme):
+        standard = weight / sd
+        if _p_value(standard.ravel(), scheme[0]) < allowed:
+            return False
+        if scheme[0] == "gaussian" and not _gaussian(standard, allowed):
+            return False
+    return True
+
+
+def _gaussian(standard: FloatArray, allowed: float) -> bool:
+    """Whether mean square and largest singular value are those of independent N(0, 1)."""
+    from scipy import stats
+
+    squares, entries = float(np.square(standard).sum()), standard.size
+    if 2 * min(stats.chi2.cdf(squares, entries), stats.chi2.sf(squares, entries)) < allowed:
+        return False
+    edge = math.sqrt(len(standard)) + math.sqrt(standard.shape[1]) + math.sqrt(2 * math.log(1 / allowed))
+    return _largest_singular_value(standard) <= edge
+
+
+def _p_value(standard: FloatArray, law: str) -> float:
+    """Kolmogorov-Smirnov, of numbers of unit variance."""
+    from scipy import stats
+
+    tested = standard[:: -(-len(standard) // _TESTED)]
+    unit = stats.norm() if law == "gaussian" else stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))
+    return float(stats.kstest(tested, unit.cdf).pvalue)
+
+
+def _largest_singular_value(weight: FloatArray) -> float:
+    """From below, by power iteration: enough to see a direction that training added."""
+    vector = np.random.default_rng(0).standard_normal((weight.shape[1], 1))
+    for _ in range(30):
+        vector = weight.T @ (weight @ vector)
+        vector /= np.linalg.norm(vector)
+    return float(np.linalg.norm(weight @ vector) / np.linalg.norm(vector))
+
+
+def _orthogonal(weight: FloatArray) -> bool:
+    """Whether the rows, or the fewer columns, are orthogonal and of one length, as nn.init.orthogonal_ makes them."""
+    few = weight if len(weight) <= weight.shape[1] else weight.T
+    if len(few) < 2:
+        return False
+    few = few[: min(len(few), 256)]
+    gram = few @ few.T
+    return bool(np.allclose(gram, np.eye(len(few)) * gram[0, 0], atol=1e-4 * gram[0, 0], rtol=0) and gram[0, 0])
+
+
+def biases(tensors: Mapping[str, torch.Tensor], widths: Sequence[int], *, test: bool) -> dict[str, Any]:
+    """The law of the biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
+    if not any(each.any() for each in tensors.values()):
+        return {}
+    values = [_array(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), widths, strict=False)]
+    standard = np.concatenate(values)
+    beyond = np.abs(standard).max() > math.sqrt(3) * (1 + _ROUNDING)
+    if test and (beyond or _p_value(standard, "uniform") < _FALSE_REFUSALS):
+        raise _unknown(
+            "its biases are neither all zero nor as nn.Linear draws them, so they are trained, or drawn otherwise"
+        )
+    return {"bias_variance": [Fraction(1, 3 * fan_in) for fan_in in widths[:-1]], "bias_law": "uniform"}

@@ -1,0 +1,1 @@
+"""Ground truths: plain and slow."""

@@ -1,0 +1,1 @@
+"""Kernels of real networks in training."""

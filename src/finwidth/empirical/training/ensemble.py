@@ -1,0 +1,376 @@
+"""Many networks of one architecture at once: their parameters are stacked, and every product is a batch of products.
+
+Training and outputs go through torch.func (functional_call under vmap), for any module.  Kernels of a `finwidth.MLP`
+are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that enter layer i, J
+the derivatives of an output by its pre-activations and c, e its multipliers, K = sum_i (c_i A A^T + e_i) * (J J^T).
+Kernels of other modules are those of `finwidth.empirical.ntk`, member by member.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from finwidth.arguments import array, count, function, running
+from finwidth.empirical.kernel.calls import ModuleError, telling
+from finwidth.empirical.kernel.ntk import ntk
+from finwidth.empirical.kernel.options import check_inputs, check_module, numpy_of
+from finwidth.empirical.modules.mlp import MLP
+from finwidth.empirical.reference.brute_force import draw_networks, weights_of
+from finwidth.empirical.training.tracker import one_output, schedule
+from finwidth.errors import FinwidthError, shown
+from finwidth.memory import afford, amount, check_memory
+from finwidth.networks import mlp as network
+from finwidth.networks.laws import FloatArray
+from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
+from finwidth.progress import stage
+from finwidth.quantities import attributes, storable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+_IN_EVAL = "return module.eval() from the function that makes it"
+
+
+class Ensemble:
+    """Independent random networks of one architecture, in the mode in which they are made.
+
+    Parameters
+    ----------
+    net
+        A `finwidth.MLP`, or a function without arguments that makes a torch module, initialised by torch's generator.
+        Batch normalisation and dropout must be in eval mode (``return module.eval()``), as for
+        `finwidth.empirical.ntk`: what they do in training is no function of one input. Buffers stay as they are made,
+        also in `train`.
+    members
+        How many networks.
+    seed
+        A whole number, 0 or more. Member i has the same weights whatever the number of members.
+    dtype, device
+        As for `finwidth.empirical.MLP`; a function's modules are taken as they are.
+
+    Attributes
+    ----------
+    parameters
+        By name, with the members in the first dimension.
+    scale
+        Rates of the parameters over the learning rate, as of `finwidth.empirical.MLP`.
+
+    Examples
+    --------
+    >>> import finwidth, torch
+    >>> ensemble = finwidth.empirical.Ensemble(finwidth.MLP([2, 16, 16, 1]), members=5)
+    >>> X, y = torch.eye(2, dtype=torch.float64), [1.0, -1.0]
+    >>> ensemble.kernels(X).shape
+    torch.Size([5, 2, 2])
+    >>> found = ensemble.train(X, y, steps=20, lr=0.02)
+    >>> found.drift.dims, bool((found.loss[:, -1] < found.loss[:, 0]).all())
+    (('member', 'step'), True)
+    """
+
+    def __init__(
+        self,
+        net: network.MLP | Callable[[], nn.Module],
+        members: int,
+        seed: int = 0,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.members = count("members", members)
+        seed = count("seed", seed, 0)
+        weights = weights_of(net) if isinstance(net, network.MLP) else 0
+        self._afford(self.members * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
+        seeds = np.random.SeedSequence(seed).spawn(self.members)
+        self.network = net if isinstance(net, network.MLP) else None
+        self.scale: dict[str, float] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
+        if isinstance(net, network.MLP):
+            module = MLP(net, dtype=dtype, device=device)
+            self._template: nn.Module = module.eval()
+            self.scale = module.scale
+            self.parameters = _drawn(module, seeds)
+            self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
+        else:
+            make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
+            modules = [_made(make, seeds[0])]
+            self._afford(2 * self.members * sum(each.nbytes for each in modules[0].parameters()), "parameters")
+            modules += [_made(make, each) for each in seeds[1:]]
+            self._template = copy.deepcopy(modules[0])
+            try:
+                self.parameters, self._buffers = torch.func.stack_module_state(modules)
+            except RuntimeError as error:
+                raise FinwidthError(f"net makes networks that differ: {error}; make one architecture") from None
+            self._attrs = {
+                "module": type(modules[0]).__name__,
+                "method": "ensemble of torch networks",
+                "seed": storable(seed),
+            }
+
+    def _afford(self, needed: int, what: str) -> None:
+        afford(needed, f"the {what} of {amount(self.members)} networks", "take fewer or smaller ones, or fewer inputs")
+
+    def member(self, i: int) -> nn.Module:
+        """A module of its own with the parameters of member ``i`` as they are now."""
+        if count("i", i, 0) >= self.members:
+            raise FinwidthError(f"i is {i}, and there are {self.members} members, numbered from 0")
+        module = copy.deepcopy(self._template)
+        with torch.no_grad():
+            for stacked, own in ((self.parameters, module.named_parameters()), (self._buffers, module.named_buffers())):
+                for name, each in own:
+                    each.copy_(stacked[name][i])
+        return module
+
+    def outputs(self, X: Any) -> torch.Tensor:
+        """The output of every network at inputs X, shape (members, N, ...)."""
+
+        def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+            found: torch.Tensor = torch.func.functional_call(self._template, (parameters, buffers), (inputs,))
+            return found
+
+        inputs = self._inputs(X)
+        buffers = {name: each.clone() for name, each in self._buffers.items()}  # a forward pass may write to its own
+        try:
+            with telling(self._template, inputs):
+                found: torch.Tensor = torch.func.vmap(one)(self.parameters, buffers)
+        except ModuleError as error:
+            if "random" not in str(error):
+                raise
+            raise FinwidthError(f"the networks draw random numbers (dropout, stochastic depth?); {_IN_EVAL}") from None
+        return found
+
+    def kernels(self, X: Any, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
+        """The kernel of every network on inputs X, shape (members, N, N).
+
+        Parameters
+        ----------
+        X
+            Inputs, shape (N, ...).
+        outputs
+            ``"trace"``, or the number of one output.
+        memory
+            What the work for it may take; the result comes on top.
+        """
+        outputs = one_output(outputs)
+        inputs = self._inputs(X)
+        self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
+        if self.network is None:
+            kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
+            return torch.stack([torch.as_tensor(each) for each in kernels])
+        widths = self.network.widths
+        chosen = self._chosen(outputs)
+        # Activations and slopes of all layers, and derivatives of all outputs for two of them.
+        cells = len(inputs) * (2 * sum(widths) + 2 * len(chosen) * max(widths) + 4 * len(inputs))
+        size = max(1, check_memory(memory) // (cells * inputs.element_size()))
+        with torch.no_grad():
+            pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.members, size)]
+        return torch.cat(pieces)
+
+    def _inputs(self, given: Any, name: str = "X") -> torch.Tensor:
+        """Inputs of the networks, shape (N, ...); kernels of an MLP are found without calling it."""
+        inputs = check_inputs(self._template, given, name)
+        if self.network is not None and inputs.shape[1:] != self.network.widths[:1]:
+            raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give one of (N, {self.network.widths[0]})")
+        return inputs
+
+    def _chosen(self, outputs: str | int) -> list[int]:
+        assert self.network is not None
+        available = self.network.widths[-1]
+        if outputs == "trace":
+            return list(range(available))
+        number = int(outputs)
+        if number >= available:
+            raise FinwidthError(f"outputs is {number}, and the networks have {available}, numbered from 0")
+        return [number]
+
+    def _kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
+        """Kernels of some members, summed over the chosen outputs: forward, then backward with the Gram matrices."""
+        linears = [(name, layer) for name, layer in self._template.named_children() if isinstance(layer, nn.Linear)]
+        phi = next((layer for layer in self._template.children() if not isinstance(layer, nn.Linear)), nn.Identity())
+        weights = [self.parameters[f"{name}.weight"][part] for name, _ in linears]
+        factors = [float(getattr(layer, "factor", 1.0)) for _, layer in linears]
+        scales = [float(getattr(layer, "bias_scale", 1.0)) for _, layer in linears]
+        activations, slopes = [X.expand(len(weights[0]), *X.shape)], []
+        for place, ((name, _), W, factor) in enumerate(zip(linears[:-1], weights, factors, strict=False)):
+            Y = factor * activations[place] @ W.mT
+            if f"{name}.bias" in self.parameters:
+                Y += scales[place] * self.parameters[f"{name}.bias"][part][:, None]
+            value, slope = _with_slope(phi, Y)
+            activations.append(value)
+            slopes.append(slope)
+        outputs = torch.eye(weights[-1].shape[1], dtype=X.dtype, device=X.device)[chosen]
+        J = outputs.expand(len(weights[0]), len(X), *outputs.shape)  # members, inputs, outputs, neurons
+        K = torch.zeros((len(J), len(X), len(X)), dtype=X.dtype, device=X.device)
+        for place in reversed(range(len(linears))):
+            name, A, flat = linears[place][0], activations[place], J.flatten(2)
+            share = self.scale[f"{name}.weight"] * factors[place] ** 2 * (A @ A.mT)
+            K += (share + self.scale.get(f"{name}.bias", 0.0) * scales[place] ** 2) * (flat @ flat.mT)
+            if place:
+                pulled = J.flatten(1, 2) @ (factors[place] * weights[place])
+                J = pulled.reshape(*J.shape[:3], -1) * slopes[place - 1][:, :, None]
+        return K
+
+    def train(
+        self,
+        X: Any,
+        y: Any,
+        steps: int,
+        lr: Any,
+        *,
+        at: Any = "log",
+        probe: Any = None,
+        probe_targets: Any = None,
+        outputs: str | int = "trace",
+    ) -> xr.Dataset:
+        """Train every network by gradient descent on all of the data, and follow the kernels.
+
+        The loss of a network is sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and the outputs; each parameter moves
+        at ``lr`` times its rate in the parameterization. The ensemble itself is trained: it keeps the last parameters.
+
+        Parameters
+        ----------
+        X, y
+            Data: inputs (N, ...) and targets (N,) or (N, O).
+        steps
+            How many.
+        lr
+            Learning rate: one number, or one for each member.
+        at
+            When to measure, as ``steps`` of `Tracker`; step 0 and the last step always are.
+        probe, probe_targets
+            Where to measure kernels and alignment; by default on X and y. Of networks with several outputs, whole
+            numbers of shape (N,) are classes.
+        outputs
+            ``"trace"``, or the number of one output.
+
+        Returns
+        -------
+        xarray.Dataset
+            Over member and step: loss (before the step's own move), and the variables of
+            `finwidth.observables`, NaN for a network that is dead on the probe set; ``cv`` over step.
+
+        Raises
+        ------
+        FinwidthError
+            If an argument is not allowed, or a network diverges.
+        """
+        steps, due, outputs = count("steps", steps), schedule(at), one_output(outputs)
+        self._afford(2 * sum(each.nbytes for each in self.parameters.values()), "gradients")
+        inputs, rates = self._inputs(X), self._rates(lr)
+        targets = torch.tensor(numpy_of(y)).to(inputs)
+        targets = targets[:, None] if targets.ndim == 1 else targets
+        if (probe is None) != (probe_targets is None):
+            raise FinwidthError("give both of probe and probe_targets, or neither")
+        probe = inputs if probe is None else self._inputs(probe, "probe")
+        aims = numpy_of(targets if probe_targets is None else probe_targets)
+        self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
+        G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
+        rows: dict[int, dict[str, FloatArray]] = {}
+        initial = np.zeros(0)
+        with stage("training", steps) as told:
+            for step in range(steps + 1):
+                losses, gradients = self._losses(inputs, targets)
+                if not step or step == steps or due(step):
+                    K = self.kernels(probe, outputs).double().cpu().numpy()
+                    initial = initial if step else K
+                    self._check_finite(K, losses, step)
+                    rows[step] = {"loss": losses.double().cpu().numpy()} | observe(K, initial, G)
+                if step < steps:
+                    for name, gradient in gradients.items():
+                        self.parameters[name].data -= rates[name] * gradient
+                told(step)
+        more = {"lr": np.asarray(numpy_of(lr), np.float64), "targets_are": targets_are(aims, targets.shape[1:].numel())}
+        return self._dataset(rows, initial, more)
+
+    def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
+        """The learning rate of each parameter, one number for each member in its first dimension."""
+        first = next(iter(self.parameters.values()))
+        wanted = f"one positive number, or one for each of {self.members} members"
+        given = torch.tensor(array("lr", lr, wanted)).to(first)
+        if given.shape not in {(), (self.members,)} or not (torch.isfinite(given) & (given > 0)).all():
+            raise FinwidthError(f"lr is {shown(lr)}; give {wanted}")
+        each = given.expand(self.members)
+        return {
+            name: self.scale.get(name, 1.0) * each.reshape(-1, *[1] * (parameter.ndim - 1))
+            for name, parameter in self.parameters.items()
+            if parameter.requires_grad
+        }
+
+    def _losses(self, X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of each member, and its gradient by the parameters that are trained."""
+        trained = {name: each for name, each in self.parameters.items() if each.requires_grad}
+        found = self.outputs(X)
+        if found.shape[1:] != y.shape:
+            raise FinwidthError(f"the targets have shape {tuple(y.shape)}, and the outputs {tuple(found.shape[1:])}")
+        losses = (found - y).square().flatten(1).sum(1) / 2
+        return losses.detach(), dict(
+            zip(trained, torch.autograd.grad(losses.sum(), list(trained.values())), strict=True)
+        )
+
+    def _check_finite(self, K: FloatArray, losses: torch.Tensor, step: int) -> None:
+        bad = ~np.isfinite(K).all(axis=(1, 2)) | ~torch.isfinite(losses).cpu().numpy()
+        if bad.any():
+            raise FinwidthError(f"{int(bad.sum())} of {self.members} networks diverge before step {step}; lower lr")
+
+    def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, more: dict[str, Any]) -> xr.Dataset:
+        import xarray as xr
+
+        steps = sorted(rows)
+        variables = {
+            name: (
+                ("member", "step", *SHAPES.get(name, ())),
+                np.stack([rows[step][name] for step in steps], axis=1),
+                (LOSS if name == "loss" else OBSERVABLES[name]).attrs,
+            )
+            for name in rows[0]
+        }
+        variables["initial_K"] = (("member", *SHAPES["K"]), initial, OBSERVABLES["initial_K"].attrs)
+        found = xr.Dataset(variables, {"step": steps}, self._attrs | more)
+        if self.members > 1:
+            cv = spread(found.diagonal.transpose("member", "step", "input").to_numpy())
+            found = found.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
+        return found
+
+
+def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.Tensor]:
+    """Stacked parameters; member i is the module made with seed i."""
+    draws = [draw_networks(module.network, 1, np.random.default_rng(seed)) for seed in seeds]
+    linears = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
+    values: dict[str, FloatArray] = {}
+    for place, (name, layer) in enumerate(linears):
+        values[f"{name}.weight"] = np.concatenate([weights[place] for weights, _ in draws])
+        values[f"{name}.weight"] /= getattr(layer, "factor", 1.0)
+        values[f"{name}.bias"] = np.concatenate([biases[place] for _, biases in draws])
+        values[f"{name}.bias"] /= getattr(layer, "bias_scale", 1.0) or 1.0
+    return {
+        name: torch.from_numpy(values[name]).to(each.device, each.dtype).requires_grad_(each.requires_grad)
+        for name, each in module.named_parameters()
+    }
+
+
+def _made(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        with running("the function that makes the networks"):
+            module = make()
+    if not isinstance(module, nn.Module):
+        raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
+    try:
+        return check_module(module)
+    except FinwidthError as error:
+        raise FinwidthError(f"{error}: {_IN_EVAL}") from None
+
+
+def _with_slope(phi: nn.Module, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The activation of every entry and its derivative there."""
+    with torch.enable_grad():
+        Y = Y.requires_grad_()
+        value = phi(Y)
+        (slope,) = torch.autograd.grad(value.sum(), Y)
+    return value.detach(), slope

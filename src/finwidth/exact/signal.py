@@ -1,0 +1,119 @@
+"""Exact moments of what a network passes on: its outputs and the lengths of its hidden vectors."""
+
+from __future__ import annotations
+
+import decimal
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError
+from finwidth.exact.moments import CONTEXT, Exact, Moments, check_exact, check_order, exp, present
+from finwidth.exact.partitions import canonical, start_state
+from finwidth.exact.transfer import Input, Number, compile_program, evaluate, to_decimal
+from finwidth.networks.inputs import Vector, exact_input
+from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.quantities import plain
+
+
+@dataclass(frozen=True)
+class SignalMoments:
+    """Moments of the output and of the lengths of the hidden vectors of a random network at one input.
+
+    Attributes
+    ----------
+    network
+        The network.
+    output
+        `Moments` of N_a^2 for one output a: ``output.raw`` is (E[N_a^2], E[N_a^4], ...).
+    hidden
+        For each hidden layer i = 1, ..., d - 1 the `Moments` of |x^(i)|^2: ``hidden[0].raw`` is (E|x^(1)|^2,
+        E|x^(1)|^4, ...).
+    """
+
+    network: MLP
+    output: Moments
+    hidden: tuple[Moments, ...]
+    _between: Number
+
+    @property
+    def kurtosis(self) -> float | None:
+        """E[N_a^4] / E[N_a^2]^2, which is 3 for a normal law; None where the output is always 0."""
+        second, fourth = self.output.log_raw[:2]
+        return None if second == -math.inf else exp(fourth - 2 * second)
+
+    @property
+    def between_outputs(self) -> Exact:
+        """E[N_a^2 N_b^2] for two outputs a and b of a network with several; E[N_a N_b] is 0."""
+        if self.network.widths[-1] == 1:
+            raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
+        return present(self._between)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types: fractions as strings, overflowed floats as None; logarithms beside them."""
+        return {
+            "network": self.network.describe(),
+            "output": {"raw": plain(list(self.output.raw)), "log_raw": plain(list(self.output.log_raw))},
+            "hidden": [{"raw": plain(list(each.raw)), "log_raw": plain(list(each.log_raw))} for each in self.hidden],
+        }
+
+
+def signal_moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> SignalMoments:
+    r"""Exact moments of the output and of the hidden vectors' lengths at initialization, at any depth and widths.
+
+    For ReLU with gain 2 and zero biases |x^(i)|^2 is a martingale and E|x^(i)|^4 grows by 1 + 5/n_i a layer for
+    Gaussian weights, which makes N_a far from normal: its kurtosis is 3 prod_i (1 + 5/n_i) (Hanin 2018; Hanin and Nica
+    2020, Products of many large random matrices). The transfer of `moments` without derivatives
+    (docs/theory/transfer.md), in O(depth).
+
+    Parameters
+    ----------
+    net
+        The network: any symmetric weight law, homogeneous activation, widths, and initial biases.
+    x
+        One input, shape (n_0,).
+    exact
+        Return `fractions.Fraction` (floats given for x count as the binary fractions that they are).
+    order
+        2, 3 or 4: the highest power of N^2 and |x^(i)|^2.
+
+    Returns
+    -------
+    SignalMoments
+        Dimensionless numbers.
+
+    Raises
+    ------
+    FinwidthError
+        As for `moments`.
+
+    Examples
+    --------
+    >>> import finwidth
+    >>> found = finwidth.signal_moments(finwidth.MLP([2, 10, 10, 10, 1]), [3, 4], exact=True)
+    >>> print(found.output.mean, found.hidden[0].mean, found.hidden[2].second_moment)
+    25/2 125 421875/8
+    >>> round(found.kurtosis, 6), 3 * 1.5**3
+    (10.125, 10.125)
+    """
+    net, exact, order = check_mlp(net), arguments.flag("exact", exact), check_order(order)
+    if exact:
+        check_exact(net)
+    powers = range(1, order + 1)
+    starts = [start_state([range(2 * p)], []) for p in powers]
+    if net.widths[-1] > 1:
+        starts.append(start_state([(0, 1), (2, 3)], []))
+    program = compile_program(starts, net)
+    # Ties of pairs that go on: their value at a layer is the mean of a product of that many squared lengths.
+    places = [program.ties.index(canonical((("", ""),) * p)) for p in powers]
+    hidden: list[Moments] = []
+    with decimal.localcontext(CONTEXT):
+        values = evaluate(
+            program,
+            net,
+            Input.of(exact_input(net, x), 2 * order),
+            Fraction if exact else to_decimal,
+            watch=lambda ties: hidden.append(Moments(tuple(ties[place] for place in places))),
+        )
+    return SignalMoments(net, Moments(tuple(values[:order])), tuple(hidden), values[-1])

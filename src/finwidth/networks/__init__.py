@@ -1,0 +1,1 @@
+"""What a network is: descriptions, weight laws, activations, and the checks of inputs."""

@@ -1,0 +1,77 @@
+"""Inputs of a network: how they are checked, and their size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Rational
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth import arguments
+from finwidth.arguments import FloatArray
+from finwidth.errors import FinwidthError, shown
+from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.widths import format_widths
+
+_ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
+
+Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
+
+
+def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
+    """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
+    wanted = f"give an array of shape (m, {check_mlp(net).widths[0]})"
+    array = arguments.numbers(X)
+    if array is None:
+        raise FinwidthError(f"the inputs are {shown(X)}, not an array of numbers; {wanted}")
+    if array.ndim != 2 or array.shape[1] != net.widths[0] or not len(array):
+        raise FinwidthError(f"the inputs have shape {array.shape}; {wanted}")
+    if not np.isfinite(array).all():
+        row, place = np.argwhere(~np.isfinite(array))[0]
+        raise FinwidthError(f"input {row} holds {array[row, place]} at place {place}; give finite numbers")
+    return array
+
+
+def check_input(net: MLP, x: Vector) -> FloatArray:
+    """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
+    wanted = f"give {check_mlp(net).widths[0]} finite number{'s' * (net.widths[0] > 1)}"
+    array = arguments.numbers(x)
+    if array is None:
+        raise FinwidthError(f"the input {shown(x)} is not an array of numbers; {wanted}")
+    if array.shape != (net.widths[0],):
+        raise FinwidthError(
+            f"the input has shape {array.shape}, and the network {format_widths(net.widths)} takes ({net.widths[0]},); "
+            + wanted
+        )
+    if not np.isfinite(array).all():
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise FinwidthError(f"the input holds {array[place]} at place {place}; {wanted}")
+    return array
+
+
+def exact_input(net: MLP, x: Vector) -> tuple[Fraction, ...]:
+    """One input as fractions: what is given exactly (integers, fractions, decimals, binary floats) stays exact."""
+    array = check_input(net, x)
+    given = x if isinstance(x, Sequence) else x.tolist() if isinstance(x, np.ndarray) else array
+    return tuple(
+        arguments.as_fraction(value if isinstance(value, Rational | Decimal) else number)
+        for value, number in zip(given, array, strict=True)
+    )
+
+
+def exponent(x: FloatArray) -> int:
+    """The power of two by which an input's size leaves the ordinary range, where its square is safe; 0 within it.
+
+    >>> import numpy as np
+    >>> from finwidth.networks.inputs import exponent
+    >>> exponent(np.array([3.0, 4.0])), exponent(np.array([2.0**-700, 0.0]))
+    (0, -700)
+    """
+    largest = float(np.abs(x).max(initial=0.0))
+    found = math.frexp(largest)[1] - 1
+    return found if largest and math.isfinite(largest) and abs(found) > _ORDINARY else 0

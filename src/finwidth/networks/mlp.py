@@ -1,0 +1,373 @@
+"""The fully connected network with random weights.
+
+Convention (used by every route; layer i = 1..d maps width n_{i-1} to n_i)::
+
+    y^(i) = W_hat^(i) x^(i-1) + b_hat^(i),   x^(i) = phi(y^(i)) for i < d,   N(x) = y^(d)
+    W_hat^(i)_ab has variance v_i = gain_i / n_{i-1},   b_hat^(i)_a variance b_i (0: zero-initialised)
+    K(x,x) = K_w + K_b,   K_w = sum_i c_i sum_ab (dN/dW_hat^(i)_ab)^2,   K_b = sum_i e_i sum_a (dN/db_hat^(i)_a)^2
+
+The multipliers c_i, e_i are the parameterization: SGD on the parameters of that parameterization with
+learning rate lambda moves W_hat^(i) at rate lambda c_i and b_hat^(i) at rate lambda e_i.  With a ``bias_scale`` s_i the
+parameter is b^(i) = b_hat^(i)/s_i, so that b_i and e_i have the factor s_i^2; a frozen bias has e_i = 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, TypeAlias, TypedDict
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
+from finwidth.memory import afford
+from finwidth.networks.activations import Activation, activation
+from finwidth.networks.laws import WeightLaw, weight_law
+from finwidth.networks.widths import check_widths, format_widths
+
+PARAMETERIZATIONS = ("ntk", "standard", "mup")
+BIASES = ("trained", "frozen", "none")
+
+_LAYER_BYTES = 450
+
+Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
+
+
+class MLPOptions(TypedDict, total=False):
+    """The arguments of `MLP` but the widths, for functions that make networks of many widths."""
+
+    weight_law: str | WeightLaw
+    activation: str | Activation
+    parameterization: str
+    gains: Gains | None
+    bias: str | Sequence[str]
+    bias_variance: Gains
+    bias_law: str | WeightLaw
+    bias_scale: Gains
+    base_widths: int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight layer; symbols as in the module's convention. Every number is an exact fraction."""
+
+    fan_in: int
+    fan_out: int
+    weight_variance: Fraction
+    weight_multiplier: Fraction
+    bias_variance: Fraction
+    bias_multiplier: Fraction
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A random fully connected network, the object every other function takes.
+
+    Parameters
+    ----------
+    widths
+        ``[n_0, n_1, ..., n_d]``: input width, hidden widths, output width. Whole numbers, at least 1.
+    weight_law
+        Law of the weights, rescaled to the layer's variance: ``"gaussian"``, ``"uniform"``, ``"laplace"``,
+        ``"smoothed-rademacher"``, ``"truncated-normal"``, or a `WeightLaw`.
+    activation
+        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`; for draws in law of several inputs
+        also ``"tanh"``, ``"erf"``, ``"gelu"``, ``"silu"``, or a `SmoothActivation`.
+    parameterization
+        ``"ntk"`` (derivatives by the unit-variance weights, as in the paper), ``"standard"`` (by the weights
+        themselves, as PyTorch does) or ``"mup"`` (maximal update, SGD: output variance divided by its fan-in,
+        learning rates times fan-out in the first layer and the biases, over fan-in in the last; widths count in units
+        of ``base_widths``).
+    gains
+        fan-in times the variance of a weight, one number or one per layer. By default 1/E[phi'^2] in hidden
+        layers (2 for ReLU; of smooth ones 1 for tanh and erf, 2 for gelu and silu) and 1 in the last, which for
+        ReLU is the paper's network.
+    bias
+        ``"trained"`` (K_b counts them), ``"frozen"`` or ``"none"``: one for all layers, or one per layer.
+    bias_variance
+        Variance of the initial biases, one number or one per layer; 0 (the default) is the paper's.
+    bias_law
+        Law of the initial biases where their variance is not 0.
+    bias_scale
+        A layer adds ``bias_scale`` times its bias, which multiplies K_b by its square: the beta of Jacot, Gabriel
+        and Hongler (2018), and b_std of neural-tangents, whose networks also have ``bias_variance=1``. One number, 0
+        or more, or one per layer; by default 1.
+    base_widths
+        For ``"mup"``: the widths at which the parameterization is the standard one, as of Yang et al.'s package mup.
+        One number for the hidden layers, where inputs and outputs then have the base widths that they have, or one
+        for each of ``widths``; by default 1 for each.
+
+    Raises
+    ------
+    FinwidthError
+        For widths, names or numbers that are not allowed.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> net = MLP([16, *[64] * 8, 1])
+    >>> net.depth, float(net.beta), float(net.beta_hidden)
+    (9, 1.125, 0.125)
+    """
+
+    widths: tuple[int, ...]
+    weight_law: WeightLaw
+    activation: Activation
+    parameterization: str
+    gains: tuple[Fraction, ...]
+    bias: tuple[str, ...]
+    bias_variance: tuple[Fraction, ...]
+    bias_law: WeightLaw
+    bias_scale: tuple[Fraction, ...]
+    base_widths: tuple[int, ...]
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        weight_law: str | WeightLaw = "gaussian",
+        activation: str | Activation = "relu",
+        parameterization: str = "ntk",
+        *,
+        gains: Gains | None = None,
+        bias: str | Sequence[str] = "trained",
+        bias_variance: Gains = 0,
+        bias_law: str | WeightLaw = "gaussian",
+        bias_scale: Gains = 1,
+        base_widths: int | Sequence[int] | None = None,
+    ) -> None:
+        checked = check_widths(widths)
+        depth = len(checked) - 1
+        phi = _activation(activation)
+        parameterization = arguments.one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        if gains is None:
+            (hidden,) = _per_layer("gains", phi.default_gain, 1, positive=True)
+            given = (hidden,) * (depth - 1) + (Fraction(1),)
+        else:
+            given = _per_layer("gains", gains, depth, positive=True)
+        kinds, variances = _biases(bias, depth), _per_layer("bias_variance", bias_variance, depth, positive=False)
+        if any(kind == "none" and variance for kind, variance in zip(kinds, variances, strict=True)):
+            raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
+        fields = {
+            "widths": checked,
+            "weight_law": _weight_law(weight_law),
+            "activation": phi,
+            "parameterization": parameterization,
+            "gains": given,
+            "bias": kinds,
+            "bias_variance": variances,
+            "bias_law": _weight_law(bias_law),
+            "bias_scale": _per_layer("bias_scale", bias_scale, depth, positive=False),
+            "base_widths": _base_widths(base_widths, checked, parameterization),
+        }
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def pytorch(
+        cls,
+        widths: Sequence[int],
+        init: str = "default",
+        activation: str | Activation = "relu",
+        *,
+        biases: str = "default",
+    ) -> MLP:
+        """The network that PyTorch users write: nn.Linear layers, an activation between them, SGD on all of them.
+
+        Parameters
+        ----------
+        widths, activation
+            As for `MLP`.
+        init
+            ``"default"``: nn.Linear's own, weights uniform on +-1/sqrt(fan-in); ``"kaiming_uniform"`` or
+            ``"kaiming_normal"``: nn.init's, with the gain of the activation, on every layer.
+        biases
+            ``"default"``: uniform on +-1/sqrt(fan-in) as nn.Linear makes them; ``"zeros"``; or ``"none"`` (bias=False).
+
+        Examples
+        --------
+        >>> from finwidth import MLP
+        >>> layer = MLP.pytorch([16, 64, 1]).layers[0]
+        >>> layer.weight_variance, layer.bias_variance, layer.weight_multiplier
+        (Fraction(1, 48), Fraction(1, 48), Fraction(1, 1))
+        """
+        checked, phi = check_widths(widths), _activation(activation)
+        kaiming = phi.default_gain
+        inits = {"default": ("uniform", Fraction(1, 3)), "kaiming_uniform": ("uniform", kaiming)}
+        inits["kaiming_normal"] = ("gaussian", kaiming)
+        law, gain = inits[arguments.one_of("init", init, inits)]
+        biases = arguments.one_of("biases", biases, ("default", "zeros", "none"))
+        variance = [Fraction(1, 3 * fan_in) for fan_in in checked[:-1]] if biases == "default" else 0
+        return cls(
+            checked,
+            law,
+            phi,
+            "standard",
+            gains=gain,
+            bias="none" if biases == "none" else "trained",
+            bias_variance=variance,
+            bias_law="uniform",
+        )
+
+    @property
+    def depth(self) -> int:
+        """d, the number of weight layers."""
+        return len(self.widths) - 1
+
+    @property
+    def beta(self) -> Fraction:
+        """sum_{i=1}^d 1/n_i, the paper's (it includes the output layer, 1/n_d)."""
+        return self.beta_hidden + Fraction(1, self.widths[-1])
+
+    @property
+    def beta_hidden(self) -> Fraction:
+        """sum_{i=1}^{d-1} 1/n_i, the part that varies with depth over width."""
+        return sum((Fraction(count, n) for n, count in Counter(self.widths[1:-1]).items()), Fraction(0))
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The d weight layers, first to last; neighbours that are equal are one object."""
+        fresh = 1 + sum(one != other for one, other in pairwise(zip(*self._numbers(), strict=True)))
+        afford(_LAYER_BYTES * fresh, f"a network of {fresh} different layers", "take fewer")
+        made: list[Layer] = []
+        last = None
+        for i, own in enumerate(zip(*self._numbers(), strict=True), 1):
+            inner = 1 < i < self.depth
+            made.append(made[-1] if inner and own == last else self._layer(i))
+            last = own if inner else None
+        return tuple(made)
+
+    def _numbers(self) -> tuple[tuple[object, ...], ...]:
+        """What a layer inside the network depends on, by layer."""
+        bases = self.base_widths
+        return (
+            self.widths[:-1], self.widths[1:], self.gains, self.bias, self.bias_variance, self.bias_scale,
+            bases[:-1], bases[1:],
+        )  # fmt: skip
+
+    def _layer(self, i: int) -> Layer:
+        fan_in, fan_out = self.widths[i - 1], self.widths[i]
+        variance = self.gains[i - 1] / fan_in
+        weight_multiplier = bias_multiplier = Fraction(1)
+        if self.parameterization == "ntk":
+            weight_multiplier = variance
+        elif self.parameterization == "mup":
+            below, above = (Fraction(self.widths[j], self.base_widths[j]) for j in (i - 1, i))
+            bias_multiplier = above
+            if i == self.depth:
+                variance /= below
+                weight_multiplier = 1 / below
+            elif i == 1:
+                weight_multiplier = above
+        scale = self.bias_scale[i - 1] ** 2
+        bias_multiplier *= scale if self.bias[i - 1] == "trained" else 0
+        return Layer(fan_in, fan_out, variance, weight_multiplier, scale * self.bias_variance[i - 1], bias_multiplier)
+
+    @cached_property
+    def random_bias(self) -> bool:
+        """Whether any initial bias is random."""
+        return any(variance and scale for variance, scale in zip(self.bias_variance, self.bias_scale, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """What defines the network, in plain types: for JSON and for file attributes."""
+        return {
+            "widths": list(self.widths),
+            "weight_law": self.weight_law.name,
+            "activation": self.activation.name,
+            "parameterization": self.parameterization,
+            "gains": [str(gain) for gain in self.gains],
+            "bias": list(self.bias),
+            "bias_variance": [str(variance) for variance in self.bias_variance],
+            "bias_law": self.bias_law.name,
+            "bias_scale": [str(scale) for scale in self.bias_scale],
+            **({"base_widths": list(self.base_widths)} if self.parameterization == "mup" else {}),
+        }
+
+    def __str__(self) -> str:
+        usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
+        text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
+        if self.gains != usual.gains:
+            text += f" (gains {_shortened(self.gains)})"
+        text += f", {self.parameterization} parameterization"
+        if self.base_widths != usual.base_widths:
+            text += f" (base widths {format_widths(self.base_widths)})"
+        return text + self._told_biases()
+
+    def _told_biases(self) -> str:
+        """The biases in a title, as far as they are not the usual ones."""
+        kinds = ["no" if kind == "none" else kind for kind in dict.fromkeys(self.bias)]
+        kind = kinds[0] if len(kinds) == 1 else "/".join("no" if kind == "none" else kind for kind in self.bias)
+        told = []
+        if self.random_bias:
+            kind += f" {self.bias_law.name}"
+            told.append(f"variance {_shortened(self.bias_variance)}")
+        if set(self.bias_scale) != {1}:
+            told.append(f"scale {_shortened(self.bias_scale)}")
+        if kind == "trained" and not told:
+            return ""
+        return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
+
+
+def _shortened(values: Sequence[Fraction]) -> str:
+    """Values in a title: one if they are all equal, and at most four."""
+    texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
+    return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
+
+
+# Inside MLP.__init__ the arguments hide these two.
+_activation = activation
+_weight_law = weight_law
+
+
+def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[Fraction, ...]:
+    wanted = f"finite numbers, {'positive' if positive else '0 or more'}: one, or one for each of {depth} weight layers"
+
+    def allowed(value: Fraction) -> bool:
+        return value > 0 or (value == 0 and not positive)
+
+    array = arguments.real_array(given)
+    if array is None or not array.ndim:
+        return (arguments.exact(name, given, wanted, allowed),) * depth
+    values = arguments.items(name, given, wanted)
+    if len(values) != depth:
+        raise FinwidthError(f"{name} has {len(values)} entries for {depth} weight layers; give one number, or {depth}")
+    return tuple(arguments.exact(f"{name} of layer {i}", value, wanted, allowed) for i, value in enumerate(values, 1))
+
+
+def _biases(given: str | Sequence[str], depth: int) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (arguments.one_of("bias", given, BIASES),) * depth
+    kinds = arguments.items("bias", given, f"one of {', '.join(BIASES)}, or one for each of {depth} weight layers")
+    if len(kinds) != depth:
+        raise FinwidthError(f"bias has {len(kinds)} entries for {depth} weight layers; give one word, or {depth}")
+    return tuple(arguments.one_of(f"bias of layer {i}", kind, BIASES) for i, kind in enumerate(kinds, 1))
+
+
+def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], parameterization: str) -> tuple[int, ...]:
+    if given is None:
+        return (1,) * len(widths)
+    if parameterization != "mup":
+        raise FinwidthError(
+            f'base_widths belong to parameterization="mup", and this one is "{parameterization}"; leave base_widths out'
+        )
+    if not isinstance(given, Sequence):
+        hidden = arguments.count("base_widths", given)
+        return widths[0], *(hidden,) * (len(widths) - 2), widths[-1]
+    bases = check_widths(given, "base_widths")
+    if len(bases) != len(widths):
+        raise FinwidthError(
+            f"base_widths has {len(bases)} entries for {len(widths)} widths; give one number, or {len(widths)}"
+        )
+    return bases
+
+
+def check_mlp(net: object) -> MLP:
+    """A network."""
+    if not isinstance(net, MLP):
+        raise FinwidthError(
+            f"the network is {shown(net)}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1]); "
+            "finwidth.empirical.recognise makes one of a torch module"
+        )
+    return net

@@ -1,0 +1,1 @@
+"""Draws of the kernel matrix of several inputs."""

@@ -1,0 +1,1 @@
+"""Torch layers whose weights are never formed."""

@@ -1,0 +1,1 @@
+"""Gaussian matrices that are drawn only along the vectors they meet."""

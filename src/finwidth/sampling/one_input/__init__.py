@@ -1,0 +1,1 @@
+"""Draws at one input: the norm chain."""

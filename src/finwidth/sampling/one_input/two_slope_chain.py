@@ -1,0 +1,186 @@
+r"""One input, any two-slope activation, zero or Gaussian initial biases: the joint law of (N, K_w, K_b, K, Delta K).
+
+A pre-activation y in R^n splits into its m positive and n - m negative coordinates, of norms (rho+, rho-), with slopes
+(a, b).  All that a layer's vectors have in common with y lies in four directions: y+ and y- themselves, and the part of
+the gradient across each, f+ and f-.  In these coordinates (docs/theory/norm-chain.md), with v, b_0 the variances of the
+layer's weights and biases, and beta = b_0 / v of the layer above::
+
+    forward   rho_i^2 = (v_i R_{i-1} + b_i) (chi2(m_i), chi2(n_i - m_i)),  x_i = (a rho+, b rho-),  R_i = |x_i|^2
+    backward  q = W_{i+1}^T J_{i+1}: along x_i it is sqrt(R_i) p_{i+1} / (R_i + beta) + sigma sqrt(beta/(R_i + beta)) g,
+              across it sigma g', on f+ and f- sigma (chi(m_i - 1), chi(n_i - m_i - 1)); sigma^2 = v_{i+1} S_{i+1}
+              J_i = (a q+, b q-, a q_f+, b q_f-),  S_i = |J_i|^2,  p_i = y_i . J_i = x_i . q
+    update    dx = alpha x' + r, x' with the constant neuron; W r = J (q . r) / S + sqrt(v) |r| (1 - J J^T / S) g
+              dy_i = (k_i + (w_{i-1} - alpha p_i) / S_i) J_i + alpha y_i + noise,  k_i = c_i R_{i-1} + e_i
+              w_i = J_i . dy_i = w_{i-1} + k_i S_i,   Delta K / lambda = -4 N sum_i c_i S_i (x_{i-1} . dx_{i-1})
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.sampling.random.device import DeviceGenerator, array_module
+from finwidth.sampling.random.variates import Variates
+
+Array = Any  # of NumPy, or a torch tensor
+
+
+@dataclass
+class _Hidden:
+    """One hidden layer of all draws; arrays of shape (2, draws) are over the positive and the negative group."""
+
+    slopes: Array  # (2, 1)
+    counts: Array
+    y: Array  # (rho+, rho-)
+    unit: Array  # x / |x|; where x = 0, any direction
+    turned: Array  # the direction across it in the plane of y+ and y-
+    norm: Array  # |x|, shape (draws,), in the layer's unit
+    carried: Array  # |x| in the unit of the layer above
+    live: Array  # 0 where y = 0 and the gates are closed
+    J: Array = None  # (4, draws): on y+, y-, f+, f-
+    square: Array = None  # S = |J|^2
+    p: Array = None  # y . J
+
+
+class TwoSlopeChain:
+    """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`.
+
+    It computes with the arrays of what draws for it: NumPy's for `Variates`, torch's for a `DeviceGenerator`.
+
+    ``exponent`` is that of an input x = 2^k x' whose square may leave a double.  Then y_i and x_i are kept in units of
+    2^k_i, k_i the larger of k and the exponents of the biases' deviations so far; gates and directions know no unit.
+    """
+
+    def __init__(self, net: MLP, exponent: int = 0) -> None:
+        phi = net.activation
+        self.units = _units(net, exponent)
+        self.widths = net.widths
+        self.slopes = (float(phi.positive), float(phi.negative))
+        self.at_zero = float(phi.at_zero)
+        self.weight_variance = [float(layer.weight_variance) for layer in net.layers]
+        self.bias_variance = [
+            float(layer.bias_variance / Fraction(4) ** unit)
+            for layer, unit in zip(net.layers, self.units[1:], strict=True)
+        ]
+        self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
+        self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
+
+    def draw(self, norm: float, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
+        """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
+        xp = array_module(rng)
+        with np.errstate(all="ignore"):  # the caller sees to overflow
+            hidden, output = self._forward(norm, rng, draws)
+            self._backward(hidden, output, rng)
+            one = xp.ones_like(output)
+            squares = [*(layer.square for layer in hidden), one]
+            norms = [_times(norm * one, 2 * self.units[0])]
+            norms += [_times(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
+            K_w = K_b = 0 * one
+            for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
+                K_w = K_w + c * R * S
+                K_b = K_b + e * S
+            output = _times(output, self.units[-1])
+            dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
+        drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
+        return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
+
+    def _forward(self, norm: float, rng: Any, draws: int) -> tuple[list[_Hidden], Array]:
+        xp, hidden = array_module(rng), []
+        normal = rng.standard_normal(draws)  # the output's
+        steps = [lower - upper for lower, upper in pairwise(self.units)]
+        R = _times(norm * xp.ones_like(normal), 2 * steps[0])
+        can_die = not all(self.slopes)
+        for i, width in enumerate(self.widths[1:-1]):
+            scale = self.weight_variance[i] * R + self.bias_variance[i]
+            silent = norm == 0 and not any(self.bias_variance[: i + 1])  # y = 0 in every network
+            positive = width * xp.ones_like(R) if silent else rng.coins(width, draws)
+            counts = xp.stack([positive, width - positive])
+            y = xp.sqrt(scale * rng.chi_square(counts))
+            a, b = (self.at_zero, self.at_zero) if silent else self.slopes
+            slopes = xp.stack([a * xp.ones_like(R[:1]), b * xp.ones_like(R[:1])])
+            x = slopes * y
+            R = (x**2).sum(0)
+            length = xp.sqrt(R)
+            unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
+            live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
+            carried = _times(length, steps[i + 1])
+            R = _times(R, 2 * steps[i + 1])
+            turned = xp.stack([-unit[1], unit[0]])
+            hidden.append(_Hidden(slopes, counts, y, unit, turned, length, carried, live))
+        return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
+
+    def _backward(self, hidden: list[_Hidden], output: Array, rng: Any) -> None:
+        """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
+        xp = array_module(rng)
+        S, p, draws = xp.ones_like(output), output, len(output)
+        for i in reversed(range(len(hidden))):
+            layer = hidden[i]
+            total, share = self._constant(i + 1, layer.carried)
+            sigma = xp.sqrt(self.weight_variance[i + 1] * S)
+            along = _over(layer.carried * p, total)
+            if share.any():
+                along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
+            across = sigma * rng.standard_normal(draws)
+            plane = (along * layer.unit + across * layer.turned) * (layer.counts >= 1)
+            fresh = sigma * xp.sqrt(rng.chi_square(layer.counts, less=1))
+            layer.J = xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live
+            layer.square = S = (layer.J**2).sum(0)
+            layer.p = p = layer.norm * along
+
+    def _constant(self, i: int, norm: Array) -> tuple[Array, Array]:
+        """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
+        beta = self.bias_variance[i] / self.weight_variance[i]
+        total = norm**2 + beta
+        return total, _over(beta + 0 * total, total) + 1.0 * (total == 0)
+
+    def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
+        """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
+        xp = array_module(rng)
+        u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
+        carried = u  # of the input any number would do: it does not move
+        for i, layer in enumerate(hidden):
+            k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
+            result = result + _times(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            total, share = self._constant(i, carried)
+            alpha = _over(u, total)
+            spread = self.weight_variance[i] * (across + along**2 * share)
+            noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
+            noise = noise * xp.concatenate([layer.counts >= 1, layer.counts >= 2])
+            pull = k + _over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
+            slopes = xp.concatenate([layer.slopes, layer.slopes]) * layer.live
+            dy = pull * layer.J + noise
+            dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
+            w = w + k * layer.square
+            along = (layer.unit * dx[:2]).sum(0)
+            carried = layer.carried
+            u = carried * along
+            rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
+            across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
+        return result + _times(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+
+
+def _units(net: MLP, exponent: int) -> list[int]:
+    """k_0, ..., k_d; all 0 for an input of ordinary size."""
+    units = [exponent]
+    for layer in net.layers:
+        b = layer.bias_variance
+        own = (b.numerator.bit_length() - b.denominator.bit_length()) // 2 if b and exponent else units[-1]
+        units.append(max(units[-1], own))
+    return units
+
+
+def _times(values: Array, power: int) -> Array:
+    """The values times a power of two, which may take two steps to reach."""
+    half = power // 2
+    return values * 2.0**half * 2.0 ** (power - half) if power else values
+
+
+def _over(value: Array, divisor: Array) -> Array:
+    """The quotient, and 0 where the divisor is."""
+    return value / (divisor + (divisor == 0)) * (divisor > 0)

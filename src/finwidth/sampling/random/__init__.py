@@ -1,0 +1,1 @@
+"""Random numbers: streams that a seed fixes, normals and chi-squares in whole arrays."""

@@ -1,0 +1,76 @@
+"""Random streams: one integer seed gives the same numbers whatever the order or the number of workers."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from finwidth.arguments import count, index
+from finwidth.errors import FinwidthError, shown
+from finwidth.memory import amount
+from finwidth.networks.laws import FloatArray
+
+_MOST_THREADS = 4096
+
+Result = TypeVar("Result")
+
+# glibc gives every array back to the system, which then clears its pages for the next, until one as large as this has
+# been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).  Here, because later the heap may have
+# room for it, and nothing is learnt.
+np.empty(2**22 - 2**12)
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int; raises FinwidthError unless it is a whole number of at least 0."""
+    number = index(seed)
+    if number is None or number < 0:
+        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, such as seed=0")
+    return number
+
+
+def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:
+    """The generator of one chunk of draws; chunks are independent of each other and of who draws them.
+
+    SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number, and of a further number
+    where a chunk needs several.
+    """
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk, *purpose))))
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads, by default as many as there are cores to run on."""
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (number := count("threads", threads)) > _MOST_THREADS:
+        raise FinwidthError(f"threads is {amount(number)}; give at most {_MOST_THREADS}")
+    return number
+
+
+def in_order(task: Callable[[int], Result], total: int, threads: int) -> Iterator[Result]:
+    """``task(0), ..., task(total - 1)``, computed by several threads, yielded in order, few held at a time."""
+    if threads == 1 or total == 1:
+        yield from map(task, range(total))
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for number in range(total):
+            waiting.append(pool.submit(task, number))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def collect(pieces: Iterable[dict[str, FloatArray]], columns: dict[str, FloatArray]) -> None:
+    """Put draws that come in pieces one after another into the columns, which hold all of them."""
+    start = 0
+    for piece in pieces:
+        for name, column in columns.items():
+            values = piece[name]
+            column[start : start + len(values)] = values
+        start += len(values)

@@ -1,0 +1,1 @@
+"""Training by SGD, drawn without building a network."""

@@ -1,0 +1,212 @@
+"""The arguments of a training run, checked, and the memory that it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth import arguments
+from finwidth.arguments import count
+from finwidth.errors import FinwidthError
+from finwidth.memory import afford, amount
+from finwidth.networks.inputs import check_inputs
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.progress import check_time
+from finwidth.sampling.instead import advice
+from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
+from finwidth.sampling.lazy_matrix.gaussian import held, work
+from finwidth.sampling.training.losses import Loss, loss_called
+from finwidth.sampling.training.networks import Rows
+
+_STEP = 1e-4  # seconds; hardly a step takes less
+_SMALLEST = 1e-300  # largest entry of an input that is not 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and recorded, checked.
+
+    Arrays: inputs (m + p, n_0), of which the first m are for training and the last p, if any, only probed; targets
+    (m, n_d), for classes one-hot.
+    """
+
+    net: MLP
+    inputs: FloatArray
+    targets: FloatArray
+    steps: int
+    lr: float
+    momentum: float
+    batch: int
+    loss: Loss
+    record: Sequence[int]
+
+    @property
+    def m(self) -> int:
+        """Training inputs."""
+        return len(self.targets)
+
+    @property
+    def outputs(self) -> int:
+        """n_d."""
+        return self.net.widths[-1]
+
+    @property
+    def probed(self) -> Rows:
+        """The inputs of the kernel, shape (1, p)."""
+        first = self.m if self.m < len(self.inputs) else 0
+        return np.arange(first, len(self.inputs))[None]
+
+    @property
+    def vectors(self) -> tuple[int, int, int]:
+        """The most independent vectors that a matrix meets, left and right, and the most at once."""
+        seeds = self.probed.size * self.outputs + (self.batch if self.m < len(self.inputs) else 0)
+        recorded, others = len(self.record), self.steps + 1 - len(self.record)  # the last step is always recorded
+        left, right = recorded * seeds + others * self.batch, recorded * len(self.inputs) + others * self.batch
+        return left, right, max(seeds, len(self.inputs))
+
+    def slope(self, output: FloatArray, of: Rows | None = None) -> FloatArray:
+        """The derivative of the loss by the outputs, (draws, m or batch, n_d), of all training inputs or of some."""
+        targets = self.targets if of is None else self.targets[of]
+        return self.loss.slope(output, targets)
+
+    def total_loss(self, output: FloatArray) -> FloatArray:
+        """The loss of all training inputs, (draws,), from their outputs (draws, m, n_d)."""
+        return self.loss.total(output, self.targets)
+
+
+def check_network(net: MLP) -> None:
+    """Raise FinwidthError unless this network can be trained in law."""
+    reasons = why_not_gaussian(check_mlp(net))
+    if reasons:
+        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}; {advice(net)}")
+
+
+def _resolved(inputs: FloatArray, what: str) -> FloatArray:
+    """The inputs, unless one is so small that doubles keep too few digits of what a network makes of it."""
+    largest = np.abs(inputs).max(1)
+    lost = np.flatnonzero((largest > 0) & (largest < _SMALLEST))
+    if len(lost):
+        raise FinwidthError(
+            f"number {lost[0]} of the {what} underflows: its largest entry is {largest[lost[0]]:.3g}, below "
+            f"{_SMALLEST:g}, where products lose a double's digits; scale it up, or give 0"
+        )
+    return inputs
+
+
+def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray:
+    """Targets as (m, n_d), classes as one-hot rows."""
+    outputs = net.widths[-1]
+    wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
+    array = arguments.array("targets", y, f"finite numbers of shape {wanted}")
+    if loss.classes:
+        if outputs == 1:
+            raise FinwidthError(f"{loss.name} needs an output for each class, and the network has 1; give 2 or more")
+        given = np.asarray(y)
+        if array.shape != (m,) or given.dtype.kind not in "iub" or not ((array >= 0) & (array < outputs)).all():
+            raise FinwidthError(f"the targets must be {m} whole numbers from 0 to {outputs - 1}, the inputs' classes")
+        array = 1.0 * (array[:, None] == np.arange(outputs))
+    if array.shape not in ({(m,), (m, 1)} if outputs == 1 else {(m, outputs)}):
+        raise FinwidthError(f"the targets have shape {array.shape}; give finite numbers of shape {wanted}")
+    return array.reshape(m, outputs)
+
+
+def _check_record(record: Iterable[int] | None, steps: int) -> Sequence[int]:
+    """The steps to record at, the first and the last among them."""
+    if record is None:
+        return range(steps + 1)
+    wanted = f"whole numbers from 0 to {steps}"
+    given = [record] if arguments.index(record) is not None else arguments.items("record", record, wanted)
+    chosen = {arguments.count("a step of record", step, 0) for step in given}
+    if max(chosen, default=0) > steps:
+        raise FinwidthError(f"record holds {max(chosen)}; give {wanted}")
+    return tuple(sorted({0, *chosen, steps}))
+
+
+def plan(
+    net: MLP,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    steps: int,
+    lr: float,
+    *,
+    probe: npt.ArrayLike | None = None,
+    batch: int | None = None,
+    momentum: float = 0.0,
+    loss: str = "squared",
+    record: Iterable[int] | None = None,
+) -> Plan:
+    """The arguments of `train`, checked."""
+    check_network(net)
+    inputs = _resolved(check_inputs(net, X), "inputs")
+    m, steps = len(inputs), count("steps", steps)
+    check_time(steps, _STEP, f"training for {amount(steps)} steps", "take fewer steps")
+    outputs = net.widths[-1]
+    afford(32 * m * outputs, f"targets of {amount(m)} inputs and {amount(outputs)} outputs", "take fewer outputs")
+    batch = m if batch is None else count("batch", batch)
+    if batch > m:
+        raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
+    taken = loss_called(loss)
+    return Plan(
+        net,
+        inputs if probe is None else np.concatenate([inputs, _resolved(check_inputs(net, probe), "probe inputs")]),
+        _check_targets(net, y, m, taken),
+        steps,
+        arguments.real("lr", lr, "a positive number", lambda value: 0 < value < math.inf),
+        arguments.real("momentum", momentum, "a number from 0 to below 1", lambda value: 0 <= value < 1),
+        batch,
+        taken,
+        _check_record(record, steps),
+    )
+
+
+def memory(plan: Plan) -> int:
+    """Bytes that one draw of a plan needs at most at a time; the result comes on top.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.training.plan import memory, plan
+    >>> net = MLP([64, *[10**6] * 5, 1])
+    >>> memory(plan(net, np.eye(64)[:4], np.ones(4), steps=5, lr=0.1)) / 2**30
+    4.5...
+    """
+    left, right, at_once = plan.vectors
+    shapes = list(pairwise([min(plan.net.widths[0], len(plan.inputs)), *plan.net.widths[1:]]))
+    extra = 1 if plan.momentum else 0
+    kept = 0
+    for i, (columns, rows) in enumerate(shapes):
+        whole = rows * columns
+        kept += (2 + extra) * whole if i in {0, plan.net.depth - 1} else held(rows, columns, left, right)
+        if 0 < i < plan.net.depth - 1:
+            kept += (1 + extra) * min(left * right, whole)
+        kept += 4 * at_once * rows + (2 + extra) * rows  # A, Y, J and the slope; the bias
+    return 8 * (kept + max(work(rows, columns, at_once) for columns, rows in shapes))
+
+
+def result(plan: Plan) -> int:
+    """Bytes of the result for each draw, with the copies from which its observables are read off.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.training.plan import plan, result
+    >>> result(plan(MLP([4, 10, 1]), np.eye(4), np.ones(4), steps=9, lr=0.1)) # ten kernels of 4 x 4, five times
+    8080
+    """
+    p = plan.probed.size
+    return 8 * len(plan.record) * (5 * p * p + 3 * p + 5 + len(plan.inputs) * plan.outputs)
+
+
+def seconds(plan: Plan) -> float:
+    """About how long a draw takes: each step multiplies the vectors that were met before by new ones."""
+    left, right, at_once = plan.vectors
+    met = min(left + right, max(plan.net.widths))
+    return (plan.steps + 1) * (_STEP + 5e-10 * sum(plan.net.widths[1:]) * met * at_once)

@@ -1,0 +1,1 @@
+"""Sweeps on threads and on Dask clusters."""

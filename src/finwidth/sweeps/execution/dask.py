@@ -1,0 +1,258 @@
+"""The tasks of a sweep on the workers of a Dask scheduler; the process that asks stays the only one that stores."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from finwidth.errors import FinwidthError
+from finwidth.sweeps.execution.run import Computed, Task, perform
+from finwidth.sweeps.store.zarr_store import versions
+
+# Cheap tasks travel together, up to about this much work, so that the scheduler's own time does not count.
+_BATCH_MICROSECONDS, _BATCH_TASKS = 2e5, 64
+_AHEAD = 4  # batches for each thread of the cluster
+_ATTEMPTS = 2  # in each of them Dask lets several workers die
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 60  # a scheduler that is busy may take some
+_PATIENCE_SECONDS = 10  # without a result, before we look whether there are workers
+_LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
+
+
+def environment() -> dict[str, str]:
+    """What must be the same here and on the workers."""
+    return {**versions(), "python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def perform_batch(batch: list[Task], wanted: Mapping[str, str]) -> list[Computed]:
+    """What a worker does: the records of some tasks; raises FinwidthError if it runs other versions than are wanted."""
+    from distributed import get_worker
+
+    refuse_other_versions(f"the worker {get_worker().address}", environment(), wanted)
+    return [perform(task) for task in batch]
+
+
+def refuse_other_versions(who: str, found: Mapping[str, str | None], wanted: Mapping[str, str]) -> None:
+    """Raise FinwidthError if a part of the cluster has other software than this process."""
+    others = [
+        f"{package} {found[package]} (here {wanted.get(package)})" if found[package] else f"no {package}"
+        for package in found
+        if found[package] != wanted.get(package)
+    ]
+    if others:
+        raise FinwidthError(f"{who} has {', '.join(others)}; install there what is here, and start it again")
+
+
+def batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    """Tasks in batches of similar work."""
+    batch: list[Task] = []
+    work = 0.0
+    for task in tasks:
+        batch.append(task)
+        work += task.work()
+        if work > _BATCH_MICROSECONDS or len(batch) == _BATCH_TASKS:
+            yield batch
+            batch, work = [], 0.0
+    if batch:
+        yield batch
+
+
+def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Computed]]:
+    """Tasks and their records as they are done; a batch whose worker is lost goes to another one.
+
+    Raises
+    ------
+    FinwidthError
+        If there is no scheduler at the address, or no longer; if its workers have other software, or too little memory.
+
+    Warns
+    -----
+    UserWarning
+        If no worker computes, because there is none or because all are short of memory; it waits for one that does.
+    """
+    try:
+        import distributed  # noqa: F401 - before its loggers are hushed, as it sets them up
+    except ImportError:
+        raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
+    with _quiet():
+        cluster = _Cluster(scheduler)
+        try:
+            yield from _results(cluster, batches(tasks))
+        finally:
+            cluster.close()
+
+
+def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Task, Computed]]:
+    running: dict[Any, list[Task]] = {}
+    losses: Counter[Any] = Counter()
+    idle = 0
+    batch = next(left, None)
+    while batch or running:
+        room = _AHEAD * cluster.threads() - len(running)
+        while batch and room > 0:
+            running[cluster.submit(batch)] = batch
+            batch, room = next(left, None), room - 1
+        try:
+            future = cluster.done.get(timeout=1)
+        except Empty:
+            idle += 1
+            if idle % _PATIENCE_SECONDS == 0:
+                cluster.warn_if_nobody_computes()
+            continue
+        idle = 0
+        tasks = running.pop(future)
+        records = cluster.records(future)
+        if records is not None:
+            yield from zip(tasks, records, strict=True)
+            continue
+        cell = tasks[0].quantity, tasks[0].cells[0]
+        losses[cell] += 1
+        if losses[cell] == _ATTEMPTS:
+            raise FinwidthError(
+                f"workers were lost again and again while they computed {cell[0]} of {cell[1]}; give them more memory "
+                "(dask worker --memory-limit), or make the cell smaller"
+            )
+        running[cluster.submit(tasks)] = tasks
+
+
+class _Cluster:
+    """A client of a Dask scheduler; whatever goes wrong between the two is a FinwidthError."""
+
+    def __init__(self, scheduler: str) -> None:
+        self.scheduler = scheduler
+        self.wanted = environment()
+        self.done: SimpleQueue[Any] = SimpleQueue()
+        self._known: set[str] = set()  # workers that were asked
+        self._client = _connect(scheduler)
+
+    def close(self) -> None:
+        """Leave; the scheduler forgets the tasks of a client that has left."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._client.close()
+
+    def submit(self, batch: list[Task]) -> Any:
+        """A future, which is put into `done` when it is."""
+        with self._told_if_lost():
+            future = self._client.submit(perform_batch, batch, self.wanted, pure=False)
+            future.add_done_callback(self.done.put)
+            return future
+
+    def threads(self) -> int:
+        """Of all workers; those that are new are asked what they run, as some die of tasks that they cannot read."""
+        threads = self._ask("ncores")
+        if not self._known.issuperset(threads):
+            self._refuse_other_software()
+            self._known.update(threads)
+        return sum(threads.values())
+
+    def records(self, future: Any) -> list[Computed] | None:
+        """Of the batch whose future is done; None if it cost the life of several workers."""
+        from distributed import KilledWorker
+
+        if future.status != "error":
+            with self._told_if_lost():
+                records: list[Computed] = future.result()
+                return records
+        error = future.exception()
+        if isinstance(error, (KilledWorker, MemoryError)):
+            return None
+        raise error
+
+    def warn_if_nobody_computes(self) -> None:
+        """A line that says why nothing happens."""
+        if not self._ask("ncores"):
+            warnings.warn(
+                f"{self.scheduler} has no workers; waiting for one, which must have the same software as this process: "
+                f"dask worker {self.scheduler} --nthreads 1",
+                stacklevel=2,
+            )
+        elif not self._ask("ncores_running"):
+            warnings.warn(
+                f"all workers of {self.scheduler} pause, for they are short of memory; waiting. Start them with more "
+                "(dask worker --memory-limit)",
+                stacklevel=2,
+            )
+
+    def _ask(self, operation: str) -> dict[str, int]:
+        """Threads of workers by address."""
+        with self._told_if_lost():
+            ask = getattr(self._client.scheduler, operation)
+            threads: dict[str, int] = self._client.sync(ask, callback_timeout=_ANSWER_SECONDS)
+            return threads
+
+    def _refuse_other_software(self) -> None:
+        with self._told_if_lost():
+            found = self._client.get_versions(packages=["finwidth", "numpy"])
+        for who, there in {"the scheduler": found["scheduler"], **found["workers"]}.items():
+            has = {package: there["packages"][package] for package in ("finwidth", "numpy")}
+            has["python"] = ".".join(there["packages"]["python"].split(".")[:2])
+            refuse_other_versions(who if who == "the scheduler" else f"the worker {who}", has, self.wanted)
+
+    @contextlib.contextmanager
+    def _told_if_lost(self) -> Iterator[None]:
+        try:
+            yield
+        # What distributed raises where its connection is gone has no common class.
+        except Exception as error:
+            if self._client.status == "running" and not isinstance(error, (CancelledError, OSError)):
+                raise
+            raise FinwidthError(
+                f"the connection to the Dask scheduler {self.scheduler} is lost; what was stored is kept, and the same "
+                "command goes on when a scheduler runs there again"
+            ) from None
+
+
+def _connect(scheduler: str) -> Any:
+    import distributed
+    from distributed import utils
+
+    client: Any = distributed.Client
+    configured: Any = distributed.Security
+    loop: Any = utils.LoopRunner
+    try:
+        security = configured()  # as Dask's configuration says
+        # A client that fails is slow and loud, and one that reaches no scheduler may wait for ever: so we ask before.
+        kind = loop().run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
+        if kind != "Scheduler":
+            raise ValueError(f"it is the address of a {kind}")
+        with warnings.catch_warnings(action="ignore"):  # of differences in packages that we do not use
+            return client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
+    # An address, and Dask's configuration of TLS, decide what is parsed, loaded and connected, and so what is raised.
+    except Exception as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        tls = ", and Dask's configuration needs the certificates" if scheduler.startswith("tls:") else ""
+        raise FinwidthError(
+            f"no Dask scheduler answers at {scheduler!r:.80} ({why}); give the address that dask scheduler prints, "
+            f"such as tcp://host:8786{tls} (docs/sweeps.md)"
+        ) from None
+
+
+async def _kind(address: str, security: Any) -> str:
+    """What answers at an address: Scheduler, Worker or Nanny."""
+    import distributed
+
+    server: Any = distributed.rpc
+    async with server(address, connection_args=security.get_connection_args("client")) as there:
+        identity = await there.identity()
+    return str(identity["type"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What these loggers print of lost connections is told in one line here."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

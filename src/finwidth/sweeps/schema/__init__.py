@@ -1,0 +1,1 @@
+"""The TOML file, its values, and the grid of cells."""

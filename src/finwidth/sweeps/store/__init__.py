@@ -1,0 +1,1 @@
+"""How the cells of a sweep are kept, read, checked and merged."""

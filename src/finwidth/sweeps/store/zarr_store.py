@@ -1,0 +1,410 @@
+"""The store: a Zarr group that any Zarr reader opens, that a kill at any moment leaves whole, and that tells damage.
+
+Each quantity is one array over the axes of the grid and the dimensions of its records.  A task's records are one
+chunk, written to a file of another name that is then renamed: it is there as a whole or not at all, and a cell is done
+if its record is not NaN.  Axes keep the order in which values were added.
+
+Every file is checked against what it should be, and where it should be:
+
+- The attributes of the group, again one file, describe the store.  They carry a checksum, and a copy lies beside them.
+- It has the labels of the records: numbers of another list of moments are told, and not read as those of this one.
+- The arrays' metadata and labels follow from the description, so they are compared with what it makes of them.
+- A record ends in a check value that binds its numbers to its cell (`sweeps.seals`).
+
+A list of checksums in a file of its own would be simpler to explain, and wrong: a kill between a chunk and its line in
+the list looks like damage, or damage like a kill.  Here what is checked and what checks it are one file, or the one
+follows from the other.  The exception is the moment in which a store is made or enlarged: then the description says
+that it grows, the arrays follow, and last it says so no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError
+from finwidth.networks.laws import FloatArray
+from finwidth.outputs import refuse_inside_store
+from finwidth.sweeps.config import Config, differences
+from finwidth.sweeps.quantities.registry import KINDS
+from finwidth.sweeps.schema.tiling import blocks
+from finwidth.sweeps.store import layout, seals
+
+SCHEMA = 3
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on beside the config."""
+    return {"finwidth": version("finwidth"), "numpy": np.__version__}
+
+
+@dataclass
+class Store:
+    """An open store.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    config
+        What it holds the cells of.
+    axes
+        The values of each axis in the order of the arrays.
+    versions
+        What computed its numbers.
+    numerics
+        What else their bits depend on (`Kind.numerics`), by quantity, as soon as there are some.
+    grows
+        Whether its arrays may not yet be as this says.
+    described
+        The description that it was opened with, None for a new one.
+    """
+
+    path: Path
+    config: Config
+    axes: Mapping[str, tuple[Any, ...]]
+    versions: Mapping[str, str]
+    numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grows: bool = False
+    described: Mapping[str, Any] | None = None
+    _read: dict[str, FloatArray] = field(default_factory=dict)  # records that are as they were read
+    _writable: dict[str, tuple[Any, seals.Hashes]] = field(default_factory=dict)  # arrays, places of their cells
+
+    def records(self, quantity: str) -> FloatArray:
+        """The records of a quantity, shape (*axes, *dims), NaN where there are none; refuses damaged ones."""
+        if quantity not in self._read:
+            records, damaged = self.examined(quantity)
+            if damaged:
+                raise self.damage(damaged[0])
+            self._read[quantity] = records
+        return self._read[quantity]
+
+    def damage(self, file: str) -> FinwidthError:
+        """The error that a file is not what was stored there, if it is not that the store has changed meanwhile."""
+        if layout.description(self.path / layout.ROOT) != self.described:
+            return FinwidthError(f"{self.path} was enlarged while it was read; give the same command again")
+        return damage(self.path, file)
+
+    def examined(self, quantity: str) -> tuple[FloatArray, list[str]]:
+        """The sound records of a quantity, NaN where there are none, and the files of those that are not."""
+        settings = self.config.quantities[quantity]
+        shape = (*map(len, self.axes.values()), *map(len, layout.record_dims(quantity, settings).values()))
+        regions = list(blocks(self.config.shape, KINDS[quantity].block))
+        if irregular := layout.irregular(self.path, quantity):
+            return np.full((*shape[:-1], shape[-1] - 1), np.nan), irregular
+        stored, unreadable = self._stored(quantity, shape, regions)
+        kind, where = KINDS[quantity], self._places(quantity)
+        records = stored[..., :-1]
+        sound = seals.intact(stored, where) & kind.allowed(records, settings)
+        records[~sound] = np.nan
+        wrong = [] if sound.all() else [region for region in regions if not sound[region].all()]
+        return records, [layout.file_of(quantity, region, settings) for region in unreadable + wrong]
+
+    def _stored(
+        self, quantity: str, shape: tuple[int, ...], regions: list[tuple[slice, ...]]
+    ) -> tuple[FloatArray, list[tuple[slice, ...]]]:
+        """What the array of a quantity holds, and the blocks that cannot be read."""
+        stored, unreadable = np.full(shape, np.nan), []
+        array = self._array(quantity)
+        if array is None or array.ndim != len(shape):  # in a store that is being made, or mended
+            return stored, []
+        common = tuple(slice(0, min(sizes)) for sizes in zip(shape, array.shape, strict=True))
+        try:
+            stored[common] = array[common]
+        # Whatever a damaged chunk makes Zarr and its codecs raise: there is no common class, and no list; MemoryError
+        # where it claims to be large.
+        except Exception as error:
+            _refuse_other_failures(error)
+            for region in regions:
+                cut = tuple(slice(one.start, min(one.stop, end.stop)) for one, end in zip(region, common, strict=False))
+                try:
+                    stored[cut] = array[cut]
+                except Exception as error:
+                    _refuse_other_failures(error)
+                    unreadable.append(region)
+        return stored, unreadable
+
+    def _array(self, name: str) -> Any:
+        """An array to read from; None if it is not there, or its metadata are damaged."""
+        if not os.path.isfile(self.path / name / "zarr.json"):
+            return None
+        try:
+            return layout.import_zarr().open_array(self.path / name, mode="r", zarr_format=3)
+        except Exception as error:  # as in `_stored`
+            _refuse_other_failures(error)
+            return None
+
+    def _places(self, quantity: str) -> seals.Hashes:
+        """The hash that binds each cell's record to it, shape (*axes)."""
+        settings = self.config.quantities[quantity]
+        common = {
+            "quantity": quantity,
+            "seed": self.config.seed,
+            "network": self.config.network,
+            "settings": {name: value for name, value in settings.items() if name not in KINDS[quantity].growing},
+            "versions": self.versions,
+        }
+        digests = {
+            name: {width: described[1] for width, described in widths.items()}
+            for name, widths in self.config.inputs.items()
+        }
+        own = {name: digests[name] for name in KINDS[quantity].inputs(settings)}
+        needed = {
+            name: {
+                str(n_0): [digests[name][str(n_0)], *(each[str(n_0)] for each in own.values())]
+                for n_0 in self.axes["n_0"]
+            }
+            for name in self.axes["input"]
+        }
+        return seals.places(common, self.axes, needed)
+
+    def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray, numerics: Mapping[str, Any]) -> None:
+        """Store the records of a block, shape (*block, *dims), and what their bits depend on.
+
+        Raises
+        ------
+        FinwidthError
+            If the disk does not take them, or the bits of others of the quantity depend on something else.
+        """
+        self.refuse_other(quantity, numerics)
+        self._read.pop(quantity, None)
+        with told_as_full(self.path):
+            if numerics and quantity not in self.numerics:
+                self.numerics[quantity] = dict(numerics)
+                self.describe({})
+            if quantity not in self._writable:
+                array = layout.import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
+                self._writable[quantity] = array, self._places(quantity)
+            array, places = self._writable[quantity]
+            array[region] = seals.sealed(records, places[region])
+
+    def refuse_other(self, quantity: str, numerics: Mapping[str, Any]) -> None:
+        """Raise FinwidthError if the bits of a quantity's records depend on something else than ``numerics``."""
+        there = self.numerics.get(quantity, numerics)
+        others = [
+            f"{name} {there.get(name)} (here {numerics.get(name)})"
+            for name in sorted({*there, *numerics})
+            if there.get(name) != numerics.get(name)
+        ]
+        if others:
+            raise FinwidthError(
+                f"the bits of {quantity} depend on the processor and its libraries, and those in {self.path} "
+                f"come from {', '.join(others)}. Go on where the store was begun, or with OPENBLAS_CORETYPE, "
+                "OPENBLAS_NUM_THREADS and NPY_DISABLE_CPU_FEATURES set so that they agree (docs/processors.md)"
+            )
+
+    def content(self) -> dict[str, Any]:
+        """What the store says of itself, in plain types."""
+        return {
+            "schema": SCHEMA,
+            "config": self.config.to_json(),
+            "axes": {name: list(values) for name, values in self.axes.items()},
+            "labels": layout.labels(self.config.quantities),
+            "versions": dict(self.versions),
+            "numerics": self.numerics,
+        }
+
+    def describe(self, files: Mapping[str, bytes]) -> None:
+        """Write what the store says of itself, and files of its arrays in between; a kill may come at any moment."""
+        content = self.content()
+        layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
+        for name, wanted in files.items():
+            layout.put(self.path / name, wanted)
+        for name in (layout.COPY, layout.ROOT):
+            layout.put(self.path / name, layout.described(content), lasting=True)
+        self.grows = False
+
+    def enlarge(self, config: Config) -> None:
+        """Make the store, or make it one of a config that adds to its own."""
+        added = {name: [v for v in axis if v not in set(self.axes[name])] for name, axis in config.axes.items()}
+        before = None if self.grows else self.content()
+        self.config, self.axes = config, {name: (*self.axes[name], *values) for name, values in added.items()}
+        if self.content() != before:
+            self._read.clear()
+            with told_as_full(self.path):
+                self.describe(self.structure()[1])
+
+    def structure(self) -> tuple[list[str], dict[str, bytes]]:
+        """Which files of the arrays, but for records, are not what the description makes of them; and those wanted."""
+        group, files = layout.arrays(self.axes, self.config.quantities)
+        damaged = []
+        for file, content in files.items():
+            name = file.partition("/")[0]
+            if layout.holds(self.path / file, content):
+                continue
+            # Another version of Zarr may write the same metadata in other words; labels are what they are.
+            found = self._array(name) if file.endswith("zarr.json") else None
+            if found is None or repr(found.metadata) != repr(group[name].metadata):
+                damaged.append(file)
+        return damaged, files
+
+
+def _refuse_other_failures(error: Exception) -> None:
+    """Of what was raised in reading, raise again what tells of the machine rather than of the file."""
+    if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
+        raise FinwidthError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def open_store(path: str | Path) -> Store:
+    """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
+    path = arguments.path("the store", path)
+    root, copy = descriptions(path)
+    if root is None:
+        raise damage(path, layout.ROOT)
+    store = store_of(path, root)
+    if not store.grows:
+        if root != copy:
+            raise store.damage(layout.COPY if copy is None else f"{layout.ROOT} or {layout.COPY}")
+        if damaged := store.structure()[0]:
+            raise store.damage(damaged[0])
+    return store
+
+
+def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What a store and the copy say of it, None for one that is not sound; raises FinwidthError if neither is."""
+    layout.import_zarr()
+    root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
+    if not os.path.lexists(path):
+        raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
+    found = root or copy or layout.raw_description(path / layout.ROOT)
+    if found is not None and found.get("schema") != SCHEMA:
+        raise FinwidthError(
+            f"{path} has the layout {found.get('schema')} of another version of finwidth, and this one has {SCHEMA}"
+        )
+    if root is not None or copy is not None:
+        return root, copy
+    if found is None and not (path / layout.COPY).exists():
+        raise FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
+    raise FinwidthError(
+        f"the store {path} is damaged, and left as it is: neither {layout.ROOT} nor {layout.COPY} says what it holds. "
+        "Run the config with another store (-o)"
+    )
+
+
+def store_of(path: Path, content: Mapping[str, Any]) -> Store:
+    """The store at a path that says ``content`` of itself; raises FinwidthError if its records are of other things."""
+    axes = {name: tuple(values) for name, values in content["axes"].items()}
+    config = Config.from_json(content["config"])
+    now = layout.labels({name: settings for name, settings in config.quantities.items() if name in KINDS})
+    for quantity, there in content["labels"].items():
+        here = now.get(quantity, {})
+        if there != here:
+            raise FinwidthError(
+                f"the records of {quantity} in {path} have {_unlike(there, here)}, and those of this version of "
+                f"finwidth {_unlike(here, there)}; use the version that made it, or give another store with -o"
+            )
+    return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False), content)
+
+
+def _unlike(labels: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """In a message, the labels of records that are not those of others."""
+    found = {name: values for name, values in labels.items() if values != others.get(name)}
+    return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in found.items()) or "none"
+
+
+def damage(path: Path, file: str) -> FinwidthError:
+    """The error that a file of a store is not what was stored there."""
+    return FinwidthError(
+        f"the store {path} is damaged in {file}, and left as it is; finwidth sweep check {path} lists all damage and "
+        "mends what can be computed again"
+    )
+
+
+@contextlib.contextmanager
+def told_as_full(path: Path) -> Iterator[None]:
+    """Tell what the system raises in writing."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        raise FinwidthError(
+            f"cannot write to {path}: {'no space is left' if full else error.strerror}. What was stored before is "
+            f"kept; {'make room' if full else 'give another path with -o'}, and the same command goes on"
+        ) from None
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path, config: Config, made_by: Mapping[str, str] | None = None, *, here: bool = True
+) -> Iterator[Store]:
+    """The store of ``config`` at ``path``, new or enlarged to it, for the only process that writes to it.
+
+    Parameters
+    ----------
+    path, config
+        The store and what it is to hold.
+    made_by
+        The versions that its numbers come from, by default those that run.
+    here
+        Whether this process computes.
+
+    Raises
+    ------
+    FinwidthError
+        If another process writes to it, it is damaged or not a store, or it holds what the config does not add to;
+        then it is left as it was.
+    """
+    layout.import_zarr()
+    with told_as_full(path):
+        refuse_inside_store(path)
+        if os.path.lexists(path) and not layout.is_vacant(path):
+            descriptions(path)  # refuses what is not ours before it is locked
+        path.mkdir(parents=True, exist_ok=True)
+    with lock(path):
+        if layout.is_vacant(path):
+            store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), grows=True)
+        else:
+            store = open_store(path)
+            _refuse_mixing(store, config)
+            for quantity, settings in store.config.quantities.items():
+                if here:
+                    store.refuse_other(quantity, KINDS[quantity].numerics(settings))
+                store.records(quantity)  # refuses a store that is damaged
+        with told_as_full(path):
+            for leftover in layout.leftovers(path, store.axes, store.config.quantities):
+                leftover.unlink()
+        store.enlarge(config)
+        yield store
+
+
+def _refuse_mixing(store: Store, config: Config) -> None:
+    found = differences(store.config, config)
+    for package, made_by in store.versions.items():
+        if versions().get(package) != made_by:
+            found.append(f"its numbers come from {package} {made_by}, and this is {versions().get(package)}")
+    if found:
+        raise FinwidthError(
+            f"{store.path} is the store of another sweep, which this config does not only add to: {'; '.join(found)}. "
+            "Axis values, quantities and draws can be added; for anything else give another store with -o"
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other processes out; the system lets go of the lock when this one ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:
+        raise FinwidthError("sweeps need a system with POSIX file locks, such as Linux or macOS") from None
+    with told_as_full(path):
+        folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(folder)
+        if isinstance(error, BlockingIOError):
+            raise FinwidthError(f"another process writes to {path}; wait until it ends, or stop it") from None
+        raise FinwidthError(f"cannot lock {path}: {error.strerror}; put the store on a local disk") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
