@@ -130,6 +130,15 @@ class Windows(nn.Module):
         return self.layers(windows).unflatten(0, (-1, 3)).flatten(2).sum(1)
 
 
+class Standardised(nn.Conv1d):
+    """A convolution whose weights are made of parameters by what torch can differentiate in every way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = self.weight - self.weight.mean((1, 2), keepdim=True)
+        weight = centred / (centred.square().mean((1, 2), keepdim=True) + 0.1).sqrt()
+        return nn.functional.conv1d(x, weight, self.bias)
+
+
 class Multiplied(nn.Module):
     """Weights the other way round, as in GPT-2; one is also that of a linear layer, one is made of parameters."""
 
@@ -268,6 +277,7 @@ CASES: dict[str, Case] = {
         normal(2, 3),
         NOTHING,
     ),
+    "standardised": (lambda: flat(Standardised(2, 4, 2), nn.Tanh(), Standardised(4, 3, 2)), normal(2, 4), NOTHING),
     "windows": (Windows, normal(2, 12), NOTHING),
     "multiplied": (Multiplied, normal(3), NOTHING),
     "route by sample": (NoVmap, normal(3), {"one.weight", "one.bias", "other.weight", "other.bias", "gain.gain"}),

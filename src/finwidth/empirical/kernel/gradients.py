@@ -214,7 +214,7 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     gap, size = float((one - other).abs().max()), float(one.abs().max())
     if not math.isfinite(gap) and not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         raise FinwidthError("the module's output, or its gradient, is not finite at these inputs")
-    return gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size)
+    return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
 def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor], list[Tensor]], bool]:
