@@ -23,7 +23,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_threads, stream
-from finwidth.sampling.sampler import run as draw
+from finwidth.sampling.sampler import draw_chunks
 
 REPEATS = 9
 
@@ -49,13 +49,13 @@ def chain(net: MLP, threads: int) -> Callable[[], int]:
     sampler = one_input_sampler(net, x)
     draws = 8 * sampler.chunk_size
     exact = finwidth.moments(net, x)
-    K = [piece["K"] for piece in draw(sampler, draws, threads=threads)]
+    K = [piece["K"] for piece in draw_chunks(sampler, draws, threads=threads)]
     mean, error = np.concatenate(K).mean(), float(exact.cv) * float(exact.mean) / draws**0.5
     if abs(mean - float(exact.mean)) > 6 * error:
         sys.exit(f"the chain is wrong: mean K {mean}, exact {exact.mean}")
 
     def run() -> int:
-        for _ in draw(sampler, draws, threads=threads):
+        for _ in draw_chunks(sampler, draws, threads=threads):
             pass
         return draws
 

@@ -22,7 +22,7 @@ from finwidth import MLP
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import check_threads, in_order, stream
-from finwidth.sampling.sampler import Chunk, run
+from finwidth.sampling.sampler import Chunk, draw_chunks
 from timing import seconds
 
 INPUTS, DEPTH = 8, 8
@@ -75,7 +75,7 @@ def weights_on_threads(net: MLP, X: FloatArray, networks: int) -> None:
 
 def law_on_threads(net: MLP, X: FloatArray, draws: int, targets: FloatArray | None = None) -> None:
     """Kernels of some draws in law."""
-    for _ in run(kernel_matrix_sampler(net, X, targets), draws):
+    for _ in draw_chunks(kernel_matrix_sampler(net, X, targets), draws):
         pass
 
 

@@ -49,8 +49,17 @@ NEW: dict[str, tuple[str, ...]] = {
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
-        "src/finwidth/sweeps/quantities/exact.py:Bounds",
+        "src/finwidth/sweeps/quantities/exact.py:BoundsQuantity",
         "tests/sweeps/test_numbers.py:AXES",
+    ),
+    "sweep axis": ("src/finwidth/sweeps/schema/grid.py:ARGUMENTS", "tests/sweeps/test_numbers.py:NETWORK_AXES"),
+    "description of a network, a function": (
+        "src/finwidth/sampling/one_input/sample.py:SAMPLERS",
+        "tests/networks/test_routes.py:NETWORKS",
+    ),
+    "sampler": (
+        "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",
+        "tests/sampling/test_gram.py:VIEWS",
     ),
     "torch operation": ("src/finwidth/empirical/kernel/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
     "statement of the paper": (

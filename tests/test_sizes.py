@@ -26,7 +26,7 @@ from finwidth.paper.paths import PathEnumeration
 from finwidth.progress import Stage, check_time, stage, watching
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
 from finwidth.sampling.one_input.importance import importance_estimates
-from finwidth.sweeps.execution.run import check_sizes
+from finwidth.sweeps.execution.run import check_grid_size
 
 GIB = 2**30
 
@@ -264,9 +264,9 @@ def test_a_sweep_of_a_year_on_this_machine_may_run_on_a_cluster() -> None:
 
     axes = {"depth": list(range(1, 101)), "width": list(range(1, 101)), "n_0": 2}
     config, _ = read_config({"quantities": ["sampled"], "axes": axes, "sampled": {"draws": 10**10}})
-    check_sizes(config, None)
+    check_grid_size(config, None)
     with pytest.raises(SizeError, match=r"would take about \d+\.\d years"):
-        check_sizes(config, 4)
+        check_grid_size(config, 4)
 
 
 # ---- estimates

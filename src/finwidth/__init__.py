@@ -28,6 +28,7 @@ if not TYPE_CHECKING:  # a type checker would take any name
     def __getattr__(name: str) -> Any:
         """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
         if name in _OF_TORCH:
+            import_module("finwidth.extras").load_extra("torch", f"finwidth.{name}")
             return getattr(import_module("finwidth.sampling.layers.modules"), name)
         if not name.startswith("_") and find_spec(f"finwidth.{name}"):  # a part of the package, which others may load
             return import_module(f"finwidth.{name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.sampler import check_sizes, collect, run
+from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Row:
     tilted: Estimate | None
     networks: Estimate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The exact value and the estimates, with z-scores against it."""
         return {
             "exact": self.exact,
@@ -62,9 +62,9 @@ class Comparison:
     rows: tuple[Row, ...]
     not_sampled: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
@@ -94,7 +94,7 @@ def compare(
     draws: int = ...,
     networks: int | None = ...,
     seed: int = ...,
-    init: str | Mapping[str, Any] | None = ...,
+    init: str | Mapping[str, object] | None = ...,
     progress: Callable[[int], object] | None = ...,
 ) -> ModuleComparison: ...
 
@@ -106,7 +106,7 @@ def compare(
     draws: int = 100_000,
     networks: int | None = None,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
@@ -156,9 +156,9 @@ def compare(
     reasons = sample.unsupported(net)
     sampler = None if reasons else sample.one_input_sampler(net, x)
     if sampler is not None:
-        check_sizes(sampler, draws)
+        afford_draws(sampler, draws)
     found = estimate_moments([_networks(net, x, networks, seed)], exact)
-    sampled = {} if sampler is None else estimate_moments(run(sampler, draws, seed, progress=tell), exact)
+    sampled = {} if sampler is None else estimate_moments(draw_chunks(sampler, draws, seed, progress=tell), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
     rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
     not_sampled = f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
@@ -222,7 +222,7 @@ class Placed:
         """Standard deviations from the exact mean; the law is skewed, so the percentile says more."""
         return (self.measured - self.exact) / self.sd if self.sd and self.exact is not None else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
         names = ("measured", "exact", "sd", "z", "percentile")
         return {name: plain(getattr(self, name)) for name in names}
@@ -241,9 +241,9 @@ class ModuleComparison:
     in_law: bool
     cv: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
@@ -258,7 +258,7 @@ class ModuleComparison:
 def _compare_module(
     module: nn.Module,
     x: Vector,
-    init: str | Mapping[str, Any] | None,
+    init: str | Mapping[str, object] | None,
     tell: Callable[[int], object],
     *,
     draws: int,
@@ -268,7 +268,7 @@ def _compare_module(
     from finwidth import empirical
 
     net = empirical.recognise(module, init)
-    measured = _measured(net, module, x)
+    measured = _measured_module(net, module, x)
     in_law = not sample.unsupported(net)
     if in_law:
         drawn = collect(sample.one_input_sampler(net, x), draws, seed, progress=tell)
@@ -282,7 +282,7 @@ def _compare_module(
     return ModuleComparison(net, rows, len(drawn["K"]), in_law, None if exact is None else exact.cv)
 
 
-def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
+def _measured_module(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
     """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
     from finwidth import empirical
 

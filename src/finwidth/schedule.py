@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from finwidth.arguments import count, index, items
 from finwidth.errors import FinwidthError
@@ -66,8 +66,9 @@ def recorded_steps(record: Record, steps: int) -> Sequence[int]:
     return tuple(sorted({0, *chosen, steps}))
 
 
-def _chosen(record: object) -> set[int]:
-    return {count("a step of record", step, 0) for step in items("record", record, _WANTED)}
+def _chosen(record: Record) -> set[int]:
+    steps = items("record", cast("Iterable[int]", record), _WANTED)
+    return {count("a step of record", step, 0) for step in steps}
 
 
 def _octaves(step: int) -> int:

@@ -11,11 +11,11 @@ from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.inputs import Vector
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import one_input_sampler, sample
-from finwidth.sampling.sampler import check_sizes, run
+from finwidth.sampling.sampler import afford_draws, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
 from finwidth.sampling.statistics.quantile_sketch import SHOWN, QuantileSketch
 
@@ -124,7 +124,7 @@ def summarize(
     >>> round(plain.K.quantile(0.5).value, 1)    # the median
     1.4
     """
-    draws, method = count("draws", draws), arguments.one_of("method", method, METHODS)
+    net, draws, method = check_mlp(net), count("draws", draws), arguments.one_of("method", method, METHODS)
     exact = None if unsupported(net) else exact_values(moments(net, x))
     if method == "importance":
         if device is not None:
@@ -132,14 +132,14 @@ def summarize(
         known = None if exact is None else dict(exact)
         found = importance_estimates(net, x, draws, seed, exact=known, threads=threads, progress=progress)
         return Summary(net, draws, seed, found, exact, None)
-    chunks = run(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
+    chunks = draw_chunks(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
     return _summary(net, chunks, draws, seed, exact)
 
 
 def sample_and_summarize(net: MLP, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
     """The draws of `finwidth.sample`, to be written to a file, and their summary."""
     exact = None if unsupported(net) else exact_values(moments(net, x))
-    check_sizes(one_input_sampler(net, x), draws, 1, kept=_WRITTEN)
+    afford_draws(one_input_sampler(net, x), draws, 1, kept=_WRITTEN)
     dataset = sample(net, x, draws, seed)
     columns = {str(name): column.to_numpy() for name, column in dataset.items()}
     return _summary(net, [columns], draws, seed, exact), dataset

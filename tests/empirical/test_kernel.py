@@ -118,6 +118,41 @@ class Folded(nn.Module):
         return torch.tanh(self.layer(x.reshape(n * p, -1))).reshape(n, p, -1).sum(1)
 
 
+class Windows(nn.Module):
+    """Convolutions and normalisation of windows, which are samples of their own in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(2, 4, 2, groups=2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv1d(4, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(-1, (3, 4)).transpose(1, 2).flatten(0, 1)  # (n 3, 2, 4)
+        return self.layers(windows).unflatten(0, (-1, 3)).flatten(2).sum(1)
+
+
+class Standardised(nn.Conv1d):
+    """A convolution whose weights are made of parameters by what torch can differentiate in every way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = self.weight - self.weight.mean((1, 2), keepdim=True)
+        weight = centred / (centred.square().mean((1, 2), keepdim=True) + 0.1).sqrt()
+        return nn.functional.conv1d(x, weight, self.bias)
+
+
+class Multiplied(nn.Module):
+    """Weights the other way round, as in GPT-2; one is also that of a linear layer, one is made of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.third = (nn.Parameter(torch.randn(a, c)) for a, c in ((3, 4), (4, 3), (3, 2)))
+        self.bias, self.scale = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.tanh(torch.addmm(self.bias, x, self.one))
+        z = torch.tanh(torch.addmm(self.bias[:3], z, self.other)) + nn.functional.linear(z, self.one)
+        return torch.addmm(self.scale, z, self.scale * self.third)
+
+
 class NoVmap(nn.Module):
     """A route that depends on the sample, which torch.func cannot follow."""
 
@@ -195,7 +230,7 @@ CASES: dict[str, Case] = {
     "transposed convolution": (
         lambda: flat(nn.ConvTranspose2d(2, 3, 2), nn.Tanh()),
         normal(2, 3, 3),
-        {"0.weight", "0.bias"},
+        NOTHING,
     ),
     "embedding": (lambda: flat(nn.Embedding(7, 4), nn.Linear(4, 3)), words(3), NOTHING),
     "embedding, long texts": (lambda: flat(nn.Embedding(7, 2), nn.AvgPool1d(2)), words(40), NOTHING),
@@ -227,8 +262,24 @@ CASES: dict[str, Case] = {
         NOTHING,
     ),
     "sequence first": (lambda: SequenceFirst(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))), normal(3, 3), NOTHING),
-    "samples and positions folded": (lambda: Folded(False), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "samples and positions folded": (lambda: Folded(False), normal(3, 3), NOTHING),
     "positions and samples folded": (lambda: Folded(True), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "transposed convolutions": (
+        lambda: flat(
+            nn.ConvTranspose1d(4, 6, 3, stride=2, padding=2, output_padding=1, groups=2), nn.Tanh(),
+            nn.ConvTranspose1d(6, 2, 2, dilation=3, output_padding=2, bias=False), nn.Tanh(),
+        ),
+        normal(4, 3),
+        NOTHING,
+    ),
+    "transposed convolution, parametrized": (
+        lambda: flat(nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(2, 4, 2, 1, 1, groups=2)), nn.Tanh()),
+        normal(2, 3),
+        NOTHING,
+    ),
+    "standardised": (lambda: flat(Standardised(2, 4, 2), nn.Tanh(), Standardised(4, 3, 2)), normal(2, 4), NOTHING),
+    "windows": (Windows, normal(2, 12), NOTHING),
+    "multiplied": (Multiplied, normal(3), NOTHING),
     "route by sample": (NoVmap, normal(3), {"one.weight", "one.bias", "other.weight", "other.bias", "gain.gain"}),
     "small CNN": (
         lambda: nn.Sequential(
@@ -322,6 +373,31 @@ def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest
     assert near(ntk(module, x1), right)
     assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
     assert near(ntk(module, x1, entries="diagonal"), right.diagonal(dim1=0, dim2=1).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("inputs", [2, 100])
+def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights made of parameters, whose gradients are formed for a product, one input and output at a time."""
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm
+    layers = normed(nn.Conv1d(2, 6, 2)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(18, 5, bias=False))
+    module, x1, x2 = nn.Sequential(*layers).double(), torch.randn(5, 2, 4).double(), torch.randn(4, 2, 4).double()
+    monkeypatch.setattr(products, "_PULLED", 1)
+    monkeypatch.setattr(passes, "_LONG", 1)
+    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), o))
+    shapes: list[tuple[int, ...]] = []
+    pull = passes._pull
+
+    def noted(network: forward.Network, weights: list[Tensor], leaves: Any) -> products.Pull:
+        shapes.extend(tuple(each.shape) for each in weights)
+        return pull(network, weights, leaves)
+
+    monkeypatch.setattr(passes, "_pull", noted)
+    scale = {name: 0.3 + i for i, name in enumerate(dict(module.named_parameters()))}
+    right = jacobian.kernel(module, x1, x2, scale=scale)
+    assert near(ntk(module, x1, x2, scale=scale), right)
+    assert near(ntk(module, x1, x2, "trace", scale=scale), right.diagonal(dim1=2, dim2=3).sum(-1))
+    assert {(6, 2, 2), (5, 18)} <= set(shapes)  # both weights did take this way
 
 
 @pytest.mark.parametrize("inputs", [2, 100])

@@ -12,7 +12,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, FinwidthError, SmoothActivation, WeightLaw
-from finwidth.networks.routes import ROUTES, unsupported_by
+from finwidth.networks.routes import FUNCTIONS, unsupported_by
 from finwidth.sampling.one_input import importance, sample
 
 X, Y = np.eye(2), [1.0, -1.0]
@@ -38,7 +38,7 @@ NETWORKS = [
 
 
 def test_every_route_is_called_here() -> None:
-    assert CALLS.keys() == {route.function for route in ROUTES}
+    assert CALLS.keys() == {route.function for route in FUNCTIONS}
 
 
 def serves(function: str, net: MLP) -> str | None:
@@ -57,7 +57,7 @@ def test_a_refusal_names_all_that_serve_and_nothing_else(place: int) -> None:
     said = {function: serves(function, net) for function in CALLS}
     serving = {function for function, refusal in said.items() if refusal is None}
     assert "finwidth.infinite_width_gram" in serving
-    for route in ROUTES:
+    for route in FUNCTIONS:
         assert (not route.unsupported(net)) == (route.function in serving), (route.function, said[route.function])
         refusal = said[route.function]
         if refusal is not None and route.function != "finwidth.empirical.Ensemble":  # its refusals say what to give it

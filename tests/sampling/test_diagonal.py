@@ -19,7 +19,7 @@ from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.random.variates import Variates
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from stats import same_law, same_mean
 
 Drawn = dict[str, npt.NDArray[np.float64]]
@@ -65,7 +65,7 @@ NETWORKS = {
 
 
 def draw(net: MLP, x: npt.ArrayLike, draws: int, seed: int = 0) -> Drawn:
-    pieces = list(run(one_input_sampler(net, x), draws, seed))
+    pieces = list(draw_chunks(one_input_sampler(net, x), draws, seed))
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -262,7 +262,7 @@ def test_threads_do_not_change_the_numbers(threads: int) -> None:
 
 def test_chunks_are_independent_streams() -> None:
     net = MLP([2, 50, 50, 1])
-    first, second = itertools.islice((piece["K"] for piece in run(one_input_sampler(net, [1, 2]), 65_536)), 2)
+    first, second = itertools.islice((piece["K"] for piece in draw_chunks(one_input_sampler(net, [1, 2]), 65_536)), 2)
     assert abs(np.corrcoef(np.log(first), np.log(second))[0, 1]) < 0.06  # 7 standard errors
 
 

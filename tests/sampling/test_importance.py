@@ -23,7 +23,7 @@ from finwidth.sampling.one_input.importance import (
     weighted_coins,
 )
 from finwidth.sampling.one_input.sample import one_input_sampler
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 from stats import same_counts, same_mean
 
@@ -55,7 +55,7 @@ BOUNDS = {"K_w": 6, "K_b": 6, "K": 6, "K_w^2": 12, "K_b^2": 12, "K^2": 24}
 def weighted(name: str, seed: int) -> dict[str, npt.NDArray[np.float64]]:
     """Draws in an order in which the three laws are mixed, as the batches of same_mean need."""
     net, x = NETWORKS[name]
-    drawn = list(run(importance_sampler(net, x), DRAWS, seed))
+    drawn = list(draw_chunks(importance_sampler(net, x), DRAWS, seed))
     order = np.random.default_rng(0).permutation(DRAWS)
     return {name: np.concatenate([piece[name] for piece in drawn])[order] for name in drawn[0]}
 
@@ -95,7 +95,7 @@ def test_plain_draws_are_off_by_factors_at_beta_three(name: str) -> None:
     assert 2.9 < net.beta_hidden < 3.1
     exact = exact_values(finwidth.moments(net, x))
     found = estimate_moments([drawn_once(name, 1)])
-    plain = list(run(one_input_sampler(net, x), DRAWS, seed=3))
+    plain = list(draw_chunks(one_input_sampler(net, x), DRAWS, seed=3))
     verdicts = estimate_moments(plain)
     for quantity in ("K^2", "dK"):
         assert found[quantity].effective_draws > 10_000

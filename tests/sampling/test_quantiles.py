@@ -10,7 +10,7 @@ from scipy import stats
 
 import finwidth
 from finwidth.sampling.one_input.sample import one_input_sampler
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.quantile_sketch import ACCURACY, SHOWN, QuantileSketch
 
 SHARES = (0, 1e-4, *SHOWN, 0.9999, 1)
@@ -112,7 +112,7 @@ def test_the_law_of_a_network() -> None:
     """Width 10^8 and depth 4: K has the mean and spread of its exact moments, and is nearly normal."""
     net = finwidth.MLP([2, *[10**8] * 3, 1])
     law = QuantileSketch()
-    for drawn in run(one_input_sampler(net, [1, 2]), 100_000):
+    for drawn in draw_chunks(one_input_sampler(net, [1, 2]), 100_000):
         law.add(drawn["K"])
     exact = finwidth.moments(net, [1, 2])
     assert law.quantile(0.5).value == pytest.approx(float(exact.mean), rel=1.1 * ACCURACY)

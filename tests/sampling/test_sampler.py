@@ -11,7 +11,7 @@ import pytest
 
 from finwidth import MLP, FinwidthError, memory
 from finwidth.errors import SizeError
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, check_sizes, collect, run
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect, draw_chunks
 
 
 class Numbers(Sampler):
@@ -92,9 +92,15 @@ def test_the_default_number_of_threads_is_bounded_by_their_memory(monkeypatch: p
 @pytest.mark.parametrize(("parts", "told"), [(1, [100, 200, 250]), (2, [100, 200, 300, 400, 450, 500])])
 def test_progress_counts_draws_times_parts(parts: int, told: list[int]) -> None:
     seen: list[int] = []
-    for _ in run(Numbers(parts=parts), 250, progress=seen.append):
+    for _ in draw_chunks(Numbers(parts=parts), 250, threads=1, progress=seen.append):
         pass
     assert seen == told
+
+
+def test_progress_of_parts_is_told_by_all_threads() -> None:
+    seen: list[int] = []
+    collect(Numbers(parts=7), 10_000, threads=8, progress=seen.append)
+    assert seen == list(range(100, 70_001, 100))
 
 
 def test_progress_can_end_the_work() -> None:
@@ -123,7 +129,7 @@ def test_sizes_are_refused_before_anything_is_drawn(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SizeError, match=words):
             collect(sampler, draws, threads=1)
         assert not sampler.threads
-    check_sizes(Numbers(), 10**9, 1)  # chunk by chunk there is room
+    afford_draws(Numbers(), 10**9, 1)  # chunk by chunk there is room
 
 
 @pytest.mark.parametrize(
@@ -131,4 +137,4 @@ def test_sizes_are_refused_before_anything_is_drawn(monkeypatch: pytest.MonkeyPa
 )
 def test_arguments_are_checked(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(FinwidthError, match=f"{words} is"):
-        next(run(Numbers(), **{"draws": 5, **arguments}))
+        next(draw_chunks(Numbers(), **{"draws": 5, **arguments}))

@@ -331,6 +331,8 @@ class KernelMoments:
             "log_cv": {"K": self.K.log_cv},
             "update": self.update,
             "log_update": self.log_update,
+            "moments": self.by_name,
+            "log_moments": self.log_by_name,
         }
         if self.order > 2:
             document["raw"] = {"K": list(self.raw)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Route:
+class PublicFunction:
     """A function that serves networks: what it gives of the kernel, and the module that says for which."""
 
     function: str
@@ -41,13 +41,15 @@ class Route:
         return f"{self.gives} (pip install 'finwidth[{self.needs}]')" if missing else self.gives
 
 
-ROUTES = (
-    Route("finwidth.moments", "exact moments", "finwidth.exact.moments", "serve"),
-    Route("finwidth.sample", "draws at one input", "finwidth.sampling.one_input.sample"),
-    Route("finwidth.sample_gram", "draws at several inputs", "finwidth.sampling.kernel_matrix.sample_gram"),
-    Route("finwidth.train", "the kernel in training", "finwidth.sampling.training.train"),
-    Route("finwidth.infinite_width_gram", "the limit of infinite width", "finwidth.exact.infinite_width", "serve"),
-    Route("finwidth.empirical.Ensemble", "real networks", "finwidth.empirical.modules.support", needs="torch"),
+FUNCTIONS = (
+    PublicFunction("finwidth.moments", "exact moments", "finwidth.exact.moments", "serve"),
+    PublicFunction("finwidth.sample", "draws at one input", "finwidth.sampling.one_input.sample"),
+    PublicFunction("finwidth.sample_gram", "draws at several inputs", "finwidth.sampling.kernel_matrix.sample_gram"),
+    PublicFunction("finwidth.train", "the kernel in training", "finwidth.sampling.training.train"),
+    PublicFunction(
+        "finwidth.infinite_width_gram", "the limit of infinite width", "finwidth.exact.infinite_width", "serve"
+    ),
+    PublicFunction("finwidth.empirical.Ensemble", "real networks", "finwidth.empirical.modules.support", needs="torch"),
 )
 
 
@@ -63,7 +65,7 @@ def check_supported(function: str, net: MLP) -> None:
     Traceback (most recent call last):
     finwidth.errors.FinwidthError: finwidth.moments cannot serve this network: its activation is tanh, ...
     """
-    (route,) = (each for each in ROUTES if each.function == function)
+    (route,) = (each for each in FUNCTIONS if each.function == function)
     if reasons := route.unsupported(check_mlp(net)):
         raise FinwidthError(f"{function} cannot {route.verb} this network: {'; '.join(reasons)}; {instead(net)}")
 
@@ -78,7 +80,7 @@ def instead(net: MLP, *, without: str = "") -> str:
     >>> instead(MLP([2, 3, 1], "uniform", "tanh"), without="finwidth.empirical.Ensemble")
     'finwidth.infinite_width_gram has the limit of infinite width'
     """
-    serving = [each for each in ROUTES if each.function != without and not each.unsupported(net)]
+    serving = [each for each in FUNCTIONS if each.function != without and not each.unsupported(net)]
     return ", ".join(f"{each.function} {'has ' * (not place)}{each}" for place, each in enumerate(serving))
 
 

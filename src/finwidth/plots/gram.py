@@ -22,7 +22,7 @@ from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.sampler import run
+from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def kernel_on_a_circle(
         drawn = sample_gram(net, X, draws, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
-        panel.set(title=f"$n = {_power(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
+        panel.set(title=f"$n = {_power_of_ten(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
         panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
     panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
     panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
@@ -84,7 +84,7 @@ def kernel_on_a_circle(
     return figure
 
 
-def _power(width: int) -> str:
+def _power_of_ten(width: int) -> str:
     exponent = round(math.log10(width))
     return f"10^{exponent}" if width == 10**exponent else f"{width}"
 
@@ -130,7 +130,7 @@ def update_over_depth(
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
-            found = estimate_moments(run(one_input_sampler(net, x), draws, seed), exact)["dK"]
+            found = estimate_moments(draw_chunks(one_input_sampler(net, x), draws, seed), exact)["dK"]
             _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
             if not (found.trust or importance.unsupported(net)):
                 weighted = importance.importance_estimates(net, x, draws, seed)["dK"]

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
@@ -109,7 +110,7 @@ class Sampler(ABC):
         """Raise FinwidthError where draws overflow a double."""
 
 
-def run(
+def draw_chunks(
     sampler: Sampler,
     draws: int,
     seed: int = 0,
@@ -140,19 +141,20 @@ def run(
     --------
     >>> from finwidth import MLP
     >>> from finwidth.sampling.one_input.sample import one_input_sampler
-    >>> from finwidth.sampling.sampler import run
-    >>> [len(drawn["K"]) for drawn in run(one_input_sampler(MLP([2, 4, 4, 1]), [1, 2]), draws=40_000, seed=1)]
+    >>> from finwidth.sampling.sampler import draw_chunks
+    >>> [len(drawn["K"]) for drawn in draw_chunks(one_input_sampler(MLP([2, 4, 4, 1]), [1, 2]), draws=40_000, seed=1)]
     [16384, 16384, 7232]
     """
     draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
-    check_sizes(sampler, draws, threads)
-    size, done = sampler.chunk_size, 0
+    afford_draws(sampler, draws, threads)
+    size, done, one_at_a_time = sampler.chunk_size, 0, Lock()
     with stage(sampler.verb, draws * sampler.parts, tell) as told:
 
         def tick(finished: int) -> None:
             nonlocal done
-            done += finished
-            told(done)
+            with one_at_a_time:  # parts of draws end in several threads
+                done += finished
+                told(done)
 
         total = -(-draws // size)
         chunks = (Chunk(seed, number, min(size, draws - number * size), tick) for number in range(total))
@@ -171,19 +173,19 @@ def collect(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Columns:
-    """All draws of `run` in one array for each quantity of ``sampler.shapes``, (draws, ...)."""
+    """All draws of `draw_chunks` in one array for each quantity of ``sampler.shapes``, (draws, ...)."""
     draws = count("draws", draws)
-    check_sizes(sampler, draws, threads, kept=sampler.kept)
+    afford_draws(sampler, draws, threads, kept=sampler.kept)
     columns = {name: np.empty((draws, *shape)) for name, shape in sampler.shapes.items()}
     start = 0
-    for drawn in run(sampler, draws, seed, threads=threads, progress=progress):
+    for drawn in draw_chunks(sampler, draws, seed, threads=threads, progress=progress):
         for name, column in columns.items():
             column[start : start + len(drawn[name])] = drawn[name]
         start += len(drawn[name])
     return columns
 
 
-def check_sizes(sampler: Sampler, draws: int, threads: int | None = None, kept: int = 0) -> None:
+def afford_draws(sampler: Sampler, draws: int, threads: int | None = None, kept: int = 0) -> None:
     """Refuse draws that take over a year, or more memory than there is with ``kept`` bytes of each draw."""
     threads = _workers(sampler, threads)
     in_memory = sampler.device is None or sampler.device.type == "cpu"

@@ -268,7 +268,8 @@ def _measured(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
 
 def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[float, float]:
     if network.direction is None:
-        return _inner(network, one.g, other.g), one.length * other.length
+        found = one.length**2 if one is other else _inner(network, one.g, other.g)
+        return found, one.length * other.length
     found = _inner(network, one.moved, other.g) + _inner(network, one.g, other.moved)
     return found, one.speed * other.length + one.length * other.speed
 

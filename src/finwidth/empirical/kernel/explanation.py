@@ -110,14 +110,13 @@ def explain(
     --------
     >>> import torch
     >>> from finwidth.empirical import explain
-    >>> layers = torch.nn.Linear(3, 8), torch.nn.Unflatten(1, (2, 4)), torch.nn.ConvTranspose1d(2, 1, 2, bias=False)
-    >>> module = torch.nn.Sequential(*layers, torch.nn.Flatten())
-    >>> found = explain(module, torch.randn(50, 3), outputs="trace")
+    >>> module = torch.nn.Sequential(torch.nn.EmbeddingBag(10, 3), torch.nn.Linear(3, 2))
+    >>> found = explain(module, torch.randint(10, (50, 4)), outputs="trace")
     >>> for each in found.routes:
     ...     print(", ".join([each.parameter, each.route, each.reason or "-"]))
-    0.weight, products, -
-    0.bias, products, -
-    2.weight, torch.func, used in Convolution, for which there is no rule
+    0.weight, torch.func, used in EmbeddingBag, for which there is no rule
+    1.weight, products, -
+    1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
         kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)

@@ -8,13 +8,14 @@ Blocks of the kernel have shape (O1, n1, O2, n2) with all pairs of outputs and (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 
 Tensor: TypeAlias = torch.Tensor
+_PULLED = 2**20  # numbers of gradients by a weight that are formed at once, to be pulled back to its parameters
 _RUN = 2**13  # numbers of a gradient that are summed at once
 
 
@@ -29,6 +30,10 @@ class Dense:
         return Dense(self.G[inputs])
 
     tile = part
+
+    def gathered(self, times: int) -> Dense:
+        """The gradients of inputs each of which was so many consecutive ones."""
+        return self if times == 1 else Dense(torch.unflatten(self.G, 0, (-1, times)).sum(1))
 
     def summed(self) -> Dense:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
@@ -52,23 +57,44 @@ class Dense:
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """From gradients by a weight, shape (rows, ...), to those by the parameters it is made of, (rows, ``numbers``).
+
+    ``into`` writes the second into its second argument.
+    """
+
+    numbers: int
+    into: Callable[[Tensor, Tensor], None]
+
+
 @dataclass(frozen=True)
 class Outer:
     """Gradients sum_p D[i, n, g, p, :] x A[n, g, p, :] of a weight that multiplies A, in its two factors.
 
     ``A`` has shape (n, g, P, a); for a table of which rows are looked up it has shape (n, P) and holds their numbers,
     and ``rows`` is how many the table has.  ``D`` has shape (o, n, g, P, c).  With ``late``, the gradients themselves
-    are to be multiplied, formed for so many of the c at a time.
+    are to be multiplied, formed for so many of the c at a time.  With ``pull``, the gradients are those by what the
+    weight is made of.
     """
 
     A: Tensor
     D: Tensor
     rows: int | None = None
     late: int = 0
+    pull: Pull | None = None
 
     def part(self, inputs: slice) -> Outer:
         """A view of the gradients at some of the inputs."""
         return replace(self, A=self.A[inputs], D=self.D[:, inputs])
+
+    def gathered(self, times: int) -> Outer:
+        """The gradients of inputs each of which was so many consecutive ones: these become positions."""
+        if times == 1:
+            return self
+        A, D = torch.unflatten(self.A, 0, (-1, times)), torch.unflatten(self.D, 1, (-1, times))
+        A = A.flatten(1, 2) if self.rows is not None else A.transpose(1, 2).flatten(2, 3)
+        return replace(self, A=A, D=D.transpose(2, 3).flatten(3, 4))
 
     def tile(self, inputs: slice) -> Outer:
         """The factors at some of the inputs, contiguous, as matrix products are fastest with them."""
@@ -103,6 +129,8 @@ class Outer:
     def dense(self) -> Dense:
         """The gradients themselves, in the order of the weight's numbers."""
         o, n, g, P, c = self.D.shape
+        if self.pull is not None:
+            return Dense(self._pulled(self.pull))
         if self.rows is not None:
             D = self.D[:, :, 0].transpose(0, 1)
             places = self.A[:, None, :, None].expand(n, o, P, c)
@@ -110,6 +138,16 @@ class Outer:
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         G = torch.bmm(D, self.A.reshape(n * g, P, -1))
         return Dense(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
+
+    def _pulled(self, pull: Pull) -> Tensor:
+        """The gradients by what the weight is made of, shape (n, o, numbers), those by itself some inputs at a time."""
+        o, n, g, _, c = self.D.shape
+        found, weight = self.D.new_empty(n, o, pull.numbers), replace(self, pull=None)
+        few = max(1, _PULLED // (o * g * c * (self.rows or self.A.shape[-1])))
+        for start in range(0, n, few):
+            some = slice(start, start + few)
+            pull.into(weight.part(some).dense().G.flatten(0, 1), found[some].flatten(0, 1))
+        return found
 
 
 Factor: TypeAlias = Dense | Outer
@@ -132,12 +170,16 @@ def joined(passes: Iterable[list[Factor]], n: int) -> list[Factor]:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a factor for one input and one output; P = 0 for gradients themselves, c of them."""
+    """The sizes of a factor for one input and one output; P = 0 for gradients themselves, c of them.
+
+    ``pulled`` is the number of parameters that a weight is made of, 0 if it is one itself.
+    """
 
     g: int
     P: int
     a: int
     c: int
+    pulled: int = 0
 
     @classmethod
     def of(cls, factor: Factor) -> Shape:
@@ -146,7 +188,7 @@ class Shape:
             return cls(1, 0, 0, factor.G.shape[-1])
         a = factor.A.shape[-1] if factor.rows is None else factor.rows
         _, _, g, P, c = factor.D.shape
-        return cls(g, P, a, c)
+        return cls(g, P, a, c, factor.pull.numbers if factor.pull else 0)
 
     def forms(self, o: int, n: int, *, pairs: bool) -> bool:
         """Whether forming the gradients takes fewer multiplications than their factors do, n inputs against n.
@@ -158,7 +200,7 @@ class Shape:
         (False, True)
         """
         g, P, a, c = self.g, self.P, self.a, self.c
-        if g > 1 or not P:
+        if g > 1 or not P or self.pulled:
             return True
         outputs = o * o if pairs else o
         formed = outputs * a * c + 2 * o * P * a * c / n
@@ -171,7 +213,7 @@ class Shape:
         g, P, a, c = self.g, self.P, self.a, self.c
         if not P:
             return o * c
-        return o * g * a * c if formed else g * P * (a + o * c)
+        return o * (self.pulled or g * a * c) if formed else g * P * (a + o * c)
 
 
 def add_pairs(K: Tensor, one: Factor, other: Factor) -> None:

@@ -8,7 +8,8 @@ so if a pass takes another route.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -16,13 +17,15 @@ import torch
 from torch.autograd import forward_ad
 
 from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, gradient, telling
-from finwidth.empirical.kernel.factors import Dense, Factor, Shape
+from finwidth.empirical.kernel.factors import Dense, Factor, Outer, Pull, Shape
 from finwidth.empirical.kernel.recording import Record, Use, record
-from finwidth.empirical.kernel.rules import Scaling, factor, together
+from finwidth.empirical.kernel.rules import EXCHANGED, Rule, Scaling, factor, gradient_of, together
 from finwidth.empirical.kernel.sizes import Sizes
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+_AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
+_LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 _COMPANY = 8  # most samples of a pass that goes back for each of their outputs
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
@@ -44,10 +47,11 @@ class OtherWayError(OtherRouteError):
 
 @dataclass(frozen=True)
 class Axes:
-    """The dimension of the samples in an operation's input and in its result."""
+    """The dimension of the samples in an operation's input and in its result, which has so many entries of each."""
 
     input: int
     result: int
+    times: int
 
 
 @dataclass(frozen=True)
@@ -97,21 +101,23 @@ def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
     batched = False
     if three.uses and len(general) < len(network.parameters):
         with telling(network.module, rows):
-            columns, batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses) if uses else {}
+            (columns, plain, ahead), batched = _try_backward(three)
+            general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
     output = three.output
     dtype = output.dtype
     for each in network.parameters.values():
         dtype = torch.promote_types(dtype, each.dtype)
     scheme = Plan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
-    shapes = [Shape.of(each) for each in _factors(network, scheme, three, columns)[0]] if columns else []
-    for names in (scheme.pulled, general):
+    factors, rough = _factors(network, scheme, three, columns, network.parameters) if columns else ([], {})
+    shapes = [Shape.of(each) for each in factors]
+    for names in (_made(scheme, three, rough), general):
         if names:
             shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in names)))
     results = [use.shape.numel() // 3 for use in three.uses]
     itemsize = output.element_size()
     saved = max(0, more - less) // itemsize
-    return scheme, Sizes(tuple(shapes), saved, sum(results), max([saved // 8, *results]), itemsize)
+    mean = max(saved // 8, sum(results)) // max(1, len(results))
+    return scheme, Sizes(tuple(shapes), saved, sum(results), max([saved // 8, *results]), mean, itemsize)
 
 
 Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
@@ -169,16 +175,22 @@ def general_plan(network: Network, scheme: Plan, ways: tuple[str, ...]) -> Plan:
 
 def _axes(three: Use, two: Use) -> Axes | None:
     """The batch axis, if it is not ambiguous."""
-    result = _grown(two.shape, three.shape)
-    source = _grown(two.input.shape, three.input.shape)
-    if source is None or result is None or not three.rule.batched(three.input, source):
+    results, sources = _grown(two.shape, three.shape), _grown(two.input.shape, three.input.shape)
+    if len(results) != 1 or len(sources) != 1:
         return None
-    return Axes(source, result)
+    (result, times), (source, as_many) = *results, *sources
+    return Axes(source, result, times) if times == as_many and three.rule.batched(three.input, source) else None
 
 
-def _grown(two: torch.Size, three: torch.Size) -> int | None:
-    changed = [i for i, (small, large) in enumerate(zip(two, three, strict=True)) if small != large]
-    return changed[0] if len(changed) == 1 and (two[changed[0]], three[changed[0]]) == (2, 3) else None
+def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
+    """The dimensions that are larger by a half in a pass of three, and how many entries of them a sample has.
+
+    Where windows, positions or tokens are merged with the samples, those of one sample come one after another; if they
+    do not, `_out_of_order` finds out.
+    """
+    sizes = [(i, *each) for i, each in enumerate(zip(two, three, strict=True))]
+    changed = [(i, small // 2) for i, small, large in sizes if small != large]
+    return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
 
 
 def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
@@ -199,65 +211,76 @@ def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor
 def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     """Equal up to rounding that a deep network may enlarge, of size ``eps`` or that of the type if that is more."""
     one, other = one.detach(), other.detach()
-    if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
+    gap, size = float((one - other).abs().max()), float(one.abs().max())
+    if not math.isfinite(gap) and not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         raise FinwidthError("the module's output, or its gradient, is not finite at these inputs")
-    return bool((one - other).abs().max() <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + one.abs().max()))
+    return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _try_backward(pass_: Record) -> tuple[list[Tensor], bool]:
-    """Gradients of the first output, and whether torch can run the backward pass for several outputs at once."""
+def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor], list[Tensor]], bool]:
+    """Gradients of the first output, and of a combination of all for equal weights of the samples and for `_AHEAD`.
+
+    And whether torch can run the backward pass for several at once.
+    """
+    output = three.output
+    first, *others = _each_sample(output, range(1)), _combined(output, torch.ones(3)), _combined(output, _AHEAD)
+    cotangents, batched = torch.cat([first, *others]), True
     try:
-        return _backward(pass_, range(1), batched=True), True
+        rows = _backward(three, cotangents, batched=True)
     except RuntimeError:
-        return _backward(pass_, range(1), batched=False), False
+        rows, batched = _backward(three, cotangents, batched=False), False
+    return ([each[:1] for each in rows], [each[1] for each in rows], [each[2] for each in rows]), batched
 
 
-def _out_of_order(three: Record, backward: Record, uses: Places) -> dict[str, str]:
+def _out_of_order(
+    three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
+) -> dict[str, str]:
     """The parameters with a use in which the samples are in another order than in the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    weights = torch.tensor([1.0, 2.0, 4.0])
+    back = [each[0] for each in _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)]
     found: dict[str, str] = {}
-    plain, ahead, back = (
-        _weighted(each, w) for each, w in ((three, torch.ones(3)), (three, weights), (backward, weights.flip(0)))
-    )
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
-            D, one, other = (each.movedim(axes.result, -1) for each in columns)
-            right = D * weights.to(D)
+            D, one, other = (_by_sample(each, axes) for each in columns)
+            right = D * _AHEAD.to(D)
             if not (near(right, one) and near(right.flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
     return found
 
 
-def _in_order(pass_: Record, scheme: Plan, columns: list[Tensor], outputs: range) -> bool:
-    """The same of a pass in earnest, for the sum of its outputs, by one more backward pass."""
-    output = pass_.output[:, outputs.start : outputs.stop]
-    weights = torch.randn(len(output), generator=torch.Generator().manual_seed(0)).to(output)
-    found = torch.autograd.grad((output.sum(1) * weights).sum(), [use.edge for use in pass_.uses], retain_graph=True)
-    for (_, axes), D, seen in zip(scheme.uses, columns, found, strict=True):
-        if axes and not near(D.sum(0).movedim(axes.result, -1) * weights, seen.movedim(axes.result, -1)):
+def _by_sample(D: Tensor, axes: Axes) -> Tensor:
+    """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
+    return torch.unflatten(D, axes.result, (-1, axes.times)).movedim(axes.result, -1)
+
+
+def _in_order(scheme: Plan, columns: list[Tensor], weighted: list[Tensor], weights: Tensor) -> bool:
+    """The same of a pass in earnest, from the gradients of the sum of its outputs, every sample times its weight."""
+    for (_, axes), D, seen in zip(scheme.uses, columns, weighted, strict=True):
+        if axes and not near(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes)):
             return False
     return True
 
 
-def _weighted(pass_: Record, weights: Tensor) -> list[Tensor]:
-    """Gradients of a combination of the outputs, every sample times its weight, by every use's result."""
-    edges, output = [use.edge for use in pass_.uses], pass_.output
+def _combined(output: Tensor, weights: Tensor) -> Tensor:
+    """A combination of the outputs, every sample times its weight, as what goes back, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    total = (output * combination * weights.to(output)[:, None]).sum()
-    return list(torch.autograd.grad(total, edges, retain_graph=True))
+    return (weights.to(output)[:, None] * combination)[None]
 
 
-def _backward(pass_: Record, outputs: range, *, batched: bool) -> list[Tensor]:
-    """Gradients of the outputs, each of its own sample, by every use's result, shapes (o, *result)."""
+def _each_sample(output: Tensor, outputs: range) -> Tensor:
+    """Some of the outputs, each at every sample, as what goes back, shape (o, n, all outputs)."""
+    return _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
+
+
+def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
+    """What becomes of rows that go back from the outputs, shape (rows, n, all outputs), at every use's result."""
     edges, output = [use.edge for use in pass_.uses], pass_.output
     if not edges:
         return []
-    cotangents = _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
     if batched:
         return list(torch.autograd.grad(output, edges, cotangents, retain_graph=True, is_grads_batched=True))
     rows = [torch.autograd.grad(output, edges, each, retain_graph=True) for each in cotangents]
@@ -288,12 +311,18 @@ def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> li
         pass_ = record(network, x, leaves)
         if not _follows(pass_, scheme, len(x)):
             raise OtherRouteError
+        cotangents = _each_sample(pass_.output, outputs)
+        weights = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).to(pass_.output)
+        if pass_.reorders:
+            cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
         with telling(network.module, x):  # one that changes what its gradients need raises only now
-            columns = _backward(pass_, outputs, batched=scheme.batched)
-        if pass_.reorders and pass_.uses and not _in_order(pass_, scheme, columns, outputs):
-            raise OtherRouteError
-        factors, rough = _factors(network, scheme, pass_, columns)
-        return [*factors, *([_pulled(network, scheme, rough, {**leaves, **pass_.made}, leaves)] if rough else [])]
+            columns = _backward(pass_, cotangents, batched=scheme.batched)
+        if pass_.reorders:
+            columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
+            if not _in_order(scheme, columns, weighted, weights):
+                raise OtherRouteError
+        factors, rough = _factors(network, scheme, pass_, columns, leaves)
+        return [*factors, *([_pulled(network, scheme, pass_, rough, leaves)] if rough else [])]
 
 
 def follows(network: Network, scheme: Plan, x: Tensor) -> bool:
@@ -307,19 +336,19 @@ def _follows(pass_: Record, scheme: Plan, n: int) -> bool:
     if not same or not pass_.others.keys() <= scheme.general.keys():
         return False
     places = [(use, axes) for use, (_, axes) in zip(pass_.uses, scheme.uses, strict=True) if axes]
-    return all(use.input.shape[axes.input] == use.shape[axes.result] == n for use, axes in places)
+    return all(use.input.shape[axes.input] == use.shape[axes.result] == axes.times * n for use, axes in places)
 
 
 def _factors(
-    network: Network, scheme: Plan, pass_: Record, columns: list[Tensor]
+    network: Network, scheme: Plan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
 ) -> tuple[list[Factor], dict[str, Tensor]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
-    And the gradients, shape (n, o, numbers), by weights that are made of parameters, or that operations share.
+    And the gradients, shape (n, o, numbers), by weights that operations share, or that have parameters in common.
     """
     direct = {key: each for key, each in network.scales.items() if key not in scheme.pulled | scheme.general.keys()}
     sites: dict[Site, list[Factor]] = {}
-    rough: dict[str, Tensor] = {}
+    weights: dict[str, list[tuple[Rule, Factor]]] = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, scheme.uses, columns, strict=True):
             if axes is None:
@@ -328,40 +357,79 @@ def _factors(
             x = x.to(scheme.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
             weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
             if not (weight is None and bias is None):
-                sites.setdefault(_site(use), []).append(factor(use.rule, x, moved, weight, bias))
+                own = factor(use.rule, x, moved, weight, bias)
+                sites.setdefault(_site(use), []).append(own.gathered(axes.times))
             for key, *scales in ((use.weight, 1.0, None), (use.bias, None, 1.0)):
                 if key is not None and scheme.pulled & pass_.made_of.get(key, {key}):
-                    G = factor(use.rule, x, moved, *scales).dense().G
-                    rough[key] = rough[key] + G if key in rough else G
-        return [together(parts) for parts in sites.values()], rough
+                    own = factor(use.rule, x, moved, *scales).gathered(axes.times)
+                    weights.setdefault(key, []).append((use.rule, own))
+        found = [together(parts) for parts in sites.values()]
+        sharing = Counter(name for key in weights for name in _made(scheme, pass_, [key]))
+        rough: dict[str, Tensor] = {}
+        for key, parts in weights.items():
+            (rule, first), *more = parts
+            names = _made(scheme, pass_, [key])
+            alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
+            if alone and isinstance(first, Outer) and not isinstance(rule, EXCHANGED):
+                pull = _pull(network, [pass_.made[key]], {name: leaves[name] for name in names})
+                found.append(replace(first, pull=pull))
+            else:
+                rough[key] = sum((gradient_of(*each) for each in more), start=gradient_of(rule, first))
+        return found, rough
+
+
+def _made(scheme: Plan, pass_: Record, keys: Iterable[str]) -> list[str]:
+    """The parameters behind weights, as far as their gradients are pulled back."""
+    return sorted(scheme.pulled & {name for key in keys for name in pass_.made_of.get(key, {key})})
 
 
 def _pulled(
-    network: Network,
-    scheme: Plan,
-    rough: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor],
-    leaves: Mapping[str, Tensor],
+    network: Network, scheme: Plan, pass_: Record, rough: Mapping[str, Tensor], leaves: Mapping[str, Tensor]
 ) -> Dense:
-    """The gradients by parameters, from those by the weights that are made of them: one small backward pass."""
-    n, o = next(iter(rough.values())).shape[:2]
-    chosen = [name for name in leaves if name in scheme.pulled]
-    rows = [G.reshape(n * o, *weights[key].shape).to(weights[key].dtype) for key, G in rough.items()]
-    try:
-        found = torch.autograd.grad(
-            [weights[key] for key in rough],
-            [leaves[name] for name in chosen],
-            rows,
-            retain_graph=True,
-            is_grads_batched=True,
-            materialize_grads=True,
-        )
-    except NotImplementedError:  # no forward derivative: there is another route
-        raise
-    except RuntimeError as error:
-        raise OtherRouteError from error
-    pulled = _side_by_side(network, dict(zip(chosen, found, strict=True)), n * o)
-    return Dense(pulled.view(n, o, -1).to(scheme.dtype))
+    """The gradients by parameters, from those by the weights that are made of them."""
+    weights = {**leaves, **pass_.made}
+    pull = _pull(network, [weights[key] for key in rough], {name: leaves[name] for name in _made(scheme, pass_, rough)})
+    rows = next(iter(rough.values())) if len(rough) == 1 else torch.cat(list(rough.values()), dim=2)
+    found = rows.new_empty(*rows.shape[:2], pull.numbers)
+    pull.into(rows.flatten(0, 1), found.view(-1, pull.numbers))
+    return Dense(found)
+
+
+def _pull(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
+    """Small backward passes from weights to the parameters they are made of.
+
+    All rows go back at once, but for long ones, which take less time one after another, and far less memory.
+    """
+    sizes, numbers = [each.numel() for each in weights], [each.numel() for each in leaves.values()]
+
+    def into(rows: Tensor, found: Tensor) -> None:
+        batched = len(rows) > 1
+        if batched and sum(sizes) > _LONG:
+            for row, place in zip(torch.split(rows, 1), torch.split(found, 1), strict=True):
+                into(row, place)
+            return
+        given = [
+            each.reshape(*([len(rows)] if batched else []), *weight.shape).to(weight.dtype)
+            for each, weight in zip(torch.split(rows, sizes, 1), weights, strict=True)
+        ]
+        try:
+            columns = torch.autograd.grad(
+                weights,
+                list(leaves.values()),
+                given,
+                retain_graph=True,
+                is_grads_batched=batched,
+                materialize_grads=True,
+            )
+        except NotImplementedError:  # no forward derivative: there is another route
+            raise
+        except RuntimeError as error:
+            raise OtherRouteError from error
+        for name, column, place in zip(leaves, columns, torch.split(found, numbers, 1), strict=True):
+            root = network.scales[name] ** 0.5
+            place.copy_((column if root == 1 else root * column).reshape(place.shape))
+
+    return Pull(sum(numbers), into)
 
 
 def _freed(x: Tensor) -> Tensor:

@@ -335,6 +335,7 @@ class Kernel:
         return max(len(self.x1), 0 if self.x2 is None else len(self.x2))
 
     def _layout(self, memory: int) -> tuple[int, int]:
+        self.sizes = replace(self.sizes, memory=memory)
         return layout(self.sizes, self._longest, len(self.wanted), memory)
 
     @property
@@ -390,6 +391,7 @@ class Kernel:
             if follows(self.network, self.plan, self.x1[:once]):
                 self.sizes = replace(self.sizes, most=once)
                 return
+        self.sizes = replace(self.sizes, most=2**62)
         self.generalise(*self.plan.ways)
 
     def _matrix(self) -> Tensor:

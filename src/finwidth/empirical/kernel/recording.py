@@ -138,7 +138,8 @@ def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Rec
     made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
     sound = {name for name in recorder.names.values() if not below.get(name, set()) & results}
     above = {view: graph.above(view, use.edge.node) for use in uses for view in use.views.values()}
-    reorders = any(_reorders(node) for node in graph.users.keys() - results.union(*above.values()))
+    after = graph.after(results) - results.union(*above.values())  # what becomes of results on the way to the output
+    reorders = any(map(_reorders, after))
     return Record(output, uses, _others(graph, uses, above, leaves, sound), recorder.made, made_of, reorders)
 
 
@@ -168,6 +169,8 @@ def _reorders(node: Node) -> bool:
     name = _kind(node)
     if name in _ON_DIMENSIONS:
         saved = [getattr(node, each) for each in dir(node) if each.startswith("_saved_dim")]
+        if name == "Permute":
+            return bool(saved[0][0] != 0)
         return any(0 in each if isinstance(each, list | tuple) else each == 0 for each in saved) or not saved
     return name not in _KEEPS
 
@@ -226,9 +229,13 @@ class _Graph:
                     self.users.setdefault(each, []).append(node)
 
     def above(self, node: Node, without: Node) -> set[Node]:
-        """The nodes that use ``node``, directly or not, on paths that do not pass through ``without``."""
-        seen = {node}
-        waiting = [node]
+        """A node and those that use it, directly or not, on paths that do not pass through ``without``."""
+        return self.after({node}, without)
+
+    def after(self, nodes: set[Node], without: Node | None = None) -> set[Node]:
+        """The same of several nodes."""
+        seen = set(nodes)
+        waiting = list(nodes)
         while waiting:
             for user in self.users.get(waiting.pop(), []):
                 if user is not without and user not in seen:

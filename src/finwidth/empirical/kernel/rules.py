@@ -36,6 +36,11 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Multiplication(Linear):
+    """y = x W + b: the same with a weight of shape (a, c)."""
+
+
+@dataclass(frozen=True)
 class Convolution:
     """A linear layer at every position of the output, on the patch of the input seen there."""
 
@@ -51,14 +56,39 @@ class Convolution:
 
     def outer(self, x: Tensor, D: Tensor) -> Outer:
         """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
+        return Outer(self.patches(x), self.channels(D, 2))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """What a kernel sees at each position, shape (n, g, positions, channels and kernel)."""
         dims, g = len(self.kernel), self.groups
         x = functional.pad(x, [side for pair in reversed(self.padding) for side in pair])
         for i, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
             x = x.unfold(2 + i, dilation * (size - 1) + 1, stride)[..., ::dilation]
         x = x.reshape(len(x), g, -1, *x.shape[2:])  # (n, g, channels, *positions, *kernel)
         positions, patch = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
-        x = x.permute(0, 1, *positions, 2, *patch).flatten(2 + dims).flatten(2, 1 + dims)
-        return Outer(x, D.reshape(*D.shape[:2], g, D.shape[2] // g, -1).mT)
+        return x.permute(0, 1, *positions, 2, *patch).flatten(2 + dims).flatten(2, 1 + dims)
+
+    def channels(self, each: Tensor, start: int) -> Tensor:
+        """From (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
+        g = self.groups
+        return each.reshape(*each.shape[:start], g, each.shape[start] // g, -1).mT
+
+
+@dataclass(frozen=True)
+class TransposedConvolution(Convolution):
+    """The same with input and result exchanged: kernels lie on the result, one at every position of the input."""
+
+    def outer(self, x: Tensor, D: Tensor) -> Outer:
+        """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
+        return Outer(self.channels(x, 1), torch.unflatten(self.patches(D.flatten(0, 1)), 0, D.shape[:2]))
+
+    def biased(self, outer: Outer, totals: Tensor, root: float) -> Outer:
+        """With the bias, as a weight on one more position, where nothing else is; ``totals`` are its gradients."""
+        A = functional.pad(outer.A, (0, 1, 0, 1))
+        A[..., -1, -1] = root
+        o, n, g = outer.D.shape[:3]
+        first = functional.pad(totals.reshape(o, n, g, 1, -1, 1), (0, math.prod(self.kernel) - 1)).flatten(4)
+        return Outer(A, torch.cat([outer.D, first], dim=3))
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,7 @@ class Scaling:
         return each.reshape(*each.shape[:start], -1, count)
 
 
+EXCHANGED = Multiplication, TransposedConvolution  # weights of shape (a, c), where those of others are (c, a)
 Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
 
 
@@ -115,6 +146,10 @@ class Operation:
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
     return Operation(Linear(), weight, bias, input) if weight.ndim == 2 else None
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Operation | None:
+    return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
@@ -143,6 +178,22 @@ def _convolution(  # noqa: PLR0917 - the signature of torch
     else:
         sides = tuple((each, each) for each in _each(0 if padding == "valid" else padding, dims))
     return Operation(Convolution(kernel, _each(stride, dims), sides, spread, groups), weight, bias, input)
+
+
+def _transposed(  # noqa: PLR0917 - the signature of torch
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Operation:
+    kernel = tuple(weight.shape[2:])
+    before, more, steps, spread = (_each(value, len(kernel)) for value in (padding, output_padding, stride, dilation))
+    sides = tuple((each, each - extra) for each, extra in zip(before, more, strict=True))
+    return Operation(TransposedConvolution(kernel, steps, sides, spread, groups), weight, bias, input)
 
 
 def _embedding(  # noqa: PLR0917
@@ -225,9 +276,13 @@ def _prelu(input: Tensor, weight: Tensor) -> Operation:
 
 OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
     functional.linear: _linear,
+    torch.addmm: _addmm,
     functional.conv1d: _convolution,
     functional.conv2d: _convolution,
     functional.conv3d: _convolution,
+    functional.conv_transpose1d: _transposed,
+    functional.conv_transpose2d: _transposed,
+    functional.conv_transpose3d: _transposed,
     functional.embedding: _embedding,
     functional.layer_norm: _layer_norm,
     functional.rms_norm: _rms_norm,
@@ -251,14 +306,25 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
             parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x).to(D.dtype), 1)).sum(2))
         return Dense(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
+    totals = D.flatten(3).sum(3) if isinstance(rule, TransposedConvolution) else outer.D.sum(3).flatten(2)
     if weight is None:
-        return Dense(math.sqrt(bias or 0.0) * outer.D.sum(3).flatten(2).transpose(0, 1))
+        return Dense(math.sqrt(bias or 0.0) * totals.transpose(0, 1))
     if outer.rows is not None:
         return Outer(outer.A, math.sqrt(weight) * outer.D, outer.rows)
     A = outer.A if weight == 1 else math.sqrt(weight) * outer.A
+    if bias is not None and isinstance(rule, TransposedConvolution):
+        return rule.biased(Outer(A, outer.D), totals, math.sqrt(bias))
     if bias is not None:
         A = torch.cat([A, A.new_full((*A.shape[:-1], 1), math.sqrt(bias))], dim=-1)
     return Outer(A, outer.D)
+
+
+def gradient_of(rule: Rule, factor: Factor) -> Tensor:
+    """The gradients themselves, shape (n, o, numbers), in the order of the weight's numbers."""
+    G = factor.dense().G
+    if isinstance(rule, EXCHANGED) and isinstance(factor, Outer):
+        G = torch.unflatten(G, 2, (factor.A.shape[1], -1, factor.A.shape[-1])).mT.flatten(2)
+    return G
 
 
 def together(parts: list[Factor]) -> Factor:

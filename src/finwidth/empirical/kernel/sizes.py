@@ -9,8 +9,10 @@ from finwidth.empirical.kernel.factors import Shape
 from finwidth.errors import FinwidthError
 
 _TILE_ROWS = 384  # inputs times outputs, or positions, of a product that stays in the processor's cache
-_PASS_BYTES = 3 * 2**20  # of the largest gradient of a backward pass; larger ones take memory and save little time
+_PASS_BYTES = 2**20  # of the mean gradient of a backward pass; larger ones take memory and save little time
+_PASS_SHARE = 4  # a pass takes at most this part of the memory, so that blocks have the rest
 _LATE_BYTES = 3 * 2**19  # of gradients that are formed for a product, and then dropped
+_PULLING = 3  # gradients of an input that are held at once while they are pulled back from a weight
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 
@@ -19,18 +21,21 @@ class Sizes:
     """Sizes per input, in numbers, except those of the factors (`Shape.numbers`); and which entries are computed.
 
     ``saved``: what autograd keeps of a forward pass; ``results``: the results of the operations that are recorded;
-    ``largest``: the largest of them; ``itemsize``: bytes of a number; ``pairs``: whether every output meets every
-    other; ``alone``: whether every input meets only itself; ``most``: the most inputs of a pass that goes as planned.
+    ``largest``: the largest of them; ``mean``: their mean; ``itemsize``: bytes of a number; ``pairs``: whether every
+    output meets every other; ``alone``: whether every input meets only itself; ``most``: the most inputs of a pass that
+    goes as planned; ``memory``: bytes for everything beside the kernel.
     """
 
     shapes: tuple[Shape, ...]
     saved: int
     results: int
     largest: int
+    mean: int
     itemsize: int
     pairs: bool = False
     alone: bool = False
     most: int = 2**62
+    memory: int = 2**62
 
     def forms(self, shape: Shape, n: int, o: int) -> bool:
         """Whether the gradients of this factor are formed."""
@@ -43,6 +48,8 @@ class Sizes:
 
     def channels(self, shape: Shape, n: int, o: int) -> int:
         """Number of output channels of a layer whose gradients are formed at once, if late."""
+        if shape.pulled:
+            return shape.c
         return max(1, min(shape.c, _LATE_BYTES // (self.itemsize * n * o * shape.g * shape.a)))
 
     def tile(self, n: int, o: int) -> int:
@@ -51,18 +58,37 @@ class Sizes:
         return max(1, min(n, _TILE_ROWS // max(P, o if self.pairs else 1)))
 
     def once(self, n: int, o: int) -> int:
-        """Number of inputs of a block in one pass through the module: as many as the cache holds."""
-        return max(1, min(n, self.most, _PASS_BYTES // (self.itemsize * o * max(1, self.largest))))
+        """Number of inputs of a block in one pass through the module.
+
+        Enough for the numbers of a typical layer to take longer than the call of it: many small layers, many inputs.
+        """
+        enough = _PASS_BYTES // (self.itemsize * o * max(1, self.mean))
+        room = self.memory // (_PASS_SHARE * self.itemsize * max(1, self._going(n, o)))
+        return max(1, min(n, self.most, enough, room))
 
     def bytes(self, n: int, o: int, sides: int) -> int:
         """Peak memory of blocks of n inputs and o outputs in bytes, without the kernel itself."""
         late = [shape for shape in self.shapes if self.late(shape, n, o)]
-        kept = sum(shape.numbers(o, formed=self.forms(shape, n, o) and shape not in late) for shape in self.shapes)
-        formed = max([0, *(n * o * shape.g * shape.a * self.channels(shape, n, o) for shape in late)])
-        going = kept + self.saved + o * (self.results + _BACKWARD * self.largest)
+        formed = max([0, *(self._formed(shape, n, o) for shape in late)])
         t, (P, c) = self.tile(n, o), self._positions(n, o)
         products = t * t * (o * o + P * P if self.pairs else o * (1 + P * P)) + t * c * o
-        return self.itemsize * (sides * (n * kept + formed) + self.once(n, o) * going + 3 * products)
+        blocks, pass_ = sides * (n * self._kept(n, o) + formed), self.once(n, o) * self._going(n, o)
+        return self.itemsize * (blocks + pass_ + 3 * products)
+
+    def _formed(self, shape: Shape, n: int, o: int) -> int:
+        """Numbers of late gradients that are formed at once, and of what their forming takes."""
+        if shape.pulled:
+            return (n + _PULLING) * o * shape.pulled
+        return n * o * shape.g * shape.a * self.channels(shape, n, o)
+
+    def _kept(self, n: int, o: int) -> int:
+        """Numbers of the factors of one input of a block."""
+        formed = [self.forms(shape, n, o) and not self.late(shape, n, o) for shape in self.shapes]
+        return sum(shape.numbers(o, formed=each) for shape, each in zip(self.shapes, formed, strict=True))
+
+    def _going(self, n: int, o: int) -> int:
+        """Numbers that a pass holds for one input."""
+        return self._kept(n, o) + self.saved + o * (self.results + _BACKWARD * self.largest)
 
     def _positions(self, n: int, o: int) -> tuple[int, int]:
         """The most positions of a factor that is kept, and numbers at them; 1 and 0 if there is none."""

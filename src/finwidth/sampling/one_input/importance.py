@@ -32,7 +32,7 @@ from finwidth.quantities import Estimate
 from finwidth.sampling.one_input.norm_chain import NormChain, Workspace, plain_relu
 from finwidth.sampling.one_input.sample import MLPAtOneInput
 from finwidth.sampling.random.variates import Variates
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, run
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 
 # (a, b) of the weights chi^a chi'^b, by the power p of g.
@@ -125,7 +125,9 @@ def importance_estimates(
     """
     given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
     known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
-    return estimate_moments(run(importance_sampler(net, x), draws, seed, threads=threads, progress=progress), known)
+    return estimate_moments(
+        draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress), known
+    )
 
 
 def _is_number(value: float) -> bool:

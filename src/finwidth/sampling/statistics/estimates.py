@@ -144,9 +144,9 @@ def estimate_moments(
     --------
     >>> from finwidth import MLP
     >>> from finwidth.sampling.one_input.sample import one_input_sampler
-    >>> from finwidth.sampling.sampler import run
+    >>> from finwidth.sampling.sampler import draw_chunks
     >>> from finwidth.sampling.statistics.estimates import estimate_moments
-    >>> found = estimate_moments(run(one_input_sampler(MLP([3, *[2] * 20, 1]), [1, 2, 2]), draws=50_000))
+    >>> found = estimate_moments(draw_chunks(one_input_sampler(MLP([3, *[2] * 20, 1]), [1, 2, 2]), draws=50_000))
     >>> found["K_b"].trust, found["K^2"].trust
     (False, False)
     """

@@ -25,7 +25,7 @@ from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed, stream
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, check_sizes, collect, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect, not_gaussian
 from finwidth.sampling.training.networks import Networks, RowIndex, pick
 from finwidth.sampling.training.spec import (
     TrainingSpec,
@@ -371,7 +371,7 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     inputs, seed = check_inputs(net, X), check_seed(seed)
     targets = np.broadcast_to(0.0, (len(inputs), net.widths[-1]))
     spec = training_spec(net, inputs, targets, 1, 1.0, momentum=momentum)
-    check_sizes(MLPTraining(spec), 1, 1)
+    afford_draws(MLPTraining(spec), 1, 1)
     pilots = max(1, min(16, 10**5 // max(net.widths)))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):
