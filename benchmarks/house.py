@@ -94,9 +94,18 @@ def _plain() -> dict[str, Call]:
     tanh = finwidth.MLP([3, 16, 16, 16, 1], activation="tanh")
     return {
         "moments": lambda: finwidth.moments(net, X[0]),
+        "signal_moments": lambda: finwidth.signal_moments(net, X[0]),
+        "bounds": lambda: finwidth.bounds(net, X[0]),
+        "infinite_width": lambda: finwidth.infinite_width(net, X[0]),
+        "infinite_width_gram": lambda: finwidth.infinite_width_gram(tanh, X),
         "sample": lambda: finwidth.sample(net, X[0], draws=100),
         "sample_gram": lambda: finwidth.sample_gram(tanh, X, draws=10),
         "sample_gram(y=)": lambda: finwidth.sample_gram(tanh, X, draws=10, y=Y),
+        "summarize": lambda: finwidth.summarize(net, X[0], draws=1000),
+        "regime": lambda: finwidth.regime(net, target=0, lr=0.01),
+        "width_for": lambda: finwidth.width_for(4, 0.5),
+        "width_for(tanh)": lambda: finwidth.width_for(3, 0.5, activation="tanh"),
+        "depth_for": lambda: finwidth.depth_for(64, 0.5),
         "train": lambda: finwidth.train(net, X, Y, steps=3, lr=0.01, draws=4),
         "compare(net)": lambda: finwidth.compare(net, X[0], draws=1000, networks=100),
         "report": lambda: report(net, X[0], draws=1000),
@@ -124,7 +133,22 @@ def _with_torch() -> dict[str, Call]:
         model(inputs[None].float()).square().sum().backward()
         optimizer.step()
 
+    net = finwidth.MLP([3, 16, 16, 1])
+
+    def ensemble() -> None:
+        finwidth.empirical.Ensemble(net, 2).train(inputs, Y, steps=2, lr=0.01)
+
+    def tracker() -> None:
+        follows = finwidth.empirical.Tracker(module, inputs, torch.tensor(Y))
+        follows.step()
+        follows.dataset()
+
     return {
+        "empirical.MLP": lambda: finwidth.empirical.MLP(net),
+        "empirical.recognise": lambda: finwidth.empirical.recognise(nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 1))),
+        "empirical.explain": lambda: finwidth.empirical.explain(module, inputs),
+        "empirical.Ensemble.train": ensemble,
+        "empirical.Tracker": tracker,
         "empirical.ntk": lambda: finwidth.empirical.ntk(module, inputs),
         "empirical.sgd_update": lambda: finwidth.empirical.sgd_update(module, inputs, torch.ones(4, 1)),
         "MatrixFreeLinear, an SGD step": step,

@@ -75,3 +75,10 @@ def test_files_of_the_recipes_exist() -> None:
     files = set(re.findall(r"`((?:src|tests|benchmarks)/[\w./]+\.py)`", text))
     assert len(files) > 15
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_map_names_every_module() -> None:
+    """docs/architecture.md says where everything is; a file's name is enough."""
+    told = (ROOT / "docs/architecture.md").read_text()
+    modules = {path.name for path in (ROOT / "src/finwidth").rglob("*.py")} - {"__init__.py"}
+    assert sorted(name for name in modules if f"`{name}`" not in told and f"/{name}`" not in told) == []

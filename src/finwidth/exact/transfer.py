@@ -24,7 +24,6 @@ from typing import Any, TypeAlias
 
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
 from finwidth.networks.activations import Activation
-from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP, Layer
 from finwidth.progress import stage
 
@@ -100,17 +99,14 @@ def cumulants(net: MLP, highest: int) -> dict[Tie, Fraction]:
     {('w', 2): '1', ('w', 4): '-6/5'}
     """
     laws = {"w": net.weight_law} | ({"b": net.bias_law} if net.random_bias else {})
-    return {
-        (kind, order): value for kind, law in laws.items() for order, value in _cumulants(law, highest).items() if value
-    }
-
-
-def _cumulants(law: WeightLaw, highest: int) -> dict[int, Fraction]:
-    """By the recursion that takes out the part which the first factor of a moment belongs to."""
-    found: dict[int, Fraction] = {}
-    for k in range(2, highest + 1, 2):
-        found[k] = law.moment(k) - sum(math.comb(k - 1, j - 1) * found[j] * law.moment(k - j) for j in found)
-    return found
+    found: dict[Tie, Fraction] = {}
+    for kind, law in laws.items():
+        moment = {k: law.moment(k) for k in range(0, highest + 1, 2)}
+        for k in range(2, highest + 1, 2):
+            # A moment is a sum over the part which its first factor belongs to.
+            parts = (math.comb(k - 1, j - 1) * found[kind, j] * moment[k - j] for j in range(2, k, 2))
+            found[kind, k] = moment[k] - sum(parts)
+    return {tie: value for tie, value in found.items() if value}
 
 
 @dataclass(frozen=True)
