@@ -102,7 +102,7 @@ def _plain() -> dict[str, Call]:
         "sample_gram": lambda: finwidth.sample_gram(tanh, X, draws=10),
         "sample_gram(y=)": lambda: finwidth.sample_gram(tanh, X, draws=10, y=Y),
         "summarize": lambda: finwidth.summarize(net, X[0], draws=1000),
-        "regime": lambda: finwidth.regime(net, target=0, lr=0.01),
+        "regime": lambda: finwidth.regime(net),
         "width_for": lambda: finwidth.width_for(4, 0.5),
         "width_for(tanh)": lambda: finwidth.width_for(3, 0.5, activation="tanh"),
         "depth_for": lambda: finwidth.depth_for(64, 0.5),

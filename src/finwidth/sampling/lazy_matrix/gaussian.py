@@ -108,12 +108,12 @@ def inner_products(X: Array, Y: Array, xp: ModuleType) -> Array:
     """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
     runs = X.shape[-1] // _RUN
     end = runs * _RUN
-    total = X[..., end:] @ transpose(Y[..., end:])
+    total = X[..., end:] @ Y[..., end:].swapaxes(-1, -2)
     if not runs:
         return total
     # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
     folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in stack] for stack in (X, Y)]
-    of_runs: Array = xp.stack([(x @ transpose(y)).sum(0) for x, y in zip(*folded, strict=True)])
+    of_runs: Array = xp.stack([(x @ y.swapaxes(-1, -2)).sum(0) for x, y in zip(*folded, strict=True)])
     return total + of_runs
 
 

@@ -14,9 +14,9 @@ from finwidth.memory import amount
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, draw_chunks, not_gaussian
 from finwidth.sampling.training.losses import SQUARED
-from finwidth.sampling.training.networks import BackwardPass, ForwardPass, Networks
+from finwidth.sampling.training.networks import Networks
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
 
 _SECONDS = 1e-7  # about so many for a neuron of a draw
@@ -68,8 +68,9 @@ def sampled_first_step(  # noqa: PLR0917
     >>> before.shape, bool((before != after).any())
     ((1000,), True)
     """
-    columns = collect(FirstStep(net, x, target, lr), draws, seed, threads=1)
-    return columns["before"], columns["after"]
+    chunks = list(draw_chunks(FirstStep(net, x, target, lr), draws, seed, threads=1))
+    before, after = (np.concatenate([chunk[when] for chunk in chunks]) for when in ("before", "after"))
+    return before, after
 
 
 class FirstStep(Sampler):
@@ -109,25 +110,23 @@ class FirstStep(Sampler):
     def draw(self, chunk: Chunk) -> Columns:
         """The kernels of a chunk, shape (draws,)."""
         networks = Networks(self.net, self.x[None], chunk.draws, chunk.stream())
-        if self.target is None:
-            return {"before": _kernel_and_passes(networks)[0]}
+        kernels: Columns = {}
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is seen in the kernels
-            before, forward, backward = _kernel_and_passes(networks)
-            slope = forward.output - self.target
-            if len(self.target) > 1:
-                backward = networks.backward(forward, slope, None)
-                slope = np.ones_like(slope[..., :1])
-            networks.step(forward, backward, slope[..., 0], self.lr, 0.0)
-            after = _kernel_and_passes(networks)[0]
-        if not np.isfinite(after).all():
+            for when in self.shapes:
+                forward = networks.forward(None)
+                cotangents = np.zeros_like(forward.output)
+                cotangents[..., 0] = 1.0
+                backward = networks.backward(forward, cotangents, None)
+                kernels[when] = networks.kernel(forward, backward, None, 1)[:, 0, 0]  # K_00
+                if self.target is not None and when == "before":
+                    slope = forward.output - self.target
+                    if len(self.target) > 1:
+                        backward = networks.backward(forward, slope, None)
+                        slope = np.ones_like(slope[..., :1])
+                    networks.step(forward, backward, slope[..., 0], self.lr, 0.0)
+        return kernels
+
+    def check(self, drawn: Columns) -> None:
+        """Raise NotFiniteError where the step led past a double's range."""
+        if "after" in drawn and not np.isfinite(drawn["after"]).all():
             raise NotFiniteError("a kernel after the step is not finite")
-        return {"before": before, "after": after}
-
-
-def _kernel_and_passes(networks: Networks) -> tuple[FloatArray, ForwardPass, BackwardPass]:
-    """K_00 of each network, (draws,), and the passes that gave it."""
-    forward = networks.forward(None)
-    cotangents = np.zeros_like(forward.output)
-    cotangents[..., 0] = 1.0
-    backward = networks.backward(forward, cotangents, None)
-    return networks.kernel(forward, backward, None, 1)[:, 0, 0], forward, backward

@@ -60,7 +60,7 @@ class TrainingSpec:
     @property
     def probes_training_inputs(self) -> bool:
         """Whether the kernel is that of the training inputs, for want of others."""
-        return self.m == len(self.inputs)
+        return len(self.targets) == len(self.inputs)
 
     @property
     def probed(self) -> RowIndex:
