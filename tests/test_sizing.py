@@ -163,7 +163,7 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
 )
 def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: MLPOptions) -> None:
-    drawn = sizing._drawn_width(depth, wanted, lambda width: sizing._drawn_spread(depth, width, X, network))
+    drawn = sizing._drawn_width(depth, wanted, X, network)
     assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
 
 

@@ -76,10 +76,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLP
     if depth > deepest:
         which = " for a smooth activation, whose networks are drawn" * drawn
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
-    if drawn:
-        width = _drawn_width(depth, cv, lambda width: _drawn_spread(depth, width, x, network))
-    else:
-        width = _exact_width(depth, cv, x, network)
+    width = _drawn_width(depth, cv, x, network) if drawn else _exact_width(depth, cv, x, network)
     if width > _WIDEST:
         raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
@@ -208,15 +205,15 @@ def _drawn_spread(depth: int, width: int, x: Sequence[float], network: MLPOption
     return float(relative.std() / relative.mean()) if K.any() else 0.0
 
 
-def _drawn_width(depth: int, cv: float, spread: Callable[[int], float]) -> int:
+def _drawn_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions) -> int:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(spread(1) ** 2)
+    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(_drawn_spread(depth, 1, x, network) ** 2)
     width, found = 1, 1.0
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
-        width, low, high = 2 * width, high, math.log1p(spread(2 * width) ** 2)
+        width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, network) ** 2)
         if low > wanted >= high:
             found = width / 2 * 2 ** (math.log(low / wanted) / math.log(low / high))
     return math.ceil(found if high <= wanted else width * high / wanted)

@@ -43,7 +43,7 @@ def _tail(x: float) -> float:
 def _edges(x_1: float) -> tuple[list[float], float]:
     """x_0, x_1, ... of strips of the area that x_1 gives the lowest, and by how much the top one rises above f(0)."""
     height = math.exp(-(x_1**2) / 2)
-    half = x_1 * height + math.sqrt(2 * math.pi) * _tail(x_1)  # of the area
+    half = x_1 * height + math.sqrt(math.pi / 2) * math.erfc(x_1 / math.sqrt(2))  # of the area
     edges = [half / height, x_1]
     while len(edges) < LAYERS:
         height += half / edges[-1]
