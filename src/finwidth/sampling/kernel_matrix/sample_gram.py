@@ -54,7 +54,7 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
     Those that hold gradients are as many times as large as there are outputs.  A few blocks of constant size and, for
-    each layer, 7 or up to 16 Gram matrices come on top.
+    each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output) come on top.
 
     Examples
     --------
@@ -67,8 +67,10 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
     arrays = sum(hidden) + (1 + outputs) * max(hidden)
     if targets:
         arrays = (2 + outputs) * sum(hidden) + (2 + 3 * outputs) * max(hidden)
-    rows, grams = m * outputs, 16 if targets else 7
-    return 8 * (m * arrays + 5 * min(BLOCK, rows * max(hidden)) + grams * rows**2 * (net.depth + 2))
+    rows = m * outputs
+    of_inputs, of_pairs = (16, 4 * net.depth + 14) if targets else (7, 3 * net.depth + 5)
+    grams = of_inputs * m**2 * (net.depth + 2) + of_pairs * (rows**2 - m**2)
+    return 8 * (m * arrays + 5 * min(BLOCK, rows * max(hidden)) + grams)
 
 
 class MLPAtSeveralInputs(Sampler):
@@ -273,11 +275,11 @@ def sample_gram(
     xarray.Dataset
         Dimensionless, float64:
 
-        | variable | what | dimensions | of several outputs also |
+        | variable | what | dimensions | with several outputs also |
         |---|---|---|---|
-        | ``output`` | N(x_a) | draw, input | output |
-        | ``K_w``, ``K_b``, ``K`` | sum over weights, biases and both of dN_k(x_a)/dtheta dN_l(x_b)/dtheta | draw, input, input_ | output, output_ |
-        | ``dK`` (with targets) | the change of every entry of K | draw, input, input_ | output, output_ |
+        | ``output`` | N(x_a) | draw, input | component |
+        | ``K_w``, ``K_b``, ``K`` | sum over weights, biases and both of dN_k(x_a)/dtheta dN_l(x_b)/dtheta | draw, input, input_ | component, component_ |
+        | ``dK`` (with targets) | the change of every entry of K | draw, input, input_ | component, component_ |
         | ``hidden`` (if asked for) | A_i A_i^T / n_i, of the activations of hidden layer i = 1, ..., d-1 | draw, layer, input, input_ | |
 
         The change is per unit learning rate and to first order, under one SGD step on all inputs and outputs with the
@@ -298,10 +300,10 @@ def sample_gram(
     >>> draws.dK.dims, draws.dK.shape
     (('draw', 'input', 'input_'), (2, 2, 2))
 
-    Of several outputs every output meets every other, in the order of `finwidth.empirical.ntk`:
+    Of several outputs every one meets every other, in the order of `finwidth.empirical.ntk`:
 
-    >>> finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K.sizes
-    Frozen({'draw': 5, 'input': 2, 'input_': 2, 'output': 3, 'output_': 3})
+    >>> finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K.sizes    # N_k is component k
+    Frozen({'draw': 5, 'input': 2, 'input_': 2, 'component': 3, 'component_': 3})
 
     The cosine of two orthogonal inputs in each hidden layer of deep narrow networks, whose inputs become alike:
 
@@ -321,9 +323,9 @@ def sample_gram(
     if y is not None:
         provenance["targets"] = check_targets(y, len(inputs), net.widths[-1]).ravel()
     meanings = KERNEL_DRAWS | {each.name: each for each in (_UPDATE, _HIDDEN)}
-    several, pairs = net.widths[-1] > 1, ("input", "input_")
-    dims = {name: ("draw", *pairs, *("output", "output_")[: 2 * several]) for name in columns}
-    dims |= {"output": ("draw", "input", *("output",)[:several]), "hidden": ("draw", "layer", *pairs)}
+    components = ("component", "component_") if net.widths[-1] > 1 else ()
+    dims = dict.fromkeys(columns, ("draw", "input", "input_", *components))
+    dims |= {"output": ("draw", "input", *components[:1]), "hidden": ("draw", "layer", "input", "input_")}
     return xr.Dataset(
         {name: (dims[name], column, meanings[name].attrs) for name, column in columns.items()},
         coords={"layer": range(1, net.depth)} if hidden else None,
