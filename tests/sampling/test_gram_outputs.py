@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[Any]
 Drawn = dict[str, FloatArray]
 
 X = np.array([[1.0, 2.0], [0.5, -1.0], [-1.0, 0.5]])
-DRAWS = 40_000
+DRAWS = 20_000
 
 NETWORKS = {
     "relu": MLP([2, 5, 4, 2]),
@@ -113,7 +113,7 @@ def mix_up_outputs_and_inputs(patch: pytest.MonkeyPatch) -> None:
 def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh weights where an earlier pass has met them already."""
     net = MLP([2, 4, 4, 4, 4, 2], activation="tanh", bias_variance=0.1)
-    theirs = networks(net, 60_000)
+    theirs = networks(net, 30_000)
     for forget, rejecting, passing in (
         (forget_the_forward_pass, ["smallest eigenvalue", "dK of one pair"], "output"),
         (forget_the_gradient, ["largest eigenvalue of dK"], "smallest eigenvalue"),
@@ -121,7 +121,7 @@ def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -
     ):
         with monkeypatch.context() as patch:
             forget(patch)
-            ours = in_law(net, 60_000)
+            ours = in_law(net, 30_000)
         assert same_law(VIEWS[passing](ours), VIEWS[passing](theirs))
         for view in rejecting:
             assert not same_law(VIEWS[view](ours), VIEWS[view](theirs)), view

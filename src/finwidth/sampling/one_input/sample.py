@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 6e-8  # about so many for a layer of a draw
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
+_CHUNK_BYTES = 10**8  # of one chunk of several outputs
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
@@ -79,21 +80,25 @@ class MLPAtOneInput(Sampler):
     @property
     def chunk_size(self) -> int:
         """Draws of a chunk, by the network only."""
-        cells = self.net.depth * self.outputs**2
         if self.device is not None:
-            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // cells))
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // (self.net.depth * self.outputs**2)))
         largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
-        return max(1, min(largest, _CHUNK_CELLS // cells))
+        if self.outputs > 1:
+            return max(1, min(largest, _CHUNK_BYTES // self.memory(1)))
+        return max(1, min(largest, _CHUNK_CELLS // self.net.depth))
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
-        arrays = 8 * self.net.depth + 20 if self._short else (24 * self.net.depth + 60) * self.outputs**2
-        return 8 * draws * arrays + 200 * self.net.depth
+        depth, o = self.net.depth, self.outputs
+        arrays = 8 * depth + 20 if self._short else 24 * depth + 60
+        if o > 1:
+            arrays = (7 * depth + 20) * o**2 + (9 * depth + 20) * o + 10 * depth
+        return 8 * draws * arrays + 200 * depth
 
     @property
     def seconds(self) -> float:
         """About how long a draw takes."""
-        return SECONDS * self.net.depth * (1 if self.outputs == 1 else 20 * self.outputs**2)
+        return SECONDS * self.net.depth * (1 if self.outputs == 1 else 10 * self.outputs**2)
 
     def task(self, draws: int) -> str:
         """The work in words."""
@@ -198,8 +203,8 @@ def sample(
         carry the network, the seed (from 2^31 on as text, which int() reads), the method and the version.
         With several outputs ``output`` is over (draw, component), and ``K_w``, ``K_b``, ``K`` and ``dK`` are matrices
         over (draw, component, component_): K_kl = sum dN_k/dtheta dN_l/dtheta, and its change under a step on
-        |N - N*|^2/2. Memory: 40 bytes a draw, and at most 100 MiB a thread; o^2 times as much with several outputs,
-        and time O(o^3) a layer instead of O(1). The widths do not matter.
+        |N - N*|^2/2. Memory: 40 bytes a draw (o^2 times as much with several outputs), and at most 100 MiB a thread;
+        time O(depth), with several outputs O(depth o^3) a draw. The widths do not matter.
 
     Raises
     ------
