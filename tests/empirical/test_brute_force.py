@@ -40,7 +40,7 @@ def outputs(net: MLP, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
 
 
 def torch_kernel(net: MLP, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """K: products of derivatives by autograd, times the multipliers; the dimensions are input, input, output, output."""
+    """K: products of derivatives by autograd, times the multipliers; over input, input, output, output."""
     rates = [float(layer.weight_multiplier) for layer in net.layers]
     rates += [float(layer.bias_multiplier) for layer in net.layers]
     N = outputs(net, weights, biases)

@@ -150,7 +150,9 @@ def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> t
     r = residuals.reshape(draws, -1)
     second = np.zeros_like(r)
     for step, tangent in zip(known[1:], tangents, strict=True):
-        pulled = passes.for_pairs(passes.transposed(tangent.TA), outputs) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
+        pulled = (
+            passes.for_pairs(passes.transposed(tangent.TA), outputs) * step.J_gram
+        )  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
         second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for step, tangent in zip(known, tangents, strict=False):
         for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
@@ -337,7 +339,7 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
         (lambda: sample_gram(MLP([2, 3, 2]), X, 1, y=TARGETS), r"shape \(3, 2\), one for each input and output"),
         (lambda: sample_gram(MLP([2, 3, 2]), X, 1, y=[[1, 2], [3, 4]]), r"have shape \(2, 2\)"),
         (lambda: sample_gram(MLP([2, 1]), X, 1, hidden=True), "this one has none"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, hidden=2), "hidden is 2"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, hidden=2), "hidden is 2"),  # type: ignore[arg-type]
         (lambda: sample_gram(MLP([2, 3, 1]), X[0], 1), r"shape \(2,\)"),
         (lambda: sample_gram(MLP([3, 3, 1]), X, 1), r"shape \(m, 3\)"),
         (lambda: sample_gram(MLP([2, 3, 1]), np.empty((0, 2)), 1), r"shape \(0, 2\)"),

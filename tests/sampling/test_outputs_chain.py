@@ -13,7 +13,7 @@ import pytest
 import finwidth
 from finwidth import MLP, sample
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix.passes import Factor
+from finwidth.sampling.kernel_matrix.passes import Factor, factorise
 from finwidth.sampling.one_input import outputs_chain
 from finwidth.sampling.one_input.outputs_chain import wishart_root
 from finwidth.sampling.one_input.sample import one_input_sampler
@@ -89,8 +89,7 @@ def one_neuron_more(patch: pytest.MonkeyPatch) -> None:
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """Fresh weights in the update, although the backward pass has met them."""
-    real = outputs_chain.factorise
-    patch.setattr(outputs_chain, "factorise", lambda gram: Factor(real(gram).root, lambda: 0 * gram))
+    patch.setattr(outputs_chain, "factorise", lambda gram: Factor(factorise(gram).root, lambda: 0 * gram))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,10 @@ def test_exact_moments(widths: list[int]) -> None:
     exact, found = finwidth.moments(net, X, order=4), in_law(net, draws)
     last = widths[-1] - 1
     assert same_mean(found["K"][:, last, last], float(exact.mean), float(exact.variance))
-    for drawn, value in ((found["dK"][:, last, last], exact.update["dK"]), (found["K"][:, 0, 1] ** 2, exact.between_outputs)):
+    for drawn, value in (
+        (found["dK"][:, last, last], exact.update["dK"]),
+        (found["K"][:, 0, 1] ** 2, exact.between_outputs),
+    ):
         error = drawn.std() / draws**0.5
         assert abs(drawn.mean() - float(value)) < 6 * error < 0.08 * abs(float(value))
     assert not same_mean(found["K"][:, 0, 0], 1.1 * float(exact.mean), float(exact.variance))

@@ -192,7 +192,10 @@ def print_report(found: Report) -> None:
     for row in found.rows:
         form = _form_columns(found.bounds, row.quantity)
         table.add_row(MOMENTS[row.quantity].label, number(row.exact), *form, *_sampled(row.sampled, row.exact))
-    notes = _of_several(found.network) + f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
+    notes = (
+        _of_several(found.network)
+        + f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
+    )
     notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
     show(str(found.network), table, notes)
 

@@ -146,7 +146,8 @@ def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
 
 def _pairs_of_inputs(one: FloatArray, other: FloatArray) -> FloatArray:
     """Inner products of rows of all pairs of inputs, shape (networks, m, m, 1, 1)."""
-    return np.einsum("bai,bci->bac", one, other)[..., None, None]
+    products: FloatArray = np.einsum("bai,bci->bac", one, other)
+    return products[..., None, None]
 
 
 class _Passes(NamedTuple):

@@ -2,7 +2,8 @@ r"""Several inputs: the first change of the kernel under one SGD step on the ful
 
 The step, per unit learning rate, is dW_i = -c_i J_i^T diag(r) A_{i-1} and db_i = -e_i J_i^T r, with the residuals
 r_a = N(x_a) - t_a.  With several outputs r and J have a row for each pair (input, output), the row of A is repeated for
-the outputs, and a sum over pairs that multiplies A is one over the outputs first.  Tangents, in the notation of `passes` and of docs/theory/gram.md::
+the outputs, and a sum over pairs that multiplies A is one over the outputs first.  Tangents, in the notation of
+`passes` and of docs/theory/gram.md::
 
     forward   dY_i = T_{i-1} W_i^T - (c_i A_{i-1} A_{i-1}^T + e_i) diag(r) J_i,   T_i = phi'(Y_i) * dY_i,   T_0 = 0
     backward  dL_{i-1} = U_i W_i - c_i J_i J_i^T diag(r) A_{i-1},   U_d = 0,
@@ -156,7 +157,9 @@ class KernelChange:
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
         pull = float(step.layer.weight_multiplier) * step.J_gram * self.r
-        pull = _columns_scaled(pull.reshape(*pull.shape[:2], -1, self.outputs).sum(-1), step.power)  # the outputs of an input push its A
+        pull = _columns_scaled(
+            pull.reshape(*pull.shape[:2], -1, self.outputs).sum(-1), step.power
+        )  # the outputs of an input push its A
         on_A = scaled(on_A - on_rest @ tangent.along, above.power) - pull
         along, on_rest, root = (scaled(each, above.power) for each in (above.along, on_rest, root))
         U = []

@@ -259,8 +259,8 @@ def sample_gram(
     seed
         A whole number, 0 or more; it fixes every number, whatever the number of threads.
     y
-        Targets, shape (m,), or (m, o) of several outputs; then ``dK`` is drawn too. A smooth activation needs its second
-        derivative for it.
+        Targets, shape (m,), or (m, o) of several outputs; then ``dK`` is drawn too. A smooth activation needs its
+        second derivative for it.
     hidden
         Whether to give ``hidden`` too, the Gram matrices of the hidden layers.
     threads
@@ -273,19 +273,15 @@ def sample_gram(
     Returns
     -------
     xarray.Dataset
-        Dimensionless, float64:
-
-        | variable | what | dimensions | with several outputs also |
-        |---|---|---|---|
-        | ``output`` | N(x_a) | draw, input | component |
-        | ``K_w``, ``K_b``, ``K`` | sum over weights, biases and both of dN_k(x_a)/dtheta dN_l(x_b)/dtheta | draw, input, input_ | component, component_ |
-        | ``dK`` (with targets) | the change of every entry of K | draw, input, input_ | component, component_ |
-        | ``hidden`` (if asked for) | A_i A_i^T / n_i, of the activations of hidden layer i = 1, ..., d-1 | draw, layer, input, input_ | |
-
-        The change is per unit learning rate and to first order, under one SGD step on all inputs and outputs with the
-        loss sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean.
-        Time O(depth n m^2 o^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers
-        within an angle of 10^-5 of linear dependence are taken as dependent.
+        ``output``, N(x_a), over (draw, input); ``K_w``, ``K_b`` and their sum ``K`` over (draw, input, input_); with
+        targets also ``dK``, the change of every entry of K, per unit learning rate and to first order, under one SGD
+        step on all inputs and outputs with the loss sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean.
+        With several outputs ``output`` is over (draw, input, component), and the matrices over (draw, input, input_,
+        component, component_): entry (a, b, k, l) of K is the sum over parameters of dN_k(x_a) dN_l(x_b). ``hidden``
+        over (draw, layer, input, input_) holds A_i A_i^T / n_i of the activations of layer i = 1, ..., d - 1, the mean
+        over neurons of the products of their values at two inputs. Dimensionless, float64.
+        Time O(depth n m^2 o^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or
+        layers within an angle of 10^-5 of linear dependence are taken as dependent.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class OutputsChain(TwoSlopeChain):
         self.outputs = net.widths[-1]
 
     def draw(self, norm: float, rng: Generator, draws: int) -> dict[str, FloatArray]:
-        """Output (draws, o), and K_w, K_b, K and dK (draws, o, o); raises FloatingPointError where a double overflows."""
+        """Output (draws, o), and K_w, K_b, K and dK (draws, o, o); FloatingPointError if a Gram matrix overflows."""
         xp = generator_namespace(rng)
         unit = as_array(rng, np.eye(self.outputs), "float64")
         with np.errstate(all="ignore"):  # the caller sees to overflow
@@ -95,7 +95,7 @@ class OutputsChain(TwoSlopeChain):
         slopes = [a, b, *[a] * self.outputs, *[b] * self.outputs]
         return layer.live[:, None, None] * generator_namespace(rng).stack(slopes)
 
-    def _change(  # noqa: PLR0917
+    def _change(
         self, hidden: list[HiddenVectors], gradients: list[Gradients], norms: list[Array], output: Array, rng: Generator
     ) -> Array:
         """Delta K / lambda for the targets 0, from the tangents dx_j along the gradient of each output."""

@@ -48,9 +48,7 @@ class MLPAtOneInput(Sampler):
 
     fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
 
-    def __init__(
-        self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False
-    ) -> None:
+    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
         self.net, self.device, self.outputs = net, device, net.widths[-1]
         several = () if self.outputs == 1 or first_output else (self.outputs,)
         self.shapes: Mapping[str, tuple[int, ...]]
@@ -107,13 +105,12 @@ class MLPAtOneInput(Sampler):
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk: output, K_w, K_b, K and dK, in the shapes of ``shapes``."""
         rng = chunk.stream_on(self.device)
-        if isinstance(rng, np.random.Generator):
-            if self.outputs == 1:
-                return self.chain.draw(self.norm, Variates(rng), chunk.draws)
-            rng = Variates(rng)
-        assert isinstance(self.chain, TwoSlopeChain)
+        numbers = Variates(rng) if isinstance(rng, np.random.Generator) else rng
+        if isinstance(self.chain, NormChain):
+            assert isinstance(numbers, Variates)
+            return self.chain.draw(self.norm, numbers, chunk.draws)
         try:
-            drawn = self.chain.draw(self.norm, rng, chunk.draws)
+            drawn = self.chain.draw(self.norm, numbers, chunk.draws)
         except FloatingPointError:
             raise self._overflow("dK grows like its fourth power") from None
         return drawn if self.shapes["output"] else first_output(drawn)
@@ -122,9 +119,7 @@ class MLPAtOneInput(Sampler):
         """Raise FinwidthError where draws overflow."""
         for name, power in (("K", "second"), ("dK", "fourth"), ("weight", "")):
             if name in drawn and not np.isfinite(drawn[name]).all():
-                raise self._overflow(
-                    f"{name} grows like its {power} power" if power else "the weights of the draws do"
-                )
+                raise self._overflow(f"{name} grows like its {power} power" if power else "the weights of the draws do")
 
     def _overflow(self, grows: str) -> FinwidthError:
         return FinwidthError(
