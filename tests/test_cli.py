@@ -216,7 +216,7 @@ MISTAKES = {
     "train 2,3,1 -i 1,2 -t 1": "neither a .npy file nor digits",
     "train 2,3,1 -i missing.npy -t 1": "does not exist",
     "report 2,3,1 -i 1,2 -o text.npy": "cannot write",
-    "report 2,3,2 -i 1,2": "2 outputs",
+    "sample 2,3,2 -i 1,2 --tilted": "one output",
     "compare 2,3,1 -i 1,2 --networks 0": "networks is 0",
     "paper lemma-99": "the paper's statement 'lemma-99' is not known",
     "width-for 0": "depth is 0",

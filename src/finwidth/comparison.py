@@ -154,7 +154,7 @@ def compare(
     net = check_mlp(net)
     exact = exact_values(moments(net, x))
     reasons = sample.unsupported(net)
-    sampler = None if reasons else sample.one_input_sampler(net, x)
+    sampler = None if reasons else sample.one_input_sampler(net, x, first_output=True)
     if sampler is not None:
         afford_draws(sampler, draws)
     found = estimate_moments([_networks(net, x, networks, seed)], exact)
@@ -271,7 +271,7 @@ def _compare_module(
     measured = _measured_module(net, module, x)
     in_law = not sample.unsupported(net)
     if in_law:
-        drawn = collect(sample.one_input_sampler(net, x), draws, seed, progress=tell)
+        drawn = collect(sample.one_input_sampler(net, x, first_output=True), draws, seed, progress=tell)
     else:
         drawn = _networks(net, x, networks, seed)
     exact = None if isinstance(net.activation, SmoothActivation) else moments(net, x)

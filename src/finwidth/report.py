@@ -76,7 +76,7 @@ def report(
 ) -> Report:
     """Exact moments, the paper's forms and draws in law of one network at one input, side by side.
 
-    Parameters as in `finwidth.sample`.
+    Parameters as in `finwidth.sample`. Of several outputs K is that of output 0, and a step trains all.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     """
-    sampler, draws = one_input_sampler(net, x), count("draws", draws)
+    sampler, draws = one_input_sampler(net, x, first_output=True), count("draws", draws)
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")

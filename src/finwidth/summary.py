@@ -14,7 +14,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.mlp import MLP, check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
-from finwidth.sampling.one_input.sample import one_input_sampler, sample
+from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample
 from finwidth.sampling.sampler import afford_draws, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
 from finwidth.sampling.statistics.quantile_sketch import SHOWN, QuantileSketch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 METHODS = ("plain", "importance")
-_WRITTEN = 120  # bytes of a draw that is kept and written to a file, from a copy
+_WRITTEN = 3  # times the bytes of a draw, which is kept and written to a file, from a copy
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Summary:
         As given.
     estimates
         Of the means that draws tell (K, K_w, K_b, their squares, K_w K_b, dK), with their standard errors, and whether
-        both can be trusted.
+        both can be trusted. Of several outputs K is that of output 0, K_00, and dK its change under a step on all.
     exact
         Exact values of the same moments; None where there are none.
     K
@@ -67,7 +67,9 @@ class Summary:
         return document if self.K is None else document | {"law": {"K": plain(self.K.to_json())}}
 
     def __str__(self) -> str:
-        lines = [f"{self.network}: {self.draws} draws, {self.method}"]
+        outputs = self.network.widths[-1]
+        of = "" if outputs == 1 else f", output 0 of {outputs}"
+        lines = [f"{self.network}: {self.draws} draws, {self.method}{of}"]
         for name, each in self.estimates.items():
             line = f"{MOMENTS[name].label}: {each.value:.6g} ± {each.se:.2g}"
             line += "" if self.exact is None else f", exactly {self.exact[name]:.6g}"
@@ -98,12 +100,13 @@ def summarize(
     Parameters
     ----------
     net, x
-        The network, of those that `finwidth.sample` draws, and one input, shape (n_0,).
+        The network, of those that `finwidth.sample` draws, and one input, shape (n_0,). Of several outputs the summary
+        is of output 0, as `finwidth.moments` is; the others have the same law.
     draws, seed
         How many networks, and a whole number that fixes them.
     method
         ``"plain"``, or ``"importance"``: networks are drawn in proportion to what they contribute to the means, and
-        weighted; for ReLU with initial biases zero.
+        weighted; for ReLU with initial biases zero and one output.
     threads, device, progress
         As in `finwidth.sample`; importance sampling is on threads only.
 
@@ -132,17 +135,19 @@ def summarize(
         known = None if exact is None else dict(exact)
         found = importance_estimates(net, x, draws, seed, exact=known, threads=threads, progress=progress)
         return Summary(net, draws, seed, found, exact, None)
-    chunks = draw_chunks(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
+    sampler = one_input_sampler(net, x, device, first_output=True)
+    chunks = draw_chunks(sampler, draws, seed, threads=threads, progress=progress)
     return _summary(net, chunks, draws, seed, exact)
 
 
 def sample_and_summarize(net: MLP, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
     """The draws of `finwidth.sample`, to be written to a file, and their summary."""
     exact = None if unsupported(net) else exact_values(moments(net, x))
-    afford_draws(one_input_sampler(net, x), draws, 1, kept=_WRITTEN)
+    sampler = one_input_sampler(net, x)
+    afford_draws(sampler, draws, 1, kept=_WRITTEN * sampler.kept)
     dataset = sample(net, x, draws, seed)
     columns = {str(name): column.to_numpy() for name, column in dataset.items()}
-    return _summary(net, [columns], draws, seed, exact), dataset
+    return _summary(net, [first_output(columns)], draws, seed, exact), dataset
 
 
 def _summary(

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 Tensor: TypeAlias = Any
 
 X = np.array([[0.5, -1.0, 0.2], [1.0, 0.3, -0.4], [-0.7, 0.1, 0.9]])
-TARGETS = np.array([1.0, -0.5, 2.0])
+TARGETS = {1: np.array([1.0, -0.5, 2.0]), 2: np.array([[1.0, 0.2], [-0.5, 0.0], [2.0, -1.0]])}
 PHI = {"gelu": torch.nn.functional.gelu, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "relu": torch.relu}
 NETWORKS = {
     "gelu": MLP([3, 5, 4, 1], activation="gelu"),
@@ -23,6 +23,7 @@ NETWORKS = {
     "silu, mup, frozen": MLP([3, 5, 4, 1], activation="silu", parameterization="mup", bias="frozen", bias_variance=1),
     "relu": MLP([3, 5, 4, 1]),
     "two outputs": MLP([3, 5, 4, 2], activation="gelu", bias_variance=0.1),
+    "two outputs, one neuron": MLP([3, 4, 1, 2], activation="tanh", parameterization="mup"),
 }
 
 
@@ -31,31 +32,30 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def outputs(net: MLP, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Output 0 at all inputs."""
+    """The outputs, shape (m,), or (m, n_d) if there are several."""
     y = torch.tensor(X).T
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         y = weight @ (PHI[net.activation.name](y) if i else y) + bias[:, None]
-    return y[0]
+    return y[0] if len(y) == 1 else y.T
 
 
 def torch_kernel(net: MLP, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """K: products of derivatives by autograd, times the multipliers of the parameterization."""
+    """K: products of derivatives by autograd, times the multipliers; over input, input, output, output."""
     rates = [float(layer.weight_multiplier) for layer in net.layers]
     rates += [float(layer.bias_multiplier) for layer in net.layers]
-    K = torch.zeros(len(X), len(X), dtype=torch.float64)
-    rows = [
-        torch.autograd.grad(N, [*weights, *biases], retain_graph=True) for N in outputs(net, weights, biases)
-    ]  # a row an input
+    N = outputs(net, weights, biases)
+    K = torch.zeros(N.numel(), N.numel(), dtype=torch.float64)
+    rows = [torch.autograd.grad(each, [*weights, *biases], retain_graph=True) for each in N.flatten()]
     for k, rate in enumerate(rates):
         G = torch.stack([row[k].flatten() for row in rows])
         K += rate * G @ G.T
-    return K
+    return K if N.ndim == 1 else K.reshape(*N.shape, *N.shape).permute(0, 2, 1, 3)
 
 
 def after_a_step(net: MLP, weights: list[Tensor], biases: list[Tensor], learning_rate: float) -> Tensor:
     """K after one SGD step on sum (N - t)^2 / 2 in the network's parameterization."""
     parameters = [*weights, *biases]
-    loss = (outputs(net, weights, biases) - torch.tensor(TARGETS)).square().sum() / 2
+    loss = (outputs(net, weights, biases) - torch.tensor(TARGETS[net.widths[-1]])).square().sum() / 2
     gradients = torch.autograd.grad(loss, parameters)
     rates = [layer.weight_multiplier for layer in net.layers] + [layer.bias_multiplier for layer in net.layers]
     moved = [
@@ -70,14 +70,14 @@ def test_matrix_and_its_change_are_those_of_torch(name: str) -> None:
     """The error of (K after - K before) / lr falls tenfold with lr."""
     net = NETWORKS[name]
     weights, biases = draw_networks(net, 5, np.random.default_rng(3))
-    found = kernel_matrix(net, weights, biases, X, TARGETS)
+    found = kernel_matrix(net, weights, biases, X, TARGETS[net.widths[-1]])
     tried = 0
     for j in range(5):
         ours = [as_tensor(W[j]) for W in weights], [as_tensor(b[j]) for b in biases]
         before = torch_kernel(net, *ours)
         assert found["output"][j] == pytest.approx(outputs(net, *ours).detach().numpy(), rel=1e-12)
         assert found["K"][j] == pytest.approx(before.numpy(), rel=1e-10)
-        scale = float(before.trace())
+        scale = float(before.abs().max())
         rates = (1e-4 / scale, 1e-5 / scale)
         errors = [
             float(((after_a_step(net, *ours, rate) - before) / rate - torch.tensor(found["dK"][j])).norm())

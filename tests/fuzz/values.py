@@ -476,6 +476,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.paper.paths.enumerate_moments.net": lambda r: finwidth.MLP([2, 2, 1], **kind(r)),
     "finwidth.paper.paths.enumerate_moments.outputs": one(None, [(0, 0)]),
     "finwidth.sampling.one_input.importance.importance_estimates.exact": one(None, {"K": 1.0}),
+    "finwidth.sample_gram.hidden": one(False, True),
     "finwidth.sample_gram.y": lambda r: r.choice([None, targets(r)]),
     "finwidth.plots.growth_with_depth.widths": numbers,
     "finwidth.plots.kernel_on_a_circle.widths": numbers,

@@ -309,7 +309,6 @@ def test_progress_is_told() -> None:
         ({"net": MLP([2, 3, 1], "uniform")}, "its weights are uniform"),
         ({"net": MLP([2, 3, 1], activation="tanh")}, "its activation is tanh"),
         ({"net": MLP([2, 3, 1], bias_variance=1, bias_law="uniform")}, "its initial biases are uniform"),
-        ({"net": MLP([2, 3, 2])}, "2 outputs"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments: dict[str, object], words: str) -> None:

@@ -133,8 +133,10 @@ def test_a_forgotten_conditioning_is_rejected(
         assert not same_law(VIEWS[view](ours), VIEWS[view](theirs)), view
 
 
-def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
+def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> tuple[FloatArray, FloatArray]:
     """r^T dK r of each draw, and -2 sum_b r_b N_b'' along the step, which needs the forward tangent only.
+
+    Targets have the shape (m, o), and b runs over the pairs (input, output).
 
     They are equal for every network, as g_a^T H_b g_c is the same from either end; in draws, only if each product
     u W t is the same from both sides of W, whatever met W first.
@@ -142,16 +144,19 @@ def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
     phi, rng = net.activation, stream(9, 0)
     known = passes.forward(net, X, draws, rng)
     passes.backward(phi, known, rng, keep=True)
-    r = known[-1].Y[0][:, :, 0] - TARGETS
-    made = change.KernelChange(phi, known, r, rng)
-    tangents = made.forward()
+    residuals = known[-1].Y[0] - targets
+    made = change.KernelChange(phi, known, residuals, rng)
+    tangents, outputs = made.forward(), targets.shape[1]
+    r = residuals.reshape(draws, -1)
     second = np.zeros_like(r)
     for step, tangent in zip(known[1:], tangents, strict=True):
-        pulled = passes.transposed(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
+        pulled = (
+            passes.for_pairs(passes.transposed(tangent.TA), outputs) * step.J_gram
+        )  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
         second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for step, tangent in zip(known, tangents, strict=False):
         for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
-            second += (phi.second_derivative(y) * L * np.square(dY)).sum(-1)
+            second += passes.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
     dK = made.backward(tangents)
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
@@ -331,7 +336,10 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
             lambda: sample_gram(MLP([2, 3, 1], bias_variance=1, bias_law="uniform"), X, 1),
             "its initial biases are uniform",
         ),
-        (lambda: sample_gram(MLP([2, 3, 2]), X, 1), "2 outputs"),
+        (lambda: sample_gram(MLP([2, 3, 2]), X, 1, y=TARGETS), r"shape \(3, 2\), one for each input and output"),
+        (lambda: sample_gram(MLP([2, 3, 2]), X, 1, y=[[1, 2], [3, 4]]), r"have shape \(2, 2\)"),
+        (lambda: sample_gram(MLP([2, 1]), X, 1, hidden=True), "this one has none"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, hidden=2), "hidden is 2"),  # type: ignore[arg-type]
         (lambda: sample_gram(MLP([2, 3, 1]), X[0], 1), r"shape \(2,\)"),
         (lambda: sample_gram(MLP([3, 3, 1]), X, 1), r"shape \(m, 3\)"),
         (lambda: sample_gram(MLP([2, 3, 1]), np.empty((0, 2)), 1), r"shape \(0, 2\)"),

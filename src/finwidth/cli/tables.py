@@ -126,7 +126,7 @@ def print_summary(found: Summary) -> None:
     for name, each in found.estimates.items():
         value = exact.get(name)
         table.add_row(MOMENTS[name].label, number(value), *_sampled(each, value), f"{each.effective_draws:.3g}")
-    notes = _doubts(found.estimates)
+    notes = _of_several(found.network) + _doubts(found.estimates)
     if found.K is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
     else:
@@ -134,6 +134,11 @@ def print_summary(found: Summary) -> None:
             notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
         notes += "\n" + _law(found.K)
     show(str(found.network), table, notes)
+
+
+def _of_several(net: MLP) -> str:
+    """What K is of a network of several outputs."""
+    return "" if net.widths[-1] == 1 else "K is that of output 0; the step of ΔK is on all outputs.\n"
 
 
 def _law(law: QuantileSketch) -> str:
@@ -187,7 +192,10 @@ def print_report(found: Report) -> None:
     for row in found.rows:
         form = _form_columns(found.bounds, row.quantity)
         table.add_row(MOMENTS[row.quantity].label, number(row.exact), *form, *_sampled(row.sampled, row.exact))
-    notes = f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
+    notes = (
+        _of_several(found.network)
+        + f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
+    )
     notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
     show(str(found.network), table, notes)
 
@@ -207,7 +215,7 @@ def print_comparison(found: Comparison) -> None:
     """Print the three routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
     sampled = () if found.not_sampled else ("in law", "std. err.", "z")
     table = _table("quantity", "exact", *sampled, "networks", "std. err.", "z")
-    notes = f"{found.rows[0].networks.draws} real networks"
+    notes = f"{_of_several(found.network)}{found.rows[0].networks.draws} real networks"
     for row in found.rows:
         law: tuple[str, ...] = _sampled(row.sampled, row.exact) if row.sampled else ()
         if row.tilted and row.sampled and not row.sampled.trust:

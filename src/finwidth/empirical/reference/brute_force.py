@@ -109,42 +109,49 @@ def kernel_matrix(
     X: npt.ArrayLike,
     targets: npt.ArrayLike | None = None,
 ) -> dict[str, FloatArray]:
-    """Outputs, shape (networks, m), and K_w, K_b, K, shape (networks, m, m), of output 0 of given networks.
+    """Outputs, shape (networks, m), and K_w, K_b, K, shape (networks, m, m), of given networks at m inputs.
 
-    K_ab sums over all parameters the product of their derivatives at inputs a and b. With ``targets``, shape (m,),
-    also dK: the derivative of K along the SGD step, per unit learning rate, of the loss
-    sum_a (N(x_a) - t_a)^2 / 2 of output 0 on all inputs.
+    With several outputs the shapes are (networks, m, n_d) and (networks, m, m, n_d, n_d): K_abkl sums over all
+    parameters the product of the derivatives of output k at input a and of output l at input b. With ``targets``, of
+    the outputs' shape, also dK: the derivative of K along the SGD step, per unit learning rate, of the loss
+    sum_a |N(x_a) - t_a|^2 / 2 on all inputs and outputs.
     """
-    inputs, phi = check_inputs(net, X), net.activation
+    inputs, phi, outputs = check_inputs(net, X), net.activation, net.widths[-1]
     activations, pre = [np.broadcast_to(inputs, (len(weights[0]), *inputs.shape))], []
     for weight, bias in zip(weights, biases, strict=True):
         pre.append(np.einsum("bij,bmj->bmi", weight, activations[-1]) + bias[:, None, :])
         activations.append(phi.value(pre[-1]))
-    gradients = [np.zeros_like(pre[-1])]  # gradients[i] = dN_0 / dy^(i+1)
-    gradients[0][:, :, 0] = 1.0
+    gradients = [np.broadcast_to(np.eye(outputs), (*pre[-1].shape, outputs))]  # gradients[i] = dN_k / dy^(i+1)
     for i in reversed(range(1, net.depth)):
-        pulled = np.einsum("bmi,bij->bmj", gradients[0], weights[i])
-        gradients.insert(0, pulled * phi.derivative(pre[i - 1]))
+        pulled = np.einsum("bmki,bij->bmkj", gradients[0], weights[i])
+        gradients.insert(0, pulled * phi.derivative(pre[i - 1])[:, :, None])
     passes = _Passes(weights, pre, activations, gradients)
-    K_w, K_b = np.zeros((2, len(inputs), len(inputs), len(pre[0])))
+    K_w, K_b = np.zeros((2, len(pre[0]), len(inputs), len(inputs), outputs, outputs))
     for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
-        K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs(A, A)
+        K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs_of_inputs(A, A)
         K_b += float(layer.bias_multiplier) * _pairs(J, J)
-    found = {"output": pre[-1][:, :, 0], "K_w": K_w.transpose(2, 0, 1), "K_b": K_b.transpose(2, 0, 1)}
-    found["K"] = found["K_w"] + found["K_b"]
+    found = {"output": pre[-1], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
     if targets is not None:
-        found["dK"] = _matrix_update(net, passes, found["output"] - np.asarray(targets))
-    return found
+        found["dK"] = _matrix_update(net, passes, pre[-1] - np.reshape(targets, (len(inputs), outputs)))
+    if outputs > 1:
+        return found
+    return {name: values[..., 0] if name == "output" else values[..., 0, 0] for name, values in found.items()}
 
 
 def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
-    """Inner products of all pairs of inputs, shape (m, m, networks)."""
-    products: FloatArray = np.einsum("bmi,bki->mkb", one, other)
+    """Inner products of rows of all pairs of inputs and outputs, shape (networks, m, m, n_d, n_d)."""
+    products: FloatArray = np.einsum("baki,bcli->backl", one, other)
     return products
 
 
+def _pairs_of_inputs(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Inner products of rows of all pairs of inputs, shape (networks, m, m, 1, 1)."""
+    products: FloatArray = np.einsum("bai,bci->bac", one, other)
+    return products[..., None, None]
+
+
 class _Passes(NamedTuple):
-    """Both passes of many networks; arrays of shape (networks, m, n_i)."""
+    """Both passes of many networks; arrays of shape (networks, m, n_i), the gradients (networks, m, n_d, n_i)."""
 
     weights: list[FloatArray]
     pre: list[FloatArray]
@@ -157,8 +164,9 @@ def _matrix_update(net: MLP, passes: _Passes, residuals: FloatArray) -> FloatArr
     phi, (weights, pre, activations, gradients) = net.activation, passes
     dW, db = [], []
     for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
-        dW.append(-float(layer.weight_multiplier) * np.einsum("bm,bmi,bmj->bij", residuals, J, A))
-        db.append(-float(layer.bias_multiplier) * np.einsum("bm,bmi->bi", residuals, J))
+        force = np.einsum("bmk,bmki->bmi", residuals, J)
+        dW.append(-float(layer.weight_multiplier) * np.einsum("bmi,bmj->bij", force, A))
+        db.append(-float(layer.bias_multiplier) * force.sum(1))
     dA, dY = [np.zeros_like(activations[0])], []
     for i in range(net.depth):
         moved = np.einsum("bij,bmj->bmi", dW[i], activations[i]) + np.einsum("bij,bmj->bmi", weights[i], dA[i])
@@ -166,14 +174,15 @@ def _matrix_update(net: MLP, passes: _Passes, residuals: FloatArray) -> FloatArr
         dA.append(phi.derivative(pre[i]) * dY[i])
     dJ = [np.zeros_like(gradients[-1])]
     for i in reversed(range(1, net.depth)):
-        pulled = np.einsum("bmi,bij->bmj", gradients[i], weights[i])
-        dpulled = np.einsum("bmi,bij->bmj", dJ[0], weights[i]) + np.einsum("bmi,bij->bmj", gradients[i], dW[i])
-        dJ.insert(0, phi.second_derivative(pre[i - 1]) * dY[i - 1] * pulled + phi.derivative(pre[i - 1]) * dpulled)
-    dK = np.zeros((*residuals.shape, residuals.shape[1]))
+        pulled = np.einsum("bmki,bij->bmkj", gradients[i], weights[i])
+        dpulled = np.einsum("bmki,bij->bmkj", dJ[0], weights[i]) + np.einsum("bmki,bij->bmkj", gradients[i], dW[i])
+        slope, bend = phi.derivative(pre[i - 1]), phi.second_derivative(pre[i - 1])
+        dJ.insert(0, (bend * dY[i - 1])[:, :, None] * pulled + slope[:, :, None] * dpulled)
+    dK = np.zeros((*residuals.shape[:2], *residuals.shape[1:], residuals.shape[-1]))
     for layer, J, A, U, T in zip(net.layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
-        share = float(layer.weight_multiplier) * _pairs(A, A) + float(layer.bias_multiplier)
-        half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs(T, A) * _pairs(J, J)
-        dK += (half + half.transpose(1, 0, 2)).transpose(2, 0, 1)
+        share = float(layer.weight_multiplier) * _pairs_of_inputs(A, A) + float(layer.bias_multiplier)
+        half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs_of_inputs(T, A) * _pairs(J, J)
+        dK += half + half.transpose(0, 2, 1, 4, 3)
     return dK
 
 

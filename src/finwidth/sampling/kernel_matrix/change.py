@@ -1,7 +1,9 @@
 r"""Several inputs: the first change of the kernel under one SGD step on the full batch, in law.
 
 The step, per unit learning rate, is dW_i = -c_i J_i^T diag(r) A_{i-1} and db_i = -e_i J_i^T r, with the residuals
-r_a = N(x_a) - t_a.  Tangents, in the notation of `passes` and of docs/theory/gram.md::
+r_a = N(x_a) - t_a.  With several outputs r and J have a row for each pair (input, output), the row of A is repeated for
+the outputs, and a sum over pairs that multiplies A is one over the outputs first.  Tangents, in the notation of
+`passes` and of docs/theory/gram.md::
 
     forward   dY_i = T_{i-1} W_i^T - (c_i A_{i-1} A_{i-1}^T + e_i) diag(r) J_i,   T_i = phi'(Y_i) * dY_i,   T_0 = 0
     backward  dL_{i-1} = U_i W_i - c_i J_i J_i^T diag(r) A_{i-1},   U_d = 0,
@@ -26,11 +28,15 @@ from finwidth.sampling.kernel_matrix.passes import (
     Known,
     diagonal,
     factorise,
+    for_pairs,
     fresh,
+    gate_in_place,
+    gated,
     ordinary,
     overlap,
     product,
     products,
+    repeated,
     row_powers,
     scaled,
     transposed,
@@ -42,13 +48,13 @@ class Tangent:
     """The forward tangent T_i of hidden layer i, split into a part along A' and a rest; in units from TA on."""
 
     TW: Blocks  # T_{i-1} W_i^T; dY_i = TW - push J_i, kept apart, as the push may be so large that it hides the rest
-    push: Array  # shape (draws, m, m) as all that follow but the unit
-    JTW: Array  # J_i (T_{i-1} W_i^T)^T
+    push: Array  # (draws, m, m o)
+    JTW: Array  # J_i (T_{i-1} W_i^T)^T, (draws, m o, m)
     power: Array | None  # of the units of the rows of T_i, (draws, m, 1); None: 0
-    TA: Array  # T_i A_i^T, A_i in its own units
-    along: Array  # T_i = along A' + rest
-    rest: Factor  # of rest rest^T
-    rest_L: Array  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T
+    TA: Array  # T_i A_i^T, A_i in its own units, (draws, m, m)
+    along: Array  # T_i = along A' + rest, (draws, m, m)
+    rest: Factor  # of rest rest^T, (draws, m, m)
+    rest_L: Array  # rest L'_i^T = rest W_{i+1}^T J_{i+1}^T, (draws, m, m o)
 
 
 @dataclass
@@ -56,10 +62,10 @@ class Cotangent:
     """The backward tangent U_i = dJ_i, in units, to be multiplied by W_i given J_i, A' and T_{i-1}."""
 
     power: Array | None
-    along: Array  # U_i = along J_i + rest
-    rest_root: Array  # of rest rest^T
-    rest_Y: Array  # rest Y_i^T = rest W_i A'^T
-    rest_W: Array  # rest W_i (T_{i-1} across A')^T
+    along: Array  # U_i = along J_i + rest, (draws, m o, m o)
+    rest_root: Array  # of rest rest^T, (draws, m o, m o)
+    rest_Y: Array  # rest Y_i^T = rest W_i A'^T, (draws, m o, m)
+    rest_W: Array  # rest W_i (T_{i-1} across A')^T, (draws, m o, m)
 
 
 def _rescaled(rows: Blocks, rng: Generator) -> tuple[Array | None, Blocks, Array]:
@@ -80,20 +86,21 @@ def _columns_scaled(matrix: Array, power: Array | None, sign: int = 1) -> Array:
 class KernelChange:
     """The change of the kernel of drawn networks, after both passes: `backward` of what `forward` gives.
 
-    ``residuals`` are N - t, shape (draws, m).
+    ``residuals`` are N - t, shape (draws, m, o).
     """
 
     def __init__(self, phi: Activation, known: list[Known], residuals: Array, rng: Generator) -> None:
         self.phi, self.known, self.rng = phi, known, rng
-        self.power = row_powers([residuals[:, None, :]], rng)  # dK is linear in them
-        self.r = scaled(residuals[:, None, :], self.power, -1)  # (draws, 1, m): times a matrix, its columns weighted
+        r, self.outputs = residuals.reshape(len(residuals), 1, -1), residuals.shape[-1]
+        self.power = row_powers([r], rng)  # dK is linear in them
+        self.r = scaled(r, self.power, -1)  # (draws, 1, m o): times a matrix, its columns weighted
 
     def forward(self) -> list[Tangent]:
         """The forward tangent of the hidden layers, first to last."""
         tangents: list[Tangent] = []
         for step, above in pairwise(self.known):
             TW, JTW = self._meet_right(step, tangents[-1] if tangents else None)
-            push = step.share * self.r
+            push = repeated(step.share, self.outputs, -1) * self.r
             power, T, TT = _rescaled(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
             TA = products(T, step.values(self.phi))
             along = TA @ above.A_factor.inverse
@@ -103,25 +110,25 @@ class KernelChange:
         return tangents
 
     def backward(self, tangents: list[Tangent]) -> Array:
-        """The first change of K per unit learning rate, shape (draws, m, m), by the backward tangent."""
-        zero = 0 * self.known[-1].JY
-        half, above = zero, Cotangent(None, zero, zero[..., :0], zero, zero)  # U_d = 0
+        """The first change of K per unit learning rate, shape (draws, m o, m o), by the backward tangent."""
+        half, zero = 0 * self.known[-1].J_gram, 0 * self.known[-1].JY
+        above = Cotangent(None, half, half[..., :0], zero, zero)  # U_d = 0
         for i in reversed(range(1, len(self.known))):
             below, tangent = self.known[i - 1], tangents[i - 1]
             U = self._pull_back(below, self.known[i], tangent, above)
             UJ = products(U, below.gated(self.phi, below.L))
-            half = half + below.share * UJ
+            half = half + for_pairs(below.share, self.outputs) * UJ
             if i > 1:
                 above = _meet(U, UJ, below, tangent, tangents[i - 2], self.rng)
         for step, tangent in zip(self.known[1:], tangents, strict=True):
             TA = _columns_scaled(scaled(tangent.TA, tangent.power), step.power)
-            half = half + float(step.layer.weight_multiplier) * TA * step.J_gram
+            half = half + float(step.layer.weight_multiplier) * for_pairs(TA, self.outputs) * step.J_gram
         return scaled(half + transposed(half), self.power)
 
     def moves(self, step: Known, TW: Blocks, push: Array) -> Blocks:
         """dY_i."""
         phi, blocks = self.phi, zip(TW, step.Y, step.L, strict=True)
-        return [w - push @ (phi.derivative(step.argument(phi, y)) * L) for w, y, L in blocks]
+        return [w - push @ gated(phi.derivative(step.argument(phi, y)), L) for w, y, L in blocks]
 
     def _meet_right(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
         """T_{i-1} W_i^T and J_i times it: W_i meets T_{i-1}, having met A' and J_i."""
@@ -149,7 +156,10 @@ class KernelChange:
         Z_rest = sum(product(z, T(place)) for place, z in enumerate(Z)) - ZA @ transposed(tangent.along)
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
-        pull = _columns_scaled(float(step.layer.weight_multiplier) * step.J_gram * self.r, step.power)
+        pull = float(step.layer.weight_multiplier) * step.J_gram * self.r
+        pull = _columns_scaled(
+            pull.reshape(*pull.shape[:2], -1, self.outputs).sum(-1), step.power
+        )  # the outputs of an input push its A
         on_A = scaled(on_A - on_rest @ tangent.along, above.power) - pull
         along, on_rest, root = (scaled(each, above.power) for each in (above.along, on_rest, root))
         U = []
@@ -159,9 +169,9 @@ class KernelChange:
             dL += on_rest @ T(place)
             dL += root @ z
             y = below.argument(self.phi, Y)
-            dL *= self.phi.derivative(y)
+            gate_in_place(self.phi.derivative(y), dL)
             if isinstance(self.phi, SmoothActivation):
-                dL += self.phi.second_derivative(y) * moves[place] * L
+                dL += gated(self.phi.second_derivative(y) * moves[place], L)
             U.append(dL)
         return U
 

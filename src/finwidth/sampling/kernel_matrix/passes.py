@@ -2,12 +2,15 @@ r"""Several inputs: the forward and the backward pass of networks whose weights 
 
 Rows are the m inputs and blocks hold neurons, so Y_i has shape (draws, m, n_i), cut along n_i.  b_i is the variance of
 the initial biases, and A'_{i-1} is A_{i-1} with one more neuron of constant value sqrt(b_i/v_i), whose weights are the
-biases.  The weights W' meet A' in the forward pass and J in the backward pass (docs/theory/gram.md)::
+biases.  J_i has a row for each pair (input, output), the outputs of an input side by side: m o rows for o outputs.
+The weights W' meet A' in the forward pass and J in the backward pass (docs/theory/gram.md)::
 
     forward   the columns of Y_i are independent N(0, v_i A'_{i-1} A'_{i-1}^T),   A_i = phi(Y_i)
     backward  L_{i-1} = J_i W_i = (J_i Y_i^T) (A' A'^T)^- A' + (sqrt(v_i) Z)(1 - P_A'),
               Z with independent columns N(0, J_i J_i^T);   J_{i-1} = phi'(Y_{i-1}) * L_{i-1}
     kernel    K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T),   K_b = sum_i e_i J_i J_i^T   (entrywise products)
+
+Where a matrix of inputs meets one of pairs, its rows and columns are repeated for the outputs.
 
 Rows whose squares would leave a double are kept in units, powers of two of their own: A = 2^p A', Y = 2^p Y'.
 """
@@ -148,6 +151,29 @@ def products(left: Blocks, right: Blocks) -> Array:
     return total
 
 
+def repeated(X: Array, times: int, axis: int) -> Array:
+    """Each row (axis -2) or column (-1) several times, side by side."""
+    return np.repeat(X, times, axis) if isinstance(X, np.ndarray) else X.repeat_interleave(times, axis)
+
+
+def for_pairs(matrix: Array, outputs: int) -> Array:
+    """A matrix of inputs, (..., m, m), as one of pairs, (..., m o, m o): rows and columns repeated."""
+    return repeated(repeated(matrix, outputs, -1), outputs, -2)
+
+
+def gated(gate: Array, rows: Array) -> Array:
+    """Rows of inputs or of pairs, (draws, m or m o, n), each times the gate's row of its input."""
+    draws, m, n = gate.shape
+    return (gate[:, :, None] * rows.reshape(draws, m, -1, n)).reshape(rows.shape)
+
+
+def gate_in_place(gate: Array, rows: Array) -> None:
+    """`gated` into the rows, which are contiguous."""
+    draws, m, n = gate.shape
+    pairs = rows.reshape(draws, m, -1, n)
+    pairs *= gate[:, :, None]
+
+
 def ordinary(gram: Array) -> bool:
     """Whether the squared lengths of all rows are far from overflow and underflow."""
     squares = diagonal(gram)
@@ -205,8 +231,8 @@ class Known:
     power_above: Array | None = None  # likewise of A_i
     Y: Blocks = field(default_factory=list)  # in units
     L: Blocks = field(default_factory=list)  # J_{i+1} W_{i+1}, kept for the update only
-    J_gram: Array = field(init=False)  # J_i J_i^T
-    JY: Array = field(init=False)  # J_i Y_i^T
+    J_gram: Array = field(init=False)  # J_i J_i^T, (draws, m o, m o)
+    JY: Array = field(init=False)  # J_i Y_i^T, (draws, m o, m)
 
     @cached_property
     def J_factor(self) -> Factor:
@@ -224,14 +250,24 @@ class Known:
         value = constant(self.layer)
         return value if self.power is None or not value else transposed(_column(value, self.power))
 
-    def weight_share(self, matrix: Array | float = 1.0) -> Array:
-        """c_i A_{i-1} A_{i-1}^T times a matrix, entrywise."""
-        product = float(self.layer.weight_multiplier) * self.gram * matrix
-        return product if self.power is None else scaled(scaled(product, self.power), transposed(self.power))
+    def weight_share(self, pairs: Array | float = 1.0) -> Array:
+        """c_i A_{i-1} A_{i-1}^T times a matrix of pairs, entrywise."""
+        outputs = 1 if isinstance(pairs, float) else pairs.shape[-1] // self.gram.shape[-1]
+        product = float(self.layer.weight_multiplier) * for_pairs(self.gram, outputs) * pairs
+        if self.power is None:
+            return product
+        power = repeated(self.power, outputs, -2)
+        return scaled(scaled(product, power), transposed(power))
+
+    @property
+    def mean_gram(self) -> Array:
+        """A_{i-1} A_{i-1}^T / n_{i-1}, without units."""
+        mean = self.gram / self.layer.fan_in
+        return mean if self.power is None else scaled(scaled(mean, self.power), transposed(self.power))
 
     @property
     def share(self) -> Array:
-        """c_i A_{i-1} A_{i-1}^T + e_i: times J_i J_i^T, entrywise, the layer's part of K."""
+        """c_i A_{i-1} A_{i-1}^T + e_i, of inputs: times J_i J_i^T, entrywise, the layer's part of K."""
         return self.weight_share() + float(self.layer.bias_multiplier)
 
     def argument(self, phi: Activation, y: Array) -> Array:
@@ -251,8 +287,8 @@ class Known:
         return [self.value(phi, y) for y in self.Y]
 
     def gated(self, phi: Activation, other: Blocks) -> Blocks:
-        """phi'(Y_i) * other."""
-        return [phi.derivative(self.argument(phi, y)) * each for y, each in zip(self.Y, other, strict=True)]
+        """phi'(Y_i) * other, which has rows of inputs or of pairs."""
+        return [gated(phi.derivative(self.argument(phi, y)), each) for y, each in zip(self.Y, other, strict=True)]
 
 
 def constant(layer: Layer) -> float:
@@ -260,9 +296,9 @@ def constant(layer: Layer) -> float:
     return math.sqrt(layer.bias_variance / layer.weight_variance)
 
 
-def sizes(width: int, m: int, rng: Generator) -> Iterator[int]:
-    """Neurons of each block of a layer."""
-    step = max(1, block(rng) // m)
+def sizes(width: int, rows: int, rng: Generator) -> Iterator[int]:
+    """Neurons of each block of a layer of so many rows."""
+    step = max(1, block(rng) // rows)
     for start in range(0, width, step):
         yield min(step, width - start)
 
@@ -296,7 +332,8 @@ def forward(net: MLP, X: Array, draws: int, rng: Generator) -> list[Known]:
         gram = 0 * step.gram
         # Until the rows of A are known, they are taken in the units of Y, or of phi(Y).
         power = step.power_above = None if isinstance(phi, SmoothActivation) else step.power
-        for size in sizes(layer.fan_out, len(X), rng):
+        pairs = len(X) * net.widths[-1]
+        for size in sizes(layer.fan_out, pairs, rng) if above else [layer.fan_out]:
             step.Y.append(root @ rng.standard_normal((draws, root.shape[-1], size)))
             if above is not None:
                 gram = gram + square(step.value(phi, step.Y[-1]))
@@ -329,8 +366,10 @@ def _column(value: float, power: Array) -> Array:
 def backward(phi: Activation, known: list[Known], rng: Generator, *, keep: bool) -> None:
     """The backward pass after the forward pass; ``keep`` the L_i for the update."""
     (output,) = known[-1].Y
-    known[-1].JY = transposed(output) + 0 * output
-    known[-1].J_gram = 0 * known[-1].JY + 1
+    (draws, m, outputs), unit = output.shape, as_array(rng, np.eye(output.shape[-1]), "float64")
+    JY = transposed(output)[:, None] + 0 * output[..., :1, None]  # J_d: for each input the unit vectors
+    known[-1].JY = JY.reshape(draws, m * outputs, m)
+    known[-1].J_gram = (0 * JY[..., None] + unit[:, None, :]).reshape(draws, m * outputs, m * outputs)
     for below, step in zip(known[-2::-1], known[:0:-1], strict=True):
         _pull_back(phi, below, step, rng, keep=keep)
 
@@ -341,14 +380,14 @@ def _pull_back(phi: Activation, below: Known, step: Known, rng: Generator, *, ke
     Z = fresh(rng, root, below.Y)
     A = below.values(phi)
     along = (step.JY - root @ overlap(rng, Z, A, step.constant)) @ step.A_factor.inverse
-    below.J_gram = below.JY = 0 * step.JY
+    below.J_gram, below.JY = 0 * step.J_gram, 0 * step.JY
     for y in below.Y:
         L = root @ Z.pop(0)  # not kept: what is freed is still in the cache, and used again
         L += along @ A.pop(0)
         if keep:
             below.L.append(L)
-            L = phi.derivative(below.argument(phi, y)) * L
+            L = gated(phi.derivative(below.argument(phi, y)), L)
         else:
-            L *= phi.derivative(below.argument(phi, y))  # into L: what a user's function returns may be y itself
+            gate_in_place(phi.derivative(below.argument(phi, y)), L)  # what a user's function returns may be y itself
         below.J_gram = below.J_gram + square(L)
         below.JY = below.JY + product(L, y)

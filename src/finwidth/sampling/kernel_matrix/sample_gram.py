@@ -15,6 +15,7 @@ from finwidth import arguments
 from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
+from finwidth.networks.activations import array_namespace
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -33,11 +34,18 @@ if TYPE_CHECKING:
 _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
 
-def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
-    """Targets, one for each of m inputs, as float64; raises FinwidthError unless they are finite."""
-    array = arguments.array("targets", targets, f"{m} finite numbers, one for each input")
-    if array.shape != (m,):
-        raise FinwidthError(f"the targets have shape {array.shape}; give {m} finite numbers, one for each input")
+_HIDDEN = Quantity("hidden", "Gram matrix of a hidden layer over its width, A A^T / n")
+
+
+def check_targets(targets: npt.ArrayLike, m: int, outputs: int = 1) -> FloatArray:
+    """Targets as float64, shape (m,), or (m, outputs) if there are several; raises FinwidthError unless finite."""
+    shape = (m,) if outputs == 1 else (m, outputs)
+    wanted = f"{m} finite numbers, one for each input"
+    if outputs > 1:
+        wanted = f"finite numbers of shape {shape}, one for each input and output"
+    array = arguments.array("targets", targets, wanted)
+    if array.shape != shape:
+        raise FinwidthError(f"the targets have shape {array.shape}; give {wanted}")
     return array
 
 
@@ -45,7 +53,8 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    A few blocks of constant size and, for each layer, 7 or up to 16 Gram matrices come on top.
+    Those that hold gradients are as many times as large as there are outputs.  A few blocks of constant size and, for
+    each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output) come on top.
 
     Examples
     --------
@@ -54,38 +63,53 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
     >>> bytes_per_draw(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
     1.02...
     """
-    hidden = net.widths[1:]
-    arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 2 * max(hidden)
-    grams = 16 if targets else 7
-    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + grams * m * m * (net.depth + 2))
+    outputs, hidden = net.widths[-1], net.widths[1:]
+    arrays = sum(hidden) + (1 + outputs) * max(hidden)
+    if targets:
+        arrays = (2 + outputs) * sum(hidden) + (2 + 3 * outputs) * max(hidden)
+    rows = m * outputs
+    of_inputs, of_pairs = (16, 4 * net.depth + 14) if targets else (7, 3 * net.depth + 5)
+    grams = of_inputs * m**2 * (net.depth + 2) + of_pairs * (rows**2 - m**2)
+    return 8 * (m * arrays + 5 * min(BLOCK, rows * max(hidden)) + grams)
 
 
 class MLPAtSeveralInputs(Sampler):
-    """Draws of a fully connected network at inputs X, shape (m, n_0), layer by layer; with targets also of dK."""
+    """Draws of a fully connected network at inputs X, shape (m, n_0), layer by layer.
+
+    With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden layers.
+    """
 
     fewer: ClassVar = "take fewer draws, inputs or threads, or a narrower network"
 
     def __init__(
-        self, net: MLP, X: FloatArray, targets: FloatArray | None = None, device: torch.device | None = None
+        self,
+        net: MLP,
+        X: FloatArray,
+        targets: FloatArray | None = None,
+        device: torch.device | None = None,
+        *,
+        hidden: bool = False,
     ) -> None:
         self.net, self.X, self.targets, self.device = net, X, targets, device
-        m = len(X)
+        m, outputs = len(X), net.widths[-1]
+        several = (outputs,) if outputs > 1 else ()
         names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
-        self.shapes = {"output": (m,)} | dict.fromkeys(names, (m, m))
+        self.shapes = {"output": (m, *several)} | dict.fromkeys(names, (m, m, *several, *several))
+        if hidden:
+            self.shapes["hidden"] = (net.depth - 1, m, m)
 
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
         """Reasons why the kernel of several inputs of this network is not drawn; none if it is."""
-        reasons = not_gaussian(net)
-        if net.widths[-1] != 1:
-            reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
-        return reasons
+        return not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:
         """Draws of a chunk, by the network and m only: as many as fit into a block."""
         block, m, hidden = DEVICE_BLOCK if self.device else BLOCK, len(self.X), self.net.widths[1:]
-        return max(1, min(block // (m * max(hidden)), 8 * block // (m * sum(hidden))))
+        rows = m * self.net.widths[-1]
+        kept = rows * (sum(hidden) + (rows - m) * self.net.depth)  # also matrices of outputs, where there are several
+        return max(1, min(block // (rows * max(hidden)), 8 * block // kept))
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
@@ -94,8 +118,8 @@ class MLPAtSeveralInputs(Sampler):
     @property
     def seconds(self) -> float:
         """About how long a draw takes in one thread."""
-        m, neurons = len(self.X), sum(self.net.widths[1:])
-        return 1e-7 * m * neurons + 1e-9 * m * m * (neurons + m * self.net.depth)
+        rows, neurons = len(self.X) * self.net.widths[-1], sum(self.net.widths[1:])
+        return 1e-7 * rows * neurons + 1e-9 * rows**2 * (neurons + rows * self.net.depth)
 
     def task(self, draws: int) -> str:
         """The work in words."""
@@ -103,7 +127,7 @@ class MLPAtSeveralInputs(Sampler):
         return f"drawing the kernel of {amount(len(self.X))} inputs and {amount(neurons)} neurons {amount(draws)} times"
 
     def draw(self, chunk: Chunk) -> Columns:
-        """The draws of a chunk: output (draws, m), and K_w, K_b, K and with targets dK, (draws, m, m)."""
+        """The draws of a chunk, in the shapes of ``shapes``."""
         rng: Generator = chunk.stream_on(self.device)
         if isinstance(rng, np.random.Generator):
             rng = Normals(rng)
@@ -112,7 +136,7 @@ class MLPAtSeveralInputs(Sampler):
             try:
                 known = forward(self.net, as_array(rng, self.X, "float64"), chunk.draws, rng)
                 backward(phi, known, rng, keep=with_change)
-                output = scaled(known[-1].Y[0], known[-1].power)[:, :, 0]
+                output = scaled(known[-1].Y[0], known[-1].power)
                 drawn = {
                     "output": output,
                     "K_w": sum(step.weight_share(step.J_gram) for step in known),
@@ -120,11 +144,16 @@ class MLPAtSeveralInputs(Sampler):
                 }
                 drawn["K"] = drawn["K_w"] + drawn["K_b"]
                 if with_change:
-                    change = KernelChange(phi, known, output - as_array(rng, self.targets, "float64"), rng)
+                    targets = as_array(rng, self.targets, "float64").reshape(output.shape[1:])
+                    change = KernelChange(phi, known, output - targets, rng)
                     drawn["dK"] = change.backward(change.forward())
             except FloatingPointError:
-                raise self._overflow([*self.shapes][-1]) from None
-        return {name: np.asarray(values if self.device is None else values.cpu()) for name, values in drawn.items()}
+                raise self._overflow("dK" if with_change else "K") from None
+        if "hidden" in self.shapes:
+            xp = array_namespace(output)
+            drawn["hidden"] = xp.stack([each.mean_gram for each in known[1:]], 1)
+        found = {name: np.asarray(values if self.device is None else values.cpu()) for name, values in drawn.items()}
+        return {name: _arranged(found[name], shape) for name, shape in self.shapes.items()}
 
     def check(self, drawn: Columns) -> None:
         """Raise FinwidthError where draws overflow."""
@@ -140,6 +169,14 @@ class MLPAtSeveralInputs(Sampler):
         )
 
 
+def _arranged(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Draws in their shape; a matrix of pairs (input, output) goes over two inputs, and then over two outputs."""
+    if len(shape) < 4:
+        return values.reshape(len(values), *shape)
+    m, _, outputs, _ = shape
+    return values.reshape(len(values), m, outputs, m, outputs).swapaxes(2, 3)
+
+
 SAMPLERS: dict[type, type[MLPAtSeveralInputs]] = {MLP: MLPAtSeveralInputs}
 
 
@@ -153,8 +190,12 @@ def kernel_matrix_sampler(
     X: npt.ArrayLike,
     y: npt.ArrayLike | None = None,
     device: str | torch.device | None = None,
+    *,
+    hidden: bool = False,
 ) -> Sampler:
-    """What draws a network at several inputs, with targets also the change; raises FinwidthError unless something does.
+    """What draws a network at several inputs; raises FinwidthError unless something does.
+
+    With targets ``y`` also the change, with ``hidden`` also the Gram matrices of the hidden layers.
 
     Examples
     --------
@@ -168,13 +209,15 @@ def kernel_matrix_sampler(
     """
     check_supported("finwidth.sample_gram", net)
     inputs = check_inputs(net, X)
-    wanted = None if y is None else check_targets(y, len(inputs))
+    wanted = None if y is None else check_targets(y, len(inputs), net.widths[-1])
     if wanted is not None:
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
     place = None if device is None else check_device(device)
     if place is not None:
         _check_takes_tensors(net, place)
-    return algorithm(SAMPLERS, net)(net, inputs, wanted, place)
+    if arguments.flag("hidden", hidden) and net.depth == 1:
+        raise FinwidthError("hidden=True needs a network with hidden layers; this one has none")
+    return algorithm(SAMPLERS, net)(net, inputs, wanted, place, hidden=hidden)
 
 
 def _check_takes_tensors(net: MLP, place: torch.device) -> None:
@@ -198,6 +241,7 @@ def sample_gram(
     seed: int = 0,
     *,
     y: npt.ArrayLike | None = None,
+    hidden: bool = False,
     threads: int | None = None,
     device: str | None = None,
     progress: Callable[[int], object] | None = None,
@@ -207,7 +251,7 @@ def sample_gram(
     Parameters
     ----------
     net
-        A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
+        A network with Gaussian weights, any activation, o outputs; biases from zero, Gaussian, frozen or absent.
     X
         Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
     draws
@@ -215,7 +259,10 @@ def sample_gram(
     seed
         A whole number, 0 or more; it fixes every number, whatever the number of threads.
     y
-        Targets y_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
+        Targets, shape (m,), or (m, o) of several outputs; then ``dK`` is drawn too. A smooth activation needs its
+        second derivative for it.
+    hidden
+        Whether to give ``hidden`` too, the Gram matrices of the hidden layers.
     threads
         How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
     device
@@ -226,11 +273,15 @@ def sample_gram(
     Returns
     -------
     xarray.Dataset
-        ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); with targets also ``dK``,
-        the change of every entry of K, per unit learning rate and to first order, under one SGD step on all the inputs
-        with the loss sum_a (N(x_a) - y_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
-        Time O(depth n m^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers
-        within an angle of 10^-5 of linear dependence are taken as dependent.
+        ``output``, N(x_a), over (draw, input); ``K_w``, ``K_b`` and their sum ``K`` over (draw, input, input_); with
+        targets also ``dK``, the change of every entry of K, per unit learning rate and to first order, under one SGD
+        step on all inputs and outputs with the loss sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean.
+        With several outputs ``output`` is over (draw, input, component), and the matrices over (draw, input, input_,
+        component, component_): entry (a, b, k, l) of K is the sum over parameters of dN_k(x_a) dN_l(x_b). ``hidden``
+        over (draw, layer, input, input_) holds A_i A_i^T / n_i of the activations of layer i = 1, ..., d - 1, the mean
+        over neurons of the products of their values at two inputs. Dimensionless, float64.
+        Time O(depth n m^2 o^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or
+        layers within an angle of 10^-5 of linear dependence are taken as dependent.
 
     Raises
     ------
@@ -244,19 +295,35 @@ def sample_gram(
     >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0, y=[1, -1])
     >>> draws.dK.dims, draws.dK.shape
     (('draw', 'input', 'input_'), (2, 2, 2))
+
+    Of several outputs every one meets every other, in the order of `finwidth.empirical.ntk`:
+
+    >>> finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K.sizes    # N_k is component k
+    Frozen({'draw': 5, 'input': 2, 'input_': 2, 'component': 3, 'component_': 3})
+
+    The cosine of two orthogonal inputs in each hidden layer of deep narrow networks, whose inputs become alike:
+
+    >>> H = finwidth.sample_gram(finwidth.MLP([2, *[20] * 8, 1]), np.eye(2), draws=1000, hidden=True).hidden
+    >>> lengths = np.sqrt(H[..., 0, 0] * H[..., 1, 1])
+    >>> cosines = (H[..., 0, 1] / lengths).mean("draw")
+    >>> bool((cosines.diff("layer") > 0).all())
+    True
     """
     import xarray as xr
 
-    sampler = kernel_matrix_sampler(net, X, y, device)
+    sampler = kernel_matrix_sampler(net, X, y, device, hidden=hidden)
     columns = collect(sampler, draws, seed, threads=threads, progress=progress)
     inputs = check_inputs(net, X)
     method = "conditioned Gaussian layers" + ("" if device is None else f" on a torch device ({device})")
     provenance = attributes(net, method=method, seed=seed, inputs=inputs.ravel())
     if y is not None:
-        provenance["targets"] = check_targets(y, len(inputs))
-    meanings = KERNEL_DRAWS | {_UPDATE.name: _UPDATE}
-    dims = ("draw", "input", "input_")
+        provenance["targets"] = check_targets(y, len(inputs), net.widths[-1]).ravel()
+    meanings = KERNEL_DRAWS | {each.name: each for each in (_UPDATE, _HIDDEN)}
+    components = ("component", "component_") if net.widths[-1] > 1 else ()
+    dims = dict.fromkeys(columns, ("draw", "input", "input_", *components))
+    dims |= {"output": ("draw", "input", *components[:1]), "hidden": ("draw", "layer", "input", "input_")}
     return xr.Dataset(
-        {name: (dims[: column.ndim], column, meanings[name].attrs) for name, column in columns.items()},
+        {name: (dims[name], column, meanings[name].attrs) for name, column in columns.items()},
+        coords={"layer": range(1, net.depth)} if hidden else None,
         attrs=provenance,
     )

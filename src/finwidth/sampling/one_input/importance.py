@@ -54,8 +54,8 @@ class MLPByImportance(MLPAtOneInput):
     def unsupported(net: MLP) -> list[str]:
         """Reasons why there are no such draws of this network."""
         reasons = MLPAtOneInput.unsupported(net)
-        if not reasons and not plain_relu(net):
-            reasons = ["tilted draws need ReLU and zero initial biases"]
+        if not reasons and not (plain_relu(net) and net.widths[-1] == 1):
+            reasons = ["tilted draws need ReLU, zero initial biases and one output"]
         return reasons
 
     def draw(self, chunk: Chunk) -> Columns:

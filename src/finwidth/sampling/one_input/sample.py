@@ -1,7 +1,7 @@
 """One input: draws of the output, the kernel and its first change, whatever the width; what the user calls.
 
 For Gaussian weights and activations of two slopes.  ReLU networks without random biases take the chain of `norm_chain`,
-the others that of `two_slope_chain`.
+the others that of `two_slope_chain`, and those of several outputs that of `outputs_chain`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.one_input.norm_chain import NormChain, plain_relu
+from finwidth.sampling.one_input.outputs_chain import OutputsChain
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 6e-8  # about so many for a layer of a draw
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
+_CHUNK_BYTES = 10**8  # of one chunk of several outputs
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
@@ -38,23 +40,26 @@ _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
 class MLPAtOneInput(Sampler):
-    """Draws of a fully connected network at one input, by one of the two chains.
+    """Draws of a fully connected network at one input, by one of the chains.
 
-    On a torch device there is one kind of chain for all networks.
+    On a torch device there is one kind of chain for all networks of one output.  ``first_output``: only the numbers of
+    output 0 are given, in the shapes of one output; those of the others have the same law.
     """
 
-    shapes: Mapping[str, tuple[int, ...]] = dict.fromkeys(KERNEL_DRAWS, ())
     fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
 
-    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None) -> None:
-        self.net = net
-        self.device = device
+    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
+        self.net, self.device, self.outputs = net, device, net.widths[-1]
+        several = () if self.outputs == 1 or first_output else (self.outputs,)
+        self.shapes: Mapping[str, tuple[int, ...]]
+        self.shapes = dict.fromkeys(KERNEL_DRAWS, 2 * several) | {"output": several}
         given = check_input(net, x)
         self.largest = float(np.abs(given).max())
         self.exponent = exponent(given)  # |x|^2 = 4^exponent norm; 0 unless |x|^2 may overflow or underflow
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())
-        self._short = device is None and plain_relu(net)
-        self.chain = NormChain(net, self.exponent) if self._short else TwoSlopeChain(net, self.exponent)
+        self._short = device is None and plain_relu(net) and self.outputs == 1
+        chain = NormChain if self._short else TwoSlopeChain if self.outputs == 1 else OutputsChain
+        self.chain: NormChain | TwoSlopeChain = chain(net, self.exponent)
 
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
@@ -66,8 +71,6 @@ class MLPAtOneInput(Sampler):
             reasons.append(f"its activation is {net.activation.name} (two slopes, such as relu, are supported)")
         if net.random_bias and net.bias_law.name != "gaussian":
             reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian and zero ones are supported)")
-        if net.widths[-1] != 1:
-            reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
         if max(net.widths) > _WIDEST:
             reasons.append(f"it has a width of {max(net.widths)} (up to {_WIDEST} is supported)")
         return reasons
@@ -76,41 +79,58 @@ class MLPAtOneInput(Sampler):
     def chunk_size(self) -> int:
         """Draws of a chunk, by the network only."""
         if self.device is not None:
-            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // self.net.depth))
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // (self.net.depth * self.outputs**2)))
         largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
+        if self.outputs > 1:
+            return max(1, min(largest, _CHUNK_BYTES // self.memory(1)))
         return max(1, min(largest, _CHUNK_CELLS // self.net.depth))
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
-        arrays = 8 * self.net.depth + 20 if self._short else 24 * self.net.depth + 60
-        return 8 * draws * arrays + 200 * self.net.depth
+        depth, o = self.net.depth, self.outputs
+        arrays = 8 * depth + 20 if self._short else 24 * depth + 60
+        if o > 1:
+            arrays = (7 * depth + 20) * o**2 + (9 * depth + 20) * o + 10 * depth
+        return 8 * draws * arrays + 200 * depth
 
     @property
     def seconds(self) -> float:
         """About how long a draw takes."""
-        return SECONDS * self.net.depth
+        return SECONDS * self.net.depth * (1 if self.outputs == 1 else 10 * self.outputs**2)
 
     def task(self, draws: int) -> str:
         """The work in words."""
         return f"drawing {amount(draws)} networks of {self.net.depth} layers"
 
     def draw(self, chunk: Chunk) -> Columns:
-        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
+        """The draws of a chunk: output, K_w, K_b, K and dK, in the shapes of ``shapes``."""
         rng = chunk.stream_on(self.device)
-        if isinstance(rng, np.random.Generator):
-            return self.chain.draw(self.norm, Variates(rng), chunk.draws)
-        assert isinstance(self.chain, TwoSlopeChain)
-        return self.chain.draw(self.norm, rng, chunk.draws)
+        numbers = Variates(rng) if isinstance(rng, np.random.Generator) else rng
+        if isinstance(self.chain, NormChain):
+            assert isinstance(numbers, Variates)
+            return self.chain.draw(self.norm, numbers, chunk.draws)
+        try:
+            drawn = self.chain.draw(self.norm, numbers, chunk.draws)
+        except FloatingPointError:
+            raise self._overflow("dK grows like its fourth power") from None
+        return drawn if self.shapes["output"] else first_output(drawn)
 
     def check(self, drawn: Columns) -> None:
         """Raise FinwidthError where draws overflow."""
         for name, power in (("K", "second"), ("dK", "fourth"), ("weight", "")):
             if name in drawn and not np.isfinite(drawn[name]).all():
-                grows = f"{name} grows like its {power} power" if power else "the weights of the draws do"
-                raise FinwidthError(
-                    f"the draws overflow a double: the largest entry of the input is {self.largest:.3g} and {grows}; "
-                    "rescale the input, or take smaller gains or fewer layers"
-                )
+                raise self._overflow(f"{name} grows like its {power} power" if power else "the weights of the draws do")
+
+    def _overflow(self, grows: str) -> FinwidthError:
+        return FinwidthError(
+            f"the draws overflow a double: the largest entry of the input is {self.largest:.3g} and {grows}; "
+            "rescale the input, or take smaller gains or fewer layers"
+        )
+
+
+def first_output(columns: Columns) -> Columns:
+    """What draws of any number of outputs tell of output 0: of K and dK the entry K_00."""
+    return {name: values.reshape(len(values), -1)[:, 0] for name, values in columns.items()}
 
 
 SAMPLERS: dict[type, type[MLPAtOneInput]] = {MLP: MLPAtOneInput}
@@ -121,8 +141,10 @@ def unsupported(net: MLP) -> list[str]:
     return unsupported_by(SAMPLERS, net)
 
 
-def one_input_sampler(net: MLP, x: Vector, device: str | torch.device | None = None) -> Sampler:
-    """What draws a network at one input; raises FinwidthError unless something does.
+def one_input_sampler(
+    net: MLP, x: Vector, device: str | torch.device | None = None, *, first_output: bool = False
+) -> Sampler:
+    """What draws a network at one input, or only its ``first_output``; raises FinwidthError unless something does.
 
     Examples
     --------
@@ -133,7 +155,8 @@ def one_input_sampler(net: MLP, x: Vector, device: str | torch.device | None = N
     (3,)
     """
     check_supported("finwidth.sample", net)
-    return algorithm(SAMPLERS, net)(net, x, None if device is None else check_device(device))
+    place = None if device is None else check_device(device)
+    return algorithm(SAMPLERS, net)(net, x, place, first_output=first_output)
 
 
 def sample(
@@ -154,7 +177,7 @@ def sample(
     ----------
     net
         A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
-        that are zero or Gaussian, and one output.
+        that are zero or Gaussian, and any number o of outputs.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
@@ -175,7 +198,10 @@ def sample(
         Over the dimension ``draw``: ``output`` (N), ``K_w``, ``K_b``, ``K``, and ``dK``, the change of K per unit
         learning rate under one SGD step on (N - N*)^2/2 with target N* = 0. Dimensionless, float64; attrs
         carry the network, the seed (from 2^31 on as text, which int() reads), the method and the version.
-        Memory: 40 bytes a draw, and at most 100 MiB a thread.
+        With several outputs ``output`` is over (draw, component), and ``K_w``, ``K_b``, ``K`` and ``dK`` are matrices
+        over (draw, component, component_): K_kl = sum dN_k/dtheta dN_l/dtheta, and its change under a step on
+        |N - N*|^2/2. Memory: 40 bytes a draw (o^2 times as much with several outputs), and at most 100 MiB a thread;
+        time O(depth), with several outputs O(depth o^3) a draw. The widths do not matter.
 
     Raises
     ------
@@ -188,12 +214,17 @@ def sample(
     >>> draws = finwidth.sample(finwidth.MLP([2, 3, 3, 1]), [1, 2], draws=100_000, seed=0)
     >>> abs(float(draws.K.mean()) - 151 / 16) < 0.2    # the exact mean
     True
+    >>> finwidth.sample(finwidth.MLP([2, 10**6, 10**6, 3]), [1, 2], draws=5).K.sizes
+    Frozen({'draw': 5, 'component': 3, 'component_': 3})
     """
     import xarray as xr
 
     columns = collect(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
     method = "norm chain" if device is None else f"norm chain on a torch device ({device})"
     return xr.Dataset(
-        {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
+        {
+            name: (("draw", "component", "component_")[: column.ndim], column, KERNEL_DRAWS[name].attrs)
+            for name, column in columns.items()
+        },
         attrs=attributes(net, method=method, seed=seed, input=check_input(net, x)),
     )

@@ -33,7 +33,7 @@ Generator: TypeAlias = Variates | DeviceGenerator
 
 
 @dataclass
-class _Hidden:
+class HiddenVectors:
     """One hidden layer of all draws; arrays of shape (2, draws) are over the positive and the negative group."""
 
     slopes: Array  # (2, 1)
@@ -76,26 +76,31 @@ class TwoSlopeChain:
         """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
         xp = generator_namespace(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
-            hidden, output = self._forward(norm, rng, draws)
+            normal = rng.standard_normal(draws)  # the output's
+            one = xp.ones_like(normal)
+            hidden, deviation = self._forward(norm, rng, one)
+            output = deviation * normal
             self._backward(hidden, output, rng)
-            one = xp.ones_like(output)
-            squares = [*(layer.square for layer in hidden), one]
-            norms = [_ldexp(norm * one, 2 * self.units[0])]
-            norms += [_ldexp(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
+            squares, norms = [*(layer.square for layer in hidden), one], self._norms(norm * one, hidden)
             K_w = K_b = 0 * one
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
                 K_w = K_w + c * R * S
                 K_b = K_b + e * S
-            output = _ldexp(output, self.units[-1])
+            output = times_power(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, norm: float, rng: Generator, draws: int) -> tuple[list[_Hidden], Array]:
-        xp, hidden = generator_namespace(rng), []
-        normal = rng.standard_normal(draws)  # the output's
+    def _norms(self, norm: Array, hidden: list[HiddenVectors]) -> list[Array]:
+        """|x_i|^2 of the input and the hidden layers, without units."""
+        norms = [times_power(norm, 2 * self.units[0])]
+        return norms + [times_power(each.norm**2, 2 * unit) for each, unit in zip(hidden, self.units[1:], strict=False)]
+
+    def _forward(self, norm: float, rng: Generator, one: Array) -> tuple[list[HiddenVectors], Array]:
+        """The hidden layers, and the deviation of the output; ``one`` is 1 for each draw."""
+        xp, hidden, draws = generator_namespace(rng), [], len(one)
         steps = [lower - upper for lower, upper in pairwise(self.units)]
-        R = _ldexp(norm * xp.ones_like(normal), 2 * steps[0])
+        R = times_power(norm * one, 2 * steps[0])
         can_die = not all(self.slopes)
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
@@ -108,15 +113,15 @@ class TwoSlopeChain:
             x = slopes * y
             R = (x**2).sum(0)
             length = xp.sqrt(R)
-            unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
+            unit = xp.where(length > 0, over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
             live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
-            carried = _ldexp(length, steps[i + 1])
-            R = _ldexp(R, 2 * steps[i + 1])
+            carried = times_power(length, steps[i + 1])
+            R = times_power(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
-            hidden.append(_Hidden(slopes, counts, y, unit, turned, length, carried, live))
-        return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
+            hidden.append(HiddenVectors(slopes, counts, y, unit, turned, length, carried, live))
+        return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1])
 
-    def _backward(self, hidden: list[_Hidden], output: Array, rng: Generator) -> None:
+    def _backward(self, hidden: list[HiddenVectors], output: Array, rng: Generator) -> None:
         """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
         xp = generator_namespace(rng)
         S, p, draws = xp.ones_like(output), output, len(output)
@@ -124,7 +129,7 @@ class TwoSlopeChain:
             layer = hidden[i]
             total, share = self._constant(i + 1, layer.carried)
             sigma = xp.sqrt(self.weight_variance[i + 1] * S)
-            along = _over(layer.carried * p, total)
+            along = over(layer.carried * p, total)
             if share.any():
                 along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
             across = sigma * rng.standard_normal(draws)
@@ -138,22 +143,22 @@ class TwoSlopeChain:
         """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
         beta = self.bias_variance[i] / self.weight_variance[i]
         total = norm**2 + beta
-        return total, _over(beta + 0 * total, total) + 1.0 * (total == 0)
+        return total, over(beta + 0 * total, total) + 1.0 * (total == 0)
 
-    def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Generator) -> Array:
+    def _update(self, hidden: list[HiddenVectors], norms: list[Array], squares: list[Array], rng: Generator) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
         xp = generator_namespace(rng)
         u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
         carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):
             k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result = result + _ldexp(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            result = result + times_power(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
             total, share = self._constant(i, carried)
-            alpha = _over(u, total)
+            alpha = over(u, total)
             spread = self.weight_variance[i] * (across + along**2 * share)
             noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
             noise = noise * xp.concatenate([layer.counts >= 1, layer.counts >= 2])
-            pull = k + _over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
+            pull = k + over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
             slopes = xp.concatenate([layer.slopes, layer.slopes]) * layer.live
             dy = pull * layer.J + noise
             dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
@@ -163,7 +168,7 @@ class TwoSlopeChain:
             u = carried * along
             rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
-        return result + _ldexp(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+        return result + times_power(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
 
 
 def _units(net: MLP, exponent: int) -> list[int]:
@@ -176,12 +181,12 @@ def _units(net: MLP, exponent: int) -> list[int]:
     return units
 
 
-def _ldexp(values: Array, power: int) -> Array:
+def times_power(values: Array, power: int) -> Array:
     """The values times a power of two, which may take two steps to reach."""
     half = power // 2
     return values * 2.0**half * 2.0 ** (power - half) if power else values
 
 
-def _over(value: Array, divisor: Array) -> Array:
+def over(value: Array, divisor: Array) -> Array:
     """The quotient, and 0 where the divisor is."""
     return value / (divisor + (divisor == 0)) * (divisor > 0)
