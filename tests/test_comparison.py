@@ -19,6 +19,7 @@ NETWORKS = {
     "abs": MLP([2, 16, 16, 1], activation="abs", parameterization="standard"),
     "linear": MLP([2, 32, 32, 1], activation="linear", parameterization="mup"),
     "random biases": MLP([2, 16, 16, 1], bias_variance=0.3),
+    "several outputs": MLP([2, 16, 16, 3]),
 }
 
 

@@ -81,6 +81,22 @@ def test_draws_that_are_kept_are_those_of_sample() -> None:
     assert np.isfinite(dataset.K).all()
 
 
+def test_of_several_outputs_it_is_the_first() -> None:
+    net = MLP([2, 6, 6, 3])
+    found, dataset = sample_and_summarize(net, X, 20_000, seed=5)
+    assert dataset.identical(finwidth.sample(net, X, 20_000, seed=5))
+    assert dataset.K.dims == ("draw", "component", "component_")
+    plain = finwidth.summarize(net, X, 20_000, seed=5)
+    assert plain.estimates["K"].value == pytest.approx(float(dataset.K[:, 0, 0].mean()), rel=1e-12)
+    assert plain.estimates["dK"].value == pytest.approx(float(dataset.dK[:, 0, 0].mean()), rel=1e-12)
+    for name, estimate in plain.estimates.items():
+        z = estimate.z(plain.exact[name]) if plain.exact else None
+        assert z is not None
+        assert abs(z) < 6, name
+        assert estimate.value == pytest.approx(found.estimates[name].value, rel=1e-12)
+    assert "plain, output 0 of 3" in str(plain)
+
+
 def test_what_cannot_be_summarized_is_refused() -> None:
     with pytest.raises(FinwidthError, match="method 'tilted' is not known; choose one of plain, importance"):
         finwidth.summarize(NET, X, method="tilted")
@@ -88,5 +104,7 @@ def test_what_cannot_be_summarized_is_refused() -> None:
         finwidth.summarize(MLP([2, 3, 1], activation="tanh"), X)
     with pytest.raises(FinwidthError, match="importance sampling is on threads"):
         finwidth.summarize(NET, X, method="importance", device="cpu")
+    with pytest.raises(FinwidthError, match="and one output"):
+        finwidth.summarize(MLP([2, 3, 2]), X, method="importance")
     with pytest.raises(FinwidthError, match="tilted draws need ReLU"):
         finwidth.summarize(MLP([2, 3, 1], activation="abs"), X, method="importance")

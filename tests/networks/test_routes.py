@@ -80,7 +80,7 @@ def test_importance_sampling_knows_its_networks() -> None:
 def test_a_missing_extra_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finwidth.networks.routes.find_spec", lambda name: None)
     with pytest.raises(FinwidthError, match=r"Ensemble real networks \(pip install 'finwidth\[torch\]'\)"):
-        finwidth.sample(MLP([2, 3, 2]), X[0], 10)
+        finwidth.sample(MLP([2, 3, 1], "uniform"), X[0], 10)
 
 
 class Residual(MLP):

@@ -198,6 +198,22 @@ def test_inputs_of_extreme_sizes(activation: str) -> None:
     assert found.dK.to_numpy() == pytest.approx(np.ldexp(usual.dK.to_numpy(), -800), rel=1e-6, abs=0)
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_inputs_of_extreme_sizes_side_by_side(device: str | None) -> None:
+    """Rows in units of their own, with random biases: the law of networks that hold their weights."""
+    if device is not None:
+        pytest.importorskip("torch")
+    inputs, net = X * np.array([[1e-200], [1], [1e70]]), MLP([2, 5, 4, 2], activation="leaky_relu", bias_variance=0.1)
+    weights, biases = draw_networks(net, DRAWS, np.random.default_rng(8))
+    theirs = kernel_matrix(net, weights, biases, inputs, targets(net))
+    ours = sample_gram(net, inputs, DRAWS, seed=7, y=targets(net), device=device)
+    for name in ("K", "dK"):
+        for entry in ((0, 0, 0, 1), (0, 1, 1, 0), (1, 2, 1, 1), (2, 2, 0, 1), (0, 2, 0, 0)):
+            one, other = ours[name].to_numpy()[:, *entry], theirs[name][:, *entry]
+            scale = np.median(np.abs(other)) + 1e-300
+            assert same_law((one / scale).round(7), (other / scale).round(7)), (name, entry)
+
+
 def test_symmetries_hold_to_the_last_bit() -> None:
     drawn = sample_gram(MLP([2, 50, 30, 3], activation="silu"), X, 20, seed=2, y=np.ones((3, 3)), hidden=True)
     for name in ("K_w", "K_b", "K", "dK"):

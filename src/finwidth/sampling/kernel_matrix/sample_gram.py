@@ -79,7 +79,7 @@ class MLPAtSeveralInputs(Sampler):
     With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden layers.
     """
 
-    fewer: ClassVar = "take fewer draws, inputs or threads, or a narrower network"
+    fewer: ClassVar = "take fewer draws, inputs, outputs or threads, or a narrower network"
 
     def __init__(
         self,

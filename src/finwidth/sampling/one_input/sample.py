@@ -46,7 +46,7 @@ class MLPAtOneInput(Sampler):
     output 0 are given, in the shapes of one output; those of the others have the same law.
     """
 
-    fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
+    fewer: ClassVar[str] = "use fewer threads, or take fewer layers or outputs"
 
     def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
         self.net, self.device, self.outputs = net, device, net.widths[-1]
