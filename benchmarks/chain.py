@@ -21,8 +21,9 @@ import scipy
 import finwidth
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.sampling.one_input.norm_chain import chunk_size, chunks
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_threads, stream
+from finwidth.sampling.sampler import draw_chunks
 
 REPEATS = 9
 
@@ -44,15 +45,17 @@ def rates(*runs: Callable[[], int]) -> list[float]:
 
 def chain(net: MLP, threads: int) -> Callable[[], int]:
     """Some chunks of draws, as `finwidth.sample` makes them: output, K_w, K_b, K and dK."""
-    draws, x = 8 * chunk_size(net), [1.0] + [0.0] * (net.widths[0] - 1)
+    x = [1.0] + [0.0] * (net.widths[0] - 1)
+    sampler = one_input_sampler(net, x)
+    draws = 8 * sampler.chunk_size
     exact = finwidth.moments(net, x)
-    K = [piece["K"] for piece in chunks(net, x, draws, threads=threads)]
+    K = [piece["K"] for piece in draw_chunks(sampler, draws, threads=threads)]
     mean, error = np.concatenate(K).mean(), float(exact.cv) * float(exact.mean) / draws**0.5
     if abs(mean - float(exact.mean)) > 6 * error:
         sys.exit(f"the chain is wrong: mean K {mean}, exact {exact.mean}")
 
     def run() -> int:
-        for _ in chunks(net, x, draws, threads=threads):
+        for _ in draw_chunks(sampler, draws, threads=threads):
             pass
         return draws
 
@@ -61,7 +64,7 @@ def chain(net: MLP, threads: int) -> Callable[[], int]:
 
 def generators(net: MLP) -> Callable[[], int]:
     """The random numbers of one chunk of the chain, and nothing else."""
-    size = chunk_size(net)
+    size = one_input_sampler(net, [1.0] * net.widths[0]).chunk_size
     rng, out = stream(0, 1), np.empty(size)
     halves = [rng.binomial(n, 0.5, size) / 2 for n in net.widths[1:-1]]
 

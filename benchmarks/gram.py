@@ -20,8 +20,9 @@ from threadpoolctl import threadpool_limits
 import finwidth
 from finwidth import MLP
 from finwidth.networks.laws import FloatArray
-from finwidth.sampling.kernel_matrix import gram
+from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import check_threads, in_order, stream
+from finwidth.sampling.sampler import Chunk, draw_chunks
 from timing import seconds
 
 INPUTS, DEPTH = 8, 8
@@ -59,7 +60,7 @@ def check() -> None:
     exact = finwidth.moments(net, X[0])
     rng = np.random.default_rng(1)
     for K in (
-        gram.draw(net, X, 2000, stream(0, 0))["K"][:, 0, 0],
+        kernel_matrix_sampler(net, X).draw(Chunk(0, 0, 2000))["K"][:, 0, 0],
         np.array([by_weights(net, X, rng)[0, 0] for _ in range(2000)]),
     ):
         if abs(K.mean() - float(exact.mean)) > 5 * exact.cv * float(exact.mean) / 2000**0.5:
@@ -68,13 +69,13 @@ def check() -> None:
 
 def weights_on_threads(net: MLP, X: FloatArray, networks: int) -> None:
     """Kernels of some networks that draw their weights."""
-    for _ in in_order(lambda number: by_weights(net, X, stream(3, number)), networks, check_threads(None)):
+    for _ in in_order(lambda number: by_weights(net, X, stream(3, number)), range(networks), check_threads(None)):
         pass
 
 
 def law_on_threads(net: MLP, X: FloatArray, draws: int, targets: FloatArray | None = None) -> None:
     """Kernels of some draws in law."""
-    for _ in gram.chunks(net, X, draws, targets=targets):
+    for _ in draw_chunks(kernel_matrix_sampler(net, X, targets), draws):
         pass
 
 
@@ -92,14 +93,14 @@ def main() -> None:
     print(f"m = {INPUTS} inputs, {check_threads(None)} threads")
     for n, d in ((10**5, 8), (10**6, 8), (10**6, 16)):  # before any weight matrix: the peak is of the process so far
         net, X = MLP([64, *[n] * (d - 1), 1]), inputs(64)
-        law = seconds(partial(gram.draw, net, X, 1, stream(2, 0)), 1)
-        peak, promised = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, gram.memory(net, 8) / 2**30
+        law = seconds(partial(kernel_matrix_sampler(net, X).draw, Chunk(2, 0, 1)), 1)
+        peak, promised = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, bytes_per_draw(net, 8) / 2**30
         print(f"n = {n:>9,}, d = {d:>2}: {law:.2f} s, peak {peak:.2f} GiB, promised {promised:.2f} over the start's")
     print("milliseconds a network, d = 8; normals: as many by NumPy's own, one thread; weights: see the docstring")
     print(f"{'n':>5} {'in law':>8} {'with dK':>8} {'normals':>8} {'weights':>9} {'ratio':>6} {'each core':>9} ratio")
     for n, repeats, networks in ((256, 15, 64), (1024, 9, 8), (4096, 5, 2)):
         net, X = MLP([n, *[n] * (DEPTH - 1), 1]), inputs(n)
-        draws = 32 * gram.chunk_size(net, INPUTS)
+        draws = 32 * kernel_matrix_sampler(net, X).chunk_size
         with threadpool_limits(1):
             law = seconds(partial(law_on_threads, net, X, draws), repeats) / draws
             moved = seconds(partial(law_on_threads, net, X, draws, np.zeros(INPUTS)), repeats) / draws

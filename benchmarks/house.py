@@ -49,8 +49,17 @@ NEW: dict[str, tuple[str, ...]] = {
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
-        "src/finwidth/sweeps/quantities/exact.py:Bounds",
+        "src/finwidth/sweeps/quantities/exact.py:BoundsQuantity",
         "tests/sweeps/test_numbers.py:AXES",
+    ),
+    "sweep axis": ("src/finwidth/sweeps/schema/grid.py:ARGUMENTS", "tests/sweeps/test_numbers.py:NETWORK_AXES"),
+    "description of a network, a function": (
+        "src/finwidth/sampling/one_input/sample.py:SAMPLERS",
+        "tests/networks/test_routes.py:NETWORKS",
+    ),
+    "sampler": (
+        "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",
+        "tests/sampling/test_gram.py:VIEWS",
     ),
     "torch operation": ("src/finwidth/empirical/kernel/rules.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
     "statement of the paper": (
@@ -66,7 +75,7 @@ ENGINES = (
     "src/finwidth/sampling/one_input/norm_chain.py:NormChain.at_unit",
     "src/finwidth/sampling/kernel_matrix/passes.py:forward",
     "src/finwidth/sampling/training/networks.py:Networks.forward",
-    "src/finwidth/sampling/lazy_matrix/gaussian.py:GaussianMatrix.right",
+    "src/finwidth/sampling/lazy_matrix/gaussian.py:DeferredGaussianMatrix.right",
     "src/finwidth/empirical/kernel/gradients.py:gradients",
     "src/finwidth/empirical/reference/brute_force.py:draw_networks",
 )
@@ -87,7 +96,7 @@ def _plain() -> dict[str, Call]:
         "moments": lambda: finwidth.moments(net, X[0]),
         "sample": lambda: finwidth.sample(net, X[0], draws=100),
         "sample_gram": lambda: finwidth.sample_gram(tanh, X, draws=10),
-        "sample_gram(targets=)": lambda: finwidth.sample_gram(tanh, X, draws=10, targets=Y),
+        "sample_gram(y=)": lambda: finwidth.sample_gram(tanh, X, draws=10, y=Y),
         "train": lambda: finwidth.train(net, X, Y, steps=3, lr=0.01, draws=4),
         "compare(net)": lambda: finwidth.compare(net, X[0], draws=1000, networks=100),
         "report": lambda: report(net, X[0], draws=1000),
@@ -106,8 +115,8 @@ def _with_torch() -> dict[str, Call]:
 
     inputs = torch.tensor(X, dtype=torch.float64)
     module = finwidth.empirical.MLP(finwidth.MLP([3, 16, 16, 1]), seed=0)
-    layers = [finwidth.LawLinear(3, 500, draws=1), finwidth.LawLinear(500, 500, draws=1)]
-    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), finwidth.LawLinear(500, 1, draws=1))
+    layers = [finwidth.MatrixFreeLinear(3, 500, draws=1), finwidth.MatrixFreeLinear(500, 500, draws=1)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), finwidth.MatrixFreeLinear(500, 1, draws=1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -118,7 +127,7 @@ def _with_torch() -> dict[str, Call]:
     return {
         "empirical.ntk": lambda: finwidth.empirical.ntk(module, inputs),
         "empirical.sgd_update": lambda: finwidth.empirical.sgd_update(module, inputs, torch.ones(4, 1)),
-        "LawLinear, an SGD step": step,
+        "MatrixFreeLinear, an SGD step": step,
         "compare(module)": lambda: finwidth.compare(module, X[0], draws=1000),
     }
 

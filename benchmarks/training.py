@@ -22,7 +22,7 @@ import numpy as np
 import finwidth
 from finwidth import MLP
 from finwidth.networks.laws import FloatArray
-from finwidth.sampling.training.plan import memory, plan
+from finwidth.sampling.training.spec import training_bytes, training_spec
 from timing import seconds
 
 DEPTH, LR = 6, 0.02
@@ -151,7 +151,7 @@ def main() -> None:
         start = time.perf_counter()
         used = peak(in_law, 10**6, 4, 5) - base
         taken = time.perf_counter() - start
-        promised = memory(plan(network(10**6), inputs(4), np.ones(4), 5, LR, record=[0])) / 2**30
+        promised = training_bytes(training_spec(network(10**6), inputs(4), np.ones(4), 5, LR, record=[0])) / 2**30
         print(f"\nn = 10^6, d = 6, m = 4, T = 5: {taken:.0f} s, peak {used:.1f} GiB, promised {promised:.1f} GiB")
 
 

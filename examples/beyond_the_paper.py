@@ -68,14 +68,14 @@ def batch(width: int, depth: int, m: int, draws: int) -> Estimate:
     """-E[tr dK]/(tr K_inf lambda_max(K_inf)): the relative move at the learning rate 1/lambda_max, target 0."""
     net, X = network(width, depth), directions(m)
     limit = finwidth.infinite_width_gram(net, X)
-    dK = finwidth.sample_gram(net, X, draws, seed=2, targets=np.zeros(m)).dK.to_numpy()
+    dK = finwidth.sample_gram(net, X, draws, seed=2, y=np.zeros(m)).dK.to_numpy()
     return mean(-np.trace(dK, axis1=1, axis2=2) / np.trace(limit) / np.linalg.eigvalsh(limit)[-1])
 
 
 def other_activation(name: str, width: int, depth: int, draws: int) -> tuple[float, Estimate]:
     """Var[K]/E[K]^2 and -E[dK]/E[K]^2 at one input of squared norm n_0, target 0."""
     net, X = network(width, depth, activation=name), directions(1)
-    drawn = finwidth.sample_gram(net, X, draws, seed=3, targets=[0.0])
+    drawn = finwidth.sample_gram(net, X, draws, seed=3, y=[0.0])
     K = drawn.K[:, 0, 0].to_numpy()
     return float(K.var() / K.mean() ** 2), mean(-drawn.dK[:, 0, 0].to_numpy() / K.mean() ** 2)
 

@@ -5,7 +5,7 @@ conjecture that deep and narrow networks learn features that depend on the data.
 (64, n, ..., n, 1) in the paper's parameterization, for several depths d and d/n from 0.02 to 0.5, on odd against even
 digits, and follows their kernels.
 
-    python examples/digits_movement.py [--members 24] [--steps 1024] [--images 100] [--output movement]
+    python examples/digits_movement.py [--draws 24] [--steps 1024] [--images 100] [--output movement]
 
 Learning rate: each network has 0.5 / (largest eigenvalue of its own initial kernel on the data), a quarter of where
 gradient descent on a fixed kernel would diverge.  Full-batch gradient descent on sum (N(x) - y)^2 / 2, y = +-1.
@@ -43,10 +43,10 @@ def digits(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return X, np.where(target[chosen] % 2, 1.0, -1.0)
 
 
-def run(depth: int, width: int, X: np.ndarray, y: np.ndarray, *, members: int, steps: int) -> dict[str, Any]:
+def run(depth: int, width: int, X: np.ndarray, y: np.ndarray, *, draws: int, steps: int) -> dict[str, Any]:
     """Train one ensemble; medians and the middle 68% of its members."""
     net = MLP([64, *[width] * (depth - 1), 1])
-    ensemble = Ensemble(net, members, seed=0, dtype=torch.float32)
+    ensemble = Ensemble(net, draws, seed=0, dtype=torch.float32)
     largest = torch.linalg.eigvalsh(ensemble.kernels(X).double())[:, -1]
     found = ensemble.train(X, y, steps, FRACTION / largest)
     loss = (found.loss / (np.square(y).sum() / 2)).to_numpy()
@@ -68,7 +68,7 @@ def run(depth: int, width: int, X: np.ndarray, y: np.ndarray, *, members: int, s
     for name in ("drift", "rotation", "centred_alignment"):
         values = found[name].to_numpy()
         rows[f"{name} at the end"] = spread(values[:, -1])
-        rows[f"{name} at equal loss"] = spread(values[np.arange(members), place][inside])
+        rows[f"{name} at equal loss"] = spread(values[np.arange(draws), place][inside])
     return rows
 
 
@@ -143,7 +143,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run, print the table, and write the figure and the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--members", type=int, default=24)
+    parser.add_argument("--draws", type=int, default=24)
     parser.add_argument("--steps", type=int, default=1024)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("movement"))
@@ -152,7 +152,7 @@ def main() -> None:
     rows, began = [], time.process_time()
     for depth, widths in NETWORKS.items():
         for width in widths:
-            rows.append(run(depth, width, X, y, members=options.members, steps=options.steps))
+            rows.append(run(depth, width, X, y, draws=options.draws, steps=options.steps))
             print(f"d = {depth}, n = {width} done, {time.process_time() - began:.0f} s of processor time", flush=True)
     print(table(rows))
     draw(rows, options.output)

@@ -60,11 +60,21 @@ def dense_training(  # noqa: PLR0917
     batch: int | None = None,
     momentum: float = 0.0,
     loss: str = "squared",
+    centred: bool = False,
     start: tuple[list[Array], list[Array]] | None = None,
 ) -> dict[str, Array]:
-    """Loss (draws, records), output (.., m, n_d), probe_output and K of ``draws`` networks."""
+    """Loss (draws, records), output (.., m, n_d), probe_output and K of ``draws`` networks.
+
+    Where ``centred``, of N - N_0: the first weights are kept, and their outputs subtracted wherever outputs are made.
+    """
     W, b = draw_networks(net, draws, rng) if start is None else start
     W, b = [w.copy() for w in W], [each.copy() for each in b]
+    first = ([w.copy() for w in W], [each.copy() for each in b])
+
+    def outputs_at(inputs: Array) -> Array:
+        now = passes(net, W, b, inputs)[1][-1]
+        return now - passes(net, *first, inputs)[1][-1] if centred else now
+
     velocities = [np.zeros_like(each) for each in (*W, *b)]
     m, outputs = len(X), net.widths[-1]
     targets = np.eye(outputs)[y] if loss == "cross-entropy" else np.reshape(y, (m, outputs))
@@ -72,14 +82,14 @@ def dense_training(  # noqa: PLR0917
     order = np.empty((draws, 0), dtype=int)
     for step in range(steps + 1):
         if step in record:
-            output = passes(net, W, b, X)[1][-1]
+            output = outputs_at(X)
             found["output"].append(output)
             if loss == "squared":
                 found["loss"].append(((output - targets) ** 2).sum((1, 2)) / 2)
             else:
                 found["loss"].append(-(np.log(softmax(output)) * targets).sum((1, 2)))
             where = X if probe is None else probe
-            found["probe_output"].append(passes(net, W, b, where)[1][-1])
+            found["probe_output"].append(outputs_at(where))
             found["K"].append(kernel(net, W, b, where))
         rows = np.broadcast_to(np.arange(m), (draws, m))
         if batch is not None:
@@ -87,7 +97,7 @@ def dense_training(  # noqa: PLR0917
                 order = rng.permuted(rows, axis=1)
             rows, order = order[:, :batch], order[:, batch:]
         inputs, wanted = X[rows], targets[rows]
-        N = passes(net, W, b, inputs)[1][-1]
+        N = outputs_at(inputs)
         slope = N - wanted if loss == "squared" else softmax(N) - wanted
         A, _, J = passes(net, W, b, inputs, slope)
         for i, layer in enumerate(net.layers):

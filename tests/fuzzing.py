@@ -423,7 +423,7 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--steps": among("1", "3", odd=("0",)), "--draws": among("1", "2"), "--seed": SEED,
         "--batch": among("1", "2", odd=("9",)), "--momentum": among("0", "0.9", odd=("1", "nan", "-1")),
         "--loss": among("squared", "cross-entropy"), "--memory": among("1GiB", odd=("1kB", "x")),
-        "-o": among("run.nc", odd=("absent/x.nc", ".")),
+        "-o": among("run.nc", odd=("absent/x.nc", ".")), "--centred": FLAG,
     }),
     "report": (1, (WIDTHS,), {**ONE, **DRAWN, "-o": among("report", odd=("X.npy",))}),
     "compare": (3, (WIDTHS,), {**ONE, **DRAWN, "--law": LAW, "--networks": among("1", "20", odd=("0",))}),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from finwidth import LawConv2d, LawLinear
+from finwidth import MatrixFreeConv2d, MatrixFreeLinear
 from finwidth.sampling.lazy_matrix.combination import Combination
 
 Layers = Any  # makes layers: .linear(in, out, gain) and .conv(in, out, kernel, gain, **where)
@@ -127,17 +127,17 @@ class InLaw:
     """Makes layers in law, and remembers their initial matrices."""
 
     def __init__(self, draws: int | None = None) -> None:
-        self.draws, self.initial = draws, dict[Any, Combination]()
+        self.draws, self.initial = draws, dict[Any, Combination[torch.Tensor]]()
 
     def _made(self, layer: Any) -> Any:
-        self.initial[layer] = layer.weight.made.copy()
+        self.initial[layer] = layer.weight.combination.copy()
         return layer
 
     def linear(self, fan_in: int, fan_out: int, gain: float) -> Any:
-        return self._made(LawLinear(fan_in, fan_out, gain=gain, draws=self.draws))
+        return self._made(MatrixFreeLinear(fan_in, fan_out, gain=gain, draws=self.draws))
 
     def conv(self, fan_in: int, fan_out: int, kernel: int, gain: float, **where: Any) -> Any:
-        return self._made(LawConv2d(fan_in, fan_out, kernel, gain=gain, draws=self.draws, **where))
+        return self._made(MatrixFreeConv2d(fan_in, fan_out, kernel, gain=gain, draws=self.draws, **where))
 
 
 class Usual:

@@ -49,7 +49,7 @@ POINT = np.array([1.0, -0.5, 1.5])
 
 
 def rate(net: MLP, times: float) -> float:
-    return times / float(in_law.initial(net, POINT, 2000, seed=99).mean())
+    return times / float(in_law.sampled_kernels(net, POINT, 2000, seed=99).mean())
 
 
 @pytest.mark.parametrize(("net", "target", "times"), CASES, ids=str)
@@ -57,11 +57,11 @@ def test_one_step_in_law_is_one_step_of_networks_with_weights(net: MLP, target: 
     """Two samples of |K_1 - K_0|; a step of 0.4 of its length must be seen."""
     lr = rate(net, times)
     K = trained(net, POINT, target, lr, DRAWS, seed=5)
-    before, after = in_law.first_step(net, POINT, np.array([target]), lr, DRAWS, seed=6)
+    before, after = in_law.sampled_first_step(net, POINT, np.array([target]), lr, DRAWS, seed=6)
     assert same_law(change(before, after), change(*K.T))
     assert same_law(after, K[:, 1])
     assert not same_law(
-        change(*in_law.first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T)
+        change(*in_law.sampled_first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T)
     )
 
 
@@ -82,7 +82,7 @@ def test_several_outputs_by_both_codes() -> None:
     """K of output 0, all outputs trained, each to a target of its own."""
     net, target = MLP([3, 12, 12, 4], activation="gelu"), np.array([2.0, -1.0, 0.0, 3.0])
     lr = rate(net, 1.0)
-    one = in_law.first_step(net, POINT, target, lr, DRAWS, seed=1)
+    one = in_law.sampled_first_step(net, POINT, target, lr, DRAWS, seed=1)
     other = dense.first_step(net, POINT, target, lr, DRAWS, seed=2)
     assert same_law(change(*one), change(*other))
     assert not same_law(change(*one), change(*dense.first_step(net, POINT, np.zeros(4), lr, DRAWS, seed=2)))
@@ -94,7 +94,7 @@ def test_movement_is_the_mean_of_what_train_does(net: MLP) -> None:
     K = finwidth.train(net, POINT[None], [1.0], steps=1, lr=found.lr, draws=4000, seed=4).K.to_numpy()[:, :, 0, 0]
     moved = change(*K.T) * found.lr  # lr = 1/E[K]
     assert abs(z_score(found, moved)) < 5
-    before, after = in_law.first_step(net, POINT, np.ones(1), found.lr, 4000, seed=3)
+    before, after = in_law.sampled_first_step(net, POINT, np.ones(1), found.lr, 4000, seed=3)
     assert found.movement == pytest.approx(change(before, after).mean() * found.lr, rel=1e-12)
     assert found.median == pytest.approx(np.median(change(before, after)) * found.lr, rel=1e-12)
 
@@ -225,10 +225,12 @@ def test_drawn_spread_and_its_error() -> None:
     from finwidth import advice
 
     net = MLP([10, *[40] * 3, 1])
-    K = in_law.initial(net, np.ones(10), 4000, seed=0)
+    K = in_law.sampled_kernels(net, np.ones(10), 4000, seed=0)
     error = advice._cv_error(K / K.mean())
     assert abs(K.std() / K.mean() - moments(net, [1.0] * 10).cv) < 5 * error
-    found = [float(k.std() / k.mean()) for k in in_law.initial(net, np.ones(10), 100_000, seed=1).reshape(25, -1)]
+    found = [
+        float(k.std() / k.mean()) for k in in_law.sampled_kernels(net, np.ones(10), 100_000, seed=1).reshape(25, -1)
+    ]
     assert np.std(found) == pytest.approx(error, rel=0.5)
 
 
@@ -246,7 +248,7 @@ def test_a_step_past_the_range_of_a_double() -> None:
     assert found.name == "moving"
     assert "past a double's range" in found.advice
     with pytest.raises(NotFiniteError):
-        in_law.first_step(MLP([3, 4, 4, 1]), POINT, np.ones(1), 1e150, 10, seed=0)
+        in_law.sampled_first_step(MLP([3, 4, 4, 1]), POINT, np.ones(1), 1e150, 10, seed=0)
     uniform = regime(MLP([3, 4, 4, 1], weight_law="uniform"), lr=1e150)
     assert "past a double's range" in uniform.advice
 
@@ -313,7 +315,7 @@ def test_the_targets_part_against_exact_second_moments(parameterization: str) ->
     net, lr = MLP([2, 6, 6, 1], activation="linear", parameterization=parameterization), 1e-6
     exact = moments(net, [1.0, 1.0], order=4)
     for target in (0, 3):
-        before, after = in_law.first_step(net, np.ones(2), np.array([target]), lr, 400_000, seed=2)
+        before, after = in_law.sampled_first_step(net, np.ones(2), np.array([target]), lr, 400_000, seed=2)
         squares = ((after - before) / lr) ** 2
         wanted = float(exact.update_variance(target)) + float(exact.update["dK"]) ** 2
         z = (squares.mean() - wanted) / (squares.std() / math.sqrt(len(squares)))

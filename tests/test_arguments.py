@@ -115,7 +115,7 @@ def test_mistakes_with_modules_are_told() -> None:
     from finwidth import empirical
 
     module, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.ones(2, 1)
-    layer = fw.LawLinear(2, 3)
+    layer = fw.MatrixFreeLinear(2, 3)
     ensemble = empirical.Ensemble(NET, 2)
     mistakes: tuple[Callable[[], Any], ...] = (
         lambda: empirical.ntk(module, x.to("meta")),
@@ -126,15 +126,15 @@ def test_mistakes_with_modules_are_told() -> None:
         lambda: empirical.sgd_update(torch.nn.ReLU(), x, y),
         lambda: empirical.sgd_update(module, x, y, lr="x"),  # type: ignore[call-overload]
         lambda: empirical.Tracker(torch.nn.ReLU(), x),
-        lambda: empirical.Tracker(module, x, steps=object()),  # type: ignore[arg-type]
+        lambda: empirical.Tracker(module, x, record=object()),  # type: ignore[arg-type]
         lambda: empirical.combine(None),  # type: ignore[arg-type]
         lambda: empirical.combine("x"),
         lambda: empirical.combine([1]),  # type: ignore[list-item]
         lambda: ensemble.train(x.double(), "x", 1, 0.1),
         lambda: ensemble.train(x.double(), y, 1, "x"),
         lambda: ensemble.member(5),
-        lambda: fw.LawLinear(10**30, 5),
-        lambda: fw.LawLinear(2, 5, device="meta"),
+        lambda: fw.MatrixFreeLinear(10**30, 5),
+        lambda: fw.MatrixFreeLinear(2, 5, device="meta"),
         lambda: fw.sample(NET, [1, 2], 5, device="meta"),
         lambda: fw.tangent_kernel(layer(torch.ones(2, 2)), layer.parameters()),
     )

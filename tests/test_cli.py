@@ -96,6 +96,9 @@ def test_train_json(tmp_path: Path) -> None:
         assert np.array_equal(again.K, stored.K)
     assert found["trajectory"]["step"] == [0, 1, 2, 3, 4]
     assert found["trajectory"]["drift"]["mean"][0] == 0
+    centred = json.loads(run(*arguments, "--centred", "--json", cwd=tmp_path).stdout)
+    losses = centred["trajectory"]["loss"]
+    assert (losses["mean"][0], losses["se"][0]) == ((1 + 1 + 0.25) / 2, 0)  # outputs start at 0
     table = run(*arguments, "--activation", "gelu", cwd=tmp_path)
     assert table.returncode == 0
     assert "Learning rate" in table.stdout
@@ -202,7 +205,7 @@ MISTAKES = {
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
     "sample 2,3,1 -i 1,2 --tilted -o draws.nc": "leave one of the two out",
     "sample 2,3,1 -i 1,2 --tilted --activation abs": "tilted draws need ReLU",
-    "sample 2,3,1 -i 1,2 --activation tanh": "not positively homogeneous",
+    "sample 2,3,1 -i 1,2 --activation tanh": "its activation is tanh",
     "train 2,3,1 -i X.npy": "targets are missing",
     "train 2,3,1 -i X.npy -t 1,2,3": "targets have shape",
     "train 2,3,1 -i X.npy -t 1,2 --lr 0": "lr is 0",

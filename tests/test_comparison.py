@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
         assert abs(row.tilted.z(row.exact) or 0) < 5
     by_name = {row.quantity: row for row in found.rows}
     assert not any(by_name[name].sampled.trust for name in ("K^2", "dK"))  # type: ignore[union-attr]
-    assert found.to_json()["quantities"]["dK"]["tilted"]["trust"] is True
+    document: Any = found.to_json()
+    assert document["quantities"]["dK"]["tilted"]["trust"] is True
 
 
 def test_networks_without_the_sampled_route() -> None:
@@ -54,7 +56,8 @@ def test_networks_without_the_sampled_route() -> None:
     assert found.not_sampled is not None
     assert "its weights are uniform" in found.not_sampled
     assert all(row.sampled is None and row.networks.trust for row in found.rows)
-    assert found.to_json()["quantities"]["K"]["sampled"] is None
+    document: Any = found.to_json()
+    assert document["quantities"]["K"]["sampled"] is None
 
 
 def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +88,8 @@ def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         row = rows[name]
         assert row.sampled is not None
         assert {row.sampled.trust, row.networks.trust} == {name == "K*K_b"}
-    tables.comparison(found)
-    tables.moments(finwidth.moments(net, [1, 2], exact=True), None)
+    tables.print_comparison(found)
+    tables.print_moments(finwidth.moments(net, [1, 2], exact=True), None)
     assert capsys.readouterr().out.count("E[K K_b]") == 2
 
 

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def test_digits_movement(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn", reason="needs the digits extra")
-    command = [sys.executable, str(EXAMPLES / "digits_movement.py"), "--members", "3", "--steps", "3", "--images", "12"]
+    command = [sys.executable, str(EXAMPLES / "digits_movement.py"), "--draws", "3", "--steps", "3", "--images", "12"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert process.returncode == 0, process.stderr
     assert not process.stderr

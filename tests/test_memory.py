@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import finwidth
 from finwidth import MLP, FinwidthError
 from finwidth.memory import check_memory
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
 
 READ: list[tuple[Any, int]] = [
     ("4GiB", 2**32),
@@ -41,9 +41,11 @@ REFUSED: list[Any] = [
 ]  # fmt: skip
 
 
-def law_layer(kind: str, memory: Any) -> Any:
+def matrix_free_layer(kind: str, memory: Any) -> Any:
     pytest.importorskip("torch")
-    return finwidth.LawLinear(3, 2, memory=memory) if kind == "linear" else finwidth.LawConv2d(3, 2, 1, memory=memory)
+    if kind == "linear":
+        return finwidth.MatrixFreeLinear(3, 2, memory=memory)
+    return finwidth.MatrixFreeConv2d(3, 2, 1, memory=memory)
 
 
 def empirical(kind: str, memory: Any) -> Any:
@@ -62,9 +64,9 @@ def empirical(kind: str, memory: Any) -> Any:
 
 ENTRIES: dict[str, Callable[[Any], Any]] = {
     "train": lambda memory: finwidth.train(MLP([3, 2, 1]), np.eye(3), [1.0, 0.0, 2.0], 1, 0.01, 1, memory=memory),
-    "GaussianMatrix": lambda memory: GaussianMatrix(3, 3, np.random.default_rng(0), memory=memory),
-    "LawLinear": lambda memory: law_layer("linear", memory),
-    "LawConv2d": lambda memory: law_layer("convolution", memory),
+    "DeferredGaussianMatrix": lambda memory: DeferredGaussianMatrix(3, 3, np.random.default_rng(0), memory=memory),
+    "MatrixFreeLinear": lambda memory: matrix_free_layer("linear", memory),
+    "MatrixFreeConv2d": lambda memory: matrix_free_layer("convolution", memory),
     **{
         kind: functools.partial(empirical, kind)
         for kind in ("ntk", "explain", "sgd_update", "Tracker", "Ensemble", "Ensemble of modules")

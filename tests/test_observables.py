@@ -130,7 +130,7 @@ def tracked(net: MLP, targets: Any, loss: Callable[..., Any]) -> Any:
     torch.set_num_threads(1)
     module = finwidth.empirical.MLP(net, seed=3)
     optimizer = torch.optim.SGD(module.parameter_groups(lr=0.02))
-    tracker = finwidth.empirical.Tracker(module, X, targets, steps=1, scale=module.scale, kernels=True)
+    tracker = finwidth.empirical.Tracker(module, X, targets, record=1, scale=module.scale, kernels=True)
     for _ in range(3):
         optimizer.zero_grad()
         loss(module(torch.as_tensor(X))).backward()
@@ -188,7 +188,7 @@ def test_ensembles_give_the_number_of_the_tracker(name: str) -> None:
     outputs, targets, _, kind = CASES[name]
     ensemble = finwidth.empirical.Ensemble(MLP([3, 8, outputs]), 2, seed=3)
     K = ensemble.kernels(X).numpy()
-    found = ensemble.train(X, targets, 2, 0.02, at=1)
+    found = ensemble.train(X, targets, 2, 0.02, record=1)
     assert found.attrs["targets_are"] == kind
     right = observe(K, K, target_gram(targets, 6, outputs))
     tracker = finwidth.empirical.Tracker(

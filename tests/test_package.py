@@ -21,6 +21,7 @@ PUBLIC = {
     "Regime",
     "SignalMoments",
     "SmoothActivation",
+    "Summary",
     "WeightLaw",
     "bounds",
     "compare",
@@ -32,6 +33,7 @@ PUBLIC = {
     "sample",
     "sample_gram",
     "signal_moments",
+    "summarize",
     "sweep",
     "train",
     "width_for",
@@ -49,7 +51,7 @@ def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nkt'"):
         _ = finwidth.empirical.nkt  # type: ignore[attr-defined]
     assert "ntk" in dir(finwidth.empirical)
-    assert {"LawLinear", "sample", "empirical", "plots"} <= set(dir(finwidth))
+    assert {"MatrixFreeLinear", "sample", "empirical", "plots"} <= set(dir(finwidth))
 
 
 def test_import_is_light() -> None:

@@ -20,8 +20,8 @@ import finwidth
 from finwidth import MLP, Activation, FinwidthError
 from finwidth.empirical.reference.brute_force import draw_networks, kernel
 from finwidth.networks.laws import FloatArray
-from finwidth.sampling.one_input.importance import tilted
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.one_input.importance import importance_estimates
+from finwidth.sampling.statistics.estimates import estimate_moments
 from stats import same_law, same_mean
 
 SIZES = [5e-324, 1e-310, 1e-300, 1e-200, 1e-165, 1e-162, 1e-155, 1e-150, 1e-100, 1.0, 1e70]
@@ -68,7 +68,7 @@ def test_means_agree_with_the_exact_ones(name: str, size: float) -> None:
                 assert abs(found.value - row.exact) <= 1e-9 * abs(row.exact) if z is None else abs(z) < 5.5, row
     assert all(row.networks.trust for row in rows if row.quantity in {"K", "K_w", "K_b"})
     if name == "relu":
-        drawn = tilted(net, x, 20_000, seed=2)
+        drawn = importance_estimates(net, x, 20_000, seed=2)
         assert drawn["K_b"].value == pytest.approx(float(finwidth.moments(net, x).K_b.mean), rel=0.05)
 
 
@@ -116,7 +116,7 @@ def test_first_change_beside_tiny_inputs(activation: str, bias: str) -> None:
 
     def dK(power: int) -> Any:
         given = np.ldexp(X, np.array([[0], [power], [0]]))
-        return finwidth.sample_gram(net, given, 100, seed=1, targets=[1, -1, 0.5]).dK.to_numpy()
+        return finwidth.sample_gram(net, given, 100, seed=1, y=[1, -1, 0.5]).dK.to_numpy()
 
     one, other = dK(-400), dK(-500)
     assert np.isfinite(other).all()
@@ -133,7 +133,7 @@ def test_first_change_does_not_jump_where_units_begin() -> None:
 
     def largest(power: int) -> float:
         given = np.ldexp(X, np.array([[0], [power], [0]]))
-        dK = finwidth.sample_gram(net, given, 300, seed=1, targets=[1, -1, 0.5]).dK.to_numpy()
+        dK = finwidth.sample_gram(net, given, 300, seed=1, y=[1, -1, 0.5]).dK.to_numpy()
         return float(np.abs(dK[:, 0, 0]).max())
 
     sizes = [largest(power) for power in (-20, -60, -100, -300, -500)]
@@ -156,7 +156,7 @@ def test_tiny_inputs_in_training(activation: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_vectors_of_any_size_meet_law_layers(dtype: str) -> None:
+def test_vectors_of_any_size_meet_matrix_free_layers(dtype: str) -> None:
     torch = pytest.importorskip("torch", reason="a torch layer")
     kind = getattr(torch, dtype)
     sizes = [2.0**-120, 2.0**-100, 2.0**-70, 2.0**100] if dtype == "float32" else [2.0**-1040, 2.0**-600, 2.0**900]
@@ -164,7 +164,7 @@ def test_vectors_of_any_size_meet_law_layers(dtype: str) -> None:
 
         def norm(size: float, n: int = n) -> Any:
             torch.manual_seed(0)
-            layer = finwidth.LawLinear(n, n, bias=False, dtype=kind)
+            layer = finwidth.MatrixFreeLinear(n, n, bias=False, dtype=kind)
             x = torch.tensor(np.linspace(-1, 2, n), dtype=kind)[None] * size
             with np.errstate(over="ignore"):  # NumPy 1.26 sees one where a subnormal divides
                 return layer(x).detach().double().numpy() / size
@@ -188,13 +188,13 @@ def test_what_overflows_is_told(name: str, size: float) -> None:
     calls: list[Callable[[], object]] = [
         lambda: finwidth.sample(net, x, 100),
         lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100),
-        lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100, targets=[1, 2]),
+        lambda: finwidth.sample_gram(net, [x, [1.0, 1.0]], 100, y=[1, 2]),
         lambda: finwidth.train(net, [x, [1.0, 1.0]], [1.0, 2.0], 2, 0.01, 3),
         lambda: finwidth.infinite_width_gram(net, [x, [1.0, 1.0]]),
         lambda: finwidth.infinite_width(net, x),
         lambda: finwidth.compare(net, x, draws=100, networks=10),
     ]
-    calls += [lambda: tilted(net, x, 100)] if name in {"relu", "no biases"} else []
+    calls += [lambda: importance_estimates(net, x, 100)] if name in {"relu", "no biases"} else []
     for call in calls:
         with pytest.raises(FinwidthError, match="overflow"):
             call()
@@ -211,14 +211,14 @@ def test_estimates_of_huge_and_tiny_numbers_have_errors() -> None:
     rng = np.random.default_rng(0)
     drawn = {name: rng.exponential(size=5000) for name in ("K_w", "K_b")}
     drawn |= {"K": drawn["K_w"] + drawn["K_b"], "dK": -drawn["K_w"]}
-    one = estimates([drawn])
+    one = estimate_moments([drawn])
     for size in (1e-150, 1e-120, 1e120, 1e150):
-        scaled = estimates([{name: size * values for name, values in drawn.items()}])
+        scaled = estimate_moments([{name: size * values for name, values in drawn.items()}])
         for name, power in (("K", 1), ("dK", 1), ("K^2", 2), ("K_w*K_b", 2)):
             assert scaled[name].value == pytest.approx(one[name].value * size**power, rel=1e-9)
             assert scaled[name].se == pytest.approx(one[name].se * size**power, rel=1e-9)
             assert scaled[name].effective_draws == pytest.approx(one[name].effective_draws)
-    infinite = estimates([{name: 1e200 * values for name, values in drawn.items()}])["K^2"]
+    infinite = estimate_moments([{name: 1e200 * values for name, values in drawn.items()}])["K^2"]
     assert (infinite.value, infinite.trust, infinite.z(1.0)) == (math.inf, False, None)
     assert "overflows" in infinite.verdict
 

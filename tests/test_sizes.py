@@ -24,9 +24,9 @@ from finwidth.exact.grid import moments_grid
 from finwidth.memory import afford, available
 from finwidth.paper.paths import PathEnumeration
 from finwidth.progress import Stage, check_time, stage, watching
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
-from finwidth.sampling.one_input.importance import tilted
-from finwidth.sweeps.execution.run import check_sizes
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
+from finwidth.sampling.one_input.importance import importance_estimates
+from finwidth.sweeps.execution.run import check_grid_size
 
 GIB = 2**30
 
@@ -193,11 +193,11 @@ MANY = np.ones((10**5, 3))
 CALLS: dict[str, Callable[[], object]] = {
     "sample": lambda: finwidth.sample(NET, ONES, 10**9),
     "sample for ever": lambda: finwidth.sample(NET, ONES, 10**4000),
-    "tilted": lambda: tilted(NET, ONES, HUGE),
+    "tilted": lambda: importance_estimates(NET, ONES, HUGE),
     "sample_gram draws": lambda: finwidth.sample_gram(NET, np.eye(3), HUGE),
     "sample_gram inputs": lambda: finwidth.sample_gram(NET, MANY, 1),
     "sample_gram width": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1),
-    "sample_gram targets": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1, targets=[1, 2, 3]),
+    "sample_gram targets": lambda: finwidth.sample_gram(WIDE, np.eye(3), 1, y=[1, 2, 3]),
     "train width": lambda: finwidth.train(WIDE, np.eye(3), [1, 2, 3], 2, 0.1, 1),
     "train width, no neuron of a float": lambda: finwidth.train(MLP([3, 10**400, 1]), np.eye(3), [1, 2, 3], 2, 0.1, 1),
     "train draws": lambda: finwidth.train(NET, np.eye(3), [1, 2, 3], 2, 0.1, HUGE),
@@ -214,7 +214,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "closed form of wide layers": lambda: closed_form_value("K_b^2", width=10**15, depth=2, input_width=2, norm2=5),
     "layers": lambda: MLP(range(1, 10**12)),
     "paths": lambda: PathEnumeration(MLP([3] * 100), ONES),
-    "matrix": lambda: GaussianMatrix(10**12, 3, np.random.default_rng(0)) @ ONES,
+    "matrix": lambda: DeferredGaussianMatrix(10**12, 3, np.random.default_rng(0)) @ ONES,
 }
 
 
@@ -244,9 +244,9 @@ TORCH_CALLS: dict[str, Callable[[Any], object]] = {
     "members of modules": lambda e: e.Ensemble(lambda: e.MLP(MLP([3, 300, 300, 1])), 10**5),
     "kernels": lambda e: e.Ensemble(NET, 2).kernels(MANY),
     "Tracker": lambda e: e.Tracker(e.MLP(NET), MANY),
-    "LawLinear": lambda e: finwidth.LawLinear(10**30, 5),
-    "LawLinear of draws": lambda e: finwidth.LawLinear(10, 5, draws=10**12),
-    "LawConv2d": lambda e: finwidth.LawConv2d(10**12, 5, 3),
+    "MatrixFreeLinear": lambda e: finwidth.MatrixFreeLinear(10**30, 5),
+    "MatrixFreeLinear of draws": lambda e: finwidth.MatrixFreeLinear(10, 5, draws=10**12),
+    "MatrixFreeConv2d": lambda e: finwidth.MatrixFreeConv2d(10**12, 5, 3),
 }
 
 
@@ -264,9 +264,9 @@ def test_a_sweep_of_a_year_on_this_machine_may_run_on_a_cluster() -> None:
 
     axes = {"depth": list(range(1, 101)), "width": list(range(1, 101)), "n_0": 2}
     config, _ = read_config({"quantities": ["sampled"], "axes": axes, "sampled": {"draws": 10**10}})
-    check_sizes(config, None)
+    check_grid_size(config, None)
     with pytest.raises(SizeError, match=r"would take about \d+\.\d years"):
-        check_sizes(config, 4)
+        check_grid_size(config, 4)
 
 
 # ---- estimates
@@ -288,7 +288,7 @@ SLOW_PEAKS: dict[str, tuple[str, int, int]] = {
     "sample_gram, draws": ("finwidth.sample_gram(MLP([3, *[8] * 3, 1]), np.eye(3), %d, threads=1)", 10, 10**6),
     "sample_gram, inputs": (f"finwidth.sample_gram(MLP([3, *[300] * 3, 1]), {RNG}, 2, threads=1)", 10, 1500),
     "sample_gram, targets": (
-        "finwidth.sample_gram(MLP([3, *[%d] * 3, 1]), np.eye(3), 2, threads=1, targets=[1, 2, 3])", 100, 5 * 10**5,
+        "finwidth.sample_gram(MLP([3, *[%d] * 3, 1]), np.eye(3), 2, threads=1, y=[1, 2, 3])", 100, 5 * 10**5,
     ),
     "train, result": (
         "finwidth.train(MLP([3, 20, 1]), np.random.default_rng(0).normal(size=(100, 3)), np.ones(100), %d, 1e-5, 5)",

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from finwidth import sweeps as sweeps
     from finwidth.public import *  # noqa: F403
     from finwidth.public import __version__ as __version__
-    from finwidth.sampling.layers.modules import LawConv2d as LawConv2d
-    from finwidth.sampling.layers.modules import LawLinear as LawLinear
+    from finwidth.sampling.layers.modules import MatrixFreeConv2d as MatrixFreeConv2d
+    from finwidth.sampling.layers.modules import MatrixFreeLinear as MatrixFreeLinear
     from finwidth.sampling.layers.modules import tangent_kernel as tangent_kernel
 
 
-_OF_TORCH = {"LawConv2d", "LawLinear", "tangent_kernel"}
+_OF_TORCH = {"MatrixFreeConv2d", "MatrixFreeLinear", "tangent_kernel"}
 
 
 if not TYPE_CHECKING:  # a type checker would take any name
@@ -28,6 +28,7 @@ if not TYPE_CHECKING:  # a type checker would take any name
     def __getattr__(name: str) -> Any:
         """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
         if name in _OF_TORCH:
+            import_module("finwidth.extras").load_extra("torch", f"finwidth.{name}")
             return getattr(import_module("finwidth.sampling.layers.modules"), name)
         if not name.startswith("_") and find_spec(f"finwidth.{name}"):  # a part of the package, which others may load
             return import_module(f"finwidth.{name}")

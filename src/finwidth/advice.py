@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, check_mlp
-from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
+from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.training import first_step as in_law
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def regime(
     lr: float | None = None,
     draws: int | None = None,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
@@ -129,7 +129,7 @@ def regime(
     """
     net, seed = _network(net, init), check_seed(seed)
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
-    wanted = _targets(net, target)
+    wanted = _step_targets(net, target)
     draws = _default_draws(net) if draws is None else count("draws", draws)
     if draws == 1:
         raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
@@ -144,24 +144,24 @@ def regime(
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * (lr is None)}"
     advice = (
         f"at this input its kernel varies by {spread} of its mean between initializations, and the first step of SGD, "
-        f"on this input alone with {step}, moves it {_size(movement, error, median)}: {_MEANING[name]}; "
+        f"on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: {_MEANING[name]}; "
         "longer training, more inputs, another target or rate are another matter"
     )
     return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
 
 
-def why_not(net: MLP) -> str | None:
+def too_large(net: MLP) -> str | None:
     """Why `regime` does not draw a network unless told how often: it is too large; None if it is not."""
-    if why_not_gaussian(net):
+    if not_gaussian(net):
         weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
         if weights > _MOST_WEIGHTS:
-            return f"{why_not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
+            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
     elif sum(net.widths[1:]) > _MOST_NEURONS:
         return f"it has {sum(net.widths[1:]):.2g} neurons"
     return None
 
 
-def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
+def _network(net: MLP | nn.Module, init: str | Mapping[str, object] | None) -> MLP:
     if isinstance(net, MLP) or not hasattr(net, "parameters"):
         return check_mlp(net)
     from finwidth import empirical
@@ -170,7 +170,7 @@ def _network(net: MLP | nn.Module, init: str | Mapping[str, Any] | None) -> MLP:
     return recognised
 
 
-def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
+def _step_targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
     outputs = net.widths[-1]
     given = numbers(target)
     if given is None or given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
@@ -180,9 +180,9 @@ def _targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
 
 def _default_draws(net: MLP) -> int:
     """Number of draws that take about a second; FinwidthError if even the smallest number takes much longer."""
-    if reason := why_not(net):
+    if reason := too_large(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
-    if why_not_gaussian(net):
+    if not_gaussian(net):
         affordable = _WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers)
     else:
         affordable = _NEURONS // sum(net.widths[1:])
@@ -195,8 +195,8 @@ def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tu
         exact = moments(net, x)
         mean, cv, error = float(exact.mean), exact.cv, 0.0
     else:
-        route = dense if why_not_gaussian(net) else in_law
-        K = route.initial(net, point, draws, seed)
+        kernels = dense.initial if not_gaussian(net) else in_law.sampled_kernels
+        K = kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
     if not mean:
@@ -216,9 +216,9 @@ def _cv_error(relative: FloatArray) -> float:
 
 def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
-    route = dense if why_not_gaussian(net) else in_law
+    first_step = dense.first_step if not_gaussian(net) else in_law.sampled_first_step
     try:
-        before, after = route.first_step(net, x, target, lr, draws, seed)
+        before, after = first_step(net, x, target, lr, draws, seed)
     except NotFiniteError:
         return np.full(1, math.inf)
     moved: npt.NDArray[np.float64] = np.abs(after - before)
@@ -242,7 +242,7 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 
 
-def _size(movement: float, error: float, median: float) -> str:
+def _movement_in_words(movement: float, error: float, median: float) -> str:
     """How far a step moves the kernel, in words."""
     if math.isnan(median):
         return "past a double's range in some networks"

@@ -1,4 +1,4 @@
-"""What users give, checked: each function returns what it proved, or raises a FinwidthError that says what to give.
+"""Checks of arguments: each function returns the value it proved, or raises a FinwidthError that says what to give.
 
 Looking at a value runs its own code (``__index__``, ``__float__``, ``__array__``, ``__len__``), which may raise
 anything; so these, and nothing else here, are inside ``except Exception``.
@@ -8,46 +8,68 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Rational, Real
 from pathlib import Path
-from typing import Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError, shown
+from finwidth.extras import load_extra
 
-FloatArray = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import torch
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Number: TypeAlias = Real | Decimal
+
+Told = TypeVar("Told")
+Instance = TypeVar("Instance")
+Item = TypeVar("Item")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def count(name: str, value: Any, least: int = 1) -> int:
+def count(name: str, value: object, least: int = 1) -> int:
     """A whole number of at least ``least``.
 
     >>> from finwidth.arguments import count
     >>> count("draws", 5)
     5
     """
+    if type(value) is int and value >= least:  # nearly always
+        return value
     number = index(value)
     if number is None or number < least:
         raise FinwidthError(f"{name} is {shown(value)}; give a whole number, {least} or more")
     return number
 
 
-def index(value: Any) -> int | None:
+def index(value: object) -> int | None:
     """A whole number; None if it is none, or a truth value."""
     if isinstance(value, bool | np.bool_ | np.timedelta64):  # NumPy takes times for whole numbers
         return None
     try:
-        return int(operator.index(value))
+        return int(operator.index(value)) if isinstance(value, SupportsIndex) else None
     except Exception:
         return None
 
 
-def real(name: str, value: Any, wanted: str, allowed: Callable[[float], bool] = math.isfinite) -> float:
+def real(name: str, value: object, wanted: str, allowed: Callable[[float], bool] = math.isfinite) -> float:
     """A real number that a double holds, of those that are ``allowed``.
 
     >>> from finwidth.arguments import real
@@ -60,103 +82,99 @@ def real(name: str, value: Any, wanted: str, allowed: Callable[[float], bool] = 
     return number
 
 
-def exact(name: str, value: Any, wanted: str, allowed: Callable[[Fraction], bool] = lambda _: True) -> Fraction:
-    """The same as a fraction, without rounding: its size is one that a double has."""
+def exact(name: str, value: object, wanted: str, allowed: Callable[[Fraction], bool] = lambda _: True) -> Fraction:
+    """A real number as a fraction, without rounding, of a size that a double has."""
     if not is_double(value) or not allowed(fraction := as_fraction(value)):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return fraction
 
 
-def is_double(value: Any) -> bool:
+def is_double(value: object) -> TypeGuard[SupportsFloat]:
     """Whether it is a real number of a size that a double has: neither infinite there, nor 0 unless it is 0."""
     number = _float(value)
     return math.isfinite(number) and (number != 0 or value == 0)
 
 
-def as_fraction(value: Any) -> Fraction:
+def as_fraction(value: SupportsFloat) -> Fraction:
     """A finite real number, exactly."""
     if isinstance(value, Rational):  # NumPy's whole numbers are some
         return Fraction(int(value.numerator), int(value.denominator))
     return Fraction(value) if isinstance(value, Decimal) else Fraction(float(value))
 
 
-def _float(value: Any) -> float:
+def _float(value: object) -> float:
     """NaN if it is no real number, or past a double's range."""
     if isinstance(value, bool | np.timedelta64):  # NumPy takes times for whole numbers
         return math.nan
     try:
-        return float(value) if isinstance(value, Real | Decimal) else math.nan
+        return float(value) if isinstance(value, Number) else math.nan
     except (OverflowError, ValueError):  # a signalling NaN raises the latter
         return math.nan
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
         raise FinwidthError(f"{name} is {shown(value)}; give True or False")
     return bool(value)
 
 
-def one_of(name: str, value: Any, names: Collection[str], more: str = "") -> str:
+def one_of(name: str, value: object, names: Collection[str], more: str = "") -> str:
     """One of a few names."""
     if not isinstance(value, str) or value not in names:
         raise FinwidthError(f"{name} {shown(value)} is not known; choose one of {', '.join(names)}{more}")
     return str(value)
 
 
-def text(name: str, value: Any, wanted: str) -> str:
+def text(name: str, value: object, wanted: str) -> str:
     """A text."""
     if not isinstance(value, str):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return str(value)
 
 
-def path(name: str, value: Any) -> Path:
+def path(name: str, value: object) -> Path:
     """A path of a file or folder."""
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise FinwidthError(f"{name} is {shown(value)}; give a path")
     return Path(value)
 
 
-def items(name: str, values: Any, wanted: str) -> list[Any]:
+def items(name: str, values: Iterable[Item] | Fraction | float | type, wanted: str) -> list[Item]:
     """The values of a list, or of something like it."""
-    listed = isinstance(values, Collection) and not isinstance(values, str | bytes | bytearray | memoryview | Mapping)
-    try:
-        found = list(values) if listed and len(values) >= 0 else None
-    except Exception:
-        found = None
+    found: list[Item] | None = None
+    if isinstance(values, Collection) and not isinstance(values, str | bytes | bytearray | memoryview | Mapping):
+        with suppress(Exception):
+            found = list(values) if len(values) >= 0 else None
     if found is None:
         raise FinwidthError(f"{name} is {shown(values)}; give {wanted}")
     return found
 
 
-def table(name: str, value: Any, wanted: str) -> dict[str, Any]:
+def table(name: str, value: Mapping[str, Item] | type, wanted: str) -> dict[str, Item]:
     """A mapping whose keys are texts."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return dict(value)
 
 
-def function(name: str, value: Any, wanted: str = "a function") -> Callable[..., Any]:
+def function(name: str, value: Function | None, wanted: str = "a function") -> Function:
     """Something that can be called."""
     if not callable(value):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
-    found: Callable[..., Any] = value
-    return found
+    return value
 
 
-def progress(value: Any) -> Callable[[Any], object]:
-    """What is called with how far the work is; its exceptions pass through, so that it can end the work."""
-    return (
-        (lambda _: None)
-        if value is None
-        else function("progress", value, "a function of one argument, or leave it out")
-    )
+def progress(value: Callable[[Told], object] | None) -> Callable[[Told], object]:
+    """A function to call with how far the work is; its exceptions pass through, so that it can end the work."""
+    if value is None:
+        return lambda _: None
+    return function("progress", value, "a function of one argument, or leave it out")
 
 
 @contextmanager
 def running(name: str) -> Iterator[None]:
-    """What a function raises that the user gave is told as a mistake in it."""
+    """Turn exceptions of a user's function into FinwidthErrors that name it."""
     try:
         yield
     except FinwidthError:
@@ -166,36 +184,49 @@ def running(name: str) -> Iterator[None]:
         raise FinwidthError(f"{name} raises {type(error).__name__}: {message}") from error
 
 
-def instance(name: str, value: Any, kind: type, wanted: str) -> Any:
+def instance(name: str, value: object, kind: type[Instance], wanted: str) -> Instance:
     """A value of a type."""
     if not isinstance(value, kind):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return value
 
 
-def real_array(values: Any) -> npt.NDArray[Any] | None:
+def real_array(values: object) -> npt.NDArray[Any] | None:
     """Real numbers as an array, whole ones as such; None if there are others, or some are missing."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         return None
     try:
-        found = np.asarray(_from_torch(values))
+        found: npt.NDArray[Any] = np.asarray(_from_torch(values) if isinstance(values, _Tensor) else values)
     except Exception:
         return None
     if found.dtype.kind == "O":
-        whole = all(isinstance(each, Real | Decimal) for each in found.flat)
-        return np.array([_rounded(each) for each in found.flat]).reshape(found.shape) if whole else None
+        real = all(isinstance(each, Number) for each in found.flat)
+        return np.array([_rounded(each) for each in found.flat]).reshape(found.shape) if real else None
     return found if found.dtype.kind in "biuf" else None
 
 
-def _from_torch(values: Any) -> Any:
-    """A tensor without what NumPy does not take: gradients, a device, bfloat16."""
-    if not hasattr(values, "detach"):
-        return values
+@runtime_checkable
+class _Tensor(Protocol):
+    """A torch tensor, as far as it is used here."""
+
+    dtype: object
+
+    def detach(self) -> _Tensor: ...
+
+    def cpu(self) -> _Tensor: ...
+
+    def float(self) -> _Tensor: ...
+
+    def __array__(self) -> npt.NDArray[np.generic]: ...
+
+
+def _from_torch(values: _Tensor) -> _Tensor:
+    """A tensor that NumPy takes: without gradients, on no device, no bfloat16."""
     values = values.detach().cpu()
     return values.float() if "bfloat16" in str(values.dtype) else values
 
 
-def _rounded(value: Any) -> float:
+def _rounded(value: Number) -> float:
     """As a double; infinite past its range, and NaN where it is one."""
     try:
         return float(value)
@@ -205,15 +236,15 @@ def _rounded(value: Any) -> float:
         return math.nan
 
 
-def numbers(values: Any, *, copy: bool = True) -> FloatArray | None:
+def numbers(values: object, *, copy: bool = True) -> FloatArray | None:
     """Real numbers as float64, inf where a double overflows; None if there are others, or some are missing."""
     found = real_array(values)
     with np.errstate(over="ignore"):
         return None if found is None else found.astype(np.float64, copy=copy)
 
 
-def array(name: str, values: Any, wanted: str, *, copy: bool = True) -> FloatArray:
-    """The same of finite numbers; without a copy, if it is only read, where it is such an array already."""
+def array(name: str, values: object, wanted: str, *, copy: bool = True) -> FloatArray:
+    """Finite real numbers as float64; without a copy, if it is only read, where it is such an array already."""
     found = numbers(values, copy=copy)
     if found is None:
         raise FinwidthError(f"{name} is {shown(values)}, not an array of numbers; give {wanted}")
@@ -222,15 +253,11 @@ def array(name: str, values: Any, wanted: str, *, copy: bool = True) -> FloatArr
     return found
 
 
-def check_device(device: Any) -> Any:
+def check_device(device: object) -> torch.device:
     """The torch device called ``device``; raises FinwidthError unless torch is installed and finds it."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FinwidthError(
-            f"device={shown(device)} needs PyTorch, which is not installed; pip install 'finwidth[torch]', or leave it "
-            "out"
-        ) from None
+    load_extra("torch", f"device={shown(device)}")
+    import torch
+
     wanted = "give one such as 'cpu' or 'cuda:0'"
     if not isinstance(device, str | torch.device):
         raise FinwidthError(f"device={shown(device)} is no device; {wanted}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.routes import instead
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
-from finwidth.sampling.one_input import importance
-from finwidth.sampling.one_input import norm_chain as diagonal
-from finwidth.sampling.random.streams import check_seed, check_threads
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.one_input import importance, sample
+from finwidth.sampling.random.streams import check_seed
+from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
+from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ class Row:
     tilted: Estimate | None
     networks: Estimate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The exact value and the estimates, with z-scores against it."""
         return {
             "exact": self.exact,
@@ -61,9 +62,9 @@ class Comparison:
     rows: tuple[Row, ...]
     not_sampled: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
@@ -93,7 +94,7 @@ def compare(
     draws: int = ...,
     networks: int | None = ...,
     seed: int = ...,
-    init: str | Mapping[str, Any] | None = ...,
+    init: str | Mapping[str, object] | None = ...,
     progress: Callable[[int], object] | None = ...,
 ) -> ModuleComparison: ...
 
@@ -105,7 +106,7 @@ def compare(
     draws: int = 100_000,
     networks: int | None = None,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
@@ -113,7 +114,7 @@ def compare(
     The three routes share no code beyond the network's definition (`MLP.layers`), so agreement is evidence. The verdict
     of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value. Where one
     of the draws in law cannot, ReLU networks are drawn once more in proportion to what they carry
-    (`sampling.importance`); these estimates hold at any depth.
+    (`sampling.one_input.importance`); these estimates hold at any depth.
 
     A torch module takes the place of the network where `finwidth.empirical.recognise` knows it. Then the kernel of that
     very module (of its output 0), and its first-order change dK per unit learning rate under SGD on sum N^2 / 2, stand
@@ -151,18 +152,17 @@ def compare(
     if not isinstance(net, MLP) and hasattr(net, "parameters"):
         return _compare_module(net, x, init, tell, draws=draws, networks=networks, seed=seed)
     net = check_mlp(net)
-    reason = diagonal.why_not(net)
-    if reason is None:
-        diagonal.check_sizes(net, draws, check_threads(None))
     exact = exact_values(moments(net, x))
-    measured = _networks(net, x, networks, seed)
-    found = estimates([measured], exact)
-    sampled: dict[str, Estimate] = {}
-    if reason is None:
-        sampled = estimates(diagonal.chunks(net, x, draws, seed, progress=tell), exact)
+    reasons = sample.unsupported(net)
+    sampler = None if reasons else sample.one_input_sampler(net, x)
+    if sampler is not None:
+        afford_draws(sampler, draws)
+    found = estimate_moments([_networks(net, x, networks, seed)], exact)
+    sampled = {} if sampler is None else estimate_moments(draw_chunks(sampler, draws, seed, progress=tell), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
     rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
-    return Comparison(net, rows, reason)
+    not_sampled = f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
+    return Comparison(net, rows, not_sampled)
 
 
 def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
@@ -171,7 +171,7 @@ def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str,
     if weights > _WEIGHTS:
         raise FinwidthError(
             f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
-            "finwidth.moments and finwidth.sample need none"
+            f"{instead(net, without='finwidth.empirical.Ensemble')}, and need none"
         )
     if networks is None:
         networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
@@ -183,11 +183,11 @@ def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str,
 
 
 def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float]) -> dict[str, Estimate]:
-    """Estimates from tilted draws, or none where there are no such draws."""
-    if importance.why_not(net) or not np.any(check_input(net, x)):
+    """Estimates by importance sampling, or none where there are no such draws."""
+    if importance.unsupported(net) or not np.any(check_input(net, x)):
         return {}
     try:
-        return importance.tilted(net, x, draws, seed, exact=exact)
+        return importance.importance_estimates(net, x, draws, seed, exact=exact)
     except SizeError:
         raise
     except FinwidthError:  # past a double's range, where plain draws have none of the large values
@@ -222,7 +222,7 @@ class Placed:
         """Standard deviations from the exact mean; the law is skewed, so the percentile says more."""
         return (self.measured - self.exact) / self.sd if self.sd and self.exact is not None else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
         names = ("measured", "exact", "sd", "z", "percentile")
         return {name: plain(getattr(self, name)) for name in names}
@@ -241,9 +241,9 @@ class ModuleComparison:
     in_law: bool
     cv: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
@@ -258,7 +258,7 @@ class ModuleComparison:
 def _compare_module(
     module: nn.Module,
     x: Vector,
-    init: str | Mapping[str, Any] | None,
+    init: str | Mapping[str, object] | None,
     tell: Callable[[int], object],
     *,
     draws: int,
@@ -268,12 +268,10 @@ def _compare_module(
     from finwidth import empirical
 
     net = empirical.recognise(module, init)
-    measured = _measured(net, module, x)
-    in_law = diagonal.why_not(net) is None
+    measured = _measured_module(net, module, x)
+    in_law = not sample.unsupported(net)
     if in_law:
-        diagonal.check_sizes(net, draws, check_threads(None), kept=16 * len(measured))
-        pieces = list(diagonal.chunks(net, x, draws, seed, progress=tell))
-        drawn = {name: np.concatenate([piece[name] for piece in pieces]) for name in measured}
+        drawn = collect(sample.one_input_sampler(net, x), draws, seed, progress=tell)
     else:
         drawn = _networks(net, x, networks, seed)
     exact = None if isinstance(net.activation, SmoothActivation) else moments(net, x)
@@ -284,7 +282,7 @@ def _compare_module(
     return ModuleComparison(net, rows, len(drawn["K"]), in_law, None if exact is None else exact.cv)
 
 
-def _measured(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
+def _measured_module(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
     """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
     from finwidth import empirical
 

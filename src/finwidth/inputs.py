@@ -6,14 +6,17 @@ import math
 import stat
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
+from finwidth.extras import load_extra
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
+
+Numbers: TypeAlias = npt.NDArray[np.floating | np.int64]
 
 _ALLOWED = "give numbers such as 1,2, a .npy file of real numbers, or digits:17"
 _SEVERAL = "give a .npy file of shape (m, n_0), or a range such as digits:0-23"
@@ -65,7 +68,7 @@ def parse_input(text: str) -> Vector:
         raise FinwidthError(f"the input {text!r} is neither numbers nor a .npy file nor a digit; {_ALLOWED}") from None
 
 
-def parse_inputs(text: str) -> npt.NDArray[Any]:
+def parse_inputs(text: str) -> Numbers:
     """Several inputs of shape (N, ...) from a .npy file; or one, as in `parse_input`, of shape (1, n_0).
 
     Examples
@@ -75,7 +78,7 @@ def parse_inputs(text: str) -> npt.NDArray[Any]:
     array([[1. , 0.5]])
     """
     if text.endswith(".npy"):
-        array = _read(Path(text))
+        array = _read_npy(Path(text))
         return array if array.ndim > 1 else array[None]
     return np.asarray(parse_input(text), dtype=np.float64)[None]
 
@@ -124,10 +127,10 @@ def _digit(text: str) -> FloatArray:
 
 
 def _load(path: Path) -> FloatArray:
-    return _read(path).astype(np.float64)
+    return _read_npy(path).astype(np.float64)
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def _read_npy(path: Path) -> Numbers:
     """An array of numbers in a type that everything downstream takes: int64, or floats of at most 64 bits."""
     check_file(path, "the input file", _ALLOWED)
     try:  # which takes no memory, and refuses a shape of more numbers than the file has
@@ -142,23 +145,17 @@ def _read(path: Path) -> npt.NDArray[Any]:
     elif mapped.dtype.itemsize < 8:
         kind = mapped.dtype.newbyteorder("=")
     with np.errstate(over="ignore"):  # what is infinite then is refused by its place
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False).astype(kind)
+        array: Numbers = np.load(path, allow_pickle=False).astype(kind)
     return array
 
 
 def _all_digits(text: str) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Images and their classes."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise FinwidthError(
-            f"the input {text!r} needs scikit-learn; install it with: pip install 'finwidth[digits]'"
-        ) from None
-    data = load_digits()
+    data = load_extra("sklearn.datasets", f"the input {text!r}").load_digits()
     return data.data, data.target
 
 
-def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[FloatArray, npt.NDArray[Any]]:
+def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[FloatArray, Numbers]:
     """Training inputs, shape (m, n_0), and targets from the way the command line writes them.
 
     ``inputs`` is a .npy file or a range of scikit-learn's digits; ``targets`` numbers or a .npy file.  Digits have
@@ -183,7 +180,7 @@ def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[
         raise FinwidthError(f"the inputs {inputs!r} are neither a .npy file nor digits; {_SEVERAL}")
     if targets is None:
         raise FinwidthError("the targets are missing; give --targets with numbers such as 1,-1, or a .npy file")
-    y: npt.NDArray[Any] = np.asarray(parse_input(targets), dtype=np.float64)
+    y: FloatArray = np.asarray(parse_input(targets), dtype=np.float64)
     whole_numbers = np.array_equal(y, y.round()) and np.abs(y).max(initial=0) < 2**53
     return X, y.astype(np.int64) if classes and whole_numbers else y
 

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare
 from finwidth.errors import FinwidthError, shown
+from finwidth.extras import load_extra
 from finwidth.inputs import check_file
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
@@ -27,6 +28,7 @@ from finwidth.quantities import plain
 from finwidth.sampling.random.streams import check_seed
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -75,9 +77,9 @@ class Measurement:
         smallest = float(self.eigenvalues[-1])
         return float(self.eigenvalues[0]) / smallest if smallest > self.rounding else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types; the kernel itself as nested lists."""
-        document: dict[str, Any] = plain(
+        document: dict[str, object] = plain(
             {
                 "module": self.module,
                 "parameters": self.parameters,
@@ -103,7 +105,7 @@ def measure(
     outputs: str | int = "trace",
     *,
     seed: int = 0,
-    init: str | Mapping[str, Any] | None = None,
+    init: str | Mapping[str, object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Measurement:
     """The kernel of a module on given inputs, its spectrum, and for the first input the theory beside it.
@@ -165,9 +167,9 @@ def measure(
 
 def _theory(
     module: nn.Module,
-    x: npt.NDArray[Any],
+    x: npt.ArrayLike,
     seed: int,
-    init: str | Mapping[str, Any] | None,
+    init: str | Mapping[str, object] | None,
     tell: Callable[[int], object],
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
@@ -178,7 +180,7 @@ def _theory(
         return None, str(error)
 
 
-def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[Any, npt.NDArray[Any]]:
+def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[torch.Tensor, npt.ArrayLike]:
     """The inputs as a tensor that the module takes, and the first as given; raises FinwidthError where it does not."""
     from finwidth.empirical.kernel.calls import differentiable, first_line, untouched
     from finwidth.empirical.kernel.options import check_inputs
@@ -217,12 +219,9 @@ def load(file: Path, name: str, seed: int = 0) -> nn.Module:
 
     The file is run, and the function called, with torch's generator at ``seed``.
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FinwidthError(
-            "finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'"
-        ) from None
+    load_extra("torch", "finwidth measure")
+    import torch
+
     # Torch takes 64 bits; longer seeds are hashed to as many.
     number = seed if check_seed(seed) < 2**64 else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     torch.manual_seed(number)
@@ -245,7 +244,7 @@ def load(file: Path, name: str, seed: int = 0) -> nn.Module:
 
 
 def _run(file: Path) -> types.ModuleType:
-    """What a Python file defines; unlike an import, this writes nothing beside the file."""
+    """Run a Python file as a module; unlike an import, this writes nothing beside the file."""
     check_file(file, "the file", "write a Python file and a name in it, such as mymodel.py:make_model")
     try:
         code = compile(file.read_bytes(), str(file), "exec")
@@ -259,10 +258,10 @@ def _run(file: Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def running(file: Path, *, trace: bool = False) -> Iterator[None]:
+def running_user_file(file: Path, *, trace: bool = False) -> Iterator[None]:
     """For all that runs the code of a user's file: it may import its neighbours, and writes to standard error only.
 
-    What it raises is told in one line, with the place in its files; with ``trace``, after the whole traceback.
+    Its exceptions are told in one line, with the place in its files; with ``trace``, after the whole traceback.
     """
     paths, given = sys.path[:], sys.argv
     sys.path.insert(0, str(file.parent.resolve()))
@@ -273,7 +272,7 @@ def running(file: Path, *, trace: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        place = _place(error, file.parent.resolve())
+        place = _user_line(error, file.parent.resolve())
         if place is None:  # a mistake that finwidth tells, or a fault of its own
             raise
         if trace:
@@ -300,7 +299,7 @@ def _to_standard_error() -> Iterator[None]:
         os.close(kept)
 
 
-def _place(error: BaseException | None, folder: Path) -> str | None:
+def _user_line(error: BaseException | None, folder: Path) -> str | None:
     """The last line of a user's files that an exception, or one behind it, has passed; None if it has passed none."""
     while error is not None:
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):

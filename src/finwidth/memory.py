@@ -11,12 +11,10 @@ import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from numbers import Real
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from finwidth.arguments import as_fraction, index, is_double
 from finwidth.errors import FinwidthError, SizeError, shown
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e\+?[0-9]+)?")
@@ -24,7 +22,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 _SMALL = 2**26  # bytes; less is not worth a look at what there is
 
 
-def check_memory(memory: Any) -> int:
+def check_memory(memory: object) -> int:
     """Bytes from a number of them, or from a text of a number and a unit.
 
     The number is decimal, with an exponent or without; the unit is B, kB, MB, GB or TB, which are powers of 1000, or
@@ -42,8 +40,13 @@ def check_memory(memory: Any) -> int:
     >>> check_memory("1.5 GiB"), check_memory("200MB"), check_memory("4g"), check_memory(4096), check_memory(1e9)
     (1610612736, 200000000, 4000000000, 4096, 1000000000)
     """
-    number = isinstance(memory, Real) and not isinstance(memory, bool | np.timedelta64)
-    amount = memory if number else _amount(memory.strip().lower()) if isinstance(memory, str) else 0
+    amount: float | Fraction = 0
+    if isinstance(memory, str):
+        amount = _amount(memory.strip().lower())
+    elif (whole := index(memory)) is not None:
+        amount = whole
+    elif is_double(memory):
+        amount = as_fraction(memory)
     if not 1 <= amount < math.inf:
         raise FinwidthError(f'memory is {shown(memory)}; give a number of bytes, or a text such as "1GiB" or "200 MB"')
     return int(amount)
@@ -58,7 +61,7 @@ def _amount(text: str) -> float:
     return float(number[0]) * _UNITS.get(unit.removesuffix("b"), 0)
 
 
-def afford(needed: int, what: str, change: str, memory: Any = None) -> None:
+def afford(needed: int, what: str, change: str, memory: object = None) -> None:
     """Refuse what needs more than ``memory`` or, where that is None, than three quarters of what there is.
 
     Parameters
@@ -66,7 +69,7 @@ def afford(needed: int, what: str, change: str, memory: Any = None) -> None:
     needed
         Bytes, at the peak.
     what, change
-        What needs them, and what to ask for instead: the message is made of these.
+        The object that needs them, and the advice: the message is made of these.
     memory
         As users give it.
 
@@ -151,7 +154,7 @@ def _system(root: Path) -> Iterator[int]:
 
 
 def _cgroups(root: Path) -> Iterator[int]:
-    """What each memory cgroup leaves, from that of the process up to the one that is mounted."""
+    """Memory that each cgroup leaves, from the cgroup of the process up to the one that is mounted."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -188,7 +191,7 @@ def _left(folder: Path) -> Iterator[int]:
 
 
 def _limits(root: Path) -> Iterator[int]:
-    """What setrlimit leaves of the address space, and of data."""
+    """Memory that setrlimit leaves, of the address space and of data."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -201,7 +204,7 @@ def _limits(root: Path) -> Iterator[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a small file of the kernel's; none if it cannot be read."""
+    """Lines of a small file of the kernel's; none if it cannot be read."""
     try:
         return path.read_text().splitlines()
     except OSError:

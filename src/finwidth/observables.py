@@ -9,8 +9,8 @@ and H = 1 - 11^T/N the centring::
     centred_alignment  the same of HKH and HGH          Cortes, Mohri and Rostamizadeh (2012)
     effective_rank     exp(-sum p log p), p the eigenvalues over their sum      Roy and Vetterli (2007)
 
-With several outputs K is the sum over outputs, or that of one.  A constant added to every entry of K, as the output
-bias does, moves the plain alignment and leaves the centred one.
+With several outputs K is the sum over outputs, or the kernel of one.  A constant added to every entry of K, as the
+output bias does, moves the plain alignment and leaves the centred one.
 
 Undefined values are NaN: all of the above for a network that is dead on the inputs, the centred alignment for a
 constant kernel.  Averages over networks leave them out, and say how many.
@@ -60,7 +60,7 @@ def _matrices(name: str, K: npt.ArrayLike) -> FloatArray:
     return found
 
 
-def _pair(K: npt.ArrayLike, K_0: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _kernel_pair(K: npt.ArrayLike, K_0: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """A stack of kernels, and the initial ones."""
     one, other = _matrices("K", K), _matrices("K_0", K_0)
     try:
@@ -72,44 +72,44 @@ def _pair(K: npt.ArrayLike, K_0: npt.ArrayLike) -> tuple[FloatArray, FloatArray]
     return one, other
 
 
-def _inner(one: FloatArray, other: FloatArray) -> FloatArray:
+def _frobenius_inner(one: FloatArray, other: FloatArray) -> FloatArray:
     """Frobenius inner products of stacks of matrices, shape (...)."""
     found: FloatArray = np.einsum("...ab,...ab->...", one, other)
     return found
 
 
-def _size(K: FloatArray) -> FloatArray:
+def _frobenius_norm(K: FloatArray) -> FloatArray:
     """Frobenius norms of a stack of matrices, also where squares of their entries leave the range of doubles.
 
     >>> import numpy as np
-    >>> from finwidth.observables import _size
-    >>> _size(np.array([[[3e-200, 4e-200]], [[3e200, 4e200]]]))
+    >>> from finwidth.observables import _frobenius_norm
+    >>> _frobenius_norm(np.array([[[3e-200, 4e-200]], [[3e200, 4e200]]]))
     array([5.e-200, 5.e+200])
     """
     largest = np.abs(K).max(axis=(-2, -1))
     scaled = K / np.where(largest > 0, largest, 1)[..., None, None]
-    found: FloatArray = largest * np.sqrt(_inner(scaled, scaled))
+    found: FloatArray = largest * np.sqrt(_frobenius_inner(scaled, scaled))
     return found
 
 
-def _unit(K: FloatArray) -> FloatArray:
+def _normalized(K: FloatArray) -> FloatArray:
     """Each matrix over its norm; NaN where it is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):  # NumPy 1.26 calls 0/0 a division by zero
         scaled = K / np.abs(K).max(axis=(-2, -1), keepdims=True)  # so that the norm is neither tiny nor infinite
-        found: FloatArray = scaled / _size(scaled)[..., None, None]
+        found: FloatArray = scaled / _frobenius_norm(scaled)[..., None, None]
     return found
 
 
 def _cosine(one: FloatArray, other: FloatArray) -> FloatArray:
     """Inner product over the product of the norms; NaN where a matrix is zero."""
-    return _inner(_unit(one), _unit(other))
+    return _frobenius_inner(_normalized(one), _normalized(other))
 
 
 def _centred(K: FloatArray) -> FloatArray:
     """HKH of a stack of matrices; zero where nothing but rounding is left, as of a constant one."""
     rows = K - K.mean(axis=-1, keepdims=True)
     found = rows - rows.mean(axis=-2, keepdims=True)
-    kept: FloatArray = np.where((_size(found) > _ROUNDING * _size(K))[..., None, None], found, 0.0)
+    kept: FloatArray = np.where((_frobenius_norm(found) > _ROUNDING * _frobenius_norm(K))[..., None, None], found, 0.0)
     return kept
 
 
@@ -127,7 +127,7 @@ def effective_rank(eigenvalues: FloatArray) -> FloatArray:
     >>> float(effective_rank(np.array([2.0, 2.0, 0.0])).round(9))
     2.0
     """
-    wanted = "finite numbers, the last dimension that of the eigenvalues"
+    wanted = "finite numbers, with the eigenvalues in the last dimension"
     positive = np.maximum(arguments.array("eigenvalues", eigenvalues, wanted), 0)
     if not positive.ndim or not positive.shape[-1]:
         raise FinwidthError(f"eigenvalues has shape {positive.shape}; give {wanted}")
@@ -141,17 +141,17 @@ def effective_rank(eigenvalues: FloatArray) -> FloatArray:
 
 def drift(K: FloatArray, K_0: FloatArray) -> FloatArray:
     """|K - K_0| / |K_0|; NaN where K_0 is zero."""
-    K, K_0 = _pair(K, K_0)
+    K, K_0 = _kernel_pair(K, K_0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: FloatArray = np.where(_size(K_0) > 0, _size(K - K_0) / _size(K_0), np.nan)
+        found: FloatArray = np.where(_frobenius_norm(K_0) > 0, _frobenius_norm(K - K_0) / _frobenius_norm(K_0), np.nan)
     return found
 
 
 def rotation(K: FloatArray, K_0: FloatArray) -> FloatArray:
     """1 - cosine, as half the squared distance of the matrices over their norms: small ones keep their digits."""
-    K, K_0 = _pair(K, K_0)
-    apart = _unit(K) - _unit(K_0)
-    return _inner(apart, apart) / 2
+    K, K_0 = _kernel_pair(K, K_0)
+    apart = _normalized(K) - _normalized(K_0)
+    return _frobenius_inner(apart, apart) / 2
 
 
 def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, FloatArray]:
@@ -165,7 +165,7 @@ def observe(K: FloatArray, K_0: FloatArray, G: FloatArray | None) -> dict[str, F
     >>> float(found["drift"]), float(found["rotation"]), float(found["trace"])
     (1.0, 0.0, 6.0)
     """
-    (K, K_0), G = _pair(K, K_0), None if G is None else _matrices("G", G)
+    (K, K_0), G = _kernel_pair(K, K_0), None if G is None else _matrices("G", G)
     if G is not None and (G.ndim > 2 or G.shape != K.shape[-2:]):
         raise FinwidthError(f"G has shape {G.shape}, and the kernels {K.shape}; give target_gram of the same inputs")
     eigenvalues = spectrum(K)

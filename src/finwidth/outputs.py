@@ -135,7 +135,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
         make_room = " make room, or" if error.errno in _FULL else ""
         names = ", ".join(map(str, paths))
         raise FinwidthError(
-            f"cannot write {names}: {_reason(error)}; {kept};{make_room} give another with -o"
+            f"cannot write {names}: {_why_not_written(error)}; {kept};{make_room} give another with -o"
         ) from None
     finally:
         for partial in partials[len(replaced) :]:
@@ -173,7 +173,7 @@ def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
         marked.to_netcdf(partial, engine="scipy")
 
 
-def _reason(error: OSError) -> str:
+def _why_not_written(error: OSError) -> str:
     return "no space is left" if error.errno in _FULL else error.strerror or str(error)
 
 
@@ -225,11 +225,13 @@ def _refuse_unwritable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _told(path: Path, other: str) -> Iterator[None]:
-    """What the system says against a path, as a FinwidthError."""
+    """Turn an error of the system about a path into a FinwidthError."""
     try:
         yield
     except OSError as error:
-        raise FinwidthError(f"cannot write {path}: {_reason(error)}; give {other} that can be written") from None
+        raise FinwidthError(
+            f"cannot write {path}: {_why_not_written(error)}; give {other} that can be written"
+        ) from None
 
 
 def _sync(path: Path) -> None:

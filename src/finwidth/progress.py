@@ -36,7 +36,7 @@ class Stage:
 
     @property
     def share(self) -> float:
-        """Of the whole that is done, from 0 to 1."""
+        """The part that is done, from 0 to 1."""
         return float(Decimal(self.done) / self.total)
 
     @property
@@ -103,7 +103,7 @@ def stage(what: str, total: int, progress: Callable[[int], object] | None = None
 
 @dataclass
 class _Pace:
-    """How long the whole will take; what is done only once, such as imports, is over when `check` is called first."""
+    """The time that all will take; work done only once, such as imports, is over when `check` is called first."""
 
     what: str
     total: int

@@ -13,10 +13,11 @@ from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
 from finwidth.quantities import Estimate
-from finwidth.sampling.kernel_matrix.gram import sample_gram
-from finwidth.sampling.one_input.norm_chain import sample
+from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
+from finwidth.sampling.one_input.sample import sample
 from finwidth.sampling.training.train import train
 from finwidth.sizing import depth_for, width_for
+from finwidth.summary import Summary, summarize
 from finwidth.sweeps.execution.run import sweep
 
 __version__ = version("finwidth")
@@ -32,6 +33,7 @@ __all__ = [
     "Regime",
     "SignalMoments",
     "SmoothActivation",
+    "Summary",
     "WeightLaw",
     "bounds",
     "compare",
@@ -43,6 +45,7 @@ __all__ = [
     "sample",
     "sample_gram",
     "signal_moments",
+    "summarize",
     "sweep",
     "train",
     "width_for",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finwidth import arguments, outputs, plots
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
-from finwidth.exact.bounds import Bounds, bounds, why_outside
+from finwidth.exact.bounds import Bounds, bounds, unsupported
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
@@ -23,8 +23,12 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
-from finwidth.sampling.one_input.norm_chain import check_network, chunks
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.statistics.estimates import MomentAccumulators
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MANIFEST = "manifest.json"
 FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
@@ -32,7 +36,7 @@ _PICTURED = 10**6  # draws that the histogram shows; more would not change what 
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One quantity by both routes."""
 
     quantity: str
@@ -42,19 +46,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` computed; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
+    """The result of `report`; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
 
     network: MLP
     moments: KernelMoments
     infinite_width: float
     bounds: Bounds | None
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     drawn: FloatArray
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, object]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types: the moments' document, the infinite-width value, and the estimates with z-scores."""
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             **self.moments.to_json(),
             "bounds": self.bounds and self.bounds.to_json(),
             "infinite_width": {"K": self.infinite_width},
@@ -82,28 +86,21 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     """
-    check_network(net)
-    draws = count("draws", draws)
+    sampler, draws = one_input_sampler(net, x), count("draws", draws)
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
-    forms = None if why_outside(net) else bounds(net, x, exact=exact)
+    forms = None if unsupported(net) else bounds(net, x, exact=exact)
     values = exact_values(exact)
-    kept: list[FloatArray] = []
-    found = estimates(_kept(chunks(net, x, draws, seed, progress=progress), kept), values)
-    rows = tuple(Row(name, values[name], estimate) for name, estimate in found.items())
+    totals, pictured, done = MomentAccumulators(), [], 0
+    for drawn in draw_chunks(sampler, draws, seed, progress=progress):
+        totals.add(drawn)
+        pictured.append(drawn["K"][: max(0, _PICTURED - done)])
+        done += len(drawn["K"])
+    found = totals.estimates(values)
+    rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method="exact transfer; norm chain", seed=seed, draws=draws)
-    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(kept), provenance)
-
-
-def _kept(pieces: Iterable[dict[str, FloatArray]], kept: list[FloatArray]) -> Iterator[dict[str, FloatArray]]:
-    """Pass draws on, keeping the first ones of K for the figure."""
-    done = 0
-    for piece in pieces:
-        if done < _PICTURED:
-            kept.append(piece["K"][: _PICTURED - done])
-        done += len(piece["K"])
-        yield piece
+    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
 
 
 def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
@@ -166,20 +163,22 @@ def verify(folder: str | Path) -> None:
         )
 
 
-def _document(content: dict[str, Any]) -> bytes:
-    return (json.dumps({"source": outputs.SOURCE} | content, indent=1, allow_nan=False) + "\n").encode()
+def _document(content: Mapping[str, object]) -> bytes:
+    return (json.dumps({"source": outputs.SOURCE, **content}, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _fingerprint(content: bytes) -> dict[str, Any]:
+def _fingerprint(content: bytes) -> dict[str, str | int]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _depth_figure(net: MLP, x: Vector) -> Any:
+def _depth_figure(net: MLP, x: Vector) -> Figure:
     """Growth with depth around this network: half, once and twice its typical width, up to twice its depth."""
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     step = math.ceil(deepest / 40)
-    kind = {"activation": net.activation, "parameterization": net.parameterization, "bias": net.bias[0]}
-    return plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **kind)
+    return plots.growth_with_depth(
+        x, widths, range(1, deepest + 1, step), here=net,
+        activation=net.activation, parameterization=net.parameterization, bias=net.bias[0],
+    )  # fmt: skip

@@ -23,7 +23,8 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
-from finwidth.sampling.kernel_matrix.gram import sample_gram, why_not_gaussian
+from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
+from finwidth.sampling.sampler import not_gaussian
 
 Widths = npt.NDArray[np.int64]
 
@@ -191,7 +192,7 @@ def _must_be_drawn(network: MLPOptions) -> bool:
     net = MLP([_INPUT, 1, 1], **network)
     if not isinstance(net.activation, SmoothActivation):
         return False
-    reasons = why_not_gaussian(net)
+    reasons = not_gaussian(net)
     if reasons:
         raise FinwidthError(
             f"the spread of {net.activation.name} networks is drawn, and this one cannot be: {'; '.join(reasons)}; "

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import finwidth
+from dense_training import dense_training
 from finwidth import MLP
 from stats import same_law, same_mean
 
@@ -166,7 +167,7 @@ def test_buffers_stay_as_they_are_made() -> None:
     before = {name: each.clone() for name, each in ensemble._buffers.items()}
     assert len(before) == 4
     first = ensemble.outputs(X)
-    ensemble.train(X, Y, 2, 1e-4, at=1)
+    ensemble.train(X, Y, 2, 1e-4, record=1)
     assert all(torch.equal(each, before[name]) for name, each in ensemble._buffers.items())
     assert torch.allclose(first, Ensemble(make, 2).outputs(X), rtol=1e-12)
 
@@ -186,6 +187,27 @@ def one_by_one(module: Any, scale: dict[str, float], targets: Any, steps: int, l
     return losses
 
 
+@pytest.mark.parametrize("name", ["standard, random biases", "mup"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_training_is_that_of_networks_that_hold_their_weights(name: str, centred: bool) -> None:
+    net, targets, record = NETWORKS[name], np.hstack([Y, np.cos(Y)]), range(6)
+    ensemble = Ensemble(net, 3, seed=5)
+    parameters = {name: each.detach().numpy().copy() for name, each in ensemble.parameters.items()}
+    start = tuple([parameters[f"{i}.{kind}"] for i in (0, 2, 4)] for kind in ("weight", "bias"))
+    found = ensemble.train(X, targets, steps=5, lr=0.02, record=1, centred=centred)
+
+    def dense(centred: bool) -> Any:
+        rng = np.random.default_rng(0)
+        return dense_training(net, X, targets, 5, 0.02, 3, rng, record, start=start, centred=centred)  # type: ignore[arg-type]
+
+    theirs = dense(centred)
+    assert found.loss.to_numpy() == pytest.approx(theirs["loss"], rel=1e-10)
+    assert found.diagonal.to_numpy() == pytest.approx(np.diagonal(theirs["K"], axis1=2, axis2=3), rel=1e-9)
+    assert found.loss.to_numpy() != pytest.approx(dense(not centred)["loss"], rel=0.1)
+    if centred:
+        assert found.loss[:, 0].to_numpy() == pytest.approx([np.square(targets).sum() / 2] * 3)
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, "cnn"])
 def test_training_is_that_of_the_members(name: str) -> None:
     targets = np.hstack([Y, -Y])
@@ -193,7 +215,7 @@ def test_training_is_that_of_the_members(name: str) -> None:
     ensemble, lr = Ensemble(net, 3, seed=3), [0.001, 0.004, 0.007]
     singles = [ensemble.member(i) for i in range(3)]
     initial = ensemble.kernels(X)
-    found = ensemble.train(X, targets, steps=7, lr=lr, at=1)
+    found = ensemble.train(X, targets, steps=7, lr=lr, record=1)
     for i, module in enumerate(singles):
         losses = one_by_one(module, ensemble.scale, targets, 7, lr[i])
         assert np.allclose(found.loss[i, :-1], losses, rtol=1e-10)
@@ -203,7 +225,7 @@ def test_training_is_that_of_the_members(name: str) -> None:
     drift = torch.linalg.matrix_norm(K - initial) / torch.linalg.matrix_norm(initial)
     assert np.allclose(found.drift[:, -1], drift, rtol=1e-10)
     assert np.allclose(found.diagonal[:, -1], K.diagonal(dim1=1, dim2=2), rtol=1e-10)
-    spread = found.diagonal.std("member", ddof=1) / found.diagonal.mean("member")
+    spread = found.diagonal.std("draw", ddof=1) / found.diagonal.mean("draw")
     assert np.allclose(found.cv, spread.mean("input"))
 
 
@@ -223,7 +245,7 @@ def test_ensembles_and_trackers_see_the_same() -> None:
     assert found.step.to_numpy().tolist() == recorded.step.to_numpy().tolist()
     for name in recorded:
         if name != "loss":
-            assert np.allclose(found[name].isel(member=1), recorded[name], rtol=1e-8, atol=1e-10), name
+            assert np.allclose(found[name].isel(draw=1), recorded[name], rtol=1e-8, atol=1e-10), name
 
 
 def test_the_law_is_the_exact_one() -> None:
@@ -272,12 +294,12 @@ def test_provenance() -> None:
     assert Ensemble(small_cnn, 2).train(X, np.hstack([Y, Y]), 2, 0.01).attrs["module"] == "Sequential"
 
 
-def nets(members: int = 2, net: Any = NETWORKS["ntk"]) -> Any:
-    return Ensemble(net, members)
+def nets(draws: int = 2, net: Any = NETWORKS["ntk"]) -> Any:
+    return Ensemble(net, draws)
 
 
 MISTAKES: dict[str, Any] = {
-    "members is 0": lambda: nets(0),
+    "draws is 0": lambda: nets(0),
     "seed is -1": lambda: Ensemble(NETWORKS["ntk"], 2, seed=-1),
     "made a int": lambda: nets(net=lambda: 3),
     "outputs is 'full'": lambda: nets().kernels(X, "full"),

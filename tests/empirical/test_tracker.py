@@ -18,6 +18,7 @@ from scipy import stats
 
 import finwidth
 from finwidth import MLP, observables
+from finwidth.schedule import schedule
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -66,7 +67,7 @@ def run(trained: int, *, start: int = 0, **how: Any) -> Any:
 def test_what_is_recorded_is_what_the_kernels_say() -> None:
     module = network(outputs=2)
     targets = torch.stack([Y, Y.square()], dim=1)
-    tracker = Tracker(module, X, targets, steps=[2, 5], kernels=True)
+    tracker = Tracker(module, X, targets, record=[2, 5], kernels=True)
     kernels, losses = [jacobian.kernel(module, X).diagonal(dim1=2, dim2=3).sum(-1).numpy()], [np.nan]
     for step, loss in zip(range(1, 7), training(module), strict=False):
         assert tracker.step(loss) == (step in {2, 5})
@@ -129,7 +130,7 @@ def test_training_is_left_alone() -> None:
         module[3].train()
         module[1].eval()
         optimizer = torch.optim.Adam(module.parameters(), 0.01)
-        tracker = Tracker(module, X, Y, steps=1) if tracked else None
+        tracker = Tracker(module, X, Y, record=1) if tracked else None
         for step in range(6):
             module(X).square().sum().backward()
             if tracker:
@@ -146,12 +147,12 @@ def test_training_is_left_alone() -> None:
 
 
 def test_steps() -> None:
-    log = home.schedule("log")
+    log = schedule("log")
     found = [step for step in range(1, 70) if log(step)]
     assert found == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 23, 27, 32, 39, 46, 54, 64]
     assert sum(log(step) for step in range(1, 2**16 + 1)) == 7 + 4 * 13 + 1  # 1 to 7, then four an octave, and the last
-    assert [step for step in range(1, 10) if home.schedule(3)(step)] == [3, 6, 9]
-    assert [step for step in range(1, 10) if home.schedule({4, 2})(step)] == [2, 4]
+    assert [step for step in range(1, 10) if schedule(3)(step)] == [3, 6, 9]
+    assert [step for step in range(1, 10) if schedule({4, 2})(step)] == [2, 4]
 
 
 class Clock:
@@ -172,7 +173,7 @@ class Clock:
 def test_tracking_takes_at_most_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, measurement=1.0)
     module = network()
-    tracker = Tracker(module, X, steps=1, share=0.1)
+    tracker = Tracker(module, X, record=1, share=0.1)
     for _ in range(100):
         clock.now += 1.0
         if tracker.step():
@@ -180,7 +181,7 @@ def test_tracking_takes_at_most_its_share(monkeypatch: pytest.MonkeyPatch) -> No
     found = tracker.dataset()
     assert found.step.to_numpy().tolist() == [0, *range(20, 101, 10)]  # the initial kernel counts too
     assert found.attrs["tracking_share"] == pytest.approx(0.1)
-    rare = Tracker(module, X, steps=[5, 50], share=0.1)
+    rare = Tracker(module, X, record=[5, 50], share=0.1)
     for _ in range(60):
         clock.now += 1.0
         rare.step()
@@ -213,11 +214,11 @@ def test_missed_measurements_are_counted_and_told(monkeypatch: pytest.MonkeyPatc
 
 def test_the_warning_is_given_once_and_only_where_nearly_all_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, measurement=1.0)
-    tracker = Tracker(network(), X, share=0.01, steps=1)
+    tracker = Tracker(network(), X, share=0.01, record=1)
     with pytest.warns(UserWarning, match="0 of 30"):
         slow_training(clock, tracker, 30, 0.1)
     slow_training(clock, tracker, 30, 0.1)  # warnings are errors here
-    slow_training(clock, Tracker(network(), X, share=0.5, steps=1), 30, 1.0)
+    slow_training(clock, Tracker(network(), X, share=0.5, record=1), 30, 1.0)
 
 
 def test_what_only_a_first_measurement_costs_does_not_starve_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +233,7 @@ def test_what_only_a_first_measurement_costs_does_not_starve_a_run(monkeypatch: 
         return ntk(*given, **named)
 
     monkeypatch.setattr(home, "ntk", first_is_slow)
-    found = slow_training(clock, Tracker(network(), X, share=0.1, steps=1), 100, 1.0)
+    found = slow_training(clock, Tracker(network(), X, share=0.1, record=1), 100, 1.0)
     assert found.step.to_numpy().tolist() == [0, *range(20, 101, 10)]
     assert found.attrs["tracking_seconds"] == 10
 
@@ -241,7 +242,7 @@ def test_what_only_a_first_measurement_costs_does_not_starve_a_run(monkeypatch: 
 def test_the_last_step_is_had(tmp_path: Path, steps: Any, trained: int) -> None:
     """With the loss of that step, whether or not it is on the schedule; and not twice."""
     module = network()
-    tracker, losses = Tracker(module, X, Y, steps=steps, path=tmp_path / "run.nc", kernels=True), training(module)
+    tracker, losses = Tracker(module, X, Y, record=steps, path=tmp_path / "run.nc", kernels=True), training(module)
     for _ in range(trained):
         loss = next(losses)
         tracker.step(loss)
@@ -256,10 +257,10 @@ def test_the_last_step_is_had(tmp_path: Path, steps: Any, trained: int) -> None:
 
 def test_named_steps_are_those_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """But one of them that had to wait is taken in the end."""
-    assert run(9, steps=[2, 5]).dataset().step.to_numpy().tolist() == [0, 2, 5]
+    assert run(9, record=[2, 5]).dataset().step.to_numpy().tolist() == [0, 2, 5]
     clock = Clock(monkeypatch, measurement=1.0)
     with pytest.warns(UserWarning, match="take 0 of 2"):
-        waiting = slow_training(clock, Tracker(network(), X, steps=[2, 5], share=0.1), 9, 0.1)
+        waiting = slow_training(clock, Tracker(network(), X, record=[2, 5], share=0.1), 9, 0.1)
     assert waiting.step.to_numpy().tolist() == [0, 9]
     assert waiting.attrs["measurements_missed"] == 1
 
@@ -302,7 +303,7 @@ def test_half_precision(tmp_path: Path, name: str, dtype: Any) -> None:
     """Modules, inputs, targets and losses of half precision; the kernel to the precision of its numbers."""
     module = HALVES[name]().to(dtype)
     inputs, targets = X.to(dtype), torch.stack([Y, Y.square()], 1).to(dtype)
-    tracker = Tracker(module, inputs, targets, path=tmp_path / "run.nc", steps=1, kernels=True)
+    tracker = Tracker(module, inputs, targets, path=tmp_path / "run.nc", record=1, kernels=True)
     with torch.no_grad():
         module[-1].weight.mul_(1.25)
     tracker.step((module(inputs) - targets).square().sum())
@@ -321,7 +322,7 @@ def test_autocast_is_off_in_a_measurement(name: str) -> None:
     module, inputs = HALVES[name](), X.float()
     without = Tracker(module, inputs, Y).dataset()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        tracker = Tracker(module, inputs, Y, steps=1, share=1.0)
+        tracker = Tracker(module, inputs, Y, record=1, share=1.0)
         loss = module(inputs).sum()
         tracker.step(loss)
         assert module(inputs).dtype == torch.bfloat16
@@ -356,7 +357,7 @@ def test_classes_are_those_of_the_module() -> None:
 
 def test_tracking_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, measurement=2.0)
-    tracker = Tracker(network(), X, steps=[3])
+    tracker = Tracker(network(), X, record=[3])
     for _ in range(4):
         clock.now += 5.0
         tracker.step()
@@ -394,7 +395,7 @@ torch.set_num_threads(1)
 for path in sys.argv[2:]:
     if not os.fork():
         module = network()
-        tracker = Tracker(module, X, Y, path=path, steps=1)
+        tracker = Tracker(module, X, Y, path=path, record=1)
         os.write(1, f"{os.getpid()}\\n".encode())
         for loss in training(module):
             tracker.step(loss)
@@ -413,19 +414,19 @@ def test_a_killed_run_keeps_what_it_measured_and_goes_on(tmp_path: Path) -> None
             time.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
     assert process.returncode == 0
-    whole = run(30, steps=1).dataset()
+    whole = run(30, record=1).dataset()
     for path in paths:
         done = xr.load_dataset(path, engine="scipy").step.to_numpy().tolist()
         assert done == list(range(len(done)))
         last = min(done[-1], 20)
         if last:
-            both = run(30, steps=1, path=path, start=last).dataset()
+            both = run(30, record=1, path=path, start=last).dataset()
             xr.testing.assert_equal(both, whole)
 
 
 def test_diverged_training_ends_the_tracking_and_not_the_training(tmp_path: Path) -> None:
     module = network()
-    tracker = Tracker(module, X, Y, path=tmp_path / "run.nc", steps=1)
+    tracker = Tracker(module, X, Y, path=tmp_path / "run.nc", record=1)
     tracker.step()
     with torch.no_grad():
         module[0].weight.fill_(float("inf"))
@@ -442,13 +443,13 @@ def test_an_ensemble_of_runs(tmp_path: Path) -> None:
     runs = []
     for seed in range(4):
         module = finwidth.empirical.MLP(MLP([3, 20, 1]), seed)
-        tracker = Tracker(module, X, Y, steps=2 if seed else 3, path=tmp_path / f"{seed}.nc")
+        tracker = Tracker(module, X, Y, record=2 if seed else 3, path=tmp_path / f"{seed}.nc")
         for _, loss in zip(range(12), training(module), strict=False):
             tracker.step(loss)
         runs.append(tracker.dataset())
     joined = finwidth.empirical.combine(runs)
     assert joined.step.to_numpy().tolist() == [0, 6, 12]
-    assert joined.drift.sizes == {"member": 4, "step": 3}
+    assert joined.drift.sizes == {"draw": 4, "step": 3}
     diagonals = np.array([each.sel(step=[0, 6, 12]).diagonal for each in runs])
     assert np.allclose(joined.cv, (np.std(diagonals, axis=0, ddof=1) / np.mean(diagonals, axis=0)).mean(-1))
     xr.testing.assert_equal(joined, finwidth.empirical.combine([tmp_path / f"{seed}.nc" for seed in range(4)]))
@@ -463,16 +464,16 @@ def existing(tmp_path: Path) -> Path:
 
 MISTAKES: dict[str, Any] = {
     r"the module is \[\]; give a torch.nn.Module": lambda folder: Tracker([], X),  # type: ignore[arg-type]
-    "inputs has shape": lambda folder: Tracker(network(), X[:0]),
+    "X has shape": lambda folder: Tracker(network(), X[:0]),
     r"targets have shape \(3,\)": lambda folder: Tracker(network(), X, Y[:3]),
     "no array of real numbers": lambda folder: Tracker(network(), X, ["a"] * 7),
     "targets are all equal": lambda folder: Tracker(network(), X, torch.ones(7)),
     "outputs is 'full'": lambda folder: Tracker(network(), X, outputs="full"),
     "outputs is 1": lambda folder: Tracker(network(), X, outputs=1),
     "share is 2": lambda folder: Tracker(network(), X, share=2),
-    "steps is 'often'": lambda folder: Tracker(network(), X, steps="often"),
-    "steps is 0;": lambda folder: Tracker(network(), X, steps=0),
-    r"a step is 0.5": lambda folder: Tracker(network(), X, steps=[0.5]),  # type: ignore[list-item]
+    "record is 'often'": lambda folder: Tracker(network(), X, record="often"),
+    "record is 0;": lambda folder: Tracker(network(), X, record=0),
+    r"a step of record is 0.5": lambda folder: Tracker(network(), X, record=[0.5]),  # type: ignore[list-item]
     "start is -1": lambda folder: Tracker(network(), X, start=-1),
     "must name; None is none": lambda folder: Tracker(network(), X, start=3),
     "absent.nc is none": lambda folder: Tracker(network(), X, start=3, path=folder / "absent.nc"),
@@ -518,7 +519,7 @@ def test_buffers_and_attributes_are_left_as_they_were(targets: Any, training: bo
     module = Leaving().double().train(training)
     module(X)
     state = {name: each.clone() for name, each in module.state_dict().items()}
-    tracker = Tracker(module, X, targets, steps=2)
+    tracker = Tracker(module, X, targets, record=2)
     for _ in range(3):
         tracker.step()
     tracker.dataset()

@@ -36,7 +36,7 @@ TOLD = ("at width ", "tracking stops", "share=")  # warnings that the docs promi
 NAN = {
     "finwidth.regime": {"movement", "movement_error", "median"},
     "finwidth.train": {"drift", "rotation", "alignment", "centred_alignment", "effective_rank"},
-    "finwidth.sampling.training.train.trajectory": {"mean", "se"},
+    "finwidth.sampling.training.train.mean_trajectory": {"mean", "se"},
     "finwidth.empirical.Tracker": {"loss", "alignment", "centred_alignment", "drift", "rotation", "effective_rank"},
     "finwidth.empirical.Ensemble": {"alignment", "centred_alignment", "drift", "rotation", "effective_rank", "cv"},
     "finwidth.empirical.combine": {"loss", "alignment", "centred_alignment"},

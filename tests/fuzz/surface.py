@@ -25,12 +25,12 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.networks.widths.parse_widths",
     "finwidth.paper.page.write_page",
     "finwidth.paper.paths.enumerate_moments",
-    "finwidth.sampling.one_input.importance.tilted",
+    "finwidth.sampling.one_input.importance.importance_estimates",
     "finwidth.sampling.training.train.default_rate",
-    "finwidth.sampling.training.train.trajectory",
+    "finwidth.sampling.training.train.mean_trajectory",
 )
 HELPERS = {  # what the package calls with what it has checked
-    "finwidth.networks.activations.array_module",
+    "finwidth.networks.activations.array_namespace",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
     "finwidth.quantities.storable",

@@ -19,7 +19,7 @@ import xarray as xr
 from torch import nn
 
 import finwidth
-from finwidth.networks.activations import ACTIVATIONS, array_module
+from finwidth.networks.activations import ACTIVATIONS, array_namespace
 from finwidth.networks.laws import LAWS
 from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.report import report
@@ -180,11 +180,11 @@ def junk(r: random.Random, name: str) -> Any:
 
 
 def _sin(y: Any) -> Any:
-    return array_module(y).sin(y)
+    return array_namespace(y).sin(y)
 
 
 def _cos(y: Any) -> Any:
-    return array_module(y).cos(y)
+    return array_namespace(y).cos(y)
 
 
 def activations(r: random.Random) -> Any:
@@ -296,7 +296,7 @@ def outputs(r: random.Random) -> Any:
 
 
 def law_outputs(r: random.Random) -> torch.Tensor:
-    layer = finwidth.LawLinear(2, r.choice([1, 2, 3]))
+    layer = finwidth.MatrixFreeLinear(2, r.choice([1, 2, 3]))
     found: torch.Tensor = layer(torch.ones(2, 2))
     return found.squeeze(1) if r.random() < 0.7 else found
 
@@ -322,7 +322,6 @@ VALID: dict[str, Make] = {
     "K_0": kernel,
     "X": matrix,
     "activation": activations,
-    "at": one("log", 1, 2, [1, 2]),
     "at_zero": one(None, 0, Fraction(1, 4), 1.0),
     "batch": one(None, 1, 2, np.int64(1)),
     "bias": one(True, False, "trained", "frozen", "none"),
@@ -331,6 +330,7 @@ VALID: dict[str, Make] = {
     "bias_scale": variance,
     "base_widths": one(None, 1, 4, [2, 4, 4, 1], 2.5),
     "biases": one("default", "zeros", "none"),
+    "centred": one(False, True),
     "check": one(True, False),
     "config": config,
     "cv": one(0.1, 0.5, 2, Fraction(1, 3), np.float32(0.3), 50.0),
@@ -374,7 +374,6 @@ VALID: dict[str, Make] = {
     "loss": one(*LOSSES),
     "lr": one(0.01, 0.1, Fraction(1, 100), np.float32(0.1), 1e-3, 1e3, None),
     "mean": number,
-    "members": one(1, 2, 3),
     "memory": one("1GiB", "100 MB", 10**8, 1e9, None),
     "method": one("by hand"),
     "module": module,
@@ -404,7 +403,7 @@ VALID: dict[str, Make] = {
     "probe_targets": one(None, [1.0, -1.0, 0.5]),
     "progress": one(None, lambda done: None),
     "quantity": one("K", "K_w", "K_b", "K^2", "dK", "D_ww"),
-    "record": one(None, [0, 1], (1,), {1}, range(2), 1),
+    "record": one("log", [0, 1], (1,), {1}, range(2), 1),
     "run": run,
     "runs": lambda r: [run(r), run(r)],
     "sample": one(lambda rng, shape: rng.standard_normal(shape)),
@@ -459,7 +458,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),
     "finwidth.regime.net": lambda r: r.choice([net, module])(r),
     "finwidth.tangent_kernel.outputs": law_outputs,
-    "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.LawLinear(2, 1).parameters()),
+    "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.MatrixFreeLinear(2, 1).parameters()),
     "finwidth.empirical.Ensemble.net": ensemble_of,
     "finwidth.empirical.MLP.activation": tensor_law,
     "finwidth.empirical.Tracker.steps": one("log", 1, 2, [1, 2], {3}),
@@ -476,7 +475,8 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.report.write.x": one([1, 2]),
     "finwidth.paper.paths.enumerate_moments.net": lambda r: finwidth.MLP([2, 2, 1], **kind(r)),
     "finwidth.paper.paths.enumerate_moments.outputs": one(None, [(0, 0)]),
-    "finwidth.sampling.one_input.importance.tilted.exact": one(None, {"K": 1.0}),
+    "finwidth.sampling.one_input.importance.importance_estimates.exact": one(None, {"K": 1.0}),
+    "finwidth.sample_gram.y": lambda r: r.choice([None, targets(r)]),
     "finwidth.plots.growth_with_depth.widths": numbers,
     "finwidth.plots.kernel_on_a_circle.widths": numbers,
     "finwidth.plots.update_over_depth.widths": numbers,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -50,14 +49,7 @@ def test_html_escapes_and_shows_failure(results: Results) -> None:
 
 
 def test_without_jinja2(results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "jinja2":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(FinwidthError, match="Jinja2"):
         page.write_page(tmp_path / "paper.html", *results)
     assert page.write_markdown(tmp_path / "paper.md", *results).exists()

@@ -15,9 +15,9 @@ from finwidth import plots
 STEPS = np.array([0, 1, 2, 4, 8])
 
 
-def dataset(members: int = 0, *, targets: bool = True, loss: bool = True) -> xr.Dataset:
+def dataset(draws: int = 0, *, targets: bool = True, loss: bool = True) -> xr.Dataset:
     rng = np.random.default_rng(70)
-    dims, shape = (("member", "step"), (members, 5)) if members else (("step",), (5,))
+    dims, shape = (("draw", "step"), (draws, 5)) if draws else (("step",), (5,))
     names = ["drift", "rotation", "effective_rank", *(["alignment", "centred_alignment"] * targets)]
     variables: dict[str, Any] = {name: (dims, rng.uniform(0.1, 0.9, shape)) for name in names}
     variables["loss"] = (
@@ -25,7 +25,7 @@ def dataset(members: int = 0, *, targets: bool = True, loss: bool = True) -> xr.
         np.where(STEPS > 0, rng.uniform(1, 2, shape), np.nan) if loss else np.full(shape, np.nan),
     )
     variables["eigenvalues"] = ((*dims, "eigenvalue"), np.sort(rng.uniform(1, 9, (*shape, 12)))[..., ::-1])
-    if members:
+    if draws:
         variables["cv"] = ("step", rng.uniform(0.1, 0.9, 5))
     return xr.Dataset(variables, {"step": STEPS})
 
@@ -47,7 +47,7 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_dead_members_are_left_out_and_counted() -> None:
-    found = dataset(members=7)
+    found = dataset(draws=7)
     for name in ("drift", "alignment"):
         found[name][2] = np.nan
     figure = plots.kernel_in_training(found)
@@ -59,7 +59,7 @@ def test_dead_members_are_left_out_and_counted() -> None:
 
 
 def test_an_ensemble_is_shown_by_its_quantiles(tmp_path: Path) -> None:
-    found = dataset(members=7)
+    found = dataset(draws=7)
     figure = plots.kernel_in_training(found)
     _, movement, _, _ = figure.axes
     drift, _, cv = curves_of(movement)

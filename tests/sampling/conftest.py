@@ -1,4 +1,4 @@
-"""What the tests of layers in law share."""
+"""What the tests of matrix-free layers share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def double() -> Iterator[None]:
 
 
 @pytest.fixture
-def revealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No matrix is ever completed."""
-    monkeypatch.setattr(SharedMatrix, "settle", lambda self, coming=0: None)
+def never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is ever materialized."""
+    monkeypatch.setattr(SharedMatrix, "materialize_if_smaller", lambda self, coming=0: None)

@@ -14,10 +14,12 @@ from scipy import stats
 import finwidth
 from finwidth import MLP, Activation
 from finwidth.empirical.reference.brute_force import simulate
-from finwidth.sampling.one_input.norm_chain import NormChain, chunk_size, chunks
+from finwidth.sampling.one_input.norm_chain import NormChain
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.random.variates import Variates
+from finwidth.sampling.sampler import draw_chunks
 from stats import same_law, same_mean
 
 Drawn = dict[str, npt.NDArray[np.float64]]
@@ -63,7 +65,7 @@ NETWORKS = {
 
 
 def draw(net: MLP, x: npt.ArrayLike, draws: int, seed: int = 0) -> Drawn:
-    pieces = list(chunks(net, x, draws, seed))
+    pieces = list(draw_chunks(one_input_sampler(net, x), draws, seed))
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -169,9 +171,9 @@ class OneSided(TwoSlopeChain):
 @pytest.mark.parametrize(
     ("wrong", "name", "view"),
     [
-        (lambda net: Forgetful(net, NETWORKS_DRAWN), "narrow", "K_b"),
-        (lambda net: Forgetful(net, NETWORKS_DRAWN), "narrow", "K_w"),
-        (lambda net: Careless(net, NETWORKS_DRAWN), "narrow", "dK"),
+        (Forgetful, "narrow", "K_b"),
+        (Forgetful, "narrow", "K_w"),
+        (Careless, "narrow", "dK"),
         (NoConstantNeuron, "random biases", "K_b"),
         (NoConstantNeuron, "random biases", "dK against output"),
         (OneSided, "leaky", "K_w"),
@@ -246,7 +248,7 @@ def test_a_seed_fixes_the_numbers() -> None:
     assert one.identical(same)
     assert not np.array_equal(one.K, other.K)
     # Whole chunks do not depend on how many draws are asked for.
-    size = chunk_size(net)
+    size = one_input_sampler(net, [1, 2]).chunk_size
     longer = finwidth.sample(net, [1, 2], 3 * size, seed=5)
     assert np.array_equal(longer.K[:size], finwidth.sample(net, [1, 2], size, seed=5).K)
 
@@ -260,7 +262,7 @@ def test_threads_do_not_change_the_numbers(threads: int) -> None:
 
 def test_chunks_are_independent_streams() -> None:
     net = MLP([2, 50, 50, 1])
-    first, second = itertools.islice((piece["K"] for piece in chunks(net, [1, 2], 65_536)), 2)
+    first, second = itertools.islice((piece["K"] for piece in draw_chunks(one_input_sampler(net, [1, 2]), 65_536)), 2)
     assert abs(np.corrcoef(np.log(first), np.log(second))[0, 1]) < 0.06  # 7 standard errors
 
 

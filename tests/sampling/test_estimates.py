@@ -7,8 +7,9 @@ import pytest
 
 import finwidth
 from finwidth import MLP
-from finwidth.sampling.one_input.norm_chain import chunks
-from finwidth.sampling.statistics.estimates import Accumulator, estimates
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.statistics.estimates import Accumulator, estimate_moments
 
 
 def test_merging_chunks_is_exact() -> None:
@@ -26,7 +27,7 @@ def test_verdicts_where_the_truth_is_known() -> None:
     """Shallow and wide: trusted, and right. Deep and narrow: the mean of K^2 is off tenfold, and refused."""
     for widths, trusted in (([2, 64, 64, 1], True), ([2, *[4] * 20, 1], False), ([2, *[2] * 20, 1], False)):
         exact = float(finwidth.moments(MLP(widths), [1, 2]).second_moment)
-        found = estimates(chunks(MLP(widths), [1, 2], 100_000, seed=2))["K^2"]
+        found = estimate_moments(draw_chunks(one_input_sampler(MLP(widths), [1, 2]), 100_000, seed=2))["K^2"]
         assert found.trust is trusted
         assert abs(found.value / exact - 1) < 0.05 or not trusted
 

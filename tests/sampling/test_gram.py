@@ -16,10 +16,10 @@ from scipy import integrate, special, stats
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix import gram
-from finwidth.sampling.kernel_matrix import passes as gram_passes
-from finwidth.sampling.kernel_matrix import update as gram_update
+from finwidth.sampling.kernel_matrix import change, passes
+from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import stream
+from finwidth.sampling.sampler import Chunk
 from stats import same_law, same_mean
 
 FloatArray = npt.NDArray[Any]
@@ -74,7 +74,16 @@ def networks(net: MLP, draws: int = DRAWS) -> Drawn:
 
 
 def in_law(net: MLP, draws: int = DRAWS, inputs: FloatArray = X) -> Drawn:
-    return gram.draw(net, inputs, draws, stream(7, 0), TARGETS[: len(inputs)])
+    """One stream for all draws, as many at once as a chunk has."""
+    sampler, rng = kernel_matrix_sampler(net, inputs, TARGETS[: len(inputs)]), stream(7, 0)
+
+    class OfOneStream(Chunk):
+        def stream_on(self, device: object) -> np.random.Generator:
+            return rng
+
+    sizes = [min(sampler.chunk_size, draws - start) for start in range(0, draws, sampler.chunk_size)]
+    drawn = [sampler.draw(OfOneStream(7, 0, size)) for size in sizes]
+    return {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -85,23 +94,23 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
 
-def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> gram_passes.Factor:
-    """A wrong `factor`: what was met on the side it is asked for is forgotten."""
-    return gram_passes.Factor(gram_passes.factor(gram, squares).root, lambda: np.zeros_like(gram))
+def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> passes.Factor:
+    """A wrong `factorise`: what was met on the side it is asked for is forgotten."""
+    return passes.Factor(passes.factorise(gram, squares).root, lambda: np.zeros_like(gram))
 
 
 def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
-    real = gram_passes.Known.__init__
+    real = passes.Known.__init__
 
     def init(self, layer, gram, A_factor):  # type: ignore[no-untyped-def]
-        real(self, layer, gram, gram_passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
+        real(self, layer, gram, passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
 
-    patch.setattr(gram_passes.Known, "__init__", init)
+    patch.setattr(passes.Known, "__init__", init)
 
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """The update only: the backward pass takes the root of the factor, not the inverse."""
-    patch.setattr(gram_passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+    patch.setattr(passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
 
 
 @pytest.mark.parametrize(
@@ -131,20 +140,19 @@ def two_sides(net: MLP, draws: int) -> tuple[FloatArray, FloatArray]:
     u W t is the same from both sides of W, whatever met W first.
     """
     phi, rng = net.activation, stream(9, 0)
-    known = gram_passes.forward(net, X, draws, rng)
-    gram_passes.backward(phi, known, rng, keep=True)
+    known = passes.forward(net, X, draws, rng)
+    passes.backward(phi, known, rng, keep=True)
     r = known[-1].Y[0][:, :, 0] - TARGETS
-    made = gram_update._Update(phi, known, r[:, None, :], rng)
-    tangents = made._forward()
+    made = change.KernelChange(phi, known, r, rng)
+    tangents = made.forward()
     second = np.zeros_like(r)
     for step, tangent in zip(known[1:], tangents, strict=True):
-        pulled = gram_passes.turned(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
+        pulled = passes.transposed(tangent.TA) * step.J_gram  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
         second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for step, tangent in zip(known, tangents, strict=False):
         for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
             second += (phi.second_derivative(y) * L * np.square(dY)).sum(-1)
-    made._forward = lambda: tangents  # type: ignore[method-assign]
-    dK = made.run()
+    dK = made.backward(tangents)
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
 
@@ -164,7 +172,7 @@ def test_a_weight_matrix_is_the_same_from_both_sides(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["deep", "wide", "deep relu"])
 def test_a_tangent_that_is_forgotten_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram_update, "factor", without_inverse)
+    monkeypatch.setattr(change, "factorise", without_inverse)
     one, other = two_sides(SIDES[name], 200)
     assert one != pytest.approx(other, rel=1e-3, abs=1e-3 * np.median(np.abs(one)))
 
@@ -248,7 +256,7 @@ def test_duplicate_collinear_and_zero_inputs() -> None:
 
 def test_duplicates_move_as_one() -> None:
     """Twice the same input: the same dK between any two of its copies, and twice the step of one copy."""
-    twice = sample_gram(MLP([2, 6, 5, 1], activation="gelu"), X[[0, 0, 1]], 200, seed=1, targets=[1, 1, 0]).dK
+    twice = sample_gram(MLP([2, 6, 5, 1], activation="gelu"), X[[0, 0, 1]], 200, seed=1, y=[1, 1, 0]).dK
     dK = twice.to_numpy()
     scale = np.abs(dK).max(axis=(1, 2))
     for a, b in ((0, 1), (1, 0), (1, 1)):
@@ -260,20 +268,22 @@ def test_memory_is_what_was_promised() -> None:
     X = np.random.default_rng(0).normal(size=(6, 20))
     for targets in (None, np.zeros(6)):
         net = MLP([20, *[30_000] * 5, 1], activation="relu" if targets is None else "gelu")
-        gram.draw(net, X, 1, stream(0, 0), targets)  # what is made once: modules, caches
+        sampler = kernel_matrix_sampler(net, X, targets)
+        sampler.draw(Chunk(0, 0, 1))  # what is made once: modules, caches
         tracemalloc.start()
-        gram.draw(net, X, 1, stream(0, 0), targets)
+        sampler.draw(Chunk(0, 0, 1))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < gram.memory(net, 6, targets=targets is not None) < 1.6 * peak
+        assert peak < bytes_per_draw(net, 6, targets=targets is not None) < 1.6 * peak
 
 
 def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
     net = MLP([2, 300, 300, 1])
-    one = sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=1)
-    assert one.identical(sample_gram(net, X, 3000, seed=1, targets=TARGETS, threads=3))
-    assert gram.chunk_size(net, 3) < 1500  # several chunks
-    few = sample_gram(net, X, 2 * gram.chunk_size(net, 3), seed=1, targets=TARGETS)
+    one = sample_gram(net, X, 3000, seed=1, y=TARGETS, threads=1)
+    assert one.identical(sample_gram(net, X, 3000, seed=1, y=TARGETS, threads=3))
+    size = kernel_matrix_sampler(net, X).chunk_size
+    assert size < 1500  # several chunks
+    few = sample_gram(net, X, 2 * size, seed=1, y=TARGETS)
     assert few.K.equals(one.K[: few.sizes["draw"]])
 
 
@@ -282,8 +292,8 @@ def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
 )
 def test_products_in_pieces_are_the_products(shape: tuple[int, ...]) -> None:
     one, other = np.random.default_rng(0).normal(size=(2, *shape))
-    assert np.allclose(gram_passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
-    assert np.allclose(gram_passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
+    assert np.allclose(passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
+    assert np.allclose(passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
 
 
 def test_kernels_are_positive_semi_definite_and_symmetric() -> None:
@@ -328,11 +338,11 @@ BARE = SmoothActivation("bare", np.sin, np.cos)
         (lambda: sample_gram(MLP([2, 3, 1]), [[1, math.nan]], 1), "input 0 holds nan at place 1"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 0), "draws is 0"),
         (lambda: sample_gram(MLP([2, 3, 1]), X, 1, seed=-1), "seed is -1"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2]), "3 finite numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1, 2, math.nan]), "3 finite numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets="abc"), "not an array of numbers"),
-        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, targets=[1e200, 1, 1e308]), "the targets or the gains"),
-        (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, targets=TARGETS), "d2phi="),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1, 2]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1, 2, math.nan]), "3 finite numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y="abc"), "not an array of numbers"),
+        (lambda: sample_gram(MLP([2, 3, 1]), X, 1, y=[1e200, 1, 1e308]), "the targets or the gains"),
+        (lambda: sample_gram(MLP([2, 3, 1], activation=BARE), X, 1, y=TARGETS), "d2phi="),
         pytest.param(
             lambda: sample_gram(MLP([2, 3, 1]), X, 1, device="nowhere"),
             "device='nowhere' cannot be used",
@@ -351,7 +361,7 @@ def test_mistakes_are_told(call, words: str) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize("m", [1, 2, 3, 8])
 def test_draws_are_symmetric_to_the_last_bit(m: int) -> None:
     inputs = np.random.default_rng(1).normal(size=(m, 4))
-    drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, targets=np.ones(m))
+    drawn = sample_gram(MLP([4, 50, 30, 1], activation="silu"), inputs, 20, seed=2, y=np.ones(m))
     for name in ("K_w", "K_b", "K", "dK"):
         assert np.array_equal(drawn[name], drawn[name].transpose("draw", "input_", "input")), name
 
@@ -361,7 +371,7 @@ def test_an_activation_may_return_its_argument() -> None:
 
     def drawn(dphi: Callable[[FloatArray], FloatArray]) -> Any:
         square = SmoothActivation("square", lambda y: y * y / 2, dphi, d2phi=np.ones_like)
-        return sample_gram(MLP([2, 5, 4, 1], activation=square), X, 50, seed=3, targets=TARGETS)
+        return sample_gram(MLP([2, 5, 4, 1], activation=square), X, 50, seed=3, y=TARGETS)
 
     itself, another = drawn(lambda y: y), drawn(lambda y: y.copy())
     for name in ("output", "K", "dK"):
@@ -435,14 +445,14 @@ def test_first_move_of_one_hidden_layer_is_the_closed_form(
     q, weights = float(hidden.weight_variance) * 4 * size, float(hidden.weight_multiplier) * 4 * size
     trained, rho = float(hidden.bias_multiplier), float(last.weight_multiplier) * n
     mean, variance = first_move(activation, q, weights + trained, rho, n=n)
-    found = sample_gram(net, x, draws, seed=11, targets=[0.0]).dK.to_numpy().ravel()
+    found = sample_gram(net, x, draws, seed=11, y=[0.0]).dK.to_numpy().ravel()
     assert same_mean(found, mean / n, variance)
     assert not same_mean(found, first_move(activation, q, weights + 1 - trained, rho)[0] / n, variance)
 
 
 def test_the_mean_of_the_first_move_does_not_depend_on_the_target() -> None:
     net, x = MLP([4, 16, 1], activation="tanh", bias="none"), np.full((1, 4), math.sqrt(0.2))
-    found = sample_gram(net, x, 100_000, seed=12, targets=[0.7]).dK.to_numpy().ravel()
+    found = sample_gram(net, x, 100_000, seed=12, y=[0.7]).dK.to_numpy().ravel()
     assert abs(found.mean() - first_move("tanh", 0.2, 0.2)[0] / 16) < 6 * found.std() / len(found) ** 0.5
 
 
@@ -478,7 +488,7 @@ def test_sign_of_the_first_move_of_deeper_networks(
     activation: str, depth: int, bias: str, size: float, sign: int
 ) -> None:
     net = MLP([4, *[32] * (depth - 1), 1], activation=activation, bias=bias)
-    found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10_000, seed=13, targets=[0.0]).dK.to_numpy()
+    found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10_000, seed=13, y=[0.0]).dK.to_numpy()
     assert sign * found.mean() > 10 * found.std() / 100
 
 
@@ -487,7 +497,7 @@ def test_where_the_sign_turns_with_two_hidden_layers() -> None:
     """tanh without biases, n = 128: 0 between |x|^2/n_0 of 0.345 and 0.36."""
     for size, sign in ((0.345, -1), (0.36, 1)):
         net = MLP([4, 128, 128, 1], activation="tanh", bias="none")
-        found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10**6, seed=14, targets=[0.0]).dK.to_numpy()
+        found = sample_gram(net, np.full((1, 4), math.sqrt(size)), 10**6, seed=14, y=[0.0]).dK.to_numpy()
         mean, error = 128 * found.mean(), 0.128 * found.std()
         print(f"|x|^2/n_0 = {size}: n E[dK] = {mean:.5f} +- {error:.5f}")
         assert sign * mean > 6 * error

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 
 def on_device(net: MLP, draws: int = DRAWS, seed: int = 3) -> dict[str, np.ndarray]:
-    found = sample_gram(net, X, draws, seed, targets=TARGETS, device="cpu")
+    found = sample_gram(net, X, draws, seed, y=TARGETS, device="cpu")
     return {str(name): found[name].to_numpy() for name in found}
 
 

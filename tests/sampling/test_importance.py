@@ -16,9 +16,15 @@ from finwidth import MLP, Activation
 from finwidth.exact.moments import exact_values
 from finwidth.quantities import DRAWN
 from finwidth.sampling.one_input import importance
-from finwidth.sampling.one_input.importance import heads, make_tilts, pieces, tilted
-from finwidth.sampling.one_input.norm_chain import chunks
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.one_input.importance import (
+    importance_estimates,
+    importance_sampler,
+    make_tilts,
+    weighted_coins,
+)
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.statistics.estimates import estimate_moments
 from stats import same_counts, same_mean
 
 DRAWS = 60_000
@@ -49,7 +55,7 @@ BOUNDS = {"K_w": 6, "K_b": 6, "K": 6, "K_w^2": 12, "K_b^2": 12, "K^2": 24}
 def weighted(name: str, seed: int) -> dict[str, npt.NDArray[np.float64]]:
     """Draws in an order in which the three laws are mixed, as the batches of same_mean need."""
     net, x = NETWORKS[name]
-    drawn = list(pieces(net, x, DRAWS, seed))
+    drawn = list(draw_chunks(importance_sampler(net, x), DRAWS, seed))
     order = np.random.default_rng(0).permutation(DRAWS)
     return {name: np.concatenate([piece[name] for piece in drawn])[order] for name in drawn[0]}
 
@@ -76,7 +82,7 @@ def test_estimates_admit_their_error(name: str) -> None:
     """Within six standard errors of the exact values, trusted, and as precise as is promised."""
     net, x = NETWORKS[name]
     exact = exact_values(finwidth.moments(net, x))
-    for quantity, found in estimates([drawn_once(name, 1)], exact).items():
+    for quantity, found in estimate_moments([drawn_once(name, 1)], exact).items():
         assert found.trust, (quantity, found.verdict)
         assert abs(found.value - exact[quantity]) <= 6 * found.se + 1e-9 * abs(exact[quantity]), quantity
         assert found.se <= (12 / DRAWS) ** 0.5 * abs(exact[quantity]), quantity
@@ -88,9 +94,9 @@ def test_plain_draws_are_off_by_factors_at_beta_three(name: str) -> None:
     net, x = BETA_3[name]
     assert 2.9 < net.beta_hidden < 3.1
     exact = exact_values(finwidth.moments(net, x))
-    found = estimates([drawn_once(name, 1)])
-    plain = list(chunks(net, x, DRAWS, seed=3))
-    verdicts = estimates(plain)
+    found = estimate_moments([drawn_once(name, 1)])
+    plain = list(draw_chunks(one_input_sampler(net, x), DRAWS, seed=3))
+    verdicts = estimate_moments(plain)
     for quantity in ("K^2", "dK"):
         assert found[quantity].effective_draws > 10_000
         assert found[quantity].se < 0.01 * abs(exact[quantity])
@@ -103,7 +109,7 @@ def test_one_per_cent_at_beta_three() -> None:
     """400,000 draws: three standard errors are within 1%."""
     net, x = BETA_3["5 x 15"]
     exact = exact_values(finwidth.moments(net, x))
-    found = tilted(net, x, 400_000, seed=2)
+    found = importance_estimates(net, x, 400_000, seed=2)
     for quantity in ("K^2", "dK"):
         assert 3 * found[quantity].se < 0.01 * abs(exact[quantity])
         assert abs(found[quantity].value / exact[quantity] - 1) < 0.01
@@ -115,7 +121,7 @@ def test_one_per_cent_with_two_million_draws(name: str) -> None:
     """Six standard errors are within 1% here, so the estimate is."""
     net, x = BETA_3[name]
     exact = exact_values(finwidth.moments(net, x))
-    for quantity, found in tilted(net, x, 2_000_000, seed=4).items():
+    for quantity, found in importance_estimates(net, x, 2_000_000, seed=4).items():
         error = found.value / exact[quantity] - 1
         print(f"{name}, {quantity}: off by {error:+.2%}, standard error {found.se / abs(exact[quantity]):.2%}")
         assert 6 * found.se < 0.0125 * abs(exact[quantity])
@@ -142,19 +148,19 @@ def test_agrees_with_the_plain_chain_at_small_beta() -> None:
 
 def forget_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """chi2(m) has E[chi^2] = m (m + 2), not m^2."""
-    right = importance._moments
-    monkeypatch.setattr(importance, "_moments", lambda n: right(n) | {(2, 0): n * (n + 1) / 4})
+    right = importance._chi_square_moments
+    monkeypatch.setattr(importance, "_chi_square_moments", lambda n: right(n) | {(2, 0): n * (n + 1) / 4})
 
 
 def forget_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = importance._moments
-    monkeypatch.setattr(importance, "_moments", lambda n: right(n) | {(0, 0): 1.0})
+    right = importance._chi_square_moments
+    monkeypatch.setattr(importance, "_chi_square_moments", lambda n: right(n) | {(0, 0): 1.0})
 
 
 def fair_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gammas are tilted, their coins are not."""
     fair = lambda rng, n, a, b: np.maximum(rng.binomial(n, 0.5, len(a)), 1.0)  # noqa: E731
-    monkeypatch.setattr(importance, "heads", fair)
+    monkeypatch.setattr(importance, "weighted_coins", fair)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def fair_coins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_likelihood_ratio_is_rejected(wrong, name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     wrong(monkeypatch)
     exact = exact_values(finwidth.moments(*NETWORKS[name]))
-    found = estimates([weighted(name, 1)])
+    found = estimate_moments([weighted(name, 1)])
     z = [(found[quantity].value - exact[quantity]) / found[quantity].se for quantity in BOUNDS]
     print(f"{name}: z {np.round(z, 1)}")
     assert max(np.abs(z)) > 6
@@ -177,8 +183,8 @@ def test_weighted_coins(n: int, a: int, b: int) -> None:
 
     m = np.arange(1.0, n + 1)
     weights = stats.binom.pmf(m, n, 0.5) * rising(m, a) * rising(m - 1, b)
-    assert importance._moments(n)[a, b] == pytest.approx(weights.sum(), rel=1e-12)
-    drawn = heads(np.random.default_rng(7), n, np.full(DRAWS, float(a)), np.full(DRAWS, float(b)))
+    assert importance._chi_square_moments(n)[a, b] == pytest.approx(weights.sum(), rel=1e-12)
+    drawn = weighted_coins(np.random.default_rng(7), n, np.full(DRAWS, float(a)), np.full(DRAWS, float(b)))
     counts = np.bincount(drawn.astype(int), minlength=n + 1)
     assert not counts[0]
     assert same_counts(counts[1:], weights / weights.sum())
@@ -212,13 +218,13 @@ def test_the_parts_are_balanced() -> None:
 
 def test_a_seed_fixes_the_numbers() -> None:
     net = MLP([2, 4, 4, 1])
-    one, same = (tilted(net, [1, 2], 50_000, seed=5, threads=threads) for threads in (1, 3))
+    one, same = (importance_estimates(net, [1, 2], 50_000, seed=5, threads=threads) for threads in (1, 3))
     assert one == same
-    assert one != tilted(net, [1, 2], 50_000, seed=6)
+    assert one != importance_estimates(net, [1, 2], 50_000, seed=6)
     seen: list[int] = []
-    tilted(net, [1, 2], 5, progress=seen.append)
+    importance_estimates(net, [1, 2], 5, progress=seen.append)
     assert seen == [5]
-    assert tilted(net, [1, 2], 1)["K"].draws == 1
+    assert importance_estimates(net, [1, 2], 1)["K"].draws == 1
 
 
 @pytest.mark.parametrize(
@@ -231,6 +237,6 @@ def test_a_seed_fixes_the_numbers() -> None:
         (MLP([2, *[2] * 2000, 1]), [1, 2], "overflow a double"),
     ],
 )
-def test_what_cannot_be_tilted_is_refused(net: MLP, x: list[float], words: str) -> None:
+def test_what_cannot_be_drawn_in_proportion_is_refused(net: MLP, x: list[float], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
-        tilted(net, x, 1000)
+        importance_estimates(net, x, 1000)

@@ -9,14 +9,15 @@ import pytest
 from scipy import stats
 
 import finwidth
-from finwidth.sampling.one_input.norm_chain import chunks
-from finwidth.sampling.statistics.quantile_sketch import ACCURACY, SHOWN, Law
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.statistics.quantile_sketch import ACCURACY, SHOWN, QuantileSketch
 
 SHARES = (0, 1e-4, *SHOWN, 0.9999, 1)
 
 
-def law_of(*pieces: np.ndarray) -> Law:
-    law = Law()
+def law_of(*pieces: np.ndarray) -> QuantileSketch:
+    law = QuantileSketch()
     for piece in pieces:
         law.add(piece)
     return law
@@ -67,7 +68,7 @@ def test_order_and_merging_do_not_matter() -> None:
     shuffled = np.random.default_rng(2).permutation(draws)
     whole, other = law_of(draws), law_of(*np.array_split(shuffled[:70_000], 9))
     other.merge(law_of(shuffled[70_000:]))
-    other.merge(Law())
+    other.merge(QuantileSketch())
     assert other.draws == whole.draws
     for share in SHARES:
         assert other.quantile(share) == whole.quantile(share)
@@ -95,7 +96,7 @@ def test_standard_errors_are_those_of_repeated_samples() -> None:
 def test_memory_is_bounded_over_a_long_stream() -> None:
     """Twenty million draws over the whole range of doubles take the six megabytes that are promised."""
     rng = np.random.default_rng(4)
-    law = Law()
+    law = QuantileSketch()
     law.add(np.exp(rng.uniform(-744, 709, 10_000)))
     tracemalloc.start()
     for _ in range(2000):
@@ -110,9 +111,9 @@ def test_memory_is_bounded_over_a_long_stream() -> None:
 def test_the_law_of_a_network() -> None:
     """Width 10^8 and depth 4: K has the mean and spread of its exact moments, and is nearly normal."""
     net = finwidth.MLP([2, *[10**8] * 3, 1])
-    law = Law()
-    for _ in law.watch(chunks(net, [1, 2], 100_000)):
-        pass
+    law = QuantileSketch()
+    for drawn in draw_chunks(one_input_sampler(net, [1, 2]), 100_000):
+        law.add(drawn["K"])
     exact = finwidth.moments(net, [1, 2])
     assert law.quantile(0.5).value == pytest.approx(float(exact.mean), rel=1.1 * ACCURACY)
     assert law.log_sd.value == pytest.approx(float(exact.cv), rel=0.02)
@@ -122,7 +123,7 @@ def test_the_law_of_a_network() -> None:
 @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
 def test_what_has_no_logarithm_is_refused(wrong: float) -> None:
     with pytest.raises(finwidth.FinwidthError, match="finite draws of at least 0"):
-        Law().add(np.array([1.0, wrong]))
+        QuantileSketch().add(np.array([1.0, wrong]))
     with pytest.raises(finwidth.FinwidthError, match="share is 2"):
         law_of(np.ones(3)).quantile(2)
 

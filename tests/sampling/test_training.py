@@ -15,10 +15,12 @@ import finwidth
 from dense_training import dense_training
 from finwidth import MLP, FinwidthError, sample_gram, train
 from finwidth.empirical.reference.brute_force import draw_networks
-from finwidth.sampling.lazy_matrix import gaussian as revealed
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
-from finwidth.sampling.training.plan import memory, plan
-from finwidth.sampling.training.train import default_rate, trajectory
+from finwidth.sampling.lazy_matrix import gaussian
+from finwidth.sampling.lazy_matrix.combination import Combination
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
+from finwidth.sampling.training.networks import Networks
+from finwidth.sampling.training.spec import training_bytes, training_spec
+from finwidth.sampling.training.train import default_rate, mean_trajectory
 from stats import same_law
 
 Array = Any
@@ -52,6 +54,10 @@ RUNS: dict[str, tuple[MLP, dict[str, Any]]] = {
     "several outputs, probe, mup, no biases": (
         MLP([3, 8, 7, 2], activation="gelu", parameterization="mup", bias="none"),
         {"X": X, "y": [[1.0, 0.0], [0.5, -1.0]], "lr": 0.02, "probe": PROBE, "momentum": 0.3},
+    ),
+    "centred, mini-batches, probe": (
+        MLP([3, 6, 6, 1], activation="gelu"),
+        {"X": MORE, "y": [1.0, -0.5, 0.3], "lr": 0.03, "batch": 2, "probe": PROBE, "centred": True},
     ),
     "frozen random biases, more inputs than neurons": (
         MLP([3, 2, 2, 1], activation="erf", bias="frozen", bias_variance=0.2),
@@ -103,9 +109,9 @@ WHOLE = ["relu", "gelu, mini-batches, momentum, random biases"]
 def test_training_has_the_law_of_networks_that_hold_their_weights(
     name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every product conditioned on all earlier ones to the last step, and with matrices completed on the way."""
+    """With every product conditioned on all earlier ones to the last step, or with matrices materialized on the way."""
     if not whole:
-        monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+        monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
     for view, values in ours.items():
         for place in range(values.shape[1]):
@@ -115,18 +121,80 @@ def test_training_has_the_law_of_networks_that_hold_their_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_training_has_the_law_of_networks_to_higher_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+    monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
     ours, theirs = views(in_law(name, 60_000)), views(drawn_weights(name, 60_000))
     for view, values in ours.items():
         for place in range(values.shape[1]):
             assert same_law(values[:, place], theirs[view][:, place]), (view, place)
 
 
+FULL_BATCH = [name for name, (_, arguments) in RUNS.items() if "batch" not in arguments]
+
+
+def with_weights(name: str, centred: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Drawn, Any]:
+    """A run of few draws, the same of networks that hold its initial weights, and how these are trained."""
+    made: list[tuple[Networks, list[Combination[Any]], list[Array]]] = []
+
+    def remembering(*given: Any) -> Networks:
+        networks = Networks(*given)
+        made.append((networks, [each.weights.copy() for each in networks.layers], [b.bias for b in networks.layers]))
+        return networks
+
+    monkeypatch.setattr("finwidth.sampling.training.train.Networks", remembering)
+    net, arguments = RUNS[name]
+    run = train(net, steps=STEPS[-1], draws=4, seed=5, record=STEPS, centred=centred, **arguments)
+    ((_, initial, biases),) = made
+    W = [np.swapaxes(each.from_right(each.matrix.right(np.eye(each.matrix.shape[1])[None])), 1, 2) for each in initial]
+    inputs = np.concatenate([arguments["X"], arguments.get("probe", np.zeros((0, 3)))])
+    W[0] = W[0] @ np.linalg.qr(inputs.T)[0].T  # the first layer acts on coordinates of the inputs
+    rest = {key: value for key, value in arguments.items() if key not in {"X", "y", "lr"}}
+    X, y, lr = arguments["X"], np.asarray(arguments["y"]), arguments["lr"]
+
+    def dense(centred: bool) -> Drawn:
+        start = (W, [each[:, 0] for each in biases])
+        rng = np.random.default_rng(0)
+        return dense_training(net, X, y, STEPS[-1], lr, 4, rng, STEPS, start=start, centred=centred, **rest)
+
+    return run, dense(centred), dense
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("name", FULL_BATCH)
+def test_training_is_that_of_its_initial_weights(name: str, centred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read off at the end, and trained as dense matrices, they give the same numbers."""
+    run, theirs, dense = with_weights(name, centred, monkeypatch)
+    for each in ("loss", "output", "K"):
+        ours = run[each].to_numpy()
+        assert ours == pytest.approx(theirs[each].reshape(ours.shape), rel=1e-8, abs=1e-10), each
+    if "probe_output" in run:
+        ours = run.probe_output.to_numpy()
+        assert ours == pytest.approx(theirs["probe_output"].reshape(ours.shape), rel=1e-8, abs=1e-10)
+    if centred:
+        assert not run.output[:, 0].any()
+        assert run.attrs["outputs_are"] == "N(x) - N_0(x), centred"
+    wrong = dense(not centred)
+    for each in ("loss", "output"):
+        assert run[each].to_numpy() != pytest.approx(wrong[each].reshape(run[each].shape), rel=1e-2), each
+    assert run.K.to_numpy()[:, 0] == pytest.approx(wrong["K"][:, 0])  # the kernel is the same function of the weights
+    assert run.K.to_numpy()[:, -1] != pytest.approx(wrong["K"][:, -1], rel=1e-3)
+
+
+def test_uncentred_training_is_rejected() -> None:
+    """Against centred networks that hold their weights, in mini-batches and at a probe."""
+    name = "centred, mini-batches, probe"
+    net, arguments = RUNS[name]
+    run = train(net, steps=STEPS[-1], draws=DRAWS, seed=5, record=STEPS, **{**arguments, "centred": False})
+    theirs = drawn_weights(name)
+    for place in range(1, len(STEPS)):
+        assert not same_law(run.loss.to_numpy()[:, place], theirs["loss"][:, place])
+    assert not same_law(run.probe_output.to_numpy()[:, -1, 0], theirs["probe_output"][:, -1, 0, 0])
+
+
 def forget(side: str) -> Callable[..., Array]:
     """Meet vectors as if none were known on the other side: `right` forgets the left, `left` the right."""
-    meet, nothing = GaussianMatrix._meet, revealed._Side()
+    meet, nothing = DeferredGaussianMatrix._meet, gaussian._Side()
 
-    def forgetful(W: GaussianMatrix, X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
+    def forgetful(W: DeferredGaussianMatrix[Any], X: Array, met: Any, other: Any, shape: tuple[int, int]) -> Array:
         forgotten = met is (W._right if side == "right" else W._left)
         return meet(W, X, met, nothing if forgotten else other, shape)
 
@@ -135,8 +203,8 @@ def forget(side: str) -> Callable[..., Array]:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_forgotten_conditioning_is_rejected(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
-    monkeypatch.setattr(GaussianMatrix, "_meet", forget(side))
+    monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
+    monkeypatch.setattr(DeferredGaussianMatrix, "_meet", forget(side))
     name = "gelu, momentum"
     ours, theirs = views(in_law(name)), views(drawn_weights(name))
     assert same_law(ours["output"][:, 0], theirs["output"][:, 0])  # the first forward pass knows nothing yet
@@ -204,7 +272,7 @@ def test_the_first_step_is_that_of_sample_gram() -> None:
     """At step 0 the kernel has sample_gram's law; a tiny step changes it by lr times its dK, and the outputs too."""
     net, targets, lr, draws = MLP([3, 9, 12, 1], activation="gelu"), [1.0, -0.5, 0.3], 1e-6, 160_000
     run = train(net, MORE, targets, steps=1, lr=lr, draws=draws, seed=1)
-    gram = sample_gram(net, MORE, draws, seed=2, targets=targets)
+    gram = sample_gram(net, MORE, draws, seed=2, y=targets)
     K, dK = run.K.to_numpy(), (run.K.diff("step") / lr).to_numpy()[:, 0]
     for a, b in ((0, 0), (0, 1), (1, 2)):
         assert same_law(K[:, 0, a, b], gram.K.to_numpy()[:, a, b])
@@ -334,19 +402,25 @@ def test_duplicate_and_zero_inputs() -> None:
     assert not run.K[..., 2, :].any()
 
 
-def test_memory_is_as_promised_and_a_budget_is_refused_at_once() -> None:
-    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
-    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": 6, "lr": 0.05}
-    promised = memory(plan(net, **arguments, momentum=0.9))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("n", "steps"), [(30_000, 6), (500, 25)], ids=["deferred", "materialized"])
+def test_memory_is_as_promised(n: int, steps: int, momentum: float) -> None:
+    net, inputs = MLP([8, *[n] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
+    arguments: dict[str, Any] = {"X": inputs, "y": np.ones(4), "steps": steps, "lr": 0.01}
+    promised = training_bytes(training_spec(net, **arguments, momentum=momentum))
     tracemalloc.start()
-    train(net, **arguments, momentum=0.9, draws=1)
+    train(net, **arguments, momentum=momentum, draws=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert promised / 2 < peak < promised
+
+
+def test_a_budget_is_refused_at_once() -> None:
+    net, inputs = MLP([8, *[30_000] * 4, 1]), np.random.default_rng(0).standard_normal((4, 8))
     with pytest.raises(
-        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to \d+ MiB, and memory is 10 MiB"
+        finwidth.FinwidthError, match=r"training 1 draw at once.* needs up to [\d.]+ MiB, and memory is 10 MiB"
     ):
-        train(net, **arguments, draws=1, memory="10MiB")
+        train(net, inputs, np.ones(4), 6, 0.05, draws=1, memory="10MiB")
 
 
 NET = MLP([3, 5, 1])
@@ -373,6 +447,7 @@ NET = MLP([3, 5, 1])
         (lambda: train(NET, X, Y, 1, 0.1, 1, record=np.array([0.5])), "a step of record is .*0.5"),
         (lambda: train(NET, X, [[1], [1, 2]], 1, 0.1, 1), "not an array of numbers"),
         (lambda: train(NET, X, Y, 1, 0.1, 1, probe=np.ones((1, 2))), r"shape \(1, 2\)"),
+        (lambda: train(NET, X, Y, 1, 0.1, 1, centred=1), "centred is 1; give True or False"),  # type: ignore[arg-type]
         (lambda: train(NET, X, Y, 1, 0.1, 1, loss="hinge"), "loss 'hinge'"),
         (lambda: train(NET, X, [0, 1], 1, 0.1, 1, loss="cross-entropy"), "give 2 or more"),
         (lambda: train(MLP([3, 5, 2]), X, [0, 2], 1, 0.1, 1, loss="cross-entropy"), "whole numbers from 0 to 1"),
@@ -391,7 +466,7 @@ def test_a_dead_network_has_no_alignment_and_spoils_no_mean() -> None:
     run = finwidth.train(net, X, [1, -1, 1, -1, 1], 2, 0.01, 12, seed=0)
     dead = ~run.K.to_numpy().any(axis=(1, 2, 3))
     assert 0 < dead.sum() < 12
-    found = trajectory(run)
+    found: Any = mean_trajectory(run)
     for name in ("drift", "alignment"):
         living = run[name].to_numpy()[~dead]
         assert np.isfinite(living).all()
@@ -400,7 +475,7 @@ def test_a_dead_network_has_no_alignment_and_spoils_no_mean() -> None:
         assert found[name]["left_out"] == [int(dead.sum())] * 3
     assert found["loss"]["mean"] == pytest.approx(run.loss.mean("draw").to_numpy())
     assert found["loss"]["left_out"] == [0, 0, 0]
-    alone = trajectory(run.isel(draw=slice(0, 1)))
+    alone = mean_trajectory(run.isel(draw=slice(0, 1)))
     assert alone["loss"]["se"] is None
 
 

@@ -25,7 +25,8 @@ import finwidth
 from finwidth import FinwidthError
 from finwidth.sweeps import read
 from finwidth.sweeps.execution import dask as cluster
-from finwidth.sweeps.execution.run import Progress, Task
+from finwidth.sweeps.execution.run import Progress
+from finwidth.sweeps.execution.task import Task
 
 distributed = pytest.importorskip("distributed", reason="needs the dask extra")
 import dask  # noqa: E402
@@ -144,7 +145,7 @@ def test_cheap_tasks_travel_together() -> None:
 
     sizes = [1e5] * 5 + [1.0] * 130 + [1e9, 1.0]
     tasks: Any = [Sized(size) for size in sizes]
-    made: list[list[Task]] = list(cluster.batches(tasks))
+    made: list[list[Task]] = list(cluster.task_batches(tasks))
     assert [task for batch in made for task in batch] == tasks
     assert max(map(len, made)) == 64
     assert len(made) == 6

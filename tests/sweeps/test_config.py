@@ -80,6 +80,15 @@ MISTAKES = [
     ('bias = "frozen"', 'bias = "thawed"', 12, "network.bias: bias 'thawed' is not known"),
     ('bias = "frozen"', "biases = 1", 12, "network.biases: this key is not known; did you mean bias?"),
     ('bias = "frozen"', "gains = [1, 2]", 12, "network.gains: give one value, the same for all layers"),
+    ("n_0 = 3", "n_0 = 3\ngains = -1", 8, "axes.gains: -1 is not a number from 1e-30 to 1e+30"),
+    ("n_0 = 3", "n_0 = 3\ngains = [[1, 2]]", 8, "axes.gains: [1, 2] is not a number"),
+    ("n_0 = 3", "n_0 = 3\nbias_variance = [0, true]", 8, "axes.bias_variance: true is not a number"),
+    ("n_0 = 3", 'n_0 = 3\nbias = "no"', 8, "axes.bias: 'no' is not known; choose from trained, frozen, none"),
+    ("n_0 = 3", "n_0 = 3\nbias = \"none\"", 8, "axes.bias: this key stands in [network], too; give one of the two"),
+    ("n_0 = 3", 'n_0 = 3\nbias_law = "gausian"', 8, "axes.bias_law: 'gausian' is not known"),
+    ('law = "gaussian"\n\n[network]\nbias = "frozen"', 'bias = ["none"]\nbias_variance = [0, 1]', 4,
+     "axes: there is no network of law 'gaussian', activation 'relu', parameterization 'ntk', bias 'none', "
+     "bias_variance 1.0: bias=\"none\" with a bias_variance that is not 0"),
     ("target = 0.01", "target = 0", 15, "sampled.target: 0 is not a number from 1e-06 to 1"),
     ("target = 0.01", "draws = 10", 16, "sampled.most_draws: this is the limit of a target"),
     ("target = 0.01", "of = []", 15, "sampled.of: the list is empty"),
@@ -147,6 +156,7 @@ def test_an_input_of_a_file_is_known_by_its_numbers(tmp_path: Path) -> None:
         ({"axes": {"depth": [2, 8], "width": 4, "n_0": 2}}, "axes.depth no longer has 4"),
         ({"axes": {"depth": [2, 4], "ratio": 0.5, "n_0": 2}}, "axes.ratio was not given before"),
         ({"axes": {"depth": [2, 4], "width": 4, "n_0": 2, "input": "1,1"}}, "axes.input no longer has ones"),
+        ({"axes": {"depth": [2, 4], "width": 4, "n_0": 2, "gains": 2}}, "axes.gains was not given before"),
         ({"axes": {"depth": [2, 4, 8], "width": [2, 4], "n_0": 2}}, None),
         ({"sampled": {"draws": 101}}, None),
     ],
@@ -178,7 +188,8 @@ VALUES = st.recursive(
 KEYS = [
     ("seed",), ("quantities",), ("axes",), ("network",), ("sampled",), ("gram",), ("axes", "depth"),
     ("axes", "width"), ("axes", "n_0"), ("axes", "input"), ("axes", "law"), ("axes", "activation"), ("axes", "ratio"),
-    ("network", "gains"), ("network", "bias_variance"), ("sampled", "draws"), ("sampled", "target"),
+    ("axes", "gains"), ("axes", "bias"), ("network", "gains"), ("network", "bias_variance"), ("sampled", "draws"),
+    ("sampled", "target"),
     ("sampled", "of"), ("gram", "inputs"), ("gram", "targets"), ("gram", "draws"),
 ]  # fmt: skip
 fuzz = settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from hypothesis import strategies as st
 
 import finwidth
 from finwidth import MLP, FinwidthError
-from finwidth.sampling.one_input.norm_chain import chunk_size
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import stream
-from finwidth.sampling.statistics.estimates import Accumulator, estimates
+from finwidth.sampling.statistics.estimates import Accumulator, estimate_moments
 from finwidth.sweeps.execution import run
-from finwidth.sweeps.quantities.records import accumulate, record
+from finwidth.sweeps.quantities.records import ResumableSums, estimate_records
 from finwidth.sweeps.schema.grid import Cell, cell_seed, input_vector
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
 
+SEED = 143794394832797326972688184010337740808
 AXES = {"depth": [2, 5], "width": [4, 16], "n_0": 3, "input": "random:1"}
 
 
@@ -52,6 +54,111 @@ def test_arguments_of_the_network_arrive(network: dict[str, Any]) -> None:
     assert float(found.exact_cv.sel(depth=5, width=4)) == pytest.approx(exact.cv, rel=1e-10)
 
 
+NETWORK_AXES: dict[str, list[Any]] = {
+    "bias": ["frozen", "trained"], "gains": [0.5, 3.0], "bias_variance": [0.0, 0.25], "bias_scale": [0.5, 2.0],
+}  # fmt: skip
+
+
+def test_arguments_of_the_network_are_axes() -> None:
+    """Cell by cell the numbers of the functions, with the seeds of the cells; one value more adds cells only."""
+    table: dict[str, Any] = {"inputs": ["ones", "random:2"], "draws": 60}
+    config: dict[str, Any] = {
+        "quantities": ["exact", "sampled", "gram"],
+        "axes": {"depth": [1, 3], "width": [4, 6], "n_0": 2, "bias_law": "gaussian", **NETWORK_AXES},
+        "sampled": {"draws": 700},
+        "gram": table,
+    }
+    found = finwidth.sweep(config)
+    assert dict(found.exact_mean.sizes) == dict.fromkeys([*NETWORK_AXES, "depth", "width"], 2)
+    X = np.array([input_vector(name, 2, Path()) for name in table["inputs"]])
+    for values in itertools.product([1, 3], [4, 6], *NETWORK_AXES.values()):
+        place = dict(zip(["depth", "width", *NETWORK_AXES], values, strict=True))
+        here = found.sel(place)
+        arguments = {name: place[name] for name in NETWORK_AXES} | {"bias_law": "gaussian"}
+        net = MLP([2, *[place["width"]] * (place["depth"] - 1), 1], **arguments)
+        assert float(here.exact_cv) == pytest.approx(finwidth.moments(net, [1, 1]).cv, rel=1e-9, abs=1e-7)
+        assert float(here.exact_dK) == pytest.approx(float(finwidth.moments(net, [1, 1]).update["dK"]), rel=1e-11)
+        names = ("bias", "bias_law", "gains", "bias_variance", "bias_scale")
+        more = tuple((name, arguments[name]) for name in names)
+        cell = Cell(2, "gaussian", "relu", "ntk", "ones", place["depth"], place["width"], more)
+        drawn = finwidth.sample(net, [1, 1], 700, cell_seed(0, cell, "sampled", "draws"))
+        assert float(here.sampled_mean.sel(moment="K")) == pytest.approx(float(drawn.K.mean()), rel=1e-12)
+        gram = finwidth.sample_gram(net, X, 60, cell_seed(0, cell, "gram", "draws"))
+        np.testing.assert_allclose(here.gram_mean.sel(gram_moment="K"), gram.K.mean("draw"), rtol=1e-12)
+    for name in NETWORK_AXES:  # no axis is without effect
+        parts = found.isel({name: 0}), found.isel({name: 1})
+        assert not np.allclose(parts[0].sampled_mean.sel(moment="K"), parts[1].sampled_mean.sel(moment="K"))
+
+
+def test_base_widths_are_an_axis_of_mup() -> None:
+    axes = AXES | {"parameterization": "mup", "base_widths": [2, 8]}
+    found = finwidth.sweep({"quantities": ["exact"], "axes": axes})
+    same = finwidth.sweep(
+        {"quantities": ["exact"], "axes": AXES | {"parameterization": "mup"}, "network": {"base_widths": 8}}
+    )
+    np.testing.assert_array_equal(found.sel(base_widths=8).exact_cv, same.exact_cv)
+    for base, width in itertools.product([2, 8], [4, 16]):
+        net = MLP([3, *[width] * 4, 1], parameterization="mup", base_widths=base)
+        exact = finwidth.moments(net, input_vector("random:1", 3, Path()))
+        here = found.sel(base_widths=base, width=width, depth=5)
+        assert float(here.exact_mean) == pytest.approx(exact.mean, rel=1e-12)
+    with pytest.raises(FinwidthError, match=r"axes: there is no network of .*base_widths 2: base_widths belong to"):
+        finwidth.sweep({"quantities": ["exact"], "axes": AXES | {"base_widths": [2]}})
+
+
+def test_an_axis_that_is_not_given_leaves_the_seed_as_it_is() -> None:
+    """A known value: another one would give every sweep other numbers."""
+    cell = Cell(3, "gaussian", "relu", "ntk", "random:1", 5, 16)
+    assert cell_seed(8, cell, "sampled", "draws") == SEED
+    seeds = {cell_seed(8, cell._replace(more=(("gains", gain),)), "sampled", "draws") for gain in (1.0, 2.0)}
+    assert len(seeds | {SEED}) == 3
+
+
+def test_axes_of_arguments_grow_and_merge(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "quantities": ["exact", "sampled"],
+        "axes": AXES | {"gains": [2.0], "bias_variance": [0, 0.5]},
+        "sampled": {"draws": 50},
+    }
+    other = part(config, axes={"gains": [1.0]})
+    whole = part(config, axes={"gains": [2.0, 1.0]})
+    finwidth.sweep(config, tmp_path / "a.zarr")
+    finwidth.sweep(other, tmp_path / "b.zarr")
+    finwidth.sweeps.merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")
+    expected = finwidth.sweep(whole)
+    assert finwidth.sweeps.read(tmp_path / "c.zarr").identical(expected)
+    assert finwidth.sweep(whole, tmp_path / "a.zarr").identical(expected)
+    with pytest.raises(FinwidthError, match=r"axes\.gains was given before"):
+        finwidth.sweep({**config, "axes": AXES | {"bias_variance": [0, 0.5]}}, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("method", ["law", "networks"])
+def test_training_takes_them_too(method: str) -> None:
+    if method == "networks":
+        pytest.importorskip("torch")
+    training: dict[str, Any] = {
+        "inputs": ["ones", "random:2"],
+        "targets": [1, -1],
+        "steps": 2,
+        "lr": 0.1,
+        "draws": 6,
+        "method": method,
+    }
+    axes = {"depth": 3, "width": 4, "n_0": 2, "gains": [1.0, 2.0], "bias_variance": [0.5, 0.0]}
+    found = finwidth.sweep({"quantities": ["training"], "axes": axes, "training": training})
+    X = np.array([input_vector(name, 2, Path()) for name in training["inputs"]])
+    for gain, variance in itertools.product([1.0, 2.0], [0.0, 0.5]):
+        net = MLP([2, 4, 4, 1], gains=gain, bias_variance=variance)
+        cell = Cell(2, "gaussian", "relu", "ntk", "ones", 3, 4, (("gains", gain), ("bias_variance", variance)))
+        seed = cell_seed(0, cell, "training", "chunk 0")
+        if method == "law":
+            loss = finwidth.train(net, X, [1, -1], 2, 0.1, 6, seed).loss.mean("draw")
+        else:
+            loss = finwidth.empirical.Ensemble(net, 6, seed).train(X, np.array([1.0, -1.0]), 2, 0.1).loss.mean("member")
+        here = found.sel(gains=gain, bias_variance=variance, followed="loss")
+        np.testing.assert_allclose(here.training_mean, loss.sel(step=[0, 2]), rtol=1e-10)
+
+
 def test_a_ratio_stands_for_the_nearest_width() -> None:
     found = finwidth.sweep({"quantities": ["exact"], "axes": {"depth": [2, 9], "ratio": [0.3, 50.0], "n_0": 2}})
     assert found.width.to_numpy().tolist() == [[7, 1], [30, 1]]
@@ -66,7 +173,7 @@ def test_sampled_estimates_are_those_of_sample_with_the_seed_of_the_cell() -> No
     for depth in (2, 5):
         cell = Cell(3, "gaussian", "relu", "ntk", "random:1", depth, 16)
         drawn = finwidth.sample(MLP([3, *[16] * (depth - 1), 1]), x, 70_000, cell_seed(8, cell, "sampled", "draws"))
-        expected = estimates([{str(name): drawn[name].to_numpy() for name in drawn}])
+        expected = estimate_moments([{str(name): drawn[name].to_numpy() for name in drawn}])
         here = found.sel(depth=depth, width=16)
         for name, estimate in expected.items():
             assert float(here.sampled_mean.sel(moment=name)) == pytest.approx(estimate.value, rel=1e-12)
@@ -84,7 +191,7 @@ def test_gram_estimates_are_those_of_sample_gram_with_the_seed_of_the_cell() -> 
     X = np.array([input_vector(name, 3, Path()) for name in ("ones", "random:2")])
     cell = Cell(3, "gaussian", "gelu", "ntk", "random:1", 5, 4)
     seed = cell_seed(0, cell, "gram", "draws")
-    drawn = finwidth.sample_gram(MLP([3, 4, 4, 4, 4, 1], activation="gelu"), X, 500, seed, targets=[1, -1])
+    drawn = finwidth.sample_gram(MLP([3, 4, 4, 4, 4, 1], activation="gelu"), X, 500, seed, y=[1, -1])
     here = found.sel(depth=5, width=4, activation="gelu")
     assert here.gram_mean.dims == ("gram_moment", "gram_input", "gram_input_")
     for name, values in (("K", drawn.K), ("K^2", drawn.K**2), ("dK", drawn.dK)):
@@ -161,9 +268,9 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
         asked.append(number)
         return stream(seed, number)
 
-    monkeypatch.setattr("finwidth.sweeps.quantities.sampled.stream", noted)
+    monkeypatch.setattr("finwidth.sampling.sampler.stream", noted)
     assert finwidth.sweep(config, tmp_path / "a.zarr").identical(whole)
-    size = chunk_size(MLP([4, 8, 8, 1]))
+    size = one_input_sampler(MLP([4, 8, 8, 1]), [1, 1, 1, 1]).chunk_size
     assert sorted(set(asked)) == list(range(40_000 // size, -(-110_000 // size)))  # whole chunks are not drawn again
     assert 40_000 // size > 0
 
@@ -171,18 +278,22 @@ def test_more_draws_go_on_from_those_there_are(tmp_path: Path, monkeypatch: pyte
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(1, 60), st.lists(st.integers(1, 200), min_size=1, max_size=5))
 def test_accumulating_in_steps_is_accumulating_at_once(size: int, steps: list[int]) -> None:
-    def piece(number: int, count: int) -> list[Any]:
-        rng = np.random.default_rng([number, count])
-        return [rng.standard_normal(count), rng.exponential(size=count)]
+    def summed(draws: int, previous: Any = None) -> ResumableSums:
+        sums = ResumableSums(2, size, draws, previous)
+        for number, count in sums.chunks():
+            rng = np.random.default_rng([number, count])
+            sums.add([rng.standard_normal(count), rng.exponential(size=count)])
+        return sums
+
+    def records(sums: ResumableSums) -> Any:
+        return estimate_records([total.estimate() for total in sums.totals], sums.states, sums.draws)
 
     previous = None
     for draws in sorted(steps):
-        totals, states = accumulate(piece, 2, size, draws, previous)
-        previous = record([total.estimate() for total in totals], states, draws)
-    once, states = accumulate(piece, 2, size, max(steps))
-    assert previous is not None
-    np.testing.assert_array_equal(previous, record([total.estimate() for total in once], states, max(steps)))
-    assert once[0].count == max(steps)
+        previous = records(summed(draws, previous))
+    once = summed(max(steps))
+    np.testing.assert_array_equal(previous, records(once))
+    assert once.totals[0].count == max(steps)
 
 
 def test_a_heavy_tailed_cell_is_not_called_converged() -> None:

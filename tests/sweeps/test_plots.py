@@ -77,7 +77,7 @@ def test_the_collapse_shows_the_values(store: Path) -> None:
 
 def test_the_update_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
-    axes = plots.update(found).axes[0]
+    axes = plots.update_collapse(found).axes[0]
     line = next(line for line in axes.get_lines() if line.get_label() == "$n=8$")
     x, y = (np.asarray(each, dtype=float) for each in line.get_data())
     exact = finwidth.moments(finwidth.MLP([2, *[8] * 3, 1]), [1.0, 1.0])
@@ -86,7 +86,7 @@ def test_the_update_shows_the_values(store: Path) -> None:
     assert np.isnan(y[0])  # one layer has no update
     assert axes.get_xlabel() == r"$d^2\,|x|^2/(n\,n_0)$"
     unit = finwidth.sweep(CONFIG | {"axes": CONFIG["axes"] | {"input": "unit"}})
-    assert plots.update(plots.cut(unit, [])).axes[0].get_xlabel() == r"$d^2/(n\,n_0)$"
+    assert plots.update_collapse(plots.cut(unit, [])).axes[0].get_xlabel() == r"$d^2/(n\,n_0)$"
 
 
 def test_samples_alone_are_enough() -> None:
@@ -110,7 +110,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, store: Path) -> None:
     with pytest.raises(FinwidthError, match="the store has no sampled values; it has exact"):
         plots.phase(plots.cut(found, ["law=uniform"]), "sampled")
     by_ratio = finwidth.sweep({"quantities": ["exact"], "axes": {"depth": [2, 3], "ratio": [0.5, 1.0], "n_0": 2}})
-    for picture in (plots.phase, plots.collapse, plots.update):
+    for picture in (plots.phase, plots.collapse, plots.update_collapse):
         with pytest.raises(FinwidthError, match="on each of the axes depth and width"):
             picture(plots.cut(by_ratio, []))
     for arguments, message in (

@@ -141,16 +141,16 @@ def test_a_signal_that_raises(tmp_path: Path, workers: int) -> None:
 
 
 def test_what_ends_by_itself_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt while two tasks are computed: the one that ends counts, the one that pauses does not."""
-    from finwidth.sweeps.execution import run
-    from finwidth.sweeps.execution.run import Computed, by_threads
+    """An interrupt while two tasks are computed: the one that ends counts, the one that is cancelled does not."""
+    from finwidth.sweeps.execution import threads
+    from finwidth.sweeps.execution.task import Computed
 
     computing: list[str] = []
 
-    def perform(task: Any, pause: Any) -> Computed:
+    def perform(task: Any, check_cancelled: Any) -> Computed:
         computing.append(task)
-        while task == "pauses":
-            pause()
+        while task == "is cancelled":
+            check_cancelled()
             time.sleep(0.001)
         time.sleep(0.2)
         return Computed(np.zeros(1), {})
@@ -160,14 +160,14 @@ def test_what_ends_by_itself_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.001)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "perform", perform)
-    monkeypatch.setattr(run, "wait", interrupted)
-    tasks: Any = iter(["ends", "pauses", "never begins"])
-    results: Any = by_threads(tasks, 2)
+    monkeypatch.setattr(threads, "perform", perform)
+    monkeypatch.setattr(threads, "wait", interrupted)
+    tasks: Any = iter(["ends", "is cancelled", "never begins"])
+    results: Any = threads.on_threads(tasks, 2)
     assert next(results)[0] == "ends"
     with pytest.raises(KeyboardInterrupt):
         next(results)
-    assert sorted(computing) == ["ends", "pauses"]
+    assert sorted(computing) == ["ends", "is cancelled"]
 
 
 @pytest.mark.slow

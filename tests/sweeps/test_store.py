@@ -23,7 +23,7 @@ from finwidth import FinwidthError
 from finwidth.quantities import DRAWN
 from finwidth.sweeps import check, merge, read
 from finwidth.sweeps.config import read_config
-from finwidth.sweeps.quantities import sampled as drawn_kinds
+from finwidth.sweeps.quantities import sampled
 from finwidth.sweeps.store import layout
 from finwidth.sweeps.store.dataset import status
 from finwidth.sweeps.store.zarr_store import open_store, writing
@@ -205,7 +205,7 @@ def test_records_of_other_moments_are_told_and_not_touched(
     whole = finwidth.sweep(small(), store)
     before = tree(store)
     with monkeypatch.context() as patch:
-        patch.setattr(drawn_kinds, "DRAWN", dict.fromkeys(moments))
+        patch.setattr(sampled, "DRAWN", dict.fromkeys(moments))
         for use in (finwidth.sweep, lambda config, path: read(path), lambda config, path: check(path)):
             with pytest.raises(
                 FinwidthError, match=r"records of sampled in .* have the moments K, K_w, .* use the version"

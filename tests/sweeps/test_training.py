@@ -58,7 +58,7 @@ def test_dead_networks_have_no_alignment_and_spoil_no_mean() -> None:
 
 
 def test_more_draws_and_workers_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finwidth.sweeps.quantities.training.chunk_size", lambda net, inputs: 15)
+    monkeypatch.setattr("finwidth.sweeps.quantities.training.training_chunk_size", lambda net, inputs: 15)
     finwidth.sweep(CONFIG, tmp_path / "a.zarr")
     more = CONFIG | {"training": TABLE | {"draws": 70}}
     assert finwidth.sweep(more, tmp_path / "a.zarr").identical(finwidth.sweep(more, workers=1))
@@ -72,7 +72,7 @@ def test_real_networks_are_an_ensemble_with_the_seed_of_the_chunk() -> None:
     X = np.array([input_vector(name, 3, Path()) for name in TABLE["inputs"]])
     seed = cell_seed(2, Cell(3, "uniform", "relu", "ntk", "ones", 3, 16), "training", "chunk 0")
     ensemble = finwidth.empirical.Ensemble(MLP([3, 16, 16, 1], "uniform"), 40, seed)
-    runs = ensemble.train(X, np.array([1.0, -1.0]), 3, 0.05, at=[1])
+    runs = ensemble.train(X, np.array([1.0, -1.0]), 3, 0.05, record=[1])
     here = found.sel(depth=3, width=16, law="uniform")
     for step in (0, 1, 3):
         for name in ("loss", "drift", "alignment"):

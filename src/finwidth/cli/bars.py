@@ -1,12 +1,15 @@
-"""What the command line shows of long work, on standard error: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work on standard error: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finwidth.progress import Stage
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LOG_SECONDS = 30
 _PATIENCE = 1.0  # seconds; shorter work shows nothing
@@ -16,7 +19,7 @@ class Bars:
     """A watcher of stages (`finwidth.progress`)."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._bar: Progress | None = None
         self._stage: Stage | None = None
         self._next = 0.0
 
@@ -36,7 +39,7 @@ class Bars:
 
     def _draw(self, stage: Stage) -> None:
         if self._bar is None:
-            self._bar = _bar()
+            self._bar = _new_bar()
             self._bar.start()
             self._bar.add_task(stage.what, total=1.0, left="")
         left = duration(stage.seconds_left)
@@ -48,7 +51,7 @@ class Bars:
             self._bar = None
 
 
-def _bar() -> Any:
+def _new_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

@@ -12,7 +12,7 @@ import sys
 TYPE_CHECKING = False  # as typing has it, without the time that typing takes
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from types import FrameType
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "its terminal is closed"}
 _SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def handle(handler: Callable[[int, Any], None]) -> None:
+def handle(handler: Callable[[int, FrameType | None], None]) -> None:
     """Have a handler called for each of the signals, but for those that are switched off, as by nohup."""
     for name in WORDS:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -34,13 +34,13 @@ def handle(handler: Callable[[int, Any], None]) -> None:
             signal.signal(number, handler)
 
 
-def stop(number: int, frame: Any) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
     """Stop with an exception, and at once should a second signal come while files are closed."""
     handle(end)
     raise Stopped(number)
 
 
-def end(number: int, frame: Any = None) -> None:
+def end(number: int, frame: FrameType | None = None) -> None:
     """Stop at once, in one line: while modules load, and after the work, nothing is open."""
     line = f"finwidth: {word(number)}\n"
     try:
@@ -49,7 +49,7 @@ def end(number: int, frame: Any = None) -> None:
         os._exit(128 + number)
 
 
-def end_unheard(ignored: Any) -> None:
+def end_unheard(ignored: sys.UnraisableHookArgs) -> None:
     """For `sys.unraisablehook`: a stop that comes where exceptions are lost, as in a destructor, is not lost."""
     if isinstance(ignored.exc_value, Stopped):
         end(ignored.exc_value.number)
@@ -64,5 +64,5 @@ def behind(error: BaseException | None) -> KeyboardInterrupt | None:
 
 
 def word(number: int) -> str:
-    """What happened to the program."""
+    """The word for a signal that ended the program."""
     return WORDS[signal.Signals(number).name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,8 +15,9 @@ from typer.core import TyperGroup
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
+from finwidth.cli.options import Json
+from finwidth.cli.output import print_json
 from finwidth.errors import FinwidthError
-from finwidth.quantities import plain
 
 if TYPE_CHECKING:
     from finwidth.sweeps.execution.run import Progress
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class _RunByDefault(TyperGroup):
     """`finwidth sweep grid.toml` is short for `finwidth sweep run grid.toml`."""
 
+    # The context is Click's, and newer Typer has a Click of its own.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args:
             args = ["--help"]
@@ -39,15 +40,10 @@ sweep_app = typer.Typer(
     help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
 )
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(plain(document), indent=1, allow_nan=False))
 
 
 @sweep_app.command("run")
-def _run(
+def run_command(
     config: Annotated[Path, typer.Argument(help="The config, a TOML file.", show_default=False)],
     output: Annotated[
         Path | None,
@@ -76,7 +72,7 @@ def _run(
     path = store_beside(config) if output is None else output
     last: list[Progress] = []
     try:
-        with _shown(quiet or as_json) as show, _one_line_warnings():
+        with _progress_bar(quiet or as_json) as show, _one_line_warnings():
 
             def progress(now: Progress) -> None:
                 last[:] = [now]
@@ -85,12 +81,12 @@ def _run(
             run(config, path, workers=workers, scheduler=scheduler, progress=progress)
     except KeyboardInterrupt as stop:
         if last:
-            stop.add_note(f"{_told(path, last[0])}; the same command goes on")
+            stop.add_note(f"{_done_line(path, last[0])}; the same command goes on")
         raise
     if as_json:
-        _print_json(status(path) | {"seconds": last[0].seconds})
+        print_json(status(path) | {"seconds": last[0].seconds})
         return
-    typer.echo(f"{_told(path, last[0])}.")
+    typer.echo(f"{_done_line(path, last[0])}.")
     for each in status(path)["quantities"].values():
         for line in each["doubts"]:
             typer.echo(f"! {line}.")
@@ -98,19 +94,20 @@ def _run(
 
 @contextlib.contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Such as that a cluster has no workers."""
+    """Print warnings, such as that a cluster has no workers, as one line."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: typer.echo(f"finwidth: {message}", err=True)
         yield
 
 
-def _told(path: Path, now: Progress) -> str:
+def _done_line(path: Path, now: Progress) -> str:
+    """How many cells are done."""
     new = f", {now.done - now.before} of them new, {now.rate:.3g} a second" if now.done > now.before else ""
     return f"{now.done} of {now.total} cells are in {path}{new}"
 
 
 @contextlib.contextmanager
-def _shown(quiet: bool) -> Iterator[Callable[[Progress], object]]:
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], object]]:
     """A bar with the rate and the time left on a terminal, a line now and then in a log, nothing where quiet."""
     from rich.console import Console
 
@@ -148,27 +145,27 @@ def _pace(now: Progress) -> str:
 
 
 @sweep_app.command("status")
-def _status(store: StoreArgument, as_json: Json = False) -> None:
+def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
 
     found = status(store)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from finwidth.cli import tables
 
-    tables.sweep_status(found)
+    tables.print_sweep_status(found)
 
 
 @sweep_app.command("check")
-def _check(store: StoreArgument, as_json: Json = False) -> None:
+def check_command(store: StoreArgument, as_json: Json = False) -> None:
     """Find every file of a store that is damaged, and mend what can be computed again."""
     from finwidth.sweeps.store.mending import LEFT, check
 
     found = check(store)
     if as_json:
-        _print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
+        print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
     else:
         for each in found:
             typer.echo(f"{each.file}: {each.mended}")
@@ -178,7 +175,7 @@ def _check(store: StoreArgument, as_json: Json = False) -> None:
 
 
 @sweep_app.command("collect")
-def _collect(
+def collect_command(
     store: StoreArgument,
     output: Annotated[
         Path,
@@ -196,13 +193,13 @@ def _collect(
     outputs.write_netcdf(found, output)
     sizes = {str(name): size for name, size in found.sizes.items()}
     if as_json:
-        _print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
+        print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
         return
     typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
 
 
 @sweep_app.command("merge")
-def _merge(
+def merge_command(
     stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The new store; there must be nothing yet.", show_default=False)
@@ -216,15 +213,15 @@ def _merge(
     merge(stores, output)
     found = status(output)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from finwidth.cli import tables
 
-    tables.sweep_status(found)
+    tables.print_sweep_status(found)
 
 
 @sweep_app.command("plot")
-def _plot(
+def plot_command(
     store: StoreArgument,
     picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],
     output: Annotated[
@@ -240,11 +237,11 @@ def _plot(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture: the phase diagram, the collapse of the second moment, or that of the update."""
+    """Draw a picture: the phase diagram, or the collapse of the second moment or of the update."""
     from finwidth.sweeps.plots import plot
 
     plot(store, picture, output, source=source, at=at or [])
     if as_json:
-        _print_json({"picture": picture, "file": str(output)})
+        print_json({"picture": picture, "file": str(output)})
         return
     typer.echo(f"Wrote {output}.")

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
     from finwidth.report import Report
-    from finwidth.sampling.statistics.quantile_sketch import Law, Measured
+    from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
+    from finwidth.summary import Summary
+    from finwidth.sweeps.store.dataset import Status
 
 _LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
 
@@ -61,7 +63,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _console(**options: Any) -> Console:
+def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
     """A console that leaves a closed pipe to the caller."""
     from rich.console import Console
 
@@ -69,7 +71,7 @@ def _console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return PipedConsole(highlight=False, **options)
+    return PipedConsole(highlight=False, width=width, soft_wrap=soft_wrap)
 
 
 def show(title: str, table: Table, notes: str) -> None:
@@ -79,13 +81,13 @@ def show(title: str, table: Table, notes: str) -> None:
     console.print(title, "", table, "", notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
 
 
-def moments(found: KernelMoments, forms: Bounds | None) -> None:
+def print_moments(found: KernelMoments, forms: Bounds | None) -> None:
     """Print exact values beside the paper's forms."""
     logs = found.log_by_name
     columns = ("paper's form", "ratio") if forms else ()
     table = _table("quantity", "exact", *columns)
     for name, value in found.by_name.items():
-        table.add_row(MOMENTS[name].label, number(value, logs[name]), *_form(forms, name))
+        table.add_row(MOMENTS[name].label, number(value, logs[name]), *_form_columns(forms, name))
     table.add_section()
     table.add_row("Var[K]", number(found.variance, found.K.log_variance))
     table.add_row("CV of K", number(found.cv, found.K.log_cv))
@@ -109,7 +111,7 @@ _CAPTION = (
 )
 
 
-def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
+def _form_columns(forms: Bounds | None, name: str) -> tuple[str, ...]:
     if forms is None:
         return ()
     if name not in forms.form:
@@ -117,24 +119,24 @@ def _form(forms: Bounds | None, name: str) -> tuple[str, ...]:
     return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
 
 
-def estimates(net: MLP, found: Mapping[str, Estimate], exact: Mapping[str, float], law: Law | None) -> None:
-    """Print sampled values with their standard errors beside the exact ones, and the law of K if draws are plain."""
+def print_summary(found: Summary) -> None:
+    """Print sampled values with their standard errors beside exact ones, and the quantiles of K of plain draws."""
     table = _table("quantity", "exact", "sampled", "std. err.", "z", "effective draws")
-    for name, each in found.items():
-        table.add_row(
-            MOMENTS[name].label, number(exact[name]), *_sampled(each, exact[name]), f"{each.effective_draws:.3g}"
-        )
-    notes = _doubts(found)
-    if law is None:
+    exact = found.exact or {}
+    for name, each in found.estimates.items():
+        value = exact.get(name)
+        table.add_row(MOMENTS[name].label, number(value), *_sampled(each, value), f"{each.effective_draws:.3g}")
+    notes = _doubts(found.estimates)
+    if found.K is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
     else:
-        if notes and importance.why_not(net) is None:
+        if notes and not importance.unsupported(found.network):
             notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
-        notes += "\n" + _law(law)
-    show(str(net), table, notes)
+        notes += "\n" + _law(found.K)
+    show(str(found.network), table, notes)
 
 
-def _law(law: Law) -> str:
+def _law(law: QuantileSketch) -> str:
     """Quantiles and moments of the logarithm, with their standard errors."""
     quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
     lines = [f"Quantiles of K: {quantiles}."]
@@ -154,7 +156,7 @@ def _with_error(measured: Measured, kind: str) -> str:
 _MOST_STEPS = 21  # that a table shows
 
 
-def trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
+def print_trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
     """Print how loss and kernel go over the steps, evenly thinned out where there are many."""
     series = {name: each for name, each in found.items() if name != "step"}
     table = _table("step", *(name.replace("_", " ") for name in series))
@@ -178,21 +180,21 @@ def _mean_at(series: Mapping[str, Any], place: int) -> str:
     return "-" if math.isnan(mean) else f"{mean:.4g}" + ("" if math.isnan(se) else f" ± {se:.2g}")
 
 
-def report(found: Report) -> None:
+def print_report(found: Report) -> None:
     """Print every quantity by every route."""
     columns = ("paper's form", "ratio") if found.bounds else ()
     table = _table("quantity", "exact", *columns, "sampled", "std. err.", "z")
     for row in found.rows:
-        form = _form(found.bounds, row.quantity)
+        form = _form_columns(found.bounds, row.quantity)
         table.add_row(MOMENTS[row.quantity].label, number(row.exact), *form, *_sampled(row.sampled, row.exact))
     notes = f"Infinite width: K = {found.infinite_width:.6g}. CV of K: {number(found.moments.cv)}.\n"
     notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
     show(str(found.network), table, notes)
 
 
-def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
+def _sampled(estimate: Estimate, exact: float | None) -> tuple[str, str, str]:
     """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
-    z = estimate.z(exact)
+    z = None if exact is None else estimate.z(exact)
     mark = " " if estimate.trust else "!"
     return (
         number(estimate.value) + mark,
@@ -201,7 +203,7 @@ def _sampled(estimate: Estimate, exact: float) -> tuple[str, str, str]:
     )
 
 
-def comparison(found: Comparison) -> None:
+def print_comparison(found: Comparison) -> None:
     """Print the three routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
     sampled = () if found.not_sampled else ("in law", "std. err.", "z")
     table = _table("quantity", "exact", *sampled, "networks", "std. err.", "z")
@@ -228,7 +230,7 @@ def comparison(found: Comparison) -> None:
     show(str(found.network), table, notes)
 
 
-def measurement(found: Measurement) -> None:
+def print_measurement(found: Measurement) -> None:
     """Print a module's kernel in short, and the theory beside it."""
     table = _table("quantity", "value")
     table.add_row("shape of K", " x ".join(map(str, found.K.shape)))
@@ -247,10 +249,10 @@ def measurement(found: Measurement) -> None:
         _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}.", markup=False)
     else:
         _console().print("The kernel at the first input beside its law over initializations:", markup=False)
-        module_comparison(found.theory)
+        print_module_comparison(found.theory)
 
 
-def module_comparison(found: ModuleComparison) -> None:
+def print_module_comparison(found: ModuleComparison) -> None:
     """Print a given network's kernel beside its law."""
     exact = ("exact mean", "std. dev.", "z") if found.cv is not None else ()
     table = _table("quantity", "this module", *exact, "percentile")
@@ -271,25 +273,25 @@ def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:
     return "".join(f"! {MOMENTS[name].label}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
 
 
-def statement(found: Statement) -> None:
+def print_statement(found: Statement) -> None:
     """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
-    figures = "; ".join(f"{name} {value}" for name, value in page.shown(found).items())
+    figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(found).items())
     line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
     _console(soft_wrap=True).print(line, markup=False)
 
 
-def findings(found: Iterable[Finding]) -> None:
+def print_findings(found: Iterable[Finding]) -> None:
     """Print what the checks find different from what the paper prints."""
     console = _console()
     for number, finding in enumerate(found, 1):
-        figures = "; ".join(f"{name} {value}" for name, value in page.shown(finding).items())
+        figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(finding).items())
         text = (
             f"\nFinding {number}. {finding.title}\n  printed: {finding.printed}\n  exact: {finding.exact}\n  {figures}"
         )
         console.print(text, markup=False)
 
 
-def sweep_status(found: Mapping[str, Any]) -> None:
+def print_sweep_status(found: Status) -> None:
     """Print what a sweep's store holds."""
     table = _table("quantity", "cells done", "of", "converged")
     for name, each in found["quantities"].items():

@@ -15,6 +15,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.routes import instead
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -79,8 +80,8 @@ def _exponentials(logs: dict[str, float]) -> dict[str, float]:
     return {key: exp(value) for key, value in logs.items()}
 
 
-def why_outside(net: MLP) -> str | None:
-    """Why ``net`` is outside the paper's setting, or None if it is not."""
+def unsupported(net: MLP) -> list[str]:
+    """How a network differs from those of the paper, whose forms cover no other; none if it does not."""
     paper = MLP(net.widths, net.weight_law)
     differences = [
         f"{key} is {net.describe()[key]}"
@@ -89,7 +90,7 @@ def why_outside(net: MLP) -> str | None:
     ]
     if net.widths[-1] != 1:
         differences.append(f"it has {net.widths[-1]} outputs")
-    return ", ".join(differences) or None
+    return differences
 
 
 def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds:
@@ -133,11 +134,8 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
 
 def log_forms(net: MLP, x: Vector) -> dict[str, float]:
     """`Bounds.log_form` alone: what the paper prints, without the exact moments that it is compared with."""
-    outside = why_outside(check_mlp(net))
-    if outside:
-        raise FinwidthError(
-            f"the paper's forms do not cover this network: {outside}; finwidth.moments gives its exact values"
-        )
+    if differences := unsupported(check_mlp(net)):
+        raise FinwidthError(f"the paper's forms do not cover this network: {', '.join(differences)}; {instead(net)}")
     norm = sum((a * a for a in exact_input(net, x)), Fraction(0)) / net.widths[0]  # |x|^2 / n_0
     sums = dict(_sums(net))
     d, beta = net.depth, float(net.beta)

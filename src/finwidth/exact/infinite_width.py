@@ -29,6 +29,7 @@ from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
@@ -74,6 +75,11 @@ class Means:
     slope_cos: FloatArray
 
 
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `infinite_width_gram` does not serve this network: it serves all."""
+    return []
+
+
 def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     """K at several inputs of the network with the same gains and infinitely wide hidden layers, shape (m, m).
 
@@ -103,6 +109,7 @@ def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:
     >>> float(finwidth.infinite_width_gram(finwidth.MLP([1, 50, 50, 1], activation="tanh"), [[1000]])[0, 0])
     249.425...
     """
+    check_supported("finwidth.infinite_width_gram", net)
     inputs, layers = check_inputs(net, X), net.layers
     m = len(inputs)
     at_once = 6 if isinstance(net.activation, SmoothActivation) else 24  # matrices, beside those that layers keep

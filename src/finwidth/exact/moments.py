@@ -23,8 +23,10 @@ from finwidth.exact.transfer import (
     survival_matters,
     to_decimal,
 )
+from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, exact_input
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction
@@ -329,6 +331,8 @@ class KernelMoments:
             "log_cv": {"K": self.K.log_cv},
             "update": self.update,
             "log_update": self.log_update,
+            "moments": self.by_name,
+            "log_moments": self.log_by_name,
         }
         if self.order > 2:
             document["raw"] = {"K": list(self.raw)}
@@ -355,6 +359,18 @@ def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
     second and first derivatives of the output a whose kernel is watched. With c = a the two orders of "wb" are equal.
     """
     return start_state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `moments` has no second moments of this network; none if it has."""
+    if isinstance(net.activation, SmoothActivation):
+        return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
+    laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
+    return [
+        f"its {what} are {law.name}, a law whose moment mu_4 is not given"
+        for what, law in laws.items()
+        if len(law.even_moments) < 2
+    ]
 
 
 def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
@@ -399,7 +415,8 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)
     """
-    net, exact, order = check_mlp(net), arguments.flag("exact", exact), check_order(order)
+    check_supported("finwidth.moments", net)
+    exact, order = arguments.flag("exact", exact), check_order(order)
     if exact:
         check_exact(net)
     given = Input.of(exact_input(net, x), 2 * order)

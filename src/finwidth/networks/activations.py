@@ -15,11 +15,12 @@ from finwidth.errors import FinwidthError, shown
 
 _HIGHEST = 1000  # order of a moment
 Array = Any  # of numbers: NumPy's, or a torch tensor on any device
+_OF_NUMPY = (np.ndarray, np.generic)
 
 
-def array_module(values: Array) -> Any:
+def array_namespace(values: Array) -> Any:
     """The module whose functions take these values: NumPy, or torch for its tensors."""
-    if isinstance(values, np.ndarray | np.generic):
+    if isinstance(values, _OF_NUMPY):
         return np
     import torch
 
@@ -28,7 +29,7 @@ def array_module(values: Array) -> Any:
 
 def _indicator(condition: Array, values: Array) -> Array:
     """1 where the condition holds and 0 elsewhere, in the precision of the values."""
-    return condition.astype(values.dtype) if array_module(values) is np else condition.to(values.dtype)
+    return condition.astype(values.dtype) if isinstance(values, _OF_NUMPY) else condition.to(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class SmoothActivation(Activation):
         """Refuse: the moments of phi' depend on the pre-activation, so none is exact."""
         raise FinwidthError(
             f"activation {self.name} is not positively homogeneous, so there are no exact moments; "
-            "finwidth.sample_gram draws its kernel in law"
+            "give one of two slopes, such as relu"
         )
 
     @property
@@ -234,21 +235,21 @@ class SmoothActivation(Activation):
 
 
 def _erf(y: Array) -> Array:
-    xp = array_module(y)
-    if xp is not np:
-        return xp.erf(y)
+    if not isinstance(y, _OF_NUMPY):
+        return y.erf()
     from scipy.special import erf
 
     return erf(y)
 
 
 def _tanh(y: Array) -> Array:
-    return array_module(y).tanh(y)
+    return np.tanh(y) if isinstance(y, _OF_NUMPY) else y.tanh()
 
 
 def _gauss(y: Array) -> Array:
     """exp(-y^2)."""
-    return array_module(y).exp(-y * y)
+    square = -y * y
+    return np.exp(square) if isinstance(y, _OF_NUMPY) else square.exp()
 
 
 def _normal_cdf(y: Array) -> Array:

@@ -112,7 +112,7 @@ def svg(figure: Figure, title: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     element = text[text.index("<svg") :]
-    # Names inside a drawing must not meet those of another drawing on the page.
+    # Names inside a drawing must not meet names of another drawing on the page.
     prefix = "".join(letter for letter in title.lower() if letter.isalnum())[:12]
     for what in ('id="', 'xlink:href="#', "url(#"):
         element = element.replace(what, what + prefix + "-")

@@ -249,6 +249,6 @@ def _open_neurons(each: Drawn) -> tuple[float, float]:
     for layer in range(1, each.net.depth):
         for neuron in range(each.net.widths[layer]):
             paths = paths_from(each.net, layer, neuron)
-            # The first gate of a path from Z is that of Z itself.
+            # The first gate of a path from Z is the gate of Z itself.
             hidden += sum(each.weight_of(one) * each.weight_of(two) for one, two in product(paths, repeat=2))
     return hidden, float(each.preactivations[-1][0] > 0)

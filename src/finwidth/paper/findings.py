@@ -195,7 +195,7 @@ def flipping_gates() -> Finding:
 
 
 def flips(depth: int, width: int) -> float:
-    """What gates that flip add to E[K_1 - K_0]/lambda, to leading order in 1/n; target 0, |x|^2 = n_0, biases trained.
+    """Share of flipping gates in E[K_1 - K_0]/lambda, to leading order in 1/n; target 0, |x|^2 = n_0, biases trained.
 
     The formula of docs/theory/training.md with kappa = 3 and s^2 = 2.
 

@@ -58,7 +58,7 @@ def uneven(n: int, beta: Fraction) -> list[int]:
     raise AssertionError
 
 
-def _input(n_0: int, norm: float) -> list[float]:
+def _equal_entries(n_0: int, norm: float) -> list[float]:
     return [math.sqrt(norm)] * n_0
 
 
@@ -69,7 +69,7 @@ def grid() -> tuple[Point, ...]:
     for law, n, b, (n_0, norm) in itertools.product(LAWS, WIDTHS, RATIOS, INPUTS):
         for hidden in ([n] * int(b * n), uneven(n, b)):
             net = MLP([n_0, *hidden, 1], law)
-            ratio = bounds(net, _input(n_0, norm)).hidden_ratio
+            ratio = bounds(net, _equal_entries(n_0, norm)).hidden_ratio
             points.append(Point(ratio, sum(1 / width**2 for width in hidden)))
     return tuple(points)
 
@@ -146,7 +146,7 @@ def means_agree() -> tuple[bool, bool]:
 def equal_widths(b: Fraction, norm: float, n: int = 128) -> dict[str, float]:
     """The equal-width lines, |x|^2/n_0 = norm: exact over exp(5 b) and (d b |x|^2/n_0) exp(5 b), b the hidden beta."""
     depth = int(b * n) + 1
-    found = moments(MLP([1, *[n] * (depth - 1), 1]), _input(1, norm))
+    found = moments(MLP([1, *[n] * (depth - 1), 1]), _equal_entries(1, norm))
     growth = 5 * float(b)
     square = math.exp(found.log_second_moment - 2 * math.log(found.mean) - growth)
     move = math.exp(found.log_update["dK"] - math.log(found.mean) - growth) / (depth * float(b) * norm)

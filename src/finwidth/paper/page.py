@@ -8,12 +8,11 @@ from fractions import Fraction
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from finwidth import outputs
 from finwidth.arguments import instance, items
 from finwidth.arguments import path as checked_path
-from finwidth.errors import FinwidthError
+from finwidth.extras import load_extra
 from finwidth.paper.records import Figure, Finding, Statement
 
 PAPER = 'B. Hanin, M. Nica, "Finite Depth and Width Corrections to the Neural Tangent Kernel", ICLR 2020'
@@ -28,10 +27,10 @@ INTRODUCTION = (
 INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
 
 
-def text(value: Figure) -> str:
+def figure_text(value: Figure) -> str:
     """A figure for people: whole numbers and short fractions as they are, others with four digits.
 
-    >>> text(Fraction(15, 2)), text(0.72326), text(1e-9), text(20000)
+    >>> figure_text(Fraction(15, 2)), figure_text(0.72326), figure_text(1e-9), figure_text(20000)
     ('15/2', '0.7233', '1e-09', '20000')
     """
     if isinstance(value, float):
@@ -41,9 +40,9 @@ def text(value: Figure) -> str:
     return str(value)
 
 
-def shown(statement: Statement | Finding) -> dict[str, str]:
+def figure_texts(statement: Statement | Finding) -> dict[str, str]:
     """The figures as a page shows them."""
-    return {name: text(value) for name, value in statement.figures.items() if name != INSTALLATION}
+    return {name: figure_text(value) for name, value in statement.figures.items() if name != INSTALLATION}
 
 
 def title(statement: Statement) -> str:
@@ -53,7 +52,7 @@ def title(statement: Statement) -> str:
 
 
 def verdict(statement: Statement) -> str:
-    """One word."""
+    """Holds or FAILS."""
     return "holds" if statement.holds else "FAILS"
 
 
@@ -76,18 +75,18 @@ def markdown(statements: Sequence[Statement], findings: Sequence[Finding]) -> st
         "| :--- | :--- | :--- | :--- |",
     ]
     for each in statements:
-        row = (f"[{title(each)}](#{each.id})", _plain(each.claim), _plain(each.checked_by), verdict(each))
+        row = (f"[{title(each)}](#{each.id})", _escaped(each.claim), _escaped(each.checked_by), verdict(each))
         lines.append("| " + " | ".join(row) + " |")
     lines += ["", "## Figures"]
     for each in statements:
-        lines += ["", f'<a id="{each.id}"></a>', "", f"**{title(each)}.** {_plain(each.note)}".rstrip(), ""]
-        lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in shown(each).items()]
+        lines += ["", f'<a id="{each.id}"></a>', "", f"**{title(each)}.** {_escaped(each.note)}".rstrip(), ""]
+        lines += [f"- {_escaped(name)}: {_escaped(value)}" for name, value in figure_texts(each).items()]
     lines += ["", "## What an exact computation finds different"]
     for number, finding in enumerate(findings, 1):
-        lines += ["", f"### {number}. {_plain(finding.title)}", ""]
-        lines += [f"Printed: {_plain(finding.printed)}", "", f"Exact: {_plain(finding.exact)}", ""]
-        lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in shown(finding).items()]
-        lines += ["", f"{_plain(finding.verdict)}"]
+        lines += ["", f"### {number}. {_escaped(finding.title)}", ""]
+        lines += [f"Printed: {_escaped(finding.printed)}", "", f"Exact: {_escaped(finding.exact)}", ""]
+        lines += [f"- {_escaped(name)}: {_escaped(value)}" for name, value in figure_texts(finding).items()]
+        lines += ["", f"{_escaped(finding.verdict)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -124,24 +123,28 @@ def typeset(line: str) -> str:
     return line
 
 
-def _plain(line: str) -> str:
+def _escaped(line: str) -> str:
     """`typeset`, with what Markdown would read as markup escaped."""
     return " ".join(typeset(line).replace("*", r"\*").replace("|", "&#124;").split())
 
 
+def import_jinja2() -> None:
+    """Raise FinwidthError unless Jinja2 is installed, which makes the HTML page."""
+    load_extra("jinja2", "the HTML page")
+
+
 def html(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
     """The page, with its drawings in it: no other file and no network access is needed to read it."""
-    try:
-        import jinja2
-    except ImportError:
-        raise FinwidthError("the HTML page needs Jinja2: pip install jinja2; or use --markdown or --json") from None
+    import_jinja2()
+    import jinja2
+
     from finwidth.paper import cartoons
 
     template = resources.files("finwidth.paper").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"shown": shown, "title": title, "verdict": verdict, "typeset": typeset}
+    environment.filters |= {"shown": figure_texts, "title": title, "verdict": verdict, "typeset": typeset}
     drawings = {
         "kept": cartoons.svg(cartoons.cartoon(1), "Four paths that keep their partners"),
         "swapped": cartoons.svg(cartoons.cartoon(2), "Swapped partners: four paths, one loop"),
@@ -166,21 +169,23 @@ def write_page(path: str | Path, statements: Sequence[Statement], findings: Sequ
     FinwidthError
         If Jinja2 is not installed, or the file cannot be written, or there is one that finwidth did not write.
     """
-    return _write(path, html(*_given(statements, findings)))
+    return _write(path, html(*_checked_results(statements, findings)))
 
 
 def write_markdown(path: str | Path, statements: Sequence[Statement], findings: Sequence[Finding]) -> Path:
     """Write the Markdown page; returns its path. Raises FinwidthError as `write_page`."""
-    return _write(path, markdown(*_given(statements, findings)))
+    return _write(path, markdown(*_checked_results(statements, findings)))
 
 
-def _given(statements: Any, findings: Any) -> tuple[list[Statement], list[Finding]]:
+def _checked_results(
+    statements: Sequence[Statement], findings: Sequence[Finding]
+) -> tuple[list[Statement], list[Finding]]:
     checked = items("statements", statements, "statements of finwidth.paper.check")
-    found = items("findings", findings, "those of finwidth.paper.findings()")
+    found = items("findings", findings, "the result of finwidth.paper.findings()")
     for statement in checked:
-        instance("a statement", statement, Statement, "what finwidth.paper.check returns")
+        instance("a statement", statement, Statement, "the result of finwidth.paper.check")
     for finding in found:
-        instance("a finding", finding, Finding, "those of finwidth.paper.findings()")
+        instance("a finding", finding, Finding, "the result of finwidth.paper.findings()")
     return checked, found
 
 

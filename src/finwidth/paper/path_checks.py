@@ -222,15 +222,15 @@ def _figure(number: int, claim: str) -> Statement:
         f"finding such a 4-tuple among all even ones of the network {format_widths(CARTOON.widths)}; drawn on the page",
         {
             "marked layers": f"{FIRST_MARK} and {SECOND_MARK}",
-            "loops at": _listed(loops(gammas)),
-            "collisions at": _listed(collisions(gammas)),
+            "loops at": _layers_text(loops(gammas)),
+            "collisions at": _layers_text(collisions(gammas)),
             "partners in the loop": _pairing(partners(gammas, loops(gammas)[0] + 1)),
         },
         is_even(gammas) and in_figure(number, gammas) and not in_figure(3 - number, gammas),
     )
 
 
-def _listed(layers: Sequence[int]) -> str:
+def _layers_text(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
 
 
@@ -286,7 +286,7 @@ def _lemma_7_sums(net: MLP, x: Sequence[int], sign: int) -> tuple[Fraction, Frac
 def printed_weight(
     net: MLP, gammas: Sequence[Path], marks: Sequence[Edge] = (), sign: int = 1, start: int = 0
 ) -> Fraction:
-    """F(Gamma, e1, e2) of Lemma 7, over the layers above ``start``; ``sign`` is that of the exponent 2 - |Gamma(i)|."""
+    """F(Gamma, e1, e2) of Lemma 7, over the layers above ``start``; ``sign`` multiplies the exponent 2 - |Gamma(i)|."""
     met = {i: len(neurons_at(gammas, i)) for i in range(start, net.depth + 1)}
     marked = {mark.layer for mark in marks}
     weight = HALF if start < net.depth else Fraction(1)

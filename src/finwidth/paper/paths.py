@@ -272,7 +272,7 @@ class PathEnumeration:
         for left, factor in self._multiplied(sums[:half]).items():
             # Unless both halves have the same odd edges, some edge is odd in the product.
             for right, number in partners[self._parity(left)]:
-                total[_times(left, right)] += factor * number
+                total[_add_exponents(left, right)] += factor * number
         return sum((number * self.mean(each) for each, number in total.items()), Fraction(0))
 
     def product_of(self, gammas: Iterable[Path], marks: Iterable[Edge]) -> Product:
@@ -348,7 +348,7 @@ class PathEnumeration:
         for each in sums:
             longer: defaultdict[Product, Fraction] = defaultdict(Fraction)
             for (left, factor), (right, number) in product(result.items(), each.items()):
-                longer[_times(left, right)] += factor * number
+                longer[_add_exponents(left, right)] += factor * number
             result = longer
         return result
 
@@ -356,7 +356,7 @@ class PathEnumeration:
         return tuple(power % 2 for power in powers[: len(self._edges)])
 
 
-def _times(left: Product, right: Product) -> Product:
+def _add_exponents(left: Product, right: Product) -> Product:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 

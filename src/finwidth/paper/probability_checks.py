@@ -137,8 +137,8 @@ def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
 
         E[Z_i] = (1 + p_i (alpha_i - 1) + q_i (K_i - 1)) m + p_i alpha_i (gamma_i - 1) h .
 
-    It remains to bound h.  Write p, q, alpha, gamma, K for those of step i - 1, m' and h' for m and h before it; then
-    h = p alpha (m' + (gamma - 1) h'), 0 <= h' <= m', and m - h = (1 - p - q + q K) m'.  Hence, for all alpha, K >= 0,
+    It remains to bound h.  Write p, q, alpha, gamma, K for the numbers of step i - 1, m' and h' for m and h before it;
+    then h = p alpha (m' + (gamma - 1) h'), 0 <= h' <= m', and m - h = (1 - p - q + q K) m'.  So for all alpha, K >= 0,
 
         h <= g m / (g + 1 - p - q + q K) ,   g = p alpha max(gamma, 1) ,
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from finwidth.quantities import plain
 
@@ -26,9 +26,9 @@ class Statement:
     holds: bool
     note: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types: fractions as strings, numbers that are not finite as None."""
-        document: dict[str, Any] = plain(asdict(self))
+        document: dict[str, object] = plain(asdict(self))
         return document
 
 
@@ -42,7 +42,7 @@ class Finding:
     figures: dict[str, Figure]
     verdict: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain types: fractions as strings, numbers that are not finite as None."""
-        document: dict[str, Any] = plain(asdict(self))
+        document: dict[str, object] = plain(asdict(self))
         return document

@@ -6,7 +6,7 @@ Source: B. Hanin, M. Nica, "Finite Depth and Width Corrections to the Neural Tan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from finwidth import arguments
 from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
@@ -73,7 +73,7 @@ def check_all(progress: Progress | None = None) -> tuple[Statement, ...]:
     return tuple(check(id, progress) for id in STATEMENTS)
 
 
-def to_json(statements: Iterable[Statement], found: Iterable[Finding] = ()) -> dict[str, Any]:
+def to_json(statements: Iterable[Statement], found: Iterable[Finding] = ()) -> dict[str, object]:
     """The document of ``finwidth paper --json``: plain types, no number that JSON does not have."""
     return {
         "statements": [statement.to_json() for statement in statements],

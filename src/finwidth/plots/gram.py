@@ -18,11 +18,12 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.widths import check_depth
 from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
-from finwidth.sampling.kernel_matrix.gram import sample_gram
+from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
-from finwidth.sampling.one_input.norm_chain import chunks
+from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.statistics.estimates import estimate_moments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def circle(points: int) -> tuple[FloatArray, FloatArray]:
 
 @styled
 def kernel_on_a_circle(
-    widths: Sequence[int], depth: int, *, networks: int = 6, points: int = 25, seed: int = 0, **network: Any
+    widths: Sequence[int], depth: int, *, draws: int = 6, points: int = 25, seed: int = 0, **network: Any
 ) -> Figure:
     """K between a point of a circle and the others, for a few networks of each width, and at infinite width.
 
@@ -45,7 +46,7 @@ def kernel_on_a_circle(
     ----------
     widths, depth
         Hidden widths, a panel each, and the number of weight layers.
-    networks, points, seed
+    draws, points, seed
         Lines of a panel, points of the circle (the middle one is at angle 0), and the seed of the draws.
     network
         Further arguments of `MLP`.
@@ -53,7 +54,7 @@ def kernel_on_a_circle(
     Examples
     --------
     >>> from finwidth.plots import kernel_on_a_circle
-    >>> figure = kernel_on_a_circle([8, 64], 3, networks=2, points=5)
+    >>> figure = kernel_on_a_circle([8, 64], 3, draws=2, points=5)
     """
     from matplotlib.figure import Figure
 
@@ -70,10 +71,10 @@ def kernel_on_a_circle(
         limit = infinite_width_gram(net, X)[points // 2]
         if not limit.any():
             raise FinwidthError("the kernel of these networks is zero: nothing of it is trained; give bias='trained'")
-        drawn = sample_gram(net, X, networks, seed).K[:, points // 2].to_numpy()
+        drawn = sample_gram(net, X, draws, seed).K[:, points // 2].to_numpy()
         panel.plot(angles, (drawn / limit.max()).T, color=BLUE, lw=0.9, alpha=0.8)
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
-        panel.set(title=f"$n = {_power(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
+        panel.set(title=f"$n = {_power_of_ten(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
         panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
     panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
     panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
@@ -83,7 +84,7 @@ def kernel_on_a_circle(
     return figure
 
 
-def _power(width: int) -> str:
+def _power_of_ten(width: int) -> str:
     exponent = round(math.log10(width))
     return f"10^{exponent}" if width == 10**exponent else f"{width}"
 
@@ -95,7 +96,7 @@ def update_over_depth(
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
 
     Draws whose error cannot be trusted are hollow; crosses are then as many draws by importance sampling, where there
-    is such (`sampling.importance`).
+    is such (`sampling.one_input.importance`).
 
     Parameters
     ----------
@@ -129,10 +130,11 @@ def update_over_depth(
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
-            found = estimates(chunks(net, x, draws, seed), exact)["dK"]
+            found = estimate_moments(draw_chunks(one_input_sampler(net, x), draws, seed), exact)["dK"]
             _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
-            if not (found.trust or importance.why_not(net)):
-                _point(axes, depth, importance.tilted(net, x, draws, seed)["dK"], scale, fmt="x", color=colour)
+            if not (found.trust or importance.unsupported(net)):
+                weighted = importance.importance_estimates(net, x, draws, seed)["dK"]
+                _point(axes, depth, weighted, scale, fmt="x", color=colour)
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
     axes.plot([], [], "x", color="black", ms=4, label="as many, importance-sampled")

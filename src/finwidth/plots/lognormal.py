@@ -15,7 +15,7 @@ import numpy as np
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, save_as, styled
-from finwidth.sampling.one_input.norm_chain import sample
+from finwidth.sampling.one_input.sample import sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def law_against_log_normal(
 ) -> Figure:
     """The standardised laws of log K_w and log K for growing beta, depth over width, against the normal law.
 
-    Above, densities, and below, quantiles less those of the normal law. The weight part tends to a log-normal law;
+    Above, densities; below, quantiles less normal quantiles. The weight part tends to a log-normal law;
     K does not, since the output bias keeps it above 1.
 
     Parameters

@@ -59,7 +59,7 @@ def new_axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
 
 
 # Who made a figure, and not when: the same figure is the same file.
-_METADATA: Any = {
+_METADATA: dict[str, dict[str, str | None]] = {
     ".png": {"Software": outputs.SOURCE},
     ".pdf": {"Creator": outputs.SOURCE, "CreationDate": None},
     ".svg": {"Creator": outputs.SOURCE, "Date": None},

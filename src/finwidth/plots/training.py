@@ -29,7 +29,7 @@ def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
     >>> import finwidth, torch
     >>> from finwidth.plots import kernel_in_training
     >>> module = finwidth.empirical.MLP(finwidth.MLP([2, 8, 1]))
-    >>> tracker = finwidth.empirical.Tracker(module, torch.eye(2, dtype=torch.float64), steps=1)
+    >>> tracker = finwidth.empirical.Tracker(module, torch.eye(2, dtype=torch.float64), record=1)
     >>> for _ in range(3):
     ...     measured = tracker.step()
     >>> figure = kernel_in_training(tracker.dataset())
@@ -42,14 +42,13 @@ def kernel_in_training(found: xr.Dataset, title: str = "") -> Figure:
         raise FinwidthError(
             "this dataset holds no training; give one of a Tracker, of Ensemble.train or of finwidth.train"
         )
-    found = found.rename(draw="member") if "draw" in found.dims else found
     figure = Figure(figsize=(7.2, 4.8))
     (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2, sharex=True)
     _loss(top_left, found)
     _curve(top_right, found, "drift", BLUE, r"drift $|K-K_0|/|K_0|$")
     _curve(top_right, found, "rotation", ORANGE, "rotation, 1 - cosine")
     if "cv" in found:
-        top_right.plot(found.step, found.cv, color=GREY, lw=1.2, ls="--", label="spread over members, CV")
+        top_right.plot(found.step, found.cv, color=GREY, lw=1.2, ls="--", label="spread over draws, CV")
     top_right.set(ylabel="movement of the kernel", ylim=(0, max(1.4 * top_right.get_ylim()[1], 1e-3)))  # for the legend
     if "alignment" in found:
         _curve(bottom_left, found, "alignment", GREEN, "with the targets")
@@ -86,19 +85,19 @@ def _loss(axes: Axes, found: xr.Dataset) -> None:
 
 def _curve(axes: Axes, found: xr.Dataset, name: str, colour: str, label: str | None = None) -> None:
     values = found[name]
-    if "member" in values.dims:
-        living = values.dropna("member")  # a kernel of zeros has no drift and no alignment
-        if label and 0 < living.sizes["member"] < values.sizes["member"]:
-            label += f" ({values.sizes['member'] - living.sizes['member']} dead left out)"
+    if "draw" in values.dims:
+        living = values.dropna("draw")  # a kernel of zeros has no drift and no alignment
+        if label and 0 < living.sizes["draw"] < values.sizes["draw"]:
+            label += f" ({values.sizes['draw'] - living.sizes['draw']} dead left out)"
             values = living
-        low, values, high = (values.quantile(q, "member", skipna=False) for q in (0.16, 0.5, 0.84))
+        low, values, high = (values.quantile(q, "draw", skipna=False) for q in (0.16, 0.5, 0.84))
         axes.fill_between(found.step, low, high, color=colour, alpha=0.2, lw=0)
     axes.plot(found.step, values, color=colour, lw=1.5, label=label, marker=".", ms=3)
 
 
 def _spectrum(axes: Axes, found: xr.Dataset) -> None:
-    """The largest eigenvalues, darker the larger; over members their medians."""
-    values = found.eigenvalues.median("member") if "member" in found.eigenvalues.dims else found.eigenvalues
+    """The largest eigenvalues, darker the larger; over draws their medians."""
+    values = found.eigenvalues.median("draw") if "draw" in found.eigenvalues.dims else found.eigenvalues
     shown = min(_SPECTRUM, values.sizes["eigenvalue"])
     for place in range(shown):
         line = values.isel(eigenvalue=place)

@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.networks.activations import ACTIVATIONS
-from finwidth.networks.laws import LAWS, FloatArray
-from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
-from finwidth.sweeps.quantities.registry import KINDS, Settings
-from finwidth.sweeps.schema.document import Document, read_document, shown
-from finwidth.sweeps.schema.grid import AXES, TEXT_AXES, Cell, input_vector, width_at
-from finwidth.sweeps.schema.values import checked, numbers, one_of, several, text, whole, within
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.sweeps.quantities.base import Settings
+from finwidth.sweeps.quantities.registry import QUANTITIES
+from finwidth.sweeps.schema.document import Document, as_typed, read_document
+from finwidth.sweeps.schema.grid import (
+    ARGUMENTS,
+    AXES,
+    DEFAULTS,
+    RATIO,
+    Axis,
+    Cell,
+    Value,
+    Vectors,
+    input_vector,
+    make_cell,
+)
+from finwidth.sweeps.schema.values import LISTS, checked_value, name_in, read_numbers, read_values, whole_number
 
 MOST_CELLS = 10**6
-_DEEPEST, _WIDEST_INPUT = 10**6, 10**7
-_NETWORK = ("gains", "bias", "bias_variance", "bias_law")
-_DEFAULTS = {"law": "gaussian", "activation": "relu", "parameterization": "ntk", "input": "ones"}
-_CHECKS = {
-    "n_0": whole(1, _WIDEST_INPUT),
-    "law": one_of(tuple(LAWS)),
-    "activation": one_of(tuple(ACTIVATIONS)),
-    "parameterization": one_of(PARAMETERIZATIONS),
-    "input": text,
-    "depth": whole(1, _DEEPEST),
-    "width": whole(1),
-    "ratio": within(1e-9, 1e6),
-}
+_ALL_AXES: dict[str, Axis] = {**AXES, "ratio": RATIO}
+_SIZES = ("n_0", "input", "depth", "width", "ratio")  # axes on which no network is refused
+
+
+class ConfigDocument(TypedDict):
+    """A `Config` in plain types."""
+
+    seed: int
+    axes: dict[str, list[Value]]
+    single: list[str]
+    network: MLPOptions
+    quantities: dict[str, dict[str, object]]
+    inputs: dict[str, dict[str, tuple[float, str]]]
 
 
 @dataclass(frozen=True)
@@ -46,22 +57,23 @@ class Config:
     seed
         Fixes every draw.
     axes
-        The values of each axis, in increasing order; ``ratio`` may stand in the place of ``width``.
+        The values of each axis, in increasing order; ``ratio`` may stand in the place of ``width``, and the axes
+        in `ARGUMENTS` are there only where they were given.
     single
         The axes that were given as one value rather than a list: no dimensions of the result.
     network
         Further arguments of `MLP`, the same in every cell.
     quantities
-        What is computed in each cell, and the settings of each.
+        The quantities to compute in each cell, and the settings of each.
     inputs
         The squared norm and a hash of each input that it names, by name and input width.
     """
 
     seed: int
-    axes: Mapping[str, tuple[Any, ...]]
+    axes: Mapping[str, tuple[Value, ...]]
     single: tuple[str, ...]
-    network: Mapping[str, Any]
-    quantities: Mapping[str, Mapping[str, Any]]
+    network: MLPOptions
+    quantities: Mapping[str, Mapping[str, object]]
     inputs: Mapping[str, Mapping[str, tuple[float, str]]]
 
     @property
@@ -69,40 +81,35 @@ class Config:
         """The number of values on each axis."""
         return tuple(map(len, self.axes.values()))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ConfigDocument:
         """Plain types, the same for the same sweep."""
         return {
             "seed": self.seed,
             "axes": {name: list(values) for name, values in self.axes.items()},
             "single": list(self.single),
-            "network": dict(self.network),
+            "network": self.network,
             "quantities": {name: dict(settings) for name, settings in self.quantities.items()},
             "inputs": {name: dict(widths) for name, widths in self.inputs.items()},
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Config:
+    def from_json(cls, document: ConfigDocument) -> Config:
         """The inverse of `to_json`."""
         axes = {name: tuple(values) for name, values in document["axes"].items()}
         inputs = {
             name: {n_0: (norm, digest) for n_0, (norm, digest) in widths.items()}
             for name, widths in document["inputs"].items()
         }
-        return cls(**{**document, "axes": axes, "single": tuple(document["single"]), "inputs": inputs})
+        single, network, quantities = tuple(document["single"]), document["network"], document["quantities"]
+        return cls(document["seed"], axes, single, network, quantities, inputs)
 
 
-def cell_at(axes: Mapping[str, tuple[Any, ...]], place: tuple[int, ...]) -> Cell:
+def cell_at(axes: Mapping[str, tuple[Value, ...]], place: tuple[int, ...]) -> Cell:
     """The cell at a place of the grid."""
-    values = {name: axis[i] for (name, axis), i in zip(axes.items(), place, strict=True)}
-    if "ratio" in values:
-        values["width"] = width_at(values["depth"], values.pop("ratio"))
-    return Cell(**values)
+    return make_cell((name, values[i]) for (name, values), i in zip(axes.items(), place, strict=True))
 
 
-Vectors: TypeAlias = dict[tuple[str, int], FloatArray]  # inputs by name and input width
-
-
-def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors]:
+def read_config(source: str | Path | Mapping[str, object]) -> tuple[Config, Vectors]:
     """The config in a TOML file or a mapping of the same shape (docs/sweeps.md), checked; and the inputs it names.
 
     Raises
@@ -118,28 +125,28 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
     ((2, 4), ('n_0', 'law', 'activation', 'parameterization', 'input', 'width'))
     """
     document = read_document(source)
-    top = document.table("", ("seed", "quantities", "axes", "network", *KINDS))
-    seed = checked(document, "seed", top.get("seed", 0), whole(0, math.inf))
+    top = document.table("", ("seed", "quantities", "axes", "network", *QUANTITIES))
+    seed = checked_value(document, "seed", top.get("seed", 0), whole_number(0, math.inf))
     if "quantities" not in top:
-        raise document.fault("quantities", f"this key is missing; list what to compute, from {', '.join(KINDS)}")
-    wanted = several(document, "quantities", top["quantities"], one_of(tuple(KINDS)))
+        raise document.fault("quantities", f"this key is missing; list what to compute, from {', '.join(QUANTITIES)}")
+    wanted = read_values(document, "quantities", top["quantities"], name_in(QUANTITIES))
     axes, single = _read_axes(document)
     axes["n_0"], vectors = _read_inputs(document, axes)
-    if "n_0" not in document.table("axes", _CHECKS):
+    if "n_0" not in document.table("axes", _ALL_AXES):
         single.add("n_0")
-    names = [name if name in axes else "ratio" for name in AXES]
+    names = [name for name in (*list(AXES)[:-1], "width", "ratio") if name in axes]
     size = math.prod(len(axes[name]) for name in names)
     if size > MOST_CELLS:
         raise document.fault("axes", f"the grid has {size} cells; at most {MOST_CELLS} are allowed")
-    network = _read_network(document)
+    network = _read_network(document, axes)
     quantities = {}
-    for name in (name for name in KINDS if name in wanted):
-        table = document.table(name, KINDS[name].keys)
-        quantities[name] = KINDS[name].settings(document, table)
-        for each in KINDS[name].inputs(quantities[name]):
+    for name in (name for name in QUANTITIES if name in wanted):
+        table = document.table(name, QUANTITIES[name].keys)
+        quantities[name] = QUANTITIES[name].settings(document, table)
+        for each in QUANTITIES[name].inputs(quantities[name]):
             for n_0 in axes["n_0"]:
                 vectors[each, n_0] = _read_input(document, f"{name}.inputs", each, n_0)
-    for name in KINDS:
+    for name in QUANTITIES:
         if name in top and name not in quantities:
             raise document.fault(name, f'this table is of a quantity that is not asked for; add "{name}" to quantities')
     config = Config(
@@ -148,7 +155,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
         tuple(name for name in names if name in single),
         network,
         quantities,
-        _described(vectors),
+        _input_digests(vectors),
     )
     _check_combinations(document, config)
     return config, vectors
@@ -156,23 +163,25 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Config, Vectors
 
 def _read_axes(document: Document) -> tuple[dict[str, list[Any]], set[str]]:
     """The values of every axis but n_0, which may depend on the inputs; and which were given as one value."""
-    table = document.table("axes", _CHECKS)
+    table = document.table("axes", _ALL_AXES)
     if ("width" in table) == ("ratio" in table):
         raise document.fault("axes", "give one of width (of the hidden layers) and ratio (depth over width)")
     if "depth" not in table:
         raise document.fault("axes.depth", "this key is missing; list numbers of weight layers, such as [2, 4, 8]")
-    given = {**_DEFAULTS, **table}
     axes: dict[str, list[Any]] = {}
     single = set()
-    for name, values in given.items():
-        read = several if name in TEXT_AXES else numbers
-        axes[name] = read(document, f"axes.{name}", values, _CHECKS[name])
-        if not isinstance(values, list | tuple | range | np.ndarray | Mapping):
+    for name, values in {**DEFAULTS, **table}.items():
+        axis = _ALL_AXES[name]
+        read = read_values if axis.text else read_numbers
+        axes[name] = read(document, f"axes.{name}", values, axis.check)
+        if not isinstance(values, (*LISTS, Mapping)):
             single.add(name)
     return axes, single
 
 
-def _read_inputs(document: Document, axes: dict[str, list[Any]]) -> tuple[list[int], Vectors]:
+def _read_inputs(
+    document: Document, axes: Mapping[str, list[Any]]
+) -> tuple[list[int], dict[tuple[str, int], FloatArray]]:
     """The input widths and the input vectors."""
     widths: list[int] = axes.get("n_0", [])
     if not widths:
@@ -185,11 +194,11 @@ def _read_inputs(document: Document, axes: dict[str, list[Any]]) -> tuple[list[i
 
 
 def _read_input(document: Document, key: str, name: str, n_0: int | None) -> FloatArray:
-    vector: FloatArray = checked(document, key, name, lambda each: input_vector(each, n_0, document.folder))
-    return vector
+    with document.at(key):
+        return input_vector(name, n_0, document.folder)
 
 
-def _described(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
+def _input_digests(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
     """The squared norms and hashes of the inputs."""
     found: dict[str, dict[str, tuple[float, str]]] = {}
     with np.errstate(over="ignore"):
@@ -199,38 +208,59 @@ def _described(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
     return found
 
 
-def _read_network(document: Document) -> dict[str, Any]:
-    table = document.table("network", _NETWORK)
-    for key, value in table.items():
+def _read_network(document: Document, axes: Iterable[str]) -> MLPOptions:
+    """The arguments of `MLP` that are the same in every cell."""
+    found: dict[str, Value] = {}
+    for key, value in document.table("network", ARGUMENTS).items():
         if isinstance(value, list | tuple | np.ndarray):
             raise document.fault(f"network.{key}", "give one value, the same for all layers")
         if not isinstance(value, int | float | str):
-            raise document.fault(f"network.{key}", f"{shown(value)} is neither a number nor a name")
-        checked(document, f"network.{key}", {key: value}, lambda given: MLP([1, 1, 1], **given))
-    if table:
-        checked(document, "network", table, lambda given: MLP([1, 1, 1], **given))
-    return table
+            raise document.fault(f"network.{key}", f"{as_typed(value)} is neither a number nor a name")
+        if key in axes:
+            raise document.fault(f"axes.{key}", "this key stands in [network], too; give one of the two")
+        _check_network(document, f"network.{key}", {key: value})
+        found[key] = value
+    return _check_network(document, "network", found)
+
+
+def _check_network(document: Document, key: str, arguments: Mapping[str, Value]) -> MLPOptions:
+    """Arguments of `MLP` that it takes, with the parameterization that takes all of them."""
+    network = cast("MLPOptions", arguments)
+    on_trial: MLPOptions = {**network, "parameterization": "mup"}
+    with document.at(key):
+        MLP([1, 1, 1], **on_trial)
+    return network
 
 
 def _check_combinations(document: Document, config: Config) -> None:
-    """Refuse what cannot be computed for a law, activation or parameterization of the grid."""
-    names = ("law", "activation", "parameterization")
-    for name in config.quantities:
-        if KINDS[name].inputs(config.quantities[name]) and len(config.axes["input"]) > 1:
+    """Refuse quantities that cannot be computed for a combination of laws, activations and so on of the grid."""
+    for name, table in config.quantities.items():
+        if QUANTITIES[name].inputs(table) and len(config.axes["input"]) > 1:
             raise document.fault("axes.input", f"give one input, for {name} takes its inputs from the table [{name}]")
-    n_0 = config.axes["n_0"][0]
-    depth = config.axes["depth"][-1]
-    widest = config.axes["width"][-1] if "width" in config.axes else width_at(depth, config.axes["ratio"][0])
-    for values in product(*(config.axes[name] for name in names)):
-        law, activation, parameterization = values
-        cell = Cell(n_0, law, activation, parameterization, "ones", 2, widest)
-        net = cell.network(dict(config.network))
-        for quantity, settings in config.quantities.items():
-            what = ", ".join(f"{name} {value!r}" for name, value in zip(names, values, strict=True))
+    for cell in _kinds_of_cells(config):
+        told = ", ".join(f"{name} {value!r}" for name, value in cell.coordinates().items() if name not in _SIZES)
+        try:
+            net = cell.network(config.network)
+        except FinwidthError as error:
+            raise document.fault("axes", f"there is no network of {told}: {error}") from None
+        for name, table in config.quantities.items():
             try:
-                KINDS[quantity].check(net, Settings(config.seed, dict(config.network), dict(settings)))
+                QUANTITIES[name].check(net, Settings(config.seed, config.network, table))
             except FinwidthError as error:
-                raise document.fault("quantities", f'"{quantity}" cannot be had for {what}: {error}') from None
+                raise document.fault("quantities", f'"{name}" cannot be had for {told}: {error}') from None
+
+
+def _kinds_of_cells(config: Config) -> Iterator[Cell]:
+    """Cells of two layers of the largest width, one for each combination of texts, and of either end of numbers."""
+    largest = (*[-1] * (len(config.axes) - 1), -1 if "width" in config.axes else 0)
+    fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": cell_at(config.axes, largest).width}
+    some = {
+        name: values if _ALL_AXES[name].text else tuple(dict.fromkeys((values[0], values[-1])))
+        for name, values in config.axes.items()
+        if name not in _SIZES
+    }
+    for values in product(*some.values()):
+        yield make_cell({**fixed, **dict(zip(some, values, strict=True))}.items())
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -243,8 +273,8 @@ def differences(old: Config, new: Config) -> list[str]:
     for name in sorted({*old.axes} | {*new.axes}):
         if name not in new.axes or name not in old.axes:
             found.append(f"axes.{name} was {'given' if name in old.axes else 'not given'} before")
-        elif missing := set(old.axes[name]) - set(new.axes[name]):
-            found.append(f"axes.{name} no longer has {', '.join(map(str, sorted(missing)))}")
+        elif missing := [value for value in old.axes[name] if value not in set(new.axes[name])]:
+            found.append(f"axes.{name} no longer has {', '.join(map(str, missing))}")
     for name, widths in old.inputs.items():
         now = new.inputs.get(name, {})
         if any(now.get(n_0, described) != described for n_0, described in widths.items()):
@@ -257,17 +287,17 @@ def differences(old: Config, new: Config) -> list[str]:
     return found
 
 
-def _setting_differences(quantity: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _setting_differences(quantity: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     found = []
     for key in sorted({*old} | {*new}):
         before, now = old.get(key), new.get(key)
-        grows = key in KINDS[quantity].growing and before is not None and now is not None and now >= before
-        if before != now and not grows:
-            found.append(f"{quantity}.{key} was {_said(before)} and is {_said(now)}")
+        grows = isinstance(before, int) and isinstance(now, int) and now >= before
+        if before != now and not (grows and key in QUANTITIES[quantity].growing):
+            found.append(f"{quantity}.{key} was {_given_or_not(before)} and is {_given_or_not(now)}")
     return found
 
 
-def _said(value: Any) -> str:
+def _given_or_not(value: object) -> str:
     return "not given" if value is None else str(value)
 
 

@@ -136,15 +136,20 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
     colours = colormaps["viridis"].with_extremes(bad="#dddddd")
     masked = np.ma.masked_where(np.isnan(numbers), np.clip(numbers, 1e-300, 1e300))
     mesh = axes.pcolormesh(
-        _edges(depth), _edges(width), masked, norm=LogNorm(low, max(high, 1.01 * low)), cmap=colours, rasterized=True
+        _cell_borders(depth),
+        _cell_borders(width),
+        masked,
+        norm=LogNorm(low, max(high, 1.01 * low)),
+        cmap=colours,
+        rasterized=True,
     )
     ends = (shown.min() < low, shown.max() > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}[ends]
     assert axes.figure is not None
     bar = axes.figure.colorbar(mesh, ax=axes, extend=extend, pad=0.02)
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)", title=label)
-    axes.set_xlim(*_edges(depth)[[0, -1]].tolist())
-    axes.set_ylim(*_edges(width)[[0, -1]].tolist())
+    axes.set_xlim(*_cell_borders(depth)[[0, -1]].tolist())
+    axes.set_ylim(*_cell_borders(width)[[0, -1]].tolist())
     for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.spines[:].set_visible(True)
@@ -156,7 +161,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
     _lines_of_ratio(axes)
 
 
-def _edges(centres: FloatArray) -> FloatArray:
+def _cell_borders(centres: FloatArray) -> FloatArray:
     """Borders of cells around values on a logarithmic axis."""
     logs = np.log(np.asarray(centres, dtype=np.float64))
     if len(logs) == 1:
@@ -211,7 +216,7 @@ def collapse(found: xr.Dataset) -> Figure:
     return figure
 
 
-def update(found: xr.Dataset) -> Figure:
+def update_collapse(found: xr.Dataset) -> Figure:
     """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
 
     The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
@@ -310,4 +315,4 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
             axes.plot([], [], "o", color=GREY, mfc="white", ms=4, label="not to be trusted")
 
 
-PICTURES: dict[str, Callable[..., Figure]] = {"phase": phase, "collapse": collapse, "update": update}
+PICTURES: dict[str, Callable[..., Figure]] = {"phase": phase, "collapse": collapse, "update": update_collapse}

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.arguments import array, count, function, running
+from finwidth.arguments import array, count, flag, function, running
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.kernel.options import check_inputs, check_module, numpy_of
 from finwidth.empirical.modules.mlp import MLP
 from finwidth.empirical.reference.brute_force import draw_networks, weights_of
-from finwidth.empirical.training.tracker import one_output, schedule
+from finwidth.empirical.training.tracker import one_output
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount, check_memory
 from finwidth.networks import mlp as network
@@ -30,6 +30,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.progress import stage
 from finwidth.quantities import attributes, storable
+from finwidth.schedule import Record, recorded_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,46 +49,46 @@ class Ensemble:
         Batch normalisation and dropout must be in eval mode (``return module.eval()``), as for
         `finwidth.empirical.ntk`: what they do in training is no function of one input. Buffers stay as they are made,
         also in `train`.
-    members
+    draws
         How many networks.
     seed
-        A whole number, 0 or more. Member i has the same weights whatever the number of members.
+        A whole number, 0 or more. Member i has the same weights whatever the number of draws.
     dtype, device
         As for `finwidth.empirical.MLP`; a function's modules are taken as they are.
 
     Attributes
     ----------
     parameters
-        By name, with the members in the first dimension.
+        By name, with the draws in the first dimension.
     scale
         Rates of the parameters over the learning rate, as of `finwidth.empirical.MLP`.
 
     Examples
     --------
     >>> import finwidth, torch
-    >>> ensemble = finwidth.empirical.Ensemble(finwidth.MLP([2, 16, 16, 1]), members=5)
+    >>> ensemble = finwidth.empirical.Ensemble(finwidth.MLP([2, 16, 16, 1]), draws=5)
     >>> X, y = torch.eye(2, dtype=torch.float64), [1.0, -1.0]
     >>> ensemble.kernels(X).shape
     torch.Size([5, 2, 2])
     >>> found = ensemble.train(X, y, steps=20, lr=0.02)
     >>> found.drift.dims, bool((found.loss[:, -1] < found.loss[:, 0]).all())
-    (('member', 'step'), True)
+    (('draw', 'step'), True)
     """
 
     def __init__(
         self,
         net: network.MLP | Callable[[], nn.Module],
-        members: int,
+        draws: int,
         seed: int = 0,
         *,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> None:
-        self.members = count("members", members)
+        self.draws = count("draws", draws)
         seed = count("seed", seed, 0)
         weights = weights_of(net) if isinstance(net, network.MLP) else 0
-        self._afford(self.members * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
-        seeds = np.random.SeedSequence(seed).spawn(self.members)
+        self._afford(self.draws * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
+        seeds = np.random.SeedSequence(seed).spawn(self.draws)
         self.network = net if isinstance(net, network.MLP) else None
         self.scale: dict[str, float] = {}
         self._buffers: dict[str, torch.Tensor] = {}
@@ -100,7 +101,7 @@ class Ensemble:
         else:
             make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
             modules = [_made(make, seeds[0])]
-            self._afford(2 * self.members * sum(each.nbytes for each in modules[0].parameters()), "parameters")
+            self._afford(2 * self.draws * sum(each.nbytes for each in modules[0].parameters()), "parameters")
             modules += [_made(make, each) for each in seeds[1:]]
             self._template = copy.deepcopy(modules[0])
             try:
@@ -114,12 +115,12 @@ class Ensemble:
             }
 
     def _afford(self, needed: int, what: str) -> None:
-        afford(needed, f"the {what} of {amount(self.members)} networks", "take fewer or smaller ones, or fewer inputs")
+        afford(needed, f"the {what} of {amount(self.draws)} networks", "take fewer or smaller ones, or fewer inputs")
 
     def member(self, i: int) -> nn.Module:
         """A module of its own with the parameters of member ``i`` as they are now."""
-        if count("i", i, 0) >= self.members:
-            raise FinwidthError(f"i is {i}, and there are {self.members} members, numbered from 0")
+        if count("i", i, 0) >= self.draws:
+            raise FinwidthError(f"i is {i}, and there are {self.draws} draws, numbered from 0")
         module = copy.deepcopy(self._template)
         with torch.no_grad():
             for stacked, own in ((self.parameters, module.named_parameters()), (self._buffers, module.named_buffers())):
@@ -128,7 +129,7 @@ class Ensemble:
         return module
 
     def outputs(self, X: Any) -> torch.Tensor:
-        """The output of every network at inputs X, shape (members, N, ...)."""
+        """The output of every network at inputs X, shape (draws, N, ...)."""
 
         def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
             found: torch.Tensor = torch.func.functional_call(self._template, (parameters, buffers), (inputs,))
@@ -146,7 +147,7 @@ class Ensemble:
         return found
 
     def kernels(self, X: Any, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
-        """The kernel of every network on inputs X, shape (members, N, N).
+        """The kernel of every network on inputs X, shape (draws, N, N).
 
         Parameters
         ----------
@@ -159,9 +160,9 @@ class Ensemble:
         """
         outputs = one_output(outputs)
         inputs = self._inputs(X)
-        self._afford((2 * self.members + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
+        self._afford((2 * self.draws + 8) * len(inputs) ** 2 * inputs.element_size(), "kernels")
         if self.network is None:
-            kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.members)]
+            kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.draws)]
             return torch.stack([torch.as_tensor(each) for each in kernels])
         widths = self.network.widths
         chosen = self._chosen(outputs)
@@ -169,7 +170,7 @@ class Ensemble:
         cells = len(inputs) * (2 * sum(widths) + 2 * len(chosen) * max(widths) + 4 * len(inputs))
         size = max(1, check_memory(memory) // (cells * inputs.element_size()))
         with torch.no_grad():
-            pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.members, size)]
+            pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.draws, size)]
         return torch.cat(pieces)
 
     def _inputs(self, given: Any, name: str = "X") -> torch.Tensor:
@@ -190,7 +191,7 @@ class Ensemble:
         return [number]
 
     def _kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
-        """Kernels of some members, summed over the chosen outputs: forward, then backward with the Gram matrices."""
+        """Kernels of some draws, summed over the chosen outputs: forward, then backward with the Gram matrices."""
         linears = [(name, layer) for name, layer in self._template.named_children() if isinstance(layer, nn.Linear)]
         phi = next((layer for layer in self._template.children() if not isinstance(layer, nn.Linear)), nn.Identity())
         weights = [self.parameters[f"{name}.weight"][part] for name, _ in linears]
@@ -205,7 +206,7 @@ class Ensemble:
             activations.append(value)
             slopes.append(slope)
         outputs = torch.eye(weights[-1].shape[1], dtype=X.dtype, device=X.device)[chosen]
-        J = outputs.expand(len(weights[0]), len(X), *outputs.shape)  # members, inputs, outputs, neurons
+        J = outputs.expand(len(weights[0]), len(X), *outputs.shape)  # draws, inputs, outputs, neurons
         K = torch.zeros((len(J), len(X), len(X)), dtype=X.dtype, device=X.device)
         for place in reversed(range(len(linears))):
             name, A, flat = linears[place][0], activations[place], J.flatten(2)
@@ -223,10 +224,11 @@ class Ensemble:
         steps: int,
         lr: Any,
         *,
-        at: Any = "log",
+        record: Record = "log",
         probe: Any = None,
         probe_targets: Any = None,
         outputs: str | int = "trace",
+        centred: bool = False,
     ) -> xr.Dataset:
         """Train every network by gradient descent on all of the data, and follow the kernels.
 
@@ -240,19 +242,22 @@ class Ensemble:
         steps
             How many.
         lr
-            Learning rate: one number, or one for each member.
-        at
-            When to measure, as ``steps`` of `Tracker`; step 0 and the last step always are.
+            Learning rate: one number, or one for each draw.
+        record
+            When to measure, as for `Tracker`; step 0 and the last step always are.
         probe, probe_targets
             Where to measure kernels and alignment; by default on X and y. Of networks with several outputs, whole
             numbers of shape (N,) are classes.
         outputs
             ``"trace"``, or the number of one output.
+        centred
+            Train N(x) - N_0(x), N_0 the same network as it is now, held fixed: the loss begins at that of outputs 0, as
+            with `finwidth.train`.
 
         Returns
         -------
         xarray.Dataset
-            Over member and step: loss (before the step's own move), and the variables of
+            Over draw and step: loss (before the step's own move), and the variables of
             `finwidth.observables`, NaN for a network that is dead on the probe set; ``cv`` over step.
 
         Raises
@@ -260,7 +265,8 @@ class Ensemble:
         FinwidthError
             If an argument is not allowed, or a network diverges.
         """
-        steps, due, outputs = count("steps", steps), schedule(at), one_output(outputs)
+        steps, outputs = count("steps", steps), one_output(outputs)
+        recorded = recorded_steps(record, steps)
         self._afford(2 * sum(each.nbytes for each in self.parameters.values()), "gradients")
         inputs, rates = self._inputs(X), self._rates(lr)
         targets = torch.tensor(numpy_of(y)).to(inputs)
@@ -269,14 +275,15 @@ class Ensemble:
             raise FinwidthError("give both of probe and probe_targets, or neither")
         probe = inputs if probe is None else self._inputs(probe, "probe")
         aims = numpy_of(targets if probe_targets is None else probe_targets)
-        self._afford(72 * self.members * len(probe) ** 2, "kernels")  # and what is read off them
+        self._afford(72 * self.draws * len(probe) ** 2, "kernels")  # and what is read off them
         G = check_varied(target_gram(aims, len(probe), targets.shape[1:].numel()))
+        start = self.outputs(inputs).detach() if flag("centred", centred) else 0.0
         rows: dict[int, dict[str, FloatArray]] = {}
         initial = np.zeros(0)
         with stage("training", steps) as told:
             for step in range(steps + 1):
-                losses, gradients = self._losses(inputs, targets)
-                if not step or step == steps or due(step):
+                losses, gradients = self._losses(inputs, targets, start)
+                if step in recorded:
                     K = self.kernels(probe, outputs).double().cpu().numpy()
                     initial = initial if step else K
                     self._check_finite(K, losses, step)
@@ -285,30 +292,36 @@ class Ensemble:
                     for name, gradient in gradients.items():
                         self.parameters[name].data -= rates[name] * gradient
                 told(step)
-        more = {"lr": np.asarray(numpy_of(lr), np.float64), "targets_are": targets_are(aims, targets.shape[1:].numel())}
+        more = {
+            "lr": np.asarray(numpy_of(lr), np.float64),
+            "targets_are": targets_are(aims, targets.shape[1:].numel()),
+            "outputs_are": "N(x) - N_0(x), centred" if centred else "N(x)",
+        }
         return self._dataset(rows, initial, more)
 
     def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
-        """The learning rate of each parameter, one number for each member in its first dimension."""
+        """The learning rate of each parameter, one number for each draw in its first dimension."""
         first = next(iter(self.parameters.values()))
-        wanted = f"one positive number, or one for each of {self.members} members"
+        wanted = f"one positive number, or one for each of {self.draws} draws"
         given = torch.tensor(array("lr", lr, wanted)).to(first)
-        if given.shape not in {(), (self.members,)} or not (torch.isfinite(given) & (given > 0)).all():
+        if given.shape not in {(), (self.draws,)} or not (torch.isfinite(given) & (given > 0)).all():
             raise FinwidthError(f"lr is {shown(lr)}; give {wanted}")
-        each = given.expand(self.members)
+        each = given.expand(self.draws)
         return {
             name: self.scale.get(name, 1.0) * each.reshape(-1, *[1] * (parameter.ndim - 1))
             for name, parameter in self.parameters.items()
             if parameter.requires_grad
         }
 
-    def _losses(self, X: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of each member, and its gradient by the parameters that are trained."""
+    def _losses(
+        self, X: torch.Tensor, y: torch.Tensor, start: torch.Tensor | float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of each member, of outputs minus ``start``, and its gradient by the parameters that are trained."""
         trained = {name: each for name, each in self.parameters.items() if each.requires_grad}
         found = self.outputs(X)
         if found.shape[1:] != y.shape:
             raise FinwidthError(f"the targets have shape {tuple(y.shape)}, and the outputs {tuple(found.shape[1:])}")
-        losses = (found - y).square().flatten(1).sum(1) / 2
+        losses = (found - start - y).square().flatten(1).sum(1) / 2
         return losses.detach(), dict(
             zip(trained, torch.autograd.grad(losses.sum(), list(trained.values())), strict=True)
         )
@@ -316,7 +329,7 @@ class Ensemble:
     def _check_finite(self, K: FloatArray, losses: torch.Tensor, step: int) -> None:
         bad = ~np.isfinite(K).all(axis=(1, 2)) | ~torch.isfinite(losses).cpu().numpy()
         if bad.any():
-            raise FinwidthError(f"{int(bad.sum())} of {self.members} networks diverge before step {step}; lower lr")
+            raise FinwidthError(f"{int(bad.sum())} of {self.draws} networks diverge before step {step}; lower lr")
 
     def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, more: dict[str, Any]) -> xr.Dataset:
         import xarray as xr
@@ -324,16 +337,16 @@ class Ensemble:
         steps = sorted(rows)
         variables = {
             name: (
-                ("member", "step", *SHAPES.get(name, ())),
+                ("draw", "step", *SHAPES.get(name, ())),
                 np.stack([rows[step][name] for step in steps], axis=1),
                 (LOSS if name == "loss" else OBSERVABLES[name]).attrs,
             )
             for name in rows[0]
         }
-        variables["initial_K"] = (("member", *SHAPES["K"]), initial, OBSERVABLES["initial_K"].attrs)
+        variables["initial_K"] = (("draw", *SHAPES["K"]), initial, OBSERVABLES["initial_K"].attrs)
         found = xr.Dataset(variables, {"step": steps}, self._attrs | more)
-        if self.members > 1:
-            cv = spread(found.diagonal.transpose("member", "step", "input").to_numpy())
+        if self.draws > 1:
+            cv = spread(found.diagonal.transpose("draw", "step", "input").to_numpy())
             found = found.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))
         return found
 

@@ -11,10 +11,10 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,12 +31,11 @@ from finwidth.networks.laws import FloatArray
 from finwidth.observables import OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.outputs import write_netcdf
 from finwidth.quantities import Quantity
+from finwidth.schedule import Record, schedule
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Steps: TypeAlias = str | int | Collection[int]
-_PER_OCTAVE = 4
 _OPTIONS = {"check", "memory", "parameters", "scale"}
 _VARIABLES = {"loss": Quantity("loss", "loss that the user gave")} | OBSERVABLES
 
@@ -49,14 +48,14 @@ class Tracker:
     module
         Any torch module that `finwidth.empirical.ntk` takes. It is measured in eval mode and without autocast, and left
         as it was: modes, gradients, random numbers and parameters are not touched.
-    inputs
+    X
         The probe set, shape (N, ...); it stays the same.
-    targets
+    y
         Targets of the probe set, for the alignment: numbers of shape (N,) or (N, C). Whole numbers of shape (N,) are
         classes if the module has two or more outputs (`finwidth.observables.targets_are`).
     path
         A netCDF file to keep the results in; by default they are in memory only.
-    steps
+    record
         When to measure: ``"log"``, at 0, 1, 2, ... four times an octave; a number k, every k steps; or the steps.
         Step 0 is measured when the tracker is made, and the last one when you ask for the `dataset`, unless you name
         the steps.
@@ -103,11 +102,11 @@ class Tracker:
     def __init__(
         self,
         module: nn.Module,
-        inputs: Any,
-        targets: Any = None,
+        X: Any,
+        y: Any = None,
         *,
         path: str | Path | None = None,
-        steps: Steps = "log",
+        record: Record = "log",
         start: int = 0,
         share: float | None = None,
         outputs: str | int = "trace",
@@ -123,14 +122,14 @@ class Tracker:
             check_module(module)
         for option in ntk_options.keys() - _OPTIONS:
             raise FinwidthError(f"{option} is no option of a tracker; give some of {', '.join(sorted(_OPTIONS))}")
-        self._module, self._inputs = module, check_inputs(module, inputs, "inputs")
+        self._module, self._inputs = module, check_inputs(module, X, "X")
         m = len(self._inputs)
         afford(48 * m * m, f"kernels of {m} inputs, and what is read off them,", "give fewer inputs")
-        self._targets: Any = None if targets is None else numpy_of(targets)
+        self._targets: Any = None if y is None else numpy_of(y)
         self._gram: FloatArray | None = None
         self._options = ntk_options | {"outputs": outputs}
-        self._due, self._share, self._kernels = schedule(steps), share, kernels
-        self._named = not isinstance(steps, str | int)
+        self._due, self._share, self._kernels = schedule(record), share, kernels
+        self._named = not isinstance(record, str | int)
         self._path = None if path is None else checked_path("path", path)
         self._attrs: dict[str, Any] = {
             "finwidth_version": version("finwidth"),
@@ -139,7 +138,7 @@ class Tracker:
             "outputs": outputs,
             "dtype": str(self._inputs.dtype).removeprefix("torch."),
             "inputs_sha256": _hash(numpy_of(self._inputs)),
-            "targets_sha256": "" if targets is None else _hash(self._targets),
+            "targets_sha256": "" if y is None else _hash(self._targets),
         }
         self._step, self._put_off, self._stopped, self._warned = start, False, "", False
         self._loss: Any = math.nan
@@ -186,7 +185,7 @@ class Tracker:
         """The measurements so far, over ``step``: the loss, and the variables of `finwidth.observables`.
 
         It ends with the step that the module is at: if that has not been measured, it is now, in the file too, unless
-        ``steps`` names the steps and none of them waits. When training goes on it is dropped again, so that it does
+        ``record`` names the steps and none of them waits. When training goes on it is dropped again, so that it does
         not matter to a run when it is looked at. One warning is given where ``share`` left fewer than one in 20 of the
         measurements that were due.
         """
@@ -322,18 +321,6 @@ def _hash(array: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def schedule(steps: Steps) -> Callable[[int], bool]:
-    """Whether a step, 1 or more, is to be measured."""
-    if isinstance(steps, str) and steps == "log":
-        return lambda step: step == 1 or _octaves(step) > _octaves(step - 1)
-    if index(steps) is not None:
-        every = count("steps", steps)
-        return lambda step: step % every == 0
-    wanted = '"log", a number k for every k steps, or the steps themselves'
-    chosen = frozenset(count("a step", step, 0) for step in items("steps", steps, wanted))
-    return lambda step: step in chosen
-
-
 def one_output(outputs: Any) -> str | int:
     """What a kernel that is one matrix is of: ``"trace"``, or the number of one output."""
     if isinstance(outputs, str) and outputs == "trace":
@@ -342,10 +329,6 @@ def one_output(outputs: Any) -> str | int:
     if number is None or number < 0:
         raise FinwidthError(f'outputs is {shown(outputs)}; give "trace", or the number of one output, from 0')
     return number
-
-
-def _octaves(step: int) -> int:
-    return math.floor(_PER_OCTAVE * math.log2(step))
 
 
 @contextlib.contextmanager
@@ -377,7 +360,7 @@ def _loaded(run: Any) -> xr.Dataset:
 
 
 def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
-    """Runs of one architecture from several initializations, over ``member``, with the spread ``cv`` at common steps.
+    """Runs of one architecture from several initializations, over ``draw``, with the spread ``cv`` at common steps.
 
     Parameters
     ----------
@@ -389,6 +372,6 @@ def combine(runs: Sequence[xr.Dataset | str | Path]) -> xr.Dataset:
     sets = [_loaded(run) for run in items("runs", runs, "two or more datasets of trackers, or their files")]
     if len(sets) < 2 or len({each.attrs["inputs_sha256"] for each in sets}) > 1:
         raise FinwidthError(f"{len(sets)} runs were given; give two or more, of one and the same probe set")
-    joined = xr.concat(sets, "member", join="inner", combine_attrs="drop_conflicts")
-    cv = spread(joined.diagonal.transpose("member", "step", "input").to_numpy())
+    joined = xr.concat(sets, "draw", join="inner", combine_attrs="drop_conflicts")
+    cv = spread(joined.diagonal.transpose("draw", "step", "input").to_numpy())
     return joined.assign(cv=("step", cv, OBSERVABLES["cv"].attrs))

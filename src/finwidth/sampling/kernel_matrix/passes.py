@@ -18,15 +18,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from finwidth.networks.activations import Activation, Array, SmoothActivation, array_module
+from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
+from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, Layer
 from finwidth.sampling.random.device import DeviceGenerator, as_array
-from finwidth.sampling.random.normals import BLOCK
+from finwidth.sampling.random.normals import BLOCK, Normals
 
+Generator: TypeAlias = np.random.Generator | Normals | DeviceGenerator
 Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
 
 DEVICE_BLOCK = 2**22
@@ -39,12 +42,12 @@ _USUAL = 160  # powers of two: lengths below it, and above its inverse, need no 
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 
 
-def block(rng: Any) -> int:
+def block(rng: Generator) -> int:
     """Numbers of a block where this generator draws."""
     return DEVICE_BLOCK if isinstance(rng, DeviceGenerator) else BLOCK
 
 
-def turned(stack: Array) -> Array:
+def transposed(stack: Array) -> Array:
     """The transposes of a stack of matrices."""
     return stack.swapaxes(-1, -2)
 
@@ -67,7 +70,7 @@ class Factor:
         return self.invert()
 
 
-def factor(gram: Array, squares: Array | None = None) -> Factor:
+def factorise(gram: Array, squares: Array | None = None) -> Factor:
     """The `Factor` of a stack of Gram matrices, shape (draws, m, m).
 
     ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
@@ -78,17 +81,17 @@ def factor(gram: Array, squares: Array | None = None) -> Factor:
     squares = diagonal(gram) if squares is None else squares
     root = _cholesky(gram, squares)
     if root is not None:
-        return Factor(root, lambda: _inverse(gram, squares))
-    xp = array_module(gram)
+        return Factor(root, partial(_inverse, gram, squares))
+    xp = array_namespace(gram)
     cosines, scales = _cosines(gram, squares)
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = xp.linalg.eigh(cosines)
     kept = values > RANK * gram.shape[-1]
-    root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ turned(vectors)
+    root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ transposed(vectors)
     root = xp.sqrt(squares)[..., None] * root
     weights = (kept / (values + ~kept))[..., None, :]
-    return Factor(root, lambda: scales * ((vectors * weights) @ turned(vectors)) * turned(scales))
+    return Factor(root, lambda: scales * ((vectors * weights) @ transposed(vectors)) * transposed(scales))
 
 
 def _cholesky(gram: Array, squares: Array) -> Array | None:
@@ -104,37 +107,37 @@ def _cholesky(gram: Array, squares: Array) -> Array | None:
 
 def _cosines(gram: Array, squares: Array) -> tuple[Array, Array]:
     """The matrix of cosines, and the reciprocal lengths of the vectors (0 for a zero vector)."""
-    lengths = array_module(gram).sqrt(squares)[..., None]
+    lengths = array_namespace(gram).sqrt(squares)[..., None]
     scales = (lengths > 0) / (lengths + (lengths == 0))
-    return gram * scales * turned(scales), scales
+    return gram * scales * transposed(scales), scales
 
 
 def _inverse(gram: Array, squares: Array) -> Array:
     """The inverse of regular Gram matrices, by inverting the cosines: works for lengths of any size."""
     cosines, scales = _cosines(gram, squares)
-    return scales * np.linalg.inv(cosines) * turned(scales)
+    return scales * np.linalg.inv(cosines) * transposed(scales)
 
 
 def product(X: Array, Y: Array) -> Array:
     """X Y^T, in pieces that are summed: NumPy lets no other thread run while it makes fewer than 500 numbers."""
     n, numbers = X.shape[-1], math.prod(X.shape[:-1]) * Y.shape[-2]
     if not 0 < numbers < _ALONE or n < 2 * _PIECE or not isinstance(X, np.ndarray):
-        return X @ turned(Y)
+        return X @ transposed(Y)
     pieces = min(-(-_ALONE // numbers), n // _PIECE)
     size, rest = divmod(n, pieces)
     left, right = (Z[..., rest:].reshape(*Z.shape[:-1], pieces, size).swapaxes(-2, -3) for Z in (X, Y))
-    total = (left @ turned(right)).sum(-3)
-    return total + X[..., :rest] @ turned(Y[..., :rest]) if rest else total
+    total = (left @ transposed(right)).sum(-3)
+    return total + X[..., :rest] @ transposed(Y[..., :rest]) if rest else total
 
 
 def square(X: Array) -> Array:
     """X X^T by two rectangular products: NumPy takes the routine for symmetric ones, thrice slower for few rows."""
     m, half = X.shape[-2], X.shape[-2] // 2
     if m % 2:
-        total = array_module(X).concatenate([product(X[..., :half, :], X), product(X[..., half:, :], X)], -2)
+        total = array_namespace(X).concatenate([product(X[..., :half, :], X), product(X[..., half:, :], X)], -2)
     else:
         total = product(X.reshape(len(X), 2, half, X.shape[-1]), X[:, None]).reshape(len(X), m, m)
-    return (total + turned(total)) / 2  # the same on both sides, to the last bit
+    return (total + transposed(total)) / 2  # the same on both sides, to the last bit
 
 
 def products(left: Blocks, right: Blocks) -> Array:
@@ -161,17 +164,17 @@ def scaled(X: Array, power: Array | None, sign: int = 1) -> Array:
     return X * (sign * half).exp2() * (sign * (power - half)).exp2()
 
 
-def row_powers(rows: Iterable[Array], rng: Any, least: float = 0.0, power: Array | None = None) -> Array | None:
+def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power: Array | None = None) -> Array | None:
     """Powers of two, (draws or 1, m, 1), next to the largest entries of rows in units, or to ``least`` if that is more.
 
     They are 0 for a row of zeros, and where the largest entry's square is safe; None where all are 0.
     """
-    sizes: Any = 0.0
+    sizes: Array = 0.0
     for block in rows:
         largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
-        sizes = np.maximum(sizes, _numbers(largest)[..., None])
-    fewest = _power(np.array(least)) if least else None
-    powers = _power(sizes) + (0 if power is None else _numbers(power).astype(np.int64))
+        sizes = np.maximum(sizes, _in_numpy(largest)[..., None])
+    fewest = _floor_log2(np.array(least)) if least else None
+    powers = _floor_log2(sizes) + (0 if power is None else _in_numpy(power).astype(np.int64))
     if fewest is not None:
         powers = np.where(sizes > 0, np.maximum(powers, fewest), fewest)
     usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (fewest is None) | ~np.isfinite(sizes)
@@ -181,12 +184,12 @@ def row_powers(rows: Iterable[Array], rng: Any, least: float = 0.0, power: Array
     return as_array(rng, powers, "float64") if isinstance(rng, DeviceGenerator) else powers
 
 
-def _numbers(array: Array) -> Any:
+def _in_numpy(array: Array) -> FloatArray:
     """The array as one of NumPy's."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
-def _power(values: Any) -> Any:
+def _floor_log2(values: FloatArray) -> npt.NDArray[np.int64]:
     """The largest powers of two that are no larger, as whole numbers."""
     return np.frexp(values)[1].astype(np.int64) - 1
 
@@ -207,8 +210,8 @@ class Known:
 
     @cached_property
     def J_factor(self) -> Factor:
-        """`factor` of J_i J_i^T."""
-        return factor(self.J_gram)
+        """Of J_i J_i^T."""
+        return factorise(self.J_gram)
 
     @property
     def deviation(self) -> float:
@@ -219,12 +222,12 @@ class Known:
     def constant(self) -> float | Array:
         """sqrt(b_i/v_i), the value of the constant neuron, in units if there are any, (draws or 1, 1, m)."""
         value = constant(self.layer)
-        return value if self.power is None or not value else turned(_column(value, self.power))
+        return value if self.power is None or not value else transposed(_column(value, self.power))
 
     def weight_share(self, matrix: Array | float = 1.0) -> Array:
         """c_i A_{i-1} A_{i-1}^T times a matrix, entrywise."""
         product = float(self.layer.weight_multiplier) * self.gram * matrix
-        return product if self.power is None else scaled(scaled(product, self.power), turned(self.power))
+        return product if self.power is None else scaled(scaled(product, self.power), transposed(self.power))
 
     @property
     def share(self) -> Array:
@@ -257,19 +260,19 @@ def constant(layer: Layer) -> float:
     return math.sqrt(layer.bias_variance / layer.weight_variance)
 
 
-def sizes(width: int, m: int, rng: Any) -> Iterator[int]:
+def sizes(width: int, m: int, rng: Generator) -> Iterator[int]:
     """Neurons of each block of a layer."""
     step = max(1, block(rng) // m)
     for start in range(0, width, step):
         yield min(step, width - start)
 
 
-def fresh(rng: Any, root: Array, layer: Blocks) -> Blocks:
+def fresh(rng: Generator, root: Array, layer: Blocks) -> Blocks:
     """Standard normal numbers, shape (draws, columns of the root, neurons), for each block of a layer."""
     return [rng.standard_normal((len(block), root.shape[-1], block.shape[-1])) for block in layer]
 
 
-def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float | Array) -> Array:
+def overlap(rng: Generator, Z: Blocks, A: Blocks, constant: float | Array) -> Array:
     """Z A'^T, with the numbers of the constant neuron drawn if there is one."""
     total = products(Z, A)
     if not isinstance(constant, float) or constant:
@@ -277,16 +280,16 @@ def overlap(rng: Any, Z: Blocks, A: Blocks, constant: float | Array) -> Array:
     return total
 
 
-def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
+def forward(net: MLP, X: Array, draws: int, rng: Generator) -> list[Known]:
     """The forward pass at inputs X, shape (m, n_0)."""
     phi, known = net.activation, []
-    power, gram = _in_units(lambda: [X[None]], (X @ X.T)[None], None, net.layers[0], rng)
+    power, gram = _with_units(lambda: [X[None]], (X @ X.T)[None], None, net.layers[0], rng)
     for layer, above in zip(net.layers, [*net.layers[1:], None], strict=True):
         if power is None or not layer.bias_variance:
-            step = Known(layer, gram, factor(gram + float(layer.bias_variance / layer.weight_variance)))
+            step = Known(layer, gram, factorise(gram + float(layer.bias_variance / layer.weight_variance)))
         else:
             column = _column(constant(layer), power)
-            step = Known(layer, gram, factor(gram + column * turned(column)))
+            step = Known(layer, gram, factorise(gram + column * transposed(column)))
         step.power = power
         root = step.deviation * step.A_factor.root
         known.append(step)
@@ -298,13 +301,13 @@ def forward(net: MLP, X: Array, draws: int, rng: Any) -> list[Known]:
             if above is not None:
                 gram = gram + square(step.value(phi, step.Y[-1]))
         if above is not None:
-            power, gram = _in_units(partial(step.values, phi), gram, power, above, rng)
+            power, gram = _with_units(partial(step.values, phi), gram, power, above, rng)
             step.power_above = power
     return known
 
 
-def _in_units(
-    rows: Callable[[], Blocks], gram: Array, power: Array | None, layer: Layer, rng: Any
+def _with_units(
+    rows: Callable[[], Blocks], gram: Array, power: Array | None, layer: Layer, rng: Generator
 ) -> tuple[Array | None, Array]:
     """The units of rows that enter a layer, and their Gram matrix; both as given where no square leaves a double."""
     if ordinary(gram) and (power is None or not layer.bias_variance):
@@ -323,16 +326,16 @@ def _column(value: float, power: Array) -> Array:
     return scaled(0.0 * power + value, power, -1)
 
 
-def backward(phi: Activation, known: list[Known], rng: Any, *, keep: bool) -> None:
+def backward(phi: Activation, known: list[Known], rng: Generator, *, keep: bool) -> None:
     """The backward pass after the forward pass; ``keep`` the L_i for the update."""
     (output,) = known[-1].Y
-    known[-1].JY = turned(output) + 0 * output
+    known[-1].JY = transposed(output) + 0 * output
     known[-1].J_gram = 0 * known[-1].JY + 1
     for below, step in zip(known[-2::-1], known[:0:-1], strict=True):
         _pull_back(phi, below, step, rng, keep=keep)
 
 
-def _pull_back(phi: Activation, below: Known, step: Known, rng: Any, *, keep: bool) -> None:
+def _pull_back(phi: Activation, below: Known, step: Known, rng: Generator, *, keep: bool) -> None:
     """J_i W_i, given that A' has met W_i, and J_{i-1}."""
     root = step.deviation * step.J_factor.root
     Z = fresh(rng, root, below.Y)

@@ -2,14 +2,14 @@ r"""Layers for torch modules whose Gaussian weights are never formed: outputs, g
 
 W_0 has independent N(0, gain / fan_in) entries and is revealed along the inputs of the forward passes (on the right)
 and the output gradients of the backward passes (on the left) only; the weights W_t at any time, their gradients and
-momentum are `Combination`s of it (docs/law-layers.md).
+momentum are `Combination`s of it (docs/matrix-free-layers.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 from torch import nn
@@ -19,49 +19,61 @@ from finwidth import arguments
 from finwidth.arguments import check_device, count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
-from finwidth.sampling.layers.tensor import LawTensor, refuse
+from finwidth.sampling.layers.tensor import MatrixFreeTensor, refuse
 from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix
-from finwidth.sampling.lazy_matrix.gaussian import turned
+from finwidth.sampling.lazy_matrix.gaussian import transpose
 from finwidth.sampling.random.device import DeviceGenerator
 
 _LARGEST = 2**60  # weights of a layer; torch counts the bytes of a tensor in 63 bits
 _LARGEST_SIDE = 2**20  # of a convolution's kernel, and what else moves it
 
 
+class _Context(Protocol):
+    """What a forward pass keeps for the backward pass."""
+
+    coordinates: torch.Tensor | None
+    saved_tensors: tuple[torch.Tensor, MatrixFreeTensor]
+    needs_input_grad: tuple[bool, bool]
+
+    def save_for_backward(self, *tensors: torch.Tensor) -> None:
+        """Keep tensors, which torch then guards against changes in place."""
+
+
 class _Product(torch.autograd.Function):
     """X W^T for rows X, (draws or 1, m, in), and the weights W of a layer; gradients D W, and D^T X as factors."""
 
     @staticmethod
-    def forward(ctx: Any, X: torch.Tensor, weight: LawTensor) -> torch.Tensor:
-        matrix = weight.made.matrix
-        matrix.settle(X.shape[1])
+    def forward(ctx: _Context, X: torch.Tensor, weight: MatrixFreeTensor) -> torch.Tensor:
+        matrix = weight.combination.matrix
+        matrix.materialize_if_smaller(X.shape[1])
         a = matrix.right(X)
         ctx.save_for_backward(X, weight)
-        ctx.a = a if matrix.whole is None else None
-        product: torch.Tensor = weight.made.from_right(a)
+        ctx.coordinates = None if matrix.materialized else a
+        product: torch.Tensor = weight.combination.from_right(a)
         return product
 
     @staticmethod
-    def backward(ctx: Any, D: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def backward(ctx: _Context, D: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if torch.is_grad_enabled():
             raise FinwidthError(
-                "create_graph=True, a second derivative through a law layer, is not possible: its backward pass "
-                "reveals weights; take first derivatives, or use nn.Linear"
+                "create_graph=True, a second derivative through a matrix-free layer, is not possible: its backward "
+                "pass reveals weights; take first derivatives, or use nn.Linear"
             )
         X, weight = ctx.saved_tensors
-        matrix = weight.made.matrix
-        matrix.settle(D.shape[1])
+        matrix = weight.combination.matrix
+        matrix.materialize_if_smaller(D.shape[1])
         j = matrix.left(D)
-        a = X if matrix.whole is not None else ctx.a  # also if it was completed since the forward pass
+        # Materialized, maybe since the forward pass: then the coordinates are the entries.
+        a = X if matrix.materialized or ctx.coordinates is None else ctx.coordinates
         wanted, trained = ctx.needs_input_grad
-        pulled = weight.made.from_left(j) if wanted else None
-        return pulled, LawTensor(Combination(matrix, core=turned(j) @ a)) if trained else None
+        pulled = weight.combination.from_left(j) if wanted else None
+        return pulled, MatrixFreeTensor(Combination(matrix, core=transpose(j) @ a)) if trained else None
 
 
-class _LawLayer(nn.Module):
+class _MatrixFreeLayer(nn.Module):
     """Common to the layers: rows in, rows out."""
 
-    weight: LawTensor
+    weight: MatrixFreeTensor
     bias: nn.Parameter | None
 
     def __init__(  # noqa: PLR0917
@@ -89,13 +101,13 @@ class _LawLayer(nn.Module):
             raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
-        initial = SharedMatrix(
+        initial: SharedMatrix[torch.Tensor] = SharedMatrix(
             fan_out, fan_in, generator, deviation=(self.gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
         )
-        self.register_parameter("weight", nn.Parameter(LawTensor(Combination(initial, scale=1.0))))
+        self.register_parameter("weight", nn.Parameter(MatrixFreeTensor(Combination(initial, scale=1.0))))
         lead = () if draws is None else (draws,)
-        options: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
-        self.bias = nn.Parameter(torch.zeros(*lead, fan_out, **options)) if bias else None
+        zeros = torch.zeros(*lead, fan_out, dtype=self.weight.dtype, device=self.weight.device)
+        self.bias = nn.Parameter(zeros) if bias else None
 
     def _check(self, x: torch.Tensor, shape: str, *lengths: int | None) -> None:
         """Refuse an input that does not end in these lengths (None: any), or is not for the draws."""
@@ -122,21 +134,21 @@ class _LawLayer(nn.Module):
             Y = Y + self.bias.reshape(-1, 1, Y.shape[-1])
         return Y.reshape(*X.shape[:-1], Y.shape[-1])
 
-    def _save_to_state_dict(self, *_: Any) -> NoReturn:
+    def _save_to_state_dict(self, *_: object) -> NoReturn:
         refuse("the state_dict")
 
-    def _load_from_state_dict(self, *_: Any) -> NoReturn:
+    def _load_from_state_dict(self, *_: object) -> NoReturn:
         refuse("loading")
 
 
-class LawLinear(_LawLayer):
+class MatrixFreeLinear(_MatrixFreeLayer):
     r"""nn.Linear with independent N(0, gain / in_features) weights that are never formed: exact in law at any width.
 
     Outputs, gradients with respect to inputs and biases, and training by torch.optim.SGD have exactly the law that
     they have with ``nn.Linear`` after ``nn.init.normal_(weight, std=(gain / in_features) ** 0.5)`` and a zero bias;
     the layer may be used several times in a forward pass. k vectors met on either side, inputs forward and output
     gradients backward, take 2 k (in_features + out_features) numbers, until the matrix itself would be no larger;
-    then it is completed. ``torch.manual_seed`` before the layer is made fixes its numbers.
+    then it is materialized. ``torch.manual_seed`` before the layer is made fixes its numbers.
 
     Parameters
     ----------
@@ -153,7 +165,7 @@ class LawLinear(_LawLayer):
         What the layer may use for its weights, in bytes or such as ``"4GiB"``; more is refused. By default what a
         product adds has to fit three quarters of what there is then (`finwidth.memory`).
     device, dtype
-        As in torch. How far products agree with each other: `GaussianMatrix`.
+        As in torch. How far products agree with each other: `DeferredGaussianMatrix`.
 
     Raises
     ------
@@ -164,14 +176,14 @@ class LawLinear(_LawLayer):
     Examples
     --------
     >>> import torch
-    >>> from finwidth import LawLinear
-    >>> layer = LawLinear(10**6, 10**6, gain=2, dtype=torch.float64)
+    >>> from finwidth import MatrixFreeLinear
+    >>> layer = MatrixFreeLinear(10**6, 10**6, gain=2, dtype=torch.float64)
     >>> x = torch.randn(3, 10**6, dtype=torch.float64)
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6, momentum=0.9)
     >>> layer(x).relu().mean().backward()
     >>> optimizer.step()
     >>> layer.weight
-    LawTensor(shape=(1000000, 1000000), dtype=torch.float64, met 3 left, 3 right)
+    MatrixFreeTensor(shape=(1000000, 1000000), dtype=torch.float64, met 3 left, 3 right)
     """
 
     def __init__(
@@ -200,11 +212,11 @@ class LawLinear(_LawLayer):
         return f"{self.in_features}, {self.out_features}, gain={self.gain:g}, bias={self.bias is not None}"
 
 
-class LawConv2d(_LawLayer):
+class MatrixFreeConv2d(_MatrixFreeLayer):
     r"""nn.Conv2d with independent N(0, gain / fan-in) weights that are never formed, fan-in = in_channels kh kw.
 
     Its weight is a matrix (out_channels, in_channels kh kw) that meets patches of the input, one vector for each
-    position and image, so that it pays where channels outnumber positions. Everything else is as for `LawLinear`.
+    position and image, so that it pays where channels outnumber positions. All else is as for `MatrixFreeLinear`.
 
     Parameters
     ----------
@@ -213,19 +225,19 @@ class LawConv2d(_LawLayer):
     kernel_size, stride, padding, dilation
         As in nn.Conv2d, numbers or pairs; zeros are padded.
     gain, bias, draws, memory, device, dtype
-        As for `LawLinear`; inputs are (..., in_channels, height, width), the first axis that of draws where there are
-        any.
+        As for `MatrixFreeLinear`; inputs are (..., in_channels, height, width), the first axis that of draws where
+        there are any.
 
     Raises
     ------
     FinwidthError
-        As for `LawLinear`.
+        As for `MatrixFreeLinear`.
 
     Examples
     --------
     >>> import torch
-    >>> from finwidth import LawConv2d
-    >>> LawConv2d(3, 10**5, 3, padding=1)(torch.ones(2, 3, 4, 4)).shape
+    >>> from finwidth import MatrixFreeConv2d
+    >>> MatrixFreeConv2d(3, 10**5, 3, padding=1)(torch.ones(2, 3, 4, 4)).shape
     torch.Size([2, 100000, 4, 4])
     """
 
@@ -246,10 +258,10 @@ class LawConv2d(_LawLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         unfold = {
-            "kernel_size": _pair("kernel_size", kernel_size, 1),
-            "dilation": _pair("dilation", dilation, 1),
-            "padding": _pair("padding", padding, 0),
-            "stride": _pair("stride", stride, 1),
+            "kernel_size": _two_numbers("kernel_size", kernel_size, 1),
+            "dilation": _two_numbers("dilation", dilation, 1),
+            "padding": _two_numbers("padding", padding, 0),
+            "stride": _two_numbers("stride", stride, 1),
         }
         channels, fan_out = count("in_channels", in_channels), count("out_channels", out_channels)
         fan_in = channels * math.prod(unfold["kernel_size"])
@@ -263,8 +275,8 @@ class LawConv2d(_LawLayer):
         if min(size) < 1:
             raise FinwidthError(f"images of {tuple(x.shape[-2:])} are smaller than the kernel {self._unfold}")
         patches = functional.unfold(x.reshape(-1, *x.shape[-3:]), **self._unfold)
-        Y = self._rows(turned(patches).reshape(*x.shape[:-3], -1, patches.shape[1]))
-        images: torch.Tensor = turned(Y).reshape(*x.shape[:-3], self.out_channels, *size)
+        Y = self._rows(transpose(patches).reshape(*x.shape[:-3], -1, patches.shape[1]))
+        images: torch.Tensor = transpose(Y).reshape(*x.shape[:-3], self.out_channels, *size)
         return images
 
     def _positions(self, n: int, side: int) -> int:
@@ -278,19 +290,19 @@ class LawConv2d(_LawLayer):
         return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
 
 
-def _pair(name: str, given: Any, least: int) -> tuple[int, int]:
+def _two_numbers(name: str, given: object, least: int) -> tuple[int, int]:
     """Two whole numbers."""
     pair = given if isinstance(given, tuple) else (given, given)
-    checked = [arguments.index(each) for each in pair]
-    if len(checked) != 2 or any(each is None or not least <= each <= _LARGEST_SIDE for each in checked):
+    checked = [number for number in map(arguments.index, pair) if number is not None]
+    if (len(pair), len(checked)) != (2, 2) or not all(least <= number <= _LARGEST_SIDE for number in checked):
         raise FinwidthError(f"{name} is {shown(given)}; give a whole number of at least {least}, or two")
-    return int(pair[0]), int(pair[1])
+    return checked[0], checked[1]
 
 
 def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-    r"""The neural tangent kernel K_ab = sum_p <d outputs_a / dp, d outputs_b / dp> of a module with law layers.
+    r"""The neural tangent kernel K_ab = sum_p <d outputs_a / dp, d outputs_b / dp> of a module with matrix-free layers.
 
-    For each parameter p by itself; of a `LawLinear` or `LawConv2d`, it is the kernel of its weights,
+    For each parameter p by itself; of a `MatrixFreeLinear` or `MatrixFreeConv2d`, it is the kernel of its weights,
     (A A^T) * (J J^T). It takes one backward pass for each output, which meets left vectors.
 
     Parameters
@@ -308,15 +320,15 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
     Examples
     --------
     >>> import torch
-    >>> from finwidth import LawLinear
+    >>> from finwidth import MatrixFreeLinear
     >>> from finwidth.sampling.layers.modules import tangent_kernel
-    >>> readout = LawLinear(10**6, 1, dtype=torch.float64)
+    >>> readout = MatrixFreeLinear(10**6, 1, dtype=torch.float64)
     >>> x = torch.ones(2, 10**6, dtype=torch.float64) / 1000
     >>> tangent_kernel(readout(x).squeeze(1), readout.parameters())
     tensor([[2.0000, 2.0000],
             [2.0000, 2.0000]], dtype=torch.float64)
     """
-    wanted = "a tensor of shape (m,), or (draws, m), of modules with law layers"
+    wanted = "a tensor of shape (m,), or (draws, m), of modules with matrix-free layers"
     if not isinstance(outputs, torch.Tensor) or outputs.layout != torch.strided or outputs.is_nested:
         raise FinwidthError(f"the outputs are {shown(outputs)}; give {wanted}")
     if outputs.ndim not in {1, 2} or not outputs.is_floating_point():
@@ -341,19 +353,20 @@ def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) ->
         rows = [_entries(gradient, len(batched)) for gradient in of_one if gradient is not None]
         if len(rows) == len(of_one):
             stacked = torch.stack(rows, 1)
-            kernel = kernel + stacked @ turned(stacked)
+            kernel = kernel + stacked @ transpose(stacked)
     return kernel[0] if outputs.ndim == 1 else kernel
 
 
-def _counted(parameters: Any) -> list[torch.Tensor]:
+def _counted(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Those that require a gradient."""
     try:
-        listed = list(parameters)
+        listed: list[object] = list(parameters)
     except Exception:  # whatever looking at the user's object raises
         listed = [None]
-    if not all(isinstance(each, torch.Tensor) for each in listed):
+    tensors = [each for each in listed if isinstance(each, torch.Tensor)]
+    if len(tensors) < len(listed):
         raise FinwidthError(f"the parameters are {shown(parameters)}; give module.parameters(), or some of them")
-    return [each for each in listed if each.requires_grad]
+    return [each for each in tensors if each.requires_grad]
 
 
 def _draws(parameter: torch.Tensor) -> int | None:
@@ -363,5 +376,5 @@ def _draws(parameter: torch.Tensor) -> int | None:
 
 def _entries(gradient: torch.Tensor, draws: int) -> torch.Tensor:
     """The numbers of a gradient, (draws, all of them), in an orthonormal basis."""
-    numbers: torch.Tensor = gradient.made.padded() if isinstance(gradient, LawTensor) else gradient
+    numbers: torch.Tensor = gradient.combination.padded() if isinstance(gradient, MatrixFreeTensor) else gradient
     return numbers.reshape(draws, -1)

@@ -6,8 +6,8 @@ those of a `Combination`; any other operation is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import torch
 
@@ -19,46 +19,52 @@ from finwidth.sampling.random.device import DeviceGenerator
 def refuse(what: str) -> NoReturn:
     """Raise the one error."""
     raise FinwidthError(
-        f"{what} is not possible with a law layer: the entries of its weights are never formed. torch.optim.SGD works, "
-        "with momentum, weight decay and clip_grad_norm_, because sums and multiples of weights and gradients stay "
-        "known; what acts on entries (Adam and other elementwise methods, foreach=True), reading or setting them, "
-        "copies, files, and a device or dtype other than the layer was made with do not: "
+        f"{what} is not possible with a matrix-free layer: the entries of its weights are never formed. "
+        "torch.optim.SGD works, with momentum, weight decay and clip_grad_norm_, because sums and multiples of weights "
+        "and gradients stay known; what acts on entries (Adam and other elementwise methods, foreach=True), reading or "
+        "setting them, copies, files, and a device or dtype other than the layer was made with do not: "
         "use nn.Linear or nn.Conv2d for this layer"
     )
 
 
-class LawTensor(torch.Tensor):
-    """The matrix ``made`` of a law layer, shape (out, in) or (draws, out, in), as a tensor with no storage."""
+class MatrixFreeTensor(torch.Tensor):
+    """A `Combination` as a tensor with no storage, shape (out, in) or (draws, out, in)."""
 
-    made: Combination
+    combination: Combination[torch.Tensor]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, made: Combination) -> LawTensor:  # noqa: D102
-        matrix = made.matrix
+    def __new__(cls, combination: Combination[torch.Tensor]) -> MatrixFreeTensor:  # noqa: D102
+        matrix = combination.matrix
         shape = (*((matrix.draws,) if matrix.draws else ()), *matrix.shape)
         assert isinstance(matrix.rng, DeviceGenerator)
         kind = {"dtype": getattr(torch, matrix.dtype), "device": matrix.rng.device}
-        tensor: LawTensor = torch.Tensor._make_wrapper_subclass(cls, shape, **kind)
+        tensor: MatrixFreeTensor = torch.Tensor._make_wrapper_subclass(cls, shape, **kind)
         return tensor
 
-    def __init__(self, made: Combination) -> None:
-        self.made = made
+    def __init__(self, combination: Combination[torch.Tensor]) -> None:
+        self.combination = combination
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        left, right = self.made.matrix.known
-        known = "complete" if self.made.matrix.whole is not None else f"met {left} left, {right} right"
-        return f"LawTensor(shape={tuple(self.shape)}, dtype={self.dtype}, {known})"
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+        left, right = self.combination.matrix.known
+        known = "materialized" if self.combination.matrix.materialized else f"met {left} left, {right} right"
+        return f"MatrixFreeTensor(shape={tuple(self.shape)}, dtype={self.dtype}, {known})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Sums and multiples; refuses all else."""
         rule = _RULES.get(func)
         if rule is None:
             refuse(f"torch's {func.overloadpacket.__name__!r}")
         return rule(*args, **(kwargs or {}))
 
-    def numpy(self, **_: Any) -> NoReturn:
+    def numpy(self, **_: object) -> NoReturn:
         """Refused."""
         refuse("numpy()")
 
@@ -70,42 +76,42 @@ class LawTensor(torch.Tensor):
         """Refused."""
         refuse("shared memory")
 
-    def __deepcopy__(self, memo: Any) -> NoReturn:
+    def __deepcopy__(self, memo: object) -> NoReturn:
         refuse("a copy")  # it would have to meet new vectors independently of the original, and could not
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         refuse("a file or pickle")
 
 
-def _add_(one: LawTensor, other: Any, *, alpha: float = 1.0) -> LawTensor:
-    if not (isinstance(one, LawTensor) and isinstance(other, LawTensor)):
+def _add_(one: MatrixFreeTensor, other: object, *, alpha: float = 1.0) -> MatrixFreeTensor:
+    if not (isinstance(one, MatrixFreeTensor) and isinstance(other, MatrixFreeTensor)):
         refuse("a sum with entries")
-    one.made.add(other.made, float(alpha))
+    one.combination.add(other.combination, float(alpha))
     return one
 
 
-def _mul_(one: LawTensor, factor: Any) -> LawTensor:
-    if isinstance(factor, torch.Tensor) and (isinstance(factor, LawTensor) or factor.ndim):
+def _mul_(one: MatrixFreeTensor, factor: torch.Tensor | float) -> MatrixFreeTensor:
+    if isinstance(factor, torch.Tensor) and (isinstance(factor, MatrixFreeTensor) or factor.ndim):
         refuse("a product with entries")
-    one.made.multiply(float(factor))
+    one.combination.multiply(float(factor))
     return one
 
 
-def _clone(one: LawTensor, **_: Any) -> LawTensor:
-    return LawTensor(one.made.copy())
+def _clone(one: MatrixFreeTensor, **_: object) -> MatrixFreeTensor:
+    return MatrixFreeTensor(one.combination.copy())
 
 
-def _norm(one: LawTensor, order: float = 2, *_: Any, **__: Any) -> torch.Tensor:
+def _norm(one: MatrixFreeTensor, order: float = 2, *_: object, **__: object) -> torch.Tensor:
     """Of gradients, whose core has the same: for torch.nn.utils.clip_grad_norm_."""
-    if order != 2 or one.made.scale or one.made.matrix.draws:
+    if order != 2 or one.combination.scale or one.combination.matrix.draws:
         refuse("a norm that is not the Frobenius norm of one draw's gradient")
-    norm: torch.Tensor = torch.linalg.vector_norm(one.made.padded())
+    norm: torch.Tensor = torch.linalg.vector_norm(one.combination.padded())
     return norm
 
 
 _aten = torch.ops.aten
-_RULES: dict[Any, Callable[..., Any]] = {
-    _aten.detach.default: lambda one: LawTensor(one.made),
+_RULES: dict[object, Callable[..., object]] = {
+    _aten.detach.default: lambda one: MatrixFreeTensor(one.combination),
     _aten.clone.default: _clone,
     _aten.add.Tensor: lambda one, other, alpha=1.0: _add_(_clone(one), other, alpha=alpha),
     _aten.add_.Tensor: _add_,

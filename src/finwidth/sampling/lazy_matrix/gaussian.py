@@ -1,4 +1,4 @@
-r"""A Gaussian matrix that is revealed only along the vectors that it is multiplied with.
+r"""A Gaussian matrix whose entries are deferred: it is revealed only along the vectors that it is multiplied with.
 
 W, shape (rows, columns) with independent N(0, 1) entries, is never drawn.  Known are orthonormal right vectors V with
 their images W V, and orthonormal left vectors U with theirs, W^T U.  A new right vector v = V c + r, and the image of
@@ -10,8 +10,10 @@ Left vectors likewise, with the roles exchanged.  Every answer has exactly the c
 also where the vectors depend on them.  Vectors are rows here, in blocks of shape (draws, vectors, length), for several
 independent matrices at once, and the arithmetic is NumPy's or that of torch, as the generator's.
 
-This is the principle of deferred decisions.  Y. M. Lu, "Householder Dice" (IEEE Transactions on Information Theory 67,
-2021, 8264-8272) solves the same problem at the same cost, by random reflections instead of bases and their images.
+This is the principle of deferred decisions: nothing random is drawn before an answer depends on it.  Y. M. Lu,
+"Householder Dice: A Matrix-Free Algorithm for Simulating Dynamics on Gaussian and Random Orthogonal Ensembles" (IEEE
+Transactions on Information Theory 67, 2021, 8264-8272) solves the same problem at the same cost, O(n T) numbers and
+O(n T^2) operations for T products, by random reflections instead of bases and their images.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -27,9 +30,13 @@ from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, check_memory
-from finwidth.sampling.random.device import DeviceGenerator, array_module, as_array, normals
+from finwidth.networks.laws import FloatArray
+from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace, normals
 
-Array = Any  # of NumPy, or a torch tensor
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", FloatArray, "torch.Tensor")  # as the generator draws
 Generator = np.random.Generator | DeviceGenerator
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
@@ -40,59 +47,55 @@ ABSENT = 1000
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
 _RUN = 1024  # entries of a vector that are summed at once
-_PIECES = 16  # in which a matrix is completed
+_PIECES = 16  # in which a matrix is materialized
 
 
 class NotFiniteError(FinwidthError):
     """A vector is not finite."""
 
 
-def held(rows: int, columns: int, left: int, right: int) -> int:
-    """Most numbers that a `GaussianMatrix` keeps after products with ``left`` and ``right`` independent vectors.
+def kept_numbers(rows: int, columns: int, left: int, right: int) -> int:
+    """Most numbers that a matrix keeps after products with ``left`` and ``right`` independent vectors.
 
     (left + right)(rows + columns), while these are no more than half of rows * columns.  Past that the matrix is
-    completed: rows * columns numbers are kept, and half as many again are needed on the way.
+    materialized: rows * columns numbers are kept, and half as many again are needed on the way.
     """
     known = (left + right) * (rows + columns)
     return known if 2 * known <= rows * columns else rows * columns * 3 // 2
 
 
-def work(rows: int, columns: int, at_once: int) -> int:
+def work_numbers(rows: int, columns: int, at_once: int) -> int:
     """Numbers that a product with ``at_once`` vectors needs temporarily, on top of those that are kept."""
     return (8 * at_once + _BLOCK) * (rows + columns)
 
 
-def memory(
+def matrix_bytes(
     rows: int, columns: int, left: int, right: int, *, at_once: int = 1, draws: int = 1, dtype: str = "float64"
 ) -> int:
-    """Bytes that a `GaussianMatrix` needs at most: `held` and `work`.
+    """Bytes that a `DeferredGaussianMatrix` needs at most: `kept_numbers` and `work_numbers`.
 
     Examples
     --------
-    >>> from finwidth.sampling.lazy_matrix.gaussian import memory
-    >>> memory(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
+    >>> from finwidth.sampling.lazy_matrix.gaussian import matrix_bytes
+    >>> matrix_bytes(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
     1.54...
     """
-    return ITEM_BYTES[dtype] * draws * (held(rows, columns, left, right) + work(rows, columns, at_once))
+    return ITEM_BYTES[dtype] * draws * (kept_numbers(rows, columns, left, right) + work_numbers(rows, columns, at_once))
 
 
-def turned(stack: Array) -> Array:
+def transpose(stack: Array) -> Array:
     """The transposes of a stack of matrices."""
     return stack.swapaxes(-1, -2)
 
 
 @dataclass
-class _Side:
+class _Side(Generic[Array]):
     """The vectors met on one side, orthonormal rows of blocks (draws, vectors, length), and their images."""
 
     vectors: list[Array] = field(default_factory=list)
     images: list[Array] = field(default_factory=list)
 
-    @property
-    def size(self) -> int:
-        return sum(block.shape[1] for block in self.vectors)
-
-    def append(self, vectors: Array, images: Array, xp: Any) -> None:
+    def append(self, vectors: Array, images: Array, xp: ModuleType) -> None:
         """Add vectors; small blocks are joined, so that products remain products of matrices."""
         if self.vectors and self.vectors[-1].shape[1] < _BLOCK:
             vectors = xp.concatenate([self.vectors.pop(), vectors], 1)
@@ -101,28 +104,28 @@ class _Side:
         self.images.append(images)
 
 
-def inner_products(X: Array, Y: Array, xp: Any) -> Array:
+def inner_products(X: Array, Y: Array, xp: ModuleType) -> Array:
     """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
     runs = X.shape[-1] // _RUN
-    rest = slice(runs * _RUN, None)
-    total = X[..., rest] @ turned(Y[..., rest])
+    end = runs * _RUN
+    total = X[..., end:] @ transpose(Y[..., end:])
     if not runs:
         return total
-    pairs = zip(X, Y, strict=True)  # draw by draw, for torch would copy a stack of this layout
-    return total + xp.stack([(_runs(x, runs) @ turned(_runs(y, runs))).sum(0) for x, y in pairs])
+    # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
+    folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in stack] for stack in (X, Y)]
+    of_runs: Array = xp.stack([(x @ transpose(y)).sum(0) for x, y in zip(*folded, strict=True)])
+    return total + of_runs
 
 
-def _runs(rows: Array, runs: int) -> Array:
-    """A view of rows in runs, (runs, m, _RUN), without the remainder at the end."""
-    return rows[:, : runs * _RUN].reshape(rows.shape[0], runs, _RUN).swapaxes(0, 1)
-
-
-def overlaps(X: Array, blocks: list[Array], xp: Any) -> Array:
+def overlaps(X: Array, blocks: list[Array], xp: ModuleType) -> Array:
     """X V^T for the rows V of the blocks, (draws, m, size)."""
-    return xp.concatenate([inner_products(X, block, xp) for block in blocks], -1) if blocks else X[..., :0]
+    if not blocks:
+        return X[..., :0]
+    found: Array = xp.concatenate([inner_products(X, block, xp) for block in blocks], -1)
+    return found
 
 
-def combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
+def linear_combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
     """``onto`` plus the sums of the blocks' rows with these coefficients, (draws, m, size or less)."""
     start, total = 0, onto
     for block in blocks:
@@ -138,16 +141,16 @@ def add_product(target: Array, left: Array, right: Array) -> None:
     step = -(-target.shape[1] // _PIECES)
     for start in range(0, target.shape[1], step):
         piece = slice(start, start + step)
-        target[:, piece] += turned(left[..., piece]) @ right
+        target[:, piece] += transpose(left[..., piece]) @ right
 
 
-class GaussianMatrix:
+class DeferredGaussianMatrix(Generic[Array]):
     r"""A matrix of independent N(0, deviation^2), revealed only along the vectors that it is multiplied with.
 
     ``W @ V`` and ``W.T @ U`` have, together and for vectors chosen in view of earlier answers, exactly the law that
     they have for a matrix drawn in advance.  k vectors on either side take 2 k (rows + columns) numbers and
-    O(k (rows + columns)) operations for each further one; once that is half of the matrix (`held`), it is completed
-    and kept as a whole.
+    O(k (rows + columns)) operations for each further one; once that is half of the matrix (`kept_numbers`), it is
+    materialized: drawn as a whole.
 
     Parameters
     ----------
@@ -179,8 +182,8 @@ class GaussianMatrix:
     Examples
     --------
     >>> import numpy as np
-    >>> from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix
-    >>> W = GaussianMatrix(10**6, 10**6, np.random.default_rng(0))
+    >>> from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
+    >>> W = DeferredGaussianMatrix(10**6, 10**6, np.random.default_rng(0))
     >>> v = np.ones(10**6) / 1000
     >>> u = W @ v
     >>> mismatch = np.sum(u * (W @ v)) - np.sum((W.T @ u) * v)  # sums in pairs; a product would round like 10^6 terms
@@ -204,28 +207,31 @@ class GaussianMatrix:
         self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, ITEM_BYTES)
         self.budget = None if memory is None else check_memory(memory)
         self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
-        self.whole: Array | None = None  # once completed, the matrix itself, deviation and all
+        self.materialized = False
+        self.dense: Array | None = None  # once materialized, the matrix itself, deviation and all
         self._batched, self._draws = draws is not None, 1 if draws is None else count("draws", draws)
-        self._xp = array_module(rng)
-        self._left, self._right = _Side(), _Side()
+        self._xp = generator_namespace(rng)
+        on_device = {"device": rng.device} if isinstance(rng, DeviceGenerator) else {}
+        self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
+        self._left: _Side[Array] = _Side()
+        self._right: _Side[Array] = _Side()
         self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
-        self._safe = (
-            float(np.finfo(dtype).tiny) ** 0.5 / self._round
-        )  # squares above it, and below its inverse, are good
+        # Squares above it, and below its inverse, are good.
+        self._safe = float(np.finfo(dtype).tiny) ** 0.5 / self._round
 
     @property
     def known(self) -> tuple[int, int]:
-        """Numbers of orthonormal vectors kept on the left and on the right; 0 and 0 once it is completed."""
-        return self._left.size, self._right.size
+        """Numbers of orthonormal vectors kept on the left and on the right; 0 and 0 once it is materialized."""
+        return sum(block.shape[1] for block in self._left.vectors), sum(block.shape[1] for block in self._right.vectors)
 
     @property
     def nbytes(self) -> int:
         """Bytes that are held now."""
-        numbers = sum(self.known) * sum(self.shape) if self.whole is None else self.shape[0] * self.shape[1]
+        numbers = self.shape[0] * self.shape[1] if self.materialized else sum(self.known) * sum(self.shape)
         return numbers * self._draws * self._item
 
     @property
-    def T(self) -> _Transposed:
+    def T(self) -> _Transposed[Array]:
         """The transpose, to multiply vectors from the left with."""
         return _Transposed(self)
 
@@ -235,33 +241,36 @@ class GaussianMatrix:
 
     def _public(self, given: Array, what: str, length: int, product: Callable[[Array], Array]) -> Array:
         """A product in terms of columns by one in terms of rows."""
-        array = as_array(self.rng, given, self.dtype)
+        array: Array = as_array(self.rng, given, self.dtype)
         single = array.ndim == 1
         columns = array[:, None] if single else array
-        lead = (self._draws,) if self._batched and columns.ndim == 3 else ()
+        lead: tuple[int, ...] = (self._draws,) if self._batched and columns.ndim == 3 else ()
         if columns.ndim != 2 + len(lead) or tuple(columns.shape[:-1]) != (*lead, length):
             leads = f", each with a leading {self._draws} or without" if self._batched else ""
             raise FinwidthError(
                 f"{what}: the vectors have shape {tuple(array.shape)}; give ({length},) or ({length}, k){leads}"
             )
-        self.settle()
-        answer = turned(product(turned(columns if lead else columns[None])))
+        self.materialize_if_smaller()
+        answer = transpose(product(transpose(columns if lead else columns[None])))
         answer = answer if self._batched else answer[0]
         return answer[..., 0] if single else answer
 
-    def settle(self) -> None:
-        """Complete the matrix if the vectors kept take more than half of its memory: then dense products are faster.
+    def materialize_if_smaller(self, coming: int = 0) -> None:
+        """Draw the whole matrix if the vectors kept take more than half of its memory: then dense products are faster.
 
-        Products with ``@`` do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
+        Also if the next ``coming`` vectors and their images would take more memory than the matrix. Products with ``@``
+        do so by themselves. It makes the coordinates that `right` and `left` returned invalid.
         """
-        if self.whole is None and 2 * sum(self.known) * sum(self.shape) > self.shape[0] * self.shape[1]:
-            self.complete()
+        rows, columns = self.shape
+        vectors = max(2 * sum(self.known), coming)
+        if not self.materialized and vectors * (rows + columns) > rows * columns:
+            self.materialize()
 
     def right(self, X: Array) -> Array:
         """Meet right vectors, the rows of X, (draws or 1, m, columns): their coordinates in the basis on the right.
 
-        A basis only grows, so that coordinates are good, padded with zeros, until the matrix is completed; then the
-        basis is that of the entries.
+        A basis only grows, so that coordinates are good, padded with zeros, until the matrix is materialized; then
+        the basis is that of the entries.
         """
         return self._meet(X, self._right, self._left, self.shape)
 
@@ -277,24 +286,27 @@ class GaussianMatrix:
         """W^T u for left vectors of these coordinates, as rows, (draws, m, columns)."""
         return self._images(coordinates, self._left, self.shape[1])
 
-    def _images(self, coordinates: Array, side: _Side, length: int) -> Array:
-        if self.whole is not None:
-            return coordinates @ (turned(self.whole) if side is self._right else self.whole)
-        return combination(self.deviation * coordinates, side.images, self._zeros((*coordinates.shape[:2], length)))
+    def _images(self, coordinates: Array, side: _Side[Array], length: int) -> Array:
+        if self.dense is not None:
+            return coordinates @ (transpose(self.dense) if side is self._right else self.dense)
+        zeros = self.zeros((*coordinates.shape[:2], length))
+        return linear_combination(self.deviation * coordinates, side.images, zeros)
 
-    def _zeros(self, shape: tuple[int, ...]) -> Array:
-        return as_array(self.rng, np.zeros(shape), self.dtype)
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """An array of the kind that the matrix works with."""
+        found: Array = self._xp.zeros(shape, **self._kind)
+        return found
 
-    def _meet(self, X: Array, side: _Side, other: _Side, shape: tuple[int, int]) -> Array:
+    def _meet(self, X: Array, side: _Side[Array], other: _Side[Array], shape: tuple[int, int]) -> Array:
         """Coordinates of the rows of X on one side, of vectors of length shape[1]; new directions are revealed."""
         xp, X = self._xp, as_array(self.rng, X, self.dtype)
         self._afford(0, X.shape[1])
         sizes, X, lengths = self._lengths(X)
-        if self.whole is not None:
+        if self.materialized:
             return X * sizes
-        unit = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
-        coordinates = overlaps(unit, side.vectors, xp)
-        rest = combination(-coordinates, side.vectors, unit)
+        unit: Array = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
+        coordinates: Array = overlaps(unit, side.vectors, xp)
+        rest = linear_combination(-coordinates, side.vectors, unit)
         fresh, there = self._directions(rest)
         if fresh.shape[1]:
             self._afford(fresh.shape[1] * sum(shape), X.shape[1])
@@ -302,7 +314,7 @@ class GaussianMatrix:
             coordinates = xp.concatenate([coordinates, inner_products(rest, fresh, xp)], -1)
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
             fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
-            side.append(fresh, combination(fixed, other.vectors, images), xp)
+            side.append(fresh, linear_combination(fixed, other.vectors, images), xp)
         return coordinates * lengths * sizes
 
     def _lengths(self, X: Array) -> tuple[Array | float, Array, Array]:
@@ -312,7 +324,7 @@ class GaussianMatrix:
             squares = (X * X).sum(-1)[..., None]
         if bool(((squares > self._safe) & (squares < 1 / self._safe)).all()):
             return 1.0, X, squares**0.5
-        sizes = abs(X).max(-1)[..., None] if xp is np else abs(X).max(-1).values[..., None]
+        sizes: Array = xp.amax(abs(X), -1)[..., None]
         if not bool(xp.isfinite(sizes).all()):
             raise NotFiniteError("a vector is not finite; give finite numbers")
         sizes = sizes + (sizes == 0)
@@ -327,18 +339,18 @@ class GaussianMatrix:
         xp = self._xp
         values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
         if float(values.min()) > _SAFE:
-            rows = vectors @ (turned(vectors) / values[..., None] ** 0.5) @ rest
+            rows = vectors @ (transpose(vectors) / values[..., None] ** 0.5) @ rest
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
-        q, triangle = xp.linalg.qr(turned(rest))
+        q, triangle = xp.linalg.qr(transpose(rest))
         u, lengths, shares = xp.linalg.svd(triangle, full_matrices=False)
         # Signs of singular vectors are the processor's choice; here the rows, weighted 1, 1/2, ..., sum to more than 0.
         signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
         u = u * signs[:, None]
         found = lengths > ABSENT * self._round
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
-        return turned(q @ u[..., : there.shape[1]]) * there, there
+        return transpose(q @ u[..., : there.shape[1]]) * there, there
 
-    def _orthonormal(self, rows: Array, there: Array, side: _Side) -> Array:
+    def _orthonormal(self, rows: Array, there: Array, side: _Side[Array]) -> Array:
         """The rows made orthogonal to the basis and to each other, to rounding: the second of two projections.
 
         What the first left along the basis is amplified where a vector was nearly dependent; then it takes more.
@@ -346,24 +358,24 @@ class GaussianMatrix:
         xp = self._xp
         unit = as_array(self.rng, np.eye(rows.shape[1]), self.dtype) * there
         for _ in range(4):
-            rows = combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
+            rows = linear_combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
             gram = inner_products(rows, rows, xp)
             rows = 1.5 * rows - 0.5 * gram @ rows  # Newton's step: an error e of the Gram matrix becomes 3/4 e^2
             if float(abs(gram - unit).max()) < self._round**0.5:
                 break
         return rows
 
-    def complete(self) -> None:
-        """Draw all that is not known yet, and keep the matrix as a whole."""
+    def materialize(self) -> None:
+        """Draw all that is not known yet, and keep the dense matrix."""
         rows, columns = self.shape
         self._afford(rows * columns, 1)
         W = normals(self.rng, (self._draws, rows, columns), self.dtype)
         for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
-            add_product(W, images - vectors @ turned(W), vectors)
+            add_product(W, images - vectors @ transpose(W), vectors)
         for vectors, images in zip(self._left.vectors, self._left.images, strict=True):
             add_product(W, vectors, images - vectors @ W)
         W *= self.deviation
-        self.whole, self._left, self._right = W, _Side(), _Side()
+        self.materialized, self.dense, self._left, self._right = True, W, _Side(), _Side()
 
     def _afford(self, more: int, at_once: int) -> None:
         """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget.
@@ -372,7 +384,7 @@ class GaussianMatrix:
         """
         rows, columns = self.shape
         left, right = self.known
-        coming = (more + work(rows, columns, at_once)) * self._draws * self._item
+        coming = (more + work_numbers(rows, columns, at_once)) * self._draws * self._item
         what = f"a Gaussian matrix of {rows} x {columns} that has met {left} left and {right} right vectors"
         if self.budget is not None:
             afford(self.nbytes + coming, what, "give more, or multiply with fewer vectors", self.budget)
@@ -381,17 +393,17 @@ class GaussianMatrix:
 
 
 @dataclass
-class _Transposed:
+class _Transposed(Generic[Array]):
     """The transpose, ``W.T``: W^T U by ``@``."""
 
-    matrix: GaussianMatrix
+    matrix: DeferredGaussianMatrix[Array]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape[::-1]
 
     @property
-    def T(self) -> GaussianMatrix:
+    def T(self) -> DeferredGaussianMatrix[Array]:
         return self.matrix
 
     def __matmul__(self, U: Array) -> Array:

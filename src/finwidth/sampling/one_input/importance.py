@@ -1,6 +1,6 @@
 r"""Means of K, K^2 and Delta K by importance sampling: networks are drawn in proportion to what they contribute.
 
-Read from the top down, the norm chain (`diagonal`) is a linear recursion whose terms are never negative
+Read from the top down, the norm chain (`norm_chain`) is a linear recursion whose terms are never negative
 (docs/theory/importance.md). With tau_i = sum_{j>i} c_j R_{j-1} S_j / R_i, b_i = sum_{i<j<d} e_j S_j and the state
 s_i = (Q_i, S_{i+1}, tau_i, b_i) of a network that lives::
 
@@ -16,48 +16,72 @@ by g^2; the weight 1/(1/3 + g/(3 E g) + g^2/(3 E g^2)) makes their averages thos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth import arguments
-from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.progress import stage
+from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import Estimate
-from finwidth.sampling.one_input.norm_chain import (
-    Drawer,
-    NormChain,
-    Rows,
-    by_threads,
-    check_finite,
-    check_network,
-    check_sizes,
-    chunk_size,
-    plain_relu,
-    squared_norm,
-)
-from finwidth.sampling.random.streams import check_seed, check_threads
+from finwidth.sampling.one_input.norm_chain import NormChain, Workspace, plain_relu
+from finwidth.sampling.one_input.sample import MLPAtOneInput
 from finwidth.sampling.random.variates import Variates
-from finwidth.sampling.statistics.estimates import estimates
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, draw_chunks
+from finwidth.sampling.statistics.estimates import estimate_moments
 
 # (a, b) of the weights chi^a chi'^b, by the power p of g.
 EXPONENTS = {1: ((0, 0), (1, 0), (0, 1)), 2: ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))}
 
 
-def why_not(net: MLP) -> str | None:
-    """Why the tilted chain does not draw this network's kernel, or None if it does."""
-    if plain_relu(net):
-        return None
-    return "tilted draws need ReLU and zero initial biases; other two-slope networks are drawn without a tilt"
+class MLPByImportance(MLPAtOneInput):
+    """Draws of a ReLU network with a ``weight``: the mean of weight x quantity is the quantity's mean."""
+
+    verb = "drawing in proportion"
+
+    def __init__(self, net: MLP, x: Vector) -> None:
+        super().__init__(net, x)
+        if not self.norm:
+            raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
+        self.mixture = Mixture(net, self.exponent)
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why there are no such draws of this network."""
+        reasons = MLPAtOneInput.unsupported(net)
+        if not reasons and not plain_relu(net):
+            reasons = ["tilted draws need ReLU and zero initial biases"]
+        return reasons
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K, dK and weight, shape (draws,) each."""
+        return self.mixture.draw(self.norm, Variates(chunk.stream()), chunk.draws)
 
 
-def tilted(
+SAMPLERS: dict[type, type[MLPByImportance]] = {MLP: MLPByImportance}
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `importance_estimates` does not serve this network; none if it does."""
+    return unsupported_by(SAMPLERS, net)
+
+
+def importance_sampler(net: MLP, x: Vector) -> Sampler:
+    """What draws a network at one input in proportion to its kernel; raises FinwidthError unless something does."""
+    check_supported("finwidth.sample", net)
+    if reasons := unsupported(net):
+        raise FinwidthError(
+            f"{'; '.join(reasons)}; other two-slope networks are drawn without a tilt (finwidth.sample)"
+        )
+    return algorithm(SAMPLERS, net)(net, x)
+
+
+def importance_estimates(
     net: MLP,
     x: Vector,
     draws: int,
@@ -81,7 +105,7 @@ def tilted(
     Returns
     -------
     dict
-        `Estimate` by name, as `sampling.estimates.estimates`. The relative standard error of K_w and K_b is at most
+        `Estimate` by name, as `finwidth.quantities.DRAWN` lists. The relative standard error of K_w and K_b is at most
         sqrt(6/draws), that of K_w^2 and K_b^2 at most sqrt(12/draws), whatever the network (docs/theory/importance.md).
 
     Raises
@@ -92,54 +116,23 @@ def tilted(
     Examples
     --------
     >>> from finwidth import MLP, moments
-    >>> from finwidth.sampling.one_input.importance import tilted
+    >>> from finwidth.sampling.one_input.importance import importance_estimates
     >>> net = MLP([3, *[5] * 15, 1])    # the sum of 1/n_i is 3
     >>> exact = moments(net, [1, 2, 2])
-    >>> found = tilted(net, [1, 2, 2], draws=60_000)
+    >>> found = importance_estimates(net, [1, 2, 2], draws=60_000)
     >>> abs(found["K^2"].value / exact.second_moment - 1) < 0.02, found["K^2"].trust
     (True, True)
     """
     given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
     known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
-    return estimates(pieces(net, x, draws, seed, threads=threads, progress=progress), known)
+    return estimate_moments(
+        draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress), known
+    )
 
 
 def _is_number(value: float) -> bool:
     """Infinite ones are past a double's range."""
     return not math.isnan(value)
-
-
-def pieces(
-    net: MLP,
-    x: Vector,
-    draws: int,
-    seed: int = 0,
-    *,
-    threads: int | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Iterator[dict[str, FloatArray]]:
-    """Draws like those of `diagonal.chunks` with a ``weight``: the mean of weight x quantity is the quantity's mean."""
-    check_network(net)
-    reason = why_not(net)
-    if reason:
-        raise FinwidthError(f"{reason} (finwidth.sample)")
-    norm, k = squared_norm(net, x)
-    draws, seed, threads = count("draws", draws), check_seed(seed), check_threads(threads)
-    if norm == 0:
-        raise FinwidthError("at the input zero the kernel is the same in every draw: there is nothing to tilt")
-    tell = arguments.progress(progress)
-    check_sizes(net, draws, threads)
-    size, tilts, done = chunk_size(net), make_tilts(net), 0
-
-    def make() -> Drawer:
-        return WeightedChain(net, min(size, draws), tilts, k).draw
-
-    with stage("drawing in proportion", draws, tell) as told:
-        for drawn in by_threads(make, norm, draws, size=size, seed=seed, threads=threads):
-            check_finite(drawn, net, x)
-            yield drawn
-            done += len(drawn["K"])
-            told(done)
 
 
 @dataclass(frozen=True)
@@ -173,7 +166,7 @@ def _tilt(net: MLP, power: int, g: tuple[float, ...]) -> Tilt:
     form = np.array(g) if power == 1 else np.outer(g, g)
     log_scale, layers = 0.0, []
     for i in range(net.depth - 1):
-        moments = _moments(net.widths[i + 1])
+        moments = _chi_square_moments(net.widths[i + 1])
         terms = np.stack([moments[ab] * part for ab, part in _pulled_back(form, _recursion(net, i)).items()])
         form = terms.sum(0)
         largest = form.max()
@@ -222,7 +215,7 @@ def _pulled_back(form: FloatArray, recursion: tuple[FloatArray, ...]) -> dict[tu
     }
 
 
-def _moments(n: int) -> dict[tuple[int, int], float]:
+def _chi_square_moments(n: int) -> dict[tuple[int, int], float]:
     """E[chi^a chi'^b; m >= 1] for m ~ Binomial(n, 1/2), chi ~ chi2(m), chi' ~ chi2(m - 1)."""
     alive = 1 - 2.0**-n
     return {
@@ -235,7 +228,7 @@ def _moments(n: int) -> dict[tuple[int, int], float]:
     }
 
 
-def heads(rng: np.random.Generator, n: int, a: FloatArray, b: FloatArray) -> FloatArray:
+def weighted_coins(rng: np.random.Generator, n: int, a: FloatArray, b: FloatArray) -> FloatArray:
     """Numbers of heads m >= 1 among n fair coins, weighted by E[chi^a chi'^b | m].
 
     The weights are m^(a) (m - 1)^(b) with x^(1) = x and x^(2) = x (x + 2).  Weighting by m, or by m (m - 1), makes one
@@ -258,24 +251,24 @@ def heads(rng: np.random.Generator, n: int, a: FloatArray, b: FloatArray) -> Flo
 class TiltedChain(NormChain):
     """The norm chain with its numbers drawn from the law weighted by g^p."""
 
-    def __init__(self, net: MLP, size: int, tilt: Tilt, exponent: int = 0) -> None:
-        super().__init__(net, size, exponent)
+    def __init__(self, net: MLP, tilt: Tilt, exponent: int = 0) -> None:
+        super().__init__(net, exponent)
         self.tilt = tilt
         self._recursions = [_recursion(net, i) for i in range(net.depth - 1)]
         self._start = np.array([0.0, 1.0, self.weight_multiplier[-1], 0.0])
 
-    def _draw(self, variates: Variates, work: Rows) -> None:
+    def _draw(self, variates: Variates, work: Workspace) -> FloatArray:
         rng, draws = variates.rng, work.kappa.shape[1]
-        k = _choose(rng, np.repeat(self.tilt.top[:, None], draws, axis=1))
+        k = _choose_terms(rng, np.repeat(self.tilt.top[:, None], draws, axis=1))
         square = 2 * rng.standard_gamma(0.5 + k)
-        self._z = np.sqrt(square) * np.where(rng.random(draws) < 0.5, -1.0, 1.0)
+        z: FloatArray = np.sqrt(square) * np.where(rng.random(draws) < 0.5, -1.0, 1.0)
         state = np.repeat(self._start[:, None], draws, axis=1)
         state[0] = self.variance[-1] * square
         exponents = np.array(EXPONENTS[self.tilt.power], dtype=np.float64)
         for i in reversed(range(len(work.chi))):
-            a, b = exponents[_choose(rng, _values(self.tilt.layers[i], state))].T
+            a, b = exponents[_choose_terms(rng, _values(self.tilt.layers[i], state))].T
             m = work.share[i]
-            m[:] = heads(rng, self.widths[i + 1], a, b)
+            m[:] = weighted_coins(rng, self.widths[i + 1], a, b)
             work.paired[i] = m >= 2
             chi, fresh = 2 * rng.standard_gamma(m / 2 + a), 2 * rng.standard_gamma((m - 1) / 2 + b)
             np.multiply(chi, self.variance[i], out=work.chi[i])
@@ -284,9 +277,7 @@ class TiltedChain(NormChain):
             keep, through, new = self._recursions[i]
             state = keep @ state + chi * (through @ state) + fresh * (new @ state)
             state /= state.max(axis=0)  # only its direction counts
-
-    def _output(self, variates: Variates, draws: int) -> FloatArray:
-        return self._z
+        return z
 
 
 def _values(forms: FloatArray, state: FloatArray) -> FloatArray:
@@ -297,20 +288,19 @@ def _values(forms: FloatArray, state: FloatArray) -> FloatArray:
     return values
 
 
-def _choose(rng: np.random.Generator, weights: FloatArray) -> npt.NDArray[np.int64]:
+def _choose_terms(rng: np.random.Generator, weights: FloatArray) -> npt.NDArray[np.int64]:
     """For each draw one of the terms, with probability in proportion to its weight, shape (terms, draws)."""
     reached = np.cumsum(weights, axis=0)
     chosen: npt.NDArray[np.int64] = (rng.random(weights.shape[1]) * reached[-1] >= reached[:-1]).sum(axis=0)
     return chosen
 
 
-class WeightedChain:
+class Mixture:
     """Draws from the plain law and its tilts in equal parts, each with its weight."""
 
-    def __init__(self, net: MLP, size: int, tilts: tuple[Tilt, ...], exponent: int = 0) -> None:
-        most = size // (1 + len(tilts)) + len(tilts)
-        self.chains = [NormChain(net, most, exponent), *(TiltedChain(net, most, tilt, exponent) for tilt in tilts)]
-        self.tilts = tilts
+    def __init__(self, net: MLP, exponent: int = 0) -> None:
+        self.tilts = make_tilts(net)
+        self.chains = [NormChain(net, exponent), *(TiltedChain(net, tilt, exponent) for tilt in self.tilts)]
         self._output_bias = float(net.layers[-1].bias_multiplier)
 
     def draw(self, norm: float, variates: Variates, draws: int) -> dict[str, FloatArray]:

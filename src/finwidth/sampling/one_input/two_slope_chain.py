@@ -19,16 +19,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
+from finwidth.networks.activations import Array
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.sampling.random.device import DeviceGenerator, array_module
+from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
 
-Array = Any  # of NumPy, or a torch tensor
+Generator: TypeAlias = Variates | DeviceGenerator
 
 
 @dataclass
@@ -49,7 +50,7 @@ class _Hidden:
 
 
 class TwoSlopeChain:
-    """The chain of the module's docstring for one network; ``draw`` is that of `diagonal.NormChain`.
+    """The chain of the module's docstring for one network; ``draw`` is that of `norm_chain.NormChain`.
 
     It computes with the arrays of what draws for it: NumPy's for `Variates`, torch's for a `DeviceGenerator`.
 
@@ -71,30 +72,30 @@ class TwoSlopeChain:
         self.weight_multiplier = [float(layer.weight_multiplier) for layer in net.layers]
         self.bias_multiplier = [float(layer.bias_multiplier) for layer in net.layers]
 
-    def draw(self, norm: float, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
+    def draw(self, norm: float, rng: Generator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws at an input of squared norm 4^exponent ``norm``: output, K_w, K_b, K, dK."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             hidden, output = self._forward(norm, rng, draws)
             self._backward(hidden, output, rng)
             one = xp.ones_like(output)
             squares = [*(layer.square for layer in hidden), one]
-            norms = [_times(norm * one, 2 * self.units[0])]
-            norms += [_times(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
+            norms = [_ldexp(norm * one, 2 * self.units[0])]
+            norms += [_ldexp(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
             K_w = K_b = 0 * one
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
                 K_w = K_w + c * R * S
                 K_b = K_b + e * S
-            output = _times(output, self.units[-1])
+            output = _ldexp(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, norm: float, rng: Any, draws: int) -> tuple[list[_Hidden], Array]:
-        xp, hidden = array_module(rng), []
+    def _forward(self, norm: float, rng: Generator, draws: int) -> tuple[list[_Hidden], Array]:
+        xp, hidden = generator_namespace(rng), []
         normal = rng.standard_normal(draws)  # the output's
         steps = [lower - upper for lower, upper in pairwise(self.units)]
-        R = _times(norm * xp.ones_like(normal), 2 * steps[0])
+        R = _ldexp(norm * xp.ones_like(normal), 2 * steps[0])
         can_die = not all(self.slopes)
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
@@ -109,15 +110,15 @@ class TwoSlopeChain:
             length = xp.sqrt(R)
             unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
             live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
-            carried = _times(length, steps[i + 1])
-            R = _times(R, 2 * steps[i + 1])
+            carried = _ldexp(length, steps[i + 1])
+            R = _ldexp(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
             hidden.append(_Hidden(slopes, counts, y, unit, turned, length, carried, live))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
 
-    def _backward(self, hidden: list[_Hidden], output: Array, rng: Any) -> None:
+    def _backward(self, hidden: list[_Hidden], output: Array, rng: Generator) -> None:
         """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         S, p, draws = xp.ones_like(output), output, len(output)
         for i in reversed(range(len(hidden))):
             layer = hidden[i]
@@ -139,14 +140,14 @@ class TwoSlopeChain:
         total = norm**2 + beta
         return total, _over(beta + 0 * total, total) + 1.0 * (total == 0)
 
-    def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
+    def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Generator) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
-        xp = array_module(rng)
+        xp = generator_namespace(rng)
         u = w = along = across = result = xp.zeros_like(squares[-1])  # across: the squared part of dx across x
         carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):
             k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result = result + _times(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            result = result + _ldexp(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
             total, share = self._constant(i, carried)
             alpha = _over(u, total)
             spread = self.weight_variance[i] * (across + along**2 * share)
@@ -162,7 +163,7 @@ class TwoSlopeChain:
             u = carried * along
             rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
-        return result + _times(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+        return result + _ldexp(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
 
 
 def _units(net: MLP, exponent: int) -> list[int]:
@@ -175,7 +176,7 @@ def _units(net: MLP, exponent: int) -> list[int]:
     return units
 
 
-def _times(values: Array, power: int) -> Array:
+def _ldexp(values: Array, power: int) -> Array:
     """The values times a power of two, which may take two steps to reach."""
     half = power // 2
     return values * 2.0**half * 2.0 ** (power - half) if power else values

@@ -1,37 +1,43 @@
 """Random numbers on a torch device, by the methods of `variates.Variates` that the samplers call.
 
-The samplers' arithmetic is written once, over NumPy or torch arrays (`array_module`); the law of the draws is the same
-on every device, the numbers of a seed are not.
+The samplers' arithmetic is written once, over NumPy or torch arrays (`generator_namespace`); the law of the draws is
+the same on every device, the numbers of a seed are not.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.networks.activations import Array
+
+if TYPE_CHECKING:
+    import torch
 
 
-def array_module(rng: Any) -> Any:
+def generator_namespace(rng: object) -> ModuleType:
     """NumPy for its generators, torch for a `DeviceGenerator`: what makes the arrays that go with ``rng``."""
-    return getattr(rng, "xp", np)
+    return rng.xp if isinstance(rng, DeviceGenerator) else np
 
 
-def as_array(rng: Any, values: Any, dtype: str) -> Any:
+def as_array(rng: object, values: object, dtype: str) -> Array:
     """The values as an array of the kind that goes with ``rng``; raises FinwidthError unless they are numbers."""
-    xp = array_module(rng)
     try:
-        if xp is np:
-            return np.asarray(values, dtype=dtype)
-        return xp.as_tensor(values, dtype=getattr(xp, dtype), device=rng.device)
+        if isinstance(rng, DeviceGenerator):
+            return rng.xp.as_tensor(values, dtype=getattr(rng.xp, dtype), device=rng.device)
+        return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise FinwidthError(f"{type(values).__name__} is not an array of numbers; give one") from None
 
 
-def normals(rng: Any, shape: tuple[int, ...], dtype: str) -> Any:
+def normals(rng: np.random.Generator | DeviceGenerator, shape: tuple[int, ...], dtype: str) -> Array:
     """Independent N(0, 1), in float64 or float32."""
-    return rng.standard_normal(shape, dtype=np.dtype(dtype) if array_module(rng) is np else dtype)
+    if isinstance(rng, DeviceGenerator):
+        return rng.standard_normal(shape, dtype)
+    return rng.standard_normal(shape, np.float32 if dtype == "float32" else np.float64)
 
 
 class DeviceGenerator:
@@ -44,30 +50,36 @@ class DeviceGenerator:
     torch.Size([2, 3])
     """
 
-    def __init__(self, device: Any, seed: int, chunk: int) -> None:
+    def __init__(self, device: torch.device | str, seed: int, chunk: int) -> None:
         import torch
 
-        self.xp: Any = torch
+        self.xp: ModuleType = torch
         self._generator = torch.Generator(device)
         state = np.random.SeedSequence(seed, spawn_key=(chunk,)).generate_state(1, np.uint64)
         self._generator.manual_seed(int(state[0] >> np.uint64(1)))
         self.device = self._generator.device
-        self._kind = {"dtype": torch.float64, "device": self.device}
 
-    def full(self, size: Any, value: float) -> Any:
+    def full(self, size: int | tuple[int, ...], value: float) -> torch.Tensor:
         """A tensor of one value on the device."""
-        return self.xp.full(size if isinstance(size, tuple) else (size,), value, **self._kind)
+        shape = size if isinstance(size, tuple) else (size,)
+        filled: torch.Tensor = self.xp.full(shape, value, dtype=self.xp.float64, device=self.device)
+        return filled
 
-    def standard_normal(self, size: Any, dtype: str = "float64") -> Any:
+    def standard_normal(self, size: int | tuple[int, ...], dtype: str = "float64") -> torch.Tensor:
         """Independent N(0, 1)."""
         kind = {"dtype": getattr(self.xp, dtype), "device": self.device}
-        return self.xp.randn(size if isinstance(size, tuple) else (size,), generator=self._generator, **kind)
+        shape = size if isinstance(size, tuple) else (size,)
+        drawn: torch.Tensor = self.xp.randn(shape, generator=self._generator, **kind)
+        return drawn
 
-    def coins(self, n: int, count: int) -> Any:
+    def coins(self, n: int, count: int) -> torch.Tensor:
         """Independent numbers of heads among ``n`` fair coins, as floats."""
-        return self.xp.binomial(self.full(count, float(n)), self.full(count, 0.5), generator=self._generator)
+        coins, fair = self.full(count, float(n)), self.full(count, 0.5)
+        heads: torch.Tensor = self.xp.binomial(coins, fair, generator=self._generator)
+        return heads
 
-    def chi_square(self, k: Any, less: int = 0) -> Any:
+    def chi_square(self, k: torch.Tensor, less: int = 0) -> torch.Tensor:
         """Independent chi2(k - less), elementwise; 0 where k <= less (torch: the least positive number)."""
         shape = (k - less).clip(0) / 2
-        return 2 * self.xp._standard_gamma(shape, generator=self._generator) * (shape > 0)
+        gamma: torch.Tensor = self.xp._standard_gamma(shape, generator=self._generator)
+        return 2 * gamma * (shape > 0)

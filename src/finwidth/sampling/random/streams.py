@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -13,16 +14,21 @@ import numpy as np
 from finwidth.arguments import count, index
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import amount
-from finwidth.networks.laws import FloatArray
 
 _MOST_THREADS = 4096
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# glibc gives every array back to the system, which then clears its pages for the next, until one as large as this has
-# been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).  Here, because later the heap may have
-# room for it, and nothing is learnt.
-np.empty(2**22 - 2**12)
+
+@cache
+def _keep_freed_arrays() -> None:
+    """Let glibc keep the memory of freed arrays for the next ones; once in a process, with its first stream.
+
+    It gives every array back to the system, which then clears its pages for the next, until one as large as this has
+    been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).
+    """
+    np.empty(2**22 - 2**12)
 
 
 def check_seed(seed: int) -> int:
@@ -39,6 +45,7 @@ def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:
     SFC64, the fastest of NumPy's bit generators, under a spawn key of the chunk's number, and of a further number
     where a chunk needs several.
     """
+    _keep_freed_arrays()
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(chunk, *purpose))))
 
 
@@ -51,26 +58,17 @@ def check_threads(threads: int | None) -> int:
     return number
 
 
-def in_order(task: Callable[[int], Result], total: int, threads: int) -> Iterator[Result]:
-    """``task(0), ..., task(total - 1)``, computed by several threads, yielded in order, few held at a time."""
-    if threads == 1 or total == 1:
-        yield from map(task, range(total))
-        return
+def in_order(task: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """``task`` of every item, computed by several threads, given back in order, few held at a time."""
+    return map(task, items) if threads == 1 else _on_threads(task, items, threads)
+
+
+def _on_threads(task: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for number in range(total):
-            waiting.append(pool.submit(task, number))
+        for item in items:
+            waiting.append(pool.submit(task, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def collect(pieces: Iterable[dict[str, FloatArray]], columns: dict[str, FloatArray]) -> None:
-    """Put draws that come in pieces one after another into the columns, which hold all of them."""
-    start = 0
-    for piece in pieces:
-        for name, column in columns.items():
-            values = piece[name]
-            column[start : start + len(values)] = values
-        start += len(values)

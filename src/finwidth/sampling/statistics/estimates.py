@@ -101,31 +101,59 @@ class Accumulator:
         return False, f"all {self.count} draws are equal, and not to the exact value: those that matter are too rare"
 
 
-def estimates(
-    pieces: Iterable[Mapping[str, FloatArray]], exact: Mapping[str, float] | None = None
-) -> dict[str, Estimate]:
-    """Estimates of the moments in `finwidth.quantities.DRAWN` from draws in chunks (`sampling.diagonal.chunks`).
+class MomentAccumulators:
+    """Estimates of the moments in `finwidth.quantities.DRAWN` from draws that come in chunks.
 
-    Chunks with a ``weight`` (`sampling.importance.pieces`) average weight x quantity.
+    Chunks with a ``weight`` (`sampling.one_input.importance`) average weight x quantity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth.sampling.statistics.estimates import MomentAccumulators
+    >>> found = MomentAccumulators()
+    >>> for K in np.arange(1000.0).reshape(10, 100):
+    ...     found.add({"K": K, "K_w": K - 1, "K_b": 1 + 0 * K, "dK": -K})
+    >>> found.estimates()["K_w"].value
+    498.5
+    """
+
+    def __init__(self) -> None:
+        self._totals = {name: Accumulator() for name in DRAWN}
+        self._units: dict[str, int] = {}  # powers of two by which draws are divided to keep their squares from overflow
+
+    def add(self, drawn: Mapping[str, FloatArray]) -> None:
+        """Take in a chunk of draws: the columns of `finwidth.sample`, shape (draws,) each."""
+        for name, value in DRAWN.items():
+            with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
+                values = value(drawn) * drawn["weight"] if "weight" in drawn else value(drawn)
+            k = self._units.setdefault(name, exponent(values))
+            self._totals[name].add(np.ldexp(values, -k) if k else values)
+
+    def estimates(self, exact: Mapping[str, float] | None = None) -> dict[str, Estimate]:
+        """An estimate of each moment, judged by itself and by the ``exact`` values that there are."""
+        known = exact or {}
+        return {name: _estimate(each, self._units.get(name, 0), known.get(name)) for name, each in self._totals.items()}
+
+
+def estimate_moments(
+    chunks: Iterable[Mapping[str, FloatArray]], exact: Mapping[str, float] | None = None
+) -> dict[str, Estimate]:
+    """Estimates of the moments in `finwidth.quantities.DRAWN` from draws in chunks.
 
     Examples
     --------
     >>> from finwidth import MLP
-    >>> from finwidth.sampling.one_input.norm_chain import chunks
-    >>> from finwidth.sampling.statistics.estimates import estimates
-    >>> found = estimates(chunks(MLP([3, *[2] * 20, 1]), [1, 2, 2], draws=50_000))
+    >>> from finwidth.sampling.one_input.sample import one_input_sampler
+    >>> from finwidth.sampling.sampler import draw_chunks
+    >>> from finwidth.sampling.statistics.estimates import estimate_moments
+    >>> found = estimate_moments(draw_chunks(one_input_sampler(MLP([3, *[2] * 20, 1]), [1, 2, 2]), draws=50_000))
     >>> found["K_b"].trust, found["K^2"].trust
     (False, False)
     """
-    accumulators = {name: Accumulator() for name in DRAWN}
-    units: dict[str, int] = {}
-    for piece in pieces:
-        for name, value in DRAWN.items():
-            with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
-                values = value(piece) * piece["weight"] if "weight" in piece else value(piece)
-            k = units.setdefault(name, exponent(values))
-            accumulators[name].add(np.ldexp(values, -k) if k else values)
-    return {name: _estimate(each, units.get(name, 0), (exact or {}).get(name)) for name, each in accumulators.items()}
+    found = MomentAccumulators()
+    for drawn in chunks:
+        found.add(drawn)
+    return found.estimates(exact)
 
 
 def _estimate(total: Accumulator, unit: int, exact: float | None) -> Estimate:

@@ -5,18 +5,17 @@ within the share a of 2 g^i / (1 + g), so any quantile of the draws is known to 
 heavy the tails. Counts are whole numbers: they depend neither on the order of the draws nor on how they were split and
 merged. The positive doubles span 730,000 bins, 6 MB; kernels span some thousands.
 
-The bins are those of DDSketch: C. Masson, J. E. Rim, H. K. Lee, PVLDB 12 (2019), 2195-2205.
+This is DDSketch (C. Masson, J. E. Rim, H. K. Lee, PVLDB 12 (2019), 2195-2205) with bins that are kept in one array.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
@@ -40,18 +39,18 @@ class Measured:
         return {"value": self.value, "se": self.se}
 
 
-class Law:
-    """Summary of a stream of non-negative draws in bounded memory: quantiles, and moments of the logarithm.
+class QuantileSketch:
+    """A stream of non-negative draws in bounded memory: quantiles, by a DDSketch, and moments of the logarithm.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from finwidth.sampling.statistics.quantile_sketch import Law
-    >>> law = Law()
-    >>> for chunk in np.exp(np.random.default_rng(0).normal(size=(100, 1000))):
-    ...     law.add(chunk)
-    >>> round(law.quantile(0.5).value, 2), round(law.log_sd.value, 2), law.zeros
-    (1.0, 1.0, 0.0)
+        >>> import numpy as np
+        >>> from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
+        >>> sketch = QuantileSketch()
+        >>> for chunk in np.exp(np.random.default_rng(0).normal(size=(100, 1000))):
+        ...     sketch.add(chunk)
+        >>> round(sketch.quantile(0.5).value, 2), round(sketch.log_sd.value, 2), sketch.zeros
+        (1.0, 1.0, 0.0)
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class Law:
             first = int(bins.min())
             self._count(first, np.bincount(bins - first))
 
-    def _count(self, first: int, counts: Any) -> None:
+    def _count(self, first: int, counts: npt.NDArray[np.int64]) -> None:
         """Add counts of the bins from ``first`` on."""
         if not len(self._counts):
             self._first = first
@@ -85,18 +84,12 @@ class Law:
             self._first, self._counts = start, grown
         self._counts[first - self._first : first - self._first + len(counts)] += counts
 
-    def merge(self, other: Law) -> None:
+    def merge(self, other: QuantileSketch) -> None:
         """Take in all draws of another."""
         self._zero += other._zero
         self._logs.merge(other._logs)
         if len(other._counts):
             self._count(other._first, other._counts)
-
-    def watch(self, pieces: Iterable[Mapping[str, FloatArray]], name: str = "K") -> Iterator[Mapping[str, FloatArray]]:
-        """Pass chunks of draws on, taking in one quantity of each."""
-        for piece in pieces:
-            self.add(piece[name])
-            yield piece
 
     @property
     def draws(self) -> int:
@@ -143,7 +136,7 @@ class Law:
         fourth = float((self._counts * (logs - self._logs.mean) ** 4).sum()) / count
         return Measured(math.sqrt(variance), math.sqrt(max(fourth - variance**2, 0) / (4 * variance * count)))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Quantiles, moments of the logarithm, and the share of zeros, in plain types."""
         return {
             "quantiles": {str(share): self.quantile(share).to_json() for share in SHOWN},

@@ -6,40 +6,38 @@ activation (derivation in docs/theory/training.md).  Of several outputs it is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
-from finwidth.memory import afford, amount
+from finwidth.memory import amount
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.progress import check_time, stage
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.random.streams import stream
-from finwidth.sampling.training import plan as training_plan
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
 from finwidth.sampling.training.losses import SQUARED
-from finwidth.sampling.training.networks import Networks, Passed, Pulled
-from finwidth.sampling.training.plan import Plan
+from finwidth.sampling.training.networks import BackwardPass, ForwardPass, Networks
+from finwidth.sampling.training.spec import TrainingSpec, training_bytes
 
 _SECONDS = 1e-7  # about so many for a neuron of a draw
 _CHUNK_NEURONS = 2**18  # of all layers and draws of a chunk
 
 
-def initial(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
-    """K_00(x,x) of random networks, shape (draws,); `first_step` with the same seed draws the same networks.
+def sampled_kernels(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
+    """K_00(x,x) of random networks, shape (draws,); `sampled_first_step` with the same seed draws the same networks.
 
     Examples
     --------
     >>> import numpy as np
     >>> from finwidth import MLP
-    >>> from finwidth.sampling.training.first_step import initial
-    >>> abs(float(initial(MLP([2, 3, 3, 1]), np.array([1.0, 2.0]), 100_000, seed=0).mean()) - 151 / 16) < 0.2
+    >>> from finwidth.sampling.training.first_step import sampled_kernels
+    >>> abs(float(sampled_kernels(MLP([2, 3, 3, 1]), np.array([1.0, 2.0]), 100_000, seed=0).mean()) - 151 / 16) < 0.2
     True
     """
-    return np.concatenate([_kernel(networks)[0] for networks in _chunks(net, x, draws, seed)])
+    return collect(FirstStep(net, x), draws, seed, threads=1)["before"]
 
 
-def first_step(  # noqa: PLR0917
+def sampled_first_step(  # noqa: PLR0917
     net: MLP, x: FloatArray, target: FloatArray, lr: float, draws: int, seed: int
 ) -> tuple[FloatArray, FloatArray]:
     """K_00(x,x) before and after one step on |N(x) - t|^2 / 2, each of shape (draws,).
@@ -64,47 +62,72 @@ def first_step(  # noqa: PLR0917
     --------
     >>> import numpy as np
     >>> from finwidth import MLP
-    >>> from finwidth.sampling.training.first_step import first_step
-    >>> before, after = first_step(MLP([2, 100, 1]), np.array([1.0, 1.0]), np.array([1.0]), 0.1, draws=1000, seed=0)
+    >>> from finwidth.sampling.training.first_step import sampled_first_step
+    >>> x, target = np.array([1.0, 1.0]), np.array([1.0])
+    >>> before, after = sampled_first_step(MLP([2, 100, 1]), x, target, 0.1, draws=1000, seed=0)
     >>> before.shape, bool((before != after).any())
     ((1000,), True)
     """
-    pieces = [_step(networks, target, lr) for networks in _chunks(net, x, draws, seed)]
-    before, after = (np.concatenate(each) for each in zip(*pieces, strict=True))
-    return before, after
+    columns = collect(FirstStep(net, x, target, lr), draws, seed, threads=1)
+    return columns["before"], columns["after"]
 
 
-def _chunks(net: MLP, x: FloatArray, draws: int, seed: int) -> Iterator[Networks]:
-    neurons = sum(net.widths[1:])
-    size = min(draws, max(1, _CHUNK_NEURONS // neurons))
-    one = training_plan.memory(Plan(net, x[None], np.zeros((1, net.widths[-1])), 1, 1.0, 0.0, 1, SQUARED, range(2)))
-    what = f"drawing {amount(draws)} networks of {amount(neurons)} neurons"
-    afford(size * one + 16 * draws, what, "draw fewer, or take a narrower network")
-    check_time(draws, _SECONDS * neurons, what, "draw fewer")
-    with stage("drawing", draws) as told:
-        for chunk, start in enumerate(range(0, draws, size)):
-            yield Networks(net, x[None], min(size, draws - start), stream(seed, chunk))
-            told(min(start + size, draws))
+class FirstStep(Sampler):
+    """Kernels at one input before a step and, where a target is given, after it."""
+
+    fewer: ClassVar[str] = "draw fewer, or take a narrower network"
+
+    def __init__(self, net: MLP, x: FloatArray, target: FloatArray | None = None, lr: float = 0.0) -> None:
+        self.net, self.x, self.target, self.lr = net, x, target, lr
+        self.neurons = sum(net.widths[1:])
+        self.shapes = {"before": ()} if target is None else {"before": (), "after": ()}
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why this network is not drawn so; none if it is."""
+        return not_gaussian(net)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        return max(1, _CHUNK_NEURONS // self.neurons)
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        targets = np.zeros((1, self.net.widths[-1]))
+        return draws * training_bytes(TrainingSpec(self.net, self.x[None], targets, 1, 1.0, 0.0, 1, SQUARED, range(2)))
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return _SECONDS * self.neurons
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {amount(self.neurons)} neurons"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The kernels of a chunk, shape (draws,)."""
+        networks = Networks(self.net, self.x[None], chunk.draws, chunk.stream())
+        if self.target is None:
+            return {"before": _kernel_and_passes(networks)[0]}
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is seen in the kernels
+            before, forward, backward = _kernel_and_passes(networks)
+            slope = forward.output - self.target
+            if len(self.target) > 1:
+                backward = networks.backward(forward, slope, None)
+                slope = np.ones_like(slope[..., :1])
+            networks.step(forward, backward, slope[..., 0], self.lr, 0.0)
+            after = _kernel_and_passes(networks)[0]
+        if not np.isfinite(after).all():
+            raise NotFiniteError("a kernel after the step is not finite")
+        return {"before": before, "after": after}
 
 
-def _step(networks: Networks, target: FloatArray, lr: float) -> tuple[FloatArray, FloatArray]:
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow is seen in the kernels
-        before, passed, pulled = _kernel(networks)
-        slope = passed.output - target
-        if len(target) > 1:
-            pulled = networks.backward(passed, slope, None)
-            slope = np.ones_like(slope[..., :1])
-        networks.step(passed, pulled, slope[..., 0], lr, 0.0)
-        after = _kernel(networks)[0]
-    if not np.isfinite(after).all():
-        raise NotFiniteError("a kernel after the step is not finite")
-    return before, after
-
-
-def _kernel(networks: Networks) -> tuple[FloatArray, Passed, Pulled]:
+def _kernel_and_passes(networks: Networks) -> tuple[FloatArray, ForwardPass, BackwardPass]:
     """K_00 of each network, (draws,), and the passes that gave it."""
-    passed = networks.forward(None)
-    seeds = np.zeros_like(passed.output)
-    seeds[..., 0] = 1.0
-    pulled = networks.backward(passed, seeds, None)
-    return networks.kernel(passed, pulled, None, 1)[:, 0, 0], passed, pulled
+    forward = networks.forward(None)
+    cotangents = np.zeros_like(forward.output)
+    cotangents[..., 0] = 1.0
+    backward = networks.backward(forward, cotangents, None)
+    return networks.kernel(forward, backward, None, 1)[:, 0, 0], forward, backward

@@ -1,6 +1,6 @@
 r"""Networks under gradient descent whose weights are revealed only along the vectors they are multiplied with.
 
-Rows are inputs.  With the weights W_hat_i of `trained_matrix`, one of them for each layer, and explicit biases b_i::
+Rows are inputs.  With the weights W_hat_i of layer i, a `Combination` of its initial matrix, and explicit biases b_i::
 
     forward   Y_i = A_{i-1} W_hat_i^T + b_i,   A_i = phi(Y_i)
     backward  J_{i-1} = phi'(Y_{i-1}) * (J_i W_hat_i),   J_d given: unit vectors, or the slope of the loss
@@ -14,16 +14,18 @@ orthonormal basis, and is a small matrix that is drawn as a whole, as is the las
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.networks.activations import Activation
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, Layer
-from finwidth.sampling.lazy_matrix.gaussian import turned
-from finwidth.sampling.lazy_matrix.trained import TrainedMatrix
+from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix, sgd_step
+from finwidth.sampling.lazy_matrix.gaussian import transpose
 
-Rows = np.ndarray  # numbers of rows, (draws or 1, q)
+RowIndex: TypeAlias = npt.NDArray[np.intp]  # numbers of rows, (draws or 1, q)
 
 
 @dataclass
@@ -31,7 +33,9 @@ class _TrainedLayer:
     """A weight layer of ``draws`` networks."""
 
     layer: Layer
-    matrix: TrainedMatrix
+    initial: SharedMatrix[FloatArray]
+    weights: Combination[FloatArray]
+    velocity: Combination[FloatArray]
     bias: FloatArray  # (draws, 1, n_i)
     bias_velocity: FloatArray | float = 0.0
 
@@ -42,7 +46,7 @@ class _TrainedLayer:
 
 
 @dataclass
-class Passed:
+class ForwardPass:
     """The forward pass of some rows: the input of each layer, its coordinates, and Y_i."""
 
     A: list[FloatArray]
@@ -56,15 +60,15 @@ class Passed:
 
 
 @dataclass
-class Pulled:
-    """A backward pass: J_i of each layer and its coordinates; row q belongs to row ``of[q]`` of the forward pass."""
+class BackwardPass:
+    """J_i of each layer and its coordinates; row q belongs to row ``rows[q]`` of the forward pass."""
 
     J: list[FloatArray]
     coordinates: list[FloatArray]
-    of: Rows | None
+    rows: RowIndex | None
 
 
-def pick(array: FloatArray, rows: Rows | None) -> FloatArray:
+def pick(array: FloatArray, rows: RowIndex | None) -> FloatArray:
     """Rows of an array (draws or 1, all, n), the same or different ones in each draw; None: all as they are."""
     if rows is None:
         return array
@@ -80,65 +84,73 @@ class Networks:
 
     def __init__(self, net: MLP, inputs: FloatArray, draws: int, rng: np.random.Generator) -> None:
         self.phi: Activation = net.activation
-        triangle = np.linalg.qr(inputs.T, mode="r")
-        self.inputs = turned(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
+        triangle: FloatArray = np.asarray(np.linalg.qr(inputs.T, mode="r"))
+        self.inputs = transpose(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
         self.layers = []
         for i, layer in enumerate(net.layers):
             columns = layer.fan_in if i else self.inputs.shape[2]
             deviation = float(layer.weight_variance) ** 0.5
-            matrix = TrainedMatrix(layer.fan_out, columns, rng, deviation=deviation, draws=draws)
+            initial = SharedMatrix(layer.fan_out, columns, rng, deviation=deviation, draws=draws)
+            weights, velocity = Combination(initial, scale=1.0), Combination(initial)
             if i in {0, net.depth - 1}:
-                matrix.complete()
+                initial.materialize()
             bias = np.zeros((draws, 1, layer.fan_out))
             if layer.bias_variance:
                 bias += float(layer.bias_variance) ** 0.5 * rng.standard_normal(bias.shape)
-            self.layers.append(_TrainedLayer(layer, matrix, bias))
+            self.layers.append(_TrainedLayer(layer, initial, weights, velocity, bias))
 
-    def forward(self, rows: Rows | None) -> Passed:
+    def forward(self, rows: RowIndex | None) -> ForwardPass:
         """The forward pass of some inputs."""
-        passed = Passed([], [], [])
+        done = ForwardPass([], [], [])
         A = pick(self.inputs, rows)
         for each in self.layers:
-            Y, coordinates = each.matrix.push(A)
-            Y = Y + each.bias
-            for kept, value in ((passed.A, A), (passed.coordinates, coordinates), (passed.Y, Y)):
+            coordinates = each.initial.right(A)
+            Y = each.weights.from_right(coordinates) + each.bias
+            for kept, value in ((done.A, A), (done.coordinates, coordinates), (done.Y, Y)):
                 kept.append(value)
             if each is not self.layers[-1]:
                 A = self.phi.value(Y)
-        return passed
+        return done
 
-    def backward(self, passed: Passed, seeds: FloatArray, of: Rows | None) -> Pulled:
-        """The backward pass of J_d = seeds, (draws, q, n_d), at the rows ``of`` of a forward pass."""
-        pulled = Pulled([seeds], [], of)
+    def backward(self, forward: ForwardPass, cotangents: FloatArray, rows: RowIndex | None) -> BackwardPass:
+        """The backward pass of J_d = cotangents, (draws, q, n_d), at these rows of a forward pass."""
+        done = BackwardPass([cotangents], [], rows)
         for i in reversed(range(len(self.layers))):
-            J, matrix = pulled.J[0], self.layers[i].matrix
-            if i == 0:
-                pulled.coordinates.insert(0, matrix.left(J))
-                break
-            L, coordinates = matrix.pull(J)
-            pulled.coordinates.insert(0, coordinates)
-            pulled.J.insert(0, pick(self.phi.derivative(passed.Y[i - 1]), of) * L)
-        return pulled
+            layer, J = self.layers[i], done.J[0]
+            coordinates = layer.initial.left(J)
+            done.coordinates.insert(0, coordinates)
+            if i:
+                slopes = pick(self.phi.derivative(forward.Y[i - 1]), rows)
+                done.J.insert(0, slopes * layer.weights.from_left(coordinates))
+        return done
 
-    def step(self, passed: Passed, pulled: Pulled, weights: FloatArray, lr: float, momentum: float) -> None:
-        """A step of SGD along sum_q weights_q times the gradient of seed q, weights (draws, q)."""
-        for each, A, J, j in zip(self.layers, passed.coordinates, pulled.J, pulled.coordinates, strict=True):
-            weighted = weights[:, :, None] * j
-            each.matrix.step(weighted, pick(A, pulled.of), lr * float(each.layer.weight_multiplier), momentum)
+    def step(
+        self, forward: ForwardPass, backward: BackwardPass, weights: FloatArray, lr: float, momentum: float
+    ) -> None:
+        """A step of SGD along sum_q weights_q times the gradient of cotangent q, weights (draws, q).
+
+        Coordinates from before it are of no use after it: matrices may be materialized now.
+        """
+        for i, each in enumerate(self.layers):
+            weighted = weights[:, :, None] * backward.coordinates[i]
+            gradient = transpose(weighted) @ pick(forward.coordinates[i], backward.rows)
+            rate = lr * float(each.layer.weight_multiplier)
+            sgd_step(each.weights, each.velocity, gradient, rate, momentum)
+            each.initial.materialize_if_smaller()
             if each.layer.bias_multiplier:
-                slope = weights[:, None, :] @ J
+                slope = weights[:, None, :] @ backward.J[i]
                 each.move_bias(slope, lr * float(each.layer.bias_multiplier), momentum)
 
-    def kernel(self, passed: Passed, pulled: Pulled, rows: Rows | None, outputs: int) -> FloatArray:
+    def kernel(self, forward: ForwardPass, backward: BackwardPass, rows: RowIndex | None, outputs: int) -> FloatArray:
         """K of these rows of the forward pass, (draws, p, p), a trace over the outputs.
 
-        The first p * outputs seeds are the unit vectors, output by output for each row.
+        The first p * outputs cotangents are the unit vectors, output by output for each row.
         """
         K: FloatArray = np.zeros(())
-        for each, A, J in zip(self.layers, passed.A, pulled.J, strict=True):
+        for each, A, J in zip(self.layers, forward.A, backward.J, strict=True):
             probed = pick(A, rows)
             p = probed.shape[1]
             slopes = J[:, : p * outputs].reshape(len(J), p, -1)
-            share = float(each.layer.weight_multiplier) * (probed @ turned(probed)) + float(each.layer.bias_multiplier)
-            K = K + share * (slopes @ turned(slopes))
+            of_weights = float(each.layer.weight_multiplier) * (probed @ transpose(probed))
+            K = K + (of_weights + float(each.layer.bias_multiplier)) * (slopes @ transpose(slopes))
         return K

@@ -1,34 +1,40 @@
 """Training in law: networks of any width under SGD, in O(n (m T)^2) operations a layer, with no weight matrix.
 
-For Gaussian weights, any activation, several outputs.  The passes are in `training_networks`; here is what the user
-calls (derivation in docs/theory/training.md).
+For Gaussian weights, any activation, several outputs.  The passes are in `networks`; here is what the user calls
+(derivation in docs/theory/training.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import algorithm, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
-from finwidth.progress import check_time, stage
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.random.streams import check_seed, collect, stream
-from finwidth.sampling.training import plan as training_plan
-from finwidth.sampling.training.networks import Networks, Rows, pick
-from finwidth.sampling.training.plan import Plan, plan
+from finwidth.sampling.random.streams import check_seed, stream
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect, not_gaussian
+from finwidth.sampling.training.networks import Networks, RowIndex, pick
+from finwidth.sampling.training.spec import (
+    TrainingSpec,
+    result_bytes,
+    training_bytes,
+    training_seconds,
+    training_spec,
+)
+from finwidth.schedule import Record
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,47 +53,119 @@ QUANTITIES = {
 }
 
 
-def chunk_size(net: MLP, inputs: int) -> int:
+def training_chunk_size(net: MLP, inputs: int) -> int:
     """Number of draws that share a random stream; from network and inputs only, so that a seed fixes the numbers."""
     return max(1, _CHUNK_CELLS // (inputs * sum(net.widths[1:])))
 
 
-def _batches(plan: Plan, draws: int, rng: np.random.Generator) -> Iterator[Rows | None]:
-    """The rows of each step's batch, (draws, batch): all inputs once, in an order of each draw's own, then again."""
-    while plan.batch == plan.m:
-        yield None
+class MLPTraining(Sampler):
+    """Fully connected networks that are trained as a `TrainingSpec` says, from initialization to the last step."""
+
+    verb: ClassVar[str] = "training"
+    fewer: ClassVar[str] = "record fewer steps, probe fewer inputs, or take a narrower network"
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self.spec, self.parts = spec, spec.steps + 1
+        records, p = len(spec.record), spec.probed.size
+        self.shapes = {
+            "loss": (records,),
+            "output": (records, spec.m, spec.outputs),
+            "probe_output": (records, len(spec.inputs) - spec.m, spec.outputs),
+            "K": (records, p, p),
+        }
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why this network is not trained; none if it is."""
+        return not_gaussian(net)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by network and inputs only."""
+        return training_chunk_size(self.spec.net, len(self.spec.inputs))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return draws * training_bytes(self.spec)
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return training_seconds(self.spec)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the result for each draw, with the copies from which its observables are read off."""
+        return result_bytes(self.spec)
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        left, right, _ = self.spec.vectors
+        vectors = f"{amount(left)} left and {amount(right)} right vectors"
+        at_once = " at once" * (draws <= self.chunk_size)
+        return f"training {amount(draws)} draw{'s' * (draws > 1)}{at_once}, whose matrices meet {vectors},"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """A chunk trained: loss (draws, records), output and probe_output (.., inputs, n_d), K (.., p, p)."""
+        spec = self.spec
+        batches = _batches(spec, chunk.draws, chunk.stream(_BATCHES))
+        networks = Networks(spec.net, spec.inputs, chunk.draws, chunk.stream())
+        probed = None if spec.probes_training_inputs else spec.probed
+        records: list[dict[str, FloatArray]] = []
+        start: FloatArray = np.zeros(())
+        step = 0
+        try:
+            with np.errstate(all="ignore"):  # overflow is seen in the outputs
+                for step, rows in zip(range(spec.steps + 1), batches, strict=False):
+                    recorded, last = step in spec.record, step == spec.steps
+                    fed = None if recorded else rows
+                    forward = networks.forward(fed)
+                    output = _finite(forward.output)
+                    if spec.centred:
+                        start = start if step else output  # step 0 is recorded: these are the outputs at all inputs
+                        output = output - pick(start, fed)
+                    if recorded:
+                        cotangents = _recorded(spec, output, rows, last=last)
+                    else:
+                        cotangents = _unrecorded(spec, output, rows)
+                    backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
+                    if recorded:
+                        K = _finite(networks.kernel(forward, backward, probed, spec.outputs))
+                        records.append(_record(spec, output, K))
+                    if not last:
+                        networks.step(forward, backward, cotangents.weights, spec.lr, spec.momentum)
+                    chunk.tick(chunk.draws)
+        except (NotFiniteError, np.linalg.LinAlgError):
+            raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.inputs)) from None
+        return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
+
+
+SAMPLERS: dict[type, type[MLPTraining]] = {MLP: MLPTraining}
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `train` does not train this network; none if it does."""
+    return unsupported_by(SAMPLERS, net)
+
+
+def _batches(spec: TrainingSpec, draws: int, rng: np.random.Generator) -> Iterator[RowIndex]:
+    """The rows of each step's batch, (draws, batch): all inputs once, in an order of each draw's own, then again.
+
+    If a batch is all inputs, (1, m).
+    """
+    everything = np.arange(spec.m)
+    while spec.batch == spec.m:
+        yield everything[None]
     while True:
-        order = rng.permuted(np.broadcast_to(np.arange(plan.m), (draws, plan.m)), axis=1)
-        for start in range(0, plan.m, plan.batch):
-            yield order[:, start : start + plan.batch]
+        order = rng.permuted(np.broadcast_to(everything, (draws, spec.m)), axis=1)
+        for start in range(0, spec.m, spec.batch):
+            yield order[:, start : start + spec.batch]
 
 
-def draw(
-    plan: Plan, draws: int, rng: np.random.Generator, batches: np.random.Generator, tick: Callable[[], object]
-) -> dict[str, FloatArray]:
-    """``draws`` networks trained: loss (draws, records), output and probe_output (.., inputs, n_d), K (.., p, p)."""
-    networks = Networks(plan.net, plan.inputs, draws, rng)
-    found: list[dict[str, FloatArray]] = []
-    step = 0
-    try:
-        with np.errstate(all="ignore"):  # overflow is seen in the outputs
-            for step, rows in zip(range(plan.steps + 1), _batches(plan, draws, batches), strict=False):
-                seen = _step(plan, networks, rows, step)
-                found += [seen] if seen else []
-                tick()
-    except (NotFiniteError, np.linalg.LinAlgError):
-        if not found:
-            raise _overflow(plan.inputs) from None
-        raise FinwidthError(
-            f"training diverges: numbers overflow at step {step}. The learning rate {plan.lr:g} is too large for some "
-            f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {_stable(found):.3g} at "
-            "step 0"
-        ) from None
-    return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
-
-
-def _stable(found: list[dict[str, FloatArray]]) -> float:
-    return 2 / float(np.linalg.eigvalsh(found[0]["K"])[..., -1].max())
+def _finite(array: FloatArray) -> FloatArray:
+    if not np.isfinite(array).all():
+        raise NotFiniteError("outputs")
+    return array
 
 
 def _overflow(inputs: FloatArray) -> FinwidthError:
@@ -99,60 +177,52 @@ def _overflow(inputs: FloatArray) -> FinwidthError:
     )
 
 
-def _step(plan: Plan, networks: Networks, rows: Rows | None, step: int) -> dict[str, FloatArray]:
-    """Record, if this step is to be, and go on, unless it is the last."""
-    recorded, last = step in plan.record, step == plan.steps
-    if not recorded:
-        passed = networks.forward(np.arange(plan.m)[None] if rows is None else rows)
-        slope = _finite(plan.slope(passed.output, rows))
-        pulled = networks.backward(passed, slope, None)
-        networks.step(passed, pulled, np.ones(slope.shape[:2]), plan.lr, plan.momentum)
-        return {}
-    passed = networks.forward(None)
-    trained = _finite(passed.output)[:, : plan.m]
-    seeds, of, weights = _seeds(plan, plan.slope(trained), rows, last=last)
-    pulled = networks.backward(passed, seeds, of)
-    own = len(plan.inputs) == plan.m
-    seen = {
-        "loss": plan.total_loss(trained),
-        "output": trained,
-        "probe_output": passed.output[:, plan.m :],
-        "K": _finite(networks.kernel(passed, pulled, None if own else plan.probed, plan.outputs)),
-    }
-    if not last:
-        networks.step(passed, pulled, weights, plan.lr, plan.momentum)
-    return seen
+def _diverges(spec: TrainingSpec, step: int, K: FloatArray) -> FinwidthError:
+    """At a step, from kernels K at step 0."""
+    stable = 2 / float(np.linalg.eigvalsh(K)[..., -1].max())
+    return FinwidthError(
+        f"training diverges: numbers overflow at step {step}. The learning rate {spec.lr:g} is too large for some "
+        f"draw; steps of the squared loss are stable below 2 / (largest eigenvalue of K), {stable:.3g} at step 0"
+    )
 
 
-def _finite(array: FloatArray) -> FloatArray:
-    if not np.isfinite(array).all():
-        raise NotFiniteError("outputs")
-    return array
+def _record(spec: TrainingSpec, output: FloatArray, K: FloatArray) -> dict[str, FloatArray]:
+    """What is kept of a recorded step, from the outputs at all inputs."""
+    trained = output[:, : spec.m]
+    return {"loss": spec.total_loss(trained), "output": trained, "probe_output": output[:, spec.m :], "K": K}
 
 
-def _seeds(
-    plan: Plan, slope: FloatArray, rows: Rows | None, *, last: bool
-) -> tuple[FloatArray, Rows | None, FloatArray]:
-    """Where a recorded step's backward pass begins: unit vectors for the kernel, then the slope of the loss.
+@dataclass
+class _Cotangents:
+    """Where a backward pass begins: vectors (draws, q, n_d) at rows of the forward pass; their weights in the step."""
 
-    Returns the seeds (draws, q, n_d), the inputs they belong to, and their weights in the step.  Where the kernel is
-    that of the training inputs, the slope is a sum of its unit vectors.
-    """
-    draws, outputs, probed = len(slope), plan.outputs, plan.probed
+    vectors: FloatArray
+    rows: RowIndex | None
+    weights: FloatArray  # (draws, q)
+
+
+def _unrecorded(spec: TrainingSpec, output: FloatArray, rows: RowIndex) -> _Cotangents:
+    """The slope of the loss, for the step alone."""
+    slope = spec.slope(output, rows)
+    return _Cotangents(slope, None, np.ones(slope.shape[:2]))
+
+
+def _recorded(spec: TrainingSpec, output: FloatArray, rows: RowIndex, *, last: bool) -> _Cotangents:
+    """Unit vectors for the kernel, then the slope of the loss, unless it is a sum of these or no step follows."""
+    draws, outputs, probed = len(output), spec.outputs, spec.probed
     units = np.broadcast_to(np.tile(np.eye(outputs), (probed.size, 1)), (draws, probed.size * outputs, outputs))
-    if len(plan.inputs) == plan.m:
-        if rows is not None:
-            chosen = np.zeros((draws, plan.m, 1))
-            np.put_along_axis(chosen, rows[:, :, None], 1.0, axis=1)
-            slope = slope * chosen
-        return units, None if outputs == 1 else np.repeat(probed, outputs, axis=1), slope.reshape(draws, -1)
-    of = np.repeat(probed, outputs, axis=1)
+    slope = spec.slope(output[:, : spec.m])
+    if spec.probes_training_inputs:
+        chosen = np.zeros((draws, spec.m, 1))
+        np.put_along_axis(chosen, rows[:, :, None], 1.0, axis=1)
+        weights = (slope * chosen).reshape(draws, -1)
+        return _Cotangents(units, None if outputs == 1 else np.repeat(probed, outputs, axis=1), weights)
+    at = np.repeat(probed, outputs, axis=1)
     if last:
-        return units, of, np.zeros(units.shape[:2])
-    rows = np.arange(plan.m)[None] if rows is None else rows
-    of = np.concatenate([np.broadcast_to(of, (len(rows), of.shape[1])), rows], axis=1)
+        return _Cotangents(units, at, np.zeros(units.shape[:2]))
+    at = np.concatenate([np.broadcast_to(at, (len(rows), at.shape[1])), rows], axis=1)
     weights = np.concatenate([np.zeros(units.shape[:2]), np.ones((draws, rows.shape[1]))], axis=1)
-    return np.concatenate([units, pick(slope, rows)], axis=1), of, weights
+    return _Cotangents(np.concatenate([units, pick(slope, rows)], axis=1), at, weights)
 
 
 def train(  # noqa: PLR0917
@@ -168,7 +238,8 @@ def train(  # noqa: PLR0917
     batch: int | None = None,
     momentum: float = 0.0,
     loss: str = "squared",
-    record: Iterable[int] | None = None,
+    record: Record = 1,
+    centred: bool = False,
     memory: float | str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> xr.Dataset:
@@ -203,7 +274,12 @@ def train(  # noqa: PLR0917
     loss
         ``"squared"``, |N - t|^2 / 2, or ``"cross-entropy"``: summed over the batch and outputs, not a mean.
     record
-        Steps to record at, from 0 to ``steps``; the first and the last always are. By default all.
+        When to record: ``"log"``, at 0, 1, 2, ... four times an octave; a number k, every k steps; or the steps. Step 0
+        and the last are always recorded. By default every step.
+    centred
+        Train N(x) - N_0(x), N_0 the same draw's network at initialization, held fixed (Chizat, Oyallon and Bach 2019):
+        outputs begin at 0 exactly, the loss sees them so, and so are they recorded, also those at the probe. The kernel
+        is the same function of the parameters.
     memory
         Bytes, or such as ``"4GiB"``, that the draws made at once may use: what would need more is refused at once. By
         default three quarters of what there is, which the result has to fit as well (`finwidth.memory`).
@@ -214,7 +290,8 @@ def train(  # noqa: PLR0917
     -------
     xarray.Dataset
         Over draw and step: ``loss`` of all training inputs, a sum; ``output`` over (.., input[, component]) and
-        likewise ``probe_output`` over (.., probe[, component]); ``K``, the kernel over (.., input, input_) or
+        likewise ``probe_output`` over (.., probe[, component]), minus their values at initialization where ``centred``
+        (the attribute ``outputs_are`` tells); ``K``, the kernel over (.., input, input_) or
         (.., probe, probe_), for several outputs the trace over them, sum_o of dN_o(x) . dN_o(x'); and what is read off
         it, as `finwidth.observables` defines it: ``drift``, ``rotation``, ``trace``, ``effective_rank``,
         ``eigenvalues`` over (.., eigenvalue), ``diagonal`` over (.., input) or (.., probe), and where K is that of the
@@ -234,87 +311,48 @@ def train(  # noqa: PLR0917
     >>> run.K.dims, run.K.shape, bool((run.loss.diff("step") < 0).all())
     (('draw', 'step', 'input', 'input_'), (1, 4, 2, 2), True)
     """
-    checked = plan(net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record)
-    draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
-    size = chunk_size(net, len(checked.inputs))
-    _fits(checked, draws, min(draws, size), memory)
-    columns = _columns(checked, draws)
-
-    def pieces(told: Callable[[int], None]) -> Iterator[dict[str, FloatArray]]:
-        done = 0
-
-        def tick(by: int) -> None:
-            nonlocal done
-            done += by
-            told(done)
-
-        for chunk in range(-(-draws // size)):
-            some = min(size, draws - chunk * size)
-            yield draw(checked, some, stream(seed, chunk), stream(seed, chunk, _BATCHES), partial(tick, some))
-
-    with stage("training", draws * (checked.steps + 1), tell) as told:
-        collect(pieces(told), columns)
-    return _dataset(checked, columns, seed)
-
-
-def _fits(plan: Plan, draws: int, at_once: int, memory: float | str | None) -> None:
-    """Raise FinwidthError if all draws need more than there is, or those made at once more than the user gives."""
-    needed, result = training_plan.memory(plan) * at_once, training_plan.result(plan) * draws
-    left, right, _ = plan.vectors
-    what = (
-        f"training {amount(at_once)} draw{'s' * (at_once > 1)} at once, whose matrices meet {amount(left)} left and "
-        f"{amount(right)} right vectors,"
+    spec = training_spec(
+        net, X, y, steps, lr, probe=probe, batch=batch, momentum=momentum, loss=loss, record=record, centred=centred
     )
-    change = "record fewer steps, probe fewer inputs, or take a narrower network"
-    afford(needed, what, change + ", or give more memory", memory)
-    afford(needed + result, f"{what} and keeping {amount(draws)}", change + " or fewer draws")
-    check_time(draws, training_plan.seconds(plan), f"training {amount(draws)} draws", "ask for fewer draws or steps")
+    sampler, draws = algorithm(SAMPLERS, net)(spec), count("draws", draws)
+    if memory is not None:
+        at_once = min(draws, sampler.chunk_size)
+        afford(sampler.memory(at_once), sampler.task(at_once), f"{sampler.fewer}, or give more memory", memory)
+    columns = collect(sampler, draws, seed, threads=1, progress=progress)
+    return _dataset(spec, columns, check_seed(seed))
 
 
-def _columns(plan: Plan, draws: int) -> dict[str, FloatArray]:
-    """Empty arrays for the result."""
-    lead, p = (draws, len(plan.record)), plan.probed.size
-    return {
-        "loss": np.empty(lead),
-        "output": np.empty((*lead, plan.m, plan.outputs)),
-        "probe_output": np.empty((*lead, len(plan.inputs) - plan.m, plan.outputs)),
-        "K": np.empty((*lead, p, p)),
-    }
-
-
-def _dataset(plan: Plan, columns: dict[str, FloatArray], seed: int) -> xr.Dataset:
+def _dataset(spec: TrainingSpec, columns: dict[str, FloatArray], seed: int) -> xr.Dataset:
     import xarray as xr
 
-    K, own = columns["K"], len(plan.inputs) == plan.m
+    K, own = columns["K"], spec.probes_training_inputs
     name = "input" if own else "probe"
     shapes = {key: tuple(dim.replace("input", name) for dim in dims) for key, dims in SHAPES.items()}
     shapes |= {"output": ("input", "component"), "probe_output": ("probe", "component")}
-    values = columns | observe(K, K[:, :1], target_gram(plan.targets, plan.m, plan.outputs) if own else None)
+    values = columns | observe(K, K[:, :1], target_gram(spec.targets, spec.m, spec.outputs) if own else None)
     variables = {}
     for key, array in values.items():
         dims = shapes.get(key, ())
-        single = plan.outputs == 1 and "component" in dims
+        single = spec.outputs == 1 and "component" in dims
         where = ("draw", "step", *dims[: len(dims) - single])
         variables[key] = (where, array[..., 0] if single else array, QUANTITIES[key].attrs)
     if own:
         del variables["probe_output"]
-    return xr.Dataset(variables, coords={"step": list(plan.record)}, attrs=_provenance(plan, seed))
-
-
-def _provenance(plan: Plan, seed: int) -> dict[str, Any]:
-    return attributes(
-        plan.net,
-        method="training with revealed Gaussian matrices",
+    provenance = attributes(
+        spec.net,
+        method="training with deferred Gaussian matrices",
         seed=seed,
-        inputs=plan.inputs.ravel(),
-        targets=plan.targets.ravel(),
-        lr=plan.lr,
-        steps=plan.steps,
-        momentum=plan.momentum,
-        batch=plan.batch,
-        loss=plan.loss.name,
-        targets_are="classes" if plan.loss.classes else "numbers",
+        inputs=spec.inputs.ravel(),
+        targets=spec.targets.ravel(),
+        lr=spec.lr,
+        steps=spec.steps,
+        momentum=spec.momentum,
+        batch=spec.batch,
+        loss=spec.loss.name,
+        targets_are="classes" if spec.loss.classes else "numbers",
+        outputs_are="N(x) - N_0(x), centred" if spec.centred else "N(x)",
     )
+    return xr.Dataset(variables, coords={"step": list(spec.record)}, attrs=provenance)
 
 
 def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float = 0.0) -> float:
@@ -331,25 +369,45 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     True
     """
     inputs, seed = check_inputs(net, X), check_seed(seed)
-    checked = plan(net, inputs, np.broadcast_to(0.0, (len(inputs), net.widths[-1])), 1, 1.0, momentum=momentum)
-    _fits(checked, 1, 1, None)
+    targets = np.broadcast_to(0.0, (len(inputs), net.widths[-1]))
+    spec = training_spec(net, inputs, targets, 1, 1.0, momentum=momentum)
+    afford_draws(MLPTraining(spec), 1, 1)
     pilots = max(1, min(16, 10**5 // max(net.widths)))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):
         for pilot in range(pilots):
             networks = Networks(net, inputs, 1, stream(seed, pilot, _PILOTS))
-            passed = networks.forward(None)
-            seeds, of, _ = _seeds(checked, passed.output, None, last=True)
-            K = K + networks.kernel(passed, networks.backward(passed, seeds, of), None, checked.outputs)[0]
+            forward = networks.forward(None)
+            units = _recorded(spec, forward.output, spec.probed, last=True)
+            backward = networks.backward(forward, units.vectors, units.rows)
+            K = K + networks.kernel(forward, backward, None, spec.outputs)[0]
     if not np.isfinite(K).all():
         raise _overflow(inputs)
-    top = float(np.linalg.eigvalsh(K / (pilots * checked.outputs))[-1])
+    top = float(np.linalg.eigvalsh(K / (pilots * spec.outputs))[-1])
     if not 0 < top < math.inf:
         raise FinwidthError("the initial kernel is zero, so nothing can be learned; give a learning rate to see it")
-    return (1 - checked.momentum) / top
+    return (1 - spec.momentum) / top
 
 
-def trajectory(run: xr.Dataset) -> dict[str, Any]:
+class SeriesOverDraws(TypedDict):
+    """Of the draws that have a value, at every recorded step."""
+
+    mean: list[float]
+    se: list[float] | None
+    left_out: list[int]
+
+
+class Trajectory(TypedDict, total=False):
+    """Means over draws of a run; alignment where the run has it."""
+
+    step: list[int]
+    loss: SeriesOverDraws
+    drift: SeriesOverDraws
+    alignment: SeriesOverDraws
+    largest_eigenvalue: SeriesOverDraws
+
+
+def mean_trajectory(run: xr.Dataset) -> Trajectory:
     """Means over draws and their standard errors at every recorded step, in plain types.
 
     Keys are step, loss, drift, largest_eigenvalue and, where the run has it, alignment, each with its ``mean``, its
@@ -360,12 +418,18 @@ def trajectory(run: xr.Dataset) -> dict[str, Any]:
 
     if not isinstance(run, xr.Dataset) or not {"step", "loss", "drift", "eigenvalues"} <= {*run.variables}:
         raise FinwidthError(f"the run is {shown(run)}; give a dataset of finwidth.train")
-    series = {name: run[name].to_numpy() for name in ("loss", "drift", "alignment") if name in run}
-    series["largest_eigenvalue"] = run.eigenvalues.to_numpy()[..., 0]
-    return {"step": run.step.to_numpy().tolist()} | {name: _over_draws(values) for name, values in series.items()}
+    found = Trajectory(
+        step=run.step.to_numpy().tolist(),
+        loss=_over_draws(run.loss.to_numpy()),
+        drift=_over_draws(run.drift.to_numpy()),
+    )
+    if "alignment" in run:
+        found["alignment"] = _over_draws(run.alignment.to_numpy())
+    found["largest_eigenvalue"] = _over_draws(run.eigenvalues.to_numpy()[..., 0])
+    return found
 
 
-def _over_draws(values: FloatArray) -> dict[str, Any]:
+def _over_draws(values: FloatArray) -> SeriesOverDraws:
     """Mean, standard error and number of NaN at each step, of values over (draw, step)."""
     there = ~np.isnan(values)
     count = there.sum(axis=0)

@@ -7,13 +7,15 @@ import logging
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Protocol, TypeAlias, TypedDict, cast
 
 from finwidth.errors import FinwidthError
-from finwidth.sweeps.execution.run import Computed, Task, perform
+from finwidth.extras import load_extra
+from finwidth.sweeps.execution.task import Computed, Task, perform
+from finwidth.sweeps.schema.grid import Cell
 from finwidth.sweeps.store.zarr_store import versions
 
 # Cheap tasks travel together, up to about this much work, so that the scheduler's own time does not count.
@@ -26,20 +28,86 @@ _PATIENCE_SECONDS = 10  # without a result, before we look whether there are wor
 _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
 
 
+Versions: TypeAlias = Mapping[str, str | None]
+
+
+class _Future(Protocol):
+    """`distributed.Future`, as far as it is used here; distributed has no types."""
+
+    status: str
+
+    def result(self) -> list[Computed]: ...
+
+    def exception(self) -> BaseException: ...
+
+    def add_done_callback(self, done: Callable[[_Future], None]) -> None: ...
+
+
+class _Packages(TypedDict):
+    """Versions on one part of a cluster."""
+
+    packages: dict[str, str]  # of Python a tuple
+
+
+class _ClusterVersions(TypedDict):
+    """The result of `Client.get_versions`."""
+
+    scheduler: _Packages
+    workers: dict[str, _Packages]
+
+
+class _Client(Protocol):
+    """`distributed.Client`."""
+
+    status: str
+    scheduler: object
+
+    def close(self) -> None: ...
+
+    def submit(self, function: Callable[..., object], *arguments: object, pure: bool) -> _Future: ...
+
+    def sync(self, function: object, *, callback_timeout: float) -> dict[str, int]: ...
+
+    def get_versions(self, *, packages: list[str]) -> _ClusterVersions: ...
+
+
+class _Security(Protocol):
+    """`distributed.Security`."""
+
+    def get_connection_args(self, role: str) -> Mapping[str, object]: ...
+
+
+class _Server(Protocol):
+    """`distributed.rpc`."""
+
+    def identity(self) -> Awaitable[dict[str, str]]: ...
+
+
+class _Loop(Protocol):
+    """`distributed.utils.LoopRunner`."""
+
+    def run_sync(self, function: Callable[..., Awaitable[str]], *arguments: object, callback_timeout: float) -> str: ...
+
+
+def import_distributed() -> None:
+    """Raise FinwidthError unless Dask's distributed is installed."""
+    load_extra("distributed", "a scheduler")
+
+
 def environment() -> dict[str, str]:
-    """What must be the same here and on the workers."""
+    """Versions that must be the same here and on the workers."""
     return {**versions(), "python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def perform_batch(batch: list[Task], wanted: Mapping[str, str]) -> list[Computed]:
-    """What a worker does: the records of some tasks; raises FinwidthError if it runs other versions than are wanted."""
+    """The records of some tasks, on a worker; raises FinwidthError if it runs other versions than are wanted."""
     from distributed import get_worker
 
     refuse_other_versions(f"the worker {get_worker().address}", environment(), wanted)
     return [perform(task) for task in batch]
 
 
-def refuse_other_versions(who: str, found: Mapping[str, str | None], wanted: Mapping[str, str]) -> None:
+def refuse_other_versions(who: str, found: Versions, wanted: Versions) -> None:
     """Raise FinwidthError if a part of the cluster has other software than this process."""
     others = [
         f"{package} {found[package]} (here {wanted.get(package)})" if found[package] else f"no {package}"
@@ -50,7 +118,7 @@ def refuse_other_versions(who: str, found: Mapping[str, str | None], wanted: Map
         raise FinwidthError(f"{who} has {', '.join(others)}; install there what is here, and start it again")
 
 
-def batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+def task_batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
     """Tasks in batches of similar work."""
     batch: list[Task] = []
     work = 0.0
@@ -64,7 +132,7 @@ def batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
         yield batch
 
 
-def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Computed]]:
+def on_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Computed]]:
     """Tasks and their records as they are done; a batch whose worker is lost goes to another one.
 
     Raises
@@ -77,21 +145,18 @@ def by_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Comp
     UserWarning
         If no worker computes, because there is none or because all are short of memory; it waits for one that does.
     """
-    try:
-        import distributed  # noqa: F401 - before its loggers are hushed, as it sets them up
-    except ImportError:
-        raise FinwidthError("a scheduler needs Dask, which is not installed; pip install 'finwidth[dask]'") from None
+    import_distributed()  # before its loggers are hushed, as it sets them up
     with _quiet():
         cluster = _Cluster(scheduler)
         try:
-            yield from _results(cluster, batches(tasks))
+            yield from _results(cluster, task_batches(tasks))
         finally:
             cluster.close()
 
 
 def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Task, Computed]]:
-    running: dict[Any, list[Task]] = {}
-    losses: Counter[Any] = Counter()
+    running: dict[_Future, list[Task]] = {}
+    losses: Counter[tuple[str, Cell]] = Counter()
     idle = 0
     batch = next(left, None)
     while batch or running:
@@ -112,7 +177,7 @@ def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Ta
         if records is not None:
             yield from zip(tasks, records, strict=True)
             continue
-        cell = tasks[0].quantity, tasks[0].cells[0]
+        cell = tasks[0].quantity, tasks[0].batch.cells[0]
         losses[cell] += 1
         if losses[cell] == _ATTEMPTS:
             raise FinwidthError(
@@ -128,7 +193,7 @@ class _Cluster:
     def __init__(self, scheduler: str) -> None:
         self.scheduler = scheduler
         self.wanted = environment()
-        self.done: SimpleQueue[Any] = SimpleQueue()
+        self.done: SimpleQueue[_Future] = SimpleQueue()
         self._known: set[str] = set()  # workers that were asked
         self._client = _connect(scheduler)
 
@@ -137,29 +202,28 @@ class _Cluster:
         with contextlib.suppress(OSError):  # it is gone already
             self._client.close()
 
-    def submit(self, batch: list[Task]) -> Any:
+    def submit(self, batch: list[Task]) -> _Future:
         """A future, which is put into `done` when it is."""
-        with self._told_if_lost():
+        with self._if_lost():
             future = self._client.submit(perform_batch, batch, self.wanted, pure=False)
             future.add_done_callback(self.done.put)
             return future
 
     def threads(self) -> int:
-        """Of all workers; those that are new are asked what they run, as some die of tasks that they cannot read."""
+        """Threads of all workers; new ones are asked for their versions, as some die of tasks that they cannot read."""
         threads = self._ask("ncores")
         if not self._known.issuperset(threads):
             self._refuse_other_software()
             self._known.update(threads)
         return sum(threads.values())
 
-    def records(self, future: Any) -> list[Computed] | None:
-        """Of the batch whose future is done; None if it cost the life of several workers."""
+    def records(self, future: _Future) -> list[Computed] | None:
+        """Records of the batch whose future is done; None if it cost the life of several workers."""
         from distributed import KilledWorker
 
         if future.status != "error":
-            with self._told_if_lost():
-                records: list[Computed] = future.result()
-                return records
+            with self._if_lost():
+                return future.result()
         error = future.exception()
         if isinstance(error, (KilledWorker, MemoryError)):
             return None
@@ -182,13 +246,12 @@ class _Cluster:
 
     def _ask(self, operation: str) -> dict[str, int]:
         """Threads of workers by address."""
-        with self._told_if_lost():
+        with self._if_lost():
             ask = getattr(self._client.scheduler, operation)
-            threads: dict[str, int] = self._client.sync(ask, callback_timeout=_ANSWER_SECONDS)
-            return threads
+            return self._client.sync(ask, callback_timeout=_ANSWER_SECONDS)
 
     def _refuse_other_software(self) -> None:
-        with self._told_if_lost():
+        with self._if_lost():
             found = self._client.get_versions(packages=["finwidth", "numpy"])
         for who, there in {"the scheduler": found["scheduler"], **found["workers"]}.items():
             has = {package: there["packages"][package] for package in ("finwidth", "numpy")}
@@ -196,10 +259,11 @@ class _Cluster:
             refuse_other_versions(who if who == "the scheduler" else f"the worker {who}", has, self.wanted)
 
     @contextlib.contextmanager
-    def _told_if_lost(self) -> Iterator[None]:
+    def _if_lost(self) -> Iterator[None]:
+        """Turn a lost connection into a FinwidthError."""
         try:
             yield
-        # What distributed raises where its connection is gone has no common class.
+        # The exceptions of distributed where its connection is gone have no common class.
         except Exception as error:
             if self._client.status == "running" and not isinstance(error, (CancelledError, OSError)):
                 raise
@@ -209,17 +273,17 @@ class _Cluster:
             ) from None
 
 
-def _connect(scheduler: str) -> Any:
+def _connect(scheduler: str) -> _Client:
     import distributed
     from distributed import utils
 
-    client: Any = distributed.Client
-    configured: Any = distributed.Security
-    loop: Any = utils.LoopRunner
+    client = cast("Callable[..., _Client]", distributed.Client)
+    configured: Callable[[], _Security] = distributed.Security
+    loop = cast("Callable[[], _Loop]", utils.LoopRunner)
     try:
         security = configured()  # as Dask's configuration says
         # A client that fails is slow and loud, and one that reaches no scheduler may wait for ever: so we ask before.
-        kind = loop().run_sync(_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
+        kind = loop().run_sync(_server_kind, scheduler, security, callback_timeout=_CONNECT_SECONDS)
         if kind != "Scheduler":
             raise ValueError(f"it is the address of a {kind}")
         with warnings.catch_warnings(action="ignore"):  # of differences in packages that we do not use
@@ -234,19 +298,18 @@ def _connect(scheduler: str) -> Any:
         ) from None
 
 
-async def _kind(address: str, security: Any) -> str:
-    """What answers at an address: Scheduler, Worker or Nanny."""
+async def _server_kind(address: str, security: _Security) -> str:
+    """Scheduler, Worker or Nanny: the server at an address."""
     import distributed
 
-    server: Any = distributed.rpc
-    async with server(address, connection_args=security.get_connection_args("client")) as there:
-        identity = await there.identity()
-    return str(identity["type"])
+    connect: Callable[..., contextlib.AbstractAsyncContextManager[_Server]] = distributed.rpc
+    async with connect(address, connection_args=security.get_connection_args("client")) as server:
+        return (await server.identity())["type"]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What these loggers print of lost connections is told in one line here."""
+    """Silence these loggers: lost connections are told in one line here."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

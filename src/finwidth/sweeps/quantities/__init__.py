@@ -1,1 +1,1 @@
-"""What a cell of a sweep computes."""
+"""The quantities that a sweep can compute, one class each."""

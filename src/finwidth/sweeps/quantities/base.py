@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from types import EllipsisType
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.schema.document import Document
-from finwidth.sweeps.schema.grid import Cell
+from finwidth.sweeps.schema.grid import Cell, Value, Vectors
 
-Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and input width
-Variable: TypeAlias = tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]  # further dimensions, values, attrs
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Column: TypeAlias = FloatArray | Flags | npt.NDArray[np.int64]
+Variable: TypeAlias = tuple[tuple[str, ...], Column, dict[str, str]]  # further dimensions, values, attrs
+Numerics: TypeAlias = Mapping[str, Value | None]  # facts on libraries and the processor
+Dims: TypeAlias = dict[str, list[Value]]  # labels by dimension
+Table = TypeVar("Table", bound=Mapping[str, object])  # the checked settings of one quantity
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Generic[Table]):
     """Common to all cells of a quantity: the seed, further arguments of `MLP`, and the quantity's own table."""
 
     seed: int
-    network: dict[str, Any]
-    table: Mapping[str, Any]
+    network: MLPOptions
+    table: Table
 
 
-class Kind(ABC):
+@dataclass(frozen=True)
+class Batch(Generic[Table]):
+    """Cells that are computed together, with everything that is needed to compute them anywhere.
+
+    ``previous`` holds their stored records, shape (cells, *dims), which may rest on fewer draws; None unless all have
+    one.
+    """
+
+    cells: Sequence[Cell]
+    settings: Settings[Table]
+    vectors: Vectors
+    previous: FloatArray | None = None
+
+    def rows(self) -> Iterator[tuple[Cell, FloatArray | None]]:
+        """Each cell with its previous record, shape (entries, statistics)."""
+        for place, cell in enumerate(self.cells):
+            yield cell, None if self.previous is None else self.previous[place].reshape(-1, self.previous.shape[-1])
+
+
+class SweepQuantity(ABC, Generic[Table]):
     """One quantity. Its record of a cell is an array of numbers, none of them NaN, which the store holds as it is.
 
     Attributes
     ----------
     name
-        What configs call it.
+        The word for it in configs.
     keys
         Of its table in a config.
     growing
@@ -48,68 +72,60 @@ class Kind(ABC):
     growing: ClassVar[tuple[str, ...]] = ()
     block: ClassVar[tuple[int, int]] = (1, 1)
 
-    def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
+    @abstractmethod
+    def settings(self, document: Document, table: Mapping[str, object]) -> Table:
         """The checked settings, in plain types, of the quantity's table."""
-        return table
 
-    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
+    def inputs(self, table: Table) -> Sequence[str]:
         """Names of the inputs that the quantity needs in addition to the cell's."""
         return ()
 
     @abstractmethod
-    def check(self, net: MLP, settings: Settings) -> None:
+    def check(self, net: MLP, settings: Settings[Table]) -> None:
         """Raise FinwidthError if it cannot be had for a network like ``net``."""
 
     @abstractmethod
-    def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def dims(self, table: Table) -> Dims:
         """The dimensions of a record and their labels."""
 
     @abstractmethod
-    def compute(
-        self,
-        cells: Sequence[Cell],
-        settings: Settings,
-        vectors: Vectors,
-        previous: FloatArray | None,
-        pause: Callable[[], None],
-    ) -> FloatArray:
+    def compute(self, batch: Batch[Table], check_cancelled: Callable[[], None]) -> FloatArray:
         """The records of some cells, shape (cells, *dims).
 
-        ``previous`` holds those stored before, which may have been computed with fewer draws. ``pause`` is called now
-        and then; it raises an exception when the sweep is stopped.
+        ``check_cancelled`` is called now and then; it raises an exception when the sweep is stopped.
         """
 
-    def finished(self, records: FloatArray, table: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-        """Whether each stored record, shape (..., *dims), is what the settings ask for; NaN stands for none."""
+    def finished(self, records: FloatArray, table: Table) -> Flags:
+        """Whether each stored record, shape (..., *dims), is complete under these settings; NaN stands for none."""
         return ~np.isnan(first_of(records, len(self.dims(table))))
 
-    def allowed(self, records: FloatArray, table: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    def allowed(self, records: FloatArray, table: Table) -> Flags:
         """Whether each record, shape (..., *dims), is none or may stand in a store with these settings."""
         return np.ones(records.shape[: records.ndim - len(self.dims(table))], bool)
 
-    def numerics(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """What the bits of its numbers depend on, as it is in this process, beside versions; empty if on nothing."""
+    def numerics(self, table: Table) -> Numerics:
+        """The libraries and processor features, beside versions, that its bits depend on here; empty if on none."""
         return {}
 
     @abstractmethod
-    def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
+    def variables(self, records: FloatArray, table: Table) -> dict[str, Variable]:
         """The records as variables of a Dataset."""
 
-    def converged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[int | None, list[str]]:
+    def converged(self, records: FloatArray, table: Table) -> tuple[int | None, list[str]]:
         """Number of converged cells (None if not applicable), and warnings about the others."""
         return None, []
 
-    def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
+    def work(self, cell: Cell, table: Table) -> float:
         """About how long a cell takes, in microseconds."""
         return 10.0 * cell.depth
 
-    def memory(self, cell: Cell, settings: Settings) -> int:
+    def memory(self, cell: Cell, settings: Settings[Table]) -> int:
         """Bytes that computing a cell takes; 0 where it is never much."""
         return 0
 
 
 def first_of(records: FloatArray, dimensions: int) -> FloatArray:
     """The first entry along each of the last ``dimensions`` dimensions: one number for each cell."""
-    index: Any = (..., *[0] * dimensions)
+    index: tuple[EllipsisType | int, ...] = (..., *[0] * dimensions)
     found: FloatArray = records[index]
     return found

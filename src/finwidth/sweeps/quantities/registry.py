@@ -1,19 +1,21 @@
-"""The table of quantities: a `Kind` that one of these modules defines is one."""
+"""The table of quantities: a `SweepQuantity` that one of these modules defines is one."""
 
 from inspect import isabstract
+from typing import Any, TypeAlias
 
-from finwidth.sweeps.quantities import exact as exact_kinds
-from finwidth.sweeps.quantities import sampled as drawn_kinds
-from finwidth.sweeps.quantities import training as training_kind
-from finwidth.sweeps.quantities.base import Kind, Settings
+from finwidth.sweeps.quantities import exact, sampled, training
+from finwidth.sweeps.quantities.base import SweepQuantity
 
-__all__ = ["KINDS", "Kind", "Settings"]
+_MODULES = (exact, sampled, training)  # in the order of messages and of the variables of a result
 
-_MODULES = (exact_kinds, drawn_kinds, training_kind)  # in the order of messages and of the variables of a result
+AnyQuantity: TypeAlias = SweepQuantity[Any]  # its settings are those that it made itself
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind()
+QUANTITIES: dict[str, AnyQuantity] = {
+    quantity.name: quantity()
     for module in _MODULES
-    for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Kind) and kind.__module__ == module.__name__ and not isabstract(kind)
+    for quantity in vars(module).values()
+    if isinstance(quantity, type)
+    and issubclass(quantity, SweepQuantity)
+    and quantity.__module__ == module.__name__
+    and not isabstract(quantity)
 }

@@ -1,10 +1,11 @@
-"""Estimates from draws in law: at one input (`Sampled`), and of the kernel matrix of several (`Gram`)."""
+"""Estimates from draws in law: at one input, and of the kernel matrix of several."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +14,28 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.quantities import DRAWN, Estimate
-from finwidth.sampling.kernel_matrix import gram
-from finwidth.sampling.one_input import norm_chain as diagonal
-from finwidth.sampling.random.streams import stream
-from finwidth.sampling.random.variates import Variates
-from finwidth.sweeps.quantities.base import Kind, Settings, Variable, Vectors, first_of
-from finwidth.sweeps.quantities.records import STATISTICS, accumulate, record
+from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
+from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
+from finwidth.sampling.sampler import Chunk, Sampler
+from finwidth.sweeps.quantities.base import (
+    Batch,
+    Column,
+    Dims,
+    Flags,
+    Numerics,
+    Settings,
+    SweepQuantity,
+    Variable,
+    first_of,
+)
+from finwidth.sweeps.quantities.records import STATISTICS, ResumableSums, estimate_records
 from finwidth.sweeps.quantities.stopping import wanted_draws
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
-from finwidth.sweeps.schema.values import checked, one_of, several, text, whole, within
+from finwidth.sweeps.schema.values import checked_value, name_in, nonempty_text, number_in, read_values, whole_number
 from finwidth.sweeps.store import numerics
-
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
 MOST_DRAWS = 10**12
 _DEFAULT_MOST = 10**7
@@ -39,26 +48,57 @@ _MEANINGS = {
 }
 
 
-class Drawn(Kind):
+class DrawnTable(TypedDict, total=False):
+    """A number of draws; or a target for the relative standard error, and a limit of draws."""
+
+    draws: int
+    target: float
+    most_draws: int
+
+
+class SampledTable(DrawnTable):
+    """Draws, and the moments that are to reach the target."""
+
+    of: list[str]
+
+
+class InputsTable(DrawnTable):
+    """Draws, and the names of the inputs."""
+
+    inputs: list[str]
+
+
+class GramTable(InputsTable, total=False):
+    """Draws and inputs, and targets where the change of the kernel is wanted."""
+
+    targets: list[float]
+
+
+AnyDrawn = TypeVar("AnyDrawn", bound=DrawnTable)
+AnyInputs = TypeVar("AnyInputs", bound=InputsTable)
+
+
+class DrawnQuantity(SweepQuantity[AnyDrawn]):
     """Common to all estimates: the number of draws, and the variables made of their records."""
 
     growing = ("draws", "most_draws")
 
-    def finished(self, records: FloatArray, table: Mapping[str, Any]) -> Flags:
+    def finished(self, records: FloatArray, table: AnyDrawn) -> Flags:
         """Whether there are as many draws as the settings ask for, or as the stopping rule does up to their limit."""
         draws, wanted = (self._column(name, records, table) for name in ("draws", "wanted"))
         asked = table["draws"] if "draws" in table else np.minimum(wanted, table["most_draws"])
         with np.errstate(invalid="ignore"):  # no record is NaN, and not finished
             return np.asarray(draws >= asked)
 
-    def allowed(self, records: FloatArray, table: Mapping[str, Any]) -> Flags:
+    def allowed(self, records: FloatArray, table: AnyDrawn) -> Flags:
         """A store of fewer draws never held more."""
-        return np.asarray(~(self._column("draws", records, table) > table.get("draws", table.get("most_draws"))))
+        most = table["draws"] if "draws" in table else table["most_draws"]
+        return np.asarray(~(self._column("draws", records, table) > most))
 
-    def variables(self, records: FloatArray, table: Mapping[str, Any]) -> dict[str, Variable]:
+    def variables(self, records: FloatArray, table: AnyDrawn) -> dict[str, Variable]:
         """Mean, standard error, effective draws and trust of every entry; draws and convergence of every cell."""
         dims = tuple(self.dims(table))[:-1]
-        columns: dict[str, Any] = {name: records[..., k] for k, name in enumerate(STATISTICS)}
+        columns: dict[str, Column] = {name: records[..., k] for k, name in enumerate(STATISTICS)}
         columns["trust"] = columns["trusted"] == 1
         found: dict[str, Variable] = {
             f"{self.name}_{name}": (dims, columns[name], {"long_name": meaning}) for name, meaning in _MEANINGS.items()
@@ -70,15 +110,15 @@ class Drawn(Kind):
         found[f"{self.name}_converged"] = ((), self._judged(records, table)[1], {"long_name": meaning})
         return found
 
-    def _column(self, name: str, records: FloatArray, table: Mapping[str, Any]) -> FloatArray:
+    def _column(self, name: str, records: FloatArray, table: AnyDrawn) -> FloatArray:
         """A statistic that is the same for all entries of a cell."""
         return first_of(records[..., STATISTICS.index(name)], len(self.dims(table)) - 1)
 
     @abstractmethod
-    def goals(self, table: Mapping[str, Any]) -> list[str]:
+    def goals(self, table: AnyDrawn) -> list[str]:
         """The moments that must be trusted, and within the target, in a cell that is called converged."""
 
-    def _judged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[Flags, Flags]:
+    def _judged(self, records: FloatArray, table: AnyDrawn) -> tuple[Flags, Flags]:
         """For each cell whether all its goals are trusted, and whether they are within the target as well."""
         moments, *others = self.dims(table).values()
         axis = -len(others) - 1
@@ -90,7 +130,7 @@ class Drawn(Kind):
             exact_enough = se <= table["target"] * np.abs(mean) if "target" in table else True
         return sound.all(entries), (sound & exact_enough).all(entries)
 
-    def converged(self, records: FloatArray, table: Mapping[str, Any]) -> tuple[int | None, list[str]]:
+    def converged(self, records: FloatArray, table: AnyDrawn) -> tuple[int | None, list[str]]:
         """Number of converged cells, and why the others have not converged."""
         done = ~np.isnan(self._column("mean", records, table))
         trusted, converged = self._judged(records, table)
@@ -105,205 +145,210 @@ class Drawn(Kind):
         return int(converged.sum()), doubts
 
 
-class Sampled(Drawn):
+class SampledQuantity(DrawnQuantity[SampledTable]):
     """Moments of the kernel at one input and of its first change, by the norm chain."""
 
     name = "sampled"
     keys = ("draws", "target", "most_draws", "of")
 
-    def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
+    def settings(self, document: Document, table: Mapping[str, object]) -> SampledTable:
         """A number of draws, or a target for the relative standard error and a limit of draws."""
-        of = several(document, "sampled.of", table.get("of", _DEFAULT_GOALS), one_of(tuple(DRAWN)))
+        of = sorted(read_values(document, "sampled.of", table.get("of", _DEFAULT_GOALS), name_in(DRAWN)))
         if ("draws" in table) == ("target" in table):
             raise document.fault("sampled", "give one of draws and target (a relative standard error)")
+        number = whole_number(1, MOST_DRAWS)
         if "draws" in table:
             if "most_draws" in table:
                 raise document.fault("sampled.most_draws", "this is the limit of a target; draws is a number already")
-            draws = checked(document, "sampled.draws", table["draws"], whole(1, MOST_DRAWS))
-            return {"draws": draws, "of": sorted(of)}
-        most = checked(document, "sampled.most_draws", table.get("most_draws", _DEFAULT_MOST), whole(1, MOST_DRAWS))
-        target = checked(document, "sampled.target", table["target"], within(1e-6, 1.0))
-        return {"target": target, "most_draws": most, "of": sorted(of)}
+            return {"draws": checked_value(document, "sampled.draws", table["draws"], number), "of": of}
+        most = checked_value(document, "sampled.most_draws", table.get("most_draws", _DEFAULT_MOST), number)
+        target = checked_value(document, "sampled.target", table["target"], number_in(1e-6, 1.0))
+        return {"target": target, "most_draws": most, "of": of}
 
-    def check(self, net: MLP, settings: Settings) -> None:
+    def check(self, net: MLP, settings: Settings[SampledTable]) -> None:
         """Refuse networks that the chain does not draw."""
-        diagonal.check_network(net)
+        check_supported("finwidth.sample", net)
 
-    def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def dims(self, table: SampledTable) -> Dims:
         """Moments and statistics."""
         return {"moment": list(DRAWN), "sampled_statistic": list(STATISTICS)}
 
-    def compute(
-        self,
-        cells: Sequence[Cell],
-        settings: Settings,
-        vectors: Vectors,
-        previous: FloatArray | None,
-        pause: Callable[[], None],
-    ) -> FloatArray:
+    def compute(self, batch: Batch[SampledTable], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell, in one thread; `finwidth.sample` with the cell's seed makes the same draws."""
-        rows = [None] * len(cells) if previous is None else list(previous)
-        found = [
-            _sampled(cell, settings, vectors[cell.input, cell.n_0], row, pause)
-            for cell, row in zip(cells, rows, strict=True)
-        ]
+        seed, common, table = batch.settings.seed, batch.settings.network, batch.settings.table
+        found = []
+        for cell, previous in batch.rows():
+            net, x = cell.network(common), batch.vectors[cell.input, cell.n_0]
+            source = _Source(cell, seed, one_input_sampler(net, x), exact_values(moments(net, x)), check_cancelled)
+            if "draws" in table:
+                draws = table["draws"]
+                wanted: float = draws
+            else:
+                most = table["most_draws"]
+                wanted = wanted_draws(source.pilot, table["of"], table["target"], most)
+                draws = int(min(wanted, most))
+            estimates, states = source.estimates("draws", draws, previous)
+            found.append(estimate_records(list(estimates.values()), states, wanted))
         return np.array(found)
 
-    def goals(self, table: Mapping[str, Any]) -> list[str]:
+    def goals(self, table: SampledTable) -> list[str]:
         """The moments named in the config."""
-        names: list[str] = table["of"]
-        return names
+        return table["of"]
 
-    def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
+    def work(self, cell: Cell, table: SampledTable) -> float:
         """Some tens of nanoseconds a layer and draw."""
-        return 1e6 * diagonal.SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
+        return 1e6 * SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
 
 
-def _sampled(
-    cell: Cell, settings: Settings, x: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
-) -> FloatArray:
-    """The record of one cell, shape (moments, statistics)."""
-    net, table = cell.network(settings.network), settings.table
-    exact = exact_values(moments(net, x))
-    norm, exponent = diagonal.squared_norm(net, x)
+@dataclass(frozen=True)
+class _Source:
+    """The samples of one cell, each from a stream of its own, and the exact values that they are judged by."""
 
-    def estimates(stage: str, draws: int, previous: FloatArray | None = None) -> tuple[dict[str, Estimate], FloatArray]:
-        size = diagonal.chunk_size(net)
-        chain = diagonal.make_chain(net, min(size, draws), exponent)
-        seed = cell_seed(settings.seed, cell, "sampled", stage)
+    cell: Cell
+    seed: int
+    sampler: Sampler
+    exact: Mapping[str, float]
+    check_cancelled: Callable[[], None]
 
-        def piece(number: int, count: int) -> list[FloatArray]:
-            pause()
-            drawn = chain.draw(norm, Variates(stream(seed, number)), count)
-            with np.errstate(over="ignore", invalid="ignore"):  # `record` says so
-                return [value(drawn) for value in DRAWN.values()]
+    def pilot(self, stage: int, draws: int) -> dict[str, Estimate]:
+        """Estimates of an independent sample."""
+        return self.estimates(f"pilot {stage}", draws)[0]
 
-        totals, states = accumulate(piece, len(DRAWN), size, draws, previous)
-        return {name: total.estimate(exact[name]) for name, total in zip(DRAWN, totals, strict=True)}, states
-
-    if "draws" in table:
-        draws = wanted = table["draws"]
-    else:
-        most = table["most_draws"]
-        wanted = wanted_draws(lambda i, count: estimates(f"pilot {i}", count)[0], table["of"], table["target"], most)
-        draws = int(min(wanted, most))
-    found, states = estimates("draws", draws, previous)
-    return record(list(found.values()), states, wanted)
+    def estimates(
+        self, stage: str, draws: int, previous: FloatArray | None = None
+    ) -> tuple[dict[str, Estimate], FloatArray]:
+        """Estimates of the moments, going on from previous records, and the states of their accumulators."""
+        seed = cell_seed(self.seed, self.cell, "sampled", stage)
+        sums = ResumableSums(len(DRAWN), self.sampler.chunk_size, draws, previous)
+        for number, count in sums.chunks():
+            self.check_cancelled()
+            drawn = self.sampler.draw(Chunk(seed, number, count))
+            with np.errstate(over="ignore", invalid="ignore"):  # `estimate_records` says so
+                sums.add([value(drawn) for value in DRAWN.values()])
+        found = {name: total.estimate(self.exact[name]) for name, total in zip(DRAWN, sums.totals, strict=True)}
+        return found, sums.states
 
 
 _GRAM_MOMENTS: dict[str, Callable[[FloatArray], FloatArray]] = {"K": lambda K: K, "K^2": np.square}
 
 
-class SeveralInputs(Drawn):
+class SeveralInputs(DrawnQuantity[AnyInputs]):
     """Common to quantities of several inputs."""
 
-    def inputs(self, table: Mapping[str, Any]) -> Sequence[str]:
+    def inputs(self, table: AnyInputs) -> Sequence[str]:
         """The inputs named in the quantity's table."""
-        names: list[str] = table["inputs"]
-        return names
+        return table["inputs"]
 
-    def numerics(self, table: Mapping[str, Any]) -> dict[str, Any]:
+    def numerics(self, table: AnyInputs) -> Numerics:
         """Products of matrices, and smooth activations in NumPy's loops."""
         return numerics.blas()
 
-    def compute(
-        self,
-        cells: Sequence[Cell],
-        settings: Settings,
-        vectors: Vectors,
-        previous: FloatArray | None,
-        pause: Callable[[], None],
-    ) -> FloatArray:
+    def compute(self, batch: Batch[AnyInputs], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell, by `of_cell`."""
+        settings = batch.settings
         shape = tuple(map(len, self.dims(settings.table).values()))
-        rows = [None] * len(cells) if previous is None else list(previous.reshape(len(cells), -1, shape[-1]))
         found = []
-        for cell, row in zip(cells, rows, strict=True):
-            X = np.array([vectors[name, cell.n_0] for name in settings.table["inputs"]])
-            found.append(self.of_cell(cell, settings, X, row, pause).reshape(shape))
+        for cell, previous in batch.rows():
+            X = np.array([batch.vectors[name, cell.n_0] for name in settings.table["inputs"]])
+            found.append(self.of_cell(cell, settings, X, previous, check_cancelled).reshape(shape))
         return np.array(found)
 
     @abstractmethod
     def of_cell(
-        self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
+        self,
+        cell: Cell,
+        settings: Settings[AnyInputs],
+        X: FloatArray,
+        previous: FloatArray | None,
+        check_cancelled: Callable[[], None],
     ) -> FloatArray:
         """The records of one cell at inputs X, shape (m, n_0), going on from the previous ones: (..., statistics)."""
 
 
-class Gram(SeveralInputs):
+class GramQuantity(SeveralInputs[GramTable]):
     """Moments of the kernel matrix of several inputs, and of its first change, by conditioned Gaussian layers."""
 
     name = "gram"
     keys = ("inputs", "targets", "draws")
 
-    def settings(self, document: Document, table: dict[str, Any]) -> dict[str, Any]:
+    def settings(self, document: Document, table: Mapping[str, object]) -> GramTable:
         """Inputs, draws, and targets if the change of the kernel is wanted."""
         for key in ("inputs", "draws"):
             if key not in table:
                 raise document.fault(f"gram.{key}", "this key is missing; give [gram] inputs and draws")
-        found = {
-            "inputs": several(document, "gram.inputs", table["inputs"], text),
-            "draws": checked(document, "gram.draws", table["draws"], whole(1, MOST_DRAWS)),
-        }
+        inputs = read_values(document, "gram.inputs", table["inputs"], nonempty_text)
+        draws = checked_value(document, "gram.draws", table["draws"], whole_number(1, MOST_DRAWS))
+        found: GramTable = {"inputs": inputs, "draws": draws}
         if "targets" in table:
-            count = len(found["inputs"])
-            targets = checked(
-                document, "gram.targets", table["targets"], lambda given: gram.check_targets(given, count)
+            found["targets"] = checked_value(
+                document,
+                "gram.targets",
+                table["targets"],
+                lambda given: check_targets(cast("npt.ArrayLike", given), len(inputs)).tolist(),
             )
-            found["targets"] = targets.tolist()
         return found
 
-    def goals(self, table: Mapping[str, Any]) -> list[str]:
-        """All."""
-        return list(self.dims(table)["gram_moment"])
+    def goals(self, table: GramTable) -> list[str]:
+        """Every moment of the matrix."""
+        return [*_GRAM_MOMENTS, *(["dK"] if "targets" in table else [])]
 
-    def check(self, net: MLP, settings: Settings) -> None:
+    def check(self, net: MLP, settings: Settings[GramTable]) -> None:
         """Refuse networks that cannot be drawn."""
-        gram.check_network(net)
+        check_supported("finwidth.sample_gram", net)
         if "targets" in settings.table:
             net.activation.second_derivative(np.zeros(1))
 
-    def dims(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def dims(self, table: GramTable) -> Dims:
         """Moments, two inputs and statistics."""
-        names = [*_GRAM_MOMENTS, *(["dK"] if "targets" in table else [])]
-        inputs = list(table["inputs"])
         return {
-            "gram_moment": names,
-            "gram_input": inputs,
-            "gram_input_": inputs,
+            "gram_moment": [*self.goals(table)],
+            "gram_input": [*table["inputs"]],
+            "gram_input_": [*table["inputs"]],
             "gram_statistic": list(STATISTICS),
         }
 
     def of_cell(
-        self, cell: Cell, settings: Settings, X: FloatArray, previous: FloatArray | None, pause: Callable[[], None]
+        self,
+        cell: Cell,
+        settings: Settings[GramTable],
+        X: FloatArray,
+        previous: FloatArray | None,
+        check_cancelled: Callable[[], None],
     ) -> FloatArray:
         """`finwidth.sample_gram` with the cell's seed makes the same draws."""
         net, table = cell.network(settings.network), settings.table
         seed = cell_seed(settings.seed, cell, "gram", "draws")
-        targets = np.array(table["targets"]) if "targets" in table else None
-
-        def piece(number: int, count: int) -> list[FloatArray]:
-            pause()
+        sampler = kernel_matrix_sampler(net, X, table.get("targets"))
+        entries = len(self.goals(table)) * len(X) ** 2
+        sums = ResumableSums(entries, sampler.chunk_size, table["draws"], previous)
+        for number, count in sums.chunks():
+            check_cancelled()
             try:
-                drawn = gram.draw(net, X, count, stream(seed, number), targets)
+                drawn = sampler.draw(Chunk(seed, number, count))
+                sampler.check(drawn)
             except FinwidthError:  # a double overflowed; the record says so, and the sweep goes on
-                return [np.full(count, np.inf)] * entries
-            with np.errstate(over="ignore"):
-                moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
-            if targets is not None:
-                moments.append(drawn["dK"])
-            return [moment[:, a, b] for moment in moments for a in range(len(X)) for b in range(len(X))]
+                sums.add([np.full(count, np.inf)] * entries)
+            else:
+                sums.add(_gram_entries(drawn))
+        return estimate_records([total.estimate() for total in sums.totals], sums.states, table["draws"])
 
-        entries = (len(_GRAM_MOMENTS) + (targets is not None)) * len(X) ** 2
-        totals, states = accumulate(piece, entries, gram.chunk_size(net, len(X)), table["draws"], previous)
-        return record([total.estimate() for total in totals], states, table["draws"])
-
-    def work(self, cell: Cell, table: Mapping[str, Any]) -> float:
+    def work(self, cell: Cell, table: GramTable) -> float:
         """About a hundred nanoseconds for each neuron, input and draw."""
         return 0.1 * cell.depth * cell.width * len(table["inputs"]) * float(table["draws"])
 
-    def memory(self, cell: Cell, settings: Settings) -> int:
-        """Of the draws made at once."""
+    def memory(self, cell: Cell, settings: Settings[GramTable]) -> int:
+        """Bytes of the draws that are made at once."""
         net, table = cell.network(settings.network), settings.table
-        m, targets = len(table["inputs"]), "targets" in table
-        return min(int(table["draws"]), gram.chunk_size(net, m)) * gram.memory(net, m, targets=targets)
+        X = np.ones((len(table["inputs"]), cell.n_0))
+        sampler = kernel_matrix_sampler(net, X, table.get("targets"))
+        return sampler.memory(min(table["draws"], sampler.chunk_size))
+
+
+def _gram_entries(drawn: Mapping[str, FloatArray]) -> list[FloatArray]:
+    """The values of each moment at each pair of inputs."""
+    with np.errstate(over="ignore"):
+        moments = [function(drawn["K"]) for function in _GRAM_MOMENTS.values()]
+    if "dK" in drawn:
+        moments.append(drawn["dK"])
+    m = drawn["K"].shape[-1]
+    return [moment[:, a, b] for moment in moments for a in range(m) for b in range(m)]

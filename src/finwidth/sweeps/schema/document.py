@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finwidth import arguments, errors
 from finwidth.errors import FinwidthError
@@ -22,19 +22,19 @@ _KEY = re.compile(rf"^\s*({_DOTTED})\s*=")
 
 @dataclass(frozen=True)
 class Document:
-    """What a TOML file or a mapping holds.
+    """The content of a TOML file or of a mapping.
 
     Attributes
     ----------
     tables
-        The content.
+        The nested tables.
     folder
-        Against which the files it names are found.
+        The folder of relative paths in it.
     name, lines
-        What the file is called and where its keys stand, for messages; None and empty for a mapping.
+        The file's name and the line of each key, for messages; None and empty for a mapping.
     """
 
-    tables: Mapping[str, Any]
+    tables: Mapping[str, object]
     folder: Path
     name: str | None
     lines: Mapping[str, int]
@@ -48,12 +48,20 @@ class Document:
         place = "" if self.name is None else f"{self.name}, line {line}: " if line else f"{self.name}: "
         return FinwidthError(f"{place}{key}: {problem}")
 
-    def table(self, key: str, allowed: Iterable[str]) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """Give the errors that are raised inside the key and the line."""
+        try:
+            yield
+        except FinwidthError as error:
+            raise self.fault(key, str(error)) from None
+
+    def table(self, key: str, allowed: Iterable[str]) -> dict[str, object]:
         """The table at ``key`` ("" for the whole), empty if there is none; keys that are not allowed are refused."""
         found = self.tables if not key else self.tables.get(key, {})
         names = sorted(allowed)
         if not isinstance(found, Mapping):
-            raise self.fault(key, f"{shown(found)} is not a table; write [{key}] above keys {', '.join(names)}")
+            raise self.fault(key, f"{as_typed(found)} is not a table; write [{key}] above keys {', '.join(names)}")
         for name in found:
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, 1)
@@ -62,13 +70,13 @@ class Document:
         return dict(found)
 
 
-def shown(value: Any) -> str:
+def as_typed(value: object) -> str:
     """A value in a message, as it was typed and not too long."""
     return str(value).lower() if isinstance(value, bool) else errors.shown(value, 60)
 
 
 def check_config(path: Path) -> None:
-    """Refuse what cannot be a config before it is read."""
+    """Refuse a file that cannot be a config before it is read."""
     check_file(path, "the config", "give a TOML file")
     if path.stat().st_size > _LONGEST:
         raise FinwidthError(f"the config {path} has more than {_LONGEST:,} bytes; give a TOML file")
@@ -80,7 +88,7 @@ def store_beside(config: Path) -> Path:
     return config.with_suffix(".zarr")
 
 
-def read_document(source: str | Path | Mapping[str, Any]) -> Document:
+def read_document(source: str | Path | Mapping[str, object]) -> Document:
     """The config in a TOML file, or in a mapping that has its shape; raises FinwidthError for what is not TOML."""
     import tomllib
 
@@ -90,7 +98,7 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
     check_config(path)
     try:
         text = path.read_bytes().decode()
-        return Document(tomllib.loads(text), path.parent, path.name, _lines(text))
+        return Document(tomllib.loads(text), path.parent, path.name, _line_numbers(text))
     except OSError as error:
         raise FinwidthError(f"cannot read the config {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -101,19 +109,19 @@ def read_document(source: str | Path | Mapping[str, Any]) -> Document:
         raise FinwidthError(f"the config {path} is not TOML: {error}") from None
 
 
-def _lines(text: str) -> dict[str, int]:
+def _line_numbers(text: str) -> dict[str, int]:
     """The line of each key and table, by its dotted name; the first if a name comes twice."""
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
-            table = _plain(header[1])
+            table = _unquoted(header[1])
             lines.setdefault(table, number)
         elif key := _KEY.match(line):
-            lines.setdefault(f"{table}.{_plain(key[1])}" if table else _plain(key[1]), number)
+            lines.setdefault(f"{table}.{_unquoted(key[1])}" if table else _unquoted(key[1]), number)
     return lines
 
 
-def _plain(dotted: str) -> str:
+def _unquoted(dotted: str) -> str:
     """A dotted name without its quotes and blanks."""
     return ".".join(part.strip().strip("\"'") for part in re.findall(_NAME, dotted))

@@ -4,32 +4,63 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
+from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.inputs import check_input
-from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.laws import LAWS, FloatArray
+from finwidth.networks.mlp import BIASES, MLP, PARAMETERIZATIONS, MLPOptions
+from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
+_DEEPEST, _WIDEST_INPUT = 10**6, 10**7
+
+Value: TypeAlias = str | int | float
+Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and input width
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the grid: its meaning, the check of a value, and whether values are texts rather than numbers."""
+
+    meaning: str
+    check: Callable[[object], Value]
+    text: bool = False
+
+
+# Arguments of `MLP`, each one value for all layers: in [network] the same for all cells, in [axes] an axis of the grid.
+# A further argument is one entry, at the end. An axis that a config does not give does not enter the seed of a cell.
+ARGUMENTS = {
+    "bias": Axis("biases", name_in(BIASES), text=True),
+    "bias_law": Axis("law of the initial biases", name_in(LAWS), text=True),
+    "gains": Axis("fan-in times the variance of a weight", number_in(1e-30, 1e30)),
+    "bias_variance": Axis("variance of the initial biases", number_in(0, 1e30)),
+    "bias_scale": Axis("multiplier of the biases", number_in(0, 1e30)),
+    "base_widths": Axis("hidden width at which the parameterization mup is the standard one", whole_number(1)),
+}
 # In the order of the stored arrays' dimensions; an axis `ratio` (depth over width) may stand in the place of `width`.
 AXES = {
-    "n_0": "input width",
-    "law": "weight law",
-    "activation": "activation",
-    "parameterization": "parameterization",
-    "input": "input",
-    "depth": "depth d, the number of weight layers",
-    "width": "width n of the hidden layers",
+    "n_0": Axis("input width", whole_number(1, _WIDEST_INPUT)),
+    "law": Axis("weight law", name_in(LAWS), text=True),
+    "activation": Axis("activation", name_in(ACTIVATIONS), text=True),
+    "parameterization": Axis("parameterization", name_in(PARAMETERIZATIONS), text=True),
+    **ARGUMENTS,
+    "input": Axis("input", nonempty_text, text=True),
+    "depth": Axis("depth d, the number of weight layers", whole_number(1, _DEEPEST)),
+    "width": Axis("width n of the hidden layers", whole_number(1)),
 }
-RATIO = "depth over width d/n, before the width was rounded"
-TEXT_AXES = ("law", "activation", "parameterization", "input")
+RATIO = Axis("depth over width d/n, before the width was rounded", number_in(1e-9, 1e6))
+DEFAULTS = {"law": "gaussian", "activation": "relu", "parameterization": "ntk", "input": "ones"}
 
 
 class Cell(NamedTuple):
-    """One network at one input: a point of the grid."""
+    """One network at one input: a point of the grid. ``more`` holds its values on the axes of `ARGUMENTS`, if any."""
 
     n_0: int
     law: str
@@ -38,11 +69,33 @@ class Cell(NamedTuple):
     input: str
     depth: int
     width: int
+    more: tuple[tuple[str, Value], ...] = ()
 
-    def network(self, more: dict[str, Any]) -> MLP:
-        """The network (n_0, n, ..., n, 1) of the cell, with further arguments of `MLP`."""
-        widths = [self.n_0, *[self.width] * (self.depth - 1), 1]
-        return MLP(widths, self.law, self.activation, self.parameterization, **more)
+    def coordinates(self) -> dict[str, Value]:
+        """The value on each axis."""
+        values = self._asdict()
+        return values | dict(values.pop("more"))
+
+    def __repr__(self) -> str:
+        return f"Cell({', '.join(f'{name}={value!r}' for name, value in self.coordinates().items())})"
+
+    def arguments(self, common: MLPOptions) -> MLPOptions:
+        """Arguments of `MLP` beside the widths; ``common`` are the ones that all cells share."""
+        own = {"weight_law": self.law, "activation": self.activation, "parameterization": self.parameterization}
+        return cast("MLPOptions", {**own, **dict(self.more), **common})
+
+    def network(self, common: MLPOptions) -> MLP:
+        """The network (n_0, n, ..., n, 1) of the cell."""
+        return MLP([self.n_0, *[self.width] * (self.depth - 1), 1], **self.arguments(common))
+
+
+def make_cell(values: Iterable[tuple[str, Any]]) -> Cell:
+    """The cell of these values, by axis; a ratio stands for a width."""
+    found = dict(values)
+    if "ratio" in found:
+        found["width"] = width_at(found["depth"], found.pop("ratio"))
+    more = tuple((name, found.pop(name)) for name in ARGUMENTS if name in found)
+    return Cell(**found, more=more)
 
 
 def width_at(depth: int, ratio: float) -> int:
@@ -54,7 +107,7 @@ def cell_seed(seed: int, cell: Cell, quantity: str, stage: str) -> int:
     """The seed of one stage of one quantity of one cell: a hash of what they are.
 
     It does not depend on the other cells, nor on the order or place in which cells are computed, so neither do the
-    draws. The sampled estimates of a cell are those of `finwidth.sample` with this seed.
+    draws. `finwidth.sample` with this seed gives the sampled estimates of the cell.
 
     Examples
     --------
@@ -63,11 +116,11 @@ def cell_seed(seed: int, cell: Cell, quantity: str, stage: str) -> int:
     >>> cell_seed(0, cell, "sampled", "draws") == cell_seed(0, cell._replace(width=17), "sampled", "draws")
     False
     """
-    identity = json.dumps([seed, quantity, stage, cell._asdict()], sort_keys=True)
+    identity = json.dumps([seed, quantity, stage, cell.coordinates()], sort_keys=True)
     return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=16).digest())
 
 
-def input_vector(name: str, n_0: int | None, folder: Any) -> FloatArray:
+def input_vector(name: str, n_0: int | None, folder: Path) -> FloatArray:
     """The input called ``name``, shape (n_0,), float64; where n_0 is None, as long as the name says.
 
     ``"ones"``: all entries 1, squared norm n_0. ``"unit"``: the same direction, norm 1. ``"random:7"``: the direction
@@ -80,7 +133,7 @@ def input_vector(name: str, n_0: int | None, folder: Any) -> FloatArray:
         if name.startswith("random:"):
             return _random_direction(name, n_0)
         return np.ones(n_0) if name == "ones" else np.full(n_0, n_0**-0.5)
-    vector: Any = parse_input(str(folder / name) if name.endswith(".npy") else name)
+    vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name))
     return check_input(MLP([len(vector) if n_0 is None else n_0, 1]), vector)
 
 

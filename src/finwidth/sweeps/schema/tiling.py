@@ -1,4 +1,4 @@
-"""The blocks of a grid: what is computed and stored together."""
+"""The blocks of a grid: cells that are computed and stored together."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 
-def blocks(shape: Sequence[int], sizes: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
-    """Blocks of one place on every axis but the last two, and of these ``sizes`` on those.
+def grid_blocks(shape: Sequence[int], sizes: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
+    """Blocks of one value on every axis but the last two, and of at most ``sizes`` values on these two.
 
     Examples
     --------
-    >>> from finwidth.sweeps.schema.tiling import blocks
-    >>> [(cuts[1].start, cuts[1].stop) for cuts in blocks((1, 3, 2), (2, 2))]
+    >>> from finwidth.sweeps.schema.tiling import grid_blocks
+    >>> [(cuts[1].start, cuts[1].stop) for cuts in grid_blocks((1, 3, 2), (2, 2))]
     [(0, 2), (2, 3)]
     """
     steps = (*[1] * (len(shape) - 2), *sizes)

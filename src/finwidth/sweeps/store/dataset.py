@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.quantities import storable
-from finwidth.sweeps.quantities.registry import KINDS
-from finwidth.sweeps.schema.grid import AXES, RATIO, width_at
+from finwidth.sweeps.config import cell_at
+from finwidth.sweeps.quantities.base import Numerics
+from finwidth.sweeps.quantities.registry import QUANTITIES
+from finwidth.sweeps.schema.grid import AXES, RATIO
 from finwidth.sweeps.store.zarr_store import Store, open_store
 
 if TYPE_CHECKING:
     import xarray as xr
 
+Coordinate: TypeAlias = tuple[tuple[str, ...], npt.NDArray[np.generic], dict[str, str]]  # dimensions, values, attrs
+
+
+class QuantityStatus(TypedDict):
+    """How many cells of a quantity are done, and how many have converged, if that is asked of it."""
+
+    done: int
+    total: int
+    doubts: list[str]
+    converged: NotRequired[int]
+
+
+class Status(TypedDict):
+    """The result of `status`: plain types."""
+
+    store: str
+    seed: int
+    axes: dict[str, int]
+    quantities: dict[str, QuantityStatus]
+    complete: bool
+    versions: dict[str, str]
+    numerics: dict[str, Numerics]
+
 
 def read(path: str | Path) -> xr.Dataset:
-    """What a sweep's store holds, whether or not it is complete.
+    """The content of a sweep's store, whether or not it is complete.
 
     Parameters
     ----------
@@ -49,21 +75,24 @@ def dataset(store: Store) -> xr.Dataset:
 
     config = store.config
     places = np.ix_(*([store.axes[name].index(value) for value in axis] for name, axis in config.axes.items()))
-    coords: dict[str, Any] = {
-        name: (name, np.array(axis), {"long_name": RATIO if name == "ratio" else AXES[name]})
+    coords: dict[str, Coordinate] = {
+        name: ((name,), np.array(axis), {"long_name": RATIO.meaning if name == "ratio" else AXES[name].meaning})
         for name, axis in config.axes.items()
     }
     if "ratio" in config.axes:
-        widths = [[width_at(depth, ratio) for ratio in config.axes["ratio"]] for depth in config.axes["depth"]]
-        coords["width"] = (("depth", "ratio"), np.array(widths), {"long_name": AXES["width"]})
-    norms = [[config.inputs[name][str(n_0)][0] for name in config.axes["input"]] for n_0 in config.axes["n_0"]]
+        outer, inner = (0,) * (len(config.axes) - 2), config.shape[-2:]
+        widths = [cell_at(config.axes, (*outer, *place)).width for place in np.ndindex(inner)]
+        coords["width"] = (("depth", "ratio"), np.reshape(widths, inner), {"long_name": AXES["width"].meaning})
+    norms = [[config.inputs[str(name)][str(n_0)][0] for name in config.axes["input"]] for n_0 in config.axes["n_0"]]
     coords["squared_norm"] = (("n_0", "input"), np.array(norms), {"long_name": "|x|^2 of the input"})
     variables = {}
     for quantity, settings in config.quantities.items():
-        kind, labels = KINDS[quantity], KINDS[quantity].dims(settings)
-        for name, (dims, values, attrs) in kind.variables(store.records(quantity)[places], settings).items():
+        labels = QUANTITIES[quantity].dims(settings)
+        for name, (dims, values, attrs) in (
+            QUANTITIES[quantity].variables(store.records(quantity)[places], settings).items()
+        ):
             variables[name] = ((*config.axes, *dims), values, attrs)
-            coords |= {dim: (dim, np.array(labels[dim])) for dim in dims}
+            coords |= {dim: ((dim,), np.array(labels[dim]), {}) for dim in dims}
     attrs = {
         "method": "sweep: " + ", ".join(config.quantities),
         "seed": storable(config.seed),
@@ -73,14 +102,14 @@ def dataset(store: Store) -> xr.Dataset:
     return xr.Dataset(variables, coords, attrs).squeeze(list(config.single))
 
 
-def status(path: str | Path) -> dict[str, Any]:
+def status(path: str | Path) -> Status:
     """How far the sweep of a store is, in plain types."""
     store = open_store(path)
-    quantities = {}
+    quantities: dict[str, QuantityStatus] = {}
     for name, settings in store.config.quantities.items():
-        kind, records = KINDS[name], store.records(name)
-        finished = kind.finished(records, settings)
-        converged, doubts = kind.converged(records, settings)
+        records = store.records(name)
+        finished = QUANTITIES[name].finished(records, settings)
+        converged, doubts = QUANTITIES[name].converged(records, settings)
         quantities[name] = {"done": int(finished.sum()), "total": finished.size, "doubts": doubts}
         if converged is not None:
             quantities[name]["converged"] = converged

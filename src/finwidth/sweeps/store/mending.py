@@ -1,4 +1,4 @@
-"""Damage to a store: what there is, and mending what can be computed again."""
+"""Damage to a store: finding it, and mending files that can be computed again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from finwidth import arguments
 from finwidth.sweeps.store import layout
-from finwidth.sweeps.store.zarr_store import Store, descriptions, lock, store_of, told_as_full
+from finwidth.sweeps.store.zarr_store import Store, descriptions, disk_errors, lock, store_of
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file of a store that is not what was stored there, and what became of it."""
+    """A file of a store with other content than was stored there, and its fate."""
 
     file: str
     mended: str
@@ -63,8 +63,8 @@ def check(path: str | Path) -> list[Damage]:
     path = arguments.path("the store", path)
     descriptions(path)  # refuses what is not ours before it is locked
     with lock(path):
-        store, found = _described(path)
-        with told_as_full(path):
+        store, found = _sound_store(path)
+        with disk_errors(path):
             damaged, files = store.structure()
             if store.grows:  # a kill, no damage
                 damaged = []
@@ -76,12 +76,13 @@ def check(path: str | Path) -> list[Damage]:
     return found
 
 
-def _described(path: Path) -> tuple[Store, list[Damage]]:
-    """The store as what is sound of its descriptions says it is."""
+def _sound_store(path: Path) -> tuple[Store, list[Damage]]:
+    """The store according to its sound description."""
     root, copy = descriptions(path)
     if root is None or copy is None:
         content, lost = (copy, layout.ROOT) if root is None else (root, layout.COPY)
-        store = store_of(path, content or {})
+        assert content is not None
+        store = store_of(path, content)
         # A store that is being made has no copy yet.
         return store, [] if store.grows and root is not None else [Damage(lost, _REWRITTEN)]
     store = store_of(path, root)
@@ -89,13 +90,13 @@ def _described(path: Path) -> tuple[Store, list[Damage]]:
         return store, []
     # Two sound descriptions: one is of another store, and the records tell which.
     other = store_of(path, copy)
-    if _fitting(other) > _fitting(store):
+    if _sound_numbers(other) > _sound_numbers(store):
         return other, [Damage(layout.ROOT, _REWRITTEN)]
     return store, [Damage(layout.COPY, _REWRITTEN)]
 
 
-def _fitting(store: Store) -> int:
-    """How many numbers are what was stored there, if the description is right."""
+def _sound_numbers(store: Store) -> int:
+    """How many numbers fit their check values, if the description is right."""
     return sum(int((~np.isnan(store.examined(quantity)[0])).sum()) for quantity in store.config.quantities)
 
 

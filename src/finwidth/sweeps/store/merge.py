@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,10 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps.config import cell_at, united
-from finwidth.sweeps.quantities.registry import KINDS
-from finwidth.sweeps.schema.tiling import blocks
+from finwidth.sweeps.quantities.base import Numerics
+from finwidth.sweeps.quantities.registry import QUANTITIES
+from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.tiling import grid_blocks
 from finwidth.sweeps.store.zarr_store import Store, open_store, writing
 
 
@@ -55,31 +56,31 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     whole = {quantity: _united(stores, quantity, config.axes) for quantity in config.quantities}
     with writing(target, config, stores[0].versions, here=False) as merged:
         for quantity, records in whole.items():
-            for region in blocks(config.shape, KINDS[quantity].block):
+            for region in grid_blocks(config.shape, QUANTITIES[quantity].block):
                 if not np.isnan(records[region]).all():
                     merged.write(quantity, region, records[region], numerics.get(quantity, {}))
 
 
-def _same_numerics(stores: Sequence[Store]) -> dict[str, dict[str, Any]]:
-    """What the bits of each quantity depend on; raises FinwidthError if that is not the same in all stores."""
-    found: dict[str, tuple[Store, dict[str, Any]]] = {}
+def _same_numerics(stores: Sequence[Store]) -> dict[str, Numerics]:
+    """The numerics of each quantity; raises FinwidthError if that is not the same in all stores."""
+    found: dict[str, tuple[Store, Numerics]] = {}
     for store in stores:
         for quantity, facts in store.numerics.items():
             first, known = found.setdefault(quantity, (store, facts))
             if known != facts:
                 raise FinwidthError(
                     f"the bits of {quantity} depend on the processor and its libraries, and differ in "
-                    f"{first.path} ({_said(known)}) and {store.path} ({_said(facts)}); compute the parts on machines "
-                    "alike (docs/processors.md)"
+                    f"{first.path} ({_listed_facts(known)}) and {store.path} ({_listed_facts(facts)}); compute the "
+                    "parts on machines alike (docs/processors.md)"
                 )
     return {quantity: facts for quantity, (_, facts) in found.items()}
 
 
-def _said(facts: Mapping[str, Any]) -> str:
+def _listed_facts(facts: Numerics) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-def _united(stores: Sequence[Store], quantity: str, axes: Mapping[str, tuple[Any, ...]]) -> FloatArray:
+def _united(stores: Sequence[Store], quantity: str, axes: Mapping[str, tuple[Value, ...]]) -> FloatArray:
     """The records of all stores on the common grid; raises FinwidthError where two of them disagree."""
     found: FloatArray | None = None
     for store in stores:

@@ -1,4 +1,4 @@
-"""What the bits of matrix products depend on beside versions: a BLAS, its kernels and threads, the processor.
+"""The libraries and processor features that the bits of matrix products depend on, beside versions.
 
 A BLAS chooses its kernels by the processor, and each adds in an order of its own (docs/processors.md).  OpenBLAS, which
 NumPy's wheels carry, says which kernels and how many threads; of another BLAS its name and the processor's features are
@@ -8,7 +8,6 @@ known.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ import numpy as np
 _NAMES = [f"{prefix}openblas_get_{{}}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
 
 
-def blas() -> dict[str, Any]:
+def blas() -> dict[str, str | int | None]:
     """The build of NumPy's BLAS, its kernels and threads if it tells them, the vectors of NumPy's own loops.
 
     Examples
@@ -27,7 +26,7 @@ def blas() -> dict[str, Any]:
     """
     import scipy
 
-    built: Any = np.show_config(mode="dicts")
+    built = np.show_config(mode="dicts")
     library = built.get("Build Dependencies", {}).get("blas", {})
     return {
         "blas": f"{library.get('name')} {library.get('version')}",
@@ -38,8 +37,8 @@ def blas() -> dict[str, Any]:
     }
 
 
-def torch() -> dict[str, Any]:
-    """The same of PyTorch."""
+def torch() -> dict[str, str | int | None]:
+    """The version, vectors and threads of PyTorch."""
     import torch as library
 
     return {
@@ -49,8 +48,8 @@ def torch() -> dict[str, Any]:
     }
 
 
-def _asked(what: str, answer: Any) -> Any:
-    """What OpenBLAS says; None if NumPy has another BLAS."""
+def _asked(what: str, answer: type[ctypes.c_char_p] | type[ctypes.c_int]) -> str | int | None:
+    """The answer of OpenBLAS; None if NumPy has another BLAS."""
     from numpy.linalg import _umath_linalg
 
     library = ctypes.CDLL(_umath_linalg.__file__)  # symbols are also looked for in what it is linked with
@@ -58,6 +57,6 @@ def _asked(what: str, answer: Any) -> Any:
         function = getattr(library, name.format(what), None)
         if function is not None:
             function.restype = answer
-            found = function()
+            found: bytes | int = function()
             return found.decode() if isinstance(found, bytes) else found
     return None

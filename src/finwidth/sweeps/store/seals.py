@@ -1,11 +1,11 @@
-"""Check values: a number at the end of each record that binds what it says to the cell that it is of.
+"""Check values: a number at the end of each record that binds its numbers to its cell.
 
-A checksum of a file, such as those that Zarr's codecs know, tells that the file is as it was written, not that it is
-where it belongs: two chunks whose files changed places are both valid.  So the store keeps with the entries of each
-record a hash of them and of their *place*: seed, network, settings, versions, the cell's coordinates and the numbers of
-its inputs.  It lies in the same chunk as what it checks, so a kill cannot part the two, and it does not depend on how
-the store is laid out, so a cell keeps it when axes grow.  Places are BLAKE2b; the entries are mixed in by the finalizer
-of SplitMix64 (Steele, Lea and Flood, 2014), whole arrays at a time: a million records in a fraction of a second.
+A checksum of a file, as in Zarr's codecs, tells that the file is as it was written, not that it is where it belongs:
+two chunks whose files changed places are both valid.  So the store keeps with the entries of each record a hash of them
+and of their *cell*: seed, network, settings, versions, coordinates, and the numbers of its inputs.  It lies in the same
+chunk as the numbers that it checks, so a kill cannot part the two, and it does not depend on how the store is laid out,
+so a cell keeps it when axes grow.  Cells are hashed by BLAKE2b; the entries are mixed in by the finalizer of SplitMix64
+(Steele, Lea and Flood, 2014), whole arrays at a time: a million records in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -15,58 +15,63 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
+from finwidth.sweeps.schema.grid import Value
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 CHECK = "check"  # the label of the check value among the entries of a record
+_HASH_BYTES = 8
 _BITS = np.uint64(53)  # which a double holds exactly
 
 
-def digest(document: Any, size: int = 16) -> str:
-    """A hash of plain types, 2 * size hexadecimal digits; what is equal in Python, such as 1 and 1.0, is so here."""
-    text = json.dumps(_canonical(document), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+def digest(document: object, size: int = 16) -> str:
+    """A hash of plain types, 2 * size hexadecimal digits; values equal in Python, such as 1 and 1.0, are equal here."""
+    same = json.loads(json.dumps(document), parse_float=_whole_as_int, object_pairs_hook=_without_flags)
+    return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _canonical(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(each) for each in value]
-    return int(value) if value in (0, 1) or (isinstance(value, float) and value.is_integer()) else value
+def _whole_as_int(text: str) -> float:
+    """A float; a whole one as an int."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
-def _hash(document: Any) -> int:
-    return int(digest(document, 8), 16)
+def _without_flags(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """True as 1, False as 0."""
+    return {name: int(value) if isinstance(value, bool) else value for name, value in pairs}
 
 
-def places(common: Any, axes: Mapping[str, Sequence[Any]], inputs: Mapping[str, Mapping[str, Any]]) -> Hashes:
-    """A hash of the place of each cell, shape (*axes).
+def cell_hashes(
+    common: Mapping[str, object], axes: Mapping[str, Sequence[Value]], inputs: Mapping[str, Mapping[str, object]]
+) -> Hashes:
+    """A hash of the identity of each cell, shape (*axes).
 
     Parameters
     ----------
     common
-        What all cells share, in plain types.
+        The seed, settings and so on of all cells, in plain types.
     axes
         The values of each axis.
     inputs
-        What identifies the numbers of the inputs that each cell needs, by the cell's input and input width.
+        An identity of the inputs that each cell needs, by the cell's input and input width.
     """
     *outer, depth, width = axes.items()
     names = [name for name, _ in outer]
     found = []
     for values in product(*(axis for _, axis in outer)):
         cell = dict(zip(names, values, strict=True))
-        found.append(_hash([common, cell, inputs[cell["input"]][str(cell["n_0"])]]))
+        own = inputs[str(cell["input"])][str(cell["n_0"])]
+        found.append(int(digest([common, cell, own], _HASH_BYTES), 16))
     hashes = np.array(found, np.uint64).reshape(*(len(axis) for _, axis in outer), 1, 1)
     for (name, axis), shape in ((depth, (-1, 1)), (width, (1, -1))):
-        hashes = _mixed(hashes ^ np.array([_hash([name, value]) for value in axis], np.uint64).reshape(shape))
+        along = np.array([int(digest([name, value], _HASH_BYTES), 16) for value in axis], np.uint64)
+        hashes = _mixed(hashes ^ along.reshape(shape))
     return hashes
 
 
@@ -86,7 +91,7 @@ def sealed(records: FloatArray, where: Hashes) -> FloatArray:
 
 
 def intact(stored: FloatArray, where: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether each cell's record, shape (*cells, *dims) with check values, is what was stored there, or none (NaN)."""
+    """Whether each cell's record, shape (*cells, *dims) with check values, is as it was stored, or none (NaN)."""
     cells = where.ndim
     records, found = stored[..., :-1], stored[..., -1]
     dims = tuple(range(cells, stored.ndim))

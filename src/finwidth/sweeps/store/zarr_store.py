@@ -7,7 +7,7 @@ if its record is not NaN.  Axes keep the order in which values were added.
 Every file is checked against what it should be, and where it should be:
 
 - The attributes of the group, again one file, describe the store.  They carry a checksum, and a copy lies beside them.
-- It has the labels of the records: numbers of another list of moments are told, and not read as those of this one.
+- It has the labels of the records, so that numbers of another list of moments are refused rather than read wrongly.
 - The arrays' metadata and labels follow from the description, so they are compared with what it makes of them.
 - A record ends in a check value that binds its numbers to its cell (`sweeps.seals`).
 
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,15 +35,21 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps.config import Config, differences
-from finwidth.sweeps.quantities.registry import KINDS
-from finwidth.sweeps.schema.tiling import blocks
+from finwidth.sweeps.quantities.base import Dims, Numerics
+from finwidth.sweeps.quantities.registry import QUANTITIES
+from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.tiling import grid_blocks
 from finwidth.sweeps.store import layout, seals
+from finwidth.sweeps.store.layout import Content
+
+if TYPE_CHECKING:
+    from finwidth.sweeps.store.layout import ZarrArray
 
 SCHEMA = 3
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on beside the config."""
+    """The versions that the numbers depend on."""
     return {"finwidth": version("finwidth"), "numpy": np.__version__}
 
 
@@ -56,13 +62,14 @@ class Store:
     path
         Its folder.
     config
-        What it holds the cells of.
+        The sweep whose cells it holds.
     axes
         The values of each axis in the order of the arrays.
     versions
-        What computed its numbers.
+        The versions that computed its numbers.
     numerics
-        What else their bits depend on (`Kind.numerics`), by quantity, as soon as there are some.
+        The libraries and features that their bits depend on (`SweepQuantity.numerics`), by quantity, as soon as there
+        are some.
     grows
         Whether its arrays may not yet be as this says.
     described
@@ -71,13 +78,13 @@ class Store:
 
     path: Path
     config: Config
-    axes: Mapping[str, tuple[Any, ...]]
+    axes: Mapping[str, tuple[Value, ...]]
     versions: Mapping[str, str]
-    numerics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    numerics: dict[str, Numerics] = field(default_factory=dict)
     grows: bool = False
-    described: Mapping[str, Any] | None = None
+    described: Content | None = None
     _read: dict[str, FloatArray] = field(default_factory=dict)  # records that are as they were read
-    _writable: dict[str, tuple[Any, seals.Hashes]] = field(default_factory=dict)  # arrays, places of their cells
+    _writable: dict[str, tuple[ZarrArray, seals.Hashes]] = field(default_factory=dict)
 
     def records(self, quantity: str) -> FloatArray:
         """The records of a quantity, shape (*axes, *dims), NaN where there are none; refuses damaged ones."""
@@ -89,7 +96,7 @@ class Store:
         return self._read[quantity]
 
     def damage(self, file: str) -> FinwidthError:
-        """The error that a file is not what was stored there, if it is not that the store has changed meanwhile."""
+        """The error that a file has other content than was stored there, unless the store has changed meanwhile."""
         if layout.description(self.path / layout.ROOT) != self.described:
             return FinwidthError(f"{self.path} was enlarged while it was read; give the same command again")
         return damage(self.path, file)
@@ -98,13 +105,13 @@ class Store:
         """The sound records of a quantity, NaN where there are none, and the files of those that are not."""
         settings = self.config.quantities[quantity]
         shape = (*map(len, self.axes.values()), *map(len, layout.record_dims(quantity, settings).values()))
-        regions = list(blocks(self.config.shape, KINDS[quantity].block))
+        regions = list(grid_blocks(self.config.shape, QUANTITIES[quantity].block))
         if irregular := layout.irregular(self.path, quantity):
             return np.full((*shape[:-1], shape[-1] - 1), np.nan), irregular
         stored, unreadable = self._stored(quantity, shape, regions)
-        kind, where = KINDS[quantity], self._places(quantity)
+        where = self._cell_hashes(quantity)
         records = stored[..., :-1]
-        sound = seals.intact(stored, where) & kind.allowed(records, settings)
+        sound = seals.intact(stored, where) & QUANTITIES[quantity].allowed(records, settings)
         records[~sound] = np.nan
         wrong = [] if sound.all() else [region for region in regions if not sound[region].all()]
         return records, [layout.file_of(quantity, region, settings) for region in unreadable + wrong]
@@ -112,7 +119,7 @@ class Store:
     def _stored(
         self, quantity: str, shape: tuple[int, ...], regions: list[tuple[slice, ...]]
     ) -> tuple[FloatArray, list[tuple[slice, ...]]]:
-        """What the array of a quantity holds, and the blocks that cannot be read."""
+        """The content of the array of a quantity, and the blocks that cannot be read."""
         stored, unreadable = np.full(shape, np.nan), []
         array = self._array(quantity)
         if array is None or array.ndim != len(shape):  # in a store that is being made, or mended
@@ -120,8 +127,8 @@ class Store:
         common = tuple(slice(0, min(sizes)) for sizes in zip(shape, array.shape, strict=True))
         try:
             stored[common] = array[common]
-        # Whatever a damaged chunk makes Zarr and its codecs raise: there is no common class, and no list; MemoryError
-        # where it claims to be large.
+        # Zarr and its codecs raise exceptions of no common class at a damaged chunk, and MemoryError where it claims to
+        # be large.
         except Exception as error:
             _refuse_other_failures(error)
             for region in regions:
@@ -133,42 +140,43 @@ class Store:
                     unreadable.append(region)
         return stored, unreadable
 
-    def _array(self, name: str) -> Any:
+    def _array(self, name: str) -> ZarrArray | None:
         """An array to read from; None if it is not there, or its metadata are damaged."""
         if not os.path.isfile(self.path / name / "zarr.json"):
             return None
         try:
-            return layout.import_zarr().open_array(self.path / name, mode="r", zarr_format=3)
+            array: ZarrArray = layout.import_zarr().open_array(self.path / name, mode="r", zarr_format=3)
         except Exception as error:  # as in `_stored`
             _refuse_other_failures(error)
             return None
+        return array
 
-    def _places(self, quantity: str) -> seals.Hashes:
+    def _cell_hashes(self, quantity: str) -> seals.Hashes:
         """The hash that binds each cell's record to it, shape (*axes)."""
         settings = self.config.quantities[quantity]
         common = {
             "quantity": quantity,
             "seed": self.config.seed,
             "network": self.config.network,
-            "settings": {name: value for name, value in settings.items() if name not in KINDS[quantity].growing},
+            "settings": {name: value for name, value in settings.items() if name not in QUANTITIES[quantity].growing},
             "versions": self.versions,
         }
         digests = {
             name: {width: described[1] for width, described in widths.items()}
             for name, widths in self.config.inputs.items()
         }
-        own = {name: digests[name] for name in KINDS[quantity].inputs(settings)}
+        own = {name: digests[name] for name in QUANTITIES[quantity].inputs(settings)}
         needed = {
-            name: {
-                str(n_0): [digests[name][str(n_0)], *(each[str(n_0)] for each in own.values())]
+            str(name): {
+                str(n_0): [digests[str(name)][str(n_0)], *(each[str(n_0)] for each in own.values())]
                 for n_0 in self.axes["n_0"]
             }
             for name in self.axes["input"]
         }
-        return seals.places(common, self.axes, needed)
+        return seals.cell_hashes(common, self.axes, needed)
 
-    def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray, numerics: Mapping[str, Any]) -> None:
-        """Store the records of a block, shape (*block, *dims), and what their bits depend on.
+    def write(self, quantity: str, region: tuple[slice, ...], records: FloatArray, numerics: Numerics) -> None:
+        """Store the records of a block, shape (*block, *dims), and their numerics.
 
         Raises
         ------
@@ -177,17 +185,17 @@ class Store:
         """
         self.refuse_other(quantity, numerics)
         self._read.pop(quantity, None)
-        with told_as_full(self.path):
+        with disk_errors(self.path):
             if numerics and quantity not in self.numerics:
                 self.numerics[quantity] = dict(numerics)
                 self.describe({})
             if quantity not in self._writable:
                 array = layout.import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
-                self._writable[quantity] = array, self._places(quantity)
+                self._writable[quantity] = array, self._cell_hashes(quantity)
             array, places = self._writable[quantity]
             array[region] = seals.sealed(records, places[region])
 
-    def refuse_other(self, quantity: str, numerics: Mapping[str, Any]) -> None:
+    def refuse_other(self, quantity: str, numerics: Mapping[str, Value | None]) -> None:
         """Raise FinwidthError if the bits of a quantity's records depend on something else than ``numerics``."""
         there = self.numerics.get(quantity, numerics)
         others = [
@@ -202,8 +210,8 @@ class Store:
                 "OPENBLAS_NUM_THREADS and NPY_DISABLE_CPU_FEATURES set so that they agree (docs/processors.md)"
             )
 
-    def content(self) -> dict[str, Any]:
-        """What the store says of itself, in plain types."""
+    def content(self) -> Content:
+        """The description of the store, in plain types."""
         return {
             "schema": SCHEMA,
             "config": self.config.to_json(),
@@ -214,7 +222,7 @@ class Store:
         }
 
     def describe(self, files: Mapping[str, bytes]) -> None:
-        """Write what the store says of itself, and files of its arrays in between; a kill may come at any moment."""
+        """Write the description, and files of its arrays in between; a kill may come at any moment."""
         content = self.content()
         layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
         for name, wanted in files.items():
@@ -230,11 +238,11 @@ class Store:
         self.config, self.axes = config, {name: (*self.axes[name], *values) for name, values in added.items()}
         if self.content() != before:
             self._read.clear()
-            with told_as_full(self.path):
+            with disk_errors(self.path):
                 self.describe(self.structure()[1])
 
     def structure(self) -> tuple[list[str], dict[str, bytes]]:
-        """Which files of the arrays, but for records, are not what the description makes of them; and those wanted."""
+        """The files of the arrays, without records: names of wrong ones, and all with the content they should have."""
         group, files = layout.arrays(self.axes, self.config.quantities)
         damaged = []
         for file, content in files.items():
@@ -249,7 +257,7 @@ class Store:
 
 
 def _refuse_other_failures(error: Exception) -> None:
-    """Of what was raised in reading, raise again what tells of the machine rather than of the file."""
+    """Raise an error in reading again if it tells of the machine rather than of the file."""
     if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
         raise FinwidthError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -269,8 +277,8 @@ def open_store(path: str | Path) -> Store:
     return store
 
 
-def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What a store and the copy say of it, None for one that is not sound; raises FinwidthError if neither is."""
+def descriptions(path: Path) -> tuple[Content | None, Content | None]:
+    """The description of a store and its copy, None for one that is not sound; raises FinwidthError if neither is."""
     layout.import_zarr()
     root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
     if not os.path.lexists(path):
@@ -290,11 +298,11 @@ def descriptions(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | No
     )
 
 
-def store_of(path: Path, content: Mapping[str, Any]) -> Store:
-    """The store at a path that says ``content`` of itself; raises FinwidthError if its records are of other things."""
+def store_of(path: Path, content: Content) -> Store:
+    """The store at a path that has this description; raises FinwidthError if its records are of other things."""
     axes = {name: tuple(values) for name, values in content["axes"].items()}
     config = Config.from_json(content["config"])
-    now = layout.labels({name: settings for name, settings in config.quantities.items() if name in KINDS})
+    now = layout.labels({name: settings for name, settings in config.quantities.items() if name in QUANTITIES})
     for quantity, there in content["labels"].items():
         here = now.get(quantity, {})
         if there != here:
@@ -305,14 +313,14 @@ def store_of(path: Path, content: Mapping[str, Any]) -> Store:
     return Store(path, config, axes, content["versions"], content["numerics"], content.get("grows", False), content)
 
 
-def _unlike(labels: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """In a message, the labels of records that are not those of others."""
+def _unlike(labels: Dims, others: Dims) -> str:
+    """In a message, the labels of records that others do not have."""
     found = {name: values for name, values in labels.items() if values != others.get(name)}
     return "; ".join(f"the {name}s {', '.join(map(str, values))}" for name, values in found.items()) or "none"
 
 
 def damage(path: Path, file: str) -> FinwidthError:
-    """The error that a file of a store is not what was stored there."""
+    """The error that a file of a store has other content than was stored there."""
     return FinwidthError(
         f"the store {path} is damaged in {file}, and left as it is; finwidth sweep check {path} lists all damage and "
         "mends what can be computed again"
@@ -320,8 +328,8 @@ def damage(path: Path, file: str) -> FinwidthError:
 
 
 @contextlib.contextmanager
-def told_as_full(path: Path) -> Iterator[None]:
-    """Tell what the system raises in writing."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the system in writing into a FinwidthError."""
     try:
         yield
     except OSError as error:
@@ -354,7 +362,7 @@ def writing(
         then it is left as it was.
     """
     layout.import_zarr()
-    with told_as_full(path):
+    with disk_errors(path):
         refuse_inside_store(path)
         if os.path.lexists(path) and not layout.is_vacant(path):
             descriptions(path)  # refuses what is not ours before it is locked
@@ -367,9 +375,9 @@ def writing(
             _refuse_mixing(store, config)
             for quantity, settings in store.config.quantities.items():
                 if here:
-                    store.refuse_other(quantity, KINDS[quantity].numerics(settings))
+                    store.refuse_other(quantity, QUANTITIES[quantity].numerics(settings))
                 store.records(quantity)  # refuses a store that is damaged
-        with told_as_full(path):
+        with disk_errors(path):
             for leftover in layout.leftovers(path, store.axes, store.config.quantities):
                 leftover.unlink()
         store.enlarge(config)
@@ -395,7 +403,7 @@ def lock(path: Path) -> Iterator[None]:
         import fcntl
     except ImportError:
         raise FinwidthError("sweeps need a system with POSIX file locks, such as Linux or macOS") from None
-    with told_as_full(path):
+    with disk_errors(path):
         folder = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

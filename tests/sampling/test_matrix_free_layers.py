@@ -1,4 +1,4 @@
-"""Layers in law: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
+"""Matrix-free layers: the numbers of torch's own layers that hold the matrix revealed; what is refused, and memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth import FinwidthError, LawConv2d, LawLinear, tangent_kernel  # noqa: E402
+from finwidth import FinwidthError, MatrixFreeConv2d, MatrixFreeLinear, tangent_kernel  # noqa: E402
 from finwidth.sampling.lazy_matrix.combination import Combination  # noqa: E402
 from law_modules import Attention, ConvNet, InLaw, ResidualMLP, Usual, inputs_for  # noqa: E402
 
@@ -24,7 +24,7 @@ MODULES = [ResidualMLP, ConvNet, Attention]
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def entries(initial: Combination) -> Any:
+def entries(initial: Combination[Any]) -> Any:
     """The initial matrix of one draw, read off by meeting all right vectors."""
     return initial.from_right(initial.matrix.right(torch.eye(initial.matrix.shape[1])[None]))[0].T
 
@@ -66,20 +66,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("completed", [True, False], ids=["completed", "revealed"])
+@pytest.mark.parametrize("materialized", [True, False], ids=["materialized", "deferred"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_training_is_that_of_the_matrix_revealed(
-    kind: Any, completed: bool, options: dict[str, Any], request: pytest.FixtureRequest
+    kind: Any, materialized: bool, options: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     """20 steps, then the initial matrices are read off, and torch's own layers repeat them from there."""
-    if not completed:
-        request.getfixturevalue("revealed")
+    if not materialized:
+        request.getfixturevalue("never_materialized")
     torch.manual_seed(0)
     layers, width = InLaw(), 40
     module, X = kind(layers, functional.gelu, width), inputs_for(kind, 3)
     outputs, slope = trained(module, X, 20, **options)
     hidden = module.two if kind is ConvNet else module.down
-    assert (hidden.weight.made.matrix.whole is not None) == completed
+    assert hidden.weight.combination.matrix.materialized == materialized
     usual_outputs, usual_slope = trained(twin(module, layers, functional.gelu, width), X, 20, **options)
     assert (outputs[-1] - outputs[0]).abs().max() > 0.1
     assert torch.allclose(outputs, usual_outputs, rtol=0, atol=1e-9)
@@ -88,7 +88,7 @@ def test_training_is_that_of_the_matrix_revealed(
     assert initial.square().mean() == pytest.approx(gain / initial.shape[1], rel=6 * (2 / initial.numel()) ** 0.5)
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("kind", MODULES)
 def test_kernel_is_that_of_the_matrix_revealed(kind: Any) -> None:
     torch.manual_seed(0)
@@ -139,7 +139,7 @@ def test_draws_are_the_layers_one_by_one(kind: Any) -> None:
 
 
 def test_what_needs_the_entries_is_refused() -> None:
-    model: Any = nn.Sequential(LawLinear(300, 300), nn.ReLU(), LawLinear(300, 1))
+    model: Any = nn.Sequential(MatrixFreeLinear(300, 300), nn.ReLU(), MatrixFreeLinear(300, 1))
     layer, x = model[0], torch.ones(2, 300)
     model(x).sum().backward()
     refused: dict[str, Any] = {
@@ -168,14 +168,14 @@ def test_what_needs_the_entries_is_refused() -> None:
             pytest.fail(f"{name} gave {attempt()}")
     with pytest.raises(FinwidthError, match="second derivative"):
         torch.autograd.grad(model(x).sum(), layer.bias, create_graph=True)
-    assert repr(layer.weight) == "LawTensor(shape=(300, 300), dtype=torch.float64, met 1 left, 1 right)"
+    assert repr(layer.weight) == "MatrixFreeTensor(shape=(300, 300), dtype=torch.float64, met 1 left, 1 right)"
     with pytest.raises(FinwidthError, match="different matrices"):
-        layer.weight.detach() + LawLinear(300, 300).weight.detach()
+        layer.weight.detach() + MatrixFreeLinear(300, 300).weight.detach()
 
 
 def test_a_step_between_forward_and_backward_is_refused() -> None:
     """By torch, as for its own layers."""
-    layer = LawLinear(300, 300)
+    layer = MatrixFreeLinear(300, 300)
     loss = layer(torch.ones(2, 300)).sum()
     loss.backward(retain_graph=True)
     torch.optim.SGD(layer.parameters(), lr=0.1).step()
@@ -186,23 +186,29 @@ def test_a_step_between_forward_and_backward_is_refused() -> None:
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: LawLinear(0, 4), "in_features is 0"),
-        (lambda: LawLinear(3, 4, gain=-1), "gain is -1; give a positive number"),
-        (lambda: LawLinear(3, 4, draws=0), "draws is 0"),
-        (lambda: LawLinear(3, 4, dtype=torch.bfloat16), "dtype 'bfloat16' is not known"),
-        (lambda: LawLinear(3, 4, device="nowhere"), "device='nowhere' cannot be used"),
-        (lambda: LawLinear(3, 4)(torch.ones(2, 5)), r"is \(2, 5\); give a tensor \(\.\.\., 3\)"),
-        (lambda: LawLinear(3, 4)(torch.ones(0, 3)), r"is \(0, 3\)"),
-        (lambda: LawLinear(3, 4)(3.0), "is float; give a tensor"),
-        (lambda: LawLinear(3, 4, draws=5)(torch.ones(2, 3)), r"give a tensor \(5, \.\.\., 3\).*expand\(5"),
-        (lambda: LawLinear(3, 4)(torch.ones(3, dtype=torch.float32)), "torch.float32 on cpu and the layer torch.fl"),
-        (lambda: LawLinear(3, 4)(torch.tensor([1.0, 2.0, float("nan")])), "not finite"),
-        (lambda: LawConv2d(3, 4, 0), "kernel_size is 0"),
-        (lambda: LawConv2d(3, 4, 3, padding="same"), "padding is 'same'"),  # type: ignore[arg-type]
-        (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)), r"is \(1, 2, 5, 5\); give a tensor \(\.\.\., 3, height"),
-        (lambda: LawConv2d(3, 4, 3)(torch.ones(1, 3, 2, 5)), "smaller than the kernel"),
+        (lambda: MatrixFreeLinear(0, 4), "in_features is 0"),
+        (lambda: MatrixFreeLinear(3, 4, gain=-1), "gain is -1; give a positive number"),
+        (lambda: MatrixFreeLinear(3, 4, draws=0), "draws is 0"),
+        (lambda: MatrixFreeLinear(3, 4, dtype=torch.bfloat16), "dtype 'bfloat16' is not known"),
+        (lambda: MatrixFreeLinear(3, 4, device="nowhere"), "device='nowhere' cannot be used"),
+        (lambda: MatrixFreeLinear(3, 4)(torch.ones(2, 5)), r"is \(2, 5\); give a tensor \(\.\.\., 3\)"),
+        (lambda: MatrixFreeLinear(3, 4)(torch.ones(0, 3)), r"is \(0, 3\)"),
+        (lambda: MatrixFreeLinear(3, 4)(3.0), "is float; give a tensor"),
+        (lambda: MatrixFreeLinear(3, 4, draws=5)(torch.ones(2, 3)), r"give a tensor \(5, \.\.\., 3\).*expand\(5"),
         (
-            lambda: LawLinear(10**5, 10**5, memory="1MB")(torch.ones(10**5)),
+            lambda: MatrixFreeLinear(3, 4)(torch.ones(3, dtype=torch.float32)),
+            "torch.float32 on cpu and the layer torch.fl",
+        ),
+        (lambda: MatrixFreeLinear(3, 4)(torch.tensor([1.0, 2.0, float("nan")])), "not finite"),
+        (lambda: MatrixFreeConv2d(3, 4, 0), "kernel_size is 0"),
+        (lambda: MatrixFreeConv2d(3, 4, 3, padding="same"), "padding is 'same'"),  # type: ignore[arg-type]
+        (
+            lambda: MatrixFreeConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)),
+            r"is \(1, 2, 5, 5\); give a tensor \(\.\.\., 3, height",
+        ),
+        (lambda: MatrixFreeConv2d(3, 4, 3)(torch.ones(1, 3, 2, 5)), "smaller than the kernel"),
+        (
+            lambda: MatrixFreeLinear(10**5, 10**5, memory="1MB")(torch.ones(10**5)),
             "needs up to .* MiB, and memory is 1000000 bytes",
         ),
     ],
@@ -218,7 +224,7 @@ def test_mistakes(mistake: Any, message: str) -> None:
 def test_draws_are_independent_and_seeded_by_torch() -> None:
     def product() -> Any:
         torch.manual_seed(3)
-        return torch.stack([LawLinear(50, 40, bias=False)(torch.ones(50)) for _ in range(2)])
+        return torch.stack([MatrixFreeLinear(50, 40, bias=False)(torch.ones(50)) for _ in range(2)])
 
     one, two = product()
     assert torch.equal(product()[0], one)
@@ -233,9 +239,9 @@ def test_draws_are_independent_and_seeded_by_torch() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 5, 6), (3, 5, 6), (2, 2, 3, 5, 6)], ids=len)
 def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    layer: Any = LawConv2d(3, 8, (2, 3), **options)
+    layer: Any = MatrixFreeConv2d(3, 8, (2, 3), **options)
     usual: Any = nn.Conv2d(3, 8, (2, 3), **options)
-    initial = layer.weight.made.copy()
+    initial = layer.weight.combination.copy()
     nn.init.normal_(layer.bias)
     x = torch.randn(shape).requires_grad_()
     y = layer(x)
@@ -249,23 +255,23 @@ def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...]) 
 
 
 def test_slopes_are_those_of_finite_differences() -> None:
-    for layer, shape in ((LawLinear(6, 40), (2, 6)), (LawConv2d(2, 40, 2), (1, 2, 3, 3))):
+    for layer, shape in ((MatrixFreeLinear(6, 40), (2, 6)), (MatrixFreeConv2d(2, 40, 2), (1, 2, 3, 3))):
         x = torch.randn(shape).requires_grad_()
         assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x).tanh().mean(-1), x)
 
 
 def test_directions_that_were_met_cost_nothing() -> None:
-    layer, x = LawLinear(1000, 2000, memory="2MB"), torch.randn(3, 1000)
+    layer, x = MatrixFreeLinear(1000, 2000, memory="2MB"), torch.randn(3, 1000)
     for _ in range(50):
         layer.zero_grad()
         layer(x)[:, 0].sum().backward()
-    matrix = layer.weight.made.matrix
+    matrix = layer.weight.combination.matrix
     assert matrix.known == (1, 3)
     assert matrix.nbytes == 8 * (4 * 3000 + 3)
 
 
 def test_gradients_for_other_tensors_leave_no_trace() -> None:
-    layer, x = LawLinear(200, 200), torch.randn(2, 200).requires_grad_()
+    layer, x = MatrixFreeLinear(200, 200), torch.randn(2, 200).requires_grad_()
     torch.autograd.grad(layer(x).sum(), x)
     assert layer.weight.grad is None
     layer.requires_grad_(False)

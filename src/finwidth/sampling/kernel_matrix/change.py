@@ -1,7 +1,7 @@
 r"""Several inputs: the first change of the kernel under one SGD step on the full batch, in law.
 
 The step, per unit learning rate, is dW_i = -c_i J_i^T diag(r) A_{i-1} and db_i = -e_i J_i^T r, with the residuals
-r_a = N(x_a) - t_a.  Tangents, in the notation of `gram_passes` and of docs/theory/gram.md::
+r_a = N(x_a) - t_a.  Tangents, in the notation of `passes` and of docs/theory/gram.md::
 
     forward   dY_i = T_{i-1} W_i^T - (c_i A_{i-1} A_{i-1}^T + e_i) diag(r) J_i,   T_i = phi'(Y_i) * dY_i,   T_0 = 0
     backward  dL_{i-1} = U_i W_i - c_i J_i J_i^T diag(r) A_{i-1},   U_d = 0,
@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation
 from finwidth.sampling.kernel_matrix.passes import (
     Blocks,
     Factor,
+    Generator,
     Known,
     diagonal,
-    factor,
+    factorise,
     fresh,
     ordinary,
     overlap,
@@ -33,7 +33,7 @@ from finwidth.sampling.kernel_matrix.passes import (
     products,
     row_powers,
     scaled,
-    turned,
+    transposed,
 )
 
 
@@ -62,15 +62,7 @@ class Cotangent:
     rest_W: Array  # rest W_i (T_{i-1} across A')^T
 
 
-def update(phi: Activation, known: list[Known], residuals: Array, rng: Any) -> Array:
-    """The first change of K per unit learning rate, shape (draws, m, m), after both passes.
-
-    ``residuals`` are N - t, shape (draws, m).
-    """
-    return _Update(phi, known, residuals[:, None, :], rng).run()
-
-
-def _in_units(rows: Blocks, rng: Any) -> tuple[Array | None, Blocks, Array]:
+def _rescaled(rows: Blocks, rng: Generator) -> tuple[Array | None, Blocks, Array]:
     """Units (as powers of two) in which no square overflows or underflows, the rows in them, and their Gram matrix."""
     gram = products(rows, rows)
     power = None if ordinary(gram) else row_powers(rows, rng)
@@ -80,45 +72,56 @@ def _in_units(rows: Blocks, rng: Any) -> tuple[Array | None, Blocks, Array]:
     return power, rows, products(rows, rows)
 
 
-def _columns(matrix: Array, power: Array | None, sign: int = 1) -> Array:
+def _columns_scaled(matrix: Array, power: Array | None, sign: int = 1) -> Array:
     """A matrix with its columns in the units of rows, or (-1) out of them."""
-    return matrix if power is None else scaled(matrix, turned(power), sign)
+    return matrix if power is None else scaled(matrix, transposed(power), sign)
 
 
-@dataclass
-class _Update:
-    phi: Activation
-    known: list[Known]
-    r: Array  # residuals, (draws, 1, m): times a matrix, its columns weighted
-    rng: Any
+class KernelChange:
+    """The change of the kernel of drawn networks, after both passes: `backward` of what `forward` gives.
 
-    def run(self) -> Array:
-        power = row_powers([self.r], self.rng)  # dK is linear in them
-        self.r = scaled(self.r, power, -1)
-        tangents = self._forward()
-        half = self._backward(tangents)
-        for step, tangent in zip(self.known[1:], tangents, strict=True):
-            TA = _columns(scaled(tangent.TA, tangent.power), step.power)
-            half = half + float(step.layer.weight_multiplier) * TA * step.J_gram
-        return scaled(half + turned(half), power)
+    ``residuals`` are N - t, shape (draws, m).
+    """
 
-    def _forward(self) -> list[Tangent]:
+    def __init__(self, phi: Activation, known: list[Known], residuals: Array, rng: Generator) -> None:
+        self.phi, self.known, self.rng = phi, known, rng
+        self.power = row_powers([residuals[:, None, :]], rng)  # dK is linear in them
+        self.r = scaled(residuals[:, None, :], self.power, -1)  # (draws, 1, m): times a matrix, its columns weighted
+
+    def forward(self) -> list[Tangent]:
         """The forward tangent of the hidden layers, first to last."""
         tangents: list[Tangent] = []
         for step, above in pairwise(self.known):
             TW, JTW = self._meet_right(step, tangents[-1] if tangents else None)
             push = step.share * self.r
-            power, T, TT = _in_units(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
+            power, T, TT = _rescaled(step.gated(self.phi, self.moves(step, TW, push)), self.rng)
             TA = products(T, step.values(self.phi))
             along = TA @ above.A_factor.inverse
-            rest = factor(TT - along @ turned(TA), squares=diagonal(TT))
-            rest_L = products(T, step.L) - along @ turned(above.JY)
+            rest = factorise(TT - along @ transposed(TA), squares=diagonal(TT))
+            rest_L = products(T, step.L) - along @ transposed(above.JY)
             tangents.append(Tangent(TW, push, JTW, power, TA, along, rest, rest_L))
         return tangents
 
+    def backward(self, tangents: list[Tangent]) -> Array:
+        """The first change of K per unit learning rate, shape (draws, m, m), by the backward tangent."""
+        zero = 0 * self.known[-1].JY
+        half, above = zero, Cotangent(None, zero, zero[..., :0], zero, zero)  # U_d = 0
+        for i in reversed(range(1, len(self.known))):
+            below, tangent = self.known[i - 1], tangents[i - 1]
+            U = self._pull_back(below, self.known[i], tangent, above)
+            UJ = products(U, below.gated(self.phi, below.L))
+            half = half + below.share * UJ
+            if i > 1:
+                above = _meet(U, UJ, below, tangent, tangents[i - 2], self.rng)
+        for step, tangent in zip(self.known[1:], tangents, strict=True):
+            TA = _columns_scaled(scaled(tangent.TA, tangent.power), step.power)
+            half = half + float(step.layer.weight_multiplier) * TA * step.J_gram
+        return scaled(half + transposed(half), self.power)
+
     def moves(self, step: Known, TW: Blocks, push: Array) -> Blocks:
         """dY_i."""
-        return [w - push @ j for w, j in zip(TW, step.gated(self.phi, step.L), strict=True)]
+        phi, blocks = self.phi, zip(TW, step.Y, step.L, strict=True)
+        return [w - push @ (phi.derivative(step.argument(phi, y)) * L) for w, y, L in blocks]
 
     def _meet_right(self, step: Known, below: Tangent | None) -> tuple[Blocks, Array]:
         """T_{i-1} W_i^T and J_i times it: W_i meets T_{i-1}, having met A' and J_i."""
@@ -132,19 +135,6 @@ class _Update:
         TW = [along @ y + toward @ j + root @ z for y, j, z in zip(step.Y, J, Z, strict=True)]
         return TW, products(J, TW)
 
-    def _backward(self, tangents: list[Tangent]) -> Array:
-        """sum_i (c_i A_{i-1} A_{i-1}^T + e_i) * (U_i J_i^T)."""
-        zero = 0 * self.known[-1].JY
-        total, above = zero, Cotangent(None, zero, zero[..., :0], zero, zero)  # U_d = 0
-        for i in reversed(range(1, len(self.known))):
-            below, tangent = self.known[i - 1], tangents[i - 1]
-            U = self._pull_back(below, self.known[i], tangent, above)
-            UJ = products(U, below.gated(self.phi, below.L))
-            total = total + below.share * UJ
-            if i > 1:
-                above = _meet(U, UJ, below, tangent, tangents[i - 2], self.rng)
-        return total
-
     def _pull_back(self, below: Known, step: Known, tangent: Tangent, above: Cotangent) -> Blocks:
         """U_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""
         root = step.deviation * above.rest_root
@@ -156,10 +146,10 @@ class _Update:
             return scaled(gate * moves[place], tangent.power, -1)
 
         ZA = overlap(self.rng, Z, A, step.constant)
-        Z_rest = sum(product(z, T(place)) for place, z in enumerate(Z)) - ZA @ turned(tangent.along)
+        Z_rest = sum(product(z, T(place)) for place, z in enumerate(Z)) - ZA @ transposed(tangent.along)
         on_A = (above.rest_Y - root @ ZA) @ step.A_factor.inverse
         on_rest = (above.rest_W - root @ Z_rest) @ tangent.rest.inverse
-        pull = _columns(float(step.layer.weight_multiplier) * step.J_gram * self.r, step.power)
+        pull = _columns_scaled(float(step.layer.weight_multiplier) * step.J_gram * self.r, step.power)
         on_A = scaled(on_A - on_rest @ tangent.along, above.power) - pull
         along, on_rest, root = (scaled(each, above.power) for each in (above.along, on_rest, root))
         U = []
@@ -177,13 +167,13 @@ class _Update:
 
 
 def _meet(  # noqa: PLR0917
-    U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Any
+    U: Blocks, UJ: Array, step: Known, tangent: Tangent, below: Tangent, rng: Generator
 ) -> Cotangent:
     """Split U_i along J_i and across it."""
-    power, U, UU = _in_units(U, rng)
+    power, U, UU = _rescaled(U, rng)
     UJ = scaled(UJ, power, -1)
     along = UJ @ step.J_factor.inverse
-    root = factor(UU - along @ turned(UJ), squares=diagonal(UU)).root
+    root = factorise(UU - along @ transposed(UJ), squares=diagonal(UU)).root
     rest_Y = products(U, step.Y) - along @ step.JY
-    rest_TW = _columns(products(U, tangent.TW) - along @ tangent.JTW, below.power, -1)
-    return Cotangent(power, along, root, rest_Y, rest_TW - rest_Y @ turned(below.along))
+    rest_TW = _columns_scaled(products(U, tangent.TW) - along @ tangent.JTW, below.power, -1)
+    return Cotangent(power, along, root, rest_Y, rest_TW - rest_Y @ transposed(below.along))

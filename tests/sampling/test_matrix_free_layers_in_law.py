@@ -1,4 +1,4 @@
-"""Layers in law have the law of layers that draw their weights, before, during and after training."""
+"""Matrix-free layers have the law of layers that draw their weights, before, during and after training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth import tangent_kernel  # noqa: E402
-from finwidth.sampling.layers.tensor import LawTensor  # noqa: E402
+from finwidth.sampling.layers.tensor import MatrixFreeTensor  # noqa: E402
 from finwidth.sampling.lazy_matrix.combination import SharedMatrix  # noqa: E402
 from finwidth.sampling.lazy_matrix.gaussian import _Side  # noqa: E402
 from law_modules import Attention, ConvNet, Drawing, InLaw, ResidualMLP, inputs_for  # noqa: E402
@@ -51,7 +51,7 @@ def rise(module: Any, inputs: Any) -> Any:
 def recorded(module: Any, X: Any, steps: tuple[int, ...], **options: Any) -> dict[str, Any]:
     """Outputs, loss, and kernel entries of each draw after some steps on mini-batches of one or two."""
     parameters = list(module.parameters())
-    in_law = any(isinstance(each, LawTensor) for each in parameters)
+    in_law = any(isinstance(each, MatrixFreeTensor) for each in parameters)
     inputs = X.expand(len(parameters[0]), *X.shape)
     optimizer, y = torch.optim.SGD(parameters, **options), torch.tensor([1.0, -1.0])
     values = {}
@@ -102,7 +102,7 @@ def test_same_law_as_networks_that_draw_their_weights(kind: Any, phi: str) -> No
         assert stats.same_law(in_law, drawn), name
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 def test_same_law_when_all_is_revealed_vector_by_vector() -> None:
     for name, in_law, drawn in samples(ResidualMLP, "gelu", 1500, STEPS):
         assert stats.same_law(in_law, drawn), name
@@ -117,7 +117,7 @@ def test_same_law_with_more_draws(kind: Any, phi: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("phi", PHI)
 @pytest.mark.parametrize("kind", MODULES)
 def test_same_law_with_more_draws_vector_by_vector(kind: Any, phi: str) -> None:
@@ -132,7 +132,7 @@ def forgetful(side: str) -> Any:
     return lambda self, X: self._meet(X, self._right, _Side(), self.shape)
 
 
-@pytest.mark.usefixtures("revealed")
+@pytest.mark.usefixtures("never_materialized")
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_layer_that_forgets_one_side_is_rejected(kind: Any, side: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,24 +16,24 @@ from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
-from finwidth.sampling.instead import advice
-from finwidth.sampling.kernel_matrix.gram import why_not_gaussian
-from finwidth.sampling.lazy_matrix.gaussian import held, work
+from finwidth.sampling.lazy_matrix.gaussian import work_numbers
 from finwidth.sampling.training.losses import Loss, loss_called
-from finwidth.sampling.training.networks import Rows
+from finwidth.sampling.training.networks import RowIndex
+from finwidth.schedule import Record, recorded_steps
 
 _STEP = 1e-4  # seconds; hardly a step takes less
 _SMALLEST = 1e-300  # largest entry of an input that is not 0
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSpec:
     """What is trained and recorded, checked.
 
     Arrays: inputs (m + p, n_0), of which the first m are for training and the last p, if any, only probed; targets
-    (m, n_d), for classes one-hot.
+    (m, n_d), for classes one-hot.  Where ``centred``, outputs are those minus their values at initialization.
     """
 
     net: MLP
@@ -45,6 +45,7 @@ class Plan:
     batch: int
     loss: Loss
     record: Sequence[int]
+    centred: bool = False
 
     @property
     def m(self) -> int:
@@ -57,34 +58,31 @@ class Plan:
         return self.net.widths[-1]
 
     @property
-    def probed(self) -> Rows:
+    def probes_training_inputs(self) -> bool:
+        """Whether the kernel is that of the training inputs, for want of others."""
+        return self.m == len(self.inputs)
+
+    @property
+    def probed(self) -> RowIndex:
         """The inputs of the kernel, shape (1, p)."""
-        first = self.m if self.m < len(self.inputs) else 0
-        return np.arange(first, len(self.inputs))[None]
+        return np.arange(0 if self.probes_training_inputs else self.m, len(self.inputs))[None]
 
     @property
     def vectors(self) -> tuple[int, int, int]:
         """The most independent vectors that a matrix meets, left and right, and the most at once."""
-        seeds = self.probed.size * self.outputs + (self.batch if self.m < len(self.inputs) else 0)
+        cotangents = self.probed.size * self.outputs + (0 if self.probes_training_inputs else self.batch)
         recorded, others = len(self.record), self.steps + 1 - len(self.record)  # the last step is always recorded
-        left, right = recorded * seeds + others * self.batch, recorded * len(self.inputs) + others * self.batch
-        return left, right, max(seeds, len(self.inputs))
+        left, right = recorded * cotangents + others * self.batch, recorded * len(self.inputs) + others * self.batch
+        return left, right, max(cotangents, len(self.inputs))
 
-    def slope(self, output: FloatArray, of: Rows | None = None) -> FloatArray:
+    def slope(self, output: FloatArray, rows: RowIndex | None = None) -> FloatArray:
         """The derivative of the loss by the outputs, (draws, m or batch, n_d), of all training inputs or of some."""
-        targets = self.targets if of is None else self.targets[of]
+        targets = self.targets if rows is None else self.targets[rows]
         return self.loss.slope(output, targets)
 
     def total_loss(self, output: FloatArray) -> FloatArray:
         """The loss of all training inputs, (draws,), from their outputs (draws, m, n_d)."""
         return self.loss.total(output, self.targets)
-
-
-def check_network(net: MLP) -> None:
-    """Raise FinwidthError unless this network can be trained in law."""
-    reasons = why_not_gaussian(check_mlp(net))
-    if reasons:
-        raise FinwidthError(f"finwidth.train cannot draw this network: {'; '.join(reasons)}; {advice(net)}")
 
 
 def _resolved(inputs: FloatArray, what: str) -> FloatArray:
@@ -116,19 +114,7 @@ def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray
     return array.reshape(m, outputs)
 
 
-def _check_record(record: Iterable[int] | None, steps: int) -> Sequence[int]:
-    """The steps to record at, the first and the last among them."""
-    if record is None:
-        return range(steps + 1)
-    wanted = f"whole numbers from 0 to {steps}"
-    given = [record] if arguments.index(record) is not None else arguments.items("record", record, wanted)
-    chosen = {arguments.count("a step of record", step, 0) for step in given}
-    if max(chosen, default=0) > steps:
-        raise FinwidthError(f"record holds {max(chosen)}; give {wanted}")
-    return tuple(sorted({0, *chosen, steps}))
-
-
-def plan(
+def training_spec(
     net: MLP,
     X: npt.ArrayLike,
     y: npt.ArrayLike,
@@ -139,10 +125,11 @@ def plan(
     batch: int | None = None,
     momentum: float = 0.0,
     loss: str = "squared",
-    record: Iterable[int] | None = None,
-) -> Plan:
+    record: Record = 1,
+    centred: bool = False,
+) -> TrainingSpec:
     """The arguments of `train`, checked."""
-    check_network(net)
+    check_supported("finwidth.train", net)
     inputs = _resolved(check_inputs(net, X), "inputs")
     m, steps = len(inputs), count("steps", steps)
     check_time(steps, _STEP, f"training for {amount(steps)} steps", "take fewer steps")
@@ -152,7 +139,7 @@ def plan(
     if batch > m:
         raise FinwidthError(f"batch is {batch} for {m} training inputs; give {m} or fewer")
     taken = loss_called(loss)
-    return Plan(
+    return TrainingSpec(
         net,
         inputs if probe is None else np.concatenate([inputs, _resolved(check_inputs(net, probe), "probe inputs")]),
         _check_targets(net, y, m, taken),
@@ -161,52 +148,55 @@ def plan(
         arguments.real("momentum", momentum, "a number from 0 to below 1", lambda value: 0 <= value < 1),
         batch,
         taken,
-        _check_record(record, steps),
+        recorded_steps(record, steps),
+        arguments.flag("centred", centred),
     )
 
 
-def memory(plan: Plan) -> int:
-    """Bytes that one draw of a plan needs at most at a time; the result comes on top.
+def training_bytes(spec: TrainingSpec) -> int:
+    """Bytes that one draw of a training needs at most at a time; the result comes on top.
 
     Examples
     --------
     >>> import numpy as np
     >>> from finwidth import MLP
-    >>> from finwidth.sampling.training.plan import memory, plan
+    >>> from finwidth.sampling.training.spec import training_bytes, training_spec
     >>> net = MLP([64, *[10**6] * 5, 1])
-    >>> memory(plan(net, np.eye(64)[:4], np.ones(4), steps=5, lr=0.1)) / 2**30
+    >>> training_bytes(training_spec(net, np.eye(64)[:4], np.ones(4), steps=5, lr=0.1)) / 2**30
     4.5...
     """
-    left, right, at_once = plan.vectors
-    shapes = list(pairwise([min(plan.net.widths[0], len(plan.inputs)), *plan.net.widths[1:]]))
-    extra = 1 if plan.momentum else 0
-    kept = 0
-    for i, (columns, rows) in enumerate(shapes):
-        whole = rows * columns
-        kept += (2 + extra) * whole if i in {0, plan.net.depth - 1} else held(rows, columns, left, right)
-        if 0 < i < plan.net.depth - 1:
-            kept += (1 + extra) * min(left * right, whole)
-        kept += 4 * at_once * rows + (2 + extra) * rows  # A, Y, J and the slope; the bias
-    return 8 * (kept + max(work(rows, columns, at_once) for columns, rows in shapes))
+    left, right, at_once = spec.vectors
+    widths = [min(spec.net.widths[0], len(spec.inputs)), *spec.net.widths[1:]]
+    copies = 2 if spec.momentum else 1  # the weights, their velocity
+    kept = at_work = 0
+    for i, (columns, rows) in enumerate(pairwise(widths)):
+        known = (left + right) * (rows + columns)
+        dense = i in {0, spec.net.depth - 1} or 2 * known > rows * columns
+        core = rows * columns if dense else left * right
+        kept += copies * core + (0 if dense else known)
+        kept += 4 * at_once * rows + (1 + copies) * rows  # A, Y, J and the slope; the bias
+        at_work = max(at_work, 2 * core + work_numbers(rows, columns, at_once))  # the gradient, and lr times it
+    return 8 * (kept + at_work)
 
 
-def result(plan: Plan) -> int:
+def result_bytes(spec: TrainingSpec) -> int:
     """Bytes of the result for each draw, with the copies from which its observables are read off.
 
     Examples
     --------
     >>> import numpy as np
     >>> from finwidth import MLP
-    >>> from finwidth.sampling.training.plan import plan, result
-    >>> result(plan(MLP([4, 10, 1]), np.eye(4), np.ones(4), steps=9, lr=0.1)) # ten kernels of 4 x 4, five times
+    >>> from finwidth.sampling.training.spec import result_bytes, training_spec
+    >>> spec = training_spec(MLP([4, 10, 1]), np.eye(4), np.ones(4), steps=9, lr=0.1)
+    >>> result_bytes(spec)  # ten kernels of 4 x 4, five times
     8080
     """
-    p = plan.probed.size
-    return 8 * len(plan.record) * (5 * p * p + 3 * p + 5 + len(plan.inputs) * plan.outputs)
+    p = spec.probed.size
+    return 8 * len(spec.record) * (5 * p * p + 3 * p + 5 + len(spec.inputs) * spec.outputs)
 
 
-def seconds(plan: Plan) -> float:
+def training_seconds(spec: TrainingSpec) -> float:
     """About how long a draw takes: each step multiplies the vectors that were met before by new ones."""
-    left, right, at_once = plan.vectors
-    met = min(left + right, max(plan.net.widths))
-    return (plan.steps + 1) * (_STEP + 5e-10 * sum(plan.net.widths[1:]) * met * at_once)
+    left, right, at_once = spec.vectors
+    met = min(left + right, max(spec.net.widths))
+    return (spec.steps + 1) * (_STEP + 5e-10 * sum(spec.net.widths[1:]) * met * at_once)

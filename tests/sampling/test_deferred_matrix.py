@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth.sampling.lazy_matrix import gaussian as revealed
-from finwidth.sampling.lazy_matrix.gaussian import GaussianMatrix, memory
-from finwidth.sampling.random.device import DeviceGenerator, array_module, as_array
+from finwidth.sampling.lazy_matrix import gaussian
+from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix, matrix_bytes
+from finwidth.sampling.random.device import DeviceGenerator, as_array, generator_namespace
 from finwidth.sampling.random.streams import stream
 from stats import same_law
 
@@ -29,8 +29,8 @@ def generator(kind: str, seed: int = 0) -> Any:
 
 
 @pytest.fixture
-def never_completed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GaussianMatrix, "settle", lambda self: None)
+def never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeferredGaussianMatrix, "materialize_if_smaller", lambda self: None)
 
 
 def awkward(length: int, rng: np.random.Generator, before: list[Array]) -> Array:
@@ -50,7 +50,7 @@ def awkward(length: int, rng: np.random.Generator, before: list[Array]) -> Array
     return np.stack(columns, axis=1)
 
 
-def meet_all(W: GaussianMatrix, blocks: int, rng: np.random.Generator) -> tuple[list[Array], ...]:
+def meet_all(W: DeferredGaussianMatrix[Any], blocks: int, rng: np.random.Generator) -> tuple[list[Array], ...]:
     """Right and left vectors that W met in turn, and its answers."""
     rows, columns = W.shape
     V: list[Array] = []
@@ -77,9 +77,9 @@ def worst(V: list[Array], WV: list[Array], U: list[Array], WU: list[Array]) -> f
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize(("dtype", "error", "least"), [("float64", 1e-12, 60), ("float32", 1e-5, 40)])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_answers_agree_with_each_other(kind: str, dtype: str, error: float, least: int) -> None:
-    W = GaussianMatrix(150, 120, generator(kind), dtype=dtype, deviation=2.0)
+    W = DeferredGaussianMatrix(150, 120, generator(kind), dtype=dtype, deviation=2.0)
     met = meet_all(W, 12, np.random.default_rng(1))
     assert least < W.known[1] <= 120
     assert worst(*met) < error
@@ -99,7 +99,7 @@ VECTORS: dict[str, Callable[[int, np.random.Generator], Array]] = {
 }
 
 
-def disagreement(W: GaussianMatrix, v: Array, u: Array, wv: Array, wu: Array) -> float:
+def disagreement(W: DeferredGaussianMatrix[Any], v: Array, u: Array, wv: Array, wu: Array) -> float:
     """|u.(W v) - (W^T u).v| over what docs/theory/training.md allows, the sums exact."""
     u, v = (np.asarray(each, W.dtype).astype(np.float64) for each in (u, v))
     allowed = 2e4 * (max(W.known) + 1) * np.finfo(W.dtype).eps * W.deviation * sum(np.sqrt(W.shape))
@@ -109,9 +109,9 @@ def disagreement(W: GaussianMatrix, v: Array, u: Array, wv: Array, wu: Array) ->
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("shape", [(100, 100), (1000, 3000), (10**4, 10**4), (10**6, 10**5)])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_answers_agree_within_the_bound_at_any_length(shape: tuple[int, int], dtype: str) -> None:
-    W, rng = GaussianMatrix(*shape, stream(5, 0), dtype=dtype, deviation=0.7), np.random.default_rng(3)
+    W, rng = DeferredGaussianMatrix(*shape, stream(5, 0), dtype=dtype, deviation=0.7), np.random.default_rng(3)
     right = [make(shape[1], rng) for make in list(VECTORS.values())[: 5 if max(shape) < 10**6 else 2]]
     images = [W @ v for v in right]
     left = [np.maximum(images[0], 0), VECTORS["equal"](shape[0], rng)]
@@ -130,7 +130,7 @@ def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) 
     rng, generated = np.random.default_rng(4), generator(kind)
     rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
     given = as_array(generated, np.stack([rows, rows[::-1]]), dtype)
-    found = np.asarray(revealed.inner_products(given, given, array_module(generated)), np.float64)
+    found = np.asarray(gaussian.inner_products(given, given, generator_namespace(generated)), np.float64)
     products = rows.astype(np.float64)[:, None] * rows
     exact = np.array([[math.fsum(each) for each in row] for row in products])
     terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings
@@ -146,9 +146,9 @@ def test_a_single_sum_rounds_as_a_long_one() -> None:
     assert abs(one_after_the_other - exact) > (1024 + 1000) * np.finfo(np.float32).eps / 2 * exact
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() -> None:
-    W, rng = GaussianMatrix(40, 30, stream(1, 0)), np.random.default_rng(2)
+    W, rng = DeferredGaussianMatrix(40, 30, stream(1, 0)), np.random.default_rng(2)
     met = meet_all(W, 20, rng)
     assert W.known == (40, 30)
     assert worst(*met) < 1e-12
@@ -159,29 +159,29 @@ def test_more_vectors_than_dimensions_know_the_matrix_and_cost_nothing_more() ->
     assert W.known == (40, 30)
 
 
-def test_completion_keeps_every_answer() -> None:
-    W, rng = GaussianMatrix(40, 30, stream(1, 0), deviation=0.3), np.random.default_rng(2)
+def test_materialization_keeps_every_answer() -> None:
+    W, rng = DeferredGaussianMatrix(40, 30, stream(1, 0), deviation=0.3), np.random.default_rng(2)
     met = meet_all(W, 8, rng)
-    assert W.whole is not None
+    assert W.materialized
     assert W.nbytes == 8 * 40 * 30
     assert worst(*met) < 1e-12
     for v, image in zip(met[0], met[1], strict=True):
         assert np.allclose(W @ v, image, rtol=1e-9, atol=1e-9 * np.linalg.norm(v))
-    wide = GaussianMatrix(1, 10**4, stream(0, 0))  # one answer is as long as the matrix
+    wide = DeferredGaussianMatrix(1, 10**4, stream(0, 0))  # one answer is as long as the matrix
     assert wide.T @ np.ones(1) == pytest.approx(wide.T @ np.ones(1))
     wide @ np.ones(10**4)
-    assert wide.whole is not None
+    assert wide.materialized
 
 
 def test_vectors_are_met_once() -> None:
-    W, rng = GaussianMatrix(500, 400, stream(0, 0)), np.random.default_rng(0)
+    W, rng = DeferredGaussianMatrix(500, 400, stream(0, 0)), np.random.default_rng(0)
     v = rng.standard_normal((400, 3))
     answers = W @ v
     assert W.known == (0, 3)
     assert np.allclose(W @ (v @ [1.0, 2.0, -1e6]), answers @ [1.0, 2.0, -1e6], rtol=1e-10)
     assert not (W @ np.zeros(400)).any()
     assert W.known == (0, 3)
-    assert not (GaussianMatrix(5, 4, stream(0, 0)) @ np.zeros((4, 2))).any()
+    assert not (DeferredGaussianMatrix(5, 4, stream(0, 0)) @ np.zeros((4, 2))).any()
     close = v[:, 0] + 1e-11 * rng.standard_normal(400)  # well above rounding: a direction of its own
     assert np.allclose(W @ close, answers[:, 0], atol=1e-8)
     assert W.known == (0, 4)
@@ -209,41 +209,41 @@ def iterate(multiply: Callable[[Array], Array], transposed: Callable[[Array], Ar
     return np.concatenate(found, axis=1)
 
 
-def iterates_of(W: GaussianMatrix) -> Array:
+def iterates_of(W: DeferredGaussianMatrix[Any]) -> Array:
     return iterate(lambda v: W @ v, lambda u: W.T @ u, DRAWS)
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_adaptive_products_have_the_law_of_drawn_matrices() -> None:
     matrices = dense(DRAWS)
     theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
-    ours = iterates_of(GaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
+    ours = iterates_of(DeferredGaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
     for column in range(theirs.shape[1]):
         # exact zeros are zeros up to rounding
         assert same_law(ours[:, column].round(9), theirs[:, column].round(9)), column
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_a_matrix_that_forgets_its_left_side_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = dense(DRAWS)
     theirs = iterate(lambda v: matrices @ v, lambda u: matrices.swapaxes(1, 2) @ u, DRAWS)
-    meet = GaussianMatrix._meet
-    nothing = revealed._Side()
+    meet = DeferredGaussianMatrix._meet
+    nothing = gaussian._Side()
     monkeypatch.setattr(
-        GaussianMatrix,
+        DeferredGaussianMatrix,
         "_meet",
         lambda W, X, side, other, shape: meet(W, X, side, nothing if side is W._right else other, shape),
     )
-    ours = iterates_of(GaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
+    ours = iterates_of(DeferredGaussianMatrix(*SHAPE, stream(3, 0), draws=DRAWS))
     assert same_law(ours[:, 3].round(9), theirs[:, 3].round(9))  # before the left is met
     rejected = [c for c in range(6, 18) if not same_law(ours[:, c].round(9), theirs[:, c].round(9))]
     assert len(rejected) > 3
 
 
 @pytest.mark.parametrize("finish", ["columns", "rows", "complete"])
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -> None:
-    W = GaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
+    W: DeferredGaussianMatrix[Any] = DeferredGaussianMatrix(*SHAPE, stream(4, 0), draws=DRAWS)
     v = W.T @ np.tanh(W @ np.array([1.0, 1.0, 0.0, -1.0]))[..., None]
     W @ np.cos(v)
     if finish == "columns":
@@ -251,7 +251,7 @@ def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -
     elif finish == "rows":
         ours = (W.T @ np.eye(5)).swapaxes(1, 2)
     else:
-        W.complete()
+        W.materialize()
         ours = W @ np.eye(4)
     theirs = dense(DRAWS)
     for a in range(5):
@@ -265,7 +265,7 @@ def test_a_matrix_revealed_in_full_has_independent_normal_entries(finish: str) -
     assert not same_law(1.05 * values[0][:, 0], values[1][:, 0])
 
 
-def meet(W: GaussianMatrix, vectors: list[Array]) -> None:
+def meet(W: DeferredGaussianMatrix[Any], vectors: list[Array]) -> None:
     for v, u in zip(vectors[::2], vectors[1::2], strict=True):
         W @ v
         W.T @ u
@@ -273,8 +273,8 @@ def meet(W: GaussianMatrix, vectors: list[Array]) -> None:
 
 def test_memory_is_as_promised_and_a_budget_is_kept() -> None:
     n, m, blocks = 20_000, 4, 12
-    promised = memory(n, n, m * blocks, m * blocks, at_once=m)
-    W, rng = GaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
+    promised = matrix_bytes(n, n, m * blocks, m * blocks, at_once=m)
+    W, rng = DeferredGaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
     vectors = [rng.standard_normal((n, m)) for _ in range(2 * blocks)]
     tracemalloc.start()
     meet(W, vectors)
@@ -282,33 +282,33 @@ def test_memory_is_as_promised_and_a_budget_is_kept() -> None:
     tracemalloc.stop()
     assert W.nbytes == 8 * 4 * n * m * blocks
     assert W.nbytes < peak < promised
-    poor = GaussianMatrix(n, n, stream(0, 0), memory="40MiB")
+    poor = DeferredGaussianMatrix(n, n, stream(0, 0), memory="40MiB")
     with pytest.raises(finwidth.FinwidthError, match=r"20000 x 20000 that has met \d+ left.*memory is 40 MiB"):
         meet(poor, vectors)
     assert poor.known[0] > 2 * m
 
 
-def test_memory_of_a_completed_matrix_is_as_promised() -> None:
+def test_memory_of_a_materialized_matrix_is_as_promised() -> None:
     n = 600
-    W, rng = GaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
+    W, rng = DeferredGaussianMatrix(n, n, stream(0, 0)), np.random.default_rng(0)
     vectors = [rng.standard_normal((n, 20)) for _ in range(40)]
     tracemalloc.start()
     for v in vectors:
         W @ v
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert W.whole is not None
-    assert 8 * n * n < peak < memory(n, n, 0, 800, at_once=20)
+    assert W.materialized
+    assert 8 * n * n < peak < matrix_bytes(n, n, 0, 800, at_once=20)
 
 
 def test_a_seed_fixes_the_numbers() -> None:
     v = np.arange(6.0)
-    one, same, other = (GaussianMatrix(5, 6, stream(seed, 0)) @ v for seed in (1, 1, 2))
+    one, same, other = (DeferredGaussianMatrix(5, 6, stream(seed, 0)) @ v for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     block = rng.standard_normal((70, 4))
@@ -316,7 +316,7 @@ def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: py
     blocks[1][:, 2] = 0  # of rank 2; the last block has rank 1
 
     def answers() -> Array:
-        W = GaussianMatrix(90, 70, stream(0, 0), draws=3)
+        W = DeferredGaussianMatrix(90, 70, stream(0, 0), draws=3)
         found = []
         for X in blocks:
             found.append(W @ X)
@@ -341,10 +341,10 @@ def test_numbers_do_not_depend_on_signs_that_a_processor_chooses(monkeypatch: py
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("never_completed")
+@pytest.mark.usefixtures("never_materialized")
 def test_thousands_of_vectors() -> None:
     n, rng = 2500, np.random.default_rng(0)
-    W = GaussianMatrix(n, n, stream(0, 0))
+    W = DeferredGaussianMatrix(n, n, stream(0, 0))
     v, u = rng.standard_normal((n, 50)), rng.standard_normal((n, 50))
     kept: tuple[list[Array], ...] = ([], [], [], [])
     for step in range(90):
@@ -361,19 +361,19 @@ def test_thousands_of_vectors() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: GaussianMatrix(0, 3, stream(0, 0)), "rows is 0"),
-        (lambda: GaussianMatrix(3, 3, stream(0, 0), deviation=0.0), "deviation is 0.0"),
-        (lambda: GaussianMatrix(3, 3, stream(0, 0), dtype="float16"), "dtype 'float16'"),
-        (lambda: GaussianMatrix(3, 3, stream(0, 0), memory="4 potatoes"), "memory is '4 potatoes'"),
-        (lambda: GaussianMatrix(3, 3, stream(0, 0), memory=-1), "memory is -1"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.ones(3), r"shape \(3,\); give \(2,\) or \(2, k\)"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0)).T @ np.ones((2, 1)), r"give \(3,\)"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0), draws=4) @ np.ones((3, 2, 1)), "leading 4"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ ["a", "b"], "not an array of numbers"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.nan]), "not finite"),
-        (lambda: GaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.inf]), "not finite"),
+        (lambda: DeferredGaussianMatrix(0, 3, stream(0, 0)), "rows is 0"),
+        (lambda: DeferredGaussianMatrix(3, 3, stream(0, 0), deviation=0.0), "deviation is 0.0"),
+        (lambda: DeferredGaussianMatrix(3, 3, stream(0, 0), dtype="float16"), "dtype 'float16'"),
+        (lambda: DeferredGaussianMatrix(3, 3, stream(0, 0), memory="4 potatoes"), "memory is '4 potatoes'"),
+        (lambda: DeferredGaussianMatrix(3, 3, stream(0, 0), memory=-1), "memory is -1"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.ones(3), r"shape \(3,\); give \(2,\) or \(2, k\)"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)).T @ np.ones((2, 1)), r"give \(3,\)"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0), draws=4) @ np.ones((3, 2, 1)), "leading 4"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ ["a", "b"], "not an array of numbers"),  # type: ignore[operator]
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.nan]), "not finite"),
+        (lambda: DeferredGaussianMatrix(3, 2, stream(0, 0)) @ np.array([1, math.inf]), "not finite"),
         (
-            lambda: GaussianMatrix(10**6, 10**6, stream(0, 0), memory="1MB") @ np.ones(10**6),
+            lambda: DeferredGaussianMatrix(10**6, 10**6, stream(0, 0), memory="1MB") @ np.ones(10**6),
             "needs up to .* MiB, and memory is 1000000 bytes",
         ),
     ],

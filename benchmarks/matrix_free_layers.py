@@ -1,6 +1,6 @@
-"""A residual network with layers in law against the same network with nn.Linear.
+"""A residual network with matrix-free layers against the same network with nn.Linear.
 
-    python benchmarks/law_layers.py [--wide]
+    python benchmarks/matrix_free_layers.py [--wide]
 
 Full-batch SGD with momentum on m inputs, float64, all threads of torch.  First the outputs of a training in law are
 compared with those of nn.Linear from the matrices that it revealed.  Times include making the network; "steps" does
@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 import finwidth
-from finwidth import LawLinear
+from finwidth import MatrixFreeLinear
 
 BLOCKS, FEATURES, M, STEPS = 3, 64, 4, 6
 COMPARED = (1000, 4000)
@@ -48,7 +48,7 @@ class Residual(nn.Module):
 
 
 def drawn(fan_in: int, fan_out: int) -> nn.Module:
-    """nn.Linear with the weights and biases that LawLinear has in law."""
+    """nn.Linear with the weights and biases that MatrixFreeLinear has in law."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
     nn.init.normal_(layer.weight, std=fan_in**-0.5)
     nn.init.zeros_(layer.bias)
@@ -81,8 +81,8 @@ def run(make: Callable[[int, int], nn.Module], n: int, m: int = M, steps: int = 
 
 
 def in_law(n: int, m: int = M, steps: int = STEPS) -> tuple[float, float]:
-    """A training with LawLinear."""
-    return run(LawLinear, n, m, steps)
+    """A training with MatrixFreeLinear."""
+    return run(MatrixFreeLinear, n, m, steps)
 
 
 def by_weights(n: int, m: int = M, steps: int = STEPS) -> tuple[float, float]:
@@ -92,9 +92,9 @@ def by_weights(n: int, m: int = M, steps: int = STEPS) -> tuple[float, float]:
 
 def check() -> None:
     """nn.Linear from the initial matrices that a training in law revealed gives its outputs."""
-    module = Residual(LawLinear, 300)
-    layers: dict[str, Any] = {name: each for name, each in module.named_modules() if isinstance(each, LawLinear)}
-    initial = {name: each.weight.made.copy() for name, each in layers.items()}
+    module = Residual(MatrixFreeLinear, 300)
+    layers: dict[str, Any] = {name: each for name, each in module.named_modules() if isinstance(each, MatrixFreeLinear)}
+    initial = {name: each.weight.combination.copy() for name, each in layers.items()}
     outputs = train(module, M, STEPS)
     usual = Residual(drawn, 300)
     for name, each in initial.items():

@@ -1,0 +1,85 @@
+"""The command on training: `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finwidth.cli.options import AnyPhi, Bias, Json, Parameterization, Seed, Widths, either
+from finwidth.cli.output import print_json
+from finwidth.networks.mlp import MLP
+from finwidth.networks.widths import parse_widths
+from finwidth.outputs import RULE, check, write_netcdf
+from finwidth.sampling.training.losses import LOSSES, loss_called
+
+_OF_CLASSES = either(name for name, loss in LOSSES.items() if loss.classes)
+
+
+def train_command(
+    widths: Widths,
+    inputs: Annotated[
+        str,
+        typer.Option(
+            "--inputs", "-i", help="A .npy file of shape (m, n_0), or a range such as digits:0-23.", show_default=False
+        ),
+    ],
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            "--targets",
+            "-t",
+            help=f"Numbers, or a .npy file; by default the digits' parity or, for {_OF_CLASSES}, class.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of SGD.")] = 20,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr", help="Learning rate; by default (1 - momentum) / (top eigenvalue of the mean initial kernel)."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", "-n", help="How many random networks to train in law.")] = 10,
+    seed: Seed = 0,
+    batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
+    momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
+    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.")] = "squared",
+    centred: Annotated[
+        bool, typer.Option("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
+    ] = False,
+    activation: AnyPhi = "relu",
+    parameterization: Parameterization = "ntk",
+    bias: Bias = "trained",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Refuse what needs more than this, such as 4GiB.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=f"Keep the run in this netCDF file. {RULE}", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train networks of any width by SGD, in law and without their weights, and follow their kernel."""
+    from finwidth.inputs import parse_training
+    from finwidth.sampling.training.train import default_rate, mean_trajectory, train
+
+    check(output)
+    net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
+    X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
+    if lr is None:
+        lr = default_rate(net, X, seed, momentum=momentum)
+    run = train(
+        net, X, y, steps, lr, draws, seed, batch=batch, momentum=momentum, loss=loss, centred=centred, memory=memory
+    )
+    if output is not None:
+        write_netcdf(run, output)
+    found = mean_trajectory(run)
+    if as_json:
+        print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
+        return
+    from finwidth.cli import tables
+
+    tables.print_trajectory(net, lr, found)
+    if output is not None:
+        typer.echo(f"Wrote {draws} draws to {output}.")

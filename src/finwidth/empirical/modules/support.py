@@ -1,0 +1,31 @@
+"""Of which networks there are torch modules; torch is loaded only where an activation has to be compared with its."""
+
+from __future__ import annotations
+
+from finwidth.errors import FinwidthError
+from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
+from finwidth.networks.mlp import MLP
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `finwidth.empirical.MLP` and `finwidth.empirical.Ensemble` do not make this network; none if they do.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.empirical.modules.support import unsupported
+    >>> unsupported(MLP([2, 3, 1], "uniform", "tanh"))
+    []
+    """
+    phi = net.activation
+    if not isinstance(phi, SmoothActivation) or phi is ACTIVATIONS.get(phi.name):
+        return []
+    if phi.torch_module is None:
+        return [f"torch's form of its activation {phi.name} is not known"]
+    from finwidth.empirical.modules.mlp import activation_module
+
+    try:
+        activation_module(phi)
+    except FinwidthError as error:
+        return [str(error)]
+    return []

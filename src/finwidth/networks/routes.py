@@ -1,0 +1,108 @@
+"""Which functions serve which network: each is asked, so that no refusal names one that refuses too.
+
+A function has a module with ``unsupported(net)``, the reasons against a network, and a table from descriptions of
+networks to the algorithm for them.  The modules are imported by name when they are asked: the routes do not import each
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from finwidth.errors import FinwidthError
+from finwidth.networks.mlp import check_mlp
+
+if TYPE_CHECKING:
+    from finwidth.networks.mlp import MLP
+
+
+@dataclass(frozen=True)
+class PublicFunction:
+    """A function that serves networks: what it gives of the kernel, and the module that says for which."""
+
+    function: str
+    gives: str
+    module: str
+    verb: str = "draw"  # what it does with a network
+    needs: str = ""  # an extra, which is told if it is not installed
+
+    def unsupported(self, net: MLP) -> list[str]:
+        """Reasons against a network; none if it is served."""
+        ask: Callable[[MLP], list[str]] = import_module(self.module).unsupported
+        return ask(net)
+
+    def __str__(self) -> str:
+        """What it gives, and how to install what it needs where that is missing."""
+        missing = self.needs and not find_spec(self.needs)
+        return f"{self.gives} (pip install 'finwidth[{self.needs}]')" if missing else self.gives
+
+
+FUNCTIONS = (
+    PublicFunction("finwidth.moments", "exact moments", "finwidth.exact.moments", "serve"),
+    PublicFunction("finwidth.sample", "draws at one input", "finwidth.sampling.one_input.sample"),
+    PublicFunction("finwidth.sample_gram", "draws at several inputs", "finwidth.sampling.kernel_matrix.sample_gram"),
+    PublicFunction("finwidth.train", "the kernel in training", "finwidth.sampling.training.train"),
+    PublicFunction(
+        "finwidth.infinite_width_gram", "the limit of infinite width", "finwidth.exact.infinite_width", "serve"
+    ),
+    PublicFunction("finwidth.empirical.Ensemble", "real networks", "finwidth.empirical.modules.support", needs="torch"),
+)
+
+
+def check_supported(function: str, net: MLP) -> None:
+    """Raise FinwidthError, which names the functions that serve a network, unless this one does.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.networks.routes import check_supported
+    >>> check_supported("finwidth.moments", MLP([2, 3, 1]))
+    >>> check_supported("finwidth.moments", MLP([2, 3, 1], activation="tanh"))
+    Traceback (most recent call last):
+    finwidth.errors.FinwidthError: finwidth.moments cannot serve this network: its activation is tanh, ...
+    """
+    (route,) = (each for each in FUNCTIONS if each.function == function)
+    if reasons := route.unsupported(check_mlp(net)):
+        raise FinwidthError(f"{function} cannot {route.verb} this network: {'; '.join(reasons)}; {instead(net)}")
+
+
+def instead(net: MLP, *, without: str = "") -> str:
+    """The functions that serve a network, ``without`` one of them, and what they give of its kernel.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.networks.routes import instead
+    >>> instead(MLP([2, 3, 1], "uniform", "tanh"), without="finwidth.empirical.Ensemble")
+    'finwidth.infinite_width_gram has the limit of infinite width'
+    """
+    serving = [each for each in FUNCTIONS if each.function != without and not each.unsupported(net)]
+    return ", ".join(f"{each.function} {'has ' * (not place)}{each}" for place, each in enumerate(serving))
+
+
+class Algorithm(Protocol):
+    """What a function does for networks of one description: a class, or a module."""
+
+    def unsupported(self, net: MLP, /) -> list[str]:
+        """Reasons against a network; none if it is served."""
+
+
+Entry = TypeVar("Entry", bound=Algorithm)
+
+
+def algorithm(algorithms: Mapping[type, Entry], net: MLP) -> Entry:
+    """The entry for a network in a table from descriptions to algorithms; raises KeyError if there is none."""
+    return algorithms[next(kind for kind in type(net).__mro__ if kind in algorithms or kind is object)]
+
+
+def unsupported_by(algorithms: Mapping[type, Algorithm], net: MLP) -> list[str]:
+    """Reasons against a network of the algorithm for it in such a table."""
+    try:
+        return algorithm(algorithms, net).unsupported(net)
+    except KeyError:
+        known = " and ".join(kind.__name__ for kind in algorithms) or "nothing"
+        return [f"it is a {type(net).__name__} ({known} is supported)"]

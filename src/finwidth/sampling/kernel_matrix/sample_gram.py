@@ -1,0 +1,262 @@
+"""Several inputs: the joint law of outputs, kernel and its first change in O(n m^2) a layer, with no weight matrix.
+
+For Gaussian weights, any activation.  The passes are in `passes` and `change`; here is what the user calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth import arguments
+from finwidth.arguments import check_device
+from finwidth.errors import FinwidthError
+from finwidth.memory import amount
+from finwidth.networks.inputs import check_inputs
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import algorithm, check_supported, unsupported_by
+from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
+from finwidth.sampling.kernel_matrix.change import KernelChange
+from finwidth.sampling.kernel_matrix.passes import DEVICE_BLOCK, Generator, backward, forward, scaled
+from finwidth.sampling.random.device import as_array
+from finwidth.sampling.random.normals import BLOCK, Normals
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+_UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
+
+
+def check_targets(targets: npt.ArrayLike, m: int) -> FloatArray:
+    """Targets, one for each of m inputs, as float64; raises FinwidthError unless they are finite."""
+    array = arguments.array("targets", targets, f"{m} finite numbers, one for each input")
+    if array.shape != (m,):
+        raise FinwidthError(f"the targets have shape {array.shape}; give {m} finite numbers, one for each input")
+    return array
+
+
+def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
+    """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
+
+    Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
+    A few blocks of constant size and, for each layer, 7 or up to 16 Gram matrices come on top.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw
+    >>> bytes_per_draw(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
+    1.02...
+    """
+    hidden = net.widths[1:]
+    arrays = 3 * sum(hidden) + 5 * max(hidden) if targets else sum(hidden) + 2 * max(hidden)
+    grams = 16 if targets else 7
+    return 8 * (m * arrays + 5 * min(BLOCK, m * max(hidden)) + grams * m * m * (net.depth + 2))
+
+
+class MLPAtSeveralInputs(Sampler):
+    """Draws of a fully connected network at inputs X, shape (m, n_0), layer by layer; with targets also of dK."""
+
+    fewer: ClassVar = "take fewer draws, inputs or threads, or a narrower network"
+
+    def __init__(
+        self, net: MLP, X: FloatArray, targets: FloatArray | None = None, device: torch.device | None = None
+    ) -> None:
+        self.net, self.X, self.targets, self.device = net, X, targets, device
+        m = len(X)
+        names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
+        self.shapes = {"output": (m,)} | dict.fromkeys(names, (m, m))
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why the kernel of several inputs of this network is not drawn; none if it is."""
+        reasons = not_gaussian(net)
+        if net.widths[-1] != 1:
+            reasons.append(f"it has {net.widths[-1]} outputs (one is supported)")
+        return reasons
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network and m only: as many as fit into a block."""
+        block, m, hidden = DEVICE_BLOCK if self.device else BLOCK, len(self.X), self.net.widths[1:]
+        return max(1, min(block // (m * max(hidden)), 8 * block // (m * sum(hidden))))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return draws * bytes_per_draw(self.net, len(self.X), targets=self.targets is not None)
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes in one thread."""
+        m, neurons = len(self.X), sum(self.net.widths[1:])
+        return 1e-7 * m * neurons + 1e-9 * m * m * (neurons + m * self.net.depth)
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        neurons = sum(self.net.widths[1:])
+        return f"drawing the kernel of {amount(len(self.X))} inputs and {amount(neurons)} neurons {amount(draws)} times"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output (draws, m), and K_w, K_b, K and with targets dK, (draws, m, m)."""
+        rng: Generator = chunk.stream_on(self.device)
+        if isinstance(rng, np.random.Generator):
+            rng = Normals(rng)
+        phi, with_change = self.net.activation, self.targets is not None
+        with np.errstate(all="ignore"):  # overflow is seen in the results
+            try:
+                known = forward(self.net, as_array(rng, self.X, "float64"), chunk.draws, rng)
+                backward(phi, known, rng, keep=with_change)
+                output = scaled(known[-1].Y[0], known[-1].power)[:, :, 0]
+                drawn = {
+                    "output": output,
+                    "K_w": sum(step.weight_share(step.J_gram) for step in known),
+                    "K_b": sum(float(step.layer.bias_multiplier) * step.J_gram for step in known),
+                }
+                drawn["K"] = drawn["K_w"] + drawn["K_b"]
+                if with_change:
+                    change = KernelChange(phi, known, output - as_array(rng, self.targets, "float64"), rng)
+                    drawn["dK"] = change.backward(change.forward())
+            except FloatingPointError:
+                raise self._overflow([*self.shapes][-1]) from None
+        return {name: np.asarray(values if self.device is None else values.cpu()) for name, values in drawn.items()}
+
+    def check(self, drawn: Columns) -> None:
+        """Raise FinwidthError where draws overflow."""
+        for name, column in drawn.items():
+            if not np.isfinite(column).all():
+                raise self._overflow(name)
+
+    def _overflow(self, name: str) -> FinwidthError:
+        largest = np.abs(self.X).max(1)
+        return FinwidthError(
+            f"the draws overflow a double: {name} is not finite, and the largest number among the inputs is "
+            f"{largest.max():.3g} (input {largest.argmax()}); rescale the inputs, the targets or the gains"
+        )
+
+
+SAMPLERS: dict[type, type[MLPAtSeveralInputs]] = {MLP: MLPAtSeveralInputs}
+
+
+def unsupported(net: MLP) -> list[str]:
+    """Reasons why `sample_gram` does not draw this network; none if it does."""
+    return unsupported_by(SAMPLERS, net)
+
+
+def kernel_matrix_sampler(
+    net: MLP,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike | None = None,
+    device: str | torch.device | None = None,
+) -> Sampler:
+    """What draws a network at several inputs, with targets also the change; raises FinwidthError unless something does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from finwidth import MLP
+    >>> from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler
+    >>> from finwidth.sampling.sampler import Chunk
+    >>> sampler = kernel_matrix_sampler(MLP([2, 4, 4, 1], activation="tanh"), np.eye(2))
+    >>> sampler.draw(Chunk(seed=0, number=0, draws=3))["K"].shape
+    (3, 2, 2)
+    """
+    check_supported("finwidth.sample_gram", net)
+    inputs = check_inputs(net, X)
+    wanted = None if y is None else check_targets(y, len(inputs))
+    if wanted is not None:
+        net.activation.second_derivative(np.zeros(1))  # refuses if there is none
+    place = None if device is None else check_device(device)
+    if place is not None:
+        _check_takes_tensors(net, place)
+    return algorithm(SAMPLERS, net)(net, inputs, wanted, place)
+
+
+def _check_takes_tensors(net: MLP, place: torch.device) -> None:
+    """Raise FinwidthError unless the activation takes tensors on a device."""
+    import torch
+
+    probe = torch.zeros(3, dtype=torch.float64, device=place)
+    for function in (net.activation.value, net.activation.derivative):
+        with arguments.running(f"activation {net.activation.name}, called with a tensor,"):
+            found = function(probe)
+        if not isinstance(found, torch.Tensor) or found.shape != probe.shape:
+            raise FinwidthError(
+                f"activation {net.activation.name} makes no tensor of a tensor; give functions of torch, or no device"
+            )
+
+
+def sample_gram(
+    net: MLP,
+    X: npt.ArrayLike,
+    draws: int,
+    seed: int = 0,
+    *,
+    y: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> xr.Dataset:
+    """Draw the outputs and the kernel matrix of several inputs exactly in law, without building a network.
+
+    Parameters
+    ----------
+    net
+        A network with Gaussian weights, any activation, one output; biases from zero, Gaussian, frozen or absent.
+    X
+        Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
+    draws
+        How many independent networks to draw, at least 1.
+    seed
+        A whole number, 0 or more; it fixes every number, whatever the number of threads.
+    y
+        Targets y_a, shape (m,); then ``dK`` is drawn too. A smooth activation needs its second derivative for it.
+    threads
+        How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
+    device
+        A torch device to draw on, such as "cuda:0"; by default NumPy. The law is the same, the numbers are not.
+    progress
+        Called with the number of draws finished, each time some are.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``output`` over (draw, input) and ``K_w``, ``K_b``, ``K`` over (draw, input, input_); with targets also ``dK``,
+        the change of every entry of K, per unit learning rate and to first order, under one SGD step on all the inputs
+        with the loss sum_a (N(x_a) - y_a)^2 / 2, a sum over the batch and not a mean. Dimensionless, float64.
+        Time O(depth n m^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or layers
+        within an angle of 10^-5 of linear dependence are taken as dependent.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, the network is not one that can be drawn, or a draw overflows a double.
+
+    Examples
+    --------
+    >>> import numpy as np, finwidth
+    >>> net = finwidth.MLP([2, *[10**4] * 3, 1], activation="gelu")
+    >>> draws = finwidth.sample_gram(net, np.eye(2), draws=2, seed=0, y=[1, -1])
+    >>> draws.dK.dims, draws.dK.shape
+    (('draw', 'input', 'input_'), (2, 2, 2))
+    """
+    import xarray as xr
+
+    sampler = kernel_matrix_sampler(net, X, y, device)
+    columns = collect(sampler, draws, seed, threads=threads, progress=progress)
+    inputs = check_inputs(net, X)
+    method = "conditioned Gaussian layers" + ("" if device is None else f" on a torch device ({device})")
+    provenance = attributes(net, method=method, seed=seed, inputs=inputs.ravel())
+    if y is not None:
+        provenance["targets"] = check_targets(y, len(inputs))
+    meanings = KERNEL_DRAWS | {_UPDATE.name: _UPDATE}
+    dims = ("draw", "input", "input_")
+    return xr.Dataset(
+        {name: (dims[: column.ndim], column, meanings[name].attrs) for name, column in columns.items()},
+        attrs=provenance,
+    )

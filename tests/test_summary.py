@@ -1,0 +1,92 @@
+"""`finwidth.summarize`: what `finwidth sample` prints, as a function."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import MLP, FinwidthError
+from finwidth.sampling.statistics.estimates import estimate_moments
+from finwidth.summary import sample_and_summarize
+
+NET, X = MLP([2, 8, 8, 1]), [1.0, 2.0]
+
+
+def test_estimates_and_quantiles_are_those_of_the_draws() -> None:
+    found = finwidth.summarize(NET, X, 40_000, seed=3)
+    drawn = finwidth.sample(NET, X, 40_000, seed=3)
+    whole = estimate_moments([{str(name): drawn[name].to_numpy() for name in drawn}])
+    for name, each in found.estimates.items():
+        assert each.value == pytest.approx(whole[name].value, rel=1e-12)
+        assert each.se == pytest.approx(whole[name].se, rel=1e-9)
+    assert found.K is not None
+    for share in (0.05, 0.5, 0.95):
+        assert found.K.quantile(share).value == pytest.approx(float(drawn.K.quantile(share)), rel=2e-3)
+    assert (found.method, found.draws, found.seed, found.network) == ("plain", 40_000, 3, NET)
+
+
+def test_exact_values_stand_beside_them() -> None:
+    found, exact = finwidth.summarize(NET, X, 20_000), finwidth.moments(NET, X)
+    assert found.exact is not None
+    assert found.exact["K^2"] == float(exact.second_moment)
+    assert all(abs(each.z(found.exact[name]) or 0) < 6 for name, each in found.estimates.items())
+
+
+def test_importance_sampling_where_plain_draws_fail() -> None:
+    net = MLP([3, *[5] * 15, 1])
+    plain, weighted = (finwidth.summarize(net, [1, 2, 2], 60_000, method=each) for each in ("plain", "importance"))
+    assert not plain.estimates["dK"].trust
+    assert weighted.estimates["dK"].trust
+    assert weighted.K is None
+    assert weighted.method == "importance"
+
+
+def test_threads_do_not_change_it_and_a_device_has_the_same_law() -> None:
+    one, same = (finwidth.summarize(NET, X, 40_000, threads=threads) for threads in (1, 2))
+    assert one.estimates == same.estimates
+    pytest.importorskip("torch")
+    other = finwidth.summarize(NET, X, 40_000, device="cpu")
+    assert other.exact is not None
+    assert abs(other.estimates["K"].z(other.exact["K"]) or 0) < 6
+    assert other.estimates != one.estimates
+
+
+@pytest.mark.parametrize("method", ["plain", "importance"])
+def test_json_and_text(method: str) -> None:
+    found = finwidth.summarize(NET, X, 2000, method=method)
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["estimates"]["K"]["value"] == found.estimates["K"].value
+    assert document["tilted"] is (method == "importance")
+    assert ("law" in document) is (method == "plain")
+    text = str(found)
+    assert text.startswith(f"{NET}: 2000 draws, {method}")
+    assert f"E[K]: {found.estimates['K'].value:.6g}" in text
+    assert ("Quantiles of K" in text) is (method == "plain")
+    assert ("not to be trusted" in text) is not all(each.trust for each in found.estimates.values())
+
+
+def test_progress_is_told() -> None:
+    seen: list[int] = []
+    finwidth.summarize(MLP([2, 4, 1]), X, 40_000, progress=seen.append)
+    assert seen == [16384, 32768, 40_000]
+
+
+def test_draws_that_are_kept_are_those_of_sample() -> None:
+    found, dataset = sample_and_summarize(NET, X, 3000, seed=5)
+    assert dataset.identical(finwidth.sample(NET, X, 3000, seed=5))
+    assert found.estimates == finwidth.summarize(NET, X, 3000, seed=5).estimates  # one chunk
+    assert np.isfinite(dataset.K).all()
+
+
+def test_what_cannot_be_summarized_is_refused() -> None:
+    with pytest.raises(FinwidthError, match="method 'tilted' is not known; choose one of plain, importance"):
+        finwidth.summarize(NET, X, method="tilted")
+    with pytest.raises(FinwidthError, match="its activation is tanh"):
+        finwidth.summarize(MLP([2, 3, 1], activation="tanh"), X)
+    with pytest.raises(FinwidthError, match="importance sampling is on threads"):
+        finwidth.summarize(NET, X, method="importance", device="cpu")
+    with pytest.raises(FinwidthError, match="tilted draws need ReLU"):
+        finwidth.summarize(MLP([2, 3, 1], activation="abs"), X, method="importance")
