@@ -34,7 +34,7 @@ def draw_networks(net: MLP, networks: int, rng: np.random.Generator) -> tuple[li
     return weights, biases
 
 
-def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vector) -> dict[str, FloatArray]:
+def kernel_at_input(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vector) -> dict[str, FloatArray]:
     """Output, K_w, K_b, K and dK (target 0, all outputs; K and dK of output 0) of given networks at one input.
 
     Returns
@@ -128,8 +128,8 @@ def kernel_matrix(
     passes = _Passes(weights, pre, activations, gradients)
     K_w, K_b = np.zeros((2, len(inputs), len(inputs), len(pre[0])))
     for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
-        K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs(A, A)
-        K_b += float(layer.bias_multiplier) * _pairs(J, J)
+        K_w += float(layer.weight_multiplier) * _pair_products(J, J) * _pair_products(A, A)
+        K_b += float(layer.bias_multiplier) * _pair_products(J, J)
     found = {"output": pre[-1][:, :, 0], "K_w": K_w.transpose(2, 0, 1), "K_b": K_b.transpose(2, 0, 1)}
     found["K"] = found["K_w"] + found["K_b"]
     if targets is not None:
@@ -137,7 +137,7 @@ def kernel_matrix(
     return found
 
 
-def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
+def _pair_products(one: FloatArray, other: FloatArray) -> FloatArray:
     """Inner products of all pairs of inputs, shape (m, m, networks)."""
     products: FloatArray = np.einsum("bmi,bki->mkb", one, other)
     return products
@@ -171,14 +171,16 @@ def _matrix_update(net: MLP, passes: _Passes, residuals: FloatArray) -> FloatArr
         dJ.insert(0, phi.second_derivative(pre[i - 1]) * dY[i - 1] * pulled + phi.derivative(pre[i - 1]) * dpulled)
     dK = np.zeros((*residuals.shape, residuals.shape[1]))
     for layer, J, A, U, T in zip(net.layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
-        share = float(layer.weight_multiplier) * _pairs(A, A) + float(layer.bias_multiplier)
-        half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs(T, A) * _pairs(J, J)
+        share = float(layer.weight_multiplier) * _pair_products(A, A) + float(layer.bias_multiplier)
+        half = share * _pair_products(U, J) + float(layer.weight_multiplier) * _pair_products(T, A) * _pair_products(
+            J, J
+        )
         dK += (half + half.transpose(1, 0, 2)).transpose(2, 0, 1)
     return dK
 
 
 def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """`kernel` of ``networks`` random networks, drawn in batches of bounded memory; ``output`` is that of output 0.
+    """`kernel_at_input` of random networks, drawn in batches of bounded memory; ``output`` is output 0.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> di
     >>> abs(float(drawn["K_b"].mean()) - 31 / 16) < 0.05    # the exact mean
     True
     """
-    pieces = [kernel(net, *drawn, x) for drawn in batches(net, networks, rng)]
+    pieces = [kernel_at_input(net, *drawn, x) for drawn in batches(net, networks, rng)]
     found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return found | {"output": found["output"][:, 0]}
 
@@ -200,7 +202,7 @@ def weights_of(net: MLP) -> int:
 
 
 def memory(net: MLP, networks: int) -> int:
-    """Bytes that `kernel` of a batch of these networks needs at its peak: weights, their steps, and both passes."""
+    """Bytes that `kernel_at_input` of a batch of networks needs at its peak: weights, their steps, and both passes."""
     outputs, largest = net.widths[-1], max(a * b for a, b in pairwise(net.widths))
     one = 2 * weights_of(net) + largest // 2 + (outputs + 6) * sum(net.widths)
     return 8 * one * min(networks, max(1, _BATCH_BYTES // (8 * weights_of(net))))
