@@ -270,6 +270,50 @@ def test_cached_parametrizations() -> None:
         assert near(ntk(module, x, check=False), right)
 
 
+def exchanged(m: Any, x: Tensor) -> Tensor:
+    """The first layer has the samples in another order, if there are five or more."""
+    if len(x) < 5:
+        return m.last(torch.tanh(m.first(x)))
+    h = m.first(torch.cat(torch.split(x, [3, len(x) - 3], -2)[::-1], -2))
+    return m.last(torch.tanh(torch.cat(torch.split(h, [len(x) - 3, 3], -2)[::-1], -2)))
+
+
+def test_another_order_in_large_batches_only() -> None:
+    """Which no plan made from three samples can know of."""
+    torch.manual_seed(0)
+    module, x = Body(exchanged, first=nn.Linear(3, 5), last=nn.Linear(5, 2)).double(), torch.randn(9, 3).double()
+    right = plain.kernel(module, x)
+    assert near(ntk(module, x, check=False), right)
+    assert near(ntk(module, x), right)
+
+
+@pytest.mark.parametrize(
+    ("operation", "reorders"),
+    {
+        "cat": (lambda x, first: torch.cat([x, x], first), True),
+        "cat of features": (lambda x, first: torch.cat([x, x], first + 1), False),
+        "split": (lambda x, first: torch.split(x, 2, first)[0], True),
+        "split of features": (lambda x, first: torch.split(x, [1, 3], first + 1)[0], False),
+        "unbind": (lambda x, first: torch.unbind(x, first)[0], True),
+        "unbind of features": (lambda x, first: torch.unbind(x, first + 1)[0], False),
+        "select": (lambda x, first: x.select(first, 0), True),
+        "select of features": (lambda x, first: x.select(first + 1, 0), False),
+        "slice": (lambda x, first: x.narrow(first, 0, 2), True),
+        "stack": (lambda x, first: torch.stack([x, x], first if first == 0 else first - 1), True),
+        "stack of features": (lambda x, first: torch.stack([x, x], first + 1), False),
+        "transpose": (lambda x, first: x.transpose(first, first + 1), True),
+        "permute": (lambda x, first: x.permute(first + 1, first), True),
+        "permute nothing": (lambda x, first: x.permute(first, first + 1), False),
+    }.values(),
+)
+def test_dimensions_counted_from_behind(operation: Callable[[Tensor, int], Tensor], reorders: bool) -> None:
+    """autograd saves -2 as 2^64 - 2."""
+    for first in (0, -2):
+        node = operation(torch.randn(3, 4, requires_grad=True) * 1.0, first).grad_fn
+        assert node is not None
+        assert recording._reorders(node) == reorders
+
+
 def test_inside_inference_mode() -> None:
     torch.manual_seed(0)
     module, x, y = perceptron(3, 5, 2).double(), torch.randn(6, 3).double(), torch.randn(6, 2).double()
