@@ -140,7 +140,7 @@ def check_tensor(x: object, name: str, allowed: str) -> torch.Tensor:
 
 
 def _as_array(x: object) -> npt.NDArray[np.generic]:
-    """What torch takes: complex numbers, or those of `real_array`, in memory of their own."""
+    """An array that torch takes, in memory of its own: of complex numbers, or those of `real_array`."""
     array = real_array(x)
     return np.array(x if array is None else array)
 

@@ -272,7 +272,7 @@ def check_output(output: object, n: int) -> Tensor:
 
 @contextmanager
 def measuring(module: nn.Module) -> Iterator[ExitStack]:
-    """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
+    """Inside, a user's module computes in its own precision; afterwards it is as it was before."""
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
         yield stack
@@ -365,7 +365,7 @@ class _RandomStates:
 
 
 def _at_hand(module: nn.Module) -> Iterator[object]:
-    """What a module's forward can reach: attributes of its parts; globals, defaults and closures of its functions."""
+    """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
     yield from attributes
     for each in attributes:
@@ -408,7 +408,7 @@ def _state_values(states: _States) -> Iterator[object]:
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether two of them are equal."""
+    """Whether two values of states are equal."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):

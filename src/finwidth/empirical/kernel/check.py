@@ -1,4 +1,4 @@
-r"""Is it the kernel? Held against backward passes of the user's own module, which share no code with how K was found.
+r"""A check of the kernel by backward passes of the user's own module, which share no code with how K was found.
 
 Let s weigh some samples and c the outputs. The gradient of sum_ai s_a c_i N_i(x_a) is g = J^T (s x c): one plain
 backward pass of the module on a batch of those samples. Whatever became of layers, blocks and rules on the way to K,
@@ -87,7 +87,7 @@ def checked(job: KernelJob, compute: Compute) -> Tensor:
 
 
 def by_output(job: KernelJob) -> list[KernelJob]:
-    """For a trace over many outputs, the kernel of each output by itself at some of the inputs; no other needs it."""
+    """The kernel of each output by itself at some of the inputs, if this one is a trace of many; otherwise none."""
     if job.outputs != "trace" or job.plan.outputs <= _OUTPUTS:
         return []
     others = None if job.x2 is None else _choose(job, len(job.x2))
@@ -235,7 +235,7 @@ def _seeded(seed: int) -> torch.Generator:
 def _backward_products(
     network: Network, pairs: list[_Pair], groups: list[list[Tensor]]
 ) -> list[list[tuple[float, float]]]:
-    """For every group: what the kernel (or its change) between samples should be, and the size of its terms."""
+    """For every group and pair what the kernel (or its change) should be, and the size of its terms."""
     members = {id(each): each for pair in pairs for each in pair}
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
         outputs = {key: apply(network, each.x[each.rows], network.parameters) for key, each in members.items()}
@@ -322,7 +322,7 @@ def _rounding(job: KernelJob, eps: float) -> float:
 
 
 def _reason(job: KernelJob) -> str:
-    """Why a module fails for which two ways of differentiating do not agree."""
+    """Why two ways of differentiating a module may not agree."""
     x, module = job.x1[_choose(job, len(job.x1))], job.network.module
     with differentiable():
         first, alone = (apply(job.network, each, job.network.parameters) for each in (x, x[:1]))

@@ -8,15 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from finwidth.empirical.kernel.calls import Network, differentiable
-from finwidth.empirical.kernel.gradients import (
-    ALONE,
-    GradientPlan,
-    OtherRouteError,
-    OtherWayError,
-    follows,
-    general_plan,
-    gradients,
-)
+from finwidth.empirical.kernel.forming import ALONE, OtherRouteError, OtherWayError
+from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import record
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
@@ -84,7 +77,7 @@ class KernelJob:
         return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, progress=None)
 
     def generalised(self, *ways: str) -> KernelJob:
-        """The same with every gradient formed, in these ways, by default one sample at a time."""
+        """The job with every gradient formed, in these ways, by default one sample at a time."""
         return replace(self, plan=general_plan(self.network, self.plan, ways or (ALONE,)))
 
 

@@ -1,4 +1,4 @@
-"""How `ntk` would find the kernel of a module, and what it would take: `explain`."""
+"""How `ntk` would find the kernel of a module, in what time and memory: `explain`."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class FactorSize:
         return cls(g, P, a, c, factor.pull.numbers if factor.pull else 0)
 
     def materializes(self, o: int, n: int, *, all_pairs: bool) -> bool:
-        """Whether forming the gradients takes fewer multiplications than their factors do, n inputs against n.
+        """Whether a product of n inputs with n takes fewer multiplications if the gradients are formed.
 
         Examples
         --------

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-from torch.autograd import forward_ad
 
-from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, gradient, telling
+from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
+from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Rule, Scaling, factor, gradient_of, together
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, record
@@ -27,7 +27,6 @@ from finwidth.errors import FinwidthError
 Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
-_COMPANY = 8  # most samples of a pass that goes back for each of their outputs
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
 
@@ -36,14 +35,6 @@ MEETING = (
     "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
     "own; call module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
 )
-
-
-class OtherRouteError(Exception):
-    """A pass cannot be done as the plan says."""
-
-
-class OtherWayError(OtherRouteError):
-    """The gradients of single parameters cannot be formed in this way."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +51,9 @@ class GradientPlan:
     """How to find the gradients of a module's parameters.
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
-    parameters whose gradients are pulled back from those of weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, and says why; ``ways`` are those of `WAYS` to form them that are not known to
-    fail; ``batched`` is whether one backward pass serves all outputs.
+    parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
+    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`) that have not
+    failed yet; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has.
     """
 
     uses: tuple[tuple[Signature, Axes | None], ...]
@@ -191,7 +182,7 @@ def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
 
 
 def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
-    """Why outputs at inputs x are others in another company, place or call; None where they are the same."""
+    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
     coarse = coarsest(network, x)
@@ -255,18 +246,18 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
 
 
 def _combined(output: Tensor, weights: Tensor) -> Tensor:
-    """A combination of the outputs, every sample times its weight, as what goes back, shape (1, n, all outputs)."""
+    """The cotangent of a combination of the outputs, every sample times its weight, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
     return (weights.to(output)[:, None] * combination)[None]
 
 
 def _each_sample(output: Tensor, outputs: range) -> Tensor:
-    """Some of the outputs, each at every sample, as what goes back, shape (o, n, all outputs)."""
-    return _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
+    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
+    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
 
 
 def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
-    """What becomes of rows that go back from the outputs, shape (rows, n, all outputs), at every use's result."""
+    """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
     edges, output = [use.edge for use in pass_.uses], pass_.output
     if not edges:
         return []
@@ -430,127 +421,7 @@ def _pullback(network: Network, weights: list[Tensor], leaves: Mapping[str, Tens
 
 def _freed(x: Tensor) -> Tensor:
     """The tensor without the graph behind it, but with its tangent, if there is one."""
-    primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    primal, tangent = unpack_dual(x)
     if tangent is None:
         return x.detach()
     return dual(primal.detach(), tangent.detach())
-
-
-def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
-    """The gradients by some parameters themselves, sample by sample under vmap."""
-    chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    buffers = dict(network.module.named_buffers())
-    others = {name: buffers[name].clone() for name in network.changing}
-
-    def rows(sample: Tensor) -> Tensor:
-        def output(given: dict[str, Tensor]) -> Tensor:
-            value: Tensor = torch.func.functional_call(network.module, {**others, **given}, (sample[None],))
-            return value.reshape(-1)
-
-        value, pull = torch.func.vjp(output, chosen)[:2]
-        (by_name,) = torch.func.vmap(pull)(_unit(value, outputs))
-        return _scaled_rows(network, by_name, len(outputs))
-
-    try:
-        with differentiable():
-            found: Tensor = torch.func.vmap(rows)(x.clone())
-    except Exception as error:  # whatever the user's code or torch raises under transforms
-        raise OtherWayError from error
-    return DenseFactor(found.detach())
-
-
-def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
-    """The same for a module that torch.func cannot take: passes of a few samples, back for all their outputs at once.
-
-    In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
-    square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
-    """
-    chosen = {name: each for name, each in network.parameters.items() if name in names}
-    found = []
-    with differentiable():
-        for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
-            values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
-            rows = _scaled_rows(network, _all_at_once(values, chosen), len(values))
-            found.append(rows.view(len(some), len(outputs), -1))
-    return DenseFactor(torch.cat(found))
-
-
-def _scaled_rows(network: Network, by_name: Mapping[str, Tensor], n: int) -> Tensor:
-    """Gradients of n numbers by parameters, shapes (n, *parameter), with the roots of their scales: (n, numbers)."""
-    roots = {name: network.scales[name] ** 0.5 for name in by_name}
-    rows = (each if roots[name] == 1 else roots[name] * each for name, each in by_name.items())
-    return torch.cat([each.reshape(n, -1) for each in rows], dim=1)
-
-
-def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of every value by each parameter, shapes (values, *parameter)."""
-    zeros = {name: each.new_zeros(()).expand(len(values), *each.shape) for name, each in parameters.items()}
-    if not values.requires_grad:
-        return zeros
-    unit = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    try:
-        found = torch.autograd.grad(values, list(parameters.values()), unit, is_grads_batched=True, allow_unused=True)
-    except (RuntimeError, NotImplementedError) as error:  # the module, or an operation of it, cannot be taken
-        raise OtherWayError from error
-    if any(each is not None and each.is_sparse for each in found):
-        raise OtherWayError
-    return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
-
-
-def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
-    """The same for any module: a pass for every sample, and one back for every output."""
-    samples = []
-    with differentiable(), telling(network.module, x[:1]):
-        for sample in torch.split(x, 1):
-            output = apply(network, sample, network.parameters)
-            samples.append(_gradients_and_tangents(network, names, output[0], outputs))
-            del output  # and its graph, before the next pass
-    G, change = (torch.stack(each) for each in zip(*samples, strict=True))
-    if network.direction is None:
-        return DenseFactor(G)
-    return DenseFactor(dual(G, change) if network.mix is None else G + network.mix * change)
-
-
-def mix_of(network: Network, x: Tensor) -> float:
-    """How far to go along the direction until gradients change by about their own size."""
-    with differentiable(), telling(network.module, x[:1]):
-        value = apply(network, x[:1], network.parameters)[0]
-        G, change = _gradients_and_tangents(network, frozenset(network.parameters), value, range(1))
-    size = float(change.double().norm())
-    return float(G.double().norm()) / size if size else 1.0
-
-
-def _gradients_and_tangents(
-    network: Network, names: frozenset[str], value: Tensor, outputs: range
-) -> tuple[Tensor, Tensor]:
-    """Gradients of some outputs of one sample by some parameters, and their tangents (zero without a direction).
-
-    ``value`` has the outputs of the sample. The tangents are found by differentiating twice more:
-    h = d/dp sum_ij u_ij G_ij is linear in u, and the derivative of its product with the direction by u is that of G
-    along the direction.
-    """
-    parameters, direction = network.parameters, network.direction
-    chosen = [name for name in parameters if name in names]
-    rows = []
-    for i in outputs:
-        columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
-        rows.append(_scaled_rows(network, dict(zip(chosen, columns, strict=True)), 1))
-    G = torch.cat(rows)
-    if direction is None or not G.requires_grad:
-        return G.detach(), torch.zeros_like(G)
-    u = torch.zeros_like(G, requires_grad=True)
-    pulled = torch.autograd.grad(G, list(parameters.values()), u, create_graph=True, materialize_grads=True)
-    along = torch.stack([(each * direction[name]).sum() for name, each in zip(parameters, pulled, strict=True)]).sum()
-    (change,) = torch.autograd.grad(along, u, materialize_grads=True) if along.requires_grad else (torch.zeros_like(G),)
-    return G.detach(), change
-
-
-ALONE = "one by one"
-WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
-
-
-def _unit(value: Tensor, outputs: range) -> Tensor:
-    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
-    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
-    found.diagonal(outputs.start).fill_(1)
-    return found

@@ -84,7 +84,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class BlockSize:
-    """How a block is passed and multiplied: inputs of a pass, inputs of a tile; and bytes of that, and of the block."""
+    """Inputs of a pass and of a tile of a block; bytes that its passes and products need, and that it takes itself."""
 
     inputs_per_pass: int
     tile: int
@@ -188,7 +188,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the entries of a kernel are computed one part after another.
+    """In which parts the entries of a kernel are computed.
 
     A block has ``inputs`` inputs and ``outputs`` outputs; a pass has at most ``inputs_per_pass`` of its inputs, and
     ``tile`` of them are multiplied at once.
@@ -255,7 +255,7 @@ class Layout:
 
     @property
     def inputs_passed(self) -> int:
-        """How many inputs all passes have together: a block is passed anew for most others that it meets."""
+        """Number of inputs of all passes together; most blocks are passed anew for every other that they meet."""
         groups, entries = self.groups, self.entries
         ranges = len(groups[0])
         if entries.diagonal_only:

@@ -59,7 +59,7 @@ class Convolution:
         return OuterFactor(self.patches(x), self.channels(D, 2))
 
     def patches(self, x: Tensor) -> Tensor:
-        """What a kernel sees at each position, shape (n, g, positions, channels and kernel)."""
+        """The patch of the input at each position, shape (n, g, positions, channels and kernel)."""
         dims, g = len(self.kernel), self.groups
         x = functional.pad(x, [side for pair in reversed(self.padding) for side in pair])
         for i, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
@@ -69,14 +69,14 @@ class Convolution:
         return x.permute(0, 1, *positions, 2, *patch).flatten(2 + dims).flatten(2, 1 + dims)
 
     def channels(self, each: Tensor, start: int) -> Tensor:
-        """From (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
+        """Reshape (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
         g = self.groups
         return each.reshape(*each.shape[:start], g, each.shape[start] // g, -1).mT
 
 
 @dataclass(frozen=True)
 class TransposedConvolution(Convolution):
-    """The same with input and result exchanged: kernels lie on the result, one at every position of the input."""
+    """A convolution with input and result exchanged: patches are those of the result, one at each input position."""
 
     def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
         """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""

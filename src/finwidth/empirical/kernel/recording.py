@@ -154,7 +154,7 @@ def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Rec
 
 
 def _is_usual(operation: Operation) -> bool:
-    """Whether it uses a weight or bias as such only, outside the transforms of torch.func."""
+    """Whether weight and bias have no other part in the call, and no transform of torch.func is at work."""
     weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if not weights or operation.weight is operation.bias or any(map(wrapped, (operation.input, *weights))):

@@ -31,7 +31,7 @@ from finwidth.empirical.kernel.calls import (
 )
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
-from finwidth.empirical.kernel.gradients import ALONE, mix_of
+from finwidth.empirical.kernel.forming import ALONE, mix_of
 from finwidth.empirical.kernel.ntk import label, prepare
 from finwidth.errors import FinwidthError
 

@@ -90,7 +90,7 @@ def add_products(K: Tensor, entries: Entries, left: list[Tile], right: list[Tile
 
 
 def add_diagonal(K: Tensor, entries: Entries, left: list[Tile], right: list[Tile]) -> None:
-    """The same of every input with itself only, for two blocks at the same inputs."""
+    """Add the products of two blocks at the same inputs, of every input with itself only."""
     for one, other in zip(left, right, strict=True):
         factors = zip(one.factors, other.factors, strict=True)
         found = sum(each_with_itself(*pair, all_pairs=entries.all_pairs) for pair in factors)

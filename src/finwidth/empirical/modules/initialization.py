@@ -174,7 +174,7 @@ def _fits(weights: list[FloatArray], scheme: Scheme) -> bool:
 
 
 def _gaussian(standard: FloatArray, allowed: float) -> bool:
-    """Whether mean square and largest singular value are those of independent N(0, 1)."""
+    """Whether mean square and largest singular value are plausible for independent N(0, 1) entries."""
     from scipy import stats
 
     squares, entries = float(np.square(standard).sum()), standard.size
@@ -194,7 +194,7 @@ def _p_value(standard: FloatArray, law: str) -> float:
 
 
 def _largest_singular_value(weight: FloatArray) -> float:
-    """From below, by power iteration: enough to see a direction that training added."""
+    """A lower bound by power iteration, close enough to see a direction that training added."""
     vector = np.random.default_rng(0).standard_normal((weight.shape[1], 1))
     for _ in range(30):
         vector = weight.T @ (weight @ vector)

@@ -154,7 +154,7 @@ def _activation(name: str, leaf: nn.Module) -> Activation:
 
 
 def _options(module: nn.Module) -> dict[str, object]:
-    """What a module of torch's was made with, as far as it changes what it computes."""
+    """The options that a module of torch was made with, where they change what it computes."""
     own = vars(nn.Module())
     return {name: value for name, value in vars(module).items() if name not in own and name != "inplace"}
 

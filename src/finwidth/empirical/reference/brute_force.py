@@ -197,7 +197,7 @@ def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> di
 
 
 def weights_of(net: MLP) -> int:
-    """How many weights a network has."""
+    """Number of weights of a network."""
     return sum(a * b for a, b in pairwise(net.widths))
 
 

@@ -256,7 +256,7 @@ class Tracker:
         )
 
     def _first_use(self) -> None:
-        """Pay here, uncounted, for what only a first measurement costs: imports and preparations of torch."""
+        """Do once, uncounted, what only a first measurement pays for: imports and preparations of torch."""
         if self._path is not None:
             import xarray as xr
 
@@ -335,7 +335,7 @@ def _hash(array: npt.NDArray[np.generic]) -> str:
 
 
 def one_output(outputs: object) -> str | int:
-    """What a kernel that is one matrix is of: ``"trace"``, or the number of one output."""
+    """The ``outputs`` of a kernel that is one matrix: ``"trace"``, or the number of one output."""
     if isinstance(outputs, str) and outputs == "trace":
         return outputs
     number = index(outputs)
