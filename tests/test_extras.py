@@ -167,7 +167,7 @@ def test_every_extra_is_one_of_the_package() -> None:
 
 
 STATE = """
-import json, locale, os, resource, signal, sys, threading, warnings
+import json, locale, os, signal, sys, threading, warnings
 
 import numpy as np
 

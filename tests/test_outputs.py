@@ -386,7 +386,8 @@ def test_no_output_replaces_an_input_or_goes_into_a_store(
 
     before = contents(folder)
     for name in (
-        "sampling.one_input.norm_chain.chunks",
+        "summary.sample_and_summarize",
+        "report.report",
         "sampling.training.train.train",
         "paper.statements.check",
         "sweeps.store.dataset.read",

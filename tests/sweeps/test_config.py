@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def test_a_mistake_names_the_key_and_the_line(
     assert message in str(caught.value)
     if line is not None:
         assert str(caught.value).startswith(f"grid.toml, line {line}: ")
+
+
+def test_the_example_of_the_docs_is_allowed(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```toml\n(seed = .*?)```", docs, re.DOTALL)
+    config, _ = read_config(written(tmp_path, example))
+    assert list(config.quantities) == ["exact", "bounds", "sampled", "gram"]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_training_takes_them_too(method: str) -> None:
         if method == "law":
             loss = finwidth.train(net, X, [1, -1], 2, 0.1, 6, seed).loss.mean("draw")
         else:
-            loss = finwidth.empirical.Ensemble(net, 6, seed).train(X, np.array([1.0, -1.0]), 2, 0.1).loss.mean("member")
+            loss = finwidth.empirical.Ensemble(net, 6, seed).train(X, np.array([1.0, -1.0]), 2, 0.1).loss.mean("draw")
         here = found.sel(gains=gain, bias_variance=variance, followed="loss")
         np.testing.assert_allclose(here.training_mean, loss.sel(step=[0, 2]), rtol=1e-10)
 

@@ -102,7 +102,8 @@ def algorithm(algorithms: Mapping[type, Entry], net: MLP) -> Entry:
 def unsupported_by(algorithms: Mapping[type, Algorithm], net: MLP) -> list[str]:
     """Reasons against a network of the algorithm for it in such a table."""
     try:
-        return algorithm(algorithms, net).unsupported(net)
+        found = algorithm(algorithms, net)
     except KeyError:
         known = " and ".join(kind.__name__ for kind in algorithms) or "nothing"
         return [f"it is a {type(net).__name__} ({known} is supported)"]
+    return found.unsupported(net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
 from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
@@ -38,7 +38,7 @@ def circle(points: int) -> tuple[FloatArray, FloatArray]:
 
 @styled
 def kernel_on_a_circle(
-    widths: Sequence[int], depth: int, *, draws: int = 6, points: int = 25, seed: int = 0, **network: Any
+    widths: Sequence[int], depth: int, *, draws: int = 6, points: int = 25, seed: int = 0, **network: Unpack[MLPOptions]
 ) -> Figure:
     """K between a point of a circle and the others, for a few networks of each width, and at infinite width.
 
@@ -91,7 +91,13 @@ def _power_of_ten(width: int) -> str:
 
 @styled
 def update_over_depth(
-    widths: Sequence[int], depths: Sequence[int], x: Vector, *, draws: int = 100_000, seed: int = 0, **network: Any
+    widths: Sequence[int],
+    depths: Sequence[int],
+    x: Vector,
+    *,
+    draws: int = 100_000,
+    seed: int = 0,
+    **network: Unpack[MLPOptions],
 ) -> Figure:
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
 
@@ -145,6 +151,10 @@ def update_over_depth(
     return figure
 
 
-def _point(axes: Axes, depth: int, found: Estimate, scale: float, **style: Any) -> None:
+def _point(
+    axes: Axes, depth: int, found: Estimate, scale: float, *, fmt: str, color: str, mfc: str | None = None
+) -> None:
     """An estimate over the scale, with two standard errors."""
-    axes.errorbar(depth, found.value / scale, 2 * found.se / abs(scale), ms=4.5, capsize=2, lw=1, **style)
+    axes.errorbar(
+        depth, found.value / scale, 2 * found.se / abs(scale), ms=4.5, capsize=2, lw=1, fmt=fmt, color=color, mfc=mfc
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
 
 @styled
 def growth_with_depth(
-    x: Vector, widths: Sequence[int], depths: Sequence[int], here: MLP | None = None, **network: Any
+    x: Vector, widths: Sequence[int], depths: Sequence[int], here: MLP | None = None, **network: Unpack[MLPOptions]
 ) -> Figure:
     """E[K^2]/E[K]^2 over depth d for a few hidden widths: exact (lines) against exp(5 d/n) (dashes).
 

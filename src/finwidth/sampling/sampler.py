@@ -104,7 +104,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def draw(self, chunk: Chunk) -> Columns:
-        """The draws of one chunk, which may be called by several threads at once."""
+        """The draws of one chunk; several threads may call it at once."""
 
     def check(self, drawn: Columns) -> None:  # noqa: B027
         """Raise FinwidthError where draws overflow a double."""
@@ -188,8 +188,9 @@ def collect(
 def afford_draws(sampler: Sampler, draws: int, threads: int | None = None, kept: int = 0) -> None:
     """Refuse draws that take over a year, or more memory than there is with ``kept`` bytes of each draw."""
     threads = _workers(sampler, threads)
-    in_memory = sampler.device is None or sampler.device.type == "cpu"
-    at_once = sampler.memory(min(draws, threads * sampler.chunk_size)) if in_memory else 0
+    at_once = sampler.memory(min(draws, threads * sampler.chunk_size))
+    if sampler.device is not None:  # torch keeps some more; what is not the computer's memory is its to refuse
+        at_once = at_once * 5 // 4 if sampler.device.type == "cpu" else 0
     afford(at_once, sampler.task(draws), sampler.fewer)
     afford(at_once + kept * draws, sampler.task(draws), "make fewer draws")
     check_time(draws, sampler.seconds / threads, sampler.task(draws), "make fewer draws")
@@ -197,11 +198,12 @@ def afford_draws(sampler: Sampler, draws: int, threads: int | None = None, kept:
 
 def _workers(sampler: Sampler, threads: int | None) -> int:
     """The number of threads; a device needs one."""
+    wanted = check_threads(threads)
+    if sampler.device is not None:
+        return 1
     if threads is not None:
-        threads = check_threads(threads)
-    elif sampler.device is None:
-        threads = min(check_threads(None), max(1, _THREADS_BYTES // sampler.memory(sampler.chunk_size)))
-    return 1 if threads is None or sampler.device is not None else threads
+        return wanted
+    return min(wanted, max(1, _THREADS_BYTES // sampler.memory(sampler.chunk_size)))
 
 
 def not_gaussian(net: MLP) -> list[str]:

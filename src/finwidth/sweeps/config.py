@@ -125,6 +125,21 @@ def read_config(source: str | Path | Mapping[str, object]) -> tuple[Config, Vect
     ((2, 4), ('n_0', 'law', 'activation', 'parameterization', 'input', 'width'))
     """
     document = read_document(source)
+    config, vectors = _parsed(document)
+    for name, table in config.quantities.items():
+        if QUANTITIES[name].inputs(table) and len(config.axes["input"]) > 1:
+            raise document.fault("axes.input", f"give one input, for {name} takes its inputs from the table [{name}]")
+    for told, net in _networks_of_a_kind(document, config):
+        for name, table in config.quantities.items():
+            try:
+                QUANTITIES[name].check(net, Settings(config.seed, config.network, table))
+            except FinwidthError as error:
+                raise document.fault("quantities", f'"{name}" cannot be had for {told}: {error}') from None
+    return config, vectors
+
+
+def _parsed(document: Document) -> tuple[Config, Vectors]:
+    """The config and its inputs, each key checked by itself."""
     top = document.table("", ("seed", "quantities", "axes", "network", *QUANTITIES))
     seed = checked_value(document, "seed", top.get("seed", 0), whole_number(0, math.inf))
     if "quantities" not in top:
@@ -157,7 +172,6 @@ def read_config(source: str | Path | Mapping[str, object]) -> tuple[Config, Vect
         quantities,
         _input_digests(vectors),
     )
-    _check_combinations(document, config)
     return config, vectors
 
 
@@ -218,40 +232,15 @@ def _read_network(document: Document, axes: Iterable[str]) -> MLPOptions:
             raise document.fault(f"network.{key}", f"{as_typed(value)} is neither a number nor a name")
         if key in axes:
             raise document.fault(f"axes.{key}", "this key stands in [network], too; give one of the two")
-        _check_network(document, f"network.{key}", {key: value})
         found[key] = value
-    return _check_network(document, "network", found)
+    for key, some in (*((f"network.{name}", {name: value}) for name, value in found.items()), ("network", found)):
+        with document.at(key):  # the parameterization mup takes all of them
+            MLP([1, 1, 1], **cast("MLPOptions", {**some, "parameterization": "mup"}))
+    return cast("MLPOptions", found)
 
 
-def _check_network(document: Document, key: str, arguments: Mapping[str, Value]) -> MLPOptions:
-    """Arguments of `MLP` that it takes, with the parameterization that takes all of them."""
-    network = cast("MLPOptions", arguments)
-    on_trial: MLPOptions = {**network, "parameterization": "mup"}
-    with document.at(key):
-        MLP([1, 1, 1], **on_trial)
-    return network
-
-
-def _check_combinations(document: Document, config: Config) -> None:
-    """Refuse quantities that cannot be computed for a combination of laws, activations and so on of the grid."""
-    for name, table in config.quantities.items():
-        if QUANTITIES[name].inputs(table) and len(config.axes["input"]) > 1:
-            raise document.fault("axes.input", f"give one input, for {name} takes its inputs from the table [{name}]")
-    for cell in _kinds_of_cells(config):
-        told = ", ".join(f"{name} {value!r}" for name, value in cell.coordinates().items() if name not in _SIZES)
-        try:
-            net = cell.network(config.network)
-        except FinwidthError as error:
-            raise document.fault("axes", f"there is no network of {told}: {error}") from None
-        for name, table in config.quantities.items():
-            try:
-                QUANTITIES[name].check(net, Settings(config.seed, config.network, table))
-            except FinwidthError as error:
-                raise document.fault("quantities", f'"{name}" cannot be had for {told}: {error}') from None
-
-
-def _kinds_of_cells(config: Config) -> Iterator[Cell]:
-    """Cells of two layers of the largest width, one for each combination of texts, and of either end of numbers."""
+def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[str, MLP]]:
+    """For each combination of texts, and of either end of numbers, a network of two layers of the largest width."""
     largest = (*[-1] * (len(config.axes) - 1), -1 if "width" in config.axes else 0)
     fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": cell_at(config.axes, largest).width}
     some = {
@@ -260,7 +249,13 @@ def _kinds_of_cells(config: Config) -> Iterator[Cell]:
         if name not in _SIZES
     }
     for values in product(*some.values()):
-        yield make_cell({**fixed, **dict(zip(some, values, strict=True))}.items())
+        coordinates = dict(zip(some, values, strict=True))
+        told = ", ".join(f"{name} {value!r}" for name, value in coordinates.items())
+        try:
+            net = make_cell({**fixed, **coordinates}.items()).network(config.network)
+        except FinwidthError as error:
+            raise document.fault("axes", f"there is no network of {told}: {error}") from None
+        yield told, net
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -148,6 +148,8 @@ def sample(
 ) -> xr.Dataset:
     """Draw the network's output and kernel at one input exactly in law, without building a network.
 
+    `finwidth.summarize` tells means and quantiles of as many draws as are wanted, with their errors.
+
     Parameters
     ----------
     net
