@@ -18,7 +18,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, FinwidthError
-from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.statistics.estimates import estimate_moments
@@ -176,7 +176,7 @@ def test_vectors_of_any_size_meet_matrix_free_layers(dtype: str) -> None:
 def test_real_networks_of_the_smallest_input() -> None:
     net = NETWORKS["leaky"]
     weights, biases = draw_networks(net, 50, np.random.default_rng(0))
-    one, tiny = (kernel(net, weights, biases, x) for x in ([1.0, -2.0], [5e-324, -1e-323]))
+    one, tiny = (kernel_at_input(net, weights, biases, x) for x in ([1.0, -2.0], [5e-324, -1e-323]))
     assert np.array_equal(one["K_b"], tiny["K_b"])
     assert not tiny["K_w"].any()
 

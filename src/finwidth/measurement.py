@@ -134,7 +134,7 @@ def measure(
     >>> found.K.shape, found.theory.rows[0].quantity, found.condition > 1
     ((2, 2), 'K', True)
     """
-    from finwidth.empirical.kernel.options import check_module, check_outputs
+    from finwidth.empirical.kernel.arguments import check_module, check_outputs
 
     outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
     tell = arguments.progress(progress)
@@ -182,13 +182,13 @@ def _theory(
 
 def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[torch.Tensor, npt.ArrayLike]:
     """The inputs as a tensor that the module takes, and the first as given; raises FinwidthError where it does not."""
+    from finwidth.empirical.kernel.arguments import check_batch
     from finwidth.empirical.kernel.calls import differentiable, first_line, untouched
-    from finwidth.empirical.kernel.options import check_inputs
 
     array = arguments.real_array(X)
     if array is None or not array.ndim:
         raise FinwidthError(f"the inputs are {shown(X)}; give real numbers of shape (N, ...)")
-    inputs = check_inputs(module, array, "X")
+    inputs = check_batch(module, array, "X")
     try:
         with untouched(module), differentiable():  # a forward pass may differentiate, count and draw
             module(inputs[:1].clone())

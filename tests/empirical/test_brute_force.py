@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finwidth import MLP
-from finwidth.empirical.reference.brute_force import draw_networks, kernel, kernel_matrix
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input, kernel_matrix
 
 torch = pytest.importorskip("torch")
 
@@ -95,6 +95,6 @@ def test_matrix_and_its_change_are_those_of_torch(name: str) -> None:
 def test_one_input_agrees_with_the_vector_code(name: str) -> None:
     net = NETWORKS[name]
     weights, biases = draw_networks(net, 5, np.random.default_rng(4))
-    matrix, vector = kernel_matrix(net, weights, biases, X[:1], [0.0]), kernel(net, weights, biases, X[0])
+    matrix, vector = kernel_matrix(net, weights, biases, X[:1], [0.0]), kernel_at_input(net, weights, biases, X[0])
     assert matrix["K"][:, 0, 0] == pytest.approx(vector["K"], rel=1e-12)
     assert matrix["dK"][:, 0, 0] == pytest.approx(vector["dK"], rel=1e-10)

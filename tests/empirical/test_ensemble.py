@@ -47,7 +47,7 @@ def test_kernels_are_those_of_the_members(name: str, memory: Any) -> None:
     ensemble = Ensemble(NETWORKS[name], 4, seed=1)
     for outputs in ("trace", 0, 1):
         K = ensemble.kernels(X, outputs, memory=memory)
-        right = [jacobian.kernel(ensemble.member(i), X, scale=ensemble.scale).numpy() for i in range(4)]
+        right = [jacobian.reference_ntk(ensemble.member(i), X, scale=ensemble.scale).numpy() for i in range(4)]
         for i in range(4):
             wanted = np.trace(right[i], axis1=2, axis2=3) if outputs == "trace" else right[i][:, :, outputs, outputs]
             assert np.allclose(K[i], wanted, rtol=1e-10, atol=1e-12)
@@ -64,7 +64,7 @@ def test_any_module_can_be_an_ensemble() -> None:
     ensemble = Ensemble(small_cnn, 3, seed=2)
     K = ensemble.kernels(X)
     for i in range(3):
-        right = jacobian.kernel(ensemble.member(i), X).diagonal(dim1=2, dim2=3).sum(-1)
+        right = jacobian.reference_ntk(ensemble.member(i), X).diagonal(dim1=2, dim2=3).sum(-1)
         assert torch.allclose(K[i], right, rtol=1e-10)
     assert not torch.allclose(K[0], K[1])
     found = ensemble.train(X, np.hstack([Y, Y]), steps=3, lr=0.01)
@@ -107,7 +107,7 @@ def test_members_are_in_the_mode_in_which_they_are_made(layer: Any, training: bo
         module = ensemble.member(i)
         assert module.training == training
         assert torch.allclose(ensemble.outputs(X)[i], module(x), rtol=1e-12)
-        assert torch.allclose(K[i], jacobian.kernel(module, X)[:, :, 0, 0], rtol=1e-10)
+        assert torch.allclose(K[i], jacobian.reference_ntk(module, X)[:, :, 0, 0], rtol=1e-10)
 
 
 def test_a_mode_that_makes_a_difference_makes_one() -> None:
@@ -133,7 +133,7 @@ def test_what_is_no_function_in_training_is_refused(layer: Any, words: str) -> N
 def test_and_taken_in_eval_mode(layer: Any) -> None:
     ensemble = Ensemble(with_layer(layer, training=False), 2)
     for i, K in enumerate(ensemble.kernels(X)):
-        assert torch.allclose(K, jacobian.kernel(ensemble.member(i), X)[:, :, 0, 0], rtol=1e-10)
+        assert torch.allclose(K, jacobian.reference_ntk(ensemble.member(i), X)[:, :, 0, 0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("layer", [FunctionalDropout, StochasticDepth])

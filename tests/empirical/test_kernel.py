@@ -16,15 +16,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical.kernel import calls as forward  # noqa: E402
-from finwidth.empirical.kernel import factors as products  # noqa: E402
-from finwidth.empirical.kernel import gradients as passes  # noqa: E402
-from finwidth.empirical.kernel import ntk as kernel  # noqa: E402
-from finwidth.empirical.kernel import sizes as blocks  # noqa: E402
-from finwidth.empirical.reference import jacobian  # noqa: E402
+from finwidth.empirical import ntk  # noqa: E402
+from finwidth.empirical.kernel import calls, computation, factors, gradients, layout  # noqa: E402
+from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 
 Tensor = Any
-ntk = kernel.ntk
 
 
 class Scaled(nn.Module):
@@ -339,13 +335,13 @@ def near(one: Tensor, other: Tensor) -> bool:
 def test_is_that_of_the_jacobian(name: str) -> None:
     module, x1, x2 = make(name)
     for others in (None, x2):
-        right = jacobian.kernel(module, x1, others)
+        right = reference_ntk(module, x1, others)
         assert near(ntk(module, x1, others), right)
         assert near(ntk(module, x1, others, "diagonal"), right.diagonal(dim1=2, dim2=3))
         assert near(ntk(module, x1, others, "trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
         last = right.shape[-1] - 1
         assert near(ntk(module, x1, others, last), right[..., last, last])
-    right = jacobian.kernel(module, x1).diagonal(dim1=0, dim2=1).movedim(-1, 0)
+    right = reference_ntk(module, x1).diagonal(dim1=0, dim2=1).movedim(-1, 0)
     assert near(ntk(module, x1, entries="diagonal"), right)
     assert near(ntk(module, x1, outputs="diagonal", entries="diagonal"), right.diagonal(dim1=1, dim2=2))
     assert near(ntk(module, x1, outputs="trace", entries="diagonal"), right.diagonal(dim1=1, dim2=2).sum(-1))
@@ -355,8 +351,8 @@ def test_is_that_of_the_jacobian(name: str) -> None:
 def test_what_goes_the_general_way(name: str) -> None:
     module, x1, _ = make(name)
     parameters = dict(module.named_parameters())
-    network = forward.Network(module, parameters, dict.fromkeys(parameters, 1.0), forward.Snapshot(module))
-    assert passes.plan(network, x1[:3])[0].general.keys() == CASES[name][2]
+    network = calls.Network(module, parameters, dict.fromkeys(parameters, 1.0), calls.Snapshot(module))
+    assert gradients.plan_gradients(network, x1[:3])[0].general.keys() == CASES[name][2]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -365,11 +361,11 @@ def test_blocks_make_the_same_kernel(name: str, inputs: int, monkeypatch: pytest
     """Blocks of two of the five inputs and all outputs, or of all inputs and a part of the outputs."""
     module, x1, x2 = make(name)
     part = 100 if inputs == 2 else -(-count_outputs(module, x1) // 2)
-    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), min(o, part)))
-    right = jacobian.kernel(module, x1, x2)
+    monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), min(o, part)))
+    right = reference_ntk(module, x1, x2)
     assert near(ntk(module, x1, x2), right)
     assert near(ntk(module, x1, x2, "diagonal"), right.diagonal(dim1=2, dim2=3))
-    right = jacobian.kernel(module, x1)
+    right = reference_ntk(module, x1)
     assert near(ntk(module, x1), right)
     assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
     assert near(ntk(module, x1, entries="diagonal"), right.diagonal(dim1=0, dim2=1).movedim(-1, 0))
@@ -382,19 +378,19 @@ def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytes
     normed = nn.utils.parametrizations.weight_norm
     layers = normed(nn.Conv1d(2, 6, 2)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(18, 5, bias=False))
     module, x1, x2 = nn.Sequential(*layers).double(), torch.randn(5, 2, 4).double(), torch.randn(4, 2, 4).double()
-    monkeypatch.setattr(products, "_PULLED", 1)
-    monkeypatch.setattr(passes, "_LONG", 1)
-    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), o))
+    monkeypatch.setattr(factors, "_PULLED", 1)
+    monkeypatch.setattr(gradients, "_LONG", 1)
+    monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), o))
     shapes: list[tuple[int, ...]] = []
-    pull = passes._pull
+    pull = gradients._pullback
 
-    def noted(network: forward.Network, weights: list[Tensor], leaves: Any) -> products.Pull:
+    def noted(network: calls.Network, weights: list[Tensor], leaves: Any) -> factors.Pull:
         shapes.extend(tuple(each.shape) for each in weights)
         return pull(network, weights, leaves)
 
-    monkeypatch.setattr(passes, "_pull", noted)
+    monkeypatch.setattr(gradients, "_pullback", noted)
     scale = {name: 0.3 + i for i, name in enumerate(dict(module.named_parameters()))}
-    right = jacobian.kernel(module, x1, x2, scale=scale)
+    right = reference_ntk(module, x1, x2, scale=scale)
     assert near(ntk(module, x1, x2, scale=scale), right)
     assert near(ntk(module, x1, x2, "trace", scale=scale), right.diagonal(dim1=2, dim2=3).sum(-1))
     assert {(6, 2, 2), (5, 18)} <= set(shapes)  # both weights did take this way
@@ -408,21 +404,21 @@ def test_gradients_formed_late_make_the_same_kernel(inputs: int, bias: bool, mon
     layers = nn.Conv2d(3, 4, 3, bias=bias), nn.Tanh(), nn.Conv2d(4, 6, 3, 2, groups=2, bias=bias)
     module = nn.Sequential(*layers, nn.Tanh(), nn.Conv2d(6, 5, 2), nn.Flatten()).double()
     x1, x2 = torch.randn(7, 3, 7, 7).double(), torch.randn(4, 3, 7, 7).double()
-    for name, value in {"_PASS_BYTES": 1, "_LATE_BYTES": 1, "_TILE_ROWS": 15}.items():
-        monkeypatch.setattr(blocks, name, value)
-    monkeypatch.setattr(kernel, "layout", lambda sizes, N, o, memory: (min(N, inputs), o))
+    for name, value in {"_PASS_BYTES": 1, "_DEFERRED_BYTES": 1, "_TILE_ROWS": 15}.items():
+        monkeypatch.setattr(layout, name, value)
+    monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), o))
     late = []
-    channels = products.Outer.channels
+    channels = factors.OuterFactor.channels
 
-    def noted(self: products.Outer, some: slice) -> products.Outer:
+    def noted(self: factors.OuterFactor, some: slice) -> factors.OuterFactor:
         late.append(some)
         return channels(self, some)
 
-    monkeypatch.setattr(products.Outer, "channels", noted)
-    right = jacobian.kernel(module, x1)
+    monkeypatch.setattr(factors.OuterFactor, "channels", noted)
+    right = reference_ntk(module, x1)
     assert near(ntk(module, x1), right)
     assert slice(2, 3) in late
-    assert near(ntk(module, x1, x2), jacobian.kernel(module, x1, x2))
+    assert near(ntk(module, x1, x2), reference_ntk(module, x1, x2))
     assert near(ntk(module, x1, outputs="diagonal"), right.diagonal(dim1=2, dim2=3))
     assert near(ntk(module, x1, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
 
@@ -453,11 +449,11 @@ def test_parameters_and_scales() -> None:
     module, x, _ = make("perceptron")
     names = ["0.weight", "4.bias"]
     some = ntk(module, x, parameters=names)
-    assert near(some, jacobian.kernel(module, x, parameters=names))
+    assert near(some, reference_ntk(module, x, parameters=names))
     assert near(ntk(module, x, parameters=lambda name, p: name in names), some)
     scale = {"0.weight": 2.5, "2.bias": 0.0}
     scaled = ntk(module, x, scale=scale)
-    assert near(scaled, jacobian.kernel(module, x, scale=scale))
+    assert near(scaled, reference_ntk(module, x, scale=scale))
     assert near(ntk(module, x, scale=lambda name, p: scale.get(name, 1.0)), scaled)
     for name, each in module.named_parameters():
         each.requires_grad_(name in names)

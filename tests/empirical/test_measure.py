@@ -16,8 +16,7 @@ import pytest
 import finwidth
 from finwidth import MLP
 from finwidth.cli.main import main
-from finwidth.empirical.reference.brute_force import draw_networks, simulate
-from finwidth.empirical.reference.brute_force import kernel as brute_force_kernel
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input, simulate
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -129,7 +128,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_a_module_beside_its_law() -> None:
     net = MLP([3, 16, 16, 1])
     exact = finwidth.moments(net, X[1])
-    right = brute_force_kernel(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
+    right = kernel_at_input(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
     found = finwidth.compare(finwidth.empirical.MLP(net, 6), X[1], draws=40_000)
     assert found.in_law
     assert found.draws == 40_000
@@ -182,7 +181,7 @@ def test_what_pytorch_users_write() -> None:
 def test_mup_and_several_outputs() -> None:
     net = MLP([3, 8, 6, 2], parameterization="mup", bias_variance=0.5)
     found = finwidth.compare(finwidth.empirical.MLP(net, 6), X[1], networks=500)
-    right = brute_force_kernel(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
+    right = kernel_at_input(net, *draw_networks(net, 1, np.random.default_rng(6)), X[1])
     for row in found.rows:
         assert row.measured == pytest.approx(float(right[row.quantity][0]), rel=1e-10)
 

@@ -68,11 +68,11 @@ def test_what_is_recorded_is_what_the_kernels_say() -> None:
     module = network(outputs=2)
     targets = torch.stack([Y, Y.square()], dim=1)
     tracker = Tracker(module, X, targets, record=[2, 5], kernels=True)
-    kernels, losses = [jacobian.kernel(module, X).diagonal(dim1=2, dim2=3).sum(-1).numpy()], [np.nan]
+    kernels, losses = [jacobian.reference_ntk(module, X).diagonal(dim1=2, dim2=3).sum(-1).numpy()], [np.nan]
     for step, loss in zip(range(1, 7), training(module), strict=False):
         assert tracker.step(loss) == (step in {2, 5})
         if step in {2, 5}:
-            kernels.append(jacobian.kernel(module, X).diagonal(dim1=2, dim2=3).sum(-1).numpy())
+            kernels.append(jacobian.reference_ntk(module, X).diagonal(dim1=2, dim2=3).sum(-1).numpy())
             losses.append(loss.item())
     found = tracker.dataset()
     assert found.step.to_numpy().tolist() == [0, 2, 5]
@@ -112,7 +112,7 @@ def test_classes_align_like_one_hot_targets() -> None:
 
 def test_one_output_and_options_of_the_kernel() -> None:
     module = network(outputs=3)
-    K = jacobian.kernel(module, X, parameters=["0.weight"]).numpy()
+    K = jacobian.reference_ntk(module, X, parameters=["0.weight"]).numpy()
     found = Tracker(module, X, outputs=2, parameters=["0.weight"]).dataset()
     assert np.allclose(found.initial_K, K[:, :, 2, 2], rtol=1e-10)
     assert "alignment" not in found
@@ -160,13 +160,13 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, measurement: float) -> None:
         self.now = 0.0
-        measure = Tracker._measure
+        measured = home._symmetric
 
-        def slow(tracker: Any) -> Any:
+        def slow(K: Any) -> Any:
             self.now += measurement
-            return measure(tracker)
+            return measured(K)
 
-        monkeypatch.setattr(Tracker, "_measure", slow)
+        monkeypatch.setattr(home, "_symmetric", slow)
         monkeypatch.setattr(home.time, "perf_counter", lambda: self.now)
 
 
@@ -249,7 +249,7 @@ def test_the_last_step_is_had(tmp_path: Path, steps: Any, trained: int) -> None:
     found = tracker.dataset()
     assert int(found.step[-1]) == trained
     assert float(found.loss[-1]) == loss.item()
-    assert np.allclose(found.K[-1], jacobian.kernel(module, X)[:, :, 0, 0], rtol=1e-10)
+    assert np.allclose(found.K[-1], jacobian.reference_ntk(module, X)[:, :, 0, 0], rtol=1e-10)
     spent = tracker.dataset().attrs["tracking_seconds"]
     assert spent == found.attrs["tracking_seconds"]  # what is had is not measured again
     xr.testing.assert_equal(xr.load_dataset(tmp_path / "run.nc", engine="scipy"), found)
@@ -309,7 +309,7 @@ def test_half_precision(tmp_path: Path, name: str, dtype: Any) -> None:
     tracker.step((module(inputs) - targets).square().sum())
     found = tracker.dataset()
     assert found.attrs["dtype"] == str(dtype).removeprefix("torch.")
-    right = jacobian.kernel(module.eval().double(), inputs.double()).diagonal(dim1=2, dim2=3).sum(-1).numpy()
+    right = jacobian.reference_ntk(module.eval().double(), inputs.double()).diagonal(dim1=2, dim2=3).sum(-1).numpy()
     error = np.linalg.norm(found.K[-1] - right) / np.linalg.norm(right)
     assert error < 8 * torch.finfo(dtype).eps
     assert np.isfinite(found.drop_vars("loss").isel(step=-1).to_array().max())

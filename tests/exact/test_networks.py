@@ -20,7 +20,7 @@ from scipy import stats
 import finwidth
 from exact.test_enumeration import delta, moment
 from finwidth import MLP, Activation
-from finwidth.empirical.reference.brute_force import draw_networks, kernel, simulate
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input, simulate
 from finwidth.exact.partitions import State
 from finwidth.exact.transfer import Input, compile_program, evaluate
 from finwidth.networks.laws import LAWS
@@ -254,7 +254,7 @@ def entries(net: MLP, x: Entries, networks: int, rng: np.random.Generator) -> Dr
         whole = np.eye(net.widths[-1])
         whole[:2, :2] = mixing
         mixed = [*weights[:-1], whole @ weights[-1]], [*biases[:-1], biases[-1] @ whole.T]
-        return kernel(net, *mixed, x)["K"]
+        return kernel_at_input(net, *mixed, x)["K"]
 
     K_00, K_11 = first([[1, 0], [0, 1]]), first([[0, 1], [1, 0]])
     rotated = first(np.sqrt(0.5) * np.array([[1, 1], [1, -1]]))

@@ -11,7 +11,7 @@ import pytest
 
 from exact.test_networks import STEEP, VIEWS, Drawn, kernel_variances, means
 from finwidth import MLP, Activation
-from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input
 from finwidth.networks.laws import FloatArray
 from stats import same_mean
 
@@ -235,7 +235,7 @@ FEW = 25
 def test_kernel_and_update_are_those_of_autograd(name: str) -> None:
     net = NETWORKS[name]
     weights, biases = draw_networks(net, FEW, np.random.default_rng(33))
-    drawn = kernel(net, weights, biases, X)
+    drawn = kernel_at_input(net, weights, biases, X)
     for j in range(FEW):
         network = Parameterized(net, [W[j] for W in weights], [b[j] for b in biases])
         assert network.output(X).detach().numpy() == pytest.approx(drawn["output"][j], rel=1e-10, abs=1e-10)
@@ -248,7 +248,7 @@ def test_kernel_and_update_are_those_of_autograd(name: str) -> None:
 def test_another_parameterization_is_another_kernel(name: str, other: str) -> None:
     net = NETWORKS[name]
     weights, biases = draw_networks(net, 1, np.random.default_rng(34))
-    K = kernel(net, weights, biases, X)["K"]
+    K = kernel_at_input(net, weights, biases, X)["K"]
     wrong = Parameterized(MLP(net.widths, parameterization=other), [W[0] for W in weights], [b[0] for b in biases])
     assert abs(wrong.kernel(X)["K"] / float(K[0]) - 1) > 1e-3
 
@@ -258,7 +258,7 @@ def test_update_is_the_limit_of_a_step(name: str) -> None:
     """(K after a step - K before) / lr tends to dK with an error in proportion to lr, while no gate changes."""
     net = NETWORKS[name]
     weights, biases = draw_networks(net, FEW, np.random.default_rng(35))
-    drawn = kernel(net, weights, biases, X)
+    drawn = kernel_at_input(net, weights, biases, X)
     tried = 0
     for j, (K, dK) in enumerate(zip(drawn["K"].tolist(), drawn["dK"].tolist(), strict=True)):
         errors, crossed = [], False

@@ -7,14 +7,14 @@ them is first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
     from finwidth.empirical.kernel.explanation import explain as explain
     from finwidth.empirical.kernel.ntk import ntk as ntk
-    from finwidth.empirical.kernel.update import sgd_update as sgd_update
+    from finwidth.empirical.kernel.sgd_update import sgd_update as sgd_update
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
     from finwidth.empirical.training.ensemble import Ensemble as Ensemble
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ntk": "kernel.ntk",
-    "sgd_update": "kernel.update",
+    "sgd_update": "kernel.sgd_update",
     "explain": "kernel.explanation",
     "MLP": "modules.mlp",
     "recognise": "modules.recognition",
@@ -35,7 +35,7 @@ _HOMES = {
 
 if not TYPE_CHECKING:  # a type checker would take any name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Load a public name from its module when it is first used."""
         if name not in _HOMES:
             raise AttributeError(f"module 'finwidth.empirical' has no attribute {name!r}")

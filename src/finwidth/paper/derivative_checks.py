@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.empirical.reference.brute_force import draw_networks, kernel
+from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.paper.path_checks import common, from_input, names
@@ -193,7 +193,7 @@ def _backpropagated(each: Drawn) -> dict[str, float]:
         shape = (1, layer.fan_out, layer.fan_in)
         weights.append(units[start : start + size].reshape(shape) * math.sqrt(layer.weight_variance))
         start += size
-    found = kernel(net, weights, [np.zeros((1, layer.fan_out)) for layer in net.layers], list(each.x))
+    found = kernel_at_input(net, weights, [np.zeros((1, layer.fan_out)) for layer in net.layers], list(each.x))
     return {"K_w": float(found["K_w"][0]), "D_ww": float(-found["dK"][0] / 2)}
 
 

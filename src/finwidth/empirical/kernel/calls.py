@@ -12,11 +12,11 @@ import operator
 import random
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -30,44 +30,46 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+
+
+Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 
 class Snapshot:
     """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
 
     def __init__(self, module: nn.Module, *, hooks: bool = True) -> None:
-        held: dict[int, Any] = {}
-        for part in module.modules():
-            held[id(part.__dict__)] = part.__dict__
-            for name, each in part.__dict__.items():
-                if hooks or name not in _HOOKS:
-                    _collect(each, held)
+        held: dict[int, Container] = {id(part.__dict__): part.__dict__ for part in module.modules()}
+        waiting = [
+            each for part in module.modules() for name, each in part.__dict__.items() if hooks or name not in _HOOKS
+        ]
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, dict | list | set | deque) and id(each) not in held:
+                held[id(each)] = each
+                waiting += each.values() if isinstance(each, dict) else each
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
 
     def restore(self) -> None:
         """Restore everything that has changed."""
         for each, before in self.before:
-            if not _unchanged(each, before):
-                each.clear()
-                (each.extend if isinstance(each, list | deque) else each.update)(before)
+            if _same_objects(each, before):
+                continue
+            each.clear()
+            if isinstance(each, list | deque):
+                each.extend(before)
+            elif isinstance(each, set) or isinstance(before, dict):
+                each.update(before)
 
 
-def _unchanged(one: Any, other: Any) -> bool:
+def _same_objects(one: Container, other: Container) -> bool:
     """Whether two containers hold the same objects."""
     if isinstance(one, set):
         return bool(one == other)
-    if isinstance(one, dict):
+    if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(map(operator.is_, one.values(), other.values()))
     return len(one) == len(other) and all(map(operator.is_, one, other))
-
-
-def _collect(container: Any, held: dict[int, Any]) -> None:
-    """The containers in a container, and itself."""
-    if isinstance(container, dict | list | set | deque) and id(container) not in held:
-        held[id(container)] = container
-        for each in container.values() if isinstance(container, dict) else container:
-            _collect(each, held)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def dual(primal: Tensor, tangent: Tensor) -> Tensor:
     return found
 
 
+def unpack_dual(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A tensor without its derivative, and the derivative, None if it has none."""
+    primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    return primal, tangent
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Gradients on, whatever the caller has set, and attention by formulas that every transform can take."""
@@ -117,7 +125,7 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-def _contiguous_gradient(layer: nn.Module, _: Any, output: Any) -> None:
+def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
     """Have gradients reach batch normalisation in the order of its results: of transposed ones it makes wrong ones.
 
     So it is in torch 2.13 on the CPU, for a single sample (docs/zoo.md). Only the order of numbers in memory changes.
@@ -198,8 +206,14 @@ class _Results(TorchFunctionMode):
         super().__init__()
         self.dtypes: set[torch.dtype] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, and note it."""
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call the function, and note the type of its result."""
         found = func(*args, **(kwargs or {}))
         if isinstance(found, torch.Tensor) and found.is_floating_point():
             self.dtypes.add(found.dtype)
@@ -233,7 +247,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
 
 
-def check_output(output: Any, n: int) -> Tensor:
+def check_output(output: object, n: int) -> Tensor:
     """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
     if not isinstance(output, torch.Tensor):
         raise FinwidthError(
@@ -258,7 +272,7 @@ def check_output(output: Any, n: int) -> Tensor:
 
 @contextmanager
 def measuring(module: nn.Module) -> Iterator[ExitStack]:
-    """For all that is done with a user's module: it is left as it was, and computes in its own precision."""
+    """Inside, a user's module computes in its own precision; afterwards it is as it was before."""
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
         yield stack
@@ -278,13 +292,13 @@ def _uncached() -> Iterator[None]:
 def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
     gradients = [(each, each.grad) for each in module.parameters()]
-    chance, snapshot = _Chance(module), Snapshot(module)
+    states, snapshot = _RandomStates(module), Snapshot(module)
     try:
         with same_buffers(module):
             yield
-            chance.check()
+            states.check()
     finally:
-        chance.restore()
+        states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
@@ -307,22 +321,33 @@ def same_buffers(module: nn.Module) -> Iterator[None]:
             array[...] = entries
 
 
-class _Chance:
+class _States(NamedTuple):
+    """The states of torch's, Python's and NumPy's global generators, and of those of a module's own."""
+
+    of_torch: Tensor
+    of_python: tuple[Any, ...]
+    of_numpy: dict[str, Any] | tuple[Any, ...]
+    of_cuda: list[Tensor]
+    own: list[Any]
+
+
+class _RandomStates:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
     def __init__(self, module: nn.Module) -> None:
-        found = {id(each): each for each in _at_hand(module) if isinstance(each, _GENERATORS)}
-        self.own = list(found.values())
+        self.own = list({id(each): each for each in _at_hand(module) if isinstance(each, _Generator)}.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
 
-    def _states(self) -> list[Any]:
-        states = [torch.random.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)]  # noqa: NPY002
-        return [*states, *(torch.cuda.get_rng_state_all() if self.cuda else []), *map(_state, self.own)]
+    def _states(self) -> _States:
+        of_numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+        cuda = torch.cuda.get_rng_state_all() if self.cuda else []
+        return _States(torch.random.get_rng_state(), random.getstate(), of_numpy, cuda, [*map(_state, self.own)])
 
     def check(self) -> None:
         """Raise FinwidthError if random numbers were drawn."""
-        if not all(map(_same, self.before, self._states())):
+        before, now = (list(_state_values(each)) for each in (self.before, self._states()))
+        if not all(map(_same, before, now)):
             raise FinwidthError(
                 "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
                 "call is of another network; call module.eval() first, or give it fixed numbers"
@@ -330,17 +355,17 @@ class _Chance:
 
     def restore(self) -> None:
         """Put the states back."""
-        torch.random.set_rng_state(self.before[0])
-        random.setstate(self.before[1])
-        np.random.set_state(self.before[2])  # noqa: NPY002
+        torch.random.set_rng_state(self.before.of_torch)
+        random.setstate(self.before.of_python)
+        np.random.set_state(self.before.of_numpy)  # noqa: NPY002
         if self.cuda:
-            torch.cuda.set_rng_state_all(self.before[3 : len(self.before) - len(self.own)])
-        for each, state in zip(self.own, self.before[len(self.before) - len(self.own) :], strict=True):
+            torch.cuda.set_rng_state_all(self.before.of_cuda)
+        for each, state in zip(self.own, self.before.own, strict=True):
             _put(each, state)
 
 
-def _at_hand(module: nn.Module) -> Iterator[Any]:
-    """What a module's forward can reach: attributes of its parts; globals, defaults and closures of its functions."""
+def _at_hand(module: nn.Module) -> Iterator[object]:
+    """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
     yield from attributes
     for each in attributes:
@@ -354,7 +379,7 @@ def _at_hand(module: nn.Module) -> Iterator[Any]:
             yield from inspect.getclosurevars(function).nonlocals.values()
 
 
-def _state(generator: Any) -> Any:
+def _state(generator: _Generator) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     if isinstance(generator, np.random.RandomState):
@@ -362,7 +387,7 @@ def _state(generator: Any) -> Any:
     return generator.get_state() if isinstance(generator, torch.Generator) else generator.getstate()
 
 
-def _put(generator: Any, state: Any) -> None:
+def _put(generator: _Generator, state: Any) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, np.random.RandomState | torch.Generator):
@@ -371,10 +396,21 @@ def _put(generator: Any, state: Any) -> None:
         generator.setstate(state)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two states are equal."""
-    if isinstance(one, torch.Tensor):
+def _state_values(states: _States) -> Iterator[object]:
+    """All numbers, texts, tensors and arrays in states."""
+    waiting = list[object](states)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            waiting += each.values() if isinstance(each, dict) else each
+        else:
+            yield each
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values of states are equal."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
-    if isinstance(one, dict):
-        return all(_same(each, other[key]) for key, each in one.items())
-    return np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one == other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other)

@@ -1,19 +1,21 @@
-"""How `ntk` would find the kernel of a module, and what it would take: `explain`."""
+"""How `ntk` would find the kernel of a module, in what time and memory: `explain`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
-from finwidth.empirical.kernel.gradients import Plan
-from finwidth.empirical.kernel.ntk import Kernel, prepare
-from finwidth.empirical.kernel.options import Parameters, Scale, check_module
+from finwidth.empirical.kernel.computation import KernelJob, compute
+from finwidth.empirical.kernel.gradients import GradientPlan, gradients
+from finwidth.empirical.kernel.ntk import prepare
+from finwidth.empirical.kernel.tiles import BlockTiles, compact
 
 Tensor = torch.Tensor
 _TRIAL = 64  # inputs at the most
@@ -30,10 +32,11 @@ class Route:
     numbers
         How many it has.
     route
-        ``"products"``: they are not formed, but for layers where that is quicker; a pass of many inputs gives all of
-        them. ``"pulled back"``: formed by a weight that is made of the parameter, in the same pass, and from there by
-        it. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by passes of a few inputs,
-        where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every input and output.
+        ``"products"``: not formed, but for layers where that is quicker; one pass gives those at many inputs.
+        ``"pulled back"``: in the same pass the gradients by a weight that is made of the parameter are formed, and from
+        them those by the parameter. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by
+        passes of a few inputs, where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every
+        input and output.
     reason
         Why it is not ``"products"``; empty where it is.
     """
@@ -55,7 +58,7 @@ class Explanation:
     kernel_bytes, working_bytes
         Memory of the kernel itself, and the most beside it.
     seconds
-        The time to expect, from trials on a few of the inputs; None if they are too few to tell.
+        The time to expect, from trials on a few of the inputs.
     block, inputs_at_once
         How many inputs a block has, and how many of them a pass.
     """
@@ -85,8 +88,8 @@ class Explanation:
 
 def explain(
     module: nn.Module,
-    x1: Any,
-    x2: Any = None,
+    x1: object,
+    x2: object = None,
     outputs: str | int = "full",
     *,
     entries: str = "full",
@@ -119,14 +122,14 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        kernel, bytes_ = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
-        seconds = _seconds(kernel, bytes_)
-        block, at_once, working = kernel.layout(bytes_)
-    routes = tuple(_route(kernel.plan, name, each) for name, each in kernel.network.parameters.items())
-    return Explanation(routes, kernel.bytes, working, seconds, block, at_once)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
+        seconds, job = _seconds(job)
+        layout, working = job.layout(), job.working_bytes
+    routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())
+    return Explanation(routes, job.bytes, working, seconds, layout.inputs, layout.inputs_per_pass)
 
 
-def _route(plan: Plan, name: str, parameter: Tensor) -> Route:
+def _route(plan: GradientPlan, name: str, parameter: Tensor) -> Route:
     if name in plan.general:
         return Route(name, parameter.numel(), plan.ways[0], plan.general[name])
     if name in plan.pulled:
@@ -134,21 +137,33 @@ def _route(plan: Plan, name: str, parameter: Tensor) -> Route:
     return Route(name, parameter.numel(), "products", "")
 
 
-def _seconds(kernel: Kernel, memory: int) -> float:
-    """The time to expect, from a few of the inputs: passes in proportion to the inputs, products to their pairs."""
-    N, others = len(kernel.x1), len(kernel.x1 if kernel.x2 is None else kernel.x2)
+def _seconds(job: KernelJob) -> tuple[float, KernelJob]:
+    """The time to expect, from a few of the inputs; and the job, by a plan that works.
+
+    Passes take time in proportion to the inputs, and products to the pairs of them.
+    """
+    N, others = len(job.x1), len(job.x1 if job.x2 is None else job.x2)
     rows = torch.arange(min(_TRIAL, N))
-    part = kernel.among(rows, None if kernel.x2 is None else rows[:others], kernel.outputs)
-    part.compute(memory)  # what is done once in a process, and a plan that does not work
-    kernel.plan = part.plan
-    whole = _fastest(lambda: part.compute(memory))
-    passes = _fastest(part.pass_all) / len(rows)
+    _, part = compute(job.among(rows, None if job.x2 is None else rows[:others], job.outputs))  # once in a process
+    job = replace(job, plan=part.plan)
+    whole = _fastest(partial(compute, part))
+    passes = _fastest(partial(_pass_all, part)) / len(rows)
     pairs = max(0.0, whole - passes * len(rows)) / len(rows) ** 2
-    if kernel.alone:
-        return whole / len(rows) * N
-    block, *_ = kernel.layout(memory)
-    blocks = -(-N // block)
-    return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others
+    if job.sizes.diagonal_only:
+        return whole / len(rows) * N, job
+    blocks = -(-N // job.layout().inputs)
+    return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others, job
+
+
+def _pass_all(job: KernelJob) -> None:
+    """Find the gradients at the first set of inputs, block by block, and drop them."""
+    layout = job.layout()
+    with torch.no_grad():
+        for block in (each for group in layout.groups for each in layout.blocks(group)):
+            tiles = BlockTiles(layout)
+            tiles.keep([block])
+            for each in layout.passes(block):
+                tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
 
 
 def _fastest(call: Callable[[], object]) -> float:

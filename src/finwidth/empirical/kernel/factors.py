@@ -8,7 +8,7 @@ Blocks of the kernel have shape (O1, n1, O2, n2) with all pairs of outputs and (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -20,48 +20,43 @@ _RUN = 2**13  # numbers of a gradient that are summed at once
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseFactor:
     """Gradients themselves, shape (n, o, p)."""
 
     G: Tensor
 
-    def part(self, inputs: slice) -> Dense:
+    def part(self, inputs: slice) -> DenseFactor:
         """A view of the gradients at some of the inputs."""
-        return Dense(self.G[inputs])
+        return DenseFactor(self.G[inputs])
 
     tile = part
 
-    def gathered(self, times: int) -> Dense:
-        """The gradients of inputs each of which was so many consecutive ones."""
-        return self if times == 1 else Dense(torch.unflatten(self.G, 0, (-1, times)).sum(1))
+    def gathered(self, times: int) -> DenseFactor:
+        """The gradients of inputs that had so many consecutive rows each."""
+        return self if times == 1 else DenseFactor(torch.unflatten(self.G, 0, (-1, times)).sum(1))
 
-    def summed(self) -> Dense:
+    def summed(self) -> DenseFactor:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
-        return Dense(self.G.flatten(1)[:, None])
+        return DenseFactor(self.G.flatten(1)[:, None])
 
-    @property
-    def inputs(self) -> int:
-        """Number of inputs."""
-        return len(self.G)
+    def room(self, n: int) -> DenseFactor:
+        """A factor for n inputs without numbers yet; `fill` fills parts of it."""
+        return DenseFactor(self.G.new_empty(n, *self.G.shape[1:]))
 
-    def room(self, n: int) -> Dense:
-        """An empty factor for n inputs, to be filled part by part with `fill`."""
-        return Dense(self.G.new_empty(n, *self.G.shape[1:]))
-
-    def fill(self, other: Factor) -> None:
+    def fill(self, other: GradientFactor) -> None:
         """Copy the numbers of another factor."""
         self.G.copy_(other.dense().G)
 
-    def dense(self) -> Dense:
+    def dense(self) -> DenseFactor:
         """The gradients are formed already."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """From gradients by a weight, shape (rows, ...), to those by the parameters it is made of, (rows, ``numbers``).
+    """From gradients by a weight to those by the parameters that it is made of.
 
-    ``into`` writes the second into its second argument.
+    ``into(rows, found)`` writes the latter, shape (rows, ``numbers``), into ``found``.
     """
 
     numbers: int
@@ -69,78 +64,73 @@ class Pull:
 
 
 @dataclass(frozen=True)
-class Outer:
+class OuterFactor:
     """Gradients sum_p D[i, n, g, p, :] x A[n, g, p, :] of a weight that multiplies A, in its two factors.
 
-    ``A`` has shape (n, g, P, a); for a table of which rows are looked up it has shape (n, P) and holds their numbers,
-    and ``rows`` is how many the table has.  ``D`` has shape (o, n, g, P, c).  With ``late``, the gradients themselves
-    are to be multiplied, formed for so many of the c at a time.  With ``pull``, the gradients are those by what the
-    weight is made of.
+    ``A`` has shape (n, g, P, a) and ``D`` has shape (o, n, g, P, c).  Of a table whose rows are looked up, ``rows`` is
+    the number of rows, and ``A``, shape (n, P), holds the numbers of those that are.  Where ``channels_at_once`` is not
+    0, products take the gradients themselves, formed for so many of the c at a time.  With ``pull``, the gradients are
+    those by the parameters that the weight is made of.
     """
 
     A: Tensor
     D: Tensor
     rows: int | None = None
-    late: int = 0
+    channels_at_once: int = 0
     pull: Pull | None = None
 
-    def part(self, inputs: slice) -> Outer:
+    def part(self, inputs: slice) -> OuterFactor:
         """A view of the gradients at some of the inputs."""
         return replace(self, A=self.A[inputs], D=self.D[:, inputs])
 
-    def gathered(self, times: int) -> Outer:
-        """The gradients of inputs each of which was so many consecutive ones: these become positions."""
+    def gathered(self, times: int) -> OuterFactor:
+        """The gradients of inputs that had so many consecutive rows each: these become positions."""
         if times == 1:
             return self
         A, D = torch.unflatten(self.A, 0, (-1, times)), torch.unflatten(self.D, 1, (-1, times))
         A = A.flatten(1, 2) if self.rows is not None else A.transpose(1, 2).flatten(2, 3)
         return replace(self, A=A, D=D.transpose(2, 3).flatten(3, 4))
 
-    def tile(self, inputs: slice) -> Outer:
+    def tile(self, inputs: slice) -> OuterFactor:
         """The factors at some of the inputs, contiguous, as matrix products are fastest with them."""
         part = self.part(inputs)
-        return part if self.late else replace(part, A=part.A.contiguous(), D=part.D.contiguous())
+        return part if self.channels_at_once else replace(part, A=part.A.contiguous(), D=part.D.contiguous())
 
-    @property
-    def inputs(self) -> int:
-        """Number of inputs."""
-        return len(self.A)
-
-    def room(self, n: int) -> Outer:
-        """An empty factor for n inputs, to be filled part by part with `fill`."""
+    def room(self, n: int) -> OuterFactor:
+        """A factor for n inputs without numbers yet; `fill` fills parts of it."""
         o, _, *sizes, P, c = self.D.shape
         D = self.D.new_empty(o, n, *sizes, c, P).mT  # positions last, as gradients are formed from it
         return replace(self, A=self.A.new_empty(n, *self.A.shape[1:]), D=D)
 
-    def fill(self, other: Factor) -> None:
+    def fill(self, other: GradientFactor) -> None:
         """Copy the numbers of another factor."""
-        assert isinstance(other, Outer)
+        assert isinstance(other, OuterFactor)
         self.A.copy_(other.A)
         self.D.copy_(other.D)
 
-    def channels(self, some: slice) -> Outer:
+    def channels(self, some: slice) -> OuterFactor:
         """The gradients by the weights of some of the c output channels."""
         return replace(self, D=self.D[..., some])
 
-    def summed(self) -> Outer:
+    def summed(self) -> OuterFactor:
         """The outputs as further numbers of a single one: products then sum over the outputs."""
         return replace(self, D=self.D.movedim(0, 4).flatten(3)[None])
 
-    def dense(self) -> Dense:
+    def dense(self) -> DenseFactor:
         """The gradients themselves, in the order of the weight's numbers."""
         o, n, g, P, c = self.D.shape
         if self.pull is not None:
-            return Dense(self._pulled(self.pull))
+            return DenseFactor(self._pulled(self.pull))
         if self.rows is not None:
             D = self.D[:, :, 0].transpose(0, 1)
             places = self.A[:, None, :, None].expand(n, o, P, c)
-            return Dense(D.new_zeros(n, o, self.rows, c).scatter_add(2, places, D).flatten(2))
+            return DenseFactor(D.new_zeros(n, o, self.rows, c).scatter_add(2, places, D).flatten(2))
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         G = torch.bmm(D, self.A.reshape(n * g, P, -1))
-        return Dense(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
+        return DenseFactor(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
 
     def _pulled(self, pull: Pull) -> Tensor:
-        """The gradients by what the weight is made of, shape (n, o, numbers), those by itself some inputs at a time."""
+        """The gradients by the parameters behind the weight, shape (n, o, numbers), from some inputs at a time."""
         o, n, g, _, c = self.D.shape
         found, weight = self.D.new_empty(n, o, pull.numbers), replace(self, pull=None)
         few = max(1, _PULLED // (o * g * c * (self.rows or self.A.shape[-1])))
@@ -150,26 +140,11 @@ class Outer:
         return found
 
 
-Factor: TypeAlias = Dense | Outer
-
-
-def joined(passes: Iterable[list[Factor]], n: int) -> list[Factor]:
-    """Concatenate factors of consecutive inputs, n in all; memory peaks at the result and one pass."""
-    whole: list[Factor] = []
-    start = 0
-    for some in passes:
-        stop = start + some[0].inputs
-        if stop - start == n:
-            return some
-        whole = whole or [each.room(n) for each in some]
-        for into, each in zip(whole, some, strict=True):
-            into.part(slice(start, stop)).fill(each)
-        start = stop
-    return whole
+GradientFactor: TypeAlias = DenseFactor | OuterFactor
 
 
 @dataclass(frozen=True)
-class Shape:
+class FactorSize:
     """The sizes of a factor for one input and one output; P = 0 for gradients themselves, c of them.
 
     ``pulled`` is the number of parameters that a weight is made of, 0 if it is one itself.
@@ -182,29 +157,31 @@ class Shape:
     pulled: int = 0
 
     @classmethod
-    def of(cls, factor: Factor) -> Shape:
+    def of(cls, factor: GradientFactor) -> FactorSize:
         """The shape of a factor."""
-        if isinstance(factor, Dense):
+        if isinstance(factor, DenseFactor):
             return cls(1, 0, 0, factor.G.shape[-1])
         a = factor.A.shape[-1] if factor.rows is None else factor.rows
         _, _, g, P, c = factor.D.shape
         return cls(g, P, a, c, factor.pull.numbers if factor.pull else 0)
 
-    def forms(self, o: int, n: int, *, pairs: bool) -> bool:
-        """Whether forming the gradients takes fewer multiplications than their factors do, n inputs against n.
+    def materializes(self, o: int, n: int, *, all_pairs: bool) -> bool:
+        """Whether a product of n inputs with n takes fewer multiplications if the gradients are formed.
 
         Examples
         --------
-        >>> from finwidth.empirical.kernel.factors import Shape
-        >>> Shape(1, 1, 512, 512).forms(10, 64, pairs=True), Shape(1, 256, 27, 32).forms(10, 64, pairs=True)
-        (False, True)
+        >>> from finwidth.empirical.kernel.factors import FactorSize
+        >>> FactorSize(1, 1, 512, 512).materializes(10, 64, all_pairs=True)
+        False
+        >>> FactorSize(1, 256, 27, 32).materializes(10, 64, all_pairs=True)
+        True
         """
         g, P, a, c = self.g, self.P, self.a, self.c
         if g > 1 or not P or self.pulled:
             return True
-        outputs = o * o if pairs else o
+        outputs = o * o if all_pairs else o
         formed = outputs * a * c + 2 * o * P * a * c / n
-        if P == 1 or not pairs:
+        if P == 1 or not all_pairs:
             return formed < P * P * (a + outputs * c)
         return formed < P * P * (a + o * c) + P * outputs * c
 
@@ -216,15 +193,15 @@ class Shape:
         return o * (self.pulled or g * a * c) if formed else g * P * (a + o * c)
 
 
-def add_pairs(K: Tensor, one: Factor, other: Factor) -> None:
+def add_pairs(K: Tensor, one: GradientFactor, other: GradientFactor) -> None:
     """Add the products of all pairs of inputs and of outputs to ``K``, shape (O1, n1, O2, n2)."""
-    if not (isinstance(one, Outer) and isinstance(other, Outer)):
+    if not (isinstance(one, OuterFactor) and isinstance(other, OuterFactor)):
         o1, n1, o2, n2 = K.shape
         products = _inner_products(one.dense().G.flatten(0, 1)[None], other.dense().G.flatten(0, 1)[None])
         K += products.view(n1, o1, n2, o2).permute(1, 0, 3, 2)
     elif one.D.shape[3] == other.D.shape[3] == 1:
         D1, D2 = one.D.flatten(2).flatten(0, 1), other.D.flatten(2).flatten(0, 1)
-        K.addcmul_((D1 @ D2.T).view(K.shape), _inner(one, other)[None, :, None, :])
+        K.addcmul_((D1 @ D2.T).view(K.shape), _input_products(one, other)[None, :, None, :])
     else:
         _add_by_positions(K, one, other)
 
@@ -238,11 +215,11 @@ def _inner_products(G1: Tensor, G2: Tensor) -> Tensor:
     return found
 
 
-def _add_by_positions(K: Tensor, one: Outer, other: Outer) -> None:
+def _add_by_positions(K: Tensor, one: OuterFactor, other: OuterFactor) -> None:
     """sum_pq (A_ap . A_bq) (D_iap . D_jbq), the positions p summed first: O1 n2 q c numbers for each input a."""
     O1, n1, O2, n2 = K.shape
     P, Q, c = one.D.shape[3], other.D.shape[3], other.D.shape[4]
-    inner = _inner(one, other).view(n1, P, n2 * Q)
+    inner = _input_products(one, other).view(n1, P, n2 * Q)
     D1 = one.D[:, :, 0].permute(1, 2, 3, 0).reshape(n1, P, c * O1)
     D2 = other.D[:, :, 0].permute(1, 2, 3, 0).reshape(n2, Q * c, O2)
     for a in range(n1):
@@ -250,41 +227,41 @@ def _add_by_positions(K: Tensor, one: Outer, other: Outer) -> None:
         K[:, a] += torch.bmm(weighed.transpose(1, 2), D2).permute(1, 2, 0)
 
 
-def add_outputs(K: Tensor, one: Factor, other: Factor) -> None:
+def add_outputs(K: Tensor, one: GradientFactor, other: GradientFactor) -> None:
     """Add the products of all pairs of inputs, each output by itself, to ``K``, shape (o, n1, n2)."""
-    if not (isinstance(one, Outer) and isinstance(other, Outer)):
+    if not (isinstance(one, OuterFactor) and isinstance(other, OuterFactor)):
         K += _inner_products(one.dense().G.transpose(0, 1), other.dense().G.transpose(0, 1))
         return
     o, n1, n2 = K.shape
     products = torch.bmm(one.D.flatten(1, 3), other.D.flatten(1, 3).mT)
     if products.shape[1:] == (n1, n2):
-        K.addcmul_(products, _inner(one, other))
+        K.addcmul_(products, _input_products(one, other))
     else:
-        K += (products * _inner(one, other)).view(o, n1, -1, n2, other.D.shape[3]).sum((2, 4))
+        K += (products * _input_products(one, other)).view(o, n1, -1, n2, other.D.shape[3]).sum((2, 4))
 
 
-def _inner(one: Outer, other: Outer) -> Tensor:
+def _input_products(one: OuterFactor, other: OuterFactor) -> Tensor:
     """A_ap . A_bq, shape (n1 P1, n2 P2)."""
     if one.rows is None:
         return one.A.flatten(0, 2) @ other.A.flatten(0, 2).T
     return (one.A.reshape(-1, 1) == other.A.reshape(1, -1)).to(one.D.dtype)
 
 
-def each_with_itself(one: Factor, other: Factor, *, pairs: bool) -> Tensor:
+def each_with_itself(one: GradientFactor, other: GradientFactor, *, all_pairs: bool) -> Tensor:
     """Products at equal inputs: shape (n, O1, O2) with all pairs of outputs, (n, o) with each by itself."""
-    if isinstance(one, Outer) and isinstance(other, Outer) and one.D.shape[3] > 1:
-        return torch.stack([_alone(one, other, a, pairs=pairs) for a in range(one.D.shape[1])])
-    G1, G2 = (each.D.flatten(2).transpose(0, 1) if isinstance(each, Outer) else each.G for each in (one, other))
-    found = _inner_products(G1, G2) if pairs else (G1 * G2).sum(2)
-    if isinstance(one, Outer) and one.rows is None:
+    if isinstance(one, OuterFactor) and isinstance(other, OuterFactor) and one.D.shape[3] > 1:
+        return torch.stack([_at_one_input(one, other, a, all_pairs=all_pairs) for a in range(one.D.shape[1])])
+    G1, G2 = (each.D.flatten(2).transpose(0, 1) if isinstance(each, OuterFactor) else each.G for each in (one, other))
+    found = _inner_products(G1, G2) if all_pairs else (G1 * G2).sum(2)
+    if isinstance(one, OuterFactor) and one.rows is None:
         found = found * one.A.square().sum((1, 2, 3)).view(-1, *[1] * (found.ndim - 1))
     return found
 
 
-def _alone(one: Outer, other: Outer, a: int, *, pairs: bool) -> Tensor:
+def _at_one_input(one: OuterFactor, other: OuterFactor, a: int, *, all_pairs: bool) -> Tensor:
     """Products at one input, shape (O1, O2) or (o,)."""
     left, right = one.tile(slice(a, a + 1)), other.tile(slice(a, a + 1))
-    if pairs:
+    if all_pairs:
         K = left.D.new_zeros(len(left.D), 1, len(right.D), 1)
         add_pairs(K, left, right)
         return K[:, 0, :, 0]

@@ -1,32 +1,32 @@
 """From inputs to the factors of every parameter's gradients: one forward pass, and one backward pass for all outputs.
 
-A `Plan` is made once from a few of the inputs (`plan`): where each operation keeps its samples, and which parameters go
-the general way, by torch.func or one sample and output at a time.  `gradients` then follows it for any inputs, and says
-so if a pass takes another route.
+A `GradientPlan` is made once from a few of the inputs (`plan_gradients`): where each operation keeps its samples, and
+which parameters go the general way, by torch.func or one sample and output at a time.  `gradients` then follows it for
+any inputs, and raises OtherRouteError if a pass does not go as planned.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch.autograd import forward_ad
 
-from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, gradient, telling
-from finwidth.empirical.kernel.factors import Dense, Factor, Outer, Pull, Shape
-from finwidth.empirical.kernel.recording import Record, Use, record
-from finwidth.empirical.kernel.rules import EXCHANGED, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.sizes import Sizes
+from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
+from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
+from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, unit_rows
+from finwidth.empirical.kernel.layout import Sizes
+from finwidth.empirical.kernel.operations import EXCHANGED, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, record
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
-_COMPANY = 8  # most samples of a pass that goes back for each of their outputs
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
 
@@ -35,14 +35,6 @@ MEETING = (
     "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
     "own; call module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
 )
-
-
-class OtherRouteError(Exception):
-    """A pass cannot be done as the plan says."""
-
-
-class OtherWayError(OtherRouteError):
-    """The gradients of single parameters cannot be formed in this way."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +47,16 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GradientPlan:
     """How to find the gradients of a module's parameters.
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
-    parameters whose gradients are pulled back from those of weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, and says why; ``ways`` are those of `WAYS` to form them that are not known to
-    fail; ``batched`` is whether one backward pass serves all outputs.
+    parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
+    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`) that have not
+    failed yet; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has.
     """
 
-    uses: tuple[tuple[Any, Axes | None], ...]
+    uses: tuple[tuple[Signature, Axes | None], ...]
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
@@ -73,54 +65,48 @@ class Plan:
     dtype: torch.dtype
 
 
-def plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
+def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        return _plan(network, rows)
-
-
-def _plan(network: Network, rows: Tensor) -> tuple[Plan, Sizes]:
-    (two, less), (three, more) = (_weighed(network, rows[:n]) for n in (2, 3))
-    backward = record(network, rows.flip(0), network.parameters)
-    alone = apply(network, rows[:1], network.parameters)
-    if not three.output.requires_grad:
-        raise FinwidthError(
-            "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+        (two, less), (three, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        backward = record(network, rows.flip(0), network.parameters)
+        alone = apply(network, rows[:1], network.parameters)
+        output = three.output
+        if not output.requires_grad:
+            raise FinwidthError(
+                "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+            )
+        unlike = why_unlike(network, rows, output, [two.output, backward.output.flip(0), alone])
+        if unlike:
+            raise FinwidthError(unlike)
+        uses, pulled, general = _places(network, two, three, backward)
+        columns: list[Tensor] = []
+        batched = False
+        if three.uses and len(general) < len(network.parameters):
+            with telling(network.module, rows):
+                (columns, plain, ahead), batched = _try_backward(three)
+                general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
+        hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
+        ways = (ALONE,) if hooks else tuple(WAYS)
+        dtype = functools.reduce(
+            torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
         )
-    unlike = why_unlike(network, rows, three.output, [two.output, backward.output.flip(0), alone])
-    if unlike:
-        raise FinwidthError(unlike)
-    uses, pulled, general = _places(network, two, three, backward)
-    hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-    ways = (ALONE,) if hooks else tuple(WAYS)
-    columns: list[Tensor] = []
-    batched = False
-    if three.uses and len(general) < len(network.parameters):
-        with telling(network.module, rows):
-            (columns, plain, ahead), batched = _try_backward(three)
-            general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
-    output = three.output
-    dtype = output.dtype
-    for each in network.parameters.values():
-        dtype = torch.promote_types(dtype, each.dtype)
-    scheme = Plan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
-    factors, rough = _factors(network, scheme, three, columns, network.parameters) if columns else ([], {})
-    shapes = [Shape.of(each) for each in factors]
-    for names in (_made(scheme, three, rough), general):
-        if names:
-            shapes.append(Shape(1, 0, 0, sum(network.parameters[name].numel() for name in names)))
+        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
+        factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], {})
+    formed = [names for names in (_parameters_behind(plan, three, rough), general) if names]
+    numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
     results = [use.shape.numel() // 3 for use in three.uses]
-    itemsize = output.element_size()
-    saved = max(0, more - less) // itemsize
+    saved = max(0, more - less) // output.element_size()
     mean = max(saved // 8, sum(results)) // max(1, len(results))
-    return scheme, Sizes(tuple(shapes), saved, sum(results), max([saved // 8, *results]), mean, itemsize)
+    return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
 
 
-Places: TypeAlias = tuple[tuple[Any, Axes | None], ...]
+Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
 
 
 def _places(
@@ -150,7 +136,7 @@ def _site(use: Use) -> Site:
     return type(use.rule), getattr(use.rule, "groups", 1), use.weight, use.bias
 
 
-def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
+def _pass_and_saved(network: Network, x: Tensor) -> tuple[Record, int]:
     """A pass, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
@@ -158,19 +144,21 @@ def _weighed(network: Network, x: Tensor) -> tuple[Record, int]:
         kept[each.data_ptr()] = each.numel() * each.element_size()
         return each
 
+    recorder = Recorder(network.parameters)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
-            return record(network, x, network.parameters), sum(kept.values())
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each), recorder:
+            output = apply(network, x, network.parameters)
+        return recorder.record(output), sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
         found = record(network, x, network.parameters)
         return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
 
 
-def general_plan(network: Network, scheme: Plan, ways: tuple[str, ...]) -> Plan:
+def general_plan(network: Network, plan: GradientPlan, ways: tuple[str, ...]) -> GradientPlan:
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
-    reasons |= scheme.general
-    return replace(scheme, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
+    reasons |= plan.general
+    return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -194,7 +182,7 @@ def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
 
 
 def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
-    """Why outputs at inputs x are others in another company, place or call; None where they are the same."""
+    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
     coarse = coarsest(network, x)
@@ -257,27 +245,19 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     return torch.unflatten(D, axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
-def _in_order(scheme: Plan, columns: list[Tensor], weighted: list[Tensor], weights: Tensor) -> bool:
-    """The same of a pass in earnest, from the gradients of the sum of its outputs, every sample times its weight."""
-    for (_, axes), D, seen in zip(scheme.uses, columns, weighted, strict=True):
-        if axes and not near(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes)):
-            return False
-    return True
-
-
 def _combined(output: Tensor, weights: Tensor) -> Tensor:
-    """A combination of the outputs, every sample times its weight, as what goes back, shape (1, n, all outputs)."""
+    """The cotangent of a combination of the outputs, every sample times its weight, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
     return (weights.to(output)[:, None] * combination)[None]
 
 
 def _each_sample(output: Tensor, outputs: range) -> Tensor:
-    """Some of the outputs, each at every sample, as what goes back, shape (o, n, all outputs)."""
-    return _unit(output, outputs)[:, None, :].expand(-1, len(output), -1)
+    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
+    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
 
 
 def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
-    """What becomes of rows that go back from the outputs, shape (rows, n, all outputs), at every use's result."""
+    """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
     edges, output = [use.edge for use in pass_.uses], pass_.output
     if not edges:
         return []
@@ -287,7 +267,7 @@ def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tenso
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
+def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
     Raises
@@ -295,107 +275,116 @@ def gradients(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list
     OtherRouteError
         If the pass does not go as planned.
     """
-    found: list[Factor] = []
-    if scheme.general:  # first, as they may have to be formed in another way
-        form = WAYS[scheme.ways[0]]
-        found.append(form(network, frozenset(scheme.general), x, outputs))
-    if len(scheme.general) < len(network.parameters):
-        found += _by_factors(network, scheme, x, outputs)
-    nothing = torch.zeros(len(x), len(outputs), 1, dtype=scheme.dtype, device=x.device)
-    return found or [Dense(nothing)]  # the parameters that count make no difference
-
-
-def _by_factors(network: Network, scheme: Plan, x: Tensor, outputs: range) -> list[Factor]:
-    with differentiable():
-        leaves = network.leaves()
-        pass_ = record(network, x, leaves)
-        if not _follows(pass_, scheme, len(x)):
-            raise OtherRouteError
-        cotangents = _each_sample(pass_.output, outputs)
-        weights = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).to(pass_.output)
-        if pass_.reorders:
-            cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
-        with telling(network.module, x):  # one that changes what its gradients need raises only now
-            columns = _backward(pass_, cotangents, batched=scheme.batched)
-        if pass_.reorders:
-            columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
-            if not _in_order(scheme, columns, weighted, weights):
+    found: list[GradientFactor] = []
+    if plan.general:  # first, as they may have to be formed in another way
+        form = WAYS[plan.ways[0]]
+        found.append(form(network, frozenset(plan.general), x, outputs))
+    if len(plan.general) < len(network.parameters):
+        with differentiable():
+            recorder = Recorder(network.leaves())
+            with recorder:
+                output = apply(network, x, recorder.parameters)
+            pass_ = recorder.record(output)
+            if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
-        factors, rough = _factors(network, scheme, pass_, columns, leaves)
-        return [*factors, *([_pulled(network, scheme, pass_, rough, leaves)] if rough else [])]
+            columns = _columns(network, plan, pass_, x, outputs)
+            factors, rough = _factors(network, plan, pass_, columns, recorder.parameters)
+            found += factors
+            if rough:
+                found.append(_parameter_gradients(network, plan, pass_, rough, recorder.parameters))
+    nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
+    return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
-def follows(network: Network, scheme: Plan, x: Tensor) -> bool:
-    """Whether a pass of inputs x follows the plan."""
-    with differentiable():
-        return _follows(record(network, x, network.parameters), scheme, len(x))
+def _columns(network: Network, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
+    """The gradients of some outputs by the result of every use, shapes (o, *result).
+
+    Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
+    random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
+    """
+    output, n = pass_.output, len(pass_.output)
+    cotangents = _each_sample(output, outputs)
+    weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
+    if pass_.reorders:
+        cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
+    with telling(network.module, x):  # one that changes what its gradients need raises only now
+        columns = _backward(pass_, cotangents, batched=plan.batched)
+    if not pass_.reorders:
+        return columns
+    columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
+    for (_, axes), D, seen in zip(plan.uses, columns, weighted, strict=True):
+        if axes and not near(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes)):
+            raise OtherRouteError
+    return columns
 
 
-def _follows(pass_: Record, scheme: Plan, n: int) -> bool:
-    same = [use.signature for use in pass_.uses] == [each for each, _ in scheme.uses]
-    if not same or not pass_.others.keys() <= scheme.general.keys():
+def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
+    """Whether a pass of n inputs goes as planned."""
+    same = [use.signature for use in pass_.uses] == [each for each, _ in plan.uses]
+    if not same or not pass_.others.keys() <= plan.general.keys():
         return False
-    places = [(use, axes) for use, (_, axes) in zip(pass_.uses, scheme.uses, strict=True) if axes]
+    places = [(use, axes) for use, (_, axes) in zip(pass_.uses, plan.uses, strict=True) if axes]
     return all(use.input.shape[axes.input] == use.shape[axes.result] == axes.times * n for use, axes in places)
 
 
 def _factors(
-    network: Network, scheme: Plan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
-) -> tuple[list[Factor], dict[str, Tensor]]:
+    network: Network, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
+) -> tuple[list[GradientFactor], dict[str, Tensor]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
     And the gradients, shape (n, o, numbers), by weights that operations share, or that have parameters in common.
     """
-    direct = {key: each for key, each in network.scales.items() if key not in scheme.pulled | scheme.general.keys()}
-    sites: dict[Site, list[Factor]] = {}
-    weights: dict[str, list[tuple[Rule, Factor]]] = {}
+    direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
+    sites: dict[Site, list[GradientFactor]] = {}
+    weights: dict[str, list[tuple[Rule, GradientFactor]]] = {}
     with torch.no_grad():
-        for use, (_, axes), D in zip(pass_.uses, scheme.uses, columns, strict=True):
+        for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
-            x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(scheme.dtype)
-            x = x.to(scheme.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
+            x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(plan.dtype)
+            x = x.to(plan.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
             weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
             if not (weight is None and bias is None):
                 own = factor(use.rule, x, moved, weight, bias)
                 sites.setdefault(_site(use), []).append(own.gathered(axes.times))
             for key, *scales in ((use.weight, 1.0, None), (use.bias, None, 1.0)):
-                if key is not None and scheme.pulled & pass_.made_of.get(key, {key}):
+                if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
                     own = factor(use.rule, x, moved, *scales).gathered(axes.times)
                     weights.setdefault(key, []).append((use.rule, own))
         found = [together(parts) for parts in sites.values()]
-        sharing = Counter(name for key in weights for name in _made(scheme, pass_, [key]))
+        sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
         rough: dict[str, Tensor] = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
-            names = _made(scheme, pass_, [key])
+            names = _parameters_behind(plan, pass_, [key])
             alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
-            if alone and isinstance(first, Outer) and not isinstance(rule, EXCHANGED):
-                pull = _pull(network, [pass_.made[key]], {name: leaves[name] for name in names})
+            if alone and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
+                pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
                 found.append(replace(first, pull=pull))
             else:
                 rough[key] = sum((gradient_of(*each) for each in more), start=gradient_of(rule, first))
         return found, rough
 
 
-def _made(scheme: Plan, pass_: Record, keys: Iterable[str]) -> list[str]:
+def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
     """The parameters behind weights, as far as their gradients are pulled back."""
-    return sorted(scheme.pulled & {name for key in keys for name in pass_.made_of.get(key, {key})})
+    return sorted(plan.pulled & {name for key in keys for name in pass_.made_of.get(key, {key})})
 
 
-def _pulled(
-    network: Network, scheme: Plan, pass_: Record, rough: Mapping[str, Tensor], leaves: Mapping[str, Tensor]
-) -> Dense:
+def _parameter_gradients(
+    network: Network, plan: GradientPlan, pass_: Record, rough: Mapping[str, Tensor], leaves: Mapping[str, Tensor]
+) -> DenseFactor:
     """The gradients by parameters, from those by the weights that are made of them."""
     weights = {**leaves, **pass_.made}
-    pull = _pull(network, [weights[key] for key in rough], {name: leaves[name] for name in _made(scheme, pass_, rough)})
+    behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
+    pull = _pullback(network, [weights[key] for key in rough], behind)
     rows = next(iter(rough.values())) if len(rough) == 1 else torch.cat(list(rough.values()), dim=2)
     found = rows.new_empty(*rows.shape[:2], pull.numbers)
     pull.into(rows.flatten(0, 1), found.view(-1, pull.numbers))
-    return Dense(found)
+    return DenseFactor(found)
 
 
-def _pull(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
+def _pullback(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
     """Small backward passes from weights to the parameters they are made of.
 
     All rows go back at once, but for long ones, which take less time one after another, and far less memory.
@@ -403,151 +392,36 @@ def _pull(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor])
     sizes, numbers = [each.numel() for each in weights], [each.numel() for each in leaves.values()]
 
     def into(rows: Tensor, found: Tensor) -> None:
-        batched = len(rows) > 1
-        if batched and sum(sizes) > _LONG:
-            for row, place in zip(torch.split(rows, 1), torch.split(found, 1), strict=True):
-                into(row, place)
-            return
-        given = [
-            each.reshape(*([len(rows)] if batched else []), *weight.shape).to(weight.dtype)
-            for each, weight in zip(torch.split(rows, sizes, 1), weights, strict=True)
-        ]
-        try:
-            columns = torch.autograd.grad(
-                weights,
-                list(leaves.values()),
-                given,
-                retain_graph=True,
-                is_grads_batched=batched,
-                materialize_grads=True,
-            )
-        except NotImplementedError:  # no forward derivative: there is another route
-            raise
-        except RuntimeError as error:
-            raise OtherRouteError from error
-        for name, column, place in zip(leaves, columns, torch.split(found, numbers, 1), strict=True):
-            root = network.scales[name] ** 0.5
-            place.copy_((column if root == 1 else root * column).reshape(place.shape))
+        at_once = 1 if sum(sizes) > _LONG else len(rows)
+        for some, place in zip(torch.split(rows, at_once), torch.split(found, at_once), strict=True):
+            batched = len(some) > 1
+            given = [
+                each.reshape(*([len(some)] if batched else []), *weight.shape).to(weight.dtype)
+                for each, weight in zip(torch.split(some, sizes, 1), weights, strict=True)
+            ]
+            try:
+                columns = torch.autograd.grad(
+                    weights,
+                    list(leaves.values()),
+                    given,
+                    retain_graph=True,
+                    is_grads_batched=batched,
+                    materialize_grads=True,
+                )
+            except NotImplementedError:  # no forward derivative: there is another route
+                raise
+            except RuntimeError as error:
+                raise OtherRouteError from error
+            for name, column, own in zip(leaves, columns, torch.split(place, numbers, 1), strict=True):
+                root = network.scales[name] ** 0.5
+                own.copy_((column if root == 1 else root * column).reshape(own.shape))
 
     return Pull(sum(numbers), into)
 
 
 def _freed(x: Tensor) -> Tensor:
     """The tensor without the graph behind it, but with its tangent, if there is one."""
-    primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    primal, tangent = unpack_dual(x)
     if tangent is None:
         return x.detach()
     return dual(primal.detach(), tangent.detach())
-
-
-def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
-    """The gradients by some parameters themselves, sample by sample under vmap."""
-    chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    buffers = dict(network.module.named_buffers())
-    others = {name: buffers[name].clone() for name in network.changing}
-
-    def rows(sample: Tensor) -> Tensor:
-        def output(given: dict[str, Tensor]) -> Tensor:
-            value: Tensor = torch.func.functional_call(network.module, {**others, **given}, (sample[None],))
-            return value.reshape(-1)
-
-        value, pull = torch.func.vjp(output, chosen)[:2]
-        (by_name,) = torch.func.vmap(pull)(_unit(value, outputs))
-        return _side_by_side(network, by_name, len(outputs))
-
-    try:
-        with differentiable():
-            found: Tensor = torch.func.vmap(rows)(x.clone())
-    except Exception as error:  # whatever the user's code or torch raises under transforms
-        raise OtherWayError from error
-    return Dense(found.detach())
-
-
-def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
-    """The same for a module that torch.func cannot take: passes of a few samples, back for all their outputs at once.
-
-    In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
-    square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
-    """
-    chosen = {name: each for name, each in network.parameters.items() if name in names}
-    found = []
-    with differentiable():
-        for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
-            values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
-            rows = _side_by_side(network, _all_at_once(values, chosen), len(values))
-            found.append(rows.view(len(some), len(outputs), -1))
-    return Dense(torch.cat(found))
-
-
-def _side_by_side(network: Network, by_name: Mapping[str, Tensor], n: int) -> Tensor:
-    """Gradients of n numbers by parameters, shapes (n, *parameter), with the roots of their scales: (n, numbers)."""
-    roots = {name: network.scales[name] ** 0.5 for name in by_name}
-    rows = (each if roots[name] == 1 else roots[name] * each for name, each in by_name.items())
-    return torch.cat([each.reshape(n, -1) for each in rows], dim=1)
-
-
-def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of every value by each parameter, shapes (values, *parameter)."""
-    zeros = {name: each.new_zeros(()).expand(len(values), *each.shape) for name, each in parameters.items()}
-    if not values.requires_grad:
-        return zeros
-    unit = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    try:
-        found = torch.autograd.grad(values, list(parameters.values()), unit, is_grads_batched=True, allow_unused=True)
-    except (RuntimeError, NotImplementedError) as error:  # the module, or an operation of it, cannot be taken
-        raise OtherWayError from error
-    if any(each is not None and each.is_sparse for each in found):
-        raise OtherWayError
-    return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
-
-
-def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> Dense:
-    """The same for any module: a pass for every sample, and one back for every output."""
-    with differentiable(), telling(network.module, x[:1]):
-        samples = [_rows(network, names, sample, outputs) for sample in torch.split(x, 1)]
-    G, change = (torch.stack(each) for each in zip(*samples, strict=True))
-    if network.direction is None:
-        return Dense(G)
-    return Dense(dual(G, change) if network.mix is None else G + network.mix * change)
-
-
-def mix_of(network: Network, x: Tensor) -> float:
-    """How far to go along the direction until gradients change by about their own size."""
-    with differentiable(), telling(network.module, x[:1]):
-        G, change = _rows(network, frozenset(network.parameters), x[:1], range(1))
-    size = float(change.double().norm())
-    return float(G.double().norm()) / size if size else 1.0
-
-
-def _rows(network: Network, names: frozenset[str], sample: Tensor, outputs: range) -> tuple[Tensor, Tensor]:
-    """Gradients of some outputs at one sample by some parameters, and their tangents (zero without a direction).
-
-    The tangents are found by differentiating twice more: h = d/dp sum_ij u_ij G_ij is linear in u, and the derivative
-    of its product with the direction by u is that of G along the direction.
-    """
-    parameters, direction = network.parameters, network.direction
-    chosen = [name for name in parameters if name in names]
-    value = apply(network, sample, parameters)[0]
-    rows = []
-    for i in outputs:
-        columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
-        rows.append(_side_by_side(network, dict(zip(chosen, columns, strict=True)), 1))
-    G = torch.cat(rows)
-    if direction is None or not G.requires_grad:
-        return G.detach(), torch.zeros_like(G)
-    u = torch.zeros_like(G, requires_grad=True)
-    pulled = torch.autograd.grad(G, list(parameters.values()), u, create_graph=True, materialize_grads=True)
-    along = torch.stack([(each * direction[name]).sum() for name, each in zip(parameters, pulled, strict=True)]).sum()
-    (change,) = torch.autograd.grad(along, u, materialize_grads=True) if along.requires_grad else (torch.zeros_like(G),)
-    return G.detach(), change
-
-
-ALONE = "one by one"
-WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
-
-
-def _unit(value: Tensor, outputs: range) -> Tensor:
-    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
-    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
-    found.diagonal(outputs.start).fill_(1)
-    return found

@@ -9,19 +9,20 @@ parameter is left to the general route.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from finwidth.empirical.kernel.calls import Network, apply
-from finwidth.empirical.kernel.rules import OPERATIONS, Operation, Rule
+from finwidth.empirical.kernel.operations import OPERATIONS, Operation, Rule
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+Signature: TypeAlias = tuple[type, str | None, str | None, int, int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Use:
     views: Mapping[str, Node]  # of the weights
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> Signature:
         """Identifies the call; the same in every pass, unless control flow depends on the data."""
         return type(self.rule), self.weight, self.bias, self.input.ndim, len(self.shape)
 
@@ -67,16 +68,26 @@ class Record:
         return {name for key in use.views for name in self.made_of.get(key, {key})}
 
 
-class _Recorder(TorchFunctionMode):
-    """Notes every operation of `OPERATIONS` that takes a counted parameter itself, or a weight made of others."""
+class Recorder(TorchFunctionMode):
+    """Notes every operation of `OPERATIONS` that takes a counted parameter itself, or a weight made of others.
+
+    The given tensors are the counted parameters, leaves of the graph.
+    """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.parameters = parameters
         self.names = {id(each): name for name, each in parameters.items()}
         self.made: dict[str, Tensor] = {}
         self.uses: list[Use] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Tensor],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> Tensor:
         """Call the function, and note it."""
         kwargs = kwargs or {}
         if kwargs.get("generator") is not None:
@@ -86,61 +97,69 @@ class _Recorder(TorchFunctionMode):
             )
         read = OPERATIONS.get(func)
         operation = read(*args, **kwargs) if read else None
-        if operation is None or not self._takes(operation):
+        if operation is None or not _is_usual(operation):
             return func(*args, **kwargs)
-        given = [each for each in (operation.weight, operation.bias) if self._name(each)]
-        views = {id(each): each.view_as(each) for each in given if each is not None}
+        given = [each for each in (operation.weight, operation.bias) if each is not None and self._name(each)]
+        if not any(each.requires_grad for each in given):
+            return func(*args, **kwargs)
+        views = {id(each): each.view_as(each) for each in given}
         found = func(
             *(views.get(id(each), each) for each in args),
             **{key: views.get(id(each), each) for key, each in kwargs.items()},
         )
         if found.requires_grad:
-            self._note(operation, found, {self.names[key]: each.grad_fn for key, each in views.items()})
+            self._note(operation, found, views)
         return found
 
-    def _takes(self, operation: Operation) -> bool:
-        """Whether it uses a weight or bias as such only, outside the transforms of torch.func."""
-        weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        if not weights or operation.weight is operation.bias or any(map(wrapped, (operation.input, *weights))):
-            return False
-        return not any(operation.input is each for each in weights) and any(map(self._name, weights))
-
-    def _name(self, weight: Tensor | None) -> str | None:
+    def _name(self, weight: Tensor) -> str | None:
         """The name of a parameter that counts, or of a weight that is no parameter."""
-        if weight is not None and id(weight) not in self.names and weight.grad_fn is not None:
+        if id(weight) not in self.names and weight.grad_fn is not None:
             name = f"#{len(self.made)}"
             self.made[name] = weight  # which keeps it, and so its id
             self.names[id(weight)] = name
         return self.names.get(id(weight))
 
-    def _note(self, operation: Operation, found: Tensor, views: Mapping[str, Any]) -> None:
+    def _note(self, operation: Operation, found: Tensor, views: Mapping[int, Tensor]) -> None:
         weight, bias = (self.names.get(id(each)) for each in (operation.weight, operation.bias))
         source, edge = operation.input, get_gradient_edge(found)
-        self.uses.append(Use(operation.rule, weight, bias, source, source._version, edge, found.shape, views))
+        nodes = {self.names[key]: each.grad_fn for key, each in views.items() if each.grad_fn is not None}
+        self.uses.append(Use(operation.rule, weight, bias, source, source._version, edge, found.shape, nodes))
+
+    def record(self, output: Tensor) -> Record:
+        """The record of a pass under this mode that gave this output."""
+        graph = _Graph(output)
+        if any("CheckpointFunction" in node.name() for node in graph.users):
+            raise FinwidthError(
+                "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
+                "autograd.grad; give use_reentrant=False"
+            )
+        uses = [use for use in self.uses if use.edge.node in graph.users and use.input._version == use.version]
+        leaves = {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
+        results = {use.edge.node for use in uses}
+        below = {name: reachable(weight.grad_fn) for name, weight in self.made.items()}
+        made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
+        sound = {name for name in self.names.values() if not below.get(name, set()) & results}
+        above = {view: graph.above({view}, use.edge.node) for use in uses for view in use.views.values()}
+        after = graph.above(results) - results.union(*above.values())  # what becomes of results up to the output
+        reorders = any(map(_reorders, after))
+        return Record(output, uses, _others(graph, uses, above, leaves, sound), self.made, made_of, reorders)
 
 
 def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Record:
-    """Pass ``x`` through the module with the given tensors as its counted parameters, leaves of the graph."""
-    recorder = _Recorder(parameters)
+    """Pass ``x`` through the module, with the given tensors as its counted parameters."""
+    recorder = Recorder(parameters)
     with recorder:
         output = apply(network, x, parameters)
-    graph = _Graph(output)
-    if any("CheckpointFunction" in node.name() for node in graph.users):
-        raise FinwidthError(
-            "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
-            "autograd.grad; give use_reentrant=False"
-        )
-    uses = [use for use in recorder.uses if use.edge.node in graph.users and use.input._version == use.version]
-    leaves = {get_gradient_edge(each).node: name for name, each in parameters.items()}
-    results = {use.edge.node for use in uses}
-    below = {name: reachable(weight.grad_fn) for name, weight in recorder.made.items()}
-    made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
-    sound = {name for name in recorder.names.values() if not below.get(name, set()) & results}
-    above = {view: graph.above(view, use.edge.node) for use in uses for view in use.views.values()}
-    after = graph.after(results) - results.union(*above.values())  # what becomes of results on the way to the output
-    reorders = any(map(_reorders, after))
-    return Record(output, uses, _others(graph, uses, above, leaves, sound), recorder.made, made_of, reorders)
+    return recorder.record(output)
+
+
+def _is_usual(operation: Operation) -> bool:
+    """Whether weight and bias have no other part in the call, and no transform of torch.func is at work."""
+    weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if not weights or operation.weight is operation.bias or any(map(wrapped, (operation.input, *weights))):
+        return False
+    return not any(operation.input is each for each in weights)
 
 
 # Autograd's names of what keeps samples in their order, whatever its arguments; and where that depends on dimensions.
@@ -157,6 +176,7 @@ _KEEPS = frozenset(
     """.split()  # noqa: SIM905
 )
 _ON_DIMENSIONS = {"Select", "Slice", "Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Transpose", "Permute"}
+_LOSES_ONE = {"Select", "Unbind"}  # their results have one dimension less than what they take
 
 
 def _kind(node: Node) -> str:
@@ -167,12 +187,17 @@ def _kind(node: Node) -> str:
 def _reorders(node: Node) -> bool:
     """Whether an operation may put samples into another order, as far as its name and dimensions tell."""
     name = _kind(node)
-    if name in _ON_DIMENSIONS:
-        saved = [getattr(node, each) for each in dir(node) if each.startswith("_saved_dim")]
-        if name == "Permute":
-            return bool(saved[0][0] != 0)
-        return any(0 in each if isinstance(each, list | tuple) else each == 0 for each in saved) or not saved
-    return name not in _KEEPS
+    if name not in _ON_DIMENSIONS:
+        return name not in _KEEPS
+    saved = [getattr(node, each) for each in dir(node) if each.startswith("_saved_dim")]
+    ndim = len(node._input_metadata[0].shape) + (name in _LOSES_ONE)  # of the tensor that the dimensions are those of
+    dims = [_from_the_front(each, ndim) for some in saved for each in (some if isinstance(some, tuple) else (some,))]
+    return dims[0] != 0 if name == "Permute" else 0 in dims or not dims
+
+
+def _from_the_front(dim: int, ndim: int) -> int:
+    """A dimension that autograd saved; it keeps a negative one as an unsigned number, so that -1 is 2^64 - 1."""
+    return dim if dim < 2**63 else dim - 2**64 + ndim
 
 
 def _others(
@@ -228,12 +253,8 @@ class _Graph:
                 if each is not None:
                     self.users.setdefault(each, []).append(node)
 
-    def above(self, node: Node, without: Node) -> set[Node]:
-        """A node and those that use it, directly or not, on paths that do not pass through ``without``."""
-        return self.after({node}, without)
-
-    def after(self, nodes: set[Node], without: Node | None = None) -> set[Node]:
-        """The same of several nodes."""
+    def above(self, nodes: set[Node], without: Node | None = None) -> set[Node]:
+        """Nodes and those that use them, directly or not, on paths that do not pass through ``without``."""
         seen = set(nodes)
         waiting = list(nodes)
         while waiting:

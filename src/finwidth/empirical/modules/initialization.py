@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -23,11 +23,23 @@ import torch
 from finwidth.arguments import table
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks.activations import Activation
-from finwidth.networks.laws import FloatArray
+from finwidth.networks.laws import FloatArray, WeightLaw
+from finwidth.networks.mlp import Gains
+
+
+class LawOptions(TypedDict, total=False):
+    """The arguments of `finwidth.MLP` that say how weights and biases are drawn."""
+
+    weight_law: str | WeightLaw
+    gains: Gains
+    bias: str | Sequence[str]
+    bias_variance: Gains
+    bias_law: str | WeightLaw
+
 
 Scheme: TypeAlias = tuple[str, tuple[Fraction, ...]]  # the law's name, and the gain of each layer
 
-_ARGUMENTS = {"weight_law", "gains", "bias", "bias_variance", "bias_law"}  # of finwidth.MLP, that a user may state
+_ARGUMENTS = LawOptions.__annotations__.keys()  # that a user may state
 _FALSE_REFUSALS = 1e-6
 _LIKELIER = math.log(1e4)
 _TESTED = 2**17  # weights of a layer that the slower test looks at
@@ -58,14 +70,15 @@ def schemes(widths: Sequence[int], phi: Activation) -> dict[str, Scheme]:
     return found | {"unit_normal": ("gaussian", tuple(Fraction(n) for n, _ in fans))}
 
 
-def stated(init: str | Mapping[str, Any], widths: Sequence[int], phi: Activation) -> dict[str, Any]:
+def stated(init: str | Mapping[str, object], widths: Sequence[int], phi: Activation) -> LawOptions:
     """The law of the weights that the user states, as arguments of `finwidth.MLP`."""
-    known = schemes(widths, phi)
     if isinstance(init, Mapping):
         given = table("init", init, "arguments of finwidth.MLP by name")
-        for name in given.keys() - _ARGUMENTS:
-            raise FinwidthError(f"init names {shown(name)}; give some of {', '.join(sorted(_ARGUMENTS))}")
+        if not _is_law(given):
+            name, allowed = next(iter(given.keys() - _ARGUMENTS)), ", ".join(sorted(_ARGUMENTS))
+            raise FinwidthError(f"init names {shown(name)}; give some of {allowed}")
         return given
+    known = schemes(widths, phi)
     if not isinstance(init, str) or init not in known:
         raise FinwidthError(
             f"init {shown(init)} is not known; choose one of {'; '.join(known)}, or give arguments of finwidth.MLP "
@@ -75,9 +88,13 @@ def stated(init: str | Mapping[str, Any], widths: Sequence[int], phi: Activation
     return {"weight_law": law, "gains": gains}
 
 
-def inferred(tensors: Mapping[str, torch.Tensor], phi: Activation) -> dict[str, Any]:
+def _is_law(given: Mapping[str, object]) -> TypeGuard[LawOptions]:
+    return given.keys() <= _ARGUMENTS
+
+
+def inferred(tensors: Mapping[str, torch.Tensor], phi: Activation) -> LawOptions:
     """The scheme that fits the weights, given by name from first to last layer; FinwidthError if that is not clear."""
-    weights = [_array(each) for each in tensors.values()]
+    weights = [_as_doubles(each) for each in tensors.values()]
     for name, weight in zip(tensors, weights, strict=True):
         if _orthogonal(weight):
             raise _unknown(f"the weights of layer {name!r} are orthogonal, so they are not independent")
@@ -107,7 +124,7 @@ def _unknown(reason: str) -> FinwidthError:
     )
 
 
-def _array(tensor: torch.Tensor) -> FloatArray:
+def _as_doubles(tensor: torch.Tensor) -> FloatArray:
     array: FloatArray = tensor.detach().to("cpu", torch.float64).numpy()
     return array
 
@@ -157,7 +174,7 @@ def _fits(weights: list[FloatArray], scheme: Scheme) -> bool:
 
 
 def _gaussian(standard: FloatArray, allowed: float) -> bool:
-    """Whether mean square and largest singular value are those of independent N(0, 1)."""
+    """Whether mean square and largest singular value are plausible for independent N(0, 1) entries."""
     from scipy import stats
 
     squares, entries = float(np.square(standard).sum()), standard.size
@@ -177,7 +194,7 @@ def _p_value(standard: FloatArray, law: str) -> float:
 
 
 def _largest_singular_value(weight: FloatArray) -> float:
-    """From below, by power iteration: enough to see a direction that training added."""
+    """A lower bound by power iteration, close enough to see a direction that training added."""
     vector = np.random.default_rng(0).standard_normal((weight.shape[1], 1))
     for _ in range(30):
         vector = weight.T @ (weight @ vector)
@@ -195,11 +212,11 @@ def _orthogonal(weight: FloatArray) -> bool:
     return bool(np.allclose(gram, np.eye(len(few)) * gram[0, 0], atol=1e-4 * gram[0, 0], rtol=0) and gram[0, 0])
 
 
-def biases(tensors: Mapping[str, torch.Tensor], widths: Sequence[int], *, test: bool) -> dict[str, Any]:
+def biases(tensors: Mapping[str, torch.Tensor], widths: Sequence[int], *, test: bool) -> LawOptions:
     """The law of the biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
     if not any(each.any() for each in tensors.values()):
         return {}
-    values = [_array(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), widths, strict=False)]
+    values = [_as_doubles(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), widths, strict=False)]
     standard = np.concatenate(values)
     beyond = np.abs(standard).max() > math.sqrt(3) * (1 + _ROUNDING)
     if test and (beyond or _p_value(standard, "uniform") < _FALSE_REFUSALS):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.networks import mlp as network
 from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
+from finwidth.networks.laws import FloatArray
 
 Elementwise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -33,9 +34,17 @@ class ScaledLinear(nn.Linear):
     """x -> factor W x + bias_scale b; the two numbers, of a network's parameterization, are not parameters."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, factor: float, bias_scale: float, **kind: Any
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        factor: float,
+        bias_scale: float,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, bias, **kind)
+        super().__init__(in_features, out_features, bias, device, dtype)
         self.factor = factor
         self.bias_scale = bias_scale
 
@@ -164,7 +173,7 @@ class MLP(nn.Sequential):
         numbers = weights_of(net)
         what = f"a module of {amount(numbers)} weights"
         afford(25 * numbers, what, "take a narrower network; finwidth.sample_gram needs no weights")
-        weights, biases = draw_networks(net, 1, _generator(seed))
+        weights, biases = draw_networks(net, 1, _weight_generator(seed))
         for i, (layer, weight, bias) in enumerate(zip(net.layers, weights, biases, strict=True)):
             if i:
                 self.append(phi)
@@ -172,7 +181,7 @@ class MLP(nn.Sequential):
             unit = layer.weight_variance if net.parameterization == "ntk" else Fraction(1)
             factors = float(unit) ** 0.5, float(scale)
             own = None if kind == "none" else bias[0] / float(scale or 1)
-            self.append(_linear(weight[0] / factors[0], own, factors, dtype, device))
+            self.append(_linear_layer(weight[0] / factors[0], own, factors, dtype, device))
             name = str(len(self) - 1)
             # Multipliers are those of W_hat and b_hat; a step of lr in W is one of lr factor^2 in W_hat.
             self.scale[f"{name}.weight"] = float(layer.weight_multiplier / unit)
@@ -181,7 +190,7 @@ class MLP(nn.Sequential):
             elif kind == "frozen":
                 self[-1].bias.requires_grad_(False)
 
-    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float) -> list[dict[str, list[nn.Parameter] | float]]:
         """Groups for ``torch.optim.SGD``, one for each trained parameter, each at its own learning rate.
 
         Examples
@@ -195,7 +204,7 @@ class MLP(nn.Sequential):
         return [{"params": [parameters[name]], "lr": lr * rate} for name, rate in self.scale.items()]
 
 
-def _generator(seed: Any) -> np.random.Generator:
+def _weight_generator(seed: object) -> np.random.Generator:
     if isinstance(seed, np.random.Generator):
         return seed
     number = arguments.index(seed)
@@ -204,16 +213,21 @@ def _generator(seed: Any) -> np.random.Generator:
     return np.random.default_rng(number)
 
 
-def _linear(
-    weight: Any, bias: Any, factors: tuple[float, float], dtype: torch.dtype, device: torch.device | str | None
+def _linear_layer(
+    weight: FloatArray,
+    bias: FloatArray | None,
+    factors: tuple[float, float],
+    dtype: torch.dtype,
+    device: torch.device | str | None,
 ) -> nn.Linear:
     fan_out, fan_in = weight.shape
+    factor, bias_scale = factors
+    biased = bias is not None
     # Made on "meta", for torch's own initialization would spend numbers of its global generator.
-    kind: dict[str, Any] = {"bias": bias is not None, "dtype": dtype, "device": "meta"}
     if factors == (1.0, 1.0):
-        layer = nn.Linear(fan_in, fan_out, **kind)
+        layer = nn.Linear(fan_in, fan_out, biased, "meta", dtype)
     else:
-        layer = ScaledLinear(fan_in, fan_out, factor=factors[0], bias_scale=factors[1], **kind)
+        layer = ScaledLinear(fan_in, fan_out, biased, factor=factor, bias_scale=bias_scale, dtype=dtype, device="meta")
     layer.to_empty(device=device or "cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ class _Read:
     activation: Activation
 
 
-def recognise(module: Any, init: str | Mapping[str, Any] | None = None) -> network.MLP:
+def recognise(module: object, init: str | Mapping[str, object] | None = None) -> network.MLP:
     """The network, with its gains, law and biases, that a torch module of linear layers and activations is.
 
     Parameters
@@ -69,7 +68,7 @@ def recognise(module: Any, init: str | Mapping[str, Any] | None = None) -> netwo
     widths = [linears[0].in_features, *(layer.out_features for layer in linears)]
     weights = {name: layer.weight for name, layer in zip(read.names, linears, strict=True)}
     biases = {name: layer.bias for name, layer in zip(read.names, linears, strict=True) if layer.bias is not None}
-    arguments: dict[str, Any] = {"bias": "none"}
+    arguments: initialization.LawOptions = {"bias": "none"}
     if biases:
         arguments["bias"] = "trained" if linears[0].bias.requires_grad else "frozen"
         arguments |= initialization.biases(biases, widths, test=init is None)
@@ -80,7 +79,7 @@ def recognise(module: Any, init: str | Mapping[str, Any] | None = None) -> netwo
     return network.MLP(widths, activation=phi, parameterization="standard", **arguments)
 
 
-def _read(module: Any) -> _Read:
+def _read(module: object) -> _Read:
     linears: list[nn.Linear] = []
     names: list[str] = []
     found: list[Activation] = []
@@ -116,7 +115,7 @@ def _not_read(reason: str) -> FinwidthError:
     )
 
 
-def _leaves(module: Any, name: str) -> Iterator[tuple[str, nn.Module]]:
+def _leaves(module: object, name: str) -> Iterator[tuple[str, nn.Module]]:
     """The layers of nested nn.Sequential in order, by name."""
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"{shown(module)} is not a torch module; give an nn.Module, such as an nn.Sequential")
@@ -154,8 +153,8 @@ def _activation(name: str, leaf: nn.Module) -> Activation:
     raise _not_read(f"layer {name!r} is {what}")
 
 
-def _options(module: nn.Module) -> dict[str, Any]:
-    """What a module of torch's was made with, as far as it changes what it computes."""
+def _options(module: nn.Module) -> dict[str, object]:
+    """The options that a module of torch was made with, where they change what it computes."""
     own = vars(nn.Module())
     return {name: value for name, value in vars(module).items() if name not in own and name != "inplace"}
 

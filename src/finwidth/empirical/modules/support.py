@@ -1,4 +1,4 @@
-"""Of which networks there are torch modules; torch is loaded only where an activation has to be compared with its."""
+"""Which networks there are torch modules of; torch is loaded only to compare an activation with one of its own."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def draw_networks(net: MLP, networks: int, rng: np.random.Generator) -> tuple[li
     return weights, biases
 
 
-def kernel(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vector) -> dict[str, FloatArray]:
+def kernel_at_input(net: MLP, weights: list[FloatArray], biases: list[FloatArray], x: Vector) -> dict[str, FloatArray]:
     """Output, K_w, K_b, K and dK (target 0, all outputs; K and dK of output 0) of given networks at one input.
 
     Returns
@@ -128,8 +128,8 @@ def kernel_matrix(
     passes = _Passes(weights, pre, activations, gradients)
     K_w, K_b = np.zeros((2, len(pre[0]), len(inputs), len(inputs), outputs, outputs))
     for layer, J, A in zip(net.layers, gradients, activations[:-1], strict=True):
-        K_w += float(layer.weight_multiplier) * _pairs(J, J) * _pairs_of_inputs(A, A)
-        K_b += float(layer.bias_multiplier) * _pairs(J, J)
+        K_w += float(layer.weight_multiplier) * _pair_products(J, J) * _pairs_of_inputs(A, A)
+        K_b += float(layer.bias_multiplier) * _pair_products(J, J)
     found = {"output": pre[-1], "K_w": K_w, "K_b": K_b, "K": K_w + K_b}
     if targets is not None:
         found["dK"] = _matrix_update(net, passes, pre[-1] - np.reshape(targets, (len(inputs), outputs)))
@@ -138,7 +138,7 @@ def kernel_matrix(
     return {name: values[..., 0] if name == "output" else values[..., 0, 0] for name, values in found.items()}
 
 
-def _pairs(one: FloatArray, other: FloatArray) -> FloatArray:
+def _pair_products(one: FloatArray, other: FloatArray) -> FloatArray:
     """Inner products of rows of all pairs of inputs and outputs, shape (networks, m, m, n_d, n_d)."""
     products: FloatArray = np.einsum("baki,bcli->backl", one, other)
     return products
@@ -181,13 +181,15 @@ def _matrix_update(net: MLP, passes: _Passes, residuals: FloatArray) -> FloatArr
     dK = np.zeros((*residuals.shape[:2], *residuals.shape[1:], residuals.shape[-1]))
     for layer, J, A, U, T in zip(net.layers, gradients, activations[:-1], dJ, dA[:-1], strict=True):
         share = float(layer.weight_multiplier) * _pairs_of_inputs(A, A) + float(layer.bias_multiplier)
-        half = share * _pairs(U, J) + float(layer.weight_multiplier) * _pairs_of_inputs(T, A) * _pairs(J, J)
+        half = share * _pair_products(U, J) + float(layer.weight_multiplier) * _pairs_of_inputs(T, A) * _pair_products(
+            J, J
+        )
         dK += half + half.transpose(0, 2, 1, 4, 3)
     return dK
 
 
 def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """`kernel` of ``networks`` random networks, drawn in batches of bounded memory; ``output`` is that of output 0.
+    """`kernel_at_input` of random networks, drawn in batches of bounded memory; ``output`` is output 0.
 
     Examples
     --------
@@ -198,18 +200,18 @@ def simulate(net: MLP, x: Vector, networks: int, rng: np.random.Generator) -> di
     >>> abs(float(drawn["K_b"].mean()) - 31 / 16) < 0.05    # the exact mean
     True
     """
-    pieces = [kernel(net, *drawn, x) for drawn in batches(net, networks, rng)]
+    pieces = [kernel_at_input(net, *drawn, x) for drawn in batches(net, networks, rng)]
     found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return found | {"output": found["output"][:, 0]}
 
 
 def weights_of(net: MLP) -> int:
-    """How many weights a network has."""
+    """Number of weights of a network."""
     return sum(a * b for a, b in pairwise(net.widths))
 
 
 def memory(net: MLP, networks: int) -> int:
-    """Bytes that `kernel` of a batch of these networks needs at its peak: weights, their steps, and both passes."""
+    """Bytes that `kernel_at_input` of a batch of networks needs at its peak: weights, their steps, and both passes."""
     outputs, largest = net.widths[-1], max(a * b for a, b in pairwise(net.widths))
     one = 2 * weights_of(net) + largest // 2 + (outputs + 6) * sum(net.widths)
     return 8 * one * min(networks, max(1, _BATCH_BYTES // (8 * weights_of(net))))

@@ -6,18 +6,18 @@ module alone, so nothing here depends on what a layer does with a batch.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, check_parameters
 from finwidth.empirical.kernel.calls import check_output, telling
-from finwidth.empirical.kernel.options import Parameters, Scale, check_inputs, check_module, check_parameters
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 
 
-def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) -> dict[str, torch.Tensor]:
+def jacobian(module: nn.Module, x: object, parameters: Parameters | None = None) -> dict[str, torch.Tensor]:
     """Derivatives of every output at every input by every parameter that counts, by the parameter's name.
 
     Parameters
@@ -38,10 +38,10 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
     (torch.Size([4, 2, 2, 3]), torch.Size([4, 2, 2]))
     """
     chosen = check_parameters(check_module(module), parameters, None)
-    inputs = check_inputs(module, x)
+    inputs = check_batch(module, x)
     by_name = dict(module.named_parameters())
     tensors = [by_name[name] for name in chosen]
-    rows: list[Any] = []
+    rows: list[Sequence[torch.Tensor]] = []
     with torch.enable_grad():
         for sample in torch.split(inputs, 1):
             with telling(module, sample):
@@ -64,16 +64,16 @@ def jacobian(module: nn.Module, x: Any, parameters: Parameters | None = None) ->
     }
 
 
-def kernel(
-    module: nn.Module, x1: Any, x2: Any = None, parameters: Parameters | None = None, scale: Scale | None = None
+def reference_ntk(
+    module: nn.Module, x1: object, x2: object = None, parameters: Parameters | None = None, scale: Scale | None = None
 ) -> torch.Tensor:
     """K(x_a, x_b) = sum_p scale_p <dN_i(x_a)/dp, dN_j(x_b)/dp>, shape (N1, N2, O, O), from the two Jacobians.
 
     Examples
     --------
     >>> import torch
-    >>> from finwidth.empirical.reference.jacobian import kernel
-    >>> kernel(torch.nn.Linear(3, 2), torch.ones(4, 3))[0, 1]     # x_a . x_b + 1, for each output by itself
+    >>> from finwidth.empirical.reference.jacobian import reference_ntk
+    >>> reference_ntk(torch.nn.Linear(3, 2), torch.ones(4, 3))[0, 1]     # x_a . x_b + 1, for each output by itself
     tensor([[4., 0.],
             [0., 4.]])
     """

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from finwidth.arguments import array, count, flag, function, running
+from finwidth.empirical.kernel.arguments import check_batch, check_module, numpy_of
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
-from finwidth.empirical.kernel.options import check_inputs, check_module, numpy_of
 from finwidth.empirical.modules.mlp import MLP
 from finwidth.empirical.reference.brute_force import draw_networks, weights_of
 from finwidth.empirical.training.tracker import one_output
@@ -100,9 +100,9 @@ class Ensemble:
             self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
         else:
             make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
-            modules = [_made(make, seeds[0])]
+            modules = [_made_module(make, seeds[0])]
             self._afford(2 * self.draws * sum(each.nbytes for each in modules[0].parameters()), "parameters")
-            modules += [_made(make, each) for each in seeds[1:]]
+            modules += [_made_module(make, each) for each in seeds[1:]]
             self._template = copy.deepcopy(modules[0])
             try:
                 self.parameters, self._buffers = torch.func.stack_module_state(modules)
@@ -128,7 +128,7 @@ class Ensemble:
                     each.copy_(stacked[name][i])
         return module
 
-    def outputs(self, X: Any) -> torch.Tensor:
+    def outputs(self, X: object) -> torch.Tensor:
         """The output of every network at inputs X, shape (draws, N, ...)."""
 
         def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -146,7 +146,7 @@ class Ensemble:
             raise FinwidthError(f"the networks draw random numbers (dropout, stochastic depth?); {_IN_EVAL}") from None
         return found
 
-    def kernels(self, X: Any, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
+    def kernels(self, X: object, outputs: str | int = "trace", *, memory: str | int = "1GiB") -> torch.Tensor:
         """The kernel of every network on inputs X, shape (draws, N, N).
 
         Parameters
@@ -173,9 +173,9 @@ class Ensemble:
             pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.draws, size)]
         return torch.cat(pieces)
 
-    def _inputs(self, given: Any, name: str = "X") -> torch.Tensor:
+    def _inputs(self, given: object, name: str = "X") -> torch.Tensor:
         """Inputs of the networks, shape (N, ...); kernels of an MLP are found without calling it."""
-        inputs = check_inputs(self._template, given, name)
+        inputs = check_batch(self._template, given, name)
         if self.network is not None and inputs.shape[1:] != self.network.widths[:1]:
             raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give one of (N, {self.network.widths[0]})")
         return inputs
@@ -219,14 +219,14 @@ class Ensemble:
 
     def train(
         self,
-        X: Any,
-        y: Any,
+        X: object,
+        y: object,
         steps: int,
-        lr: Any,
+        lr: object,
         *,
         record: Record = "log",
-        probe: Any = None,
-        probe_targets: Any = None,
+        probe: object = None,
+        probe_targets: object = None,
         outputs: str | int = "trace",
         centred: bool = False,
     ) -> xr.Dataset:
@@ -299,7 +299,7 @@ class Ensemble:
         }
         return self._dataset(rows, initial, more)
 
-    def _rates(self, lr: Any) -> dict[str, torch.Tensor]:
+    def _rates(self, lr: object) -> dict[str, torch.Tensor]:
         """The learning rate of each parameter, one number for each draw in its first dimension."""
         first = next(iter(self.parameters.values()))
         wanted = f"one positive number, or one for each of {self.draws} draws"
@@ -331,7 +331,9 @@ class Ensemble:
         if bad.any():
             raise FinwidthError(f"{int(bad.sum())} of {self.draws} networks diverge before step {step}; lower lr")
 
-    def _dataset(self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, more: dict[str, Any]) -> xr.Dataset:
+    def _dataset(
+        self, rows: dict[int, dict[str, FloatArray]], initial: FloatArray, more: dict[str, object]
+    ) -> xr.Dataset:
         import xarray as xr
 
         steps = sorted(rows)
@@ -367,7 +369,7 @@ def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.
     }
 
 
-def _made(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
+def _made_module(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         with running("the function that makes the networks"):

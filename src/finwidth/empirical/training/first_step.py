@@ -51,7 +51,7 @@ def first_step(  # noqa: PLR0917
             passed = _passes(net, W, b, x)
             before = _kernel(net, W, passed)
             A, Y = passed
-            slopes = _pull(net, W, Y, Y[-1] - target)
+            slopes = _backward_pass(net, W, Y, Y[-1] - target)
             for i, layer in enumerate(net.layers):
                 W[i] -= lr * float(layer.weight_multiplier) * slopes[i][:, :, None] * A[i][:, None, :]
                 b[i] -= lr * float(layer.bias_multiplier) * slopes[i]
@@ -71,7 +71,7 @@ def _passes(
     return A[:-1], Y
 
 
-def _pull(net: MLP, W: list[FloatArray], Y: list[FloatArray], J: FloatArray) -> list[FloatArray]:
+def _backward_pass(net: MLP, W: list[FloatArray], Y: list[FloatArray], J: FloatArray) -> list[FloatArray]:
     """J by the pre-activations of every layer, (draws, n_i), for J by those of the last."""
     slopes = [J]
     for i in reversed(range(1, net.depth)):
@@ -84,7 +84,7 @@ def _kernel(net: MLP, W: list[FloatArray], passed: tuple[list[FloatArray], list[
     unit = np.zeros_like(Y[-1])
     unit[:, 0] = 1.0
     K = np.zeros(len(unit))
-    for layer, a, J in zip(net.layers, A, _pull(net, W, Y, unit), strict=True):
+    for layer, a, J in zip(net.layers, A, _backward_pass(net, W, Y, unit), strict=True):
         share = float(layer.weight_multiplier) * np.square(a).sum(-1) + float(layer.bias_multiplier)
         K += share * np.square(J).sum(-1)
     return K

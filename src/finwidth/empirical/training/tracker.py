@@ -14,17 +14,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from finwidth.arguments import count, flag, index, instance, items, numbers, real
 from finwidth.arguments import path as checked_path
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, numpy_of
 from finwidth.empirical.kernel.calls import check_output, differentiable, measuring
 from finwidth.empirical.kernel.ntk import ntk
-from finwidth.empirical.kernel.options import check_inputs, check_module, numpy_of
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
@@ -36,7 +37,18 @@ from finwidth.schedule import Record, schedule
 if TYPE_CHECKING:
     import xarray as xr
 
-_OPTIONS = {"check", "memory", "parameters", "scale"}
+Row: TypeAlias = dict[str, FloatArray | np.float64]  # one measurement
+
+
+class NtkOptions(TypedDict, total=False):
+    """The arguments of `ntk` that a tracker passes on."""
+
+    check: bool
+    memory: str | int
+    parameters: Parameters | None
+    scale: Scale | None
+
+
 _VARIABLES = {"loss": Quantity("loss", "loss that the user gave")} | OBSERVABLES
 
 
@@ -102,8 +114,8 @@ class Tracker:
     def __init__(
         self,
         module: nn.Module,
-        X: Any,
-        y: Any = None,
+        X: object,
+        y: object = None,
         *,
         path: str | Path | None = None,
         record: Record = "log",
@@ -111,7 +123,7 @@ class Tracker:
         share: float | None = None,
         outputs: str | int = "trace",
         kernels: bool = False,
-        **ntk_options: Any,
+        **ntk_options: Unpack[NtkOptions],
     ) -> None:
         outputs, start = one_output(outputs), count("start", start, 0)
         kernels = flag("kernels", kernels)
@@ -120,30 +132,32 @@ class Tracker:
         instance("the module", module, nn.Module, "a torch.nn.Module")
         with _evaluating(module):
             check_module(module)
-        for option in ntk_options.keys() - _OPTIONS:
-            raise FinwidthError(f"{option} is no option of a tracker; give some of {', '.join(sorted(_OPTIONS))}")
-        self._module, self._inputs = module, check_inputs(module, X, "X")
+        for option in ntk_options.keys() - NtkOptions.__annotations__.keys():
+            raise FinwidthError(
+                f"{option} is no option of a tracker; give some of {', '.join(NtkOptions.__annotations__)}"
+            )
+        self._module, self._inputs = module, check_batch(module, X, "X")
         m = len(self._inputs)
         afford(48 * m * m, f"kernels of {m} inputs, and what is read off them,", "give fewer inputs")
-        self._targets: Any = None if y is None else numpy_of(y)
+        self._targets = None if y is None else numpy_of(y)
         self._gram: FloatArray | None = None
-        self._options = ntk_options | {"outputs": outputs}
+        self._options, self._output = ntk_options, outputs
         self._due, self._share, self._kernels = schedule(record), share, kernels
         self._named = not isinstance(record, str | int)
         self._path = None if path is None else checked_path("path", path)
-        self._attrs: dict[str, Any] = {
+        self._attrs: dict[str, str | int] = {
             "finwidth_version": version("finwidth"),
             "method": "empirical kernel of a torch module in training",
             "module": type(module).__name__,
             "outputs": outputs,
             "dtype": str(self._inputs.dtype).removeprefix("torch."),
             "inputs_sha256": _hash(numpy_of(self._inputs)),
-            "targets_sha256": "" if y is None else _hash(self._targets),
+            "targets_sha256": "" if self._targets is None else _hash(self._targets),
         }
         self._step, self._put_off, self._stopped, self._warned = start, False, "", False
-        self._loss: Any = math.nan
-        self._rows: dict[int, dict[str, Any]] = {}
-        self._last: dict[int, dict[str, Any]] = {}  # the step that `dataset` measured, until training goes on
+        self._loss = math.nan
+        self._rows: dict[int, Row] = {}
+        self._last: dict[int, Row] = {}  # the step that `dataset` measured, until training goes on
         self._initial: FloatArray = np.zeros((0, 0))
         if start:
             self._resume(start)
@@ -157,7 +171,7 @@ class Tracker:
         if not start:
             self._record(self._rows)
 
-    def step(self, loss: Any = None) -> bool:
+    def step(self, loss: object = None) -> bool:
         """Count one step of training, and measure if it is time to; returns whether it did.
 
         Parameters
@@ -242,23 +256,26 @@ class Tracker:
         )
 
     def _first_use(self) -> None:
-        """Pay here, uncounted, for what only a first measurement costs: imports and preparations of torch."""
+        """Do once, uncounted, what only a first measurement pays for: imports and preparations of torch."""
         if self._path is not None:
             import xarray as xr
 
             xr.Dataset({"K": ("input", np.zeros(1))}).to_netcdf(engine="scipy")
-        with contextlib.suppress(FinwidthError):  # the measurement itself will tell
-            self._kernel(self._inputs[:2])
+        with contextlib.suppress(FinwidthError), _evaluating(self._module):  # the measurement itself will tell
+            ntk(self._module, self._inputs[:2], outputs=self._output, **self._options)
 
     def _affordable(self) -> bool:
         training = time.perf_counter() - self._began - self._spent
         return self._share is None or self._spent + self._latest <= self._share * training
 
-    def _record(self, rows: dict[int, dict[str, Any]]) -> None:
+    def _record(self, rows: dict[int, Row]) -> None:
         """Measure this step into these rows, and write all that there is."""
         began = time.perf_counter()
         try:
-            K = self._measure()
+            with _evaluating(self._module):
+                K = _symmetric(ntk(self._module, self._inputs, outputs=self._output, **self._options))
+            if not self._rows and not K.any():
+                raise FinwidthError(_NO_KERNEL)
         except FinwidthError as error:  # it was fine at initialization
             if not self._rows:
                 raise
@@ -268,24 +285,12 @@ class Tracker:
             if not self._rows:
                 self._initial = K
                 self._read_targets()
-            row = {"loss": np.float64(self._loss)} | observe(K, self._initial, self._gram)
+            row: Row = {"loss": np.float64(self._loss)} | observe(K, self._initial, self._gram)
             rows[self._step] = row | ({"K": K} if self._kernels else {})
         if self._path is not None:
             write_netcdf(self._assembled(), self._path)
         self._latest = time.perf_counter() - began
         self._spent += self._latest
-
-    def _measure(self) -> FloatArray:
-        K = self._kernel(self._inputs)
-        if not np.isfinite(K).all() or not (self._rows or K.any()):
-            raise FinwidthError("the kernel on the probe set is zero or not finite")
-        found: FloatArray = (K + K.T) / 2
-        return found
-
-    def _kernel(self, inputs: torch.Tensor) -> FloatArray:
-        with _evaluating(self._module):
-            found: FloatArray = numpy_of(ntk(self._module, inputs, **self._options)).astype(np.float64)
-        return found
 
     def _read_targets(self) -> None:
         if self._targets is not None:
@@ -299,7 +304,6 @@ class Tracker:
             return check_output(self._module(self._inputs.clone()), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
-
         if self._path is None or not self._path.is_file():
             raise FinwidthError(f"start={start} goes on with a run, whose file path= must name; {self._path} is none")
         stored = _loaded(self._path)
@@ -314,15 +318,24 @@ class Tracker:
                 self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
 
 
+def _symmetric(K: torch.Tensor) -> FloatArray:
+    """A kernel matrix in double precision, without the rounding by which it is not symmetric."""
+    found = numpy_of(K).astype(np.float64)
+    if not np.isfinite(found).all():
+        raise FinwidthError(_NO_KERNEL)
+    return (found + found.T) / 2
+
+
+_NO_KERNEL = "the kernel on the probe set is zero or not finite"
 _SAME = {"inputs_sha256": "another probe set", "outputs": "other outputs", "targets_sha256": "other targets"}
 
 
-def _hash(array: Any) -> str:
+def _hash(array: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def one_output(outputs: Any) -> str | int:
-    """What a kernel that is one matrix is of: ``"trace"``, or the number of one output."""
+def one_output(outputs: object) -> str | int:
+    """The ``outputs`` of a kernel that is one matrix: ``"trace"``, or the number of one output."""
     if isinstance(outputs, str) and outputs == "trace":
         return outputs
     number = index(outputs)
@@ -342,7 +355,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
-def _loaded(run: Any) -> xr.Dataset:
+def _loaded(run: object) -> xr.Dataset:
     """The dataset of a tracker, or of its file."""
     import xarray as xr
 

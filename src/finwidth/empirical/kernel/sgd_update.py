@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from torch.autograd import forward_ad
 
 from finwidth import arguments
 from finwidth.arguments import flag, function, real
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, check_tensor
 from finwidth.empirical.kernel.calls import (
     ModuleError,
     Network,
@@ -26,12 +26,13 @@ from finwidth.empirical.kernel.calls import (
     gradient,
     measuring,
     telling,
+    unpack_dual,
     untouched,
 )
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.gradients import ALONE, mix_of
-from finwidth.empirical.kernel.ntk import Kernel, label, prepare
-from finwidth.empirical.kernel.options import Parameters, Scale, check_inputs, check_module, check_tensor
+from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
+from finwidth.empirical.kernel.forming import ALONE, mix_of
+from finwidth.empirical.kernel.ntk import label, prepare
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def half_squares(output: Tensor, y: Tensor) -> Tensor:
 @overload
 def sgd_update(
     module: nn.Module,
-    x: Any,
-    y: Any,
+    x: object,
+    y: object,
     lr: float | None = ...,
     *,
-    probe: Any = ...,
+    probe: object = ...,
     loss: Loss = ...,
     outputs: str | int = ...,
     entries: str = ...,
@@ -74,11 +75,11 @@ def sgd_update(
 @overload
 def sgd_update(
     module: nn.Module,
-    x: Any,
-    y: Any,
+    x: object,
+    y: object,
     lr: float | None = ...,
     *,
-    probe: Any = ...,
+    probe: object = ...,
     loss: Loss = ...,
     outputs: str | int = ...,
     entries: str = ...,
@@ -93,11 +94,11 @@ def sgd_update(
 
 def sgd_update(
     module: nn.Module,
-    x: Any,
-    y: Any,
+    x: object,
+    y: object,
     lr: float | None = None,
     *,
-    probe: Any = None,
+    probe: object = None,
     loss: Loss = half_squares,
     outputs: str | int = "full",
     entries: str = "full",
@@ -151,26 +152,28 @@ def sgd_update(
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
         function("loss", loss, "a function of the output and y")
-        batch = check_inputs(module, x, "x")
-        kernel, bytes_ = prepare(
-            stack, module, batch if probe is None else probe, None, outputs, entries, memory, parameters, scale
+        batch = check_batch(module, x, "x")
+        inputs = batch if probe is None else probe
+        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale)
+        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, 6 * job.bytes + job.working_bytes)
+        direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
+        job = replace(
+            job,
+            network=replace(job.network, direction=direction),
+            plan=replace(job.plan, ways=(ALONE,)),  # the others know of no direction
+            sizes=replace(job.sizes, memory=job.sizes.memory // 2),
+            progress=tell,
         )
-        kernel.afford(bytes_, copies=6)
-        kernel.progress = tell
-        direction = _step(kernel.network, batch, _targets(batch, y, kernel.plan.dtype), loss, _check_rate(lr))
-        kernel.network = replace(kernel.network, direction=direction)
-        kernel.plan = replace(kernel.plan, ways=(ALONE,))  # the others know of no direction
-        compute = partial(_tangent, memory=bytes_ // 2)
-        dK = checked(kernel, compute) if check else compute(kernel)
-    return label(dK, "dK", kernel) if labelled else dK
+        dK = checked(job, _compute_tangent) if check else _compute_tangent(job)[0]
+    return label(dK, "dK", job) if labelled else dK
 
 
-def _check_rate(lr: Any) -> float:
+def _check_rate(lr: object) -> float:
     wanted = "the learning rate as a number, or leave it out for dK per unit of it"
     return 1.0 if lr is None else real("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, wanted)
 
 
-def _targets(batch: Tensor, y: Any, dtype: torch.dtype) -> Tensor:
+def _targets(batch: Tensor, y: object, dtype: torch.dtype) -> Tensor:
     targets = check_tensor(y, "y", "a tensor of targets").detach().to(batch.device)
     return targets.to(dtype) if targets.is_floating_point() else targets
 
@@ -196,28 +199,29 @@ def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict
         return {name: -lr * network.scales[name] * each for name, each in zip(network.parameters, found, strict=True)}
 
 
-def _tangent(kernel: Kernel, memory: int) -> Tensor:
-    """The derivative of the kernel along the network's direction."""
+def _compute_tangent(job: KernelJob) -> tuple[Tensor, KernelJob]:
+    """The derivative of the kernel along the network's direction; and the job, by a more general plan if need be.
+
+    Where torch cannot differentiate the module forward, G dG^T + dG G^T is found as a difference of kernels,
+    ((G + t dG)(G + t dG)^T - (G - t dG)(G - t dG)^T) / 2t, which is exact for any t.
+    """
     try:
         with forward_ad.dual_level():
-            primal, tangent = forward_ad.unpack_dual(kernel.compute(memory))  # type: ignore[no-untyped-call]
+            K, done = compute(job)
+            primal, tangent = unpack_dual(K)
             dK = torch.zeros_like(primal) if tangent is None else tangent.detach().clone()
+        job = done
     except Exception as error:  # torch cannot differentiate an operation, or the module, forward
         if isinstance(error, FinwidthError) and not isinstance(error, ModuleError):
             raise
-        kernel.generalise()
-        with telling(kernel.network.module, kernel.x1[:1]):
-            dK = _polarised(kernel, memory)
+        job = job.generalised()
+        with telling(job.network.module, job.x1[:1]):
+            t = mix_of(job.network, job.x1)
+            one, other = (compute(replace(job, network=replace(job.network, mix=mix)))[0] for mix in (t, -t))
+            dK = (one - other) / (2 * t)
     if not torch.isfinite(dK).all():
         raise FinwidthError(
             f"the change of the kernel overflows {dK.dtype}, or is not defined; rescale the inputs or the targets, or "
             "give module.double()"
         )
-    return dK
-
-
-def _polarised(kernel: Kernel, memory: int) -> Tensor:
-    """G dG^T + dG G^T as a difference of kernels: ((G + t dG)(G + t dG)^T - (G - t dG)(G - t dG)^T) / 2t, for any t."""
-    t = mix_of(kernel.network, kernel.x1)
-    one, other = (kernel.by(replace(kernel.network, mix=mix)).compute(memory) for mix in (t, -t))
-    return (one - other) / (2 * t)
+    return dK, job

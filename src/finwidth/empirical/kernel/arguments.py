@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
 Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
 
 
-def check_module(module: Any) -> nn.Module:
+def check_module(module: object) -> nn.Module:
     """The module, unless it is none that torch.func can call, or a layer mixes the samples of a batch or draws."""
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the module is {shown(module)}; give a torch.nn.Module")
@@ -99,7 +99,7 @@ def _scales(
 ) -> dict[str, float]:
     if scale is None:
         return dict.fromkeys(trained, 1.0)
-    found: dict[str, Any]
+    found: dict[str, object]
     if callable(scale) and not isinstance(scale, type):
         with running("scale="):
             found = {name: scale(name, each) for name, each in trained.items()}
@@ -121,13 +121,13 @@ def _known(argument: str, names: list[str], aliases: dict[str, nn.Parameter]) ->
             raise FinwidthError(f"{argument} names {shown(name)}, which is no parameter of the module; it has {some}")
 
 
-def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
+def check_tensor(x: object, name: str, allowed: str) -> torch.Tensor:
     """A tensor; of Python's numbers in double precision, as they are."""
     try:
         whole = isinstance(x, torch.Tensor) or (
             isinstance(x, list | tuple) and any(isinstance(each, torch.Tensor) for each in x)
         )
-        found = torch.as_tensor(x if whole else _array(x))
+        found = torch.as_tensor(x if whole else _as_array(x))
     except Exception:  # whatever looking at the user's object raises
         raise FinwidthError(f"{name} is {shown(x)}; give {allowed}") from None
     if found.is_nested or found.layout != torch.strided or found.is_quantized or found.is_meta:
@@ -139,13 +139,13 @@ def check_tensor(x: Any, name: str, allowed: str) -> torch.Tensor:
     return found
 
 
-def _array(x: Any) -> npt.NDArray[Any]:
-    """What torch takes: complex numbers, or those of `real_array`, in memory of their own."""
+def _as_array(x: object) -> npt.NDArray[np.generic]:
+    """An array that torch takes, in memory of its own: of complex numbers, or those of `real_array`."""
     array = real_array(x)
     return np.array(x if array is None else array)
 
 
-def numpy_of(values: Any) -> Any:
+def numpy_of(values: object) -> npt.NDArray[np.generic]:
     """An array of what may be a tensor on some device; NumPy has no bfloat16, so that becomes float32."""
     found = real_array(values)
     if found is None:
@@ -153,7 +153,7 @@ def numpy_of(values: Any) -> Any:
     return found
 
 
-def check_inputs(module: nn.Module, x: Any, name: str = "x1") -> torch.Tensor:
+def check_batch(module: nn.Module, x: object, name: str = "x1") -> torch.Tensor:
     """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1."""
     inputs = check_tensor(x, name, "one tensor of shape (N, ...)")
     if inputs.ndim < 1 or not len(inputs):
@@ -190,7 +190,7 @@ def _takes(module: nn.Module, x: torch.Tensor) -> bool:
             return False
 
 
-def check_outputs(outputs: Any) -> str | int:
+def check_outputs(outputs: object) -> str | int:
     """Check that it is "full", "trace", "diagonal", or the number of an output."""
     if isinstance(outputs, str) and outputs in {"full", "trace", "diagonal"}:
         return outputs
@@ -202,7 +202,7 @@ def check_outputs(outputs: Any) -> str | int:
     return number
 
 
-def check_entries(entries: Any) -> str:
+def check_entries(entries: object) -> str:
     """Check that it is "full" or "diagonal"."""
     if not isinstance(entries, str) or entries not in {"full", "diagonal"}:
         raise FinwidthError(f'entries is {shown(entries)}; choose "full" or "diagonal"')

@@ -7,15 +7,15 @@ of these is covered, and a subclass that does something else is not mistaken for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
 
-from finwidth.empirical.kernel.factors import Dense, Factor, Outer
+from finwidth.empirical.kernel.factors import DenseFactor, GradientFactor, OuterFactor
 from finwidth.errors import FinwidthError
 
 Tensor: TypeAlias = torch.Tensor
@@ -29,10 +29,10 @@ class Linear:
         """Whether ``axis`` of the input can be the batch axis."""
         return axis < x.ndim - 1
 
-    def outer(self, x: Tensor, D: Tensor) -> Outer:
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
         """Factors by the weight, from x (n, ..., a) and D (o, n, ..., c)."""
         o, n = D.shape[:2]
-        return Outer(x.reshape(n, 1, -1, x.shape[-1]), D.reshape(o, n, 1, -1, D.shape[-1]))
+        return OuterFactor(x.reshape(n, 1, -1, x.shape[-1]), D.reshape(o, n, 1, -1, D.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Convolution:
         """Whether ``axis`` of the input can be the batch axis."""
         return axis == 0 and x.ndim == 2 + len(self.kernel)
 
-    def outer(self, x: Tensor, D: Tensor) -> Outer:
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
         """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
-        return Outer(self.patches(x), self.channels(D, 2))
+        return OuterFactor(self.patches(x), self.channels(D, 2))
 
     def patches(self, x: Tensor) -> Tensor:
-        """What a kernel sees at each position, shape (n, g, positions, channels and kernel)."""
+        """The patch of the input at each position, shape (n, g, positions, channels and kernel)."""
         dims, g = len(self.kernel), self.groups
         x = functional.pad(x, [side for pair in reversed(self.padding) for side in pair])
         for i, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
@@ -69,26 +69,26 @@ class Convolution:
         return x.permute(0, 1, *positions, 2, *patch).flatten(2 + dims).flatten(2, 1 + dims)
 
     def channels(self, each: Tensor, start: int) -> Tensor:
-        """From (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
+        """Reshape (..., channels, *positions), channels at ``start``, to (..., g, positions, channels of a group)."""
         g = self.groups
         return each.reshape(*each.shape[:start], g, each.shape[start] // g, -1).mT
 
 
 @dataclass(frozen=True)
 class TransposedConvolution(Convolution):
-    """The same with input and result exchanged: kernels lie on the result, one at every position of the input."""
+    """A convolution with input and result exchanged: patches are those of the result, one at each input position."""
 
-    def outer(self, x: Tensor, D: Tensor) -> Outer:
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
         """Factors by the weight, from x (n, channels, ...) and D (o, n, channels, ...)."""
-        return Outer(self.channels(x, 1), torch.unflatten(self.patches(D.flatten(0, 1)), 0, D.shape[:2]))
+        return OuterFactor(self.channels(x, 1), torch.unflatten(self.patches(D.flatten(0, 1)), 0, D.shape[:2]))
 
-    def biased(self, outer: Outer, totals: Tensor, root: float) -> Outer:
+    def biased(self, outer: OuterFactor, totals: Tensor, root: float) -> OuterFactor:
         """With the bias, as a weight on one more position, where nothing else is; ``totals`` are its gradients."""
         A = functional.pad(outer.A, (0, 1, 0, 1))
         A[..., -1, -1] = root
         o, n, g = outer.D.shape[:3]
         first = functional.pad(totals.reshape(o, n, g, 1, -1, 1), (0, math.prod(self.kernel) - 1)).flatten(4)
-        return Outer(A, torch.cat([outer.D, first], dim=3))
+        return OuterFactor(A, torch.cat([outer.D, first], dim=3))
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class Lookup:
         """Whether ``axis`` of the input can be the batch axis."""
         return axis < x.ndim
 
-    def outer(self, x: Tensor, D: Tensor) -> Outer:
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
         """Factors by the table, from x (n, ...) and D (o, n, ..., c)."""
         o, n = D.shape[:2]
         x, D = x.reshape(n, -1), D.reshape(o, n, 1, -1, D.shape[-1])
         if self.padding is not None:  # torch trains no padding row
             D = D * (x != self.padding)[:, None, :, None]
-        return Outer(x, D, self.rows)
+        return OuterFactor(x, D, self.rows)
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class Scaling:
 
 
 EXCHANGED = Multiplication, TransposedConvolution  # weights of shape (a, c), where those of others are (c, a)
+Ints: TypeAlias = int | list[int] | tuple[int, ...]
 Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
 
 
@@ -152,21 +153,19 @@ def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha:
     return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
 
 
-def _each(value: Any, dims: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list | tuple) and len(value) == dims else (_one(value),) * dims
-
-
-def _one(value: Any) -> int:
-    return int(value[0] if isinstance(value, list | tuple) else value)
+def _each(value: Ints, dims: int) -> tuple[int, ...]:
+    """One number for each dimension; a single one, in a list or not, is for all."""
+    given = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return given if len(given) == dims else given[:1] * dims
 
 
 def _convolution(  # noqa: PLR0917 - the signature of torch
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
     groups: int = 1,
 ) -> Operation:
     kernel = tuple(weight.shape[2:])
@@ -176,7 +175,7 @@ def _convolution(  # noqa: PLR0917 - the signature of torch
         totals = [d * (size - 1) for d, size in zip(spread, kernel, strict=True)]
         sides = tuple((total // 2, total - total // 2) for total in totals)
     else:
-        sides = tuple((each, each) for each in _each(0 if padding == "valid" else padding, dims))
+        sides = tuple((each, each) for each in _each(0 if isinstance(padding, str) else padding, dims))
     return Operation(Convolution(kernel, _each(stride, dims), sides, spread, groups), weight, bias, input)
 
 
@@ -184,11 +183,11 @@ def _transposed(  # noqa: PLR0917 - the signature of torch
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Ints = 1,
 ) -> Operation:
     kernel = tuple(weight.shape[2:])
     before, more, steps, spread = (_each(value, len(kernel)) for value in (padding, output_padding, stride, dilation))
@@ -218,7 +217,11 @@ def _embedding(  # noqa: PLR0917
 
 
 def _layer_norm(
-    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Operation:
     shape = tuple(normalized_shape)
     return Operation(
@@ -226,12 +229,16 @@ def _layer_norm(
     )
 
 
-def _rms_norm(input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Operation:
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Operation:
     shape = tuple(normalized_shape)
     return Operation(Scaling(lambda x: functional.rms_norm(x, shape, None, eps), len(shape)), weight, None, input)
 
 
-def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Operation:
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Operation:
     return Operation(
         Scaling(lambda x: functional.group_norm(x, num_groups, None, None, eps), None), weight, bias, input
     )
@@ -239,10 +246,10 @@ def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = 
 
 def _batch_norm(  # noqa: PLR0917
     input: Tensor,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -255,10 +262,10 @@ def _batch_norm(  # noqa: PLR0917
 
 def _instance_norm(  # noqa: PLR0917
     input: Tensor,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -274,7 +281,7 @@ def _prelu(input: Tensor, weight: Tensor) -> Operation:
     return Operation(Scaling(lambda x: x.clamp(max=0), 0 if weight.numel() == 1 else None), weight, None, input)
 
 
-OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
+OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.linear: _linear,
     torch.addmm: _addmm,
     functional.conv1d: _convolution,
@@ -293,7 +300,7 @@ OPERATIONS: dict[Any, Callable[..., Operation | None]] = {
 }
 
 
-def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float | None) -> Factor:
+def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float | None) -> GradientFactor:
     """The gradients by an operation's weight and bias, each times the root of its scale; None: it does not count.
 
     ``x`` is the operation's input, samples first, and ``D``, shape (o, n, ...), the outputs' gradients by its result.
@@ -304,36 +311,36 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
         if weight is not None:
             parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x).to(D.dtype), 1)).sum(2))
-        return Dense(torch.cat(parts, dim=2).transpose(0, 1))
+        return DenseFactor(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
     totals = D.flatten(3).sum(3) if isinstance(rule, TransposedConvolution) else outer.D.sum(3).flatten(2)
     if weight is None:
-        return Dense(math.sqrt(bias or 0.0) * totals.transpose(0, 1))
+        return DenseFactor(math.sqrt(bias or 0.0) * totals.transpose(0, 1))
     if outer.rows is not None:
-        return Outer(outer.A, math.sqrt(weight) * outer.D, outer.rows)
+        return OuterFactor(outer.A, math.sqrt(weight) * outer.D, outer.rows)
     A = outer.A if weight == 1 else math.sqrt(weight) * outer.A
     if bias is not None and isinstance(rule, TransposedConvolution):
-        return rule.biased(Outer(A, outer.D), totals, math.sqrt(bias))
+        return rule.biased(OuterFactor(A, outer.D), totals, math.sqrt(bias))
     if bias is not None:
         A = torch.cat([A, A.new_full((*A.shape[:-1], 1), math.sqrt(bias))], dim=-1)
-    return Outer(A, outer.D)
+    return OuterFactor(A, outer.D)
 
 
-def gradient_of(rule: Rule, factor: Factor) -> Tensor:
+def gradient_of(rule: Rule, factor: GradientFactor) -> Tensor:
     """The gradients themselves, shape (n, o, numbers), in the order of the weight's numbers."""
     G = factor.dense().G
-    if isinstance(rule, EXCHANGED) and isinstance(factor, Outer):
+    if isinstance(rule, EXCHANGED) and isinstance(factor, OuterFactor):
         G = torch.unflatten(G, 2, (factor.A.shape[1], -1, factor.A.shape[-1])).mT.flatten(2)
     return G
 
 
-def together(parts: list[Factor]) -> Factor:
+def together(parts: list[GradientFactor]) -> GradientFactor:
     """The gradients by a weight with several uses: concatenated along positions."""
     first = parts[0]
     if len(parts) == 1:
         return first
-    if isinstance(first, Dense):
-        return Dense(torch.stack([each.dense().G for each in parts]).sum(0))
-    outers = [each for each in parts if isinstance(each, Outer)]
+    if isinstance(first, DenseFactor):
+        return DenseFactor(torch.stack([each.dense().G for each in parts]).sum(0))
+    outers = [each for each in parts if isinstance(each, OuterFactor)]
     A = torch.cat([each.A for each in outers], dim=1 if first.rows is not None else 2)
-    return Outer(A, torch.cat([each.D for each in outers], dim=3), first.rows)
+    return OuterFactor(A, torch.cat([each.D for each in outers], dim=3), first.rows)

@@ -1,0 +1,136 @@
+"""One kernel to compute, as a value: `KernelJob`; and its computation, pass by pass and block by block: `compute`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from finwidth.empirical.kernel.calls import Network, differentiable
+from finwidth.empirical.kernel.forming import ALONE, OtherRouteError, OtherWayError
+from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
+from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
+from finwidth.empirical.kernel.recording import record
+from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
+from finwidth.errors import FinwidthError
+from finwidth.memory import afford, amount
+from finwidth.progress import stage
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KernelJob:
+    """A kernel to compute: of which network, at which inputs, of which outputs, by which plan, in how much memory.
+
+    ``x2`` is None if it is x1; ``outputs`` is what the user gave; ``sizes`` say what the memory is needed for, and how
+    much there is.
+    """
+
+    network: Network
+    x1: Tensor
+    x2: Tensor | None
+    outputs: str | int
+    plan: GradientPlan
+    sizes: Sizes
+    progress: Callable[[int], object] | None = None
+
+    @property
+    def entries(self) -> Entries:
+        """Which entries of the kernel are computed."""
+        o = self.plan.outputs
+        chosen = range(self.outputs, self.outputs + 1) if isinstance(self.outputs, int) else range(o)
+        second = None if self.x2 is None else len(self.x2)
+        shape = self.sizes.all_pairs, self.sizes.diagonal_only, self.outputs == "trace"
+        return Entries(len(self.x1), second, chosen, *shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the kernel itself."""
+        o = self.entries.shape[-1]
+        return self.entries.pairs * (o * o if self.sizes.all_pairs else o) * self.plan.dtype.itemsize
+
+    def layout(self) -> Layout:
+        """The blocks that fit the memory."""
+        entries = self.entries
+        n, o = fit_memory(self.sizes, entries.longest, len(entries.outputs))
+        size = self.sizes.block(n, o)
+        return Layout(entries, n, o, size.inputs_per_pass, size.tile)
+
+    @property
+    def working_bytes(self) -> int:
+        """Peak memory without the kernel itself."""
+        layout = self.layout()
+        blocks = 2 if layout.inputs < layout.entries.longest else 1
+        return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)
+
+    def rows(self, pass_: Pass) -> tuple[Tensor, range]:
+        """The inputs of a pass, and the numbers of its outputs."""
+        x = self.x2 if pass_.block.second and self.x2 is not None else self.x1
+        first, outputs = self.entries.outputs.start, pass_.block.outputs
+        return x[pass_.inputs.start : pass_.inputs.stop], range(first + outputs.start, first + outputs.stop)
+
+    def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> KernelJob:
+        """The kernel of the same outputs, or of "diagonal" for "trace", among some of the inputs, by the same plan."""
+        x2 = None if self.x2 is None or others is None else self.x2[others]
+        return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, progress=None)
+
+    def generalised(self, *ways: str) -> KernelJob:
+        """The job with every gradient formed, in these ways, by default one sample at a time."""
+        return replace(self, plan=general_plan(self.network, self.plan, ways or (ALONE,)))
+
+
+def check_affordable(x: Tensor, numbers: int, needed: int) -> None:
+    """Refuse a kernel of so many numbers that needs so many bytes; on a device it is for torch to say."""
+    if x.device.type == "cpu":
+        afford(needed, f"a kernel of {amount(numbers)} numbers", 'give fewer inputs, or outputs="trace"')
+
+
+def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
+    """The kernel in its final shape; and the job, by a more general plan if passes did not go as planned."""
+    while True:
+        layout, entries = job.layout(), job.entries
+        K, tiles = job.x1.new_zeros(entries.shape, dtype=job.plan.dtype), BlockTiles(layout)
+        add = add_diagonal if entries.diagonal_only else add_products
+        passed, whole = 0, layout.inputs_passed
+        try:
+            with torch.no_grad(), stage("kernel", entries.pairs, job.progress) as told:
+                for step in layout.steps():
+                    tiles.keep(step.blocks)
+                    for each in step.passes:
+                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
+                        passed += len(each.inputs)
+                        told(entries.pairs * passed // whole)
+                    for left, right in step.products:
+                        add(K, entries, tiles[left], tiles[right])
+            return _finished(K, job.outputs, all_pairs=entries.all_pairs), job
+        except OtherWayError:
+            job = replace(job, plan=replace(job.plan, ways=job.plan.ways[1:]))
+        except OtherRouteError:
+            job = _retreated(job, layout.inputs_per_pass)
+
+
+def _finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:
+    """The kernel in its final shape, unless it overflows."""
+    # isfinite(K) would need a second K, and aminmax has no forward derivative before torch 2.12.
+    if not torch.isfinite(torch.stack([K.amin(), K.amax()])).all():
+        raise FinwidthError(f"the kernel overflows {K.dtype}; rescale the inputs, or give module.double()")
+    if outputs == "full":
+        return K if all_pairs else K[..., None]
+    return K if outputs == "diagonal" else K[..., 0]
+
+
+def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
+    """After a pass that did not follow the plan: smaller passes, or if they do not follow it either, the general way.
+
+    A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk.
+    """
+    while inputs_per_pass > 6:
+        inputs_per_pass //= 2
+        x = job.x1[:inputs_per_pass]
+        with differentiable():
+            pass_ = record(job.network, x, job.network.parameters)
+        if follows(pass_, job.plan, len(x)):
+            return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
+    return replace(job, sizes=replace(job.sizes, most=2**62)).generalised(*job.plan.ways)

@@ -1,0 +1,145 @@
+"""Gradients themselves, formed where no rule gives them in factors: under vmap, a few samples at a time, or one by one.
+
+A way that cannot take a module raises OtherWayError, and the next one of `WAYS` is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from finwidth.empirical.kernel.calls import Network, apply, differentiable, dual, gradient, telling
+from finwidth.empirical.kernel.factors import DenseFactor
+
+Tensor = torch.Tensor
+_COMPANY = 8  # most samples of a pass that goes back for each of their outputs
+
+
+class OtherRouteError(Exception):
+    """A pass cannot be done as the plan says."""
+
+
+class OtherWayError(OtherRouteError):
+    """The gradients of single parameters cannot be formed in this way."""
+
+
+def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+    """Form gradients by some parameters, sample by sample under vmap."""
+    chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
+    buffers = dict(network.module.named_buffers())
+    others = {name: buffers[name].clone() for name in network.changing}
+
+    def rows(sample: Tensor) -> Tensor:
+        def output(given: dict[str, Tensor]) -> Tensor:
+            value: Tensor = torch.func.functional_call(network.module, {**others, **given}, (sample[None],))
+            return value.reshape(-1)
+
+        value, pull = torch.func.vjp(output, chosen)[:2]
+        (by_name,) = torch.func.vmap(pull)(unit_rows(value, outputs))
+        return _scaled_rows(network, by_name, len(outputs))
+
+    try:
+        with differentiable():
+            found: Tensor = torch.func.vmap(rows)(x.clone())
+    except Exception as error:  # whatever the user's code or torch raises under transforms
+        raise OtherWayError from error
+    return DenseFactor(found.detach())
+
+
+def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+    """Form gradients that torch.func cannot: by passes of a few samples, and backward for all their outputs at once.
+
+    In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
+    square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
+    """
+    chosen = {name: each for name, each in network.parameters.items() if name in names}
+    found = []
+    with differentiable():
+        for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
+            values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
+            rows = _scaled_rows(network, _all_at_once(values, chosen), len(values))
+            found.append(rows.view(len(some), len(outputs), -1))
+    return DenseFactor(torch.cat(found))
+
+
+def _scaled_rows(network: Network, by_name: Mapping[str, Tensor], n: int) -> Tensor:
+    """Gradients of n numbers by parameters, shapes (n, *parameter), with the roots of their scales: (n, numbers)."""
+    roots = {name: network.scales[name] ** 0.5 for name in by_name}
+    rows = (each if roots[name] == 1 else roots[name] * each for name, each in by_name.items())
+    return torch.cat([each.reshape(n, -1) for each in rows], dim=1)
+
+
+def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of every value by each parameter, shapes (values, *parameter)."""
+    zeros = {name: each.new_zeros(()).expand(len(values), *each.shape) for name, each in parameters.items()}
+    if not values.requires_grad:
+        return zeros
+    unit = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    try:
+        found = torch.autograd.grad(values, list(parameters.values()), unit, is_grads_batched=True, allow_unused=True)
+    except (RuntimeError, NotImplementedError) as error:  # the module, or an operation of it, cannot be taken
+        raise OtherWayError from error
+    if any(each is not None and each.is_sparse for each in found):
+        raise OtherWayError
+    return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
+
+
+def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+    """Form gradients of any module: by a pass for every sample, and a backward pass for each of its outputs."""
+    samples = []
+    with differentiable(), telling(network.module, x[:1]):
+        for sample in torch.split(x, 1):
+            output = apply(network, sample, network.parameters)
+            samples.append(_gradients_and_tangents(network, names, output[0], outputs))
+            del output  # and its graph, before the next pass
+    G, change = (torch.stack(each) for each in zip(*samples, strict=True))
+    if network.direction is None:
+        return DenseFactor(G)
+    return DenseFactor(dual(G, change) if network.mix is None else G + network.mix * change)
+
+
+def mix_of(network: Network, x: Tensor) -> float:
+    """The step along the direction that changes gradients by about their own size."""
+    with differentiable(), telling(network.module, x[:1]):
+        value = apply(network, x[:1], network.parameters)[0]
+        G, change = _gradients_and_tangents(network, frozenset(network.parameters), value, range(1))
+    size = float(change.double().norm())
+    return float(G.double().norm()) / size if size else 1.0
+
+
+def _gradients_and_tangents(
+    network: Network, names: frozenset[str], value: Tensor, outputs: range
+) -> tuple[Tensor, Tensor]:
+    """Gradients of some outputs of one sample by some parameters, and their tangents (zero without a direction).
+
+    ``value`` has the outputs of the sample. The tangents are found by differentiating twice more:
+    h = d/dp sum_ij u_ij G_ij is linear in u, and the derivative of its product with the direction by u is that of G
+    along the direction.
+    """
+    parameters, direction = network.parameters, network.direction
+    chosen = [name for name in parameters if name in names]
+    rows = []
+    for i in outputs:
+        columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
+        rows.append(_scaled_rows(network, dict(zip(chosen, columns, strict=True)), 1))
+    G = torch.cat(rows)
+    if direction is None or not G.requires_grad:
+        return G.detach(), torch.zeros_like(G)
+    u = torch.zeros_like(G, requires_grad=True)
+    pulled = torch.autograd.grad(G, list(parameters.values()), u, create_graph=True, materialize_grads=True)
+    along = torch.stack([(each * direction[name]).sum() for name, each in zip(parameters, pulled, strict=True)]).sum()
+    (change,) = torch.autograd.grad(along, u, materialize_grads=True) if along.requires_grad else (torch.zeros_like(G),)
+    return G.detach(), change
+
+
+ALONE = "one by one"
+WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
+
+
+def unit_rows(value: Tensor, outputs: range) -> Tensor:
+    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
+    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
+    found.diagonal(outputs.start).fill_(1)
+    return found
