@@ -19,6 +19,7 @@ PUBLIC = {
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "ResNet",
     "SignalMoments",
     "SmoothActivation",
     "Summary",

@@ -12,6 +12,7 @@ from finwidth.exact.signal import SignalMoments, signal_moments
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input.sample import sample
@@ -31,6 +32,7 @@ __all__ = [
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "ResNet",
     "SignalMoments",
     "SmoothActivation",
     "Summary",

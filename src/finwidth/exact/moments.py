@@ -24,9 +24,10 @@ from finwidth.exact.transfer import (
     to_decimal,
 )
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_supported
+from finwidth.networks.routes import check_mlp, check_supported, other_kind
 from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction
@@ -359,8 +360,10 @@ def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
     return start_state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `moments` has no second moments of this network; none if it has."""
+    if reasons := other_kind(net, MLP):
+        return reasons
     if isinstance(net.activation, SmoothActivation):
         return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
     laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
@@ -508,7 +511,7 @@ def infinite_width(net: MLP, x: Vector) -> float:
     9.5
     """
     starts = {kind: pairs(kind) for kind in "wb"}
-    values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
+    values = _evaluate(starts, check_mlp(net), Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
     with decimal.localcontext(CONTEXT):
         found = float(values["w"] + values["b"])
     if math.isinf(found):

@@ -13,7 +13,8 @@ from finwidth.exact.moments import CONTEXT, Exact, Moments, check_exact, check_o
 from finwidth.exact.partitions import canonical, start_state
 from finwidth.exact.transfer import Input, Number, compile_program, evaluate, to_decimal
 from finwidth.networks.inputs import Vector, exact_input
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp
 from finwidth.quantities import plain
 
 

@@ -24,8 +24,9 @@ from typing import Any, TypeAlias
 
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
 from finwidth.networks.activations import Activation
+from finwidth.networks.description import Layer
 from finwidth.networks.laws import WeightLaw
-from finwidth.networks.mlp import MLP, Layer
+from finwidth.networks.mlp import MLP
 from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is

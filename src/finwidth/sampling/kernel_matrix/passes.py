@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
-from finwidth.networks.mlp import MLP, Layer
+from finwidth.networks.description import Layer
+from finwidth.networks.mlp import MLP
 from finwidth.sampling.random.device import DeviceGenerator, as_array
 from finwidth.sampling.random.normals import BLOCK, Normals
 
