@@ -393,7 +393,8 @@ def unsupported(net: Network) -> list[str]:
 def moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
     r"""Exact moments of K(x,x) at initialization and the mean of its first SGD update.
 
-    No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth).
+    No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth), and of
+    docs/theory/residual.md for residual networks.
     It sharpens Theorems 1 and 2 and Propositions 3-5 of the paper, which bound the same quantities up to
     constants.  Exact for any symmetric weight law, positively homogeneous activation and unequal widths;
     with several outputs K is a diagonal entry K_aa, and dK that entry's change under SGD on all outputs.
@@ -401,7 +402,7 @@ def moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> 
     Parameters
     ----------
     net
-        The network.
+        An `MLP` or a `ResNet`.
     x
         One input, shape (n_0,).
     exact
@@ -428,6 +429,9 @@ def moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> 
     >>> m = finwidth.moments(net, [1, 2], exact=True)
     >>> print(m.mean, m.K_w.second_moment, m.K_b.second_moment, m.mixed, m.update["dK"])
     151/16 2300/9 473/72 65/2 -1510/9
+    >>> residual = finwidth.moments(finwidth.ResNet([2, 64, 1], 16, branch="1/sqrt(depth)"), [1, 2], exact=True)
+    >>> print(float(residual.mean), round(residual.cv, 3))
+    31.69... 0.251
     >>> deep = finwidth.moments(finwidth.MLP([4] * 1000 + [1]), [1, 0, 0, 0])
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)

@@ -43,7 +43,7 @@ from finwidth.exact.transfer import (
     cumulants,
     gate_numbers,
     is_zero,
-    places,
+    neuron_choices,
     power,
     tie_number,
     unsupported_laws,
@@ -218,12 +218,12 @@ class ResidualTransfer:
         phi = self.net.activation.frozen_at_zero() if zero else self.net.activation
         gates = gate_numbers(phi, self.program.block[2].weights, self.convert)
         width = self.convert(Fraction(block.inner.fan_out))
-        return lambda sizes: places(width, len(sizes), gates[sizes])
+        return lambda sizes: neuron_choices(width, len(sizes), gates[sizes])
 
     def _meeting(self, neurons: tuple[int, int]) -> Number:
         """The ways to choose the neurons of the stream that are new: those of the paths that stayed are taken."""
         taken, after = neurons
-        return places(self.convert(Fraction(self.net.widths[1] - taken)), after - taken, self._one)
+        return neuron_choices(self.convert(Fraction(self.net.widths[1] - taken)), after - taken, self._one)
 
 
 class ResNetMoments:

@@ -236,7 +236,7 @@ class Transfer:
         """The gates of each state times the number of ways to choose its neurons, distinct ones of the layer."""
         gates = self._frozen if self._vanishing else self._open
         if self._weights is None or self._weights[0] is not layer or self._weights[1] is not gates:
-            number = {sizes: places(layer.fan_out, len(sizes), gate) for sizes, gate in gates.items()}
+            number = {sizes: neuron_choices(layer.fan_out, len(sizes), gate) for sizes, gate in gates.items()}
             self._weights = layer, gates, [number[sizes] for sizes in self._sizes]
         return self._weights[2]
 
@@ -258,7 +258,7 @@ def gate_numbers(phi: Activation, kinds: Iterable[tuple[int, ...]], convert: Con
     return {sizes: math.prod((moments[size] for size in sizes), start=convert(Fraction(1))) for sizes in kinds}
 
 
-def places(width: Number, neurons: int, start: Number) -> Number:
+def neuron_choices(width: Number, neurons: int, start: Number) -> Number:
     """``start`` times the number of ways to choose distinct neurons of a layer, one after another."""
     return math.prod((width - taken for taken in range(neurons)), start=start)
 
