@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exhaustive import TWO_VALUED
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Layer
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.resnet import ResNet
@@ -88,17 +89,23 @@ class EveryResNet:
         """Skip and branch of each block."""
         return [(root(block.skip_squared), root(block.branch_squared)) for block in self.net.blocks]
 
+    @property
+    def _hidden(self) -> Sequence[int]:
+        return self.net.hidden
+
     @cached_property
     def _drawn(self) -> Whole:
         """One row for each network and choice of sides."""
         net = self.net
-        choices: list[list[int]] = []
-        for layer in self.layers:
-            choices += [values(net.weight_law, layer.weight_variance)] * (layer.fan_in * layer.fan_out)
-            choices += [values(net.bias_law, layer.bias_variance)] * layer.fan_out
+        choices = [each for layer in self.layers for each in self._choices(layer)]
         kinked = net.activation.positive != net.activation.negative
-        choices += [[1, -1] if kinked else [1]] * sum(net.hidden)
+        choices += [[1, -1] if kinked else [1]] * sum(self._hidden)
         return np.array(list(product(*choices)), dtype=np.int64)
+
+    def _choices(self, layer: Layer) -> list[list[int]]:
+        """What each weight, and then each bias, of a layer can be."""
+        weights = [values(self.net.weight_law, layer.weight_variance)] * (layer.fan_in * layer.fan_out)
+        return weights + [values(self.net.bias_law, layer.bias_variance)] * layer.fan_out
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -115,7 +122,7 @@ class EveryResNet:
     def _forward(self) -> tuple[list[Whole], list[Whole], list[Whole]]:
         """The stream x_0, ..., x_L, and the hidden vectors z_l and the slopes of all blocks."""
         phi, theta = self.net.activation, self.parameters
-        sides = np.split(self._drawn[:, -sum(self.net.hidden) :], np.cumsum(self.net.hidden)[:-1], axis=1)
+        sides = np.split(self._drawn[:, -sum(self._hidden) :], np.cumsum(self._hidden)[:-1], axis=1)
         stream, hidden, slopes = [apply(theta[0], np.array([self.x]))], [], []
         for place, ((skip, branch), side) in enumerate(zip(self.factors, sides, strict=True)):
             y = apply(theta[2 * place + 1], stream[-1])
@@ -193,6 +200,31 @@ class EveryResNet:
     def curvature(self, kinds: str, c: int = 0, a: int = 0) -> Whole:
         """g_c^T H_a g_a, with the part of g_c in ``kinds[0]``, that of g_a in ``kinds[1]``, and all multipliers."""
         return self.second_derivative(self.step(kinds[0], c), self.step(kinds[1], a), a)
+
+
+@dataclass(frozen=True)
+class EveryBalancedResNet(EveryResNet):
+    """The same of one matrix a block: the inner matrix is diagonal, random signs that are not trained."""
+
+    net: BalancedResNet  # type: ignore[assignment]
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """With an inner layer of signs in each block."""
+        n, none = self.net.widths[1], Fraction(0)
+        signs = Layer(n, n, none, none, none, none)
+        blocks = [layer for block in self.net.blocks for layer in (signs, block.outer)]
+        return (self.net.stem, *blocks, self.net.head)
+
+    @property
+    def _hidden(self) -> Sequence[int]:
+        return [self.net.widths[1]] * self.net.depth
+
+    def _choices(self, layer: Layer) -> list[list[int]]:
+        if layer.weight_variance:
+            return super()._choices(layer)
+        n = layer.fan_in
+        return [[-1, 1] if place % (n + 1) == 0 else [0] for place in range(n * n)] + [[0]] * n
 
 
 def mean(*factors: Whole) -> Fraction:

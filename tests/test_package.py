@@ -13,6 +13,7 @@ from finwidth import public
 PUBLIC = {
     "MLP",
     "Activation",
+    "BalancedResNet",
     "Bounds",
     "Comparison",
     "Estimate",

@@ -10,6 +10,7 @@ from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.exact.signal import SignalMoments, signal_moments
 from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
@@ -26,6 +27,7 @@ __version__ = version("finwidth")
 __all__ = [
     "MLP",
     "Activation",
+    "BalancedResNet",
     "Bounds",
     "Comparison",
     "Estimate",

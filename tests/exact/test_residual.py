@@ -13,7 +13,7 @@ import pytest
 import finwidth
 from exact.test_exhaustive import REVERSED, STARTS, STEEP, UP_TO_SIX_PATHS
 from exhaustive import TWO_VALUED
-from finwidth import Activation, FinwidthError, ResNet
+from finwidth import Activation, BalancedResNet, FinwidthError, ResNet
 from finwidth.exact.partitions import State, start_state
 from finwidth.exact.residual import ResidualTransfer, ResNetMoments
 from finwidth.exact.transfer import Input
@@ -78,7 +78,7 @@ NETWORKS: dict[str, tuple[ResNet, Sequence[int]]] = {
 WITH_EIGHT_PATHS = ("width one", "two of each, linear", "by block", "no input, slope at zero")
 
 
-def engine(net: ResNet, x: Sequence[int], states: dict[str, State]) -> dict[str, Fraction]:
+def engine(net: ResNet | BalancedResNet, x: Sequence[int], states: dict[str, State]) -> dict[str, Fraction]:
     given = Input.of([Fraction(each) for each in x], 8)
     values, _ = ResNetMoments.values([*states.values()], net, given, lambda number: number)
     return dict(zip(states, values, strict=True))

@@ -97,7 +97,7 @@ def test_described() -> None:
         ({"branch": [1, "x"]}, "branch of block 2 is 'x'"),
         ({"skip": [1, 2, 3]}, "skip has 3 entries for 2 blocks"),
         ({"skip": [1, 0], "branch": [1, 0]}, "skip and branch are 0 in the same block"),
-        ({"parameterization": "mup"}, "how its branches scale is not settled"),
+        ({"parameterization": "mup"}, "how their branches scale is not settled"),
         ({"parameterization": "x"}, "choose one of ntk, standard"),
         ({"gains": [1, 2]}, r"gains has 2 entries for 4 kinds of layers \(stem, V, W, head\)"),
         ({"bias": ["none"] * 4, "bias_variance": 1}, "bias_variance that is not 0"),

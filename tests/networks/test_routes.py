@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, Activation, FinwidthError, ResNet, SmoothActivation, WeightLaw
+from finwidth import MLP, Activation, BalancedResNet, FinwidthError, ResNet, SmoothActivation, WeightLaw
 from finwidth.networks.description import Network
 from finwidth.networks.routes import ROUTES, unsupported_by
 from finwidth.sampling.one_input import importance, sample
@@ -37,7 +37,8 @@ NETWORKS = [
     for outputs, law, activation, (variance, bias_law) in product((1, 2), LAWS, ACTIVATIONS, BIASES)
 ]
 RESNETS = [
-    ResNet([2, 3, outputs], 2, weight_law=law, activation=activation, skip=skip)
+    kind([2, 3, outputs], 2, weight_law=law, activation=activation, skip=skip)
+    for kind in (ResNet, BalancedResNet)
     for outputs, law, activation, skip in product((1, 2), (LAWS[0], FEW_MOMENTS), ("relu", "abs", "tanh"), (1, 0))
 ]
 

@@ -25,6 +25,7 @@ from finwidth.exact.transfer import (
     survival_matters,
     to_decimal,
 )
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
@@ -382,7 +383,7 @@ class PathTransfer(Protocol):
         """Values of the starts at the output, and layer by layer those of the ``watched`` ties."""
 
 
-ALGORITHMS: dict[type, PathTransfer] = {MLP: MLPMoments, ResNet: ResNetMoments}
+ALGORITHMS: dict[type, PathTransfer] = {MLP: MLPMoments, ResNet: ResNetMoments, BalancedResNet: ResNetMoments}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -402,7 +403,7 @@ def moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> 
     Parameters
     ----------
     net
-        An `MLP` or a `ResNet`.
+        An `MLP`, `ResNet` or `BalancedResNet`.
     x
         One input, shape (n_0,).
     exact

@@ -209,6 +209,22 @@ def pair_landings(pair: Pair) -> Counter[Pair]:
     return Counter(canonical_pair(staying, neurons) for neurons in _landings(ties))
 
 
+def meetings(pair: Pair) -> Counter[State]:
+    """Every way in which groups of paths that have met take neurons of the stream: each another one, taken or not."""
+    staying, groups = pair
+    return Counter(map(canonical, _meetings(groups, staying)))
+
+
+def _meetings(groups: State, free: State, met: State = ()) -> Iterator[State]:
+    if not groups:
+        yield (*free, *met)
+        return
+    first, rest = groups[0], groups[1:]
+    yield from _meetings(rest, free, (*met, first))
+    for place, neuron in enumerate(free):
+        yield from _meetings(rest, (*free[:place], *free[place + 1 :]), (*met, first + neuron))
+
+
 def returns(pair: Pair) -> Counter[State]:
     """Every way in which ties come back to the stream, also to the neurons of the paths that stayed there."""
     staying, ties = pair

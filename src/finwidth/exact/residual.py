@@ -8,6 +8,11 @@ Down a block the paths of a state take five steps (docs/theory/residual.md)::
     hidden -> returning   they leave these by the inner layer
     returning -> stream   and come back to the stream, also to neurons where others stayed
 
+A block of one matrix has no inner layer: paths that met in neurons come back to the stream with the gates they took::
+
+    tied -> gated         those that pass meet in neurons, whose gates they take
+    gated -> stream       which are neurons of the stream, also of paths that stayed
+
 The head brings paths from the outputs to "returning" and the stem from "stream" to the input.  Each step is a sparse
 matrix; the values go up the other way.
 """
@@ -29,6 +34,7 @@ from finwidth.exact.partitions import (
     Tie,
     canonical_pair,
     choices,
+    meetings,
     pair_landings,
     pair_splits,
     returns,
@@ -48,7 +54,9 @@ from finwidth.exact.transfer import (
     tie_number,
     unsupported_laws,
 )
+from finwidth.networks.balanced import BalancedBlock, BalancedResNet
 from finwidth.networks.description import Layer
+from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import Block, ResNet
 from finwidth.progress import stage
 
@@ -95,15 +103,15 @@ class Step:
 class ResidualProgram:
     """The states that can be reached from some starts, and the steps between them."""
 
-    head: Step
-    block: tuple[Step, ...]  # from the stream down to the stream
+    head: tuple[Step, Step]  # from the outputs to ties, and to the stream
+    block: dict[str, Step]  # from the stream down to the stream, by the kind of node above
     stem: Step
     returning: tuple[Pair, ...]
     input: tuple[State, ...]
 
 
 def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[Node], Row]]:
-    """By kind of node, in the order of a block, the step down to the next kind."""
+    """By kind of node the step down from it."""
 
     def chosen(stream: State) -> Row:
         return {(pair, tuple(sum(map(len, half)) for half in pair)): ways for pair, ways in choices(stream).items()}
@@ -117,21 +125,36 @@ def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[Node], Row]]:
     def returned(pair: Pair) -> Row:
         return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in returns(pair).items()}
 
-    return {"stream": chosen, "chosen": split, "tied": landed, "hidden": split, "returning": returned}
+    def met(pair: Pair) -> Row:
+        return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in meetings(pair).items()}
+
+    return {
+        "stream": chosen,
+        "chosen": split,
+        "tied": landed,
+        "hidden": split,
+        "returning": returned,
+        "gated": met,
+    }
 
 
-def compile_residual(starts: Sequence[State], net: ResNet) -> ResidualProgram:
+_TWO_MATRICES = ("stream", "chosen", "tied", "hidden", "returning")
+_ONE_MATRIX = ("stream", "chosen", "tied", "gated")
+
+
+def compile_residual(starts: Sequence[State], net: ResidualNetwork) -> ResidualProgram:
     """All states below ``starts`` and the steps between them; done once for each kind of moment and of law."""
     highest = max(sum(map(len, start)) for start in starts)
-    return _residual_program(tuple(starts), frozenset(cumulants(net, highest)))
+    kinds = _TWO_MATRICES if isinstance(net, ResNet) else _ONE_MATRIX
+    return _residual_program(tuple(starts), frozenset(cumulants(net, highest)), kinds)
 
 
 @cache
-def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie]) -> ResidualProgram:
+def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kinds: tuple[str, ...]) -> ResidualProgram:
     descents = _descents(occurring)
-    after = dict(zip(descents, [*descents][1:] + [*descents][:1], strict=True))
+    after = {"returning": "stream"} | dict(zip(kinds, (*kinds[1:], kinds[0]), strict=True))
     head: Rows = {place: dict(pair_splits(((), start), occurring)) for place, start in enumerate(starts)}
-    rows: dict[str, Rows] = {kind: {} for kind in descents}
+    rows: dict[str, Rows] = {kind: {} for kind in after}
     waiting = [("returning", pair) for row in head.values() for pair, _ in row]
     while waiting:
         kind, node = waiting.pop()
@@ -141,8 +164,8 @@ def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie]) -> R
     stem: Rows = {stream: dict(splits(stream, occurring)) for stream in rows["stream"]}
     given = tuple(dict.fromkeys(ties for row in stem.values() for ties, _ in row))
     return ResidualProgram(
-        head=Step.of(head, rows["returning"]),
-        block=tuple(Step.of(rows[kind], rows[after[kind]]) for kind in descents),
+        head=(Step.of(head, rows["returning"]), Step.of(rows["returning"], rows["stream"])),
+        block={kind: Step.of(rows[kind], rows[after[kind]]) for kind in kinds},
         stem=Step.of(stem, given),
         returning=tuple(rows["returning"]),
         input=given,
@@ -164,38 +187,45 @@ class ResidualTransfer:
         Sets the arithmetic.
     """
 
-    def __init__(self, program: ResidualProgram, net: ResNet, x: Input, convert: Convert) -> None:
+    def __init__(self, program: ResidualProgram, net: ResidualNetwork, x: Input, convert: Convert) -> None:
         self.program, self.net, self.convert = program, net, convert
         self._one = convert(Fraction(1))
-        by_layers = program.head, program.stem, program.block[1], program.block[3]
-        ties = {tie for step in by_layers for factor in step.weights for tie in factor}
+        split = [program.block[kind] for kind in ("chosen", "hidden") if kind in program.block]
+        ties = {tie for step in (program.head[0], program.stem, *split) for factor in step.weights for tie in factor}
         highest = max((order for _, order in ties), default=0)
         self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
         # At the input zero the stream is exactly zero up to the first random bias.
         self._vanishing = x.zero and not net.stem.bias_variance
-        self._latest: tuple[Block, bool, list[Matrix]] | None = None
+        self._latest: tuple[Block | BalancedBlock, bool, list[Matrix]] | None = None
         given = [x.value(state, convert) for state in program.input]
         self.stream = self._times(program.stem.matrix(self._split(net.stem)), given)
 
-    def block(self, block: Block) -> None:
+    def block(self, block: Block | BalancedBlock) -> None:
         """Go up one block."""
-        zero = self._vanishing and not block.inner.bias_variance
+        zero = self._vanishing and not (isinstance(block, Block) and block.inner.bias_variance)
         self._vanishing = zero and not (block.outer.bias_variance and block.branch_squared)
         if self._latest is None or self._latest[:2] != (block, zero):
-            weighs = self._choice(block), self._split(block.outer), self._landing(block, zero=zero)
-            all_weighs = (*weighs, self._split(block.inner), self._meeting)
-            steps = zip(self.program.block, all_weighs, strict=True)
-            self._latest = block, zero, [step.matrix(weigh) for step, weigh in steps]
+            weigh = {
+                "stream": self._choice(block),
+                "chosen": self._split(block.outer),
+                "tied": self._landing(block, zero=zero),
+                "gated": self._meeting,
+                "returning": self._meeting,
+            }
+            if isinstance(block, Block):
+                weigh["hidden"] = self._split(block.inner)
+            matrices = [step.matrix(weigh[kind]) for kind, step in self.program.block.items()]
+            self._latest = block, zero, matrices
         for matrix in reversed(self._latest[2]):
             self.stream = self._times(matrix, self.stream)
 
     def returning(self) -> list[Number]:
         """Values of all ties that arrive at the neurons of the stream from above."""
-        return self._times(self.program.block[-1].matrix(self._meeting), self.stream)
+        return self._times(self.program.head[1].matrix(self._meeting), self.stream)
 
     def output(self) -> list[Number]:
         """Values of the program's starts."""
-        return self._times(self.program.head.matrix(self._split(self.net.head)), self.returning())
+        return self._times(self.program.head[0].matrix(self._split(self.net.head)), self.returning())
 
     def _times(self, matrix: Matrix, values: list[Number]) -> list[Number]:
         value, zero = values.__getitem__, self.convert(Fraction(0))
@@ -209,14 +239,16 @@ class ResidualTransfer:
 
         return weigh
 
-    def _choice(self, block: Block) -> Weigh:
+    def _choice(self, block: Block | BalancedBlock) -> Weigh:
         skip, branch = self.convert(block.skip_squared), self.convert(block.branch_squared)
         return lambda paths: self._one * power(skip, paths[0] // 2) * power(branch, paths[1] // 2)
 
-    def _landing(self, block: Block, *, zero: bool) -> Weigh:
-        """The gates of hidden neurons, and the ways to choose these."""
+    def _landing(self, block: Block | BalancedBlock, *, zero: bool) -> Weigh:
+        """The gates of the neurons, and the ways to choose these if they are hidden ones."""
         phi = self.net.activation.frozen_at_zero() if zero else self.net.activation
-        gates = gate_numbers(phi, self.program.block[2].weights, self.convert)
+        gates = gate_numbers(phi, self.program.block["tied"].weights, self.convert)
+        if isinstance(block, BalancedBlock):
+            return gates.__getitem__
         width = self.convert(Fraction(block.inner.fan_out))
         return lambda sizes: neuron_choices(width, len(sizes), gates[sizes])
 
@@ -227,13 +259,13 @@ class ResidualTransfer:
 
 
 class ResNetMoments:
-    """What `finwidth.moments` and its like do for a `ResNet`."""
+    """What `finwidth.moments` and its like do for a `ResNet` and a `BalancedResNet`."""
 
     @staticmethod
-    def unsupported(net: ResNet) -> list[str]:
+    def unsupported(net: ResidualNetwork) -> list[str]:
         """Reasons why there are no moments of this network; none if there are."""
         reasons = unsupported_laws(net)
-        revived = any(net.bias_variance[place] and net.bias_scale[place] for place in (1, 2))  # V and W
+        revived = any(map(operator.mul, net.bias_variance[1:-1], net.bias_scale[1:-1]))  # in blocks
         if not (all(net.skip_squared) or revived) and net.activation.can_die and "trained" in net.bias:
             reasons.append("it has trained biases and a block without skip, in which the stream can die")
         return reasons
@@ -241,7 +273,7 @@ class ResNetMoments:
     @staticmethod
     def values(
         starts: Sequence[State],
-        net: ResNet,
+        net: ResNet | BalancedResNet,
         x: Input,
         convert: Convert,
         *,
@@ -256,7 +288,8 @@ class ResNetMoments:
         # Fractions get longer from block to block, and what it takes to reduce them grows like the square of that.
         exponent, every = (3, 1) if convert is Fraction else (1, 64)
         with stage("exact moments", net.depth**exponent) as told:
-            for i, block in enumerate(net.blocks, 1):
+            blocks: Sequence[Block | BalancedBlock] = net.blocks
+            for i, block in enumerate(blocks, 1):
                 transfer.block(block)
                 if watched:
                     seen.append(list(map(transfer.returning().__getitem__, wanted)))
