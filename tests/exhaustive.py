@@ -19,8 +19,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from finwidth.networks.description import Layer
 from finwidth.networks.laws import Rational, WeightLaw
-from finwidth.networks.mlp import MLP, Layer
+from finwidth.networks.mlp import MLP
 
 Vector: TypeAlias = list[Rational]
 Matrix: TypeAlias = list[Vector]

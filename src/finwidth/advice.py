@@ -17,7 +17,8 @@ from finwidth.exact.moments import moments
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import not_gaussian

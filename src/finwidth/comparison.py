@@ -16,8 +16,8 @@ from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
-from finwidth.networks.routes import instead
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp, instead
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling.one_input import importance, sample

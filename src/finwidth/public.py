@@ -10,8 +10,10 @@ from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.exact.signal import SignalMoments, signal_moments
 from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input.sample import sample
@@ -25,12 +27,14 @@ __version__ = version("finwidth")
 __all__ = [
     "MLP",
     "Activation",
+    "BalancedResNet",
     "Bounds",
     "Comparison",
     "Estimate",
     "FinwidthError",
     "KernelMoments",
     "Regime",
+    "ResNet",
     "SignalMoments",
     "SmoothActivation",
     "Summary",

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from finwidth import arguments
+from finwidth.networks.description import Network, check_network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, check_mlp
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
 
@@ -144,11 +144,11 @@ class Estimate:
         }
 
 
-def attributes(net: MLP, *, method: str, **more: Any) -> dict[str, Any]:
+def attributes(net: Network, *, method: str, **more: Any) -> dict[str, Any]:
     """Provenance for the attrs of a result: plain strings and numbers, so that any file format holds them."""
     return {
         "finwidth_version": version("finwidth"),
-        "network": json.dumps(check_mlp(net).describe()),
+        "network": json.dumps(check_network(net).describe()),
         "parameterization": net.parameterization,
         "method": method,
         **{name: storable(value) for name, value in more.items()},

@@ -11,7 +11,8 @@ from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.inputs import Vector
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample

@@ -12,6 +12,7 @@ OPEN = (  # modules whose every public name is for users
     "finwidth.networks.activations",
     "finwidth.exact.closed_form",
     "finwidth.exact.grid",
+    "finwidth.exact.residual_form",
     "finwidth.networks.laws",
     "finwidth.observables",
     "finwidth.quantities",

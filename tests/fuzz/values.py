@@ -446,6 +446,10 @@ def tensor_law(r: random.Random) -> Any:
     return r.choice([None, torch.sin, torch.relu, torch.tanh])
 
 
+def factors(r: random.Random) -> Any:
+    return r.choice([1, 0.5, Fraction(1, 3), "1/sqrt(depth)", "sqrt(3/4)", 0, [1, "sqrt(2)"], np.array([0.5, 2])])
+
+
 OWN: dict[str, Make] = {  # where a name means something else
     "gate_moment.order": one(1, 2, 4),
     "moment.order": one(0, 2, 4, np.int64(2)),
@@ -453,6 +457,15 @@ OWN: dict[str, Make] = {  # where a name means something else
     "z.exact": number,
     "finwidth.SmoothActivation.torch_module": one(None, "GELU"),
     "finwidth.SmoothActivation.gain": one(1, 2.0, Fraction(1, 2)),
+    "finwidth.BalancedResNet.widths": lambda r: [2, r.choice([1, 2, 3, 8]), r.choice([1, 1, 2])],
+    "finwidth.BalancedResNet.gains": one(None, 1, 2.0, [1, 2, 0.5]),
+    "finwidth.BalancedResNet.skip": factors,
+    "finwidth.BalancedResNet.branch": factors,
+    "finwidth.ResNet.widths": lambda r: [2, r.choice([1, 2, 3, 8]), r.choice([1, 1, 2])],
+    "finwidth.ResNet.gains": one(None, 1, 2.0, [1, 2, 1, 0.5]),
+    "finwidth.ResNet.hidden": one(None, 1, 5, [1, 2], np.array([3, 2])),
+    "finwidth.ResNet.skip": factors,
+    "finwidth.ResNet.branch": factors,
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, Activation, FinwidthError, SmoothActivation, WeightLaw
+from finwidth import MLP, Activation, BalancedResNet, FinwidthError, ResNet, SmoothActivation, WeightLaw
+from finwidth.networks.description import Network
 from finwidth.networks.routes import FUNCTIONS, unsupported_by
 from finwidth.sampling.one_input import importance, sample
 
 X, Y = np.eye(2), [1.0, -1.0]
-CALLS: dict[str, Callable[[MLP], Any]] = {
+CALLS: dict[str, Callable[[Any], Any]] = {
     "finwidth.moments": lambda net: finwidth.moments(net, X[0]),
     "finwidth.sample": lambda net: finwidth.sample(net, X[0], draws=10),
     "finwidth.sample_gram": lambda net: finwidth.sample_gram(net, X, draws=10),
@@ -35,13 +36,18 @@ NETWORKS = [
     MLP([2, 3, outputs], law, activation, bias_variance=variance, bias_law=bias_law)
     for outputs, law, activation, (variance, bias_law) in product((1, 2), LAWS, ACTIVATIONS, BIASES)
 ]
+RESNETS = [
+    kind([2, 3, outputs], 2, weight_law=law, activation=activation, skip=skip)
+    for kind in (ResNet, BalancedResNet)
+    for outputs, law, activation, skip in product((1, 2), (LAWS[0], FEW_MOMENTS), ("relu", "abs", "tanh"), (1, 0))
+]
 
 
 def test_every_route_is_called_here() -> None:
     assert CALLS.keys() == {route.function for route in FUNCTIONS}
 
 
-def serves(function: str, net: MLP) -> str | None:
+def serves(function: str, net: Network) -> str | None:
     """None if a function serves a network, and else what it says."""
     try:
         CALLS[function](net)
@@ -50,13 +56,13 @@ def serves(function: str, net: MLP) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("place", range(len(NETWORKS)), ids=lambda place: str(NETWORKS[place]))
+@pytest.mark.parametrize("place", range(len(NETWORKS + RESNETS)), ids=lambda place: str([*NETWORKS, *RESNETS][place]))
 def test_a_refusal_names_all_that_serve_and_nothing_else(place: int) -> None:
     pytest.importorskip("torch")
-    net = NETWORKS[place]
+    net: Network = [*NETWORKS, *RESNETS][place]
     said = {function: serves(function, net) for function in CALLS}
     serving = {function for function, refusal in said.items() if refusal is None}
-    assert "finwidth.infinite_width_gram" in serving
+    assert ("finwidth.infinite_width_gram" in serving) == isinstance(net, MLP)
     for route in FUNCTIONS:
         assert (not route.unsupported(net)) == (route.function in serving), (route.function, said[route.function])
         refusal = said[route.function]

@@ -14,8 +14,8 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.networks.inputs import Vector, exact_input
-from finwidth.networks.mlp import MLP, check_mlp
-from finwidth.networks.routes import instead
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp, instead
 from finwidth.progress import stage
 from finwidth.quantities import plain
 

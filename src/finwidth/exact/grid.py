@@ -15,9 +15,10 @@ from finwidth.exact.moments import CONTEXT, ONE_OUTPUT, Moments, update_state
 from finwidth.exact.partitions import State, pairs
 from finwidth.exact.transfer import Input, LayerNumbers, Transfer, compile_program, to_decimal
 from finwidth.memory import afford
+from finwidth.networks.description import Layer
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, Layer, MLPOptions
+from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.progress import stage
 from finwidth.quantities import attributes
 

@@ -26,10 +26,11 @@ from finwidth.exact.gaussian_means import ArcCosine, Pairs, alone, mixture_of
 from finwidth.exact.quadrature import PRECISION, Integrated
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_supported
+from finwidth.networks.routes import check_supported, other_kind
 from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
@@ -75,9 +76,9 @@ class Means:
     slope_cos: FloatArray
 
 
-def unsupported(net: MLP) -> list[str]:
-    """Reasons why `infinite_width_gram` does not serve this network: it serves all."""
-    return []
+def unsupported(net: Network) -> list[str]:
+    """Reasons why `infinite_width_gram` does not serve this network: it serves every `MLP`."""
+    return other_kind(net, MLP)
 
 
 def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from finwidth import arguments
 from finwidth.arguments import FloatArray
 from finwidth.errors import FinwidthError, shown
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.description import Network, check_network
 from finwidth.networks.widths import format_widths
 
 _ORDINARY = 256  # powers of two: lengths of inputs whose squares and their products are far from a double's ends
@@ -23,9 +23,9 @@ _ORDINARY = 256  # powers of two: lengths of inputs whose squares and their prod
 Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numbers of any kind, shape (n_0,)
 
 
-def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
+def check_inputs(net: Network, X: npt.ArrayLike) -> FloatArray:
     """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
-    wanted = f"give an array of shape (m, {check_mlp(net).widths[0]})"
+    wanted = f"give an array of shape (m, {check_network(net).widths[0]})"
     array = arguments.numbers(X)
     if array is None:
         raise FinwidthError(f"the inputs are {shown(X)}, not an array of numbers; {wanted}")
@@ -37,9 +37,9 @@ def check_inputs(net: MLP, X: npt.ArrayLike) -> FloatArray:
     return array
 
 
-def check_input(net: MLP, x: Vector) -> FloatArray:
+def check_input(net: Network, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
-    wanted = f"give {check_mlp(net).widths[0]} finite number{'s' * (net.widths[0] > 1)}"
+    wanted = f"give {check_network(net).widths[0]} finite number{'s' * (net.widths[0] > 1)}"
     array = arguments.numbers(x)
     if array is None:
         raise FinwidthError(f"the input {shown(x)} is not an array of numbers; {wanted}")
@@ -54,7 +54,7 @@ def check_input(net: MLP, x: Vector) -> FloatArray:
     return array
 
 
-def exact_input(net: MLP, x: Vector) -> tuple[Fraction, ...]:
+def exact_input(net: Network, x: Vector) -> tuple[Fraction, ...]:
     """One input as fractions: what is given exactly (integers, fractions, decimals, binary floats) stays exact."""
     array = check_input(net, x)
     given = x if isinstance(x, Sequence) else x.tolist() if isinstance(x, np.ndarray) else array

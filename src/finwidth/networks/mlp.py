@@ -19,21 +19,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypedDict
 
 from finwidth import arguments
-from finwidth.errors import FinwidthError, shown
+from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
+from finwidth.networks.description import Gains, Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_widths, format_widths
 
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
-BIASES = ("trained", "frozen", "none")
 
 _LAYER_BYTES = 450
-
-Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
 
 
 class MLPOptions(TypedDict, total=False):
@@ -51,19 +49,7 @@ class MLPOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One weight layer; symbols as in the module's convention. Every number is an exact fraction."""
-
-    fan_in: int
-    fan_out: int
-    weight_variance: Fraction
-    weight_multiplier: Fraction
-    bias_variance: Fraction
-    bias_multiplier: Fraction
-
-
-@dataclass(frozen=True)
-class MLP:
+class MLP(Network):
     """A random fully connected network, the object every other function takes.
 
     Parameters
@@ -140,16 +126,15 @@ class MLP:
     ) -> None:
         checked = check_widths(widths)
         depth = len(checked) - 1
+        layers = Places(depth, "layer", "weight layers")
         phi = _activation(activation)
         parameterization = arguments.one_of("parameterization", parameterization, PARAMETERIZATIONS)
         if gains is None:
-            (hidden,) = _per_layer("gains", phi.default_gain, 1, positive=True)
+            (hidden,) = Places(1, "layer", "weight layers").numbers("gains", phi.default_gain, positive=True)
             given = (hidden,) * (depth - 1) + (Fraction(1),)
         else:
-            given = _per_layer("gains", gains, depth, positive=True)
-        kinds, variances = _biases(bias, depth), _per_layer("bias_variance", bias_variance, depth, positive=False)
-        if any(kind == "none" and variance for kind, variance in zip(kinds, variances, strict=True)):
-            raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
+            given = layers.numbers("gains", gains, positive=True)
+        kinds, variances = layers.biases(bias, bias_variance)
         fields = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
@@ -159,7 +144,7 @@ class MLP:
             "bias": kinds,
             "bias_variance": variances,
             "bias_law": _weight_law(bias_law),
-            "bias_scale": _per_layer("bias_scale", bias_scale, depth, positive=False),
+            "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),
             "base_widths": _base_widths(base_widths, checked, parameterization),
         }
         for key, value in fields.items():
@@ -265,84 +250,25 @@ class MLP:
         bias_multiplier *= scale if self.bias[i - 1] == "trained" else 0
         return Layer(fan_in, fan_out, variance, weight_multiplier, scale * self.bias_variance[i - 1], bias_multiplier)
 
-    @cached_property
-    def random_bias(self) -> bool:
-        """Whether any initial bias is random."""
-        return any(variance and scale for variance, scale in zip(self.bias_variance, self.bias_scale, strict=True))
-
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
-        return {
-            "widths": list(self.widths),
-            "weight_law": self.weight_law.name,
-            "activation": self.activation.name,
-            "parameterization": self.parameterization,
-            "gains": [str(gain) for gain in self.gains],
-            "bias": list(self.bias),
-            "bias_variance": [str(variance) for variance in self.bias_variance],
-            "bias_law": self.bias_law.name,
-            "bias_scale": [str(scale) for scale in self.bias_scale],
-            **({"base_widths": list(self.base_widths)} if self.parameterization == "mup" else {}),
-        }
+        bases = {"base_widths": list(self.base_widths)} if self.parameterization == "mup" else {}
+        return {**super().describe(), **bases}
 
     def __str__(self) -> str:
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
         text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
         if self.gains != usual.gains:
-            text += f" (gains {_shortened(self.gains)})"
+            text += f" (gains {few_values(self.gains)})"
         text += f", {self.parameterization} parameterization"
         if self.base_widths != usual.base_widths:
             text += f" (base widths {format_widths(self.base_widths)})"
         return text + self._told_biases()
 
-    def _told_biases(self) -> str:
-        """The biases in a title, as far as they are not the usual ones."""
-        kinds = ["no" if kind == "none" else kind for kind in dict.fromkeys(self.bias)]
-        kind = kinds[0] if len(kinds) == 1 else "/".join("no" if kind == "none" else kind for kind in self.bias)
-        told = []
-        if self.random_bias:
-            kind += f" {self.bias_law.name}"
-            told.append(f"variance {_shortened(self.bias_variance)}")
-        if set(self.bias_scale) != {1}:
-            told.append(f"scale {_shortened(self.bias_scale)}")
-        if kind == "trained" and not told:
-            return ""
-        return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
-
-
-def _shortened(values: Sequence[Fraction]) -> str:
-    """Values in a title: one if they are all equal, and at most four."""
-    texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
-    return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
-
 
 # Inside MLP.__init__ the arguments hide these two.
 _activation = activation
 _weight_law = weight_law
-
-
-def _per_layer(name: str, given: Gains, depth: int, *, positive: bool) -> tuple[Fraction, ...]:
-    wanted = f"finite numbers, {'positive' if positive else '0 or more'}: one, or one for each of {depth} weight layers"
-
-    def allowed(value: Fraction) -> bool:
-        return value > 0 or (value == 0 and not positive)
-
-    array = arguments.real_array(given)
-    if array is None or not array.ndim:
-        return (arguments.exact(name, given, wanted, allowed),) * depth
-    values = arguments.items(name, given, wanted)
-    if len(values) != depth:
-        raise FinwidthError(f"{name} has {len(values)} entries for {depth} weight layers; give one number, or {depth}")
-    return tuple(arguments.exact(f"{name} of layer {i}", value, wanted, allowed) for i, value in enumerate(values, 1))
-
-
-def _biases(given: str | Sequence[str], depth: int) -> tuple[str, ...]:
-    if isinstance(given, str):
-        return (arguments.one_of("bias", given, BIASES),) * depth
-    kinds = arguments.items("bias", given, f"one of {', '.join(BIASES)}, or one for each of {depth} weight layers")
-    if len(kinds) != depth:
-        raise FinwidthError(f"bias has {len(kinds)} entries for {depth} weight layers; give one word, or {depth}")
-    return tuple(arguments.one_of(f"bias of layer {i}", kind, BIASES) for i, kind in enumerate(kinds, 1))
 
 
 def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], parameterization: str) -> tuple[int, ...]:
@@ -361,13 +287,3 @@ def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], param
             f"base_widths has {len(bases)} entries for {len(widths)} widths; give one number, or {len(widths)}"
         )
     return bases
-
-
-def check_mlp(net: object) -> MLP:
-    """A network."""
-    if not isinstance(net, MLP):
-        raise FinwidthError(
-            f"the network is {shown(net)}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1]); "
-            "finwidth.empirical.recognise makes one of a torch module"
-        )
-    return net

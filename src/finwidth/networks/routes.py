@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from finwidth.errors import FinwidthError
-from finwidth.networks.mlp import check_mlp
+from finwidth.networks.description import check_network
+from finwidth.networks.mlp import MLP
 
 if TYPE_CHECKING:
-    from finwidth.networks.mlp import MLP
+    from finwidth.networks.description import Network
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class PublicFunction:
     verb: str = "draw"  # what it does with a network
     needs: str = ""  # an extra, which is told if it is not installed
 
-    def unsupported(self, net: MLP) -> list[str]:
+    def unsupported(self, net: Network) -> list[str]:
         """Reasons against a network; none if it is served."""
-        ask: Callable[[MLP], list[str]] = import_module(self.module).unsupported
+        ask: Callable[[Network], list[str]] = import_module(self.module).unsupported
         return ask(net)
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ FUNCTIONS = (
 )
 
 
-def check_supported(function: str, net: MLP) -> None:
+def check_supported(function: str, net: Network) -> None:
     """Raise FinwidthError, which names the functions that serve a network, unless this one does.
 
     Examples
@@ -66,11 +67,11 @@ def check_supported(function: str, net: MLP) -> None:
     finwidth.errors.FinwidthError: finwidth.moments cannot serve this network: its activation is tanh, ...
     """
     (route,) = (each for each in FUNCTIONS if each.function == function)
-    if reasons := route.unsupported(check_mlp(net)):
+    if reasons := route.unsupported(check_network(net)):
         raise FinwidthError(f"{function} cannot {route.verb} this network: {'; '.join(reasons)}; {instead(net)}")
 
 
-def instead(net: MLP, *, without: str = "") -> str:
+def instead(net: Network, *, without: str = "") -> str:
     """The functions that serve a network, ``without`` one of them, and what they give of its kernel.
 
     Examples
@@ -81,29 +82,52 @@ def instead(net: MLP, *, without: str = "") -> str:
     'finwidth.infinite_width_gram has the limit of infinite width'
     """
     serving = [each for each in FUNCTIONS if each.function != without and not each.unsupported(net)]
-    return ", ".join(f"{each.function} {'has ' * (not place)}{each}" for place, each in enumerate(serving))
+    told = ", ".join(f"{each.function} {'has ' * (not place)}{each}" for place, each in enumerate(serving))
+    return told or "no other function serves it"
 
 
 class Algorithm(Protocol):
     """What a function does for networks of one description: a class, or a module."""
 
-    def unsupported(self, net: MLP, /) -> list[str]:
-        """Reasons against a network; none if it is served."""
+    def unsupported(self, net: Any, /) -> list[str]:
+        """Reasons against a network of the description; none if it is served."""
 
 
 Entry = TypeVar("Entry", bound=Algorithm)
 
 
-def algorithm(algorithms: Mapping[type, Entry], net: MLP) -> Entry:
+def algorithm(algorithms: Mapping[type, Entry], net: Network) -> Entry:
     """The entry for a network in a table from descriptions to algorithms; raises KeyError if there is none."""
     return algorithms[next(kind for kind in type(net).__mro__ if kind in algorithms or kind is object)]
 
 
-def unsupported_by(algorithms: Mapping[type, Algorithm], net: MLP) -> list[str]:
+def unsupported_by(algorithms: Mapping[type, Algorithm], net: Network) -> list[str]:
     """Reasons against a network of the algorithm for it in such a table."""
     try:
         found = algorithm(algorithms, net)
     except KeyError:
-        known = " and ".join(kind.__name__ for kind in algorithms) or "nothing"
-        return [f"it is a {type(net).__name__} ({known} is supported)"]
+        return other_kind(net, *algorithms)
     return found.unsupported(net)
+
+
+def other_kind(net: Network, *kinds: type) -> list[str]:
+    """The reason against a network that is none of the ``kinds`` of description; none if it is."""
+    known = " and ".join(kind.__name__ for kind in kinds) or "nothing"
+    return [] if isinstance(net, kinds) else [f"it is a {type(net).__name__} ({known} is supported)"]
+
+
+def check_mlp(net: object) -> MLP:
+    """A fully connected network; raises FinwidthError, which names the functions that serve a network of another kind.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.networks.routes import check_mlp
+    >>> check_mlp(MLP([2, 3, 1])).depth
+    2
+    """
+    checked = check_network(net)
+    if not isinstance(checked, MLP):
+        (reason,) = other_kind(checked, MLP)
+        raise FinwidthError(f"the network cannot be served here: {reason}; {instead(checked)}")
+    return checked

@@ -35,7 +35,8 @@ import numpy.typing as npt
 from finwidth.arguments import index, items
 from finwidth.errors import FinwidthError, SizeError, shown
 from finwidth.networks.inputs import exact_input
-from finwidth.networks.mlp import MLP, check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_mlp
 
 CONSTANT = -1  # the neuron below a bias: its value is always 1
 

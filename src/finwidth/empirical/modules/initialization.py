@@ -23,8 +23,8 @@ import torch
 from finwidth.arguments import table
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks.activations import Activation
+from finwidth.networks.description import Gains
 from finwidth.networks.laws import FloatArray, WeightLaw
-from finwidth.networks.mlp import Gains
 
 
 class LawOptions(TypedDict, total=False):

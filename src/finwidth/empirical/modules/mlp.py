@@ -23,6 +23,7 @@ from finwidth.memory import afford, amount
 from finwidth.networks import mlp as network
 from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.networks.laws import FloatArray
+from finwidth.networks.routes import check_mlp
 
 Elementwise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -163,7 +164,7 @@ class MLP(nn.Sequential):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        network.check_mlp(net)
+        check_mlp(net)
         if not isinstance(dtype, torch.dtype) or dtype not in _DTYPES:
             raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float64, or another of floating-point numbers")
         device = None if device is None else arguments.check_device(device)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
+from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import other_kind
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `finwidth.empirical.MLP` and `finwidth.empirical.Ensemble` do not make this network; none if they do.
 
     Examples
@@ -17,6 +19,8 @@ def unsupported(net: MLP) -> list[str]:
     >>> unsupported(MLP([2, 3, 1], "uniform", "tanh"))
     []
     """
+    if reasons := other_kind(net, MLP):
+        return reasons
     phi = net.activation
     if not isinstance(phi, SmoothActivation) or phi is ACTIVATIONS.get(phi.name):
         return []

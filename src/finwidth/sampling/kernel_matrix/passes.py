@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
+from finwidth.networks.description import Layer
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, Layer
+from finwidth.networks.mlp import MLP
 from finwidth.sampling.random.device import DeviceGenerator, as_array
 from finwidth.sampling.random.normals import BLOCK, Normals
 

@@ -16,6 +16,7 @@ from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import array_namespace
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -180,7 +181,7 @@ def _arranged(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
 SAMPLERS: dict[type, type[MLPAtSeveralInputs]] = {MLP: MLPAtSeveralInputs}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `sample_gram` does not draw this network; none if it does."""
     return unsupported_by(SAMPLERS, net)
 

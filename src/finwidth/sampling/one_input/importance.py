@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -66,7 +67,7 @@ class MLPByImportance(MLPAtOneInput):
 SAMPLERS: dict[type, type[MLPByImportance]] = {MLP: MLPByImportance}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `importance_estimates` does not serve this network; none if it does."""
     return unsupported_by(SAMPLERS, net)
 

@@ -15,6 +15,7 @@ from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
@@ -136,7 +137,7 @@ def first_output(columns: Columns) -> Columns:
 SAMPLERS: dict[type, type[MLPAtOneInput]] = {MLP: MLPAtOneInput}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `sample` does not draw this network; none if it does."""
     return unsupported_by(SAMPLERS, net)
 

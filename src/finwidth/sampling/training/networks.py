@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.activations import Activation
+from finwidth.networks.description import Layer
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, Layer
+from finwidth.networks.mlp import MLP
 from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix, sgd_step
 from finwidth.sampling.lazy_matrix.gaussian import transpose
 

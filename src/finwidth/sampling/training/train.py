@@ -17,6 +17,7 @@ import numpy.typing as npt
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -143,7 +144,7 @@ class MLPTraining(Sampler):
 SAMPLERS: dict[type, type[MLPTraining]] = {MLP: MLPTraining}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """Reasons why `train` does not train this network; none if it does."""
     return unsupported_by(SAMPLERS, net)
 

@@ -14,9 +14,10 @@ import numpy as np
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.networks.activations import ACTIVATIONS
+from finwidth.networks.description import BIASES
 from finwidth.networks.inputs import check_input
 from finwidth.networks.laws import LAWS, FloatArray
-from finwidth.networks.mlp import BIASES, MLP, PARAMETERIZATIONS, MLPOptions
+from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, MLPOptions
 from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7

@@ -1,0 +1,156 @@
+"""What descriptions of random networks have in common, and how their numbers are checked and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError, shown
+from finwidth.networks.activations import Activation
+from finwidth.networks.laws import WeightLaw
+
+BIASES = ("trained", "frozen", "none")
+
+Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight layer; symbols as in `finwidth.networks.mlp`. Every number is an exact fraction."""
+
+    fan_in: int
+    fan_out: int
+    weight_variance: Fraction
+    weight_multiplier: Fraction
+    bias_variance: Fraction
+    bias_multiplier: Fraction
+
+
+class Network:
+    """A description of a random network, of any kind: what functions read that serve more than one kind.
+
+    Attributes
+    ----------
+    widths
+        Of what passes from layer to layer; the first is the input's and the last the output's.
+    gains, bias, bias_variance, bias_scale
+        One entry for each kind of weight layer that may differ.
+    """
+
+    widths: tuple[int, ...]
+    weight_law: WeightLaw
+    activation: Activation
+    parameterization: str
+    gains: tuple[Fraction, ...]
+    bias: tuple[str, ...]
+    bias_variance: tuple[Fraction, ...]
+    bias_law: WeightLaw
+    bias_scale: tuple[Fraction, ...]
+
+    @property
+    def depth(self) -> int:
+        """How long the network is, in what repeats: weight layers of an `MLP`, blocks of a `ResNet`."""
+        raise NotImplementedError
+
+    @cached_property
+    def random_bias(self) -> bool:
+        """Whether any initial bias is random."""
+        return any(variance and scale for variance, scale in zip(self.bias_variance, self.bias_scale, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """What defines the network, in plain types: for JSON and for file attributes."""
+        return {
+            "widths": list(self.widths),
+            "weight_law": self.weight_law.name,
+            "activation": self.activation.name,
+            "parameterization": self.parameterization,
+            "gains": [str(gain) for gain in self.gains],
+            "bias": list(self.bias),
+            "bias_variance": [str(variance) for variance in self.bias_variance],
+            "bias_law": self.bias_law.name,
+            "bias_scale": [str(scale) for scale in self.bias_scale],
+        }
+
+    def _told_biases(self) -> str:
+        """The biases in a title, as far as they are not the usual ones."""
+        kinds = ["no" if kind == "none" else kind for kind in dict.fromkeys(self.bias)]
+        kind = kinds[0] if len(kinds) == 1 else "/".join("no" if kind == "none" else kind for kind in self.bias)
+        told = []
+        if self.random_bias:
+            kind += f" {self.bias_law.name}"
+            told.append(f"variance {few_values(self.bias_variance)}")
+        if set(self.bias_scale) != {1}:
+            told.append(f"scale {few_values(self.bias_scale)}")
+        if kind == "trained" and not told:
+            return ""
+        return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
+
+
+def check_network(net: object) -> Network:
+    """A description of a network of any kind."""
+    if not isinstance(net, Network):
+        raise FinwidthError(
+            f"the network is {shown(net)}; give a finwidth.MLP, such as finwidth.MLP([16, 64, 64, 1]); "
+            "finwidth.empirical.recognise makes one of a torch module"
+        )
+    return net
+
+
+def few_values(values: Sequence[Fraction | float]) -> str:
+    """Values in a title: one if they are all equal, and at most four."""
+    texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
+    return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
+
+
+class Places(NamedTuple):
+    """What an argument has one value for, or one for each."""
+
+    number: int
+    one: str
+    several: str
+
+    def values(self, name: str, given: Any, wanted: str) -> list[Any]:
+        """As many values as places."""
+        values = arguments.items(name, given, wanted)
+        if len(values) != self.number:
+            given_as = "word" if wanted.startswith("one of") else "number"
+            raise FinwidthError(
+                f"{name} has {len(values)} entries for {self.number} {self.several}; give one {given_as}, or "
+                f"{self.number}"
+            )
+        return values
+
+    def numbers(self, name: str, given: Gains, *, positive: bool) -> tuple[Fraction, ...]:
+        """A number for each place."""
+        size = "positive" if positive else "0 or more"
+        wanted = f"finite numbers, {size}: one, or one for each of {self.number} {self.several}"
+
+        def allowed(value: Fraction) -> bool:
+            return value > 0 or (value == 0 and not positive)
+
+        array = arguments.real_array(given)
+        if array is None or not array.ndim:
+            return (arguments.exact(name, given, wanted, allowed),) * self.number
+        values = self.values(name, given, wanted)
+        return tuple(
+            arguments.exact(f"{name} of {self.one} {i}", value, wanted, allowed) for i, value in enumerate(values, 1)
+        )
+
+    def biases(self, given: str | Sequence[str], variances: Gains) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
+        """The kind of the biases of each place, and their variance."""
+        wanted = f"one of {', '.join(BIASES)}, or one for each of {self.number} {self.several}"
+        if isinstance(given, str):
+            kinds = (arguments.one_of("bias", given, BIASES),) * self.number
+        else:
+            kinds = tuple(
+                arguments.one_of(f"bias of {self.one} {i}", kind, BIASES)
+                for i, kind in enumerate(self.values("bias", given, wanted), 1)
+            )
+        checked = self.numbers("bias_variance", variances, positive=False)
+        if any(kind == "none" and variance for kind, variance in zip(kinds, checked, strict=True)):
+            raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
+        return kinds, checked

@@ -1,0 +1,170 @@
+"""What the descriptions of residual networks have in common: stem and head, factors by block, and how they are checked.
+
+Only the squares of ``skip`` and ``branch`` are kept.  Their signs do not matter in law: the matrices of a block are
+symmetric, and so are random biases.  And in every mean of products of outputs and their derivatives both come in even
+powers: at each neuron of the stream an even number of paths meet, of which an even number pass through the block, as
+its last matrix is even in each of its rows.  So means are exact fractions also for branch = 1/sqrt(L).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, ClassVar, TypeAlias
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError
+from finwidth.networks.activations import Activation, activation
+from finwidth.networks.description import Layer, Network, Places, few_values
+from finwidth.networks.laws import WeightLaw, weight_law
+from finwidth.networks.widths import check_depth, check_widths, format_widths
+
+Factor: TypeAlias = float | Fraction | str
+
+
+@dataclass(frozen=True)
+class ResidualNetwork(Network):
+    """A linear stem, blocks that add to a stream, and a linear head; `ResNet` and `BalancedResNet` say which blocks."""
+
+    widths: tuple[int, ...]
+    skip_squared: tuple[Fraction, ...]
+    branch_squared: tuple[Fraction, ...]
+    weight_law: WeightLaw
+    activation: Activation
+    parameterization: str
+    gains: tuple[Fraction, ...]
+    bias: tuple[str, ...]
+    bias_variance: tuple[Fraction, ...]
+    bias_law: WeightLaw
+    bias_scale: tuple[Fraction, ...]
+
+    layer_kinds: ClassVar[tuple[str, ...]]  # the kinds of weight layers, in the order of ``gains`` and ``bias``
+    activated: ClassVar[str]  # the one that by default has the gain of the activation
+
+    def _set(self, widths: Sequence[int], depth: int, given: dict[str, Any]) -> None:
+        """Check and set what residual networks have in common; ``given`` are the other arguments by name."""
+        blocks = Places(check_depth("depth", depth), "block", "blocks")
+        layers = Places(len(self.layer_kinds), "layer", f"kinds of layers ({', '.join(self.layer_kinds)})")
+        phi = activation(given["activation"])
+        skips, branches = (_squares(name, given[name], blocks) for name in ("skip", "branch"))
+        if not all(a or b for a, b in zip(skips, branches, strict=True)):
+            raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
+        kinds, variances = layers.biases(given["bias"], given["bias_variance"])
+        gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
+        fields = {
+            "widths": self._widths(widths),
+            "skip_squared": skips,
+            "branch_squared": branches,
+            "weight_law": weight_law(given["weight_law"]),
+            "activation": phi,
+            "parameterization": _parameterization(given["parameterization"]),
+            "gains": layers.numbers("gains", gains, positive=True),
+            "bias": kinds,
+            "bias_variance": variances,
+            "bias_law": weight_law(given["bias_law"]),
+            "bias_scale": layers.numbers("bias_scale", given["bias_scale"], positive=False),
+        }
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def _widths(cls, widths: Sequence[int]) -> tuple[int, ...]:
+        checked = check_widths(widths)
+        if len(checked) != 3:
+            hidden = ", and the hidden widths of its blocks are given as hidden" if cls.activated == "V" else ""
+            raise FinwidthError(
+                f"widths has {len(checked)} entries; a {cls.__name__} has three, [input, stream, output], such as "
+                f"[16, 64, 1]{hidden}"
+            )
+        return checked
+
+    @classmethod
+    def _default_gains(cls, phi: Activation) -> tuple[Fraction, ...]:
+        return tuple(phi.default_gain if kind == cls.activated else Fraction(1) for kind in cls.layer_kinds)
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.skip_squared)
+
+    @cached_property
+    def stem(self) -> Layer:
+        """The first layer, from the input to the stream."""
+        return self._layer("stem", self.widths[0], self.widths[1])
+
+    @cached_property
+    def head(self) -> Layer:
+        """The last layer, from the stream to the outputs."""
+        return self._layer("head", self.widths[1], self.widths[2])
+
+    def _layer(self, kind: str, fan_in: int, fan_out: int) -> Layer:
+        i = self.layer_kinds.index(kind)
+        variance, scale = self.gains[i] / fan_in, self.bias_scale[i] ** 2
+        return Layer(
+            fan_in,
+            fan_out,
+            weight_variance=variance,
+            weight_multiplier=variance if self.parameterization == "ntk" else Fraction(1),
+            bias_variance=scale * self.bias_variance[i],
+            bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What defines the network, in plain types: for JSON and for file attributes."""
+        return {
+            "kind": type(self).__name__,
+            **super().describe(),
+            "skip_squared": [str(square) for square in self.skip_squared],
+            "branch_squared": [str(square) for square in self.branch_squared],
+        }
+
+    def __str__(self) -> str:
+        told = self._told()
+        for name, squares in (("skip", self.skip_squared), ("branch", self.branch_squared)):
+            if set(squares) != {1}:
+                told.append(f"{name} {few_values([float(square) ** 0.5 for square in squares])}")
+        text = f"{type(self).__name__} {format_widths(self.widths)} of {self.depth} block{'s' * (self.depth > 1)}"
+        text += f" ({'; '.join(told)})" if told else ""
+        text += f" {self.activation.name}, {self.weight_law.name} weights"
+        if self.gains != self._default_gains(self.activation):
+            text += f" (gains {few_values(self.gains)})"
+        return f"{text}, {self.parameterization} parameterization{self._told_biases()}"
+
+    def _told(self) -> list[str]:
+        """What a title says of the blocks first."""
+        return []
+
+
+def _squares(name: str, given: Factor | Sequence[Factor], blocks: Places) -> tuple[Fraction, ...]:
+    """The squares of the factors of all blocks, exactly."""
+    wanted = (
+        'numbers, 0 or more, whose squares are doubles, roots such as "sqrt(3/4)", or "1/sqrt(depth)": one, or one '
+        f"for each of {blocks.number} blocks"
+    )
+    array = arguments.real_array(given)
+    if isinstance(given, str) or (array is not None and not array.ndim):
+        return (_square(name, given, wanted, blocks.number),) * blocks.number
+    values = blocks.values(name, given, wanted)
+    return tuple(_square(f"{name} of block {i}", each, wanted, blocks.number) for i, each in enumerate(values, 1))
+
+
+def _square(name: str, given: Any, wanted: str, depth: int) -> Fraction:
+    text = given if isinstance(given, str) else ""
+    if text == "1/sqrt(depth)":
+        return Fraction(1, depth)
+    if root := re.fullmatch(r"sqrt\((\d{1,300})(?:/([1-9]\d{0,300}))?\)", text):
+        return arguments.exact(name, Fraction(int(root[1]), int(root[2] or 1)), wanted)
+    factor = arguments.exact(name, given, wanted, lambda value: value >= 0 and arguments.is_double(value * value))
+    return factor * factor
+
+
+def _parameterization(given: str) -> str:
+    if isinstance(given, str) and given == "mup":
+        raise FinwidthError(
+            'parameterization "mup" is not defined for residual networks: how their branches scale is not settled; '
+            "choose ntk or standard"
+        )
+    return arguments.one_of("parameterization", given, ("ntk", "standard"))
