@@ -185,8 +185,9 @@ class Transfer:
         self._alive = self._one  # probability that x^(i-1) is not zero
         self._scale = self._one
         self._sizes = [tuple(map(len, neurons)) for neurons in program.neurons]
-        self._open = self._gates(net.activation)
-        self._frozen = self._gates(net.activation.frozen_at_zero())
+        # For each state, the product over its neurons of E[phi'^(number of paths)].
+        self._open = gate_numbers(net.activation, set(self._sizes), convert)
+        self._frozen = gate_numbers(net.activation.frozen_at_zero(), set(self._sizes), convert)
         self._ties = {tie for factor in program.factors for tie in factor}
         highest = max((order for _, order in self._ties), default=0)
         self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
@@ -223,10 +224,6 @@ class Transfer:
             self._matrices[neurons] = layer, self._matrix(layer, neurons)
         rows = self._matrices[neurons][1]
         return [sum(map(operator.mul, row, map(value, targets)), self._zero) for targets, row in rows]
-
-    def _gates(self, phi: Activation) -> Gates:
-        """For each state, the product over its neurons of E[phi'^(number of paths)]."""
-        return gate_numbers(phi, set(self._sizes), self.convert)
 
     def _landing_weights(self, layer: LayerNumbers) -> list[Number]:
         """The gates of each state times the number of ways to choose its neurons, distinct ones of the layer."""
