@@ -300,8 +300,11 @@ def sample_gram(
 
     Of several outputs every one meets every other, in the order of `finwidth.empirical.ntk`:
 
-    >>> finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K.sizes    # N_k is component k
-    Frozen({'draw': 5, 'input': 2, 'input_': 2, 'component': 3, 'component_': 3})
+    >>> K = finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K
+    >>> K.dims
+    ('draw', 'input', 'input_', 'component', 'component_')
+    >>> np.einsum("dabkk->dab", K).shape    # the trace over outputs
+    (5, 2, 2)
 
     The cosine of two orthogonal inputs in each hidden layer of deep narrow networks, whose inputs become alike:
 
