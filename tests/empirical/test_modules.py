@@ -53,7 +53,8 @@ def test_kernel_is_the_brute_force_one(name: str) -> None:
     for seed in range(3):
         module = empirical.MLP(net, seed)
         right = kernel_matrix(net, *draw_networks(net, 1, np.random.default_rng(seed)), X)
-        assert np.allclose(module(torch.tensor(X))[:, 0].detach(), right["output"][0], rtol=1e-10, atol=1e-12)
+        output = right["output"][0].reshape(len(X), net.widths[-1])
+        assert np.allclose(module(torch.tensor(X)).detach(), output, rtol=1e-10, atol=1e-12)
         trained = list(module.scale)
         parts = {"K": trained} | {
             f"K_{kind[0]}": [p for p in trained if p.endswith(kind)] for kind in ("weight", "bias")
@@ -62,8 +63,8 @@ def test_kernel_is_the_brute_force_one(name: str) -> None:
             if not parameters:
                 assert not right[part].any()
                 continue
-            K = empirical.ntk(module, X, outputs=0, scale=module.scale, parameters=parameters)
-            assert np.allclose(K, right[part][0], rtol=1e-10, atol=1e-10), part
+            K = empirical.ntk(module, X, outputs="full", scale=module.scale, parameters=parameters)
+            assert np.allclose(K, right[part][0].reshape(K.shape), rtol=1e-10, atol=1e-10), part
 
 
 @pytest.mark.parametrize(("name", "other"), [("ntk", "standard"), ("standard", "mup"), ("mup", "ntk")])

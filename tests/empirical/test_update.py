@@ -66,6 +66,16 @@ def test_error_of_a_step_falls_with_the_rate(name: str) -> None:
     assert wrong[1] / wrong[2] != pytest.approx(10, rel=0.1)
 
 
+def test_of_several_outputs_is_that_of_brute_force() -> None:
+    """All pairs of outputs, under a step on all."""
+    net = MLP([3, 6, 5, 2], activation="gelu", bias_variance=0.3)
+    X, y = np.random.default_rng(1).normal(size=(4, 3)), np.array([[1.0, 0.5], [-1.0, 0.0], [0.5, 2.0], [2.0, -0.5]])
+    right = kernel_matrix(net, *draw_networks(net, 1, np.random.default_rng(5)), X, y)["dK"][0]
+    module = finwidth.empirical.MLP(net, 5)
+    dK = sgd_update(module, X, y, outputs="full", scale=module.scale).numpy()
+    assert np.allclose(dK, right, rtol=1e-10, atol=1e-10 * np.abs(right).max())
+
+
 @pytest.mark.parametrize("parameterization", ["ntk", "standard", "mup"])
 def test_is_that_of_brute_force(parameterization: str) -> None:
     net = MLP([3, 6, 5, 1], activation="gelu", parameterization=parameterization, bias_variance=0.3)

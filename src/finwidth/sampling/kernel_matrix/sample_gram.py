@@ -5,6 +5,7 @@ For Gaussian weights, any activation.  The passes are in `passes` and `change`; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -69,7 +70,7 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
     if targets:
         arrays = (2 + outputs) * sum(hidden) + (2 + 3 * outputs) * max(hidden)
     rows = m * outputs
-    of_inputs, of_pairs = (16, 4 * net.depth + 14) if targets else (7, 3 * net.depth + 5)
+    of_inputs, of_pairs = (16, 4 * net.depth + 14) if targets else (7, 3 * net.depth + 8)
     grams = of_inputs * m**2 * (net.depth + 2) + of_pairs * (rows**2 - m**2)
     return 8 * (m * arrays + 5 * min(BLOCK, rows * max(hidden)) + grams)
 
@@ -114,7 +115,8 @@ class MLPAtSeveralInputs(Sampler):
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
-        return draws * bytes_per_draw(self.net, len(self.X), targets=self.targets is not None)
+        hidden = 16 * math.prod(self.shapes.get("hidden", (0,)))  # given, and made
+        return draws * (bytes_per_draw(self.net, len(self.X), targets=self.targets is not None) + hidden)
 
     @property
     def seconds(self) -> float:
@@ -299,8 +301,11 @@ def sample_gram(
 
     Of several outputs every one meets every other, in the order of `finwidth.empirical.ntk`:
 
-    >>> finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K.sizes    # N_k is component k
-    Frozen({'draw': 5, 'input': 2, 'input_': 2, 'component': 3, 'component_': 3})
+    >>> K = finwidth.sample_gram(finwidth.MLP([2, 8, 8, 3]), np.eye(2), draws=5).K
+    >>> K.dims
+    ('draw', 'input', 'input_', 'component', 'component_')
+    >>> np.einsum("dabkk->dab", K).shape    # the trace over outputs
+    (5, 2, 2)
 
     The cosine of two orthogonal inputs in each hidden layer of deep narrow networks, whose inputs become alike:
 

@@ -215,8 +215,8 @@ def sample(
     >>> draws = finwidth.sample(finwidth.MLP([2, 3, 3, 1]), [1, 2], draws=100_000, seed=0)
     >>> abs(float(draws.K.mean()) - 151 / 16) < 0.2    # the exact mean
     True
-    >>> finwidth.sample(finwidth.MLP([2, 10**6, 10**6, 3]), [1, 2], draws=5).K.sizes
-    Frozen({'draw': 5, 'component': 3, 'component_': 3})
+    >>> finwidth.sample(finwidth.MLP([2, 10**6, 10**6, 3]), [1, 2], draws=5).K.dims
+    ('draw', 'component', 'component_')
     """
     import xarray as xr
 
