@@ -61,7 +61,10 @@ NEW: dict[str, tuple[str, ...]] = {
         "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",
         "tests/sampling/test_gram.py:VIEWS",
     ),
-    "torch operation": ("src/finwidth/empirical/kernel/operations.py:OPERATIONS", "tests/empirical/test_kernel.py:CASES"),
+    "torch operation": (
+        "src/finwidth/empirical/kernel/operations.py:OPERATIONS",
+        "tests/empirical/test_kernel.py:CASES",
+    ),
     "statement of the paper": (
         "src/finwidth/paper/bias_checks.py:lemma_13",
         "src/finwidth/paper/statements.py:_CHECKS",
