@@ -123,7 +123,7 @@ def _outputs(network: Network, x: Tensor) -> Tensor:
 def worst(job: KernelJob, K: Tensor, parts: list[tuple[Tensor, KernelJob]]) -> Discrepancy | None:
     """The number with the largest error, if rounding does not explain it; ``parts`` are the kernels of `by_output`."""
     eps = torch.finfo(job.plan.dtype).eps
-    found = list(discrepancies(job, K, parts))
+    found = list(discrepancies(job, job.network, K, parts))
     if job.network.direction is not None and eps == torch.finfo(torch.float64).eps:
         coarse = coarsest(job.network, job.x1[:2])
         if coarse == eps:
@@ -147,7 +147,7 @@ def _by_differences(
     sure: list[Discrepancy] = []
     strange: list[Discrepancy] = []
     for steps in (1.0, 0.3, 0.1):  # where a kink is in the way of one, it is rarely in that of a shorter one
-        others = list(discrepancies(replace(job, network=replace(job.network, steps=steps)), K, parts))
+        others = list(discrepancies(job, replace(job.network, steps=steps), K, parts))
         pairs = list(zip(found, others, strict=True))
         sure = [one for one, other in pairs if abs(one.right - other.right) <= error * other.size]
         strange = [other for one, other in pairs if one not in sure and other.error > error]
@@ -161,16 +161,18 @@ def _seen(eps: float) -> float:
     return float(min(0.3, 10 * eps ** (2 / 3)))
 
 
-def discrepancies(job: KernelJob, K: Tensor, parts: list[tuple[Tensor, KernelJob]]) -> Iterator[Discrepancy]:
+def discrepancies(
+    job: KernelJob, network: Network, K: Tensor, parts: list[tuple[Tensor, KernelJob]]
+) -> Iterator[Discrepancy]:
     """Numbers of the kernel, and the same by backward passes; of a trace those of `by_output`, and their sums."""
     for part_K, part in parts:
         rows, others = _choose(job, len(job.x1)), _choose(job, len(job.x1 if job.x2 is None else job.x2))
         entries = (K[rows] if job.sizes.diagonal_only else K[rows[:, None], others]).double()
         for found, total in zip(entries.flatten(), part_K.double().sum(-1).flatten(), strict=True):
             yield Discrepancy(float(found), float(total), float(entries.abs().max()))
-        job, K = replace(part, network=job.network), part_K
+        job, K = part, part_K
     alone, pairs, groups = job.sizes.diagonal_only, _sample_pairs(job), list(_groups(job))
-    for group, values in zip(groups, _backward_products(job.network, pairs, groups), strict=True):
+    for group, values in zip(groups, _backward_products(network, pairs, groups), strict=True):
         for (one, other), (right, size) in zip(pairs, values, strict=True):
             entries = K[one.rows] if alone else K[one.rows[:, None], other.rows]
             weights = one.weights * other.weights if alone else one.weights[:, None] * other.weights
@@ -220,7 +222,7 @@ def _sample_pairs(job: KernelJob) -> list[_Pair]:
 
 def _choose(job: KernelJob, n: int) -> Tensor:
     """Numbers of some inputs of n, in random order, no more than a pass of the kernel has."""
-    size = n if n <= _ALL else max(_FEW, min(n // _SHARE, job.layout().inputs_per_pass))
+    size = n if n <= _ALL else max(_FEW, min(n // _SHARE, job.layout.inputs_per_pass))
     return torch.randperm(n, generator=_seeded(0))[:size]
 
 

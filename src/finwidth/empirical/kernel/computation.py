@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -51,6 +52,7 @@ class KernelJob:
         o = self.entries.shape[-1]
         return self.entries.pairs * (o * o if self.sizes.all_pairs else o) * self.plan.dtype.itemsize
 
+    @cached_property
     def layout(self) -> Layout:
         """The blocks that fit the memory."""
         entries = self.entries
@@ -61,7 +63,7 @@ class KernelJob:
     @property
     def working_bytes(self) -> int:
         """Peak memory without the kernel itself."""
-        layout = self.layout()
+        layout = self.layout
         blocks = 2 if layout.inputs < layout.entries.longest else 1
         return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)
 
@@ -90,7 +92,7 @@ def check_affordable(x: Tensor, numbers: int, needed: int) -> None:
 def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
     """The kernel in its final shape; and the job, by a more general plan if passes did not go as planned."""
     while True:
-        layout, entries = job.layout(), job.entries
+        layout, entries = job.layout, job.entries
         K, tiles = job.x1.new_zeros(entries.shape, dtype=job.plan.dtype), BlockTiles(layout)
         add = add_diagonal if entries.diagonal_only else add_products
         passed, whole = 0, layout.inputs_passed

@@ -124,7 +124,7 @@ def explain(
     with measuring(check_module(module)) as stack:
         job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
         seconds, job = _seconds(job)
-        layout, working = job.layout(), job.working_bytes
+        layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())
     return Explanation(routes, job.bytes, working, seconds, layout.inputs, layout.inputs_per_pass)
 
@@ -151,13 +151,13 @@ def _seconds(job: KernelJob) -> tuple[float, KernelJob]:
     pairs = max(0.0, whole - passes * len(rows)) / len(rows) ** 2
     if job.sizes.diagonal_only:
         return whole / len(rows) * N, job
-    blocks = -(-N // job.layout().inputs)
+    blocks = -(-N // job.layout.inputs)
     return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others, job
 
 
 def _pass_all(job: KernelJob) -> None:
     """Find the gradients at the first set of inputs, block by block, and drop them."""
-    layout = job.layout()
+    layout = job.layout
     with torch.no_grad():
         for block in (each for group in layout.groups for each in layout.blocks(group)):
             tiles = BlockTiles(layout)
