@@ -18,9 +18,11 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.one_input.norm_chain import NormChain, plain_relu
+from finwidth.sampling.one_input.residual_chain import ResidualChain
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
@@ -30,36 +32,34 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SECONDS = 6e-8  # about so many for a layer of a draw
+RESIDUAL_SECONDS = 3e-7  # and for a block
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
+_RESIDUAL_CELLS = 2**18  # blocks x draws of one chunk: 2 MiB an array, 25 to 29 of them
+_LARGEST_RESIDUAL_CHUNK = 2**13
+_DEVICE_RESIDUAL_CELLS = 2**21
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
-class MLPAtOneInput(Sampler):
-    """Draws of a fully connected network at one input, by one of the two chains.
-
-    On a torch device there is one kind of chain for all networks.
-    """
+class AtOneInput(Sampler):
+    """Draws of a network at one input by a chain of scalars, whatever its widths."""
 
     shapes: Mapping[str, tuple[int, ...]] = dict.fromkeys(KERNEL_DRAWS, ())
-    fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
 
-    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None) -> None:
-        self.net = net
+    def __init__(self, net: Network, x: Vector, device: torch.device | None) -> None:
         self.device = device
+        self.depth = net.depth
         given = check_input(net, x)
         self.largest = float(np.abs(given).max())
         self.exponent = exponent(given)  # |x|^2 = 4^exponent norm; 0 unless |x|^2 may overflow or underflow
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())
-        self._short = device is None and plain_relu(net)
-        self.chain = NormChain(net, self.exponent) if self._short else TwoSlopeChain(net, self.exponent)
 
     @staticmethod
-    def unsupported(net: MLP) -> list[str]:
-        """Reasons why the chains do not draw this network; none if one does."""
+    def unsupported(net: Network) -> list[str]:
+        """Reasons why no chain draws this network; none if one does."""
         reasons = []
         if net.weight_law.name != "gaussian":
             reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
@@ -73,36 +73,6 @@ class MLPAtOneInput(Sampler):
             reasons.append(f"it has a width of {max(net.widths)} (up to {_WIDEST} is supported)")
         return reasons
 
-    @property
-    def chunk_size(self) -> int:
-        """Draws of a chunk, by the network only."""
-        if self.device is not None:
-            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // self.net.depth))
-        largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
-        return max(1, min(largest, _CHUNK_CELLS // self.net.depth))
-
-    def memory(self, draws: int) -> int:
-        """Bytes that so many draws made at once need at their peak."""
-        arrays = 8 * self.net.depth + 20 if self._short else 24 * self.net.depth + 60
-        return 8 * draws * arrays + 200 * self.net.depth
-
-    @property
-    def seconds(self) -> float:
-        """About how long a draw takes."""
-        return SECONDS * self.net.depth
-
-    def task(self, draws: int) -> str:
-        """The work in words."""
-        return f"drawing {amount(draws)} networks of {self.net.depth} layers"
-
-    def draw(self, chunk: Chunk) -> Columns:
-        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
-        rng = chunk.stream_on(self.device)
-        if isinstance(rng, np.random.Generator):
-            return self.chain.draw(self.norm, Variates(rng), chunk.draws)
-        assert isinstance(self.chain, TwoSlopeChain)
-        return self.chain.draw(self.norm, rng, chunk.draws)
-
     def check(self, drawn: Columns) -> None:
         """Raise FinwidthError where draws overflow."""
         for name, power in (("K", "second"), ("dK", "fourth"), ("weight", "")):
@@ -114,7 +84,96 @@ class MLPAtOneInput(Sampler):
                 )
 
 
-SAMPLERS: dict[type, type[MLPAtOneInput]] = {MLP: MLPAtOneInput}
+class MLPAtOneInput(AtOneInput):
+    """Draws of a fully connected network at one input, by one of the two chains.
+
+    On a torch device there is one kind of chain for all networks.
+    """
+
+    fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
+
+    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None) -> None:
+        super().__init__(net, x, device)
+        self._short = device is None and plain_relu(net)
+        self.chain = NormChain(net, self.exponent) if self._short else TwoSlopeChain(net, self.exponent)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        if self.device is not None:
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // self.depth))
+        largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
+        return max(1, min(largest, _CHUNK_CELLS // self.depth))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        arrays = 8 * self.depth + 20 if self._short else 24 * self.depth + 60
+        return 8 * draws * arrays + 200 * self.depth
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return SECONDS * self.depth
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {self.depth} layers"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
+        rng = chunk.stream_on(self.device)
+        if isinstance(rng, np.random.Generator):
+            return self.chain.draw(self.norm, Variates(rng), chunk.draws)
+        assert isinstance(self.chain, TwoSlopeChain)
+        return self.chain.draw(self.norm, rng, chunk.draws)
+
+
+class ResNetAtOneInput(AtOneInput):
+    """Draws of a residual network at one input."""
+
+    fewer: ClassVar[str] = "use fewer threads, or take fewer blocks"
+
+    def __init__(self, net: ResNet, x: Vector, device: torch.device | None = None) -> None:
+        super().__init__(net, x, device)
+        self.chain = ResidualChain(net, self.norm, self.exponent)
+
+    @staticmethod
+    def unsupported(net: ResNet) -> list[str]:
+        """Reasons why the chain does not draw this network; none if it does."""
+        reasons = AtOneInput.unsupported(net)
+        if net.random_bias:
+            reasons.append("its initial biases are random (the chain of a residual network starts them at zero)")
+        if max(net.hidden) > _WIDEST:
+            reasons.append(f"it has a hidden width of {max(net.hidden)} (up to {_WIDEST} is supported)")
+        return reasons
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        if self.device is not None:
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_RESIDUAL_CELLS // self.depth))
+        return max(1, min(_LARGEST_RESIDUAL_CHUNK, _RESIDUAL_CELLS // self.depth))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return 8 * draws * (self.chain.arrays * self.depth + 60) + 200 * self.depth
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return RESIDUAL_SECONDS * self.depth
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {self.depth} blocks"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
+        rng = chunk.stream_on(self.device)
+        return self.chain.draw(Variates(rng) if isinstance(rng, np.random.Generator) else rng, chunk.draws)
+
+
+SAMPLERS: dict[type, type[MLPAtOneInput] | type[ResNetAtOneInput]] = {MLP: MLPAtOneInput, ResNet: ResNetAtOneInput}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -122,7 +181,7 @@ def unsupported(net: Network) -> list[str]:
     return unsupported_by(SAMPLERS, net)
 
 
-def one_input_sampler(net: MLP, x: Vector, device: str | torch.device | None = None) -> Sampler:
+def one_input_sampler(net: Network, x: Vector, device: str | torch.device | None = None) -> Sampler:
     """What draws a network at one input; raises FinwidthError unless something does.
 
     Examples
@@ -138,7 +197,7 @@ def one_input_sampler(net: MLP, x: Vector, device: str | torch.device | None = N
 
 
 def sample(
-    net: MLP,
+    net: Network,
     x: Vector,
     draws: int,
     seed: int = 0,

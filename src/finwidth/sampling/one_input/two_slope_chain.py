@@ -25,10 +25,9 @@ import numpy as np
 
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.sampling.one_input.arithmetic import Array, over, times_power_of_two
 from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
-
-Array = Any  # of NumPy, or a torch tensor
 
 
 @dataclass
@@ -79,13 +78,15 @@ class TwoSlopeChain:
             self._backward(hidden, output, rng)
             one = xp.ones_like(output)
             squares = [*(layer.square for layer in hidden), one]
-            norms = [_times(norm * one, 2 * self.units[0])]
-            norms += [_times(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)]
+            norms = [times_power_of_two(norm * one, 2 * self.units[0])]
+            norms += [
+                times_power_of_two(layer.norm**2, 2 * unit) for layer, unit in zip(hidden, self.units[1:], strict=False)
+            ]
             K_w = K_b = 0 * one
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
                 K_w = K_w + c * R * S
                 K_b = K_b + e * S
-            output = _times(output, self.units[-1])
+            output = times_power_of_two(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
@@ -94,7 +95,7 @@ class TwoSlopeChain:
         xp, hidden = generator_namespace(rng), []
         normal = rng.standard_normal(draws)  # the output's
         steps = [lower - upper for lower, upper in pairwise(self.units)]
-        R = _times(norm * xp.ones_like(normal), 2 * steps[0])
+        R = times_power_of_two(norm * xp.ones_like(normal), 2 * steps[0])
         can_die = not all(self.slopes)
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
@@ -107,10 +108,10 @@ class TwoSlopeChain:
             x = slopes * y
             R = (x**2).sum(0)
             length = xp.sqrt(R)
-            unit = xp.where(length > 0, _over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
+            unit = xp.where(length > 0, over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
             live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
-            carried = _times(length, steps[i + 1])
-            R = _times(R, 2 * steps[i + 1])
+            carried = times_power_of_two(length, steps[i + 1])
+            R = times_power_of_two(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
             hidden.append(_Hidden(slopes, counts, y, unit, turned, length, carried, live))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1]) * normal
@@ -123,7 +124,7 @@ class TwoSlopeChain:
             layer = hidden[i]
             total, share = self._constant(i + 1, layer.carried)
             sigma = xp.sqrt(self.weight_variance[i + 1] * S)
-            along = _over(layer.carried * p, total)
+            along = over(layer.carried * p, total)
             if share.any():
                 along = along + sigma * xp.sqrt(share) * rng.standard_normal(draws)
             across = sigma * rng.standard_normal(draws)
@@ -137,7 +138,7 @@ class TwoSlopeChain:
         """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
         beta = self.bias_variance[i] / self.weight_variance[i]
         total = norm**2 + beta
-        return total, _over(beta + 0 * total, total) + 1.0 * (total == 0)
+        return total, over(beta + 0 * total, total) + 1.0 * (total == 0)
 
     def _update(self, hidden: list[_Hidden], norms: list[Array], squares: list[Array], rng: Any) -> Array:
         """Sum over layers of c_i S_i (x_{i-1} . dx_{i-1}), for the tangent dx along the gradient."""
@@ -146,13 +147,13 @@ class TwoSlopeChain:
         carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):
             k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result = result + _times(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            result = result + times_power_of_two(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
             total, share = self._constant(i, carried)
-            alpha = _over(u, total)
+            alpha = over(u, total)
             spread = self.weight_variance[i] * (across + along**2 * share)
             noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
             noise = noise * xp.concatenate([layer.counts >= 1, layer.counts >= 2])
-            pull = k + _over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
+            pull = k + over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
             slopes = xp.concatenate([layer.slopes, layer.slopes]) * layer.live
             dy = pull * layer.J + noise
             dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
@@ -162,7 +163,7 @@ class TwoSlopeChain:
             u = carried * along
             rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
-        return result + _times(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+        return result + times_power_of_two(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
 
 
 def _units(net: MLP, exponent: int) -> list[int]:
@@ -173,14 +174,3 @@ def _units(net: MLP, exponent: int) -> list[int]:
         own = (b.numerator.bit_length() - b.denominator.bit_length()) // 2 if b and exponent else units[-1]
         units.append(max(units[-1], own))
     return units
-
-
-def _times(values: Array, power: int) -> Array:
-    """The values times a power of two, which may take two steps to reach."""
-    half = power // 2
-    return values * 2.0**half * 2.0 ** (power - half) if power else values
-
-
-def _over(value: Array, divisor: Array) -> Array:
-    """The quotient, and 0 where the divisor is."""
-    return value / (divisor + (divisor == 0)) * (divisor > 0)
