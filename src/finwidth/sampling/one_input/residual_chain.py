@@ -148,8 +148,8 @@ class ResidualChain:
             at.J_square = (at.J * at.J).sum(0)
             spread = xp.sqrt(block.v * at.J_square)
             at.q = (
-                spread * rng.standard_normal(draws),
-                spread * rng.standard_normal(draws),
+                spread * self._normal(rng, draws, 2),
+                spread * self._normal(rng, draws, 3),
                 spread * xp.sqrt(self._chi_square(rng, draws, 3)),
             )
             length, *inner = polar(block.a * g3 + at.q[1], at.q[2])
@@ -220,7 +220,7 @@ class ResidualChain:
         k = at.nu * (block.c_V * times_power_of_two(at.R, 2 * self.exponent) + block.e_V)
         pull = k + over(known - (at.J * noise).sum(0), at.J_square)
         dz = xp.concatenate([slopes, slopes]) * (pull * at.J + noise)
-        dz[:groups] += X1 * at.z * slopes
+        dz[:groups] += X1 * at.z  # slope times y is z
         rest = variance * (slopes * slopes * rng.chi_square(at.counts, less=2)).sum(0)
         return dz, (at.z * dz[:groups]).sum(0), rest
 
