@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Sampler(ABC):
 
     @staticmethod
     @abstractmethod
-    def unsupported(net: MLP) -> list[str]:
+    def unsupported(net: Any) -> list[str]:
         """Reasons why it does not draw this network; none if it does."""
 
     @property

@@ -65,11 +65,11 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
     stem, head, pairs = drawn[0], drawn[-1], list(zip(drawn[1:-1:2], drawn[2:-1:2], strict=True))
 
     values = [np.broadcast_to(check_input(net, x), (networks, net.widths[0]))]  # what each layer is given
-    stream, slopes = stem.forward(values[0]), []
+    stream, pre = stem.forward(values[0]), []
     for (a, b), (inner, outer) in zip(factors, pairs, strict=True):
         y = inner.forward(stream)
         values += [stream, phi.value(y)]
-        slopes.append(phi.derivative(y))
+        pre.append(y)
         stream = a * stream + b * outer.forward(values[-1])
     values.append(stream)
     output = head.forward(stream)[:, 0]
@@ -77,8 +77,8 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
     gradients = [np.zeros((networks, net.widths[-1]))]  # dN/d(what each layer gives)
     gradients[0][:, 0] = 1
     G = head.backward(gradients[0])
-    for (a, b), (inner, outer), slope in reversed(list(zip(factors, pairs, slopes, strict=True))):
-        J = slope * outer.backward(b * G)
+    for (a, b), (inner, outer), y in reversed(list(zip(factors, pairs, pre, strict=True))):
+        J = phi.derivative(y) * outer.backward(b * G)
         gradients = [J, b * G, *gradients]
         G = a * G + inner.backward(J)
     gradients = [G, *gradients]
@@ -88,10 +88,11 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
         for layer, gradient, value in zip(drawn, gradients, values, strict=True)
     ]
     moved = [np.zeros_like(values[0])]  # the derivatives of ``values`` along the step
-    dstream = steps[0].forward(values[0])
+    dstream, dpre = steps[0].forward(values[0]), []
     for i, (a, b) in enumerate(factors):
-        inner, outer, dinner, douter = *pairs[i], *steps[1 + 2 * i : 3 + 2 * i]
-        dz = slopes[i] * (dinner.forward(values[1 + 2 * i]) + _product(inner.weight, dstream))
+        (inner, outer), (dinner, douter) = pairs[i], steps[1 + 2 * i : 3 + 2 * i]
+        dpre.append(dinner.forward(values[1 + 2 * i]) + _product(inner.weight, dstream))
+        dz = phi.derivative(pre[i]) * dpre[i]
         moved += [dstream, dz]
         dstream = a * dstream + b * (douter.forward(values[2 + 2 * i]) + _product(outer.weight, dz))
     moved.append(dstream)
@@ -99,9 +100,10 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
     turned = [np.zeros_like(gradients[-1])]  # the derivatives of ``gradients``
     dG = steps[-1].backward(gradients[-1])
     for i, (a, b) in reversed(list(enumerate(factors))):
-        inner, outer, dinner, douter = *pairs[i], *steps[1 + 2 * i : 3 + 2 * i]
+        (inner, outer), (dinner, douter) = pairs[i], steps[1 + 2 * i : 3 + 2 * i]
         J, G = gradients[1 + 2 * i : 3 + 2 * i]  # G with the branch's factor
-        dJ = slopes[i] * (douter.backward(G) + outer.backward(b * dG))
+        dJ = phi.derivative(pre[i]) * (douter.backward(G) + outer.backward(b * dG))
+        dJ += phi.second_derivative(pre[i]) * dpre[i] * outer.backward(G)
         turned = [dJ, b * dG, *turned]
         dG = a * dG + dinner.backward(J) + inner.backward(dJ)
     turned = [dG, *turned]

@@ -1,19 +1,20 @@
 r"""One input of a residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
 For Gaussian weights, an activation of two slopes and biases that start at zero (docs/theory/residual-chain.md).  In a
-block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.  Lengths
-are in units of |x|, so that neither the input's size nor a dead stream needs care::
+block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
+Lengths are in units of |x|, so that neither the input's size nor a dead stream needs care::
 
     forward   y in a group of m neurons with one slope s: |y|^2 = v chi2(m), z = s y, Z = |z|^2
               h = sqrt(w Z) (g, chi(n-1)) along and across x;   a e1 + h = step (cos, sin),   R' = step^2 R
-    backward  G' = (nu', rho') along and across x'; of rho' a share t = cos of a random direction in the plane of x and h
+    backward  G' = (nu', rho') along and across x'; the part across x' has a random direction in n - 1 dimensions
               p along z is h.G'/|z|, across it fresh;   J = b D p;   q along x is b h.G', across it fresh
               nu = step nu',   rho = |(a g2 + q2, a g3 + q3, q4)| on: h across x, the rest of G', the rest of q
-    tangent   X = (N/|x|) dx for the parameters' velocity, gradient times multipliers: X1 along x, X2 along the part of G
-              across x, X3 the length of the rest, whose direction is random in n - 2 dimensions
-              dy = (nu k_V + q.r / J^2) J + X1 y + noise across J,   r = X across x,   dz = D dy
-              dh = (nu k_W + p.r'/G'^2) G' + (z.dz / Z) h + noise across G',   r' = dz across z,   X' = (a X + b dh) / step
-    Delta K / lambda = -4 [sum over blocks c_V R J^2 X1 + c_W b^2 G'^2 R z.dz,  + c_o R X1 at the head]
+    tangent   X = (N/|x|) dx for the parameters' velocity, gradient times multipliers: X1 along x, X2 along the part of
+              G across x, X3 the length of the rest, whose direction is random in n - 2 dimensions
+              dy = (nu k_V + q.r / J^2) J + X1 y + noise across J,  r = X across x,  dz = D dy
+              dh = (nu k_W + p.r'/G'^2) G' + (z.dz / Z) h + noise across G',  r' = dz across z
+              X' = (a X + b dh) / step,  k_V = c_V R + e_V,  k_W = b (c_W R Z + e_W)
+    Delta K / lambda = -4 [sum over blocks R (c_V J^2 X1 + c_W b^2 G'^2 z.dz)  +  c_o R X1 at the head]
 
 A direction exists only where its dimension allows, so that narrow streams and blocks need no cases of their own.
 """
@@ -163,7 +164,7 @@ class ResidualChain:
         return output, K_w, K_b + float(self.stem.bias_multiplier) * square, (nu, rho)
 
     def _through_outer(self, block: _Numbers, at: _Passed, pulled: Array, rng: Any) -> Array:
-        """p = W^T G' in its frame: known along z, and fresh across it."""
+        """The gradient by z, W^T G', in its frame: known along z, and fresh across it."""
         xp = generator_namespace(rng)
         variance = block.w * at.square
         length = xp.sqrt(at.Z)
@@ -186,9 +187,9 @@ class ResidualChain:
         X1, X2, X3, total = k * nu * nu, k * nu * rho, 0 * nu, 0 * nu
         for block, at in zip(self.blocks, passed, strict=True):
             moved = self._in_frame(at, X2, X3, rng)
-            dz, zdz, rest = self._hidden_tangent(block, at, X1, moved, X2 * X2 + X3 * X3, rng)
-            total = total + at.R * (block.c_V * at.J_square * X1 + block.c_W * block.b**2 * at.square * zdz)
-            X1, X2, X3 = self._stream_tangent(block, at, (X1, *moved), (dz, zdz, rest), rng)
+            hidden = self._hidden_tangent(block, at, (X1, *moved), rng)
+            total = total + at.R * (block.c_V * at.J_square * X1 + block.c_W * block.b**2 * at.square * hidden[1])
+            X1, X2, X3 = self._stream_tangent(block, at, (X1, *moved), hidden, rng)
         return -4 * (total + float(self.head.weight_multiplier) * R * X1), (X1, X2)
 
     def _in_frame(self, at: _Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
@@ -208,12 +209,13 @@ class ResidualChain:
         )
 
     def _hidden_tangent(
-        self, block: _Numbers, at: _Passed, X1: Array, moved: tuple[Array, ...], square: Array, rng: Any
+        self, block: _Numbers, at: _Passed, X: tuple[Array, ...], rng: Any
     ) -> tuple[Array, Array, Array]:
-        """dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
+        """The tangent dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
         xp, groups = generator_namespace(rng), len(self.slopes)
+        X1, *moved = X
         slopes = self._slopes(X1)
-        variance = block.v * square
+        variance = block.v * sum(each * each for each in moved)
         noise = rng.standard_normal((2 * groups, len(X1)))
         noise = noise * xp.concatenate([at.counts >= 1, at.counts >= 2]) * xp.sqrt(variance)
         known = at.q[0] * moved[0] + at.q[1] * moved[1] + at.q[2] * moved[2]

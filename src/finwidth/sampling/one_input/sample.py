@@ -7,7 +7,7 @@ the others that of `two_slope_chain`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -45,11 +45,12 @@ _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
 class AtOneInput(Sampler):
-    """Draws of a network at one input by a chain of scalars, whatever its widths."""
+    """Draws of a network at one input by a chain of scalars, whatever its widths; ``method`` is its name."""
 
+    method: ClassVar[str]
     shapes: Mapping[str, tuple[int, ...]] = dict.fromkeys(KERNEL_DRAWS, ())
 
-    def __init__(self, net: Network, x: Vector, device: torch.device | None) -> None:
+    def __init__(self, net: Network, x: Vector, device: torch.device | None = None) -> None:
         self.device = device
         self.depth = net.depth
         given = check_input(net, x)
@@ -58,7 +59,7 @@ class AtOneInput(Sampler):
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())
 
     @staticmethod
-    def unsupported(net: Network) -> list[str]:
+    def unsupported(net: Any) -> list[str]:
         """Reasons why no chain draws this network; none if one does."""
         reasons = []
         if net.weight_law.name != "gaussian":
@@ -91,6 +92,7 @@ class MLPAtOneInput(AtOneInput):
     """
 
     fewer: ClassVar[str] = "use fewer threads, or take fewer layers"
+    method: ClassVar[str] = "norm chain"
 
     def __init__(self, net: MLP, x: Vector, device: torch.device | None = None) -> None:
         super().__init__(net, x, device)
@@ -132,6 +134,7 @@ class ResNetAtOneInput(AtOneInput):
     """Draws of a residual network at one input."""
 
     fewer: ClassVar[str] = "use fewer threads, or take fewer blocks"
+    method: ClassVar[str] = "residual chain"
 
     def __init__(self, net: ResNet, x: Vector, device: torch.device | None = None) -> None:
         super().__init__(net, x, device)
@@ -173,7 +176,7 @@ class ResNetAtOneInput(AtOneInput):
         return self.chain.draw(Variates(rng) if isinstance(rng, np.random.Generator) else rng, chunk.draws)
 
 
-SAMPLERS: dict[type, type[MLPAtOneInput] | type[ResNetAtOneInput]] = {MLP: MLPAtOneInput, ResNet: ResNetAtOneInput}
+SAMPLERS: dict[type, type[AtOneInput]] = {MLP: MLPAtOneInput, ResNet: ResNetAtOneInput}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -181,7 +184,7 @@ def unsupported(net: Network) -> list[str]:
     return unsupported_by(SAMPLERS, net)
 
 
-def one_input_sampler(net: Network, x: Vector, device: str | torch.device | None = None) -> Sampler:
+def one_input_sampler(net: Network, x: Vector, device: str | torch.device | None = None) -> AtOneInput:
     """What draws a network at one input; raises FinwidthError unless something does.
 
     Examples
@@ -249,8 +252,9 @@ def sample(
     """
     import xarray as xr
 
-    columns = collect(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
-    method = "norm chain" if device is None else f"norm chain on a torch device ({device})"
+    sampler = one_input_sampler(net, x, device)
+    columns = collect(sampler, draws, seed, threads=threads, progress=progress)
+    method = sampler.method if device is None else f"{sampler.method} on a torch device ({device})"
     return xr.Dataset(
         {name: ("draw", column, KERNEL_DRAWS[name].attrs) for name, column in columns.items()},
         attrs=attributes(net, method=method, seed=seed, input=check_input(net, x)),

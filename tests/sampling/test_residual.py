@@ -1,0 +1,306 @@
+"""The chain of residual networks, in law, against networks that draw their weights, and its identities draw by draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import finwidth
+from finwidth import Activation, FinwidthError, ResNet
+from finwidth.empirical.reference.residual import simulate_residual
+from finwidth.sampling.one_input.residual_chain import ResidualChain
+from finwidth.sampling.one_input.sample import one_input_sampler
+from finwidth.sampling.random.streams import stream
+from finwidth.sampling.random.variates import Variates
+from stats import same_law, same_mean
+
+Drawn = dict[str, npt.NDArray[np.float64]]
+
+X, NORM = [1.0, -2.0, 2.0], 9.0
+BENT = Activation("bent", 1, -0.6)
+NETWORKS = {
+    "relu": ResNet([3, 6, 1], 2, 5),
+    "wide hidden": ResNet([3, 9, 1], 2, 20, branch="1/sqrt(depth)"),
+    "leaky": ResNet([3, 8, 1], 3, 4, activation=Activation("leaky", 1, 0.25), skip=0.5, branch="sqrt(3/4)"),
+    "abs": ResNet([3, 7, 1], 4, 3, activation="abs", branch=0.7),
+    "linear": ResNet([3, 6, 1], 3, 2, activation="linear", parameterization="standard", branch=0.5),
+    "below zero": ResNet([3, 4, 1], 2, 3, activation=Activation("below", 0, 1.5), gains=[1, 2, 0.5, 1]),
+    "one block": ResNet([3, 6, 1], 1),
+    "stream of 5": ResNet([3, 5, 1], 2, [1, 7]),
+    "stream of 4": ResNet([3, 4, 1], 3, [3, 1, 2], skip=[1, 0.5, 2], branch=[0.5, 1, 0.3]),
+    "stream of 3": ResNet([3, 3, 1], 3, 4, activation=BENT),
+    "stream of 2": ResNet([3, 2, 1], 3, 3),
+    "stream of 1": ResNet([3, 1, 1], 3, 3, activation=BENT),
+    "dead streams": ResNet([3, 3, 1], 4, 2, skip=[1, 0, 0.5, 1]),
+    "a branch cut": ResNet([3, 4, 1], 3, 2, branch=[1, 0, 1]),
+    "scaled biases": ResNet([3, 4, 1], 2, 3, bias_scale=[0.5, 2, 0.7, 1.5]),
+    "frozen biases": ResNet([3, 4, 1], 2, 3, bias=["trained", "frozen", "none", "trained"]),
+    "no biases": ResNet([3, 6, 1], 2, 3, bias="none"),
+}
+# Functions of a joint draw whose laws are compared: the marginals, and combinations that see the dependence.
+VIEWS: dict[str, Callable[[Drawn], npt.NDArray[np.float64]]] = {
+    "output": lambda d: d["output"],
+    "K_w": lambda d: d["K_w"],
+    "K_b": lambda d: d["K_b"],
+    "dK": lambda d: d["dK"],
+    "K_w against K_b": lambda d: d["K_w"] / d["K_b"],
+    "output against K": lambda d: d["output"] ** 2 / d["K"],
+    "dK against K": lambda d: d["dK"] / d["K"] ** 2,
+    "dK against output": lambda d: d["dK"] / (1e-9 + d["output"] ** 2),
+    "dK against both": lambda d: d["dK"] / (1e-9 + d["output"] ** 2) / d["K"],
+}
+DRAWS = 20_000
+
+
+def draw(net: ResNet, x: Any = X, draws: int = DRAWS, seed: int = 3, **how: Any) -> Drawn:
+    found = finwidth.sample(net, x, draws, seed, **how)
+    return {str(name): column.to_numpy() for name, column in found.items()}
+
+
+def viewed(view: str, drawn: Drawn) -> npt.NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(VIEWS[view](drawn), posinf=0).round(11)
+
+
+def assert_joint_law(net: ResNet, x: Any, draws: int) -> None:
+    chain, networks = draw(net, x, draws), simulate_residual(net, x, draws, np.random.default_rng(4))
+    for view in VIEWS:
+        assert same_law(viewed(view, chain), viewed(view, networks)), view
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_joint_law_is_that_of_networks(name: str) -> None:
+    assert_joint_law(NETWORKS[name], X, DRAWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_joint_law_is_that_of_a_million_networks(name: str) -> None:
+    """Laws that differ by 0.01 anywhere are rejected."""
+    assert_joint_law(NETWORKS[name], X, 10**6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "abs", Activation("steep", 1, 0.5, at_zero=2)])
+def test_joint_law_at_input_zero(activation: str | Activation) -> None:
+    net = ResNet([3, 4, 1], 3, 2, activation=activation, branch=0.8)
+    assert_joint_law(net, [0, 0, 0], DRAWS)
+    drawn = draw(net, [0, 0, 0], 100)
+    assert not any(drawn[name].any() for name in ("output", "K_w", "dK"))
+
+
+# ---- wrong chains
+
+
+class Fresh(ResidualChain):
+    """It forgets that the forward pass knows W along z."""
+
+    def _through_outer(self, block, at, pulled, rng):  # type: ignore[no-untyped-def]
+        return super()._through_outer(
+            block, at, np.sqrt(block.w * at.square * at.Z) * rng.standard_normal(len(pulled)), rng
+        )
+
+
+class Careless(ResidualChain):
+    """Its tangent forgets what the backward pass said of V."""
+
+    def _hidden_tangent(self, block, at, X, rng):  # type: ignore[no-untyped-def]
+        at.q = tuple(0 * each for each in at.q)
+        return super()._hidden_tangent(block, at, X, rng)
+
+
+class Flat(ResidualChain):
+    """It has no direction beyond the third of the stream: what V adds to the gradient there is missing."""
+
+    def _chi_square(self, rng, draws, less=0):  # type: ignore[no-untyped-def]
+        return super()._chi_square(rng, draws, less) * (less < 3)
+
+
+class Aligned(ResidualChain):
+    """It takes the gradient above a block to lie in the plane of x and h."""
+
+    def _backward(self, passed, R, rng):  # type: ignore[no-untyped-def]
+        class Wrong(Variates):
+            def chi_square(wrong, k, less=0, scale=1.0, out=None):  # type: ignore[no-untyped-def]  # noqa: N805
+                return super().chi_square(k, less, scale, out) * (less != 2)
+
+        return super()._backward(passed, R, Wrong(rng.rng))
+
+
+class Forgetful(ResidualChain):
+    """Its tangent forgets the direction that W has been met along from the left."""
+
+    def _stream_tangent(self, block, at, X, hidden, rng):  # type: ignore[no-untyped-def]
+        at.p = 0 * at.p
+        return super()._stream_tangent(block, at, X, hidden, rng)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "view"),
+    [
+        (Fresh, "dK against K"),
+        (Fresh, "dK against both"),
+        (Careless, "dK against K"),
+        (Flat, "K_b"),
+        (Flat, "dK against K"),
+        (Aligned, "K_w against K_b"),
+        (Forgetful, "dK against both"),
+    ],
+)
+def test_a_forgotten_conditioning_is_rejected(wrong: type[ResidualChain], view: str) -> None:
+    net = NETWORKS["relu"]
+    chain = wrong(net, NORM).draw(Variates(stream(3, 0)), 5 * DRAWS)
+    networks = simulate_residual(net, X, 5 * DRAWS, np.random.default_rng(4))
+    assert not same_law(viewed(view, chain), viewed(view, networks))
+
+
+@pytest.mark.parametrize("view", ["output", "K_w", "K_b", "dK"])
+def test_a_wrong_skip_is_rejected(view: str) -> None:
+    net, wrong = NETWORKS["leaky"], ResNet([3, 8, 1], 3, 4, activation=Activation("leaky", 1, 0.25), skip=0.7)
+    networks = simulate_residual(net, X, DRAWS, np.random.default_rng(4))
+    assert not same_law(viewed(view, draw(wrong)), viewed(view, networks))
+
+
+# ---- draw by draw
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_kernel_is_what_the_output_gains_along_its_gradient(name: str) -> None:
+    """G.dx at the head + c_o R + e = K: what the tangent pass finds is what the passes before it have summed."""
+    net = NETWORKS[name]
+    chain, rng = ResidualChain(net, NORM), Variates(stream(5, 0))
+    with np.errstate(all="ignore"):
+        passed, R = chain._forward(rng, 2000)
+        _, K_w, K_b, G = chain._backward(passed, R, rng)
+        _, (X1, X2) = chain._tangent(passed, R, G, rng)
+    nu, rho = passed[-1].above
+    head = float(net.head.weight_multiplier) * R + float(net.head.bias_multiplier)
+    left, right = nu * X1 + rho * X2, nu * (K_w + K_b - head)
+    error = np.abs(left - right) / ((np.abs(nu) + rho) * (np.abs(X1) + np.abs(X2)) + 1e-300)
+    alive = R > 0  # the gradient of a dead stream is not N x / |x|^2 along x
+    assert alive.sum() > 500
+    assert error[alive].max() < 1e-10
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("name", ["relu", "leaky", "no biases", "dead streams"])
+def test_inputs_of_any_size(name: str, device: str | None) -> None:
+    if device:
+        pytest.importorskip("torch", reason="a torch device")
+    net = NETWORKS[name]
+    one = draw(net, draws=400, device=device)
+    for power in (-1060, -600, -515, -400, 100):
+        found = draw(net, [math.ldexp(value, power) for value in X], draws=400, device=device)
+        assert found["K_b"] == pytest.approx(one["K_b"], rel=1e-12)
+        for quantity, times in (("output", 1), ("K_w", 2)):
+            wanted = np.ldexp(one[quantity], times * power)
+            assert found[quantity] == pytest.approx(wanted, rel=1e-9, abs=1e-321)
+    if name == "no biases":
+        found = draw(net, [math.ldexp(value, 240) for value in X], draws=400, device=device)
+        assert found["dK"] == pytest.approx(np.ldexp(one["dK"], 960), rel=1e-9)
+
+
+# ---- means
+
+
+def second_moment(n: int, m: int, a2: float, b2: float, depth: int, xi: float) -> float:  # noqa: PLR0917
+    """E[K_w^2] for equal widths, ReLU, gains 1, 2, 1, 1: pairings of four paths with 0, 1 or 2 pairs of marks placed.
+
+    A state (p, q) holds the sum over paths that arrive in the two pairs of the marks, and in either other pairing.
+    """
+
+    def through(state: npt.NDArray[np.float64], placed: int) -> npt.NDArray[np.float64]:
+        p, q = state
+        hp, hq = p + 2 * q / n, q + (p + q) / n
+        s, two = hp + 2 * hq, 2 * a2 * b2
+        return np.array(
+            {
+                0: (
+                    a2**2 * p + two * hp + b2**2 * ((1 - 1 / m) * hp + 2 / m * s),
+                    a2**2 * q + two * hq + b2**2 * ((1 - 1 / m) * hq + 2 / m * s),
+                ),
+                1: (two * hp + b2**2 * ((2 + 2 / m) * hp + 4 / m * hq), b2**2 * 2 / m * hp),
+                2: (b2**2 * ((4 + 4 / m) * hp + 4 / m * hq), b2**2 * 2 / m * hp),
+            }[placed]
+        )
+
+    none, one, both = np.array([1.0, 1.0]), np.array([1.0, 0.0]), np.array([1.0, 0.0])
+    for _ in range(depth):
+        both = through(both, 0) + 2 * through(one, 1) + through(none, 2)
+        none, one = through(none, 0), through(one, 0) + through(none, 1)
+    p, q = both
+    found = (1 + 2 / n) * (p + 2 * q) + 2 * (one[0] + 2 * one[1] / n) + none[0] + 2 * none[1] / n
+    return float(xi**2 * found)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "depth", "skip", "branch"),
+    [(50, 50, 100, 1, "1/sqrt(depth)"), (20, 5, 30, 1, 0.2), (200, 300, 4, 0.5, 1), (10**9, 10**9, 3, 1, 1)],
+)
+def test_mean_of_the_weight_part(n: int, m: int, depth: int, skip: float, branch: str | float) -> None:
+    """E[K_w] = (|x|^2/n_0) sigma^L (2 + 2 L b^2/sigma), sigma = a^2 + b^2."""
+    net = ResNet([3, n, 1], depth, m, skip=skip, branch=branch)
+    a2, b2, xi = float(net.skip_squared[0]), float(net.branch_squared[0]), NORM / 3
+    sigma = a2 + b2
+    mean = xi * sigma**depth * (2 + 2 * depth * b2 / sigma)
+    variance = second_moment(n, m, a2, b2, depth, xi) - mean**2
+    K_w = draw(net, draws=40_000)["K_w"]
+    assert same_mean(K_w, mean, variance)
+    assert not same_mean(K_w, mean + 0.4 * variance**0.5, variance)
+
+
+@pytest.mark.parametrize(
+    "net", [ResNet([3, 1, 1], 300), ResNet([3, 2, 1], 1000, skip=0.5), ResNet([3, 8, 1], 2000, branch=0.1)]
+)
+def test_deep_networks_give_finite_numbers(net: ResNet) -> None:
+    assert all(np.isfinite(column).all() for column in draw(net, draws=200).values())
+
+
+# ---- the sampler
+
+
+def test_a_seed_fixes_the_numbers_whatever_the_threads() -> None:
+    net = NETWORKS["relu"]
+    one, same, other = (draw(net, draws=30_000, seed=seed, threads=1) for seed in (5, 5, 6))
+    several = draw(net, draws=30_000, seed=5, threads=3)
+    assert all(np.array_equal(one[name], same[name]) and np.array_equal(one[name], several[name]) for name in one)
+    assert not np.array_equal(one["K"], other["K"])
+    size = one_input_sampler(net, X).chunk_size
+    assert np.array_equal(draw(net, draws=size, seed=5)["K"], one["K"][:size])
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky", "stream of 2", "dead streams"])
+def test_a_device_draws_the_same_law(name: str) -> None:
+    pytest.importorskip("torch", reason="a torch device")
+    here, there = draw(NETWORKS[name], seed=1), draw(NETWORKS[name], seed=2, device="cpu")
+    for view in VIEWS:
+        assert same_law(viewed(view, here), viewed(view, there)), view
+
+
+def test_provenance() -> None:
+    dataset = finwidth.sample(NETWORKS["relu"], X, 10, seed=9)
+    assert dataset.attrs["method"] == "residual chain"
+    assert '"kind": "ResNet"' in dataset.attrs["network"]
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (ResNet([3, 4, 1], 2, weight_law="uniform"), "its weights are uniform"),
+        (ResNet([3, 4, 2], 2), "it has 2 outputs"),
+        (ResNet([3, 4, 1], 2, bias_variance=[0, 0, 1, 0]), "its initial biases are random"),
+        (ResNet([3, 4, 1], 2, hidden=2**70), "a hidden width of"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(net: ResNet, words: str) -> None:
+    with pytest.raises(FinwidthError, match=words):
+        finwidth.sample(net, X, 10)
+
+
+def test_draws_that_overflow_are_refused() -> None:
+    with pytest.raises(FinwidthError, match="overflow a double"):
+        finwidth.sample(ResNet([3, 4, 1], 3000), X, 10)
