@@ -40,6 +40,11 @@ NETWORKS = {
     "a branch cut": ResNet([3, 4, 1], 3, 2, branch=[1, 0, 1]),
     "scaled biases": ResNet([3, 4, 1], 2, 3, bias_scale=[0.5, 2, 0.7, 1.5]),
     "frozen biases": ResNet([3, 4, 1], 2, 3, bias=["trained", "frozen", "none", "trained"]),
+    "random biases": ResNet([3, 6, 1], 2, 4, bias_variance=[0.5, 1, 0.3, 2]),
+    "random biases in V": ResNet([3, 3, 1], 3, [1, 2, 3], bias_variance=[0, 1, 0, 0], activation=BENT, branch=0.7),
+    "random biases in W": ResNet([3, 2, 1], 3, 2, bias_variance=[0, 0, 0.5, 0], skip=[0, 1, 0.5]),
+    "random biases of the head": ResNet([3, 3, 1], 2, 2, bias_variance=[0, 0, 0, 5], skip=[0, 1], bias_scale=0.5),
+    "random biases of the stem": ResNet([3, 1, 1], 2, 2, bias_variance=[4, 0, 0, 0], activation="abs"),
     "no biases": ResNet([3, 6, 1], 2, 3, bias="none"),
 }
 # Functions of a joint draw whose laws are compared: the marginals, and combinations that see the dependence.
@@ -101,7 +106,7 @@ class Fresh(ResidualChain):
 
     def _through_outer(self, block, at, pulled, rng):  # type: ignore[no-untyped-def]
         return super()._through_outer(
-            block, at, np.sqrt(block.w * at.square * at.Z) * rng.standard_normal(len(pulled)), rng
+            block, at, np.sqrt(block.W.v * at.square * at.Z) * rng.standard_normal(len(pulled)), rng
         )
 
 
@@ -123,12 +128,12 @@ class Flat(ResidualChain):
 class Aligned(ResidualChain):
     """It takes the gradient above a block to lie in the plane of x and h."""
 
-    def _backward(self, passed, R, rng):  # type: ignore[no-untyped-def]
+    def _backward(self, passed, U2, along, rng):  # type: ignore[no-untyped-def]
         class Wrong(Variates):
             def chi_square(wrong, k, less=0, scale=1.0, out=None):  # type: ignore[no-untyped-def]  # noqa: N805
                 return super().chi_square(k, less, scale, out) * (less != 2)
 
-        return super()._backward(passed, R, Wrong(rng.rng))
+        return super()._backward(passed, U2, along, Wrong(rng.rng))
 
 
 class Forgetful(ResidualChain):
@@ -174,16 +179,17 @@ def test_the_kernel_is_what_the_output_gains_along_its_gradient(name: str) -> No
     net = NETWORKS[name]
     chain, rng = ResidualChain(net, NORM), Variates(stream(5, 0))
     with np.errstate(all="ignore"):
-        passed, R = chain._forward(rng, 2000)
-        _, K_w, K_b, G = chain._backward(passed, R, rng)
-        _, (X1, X2) = chain._tangent(passed, R, G, rng)
-    nu, rho = passed[-1].above
+        passed, U2, along = chain._forward(rng, 2000)
+        output, K_w, K_b, G = chain._backward(passed, U2, along, rng)
+        _, (X1, X2) = chain._tangent(passed, U2 * along, G, rng)
+        F = output / np.sqrt(U2)
+    (nu, rho), R = passed[-1].above, U2 * along**2
     head = float(net.head.weight_multiplier) * R + float(net.head.bias_multiplier)
-    left, right = nu * X1 + rho * X2, nu * (K_w + K_b - head)
-    error = np.abs(left - right) / ((np.abs(nu) + rho) * (np.abs(X1) + np.abs(X2)) + 1e-300)
+    left, right = nu * X1 + rho * X2, F * (K_w + K_b - head)
+    error = np.abs(left - right) / (np.abs(F) * (K_w + K_b))
     alive = R > 0  # the gradient of a dead stream is not N x / |x|^2 along x
     assert alive.sum() > 500
-    assert error[alive].max() < 1e-10
+    assert error[alive].max() < 1e-12
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -292,7 +298,7 @@ def test_provenance() -> None:
     [
         (ResNet([3, 4, 1], 2, weight_law="uniform"), "its weights are uniform"),
         (ResNet([3, 4, 2], 2), "it has 2 outputs"),
-        (ResNet([3, 4, 1], 2, bias_variance=[0, 0, 1, 0]), "its initial biases are random"),
+        (ResNet([3, 4, 1], 2, bias_variance=[0, 0, 1, 0], bias_law="uniform"), "its initial biases are uniform"),
         (ResNet([3, 4, 1], 2, hidden=2**70), "a hidden width of"),
     ],
 )

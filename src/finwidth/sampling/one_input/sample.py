@@ -138,14 +138,17 @@ class ResNetAtOneInput(AtOneInput):
 
     def __init__(self, net: ResNet, x: Vector, device: torch.device | None = None) -> None:
         super().__init__(net, x, device)
+        if net.random_bias and self.exponent:
+            raise FinwidthError(
+                f"the largest entry of the input is {self.largest:.3g}, and beside random initial biases the chain of "
+                "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
+            )
         self.chain = ResidualChain(net, self.norm, self.exponent)
 
     @staticmethod
     def unsupported(net: ResNet) -> list[str]:
         """Reasons why the chain does not draw this network; none if it does."""
         reasons = AtOneInput.unsupported(net)
-        if net.random_bias:
-            reasons.append("its initial biases are random (the chain of a residual network starts them at zero)")
         if max(net.hidden) > _WIDEST:
             reasons.append(f"it has a hidden width of {max(net.hidden)} (up to {_WIDEST} is supported)")
         return reasons
