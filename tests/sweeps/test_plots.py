@@ -68,8 +68,9 @@ def test_the_collapse_shows_the_values(store: Path) -> None:
     for width in (4, 8, 16, 32):
         x, y = (np.asarray(each, dtype=float) for each in lines[f"$n={width}$"].get_data())
         for depth, beta, value in zip(found.depth.to_numpy(), x, y, strict=True):
-            exact = finwidth.moments(finwidth.MLP([2, *[width] * (depth - 1), 1]), [1.0, 1.0])
-            assert beta == pytest.approx(float(exact.network.beta_hidden))
+            net = finwidth.MLP([2, *[width] * (depth - 1), 1])
+            exact = finwidth.moments(net, [1.0, 1.0])
+            assert beta == pytest.approx(float(net.beta_hidden))
             assert value == pytest.approx(float(exact.second_moment) / float(exact.mean) ** 2)
     x, y = (np.asarray(each, dtype=float) for each in lines[r"paper: $e^{5\beta}$"].get_data())
     np.testing.assert_allclose(y, np.exp(5 * x))

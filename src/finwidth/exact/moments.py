@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.partitions import State, pairs, start_state
+from finwidth.exact.residual import ResNetMoments
 from finwidth.exact.transfer import (
     DIGITS,
+    Convert,
     Input,
+    MLPMoments,
     Number,
-    compile_program,
-    evaluate,
+    power,
     survival_matters,
     to_decimal,
 )
-from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, check_supported, other_kind
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import DRAWN, MOMENTS, plain
 
 Exact: TypeAlias = float | Fraction
@@ -51,11 +53,6 @@ def log(value: Number) -> float:
         return math.log(abs(value.numerator)) - math.log(value.denominator)
     with decimal.localcontext(CONTEXT):
         return float(abs(value).ln())
-
-
-def power(base: Number, exponent: int) -> Number:
-    """``base ** exponent`` with 0 ** 0 = 1, which decimals refuse."""
-    return base**exponent if exponent else 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class KernelMoments:
     ``inf`` where a double overflows, and its logarithm is still there.
     """
 
-    network: MLP
+    network: Network
     exact: bool
     order: int
     _joint: Mapping[tuple[int, int], Number]
@@ -305,13 +302,19 @@ class KernelMoments:
             raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
         return present(_between_outputs(self.network, self._input, exact=self.exact))
 
+    def _beta(self) -> dict[str, str | float | None]:
+        """The paper's sum of 1/n_i, which an MLP has."""
+        if not isinstance(self.network, MLP):
+            return {}
+        return {"beta": plain(self.network.beta if self.exact else float(self.network.beta))}
+
     def to_json(self) -> dict[str, Any]:
         """Plain types, as the command line prints them: fractions as strings, overflowed floats as None."""
         document: dict[str, Any] = {
             "widths": list(self.network.widths),
             "depth": self.network.depth,
             "network": self.network.describe(),
-            "beta": plain(self.network.beta if self.exact else float(self.network.beta)),
+            **self._beta(),
             "mean": {"K": self.mean, "K_w": self.K_w.mean, "K_b": self.K_b.mean},
             "log_mean": {"K": self.K.log_raw[0], "K_w": self.K_w.log_raw[0], "K_b": self.K_b.log_raw[0]},
             "second_moment": {
@@ -360,24 +363,38 @@ def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
     return start_state(outputs, [(0, 1, kinds[0]), (1, 2, kinds[1])])
 
 
+class PathTransfer(Protocol):
+    """What moments are computed by, for networks of one description."""
+
+    def unsupported(self, net: Any, /) -> list[str]:
+        """Reasons against a network of the description; none if it is served."""
+
+    def values(
+        self,
+        starts: Sequence[State],
+        net: Any,
+        x: Input,
+        convert: Convert,
+        *,
+        dead_layers: bool = True,
+        watched: Sequence[State] = (),
+    ) -> tuple[list[Number], list[list[Number]]]:
+        """Values of the starts at the output, and layer by layer those of the ``watched`` ties."""
+
+
+ALGORITHMS: dict[type, PathTransfer] = {MLP: MLPMoments, ResNet: ResNetMoments}
+
+
 def unsupported(net: Network) -> list[str]:
     """Reasons why `moments` has no second moments of this network; none if it has."""
-    if reasons := other_kind(net, MLP):
-        return reasons
-    if isinstance(net.activation, SmoothActivation):
-        return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
-    laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
-    return [
-        f"its {what} are {law.name}, a law whose moment mu_4 is not given"
-        for what, law in laws.items()
-        if len(law.even_moments) < 2
-    ]
+    return unsupported_by(ALGORITHMS, net)
 
 
-def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
+def moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> KernelMoments:
     r"""Exact moments of K(x,x) at initialization and the mean of its first SGD update.
 
-    No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth).
+    No randomness and no network: the transfer over path partitions of docs/theory/transfer.md, in O(depth), and of
+    docs/theory/residual.md for residual networks.
     It sharpens Theorems 1 and 2 and Propositions 3-5 of the paper, which bound the same quantities up to
     constants.  Exact for any symmetric weight law, positively homogeneous activation and unequal widths;
     with several outputs K is a diagonal entry K_aa, and dK that entry's change under SGD on all outputs.
@@ -385,7 +402,7 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     Parameters
     ----------
     net
-        The network.
+        An `MLP` or a `ResNet`.
     x
         One input, shape (n_0,).
     exact
@@ -412,6 +429,9 @@ def moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> Kern
     >>> m = finwidth.moments(net, [1, 2], exact=True)
     >>> print(m.mean, m.K_w.second_moment, m.K_b.second_moment, m.mixed, m.update["dK"])
     151/16 2300/9 473/72 65/2 -1510/9
+    >>> residual = finwidth.moments(finwidth.ResNet([2, 64, 1], 16, branch="1/sqrt(depth)"), [1, 2], exact=True)
+    >>> print(float(residual.mean), round(residual.cv, 3))
+    31.69... 0.251
     >>> deep = finwidth.moments(finwidth.MLP([4] * 1000 + [1]), [1, 0, 0, 0])
     >>> deep.second_moment, deep.log_second_moment
     (inf, 820.0748159678632)
@@ -435,20 +455,20 @@ def check_order(order: int) -> int:
     return checked
 
 
-def check_exact(net: MLP) -> None:
+def check_exact(net: Network) -> None:
     """Raise FinwidthError where the moments of a network are no fractions, or too long ones."""
     laws = [net.weight_law] + [net.bias_law] * net.random_bias
     if not all(law.rational for law in laws):
         names = " and ".join(law.name for law in laws)
         raise FinwidthError(f"exact=True, but the moments of {names} are not all rational; use exact=False")
-    if survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
+    if isinstance(net, MLP) and survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
         raise FinwidthError(
             f"exact=True at width {max(net.widths[1:])}: the probability 1 - 2^-n that a layer lives has that many "
             f"binary digits; use exact=False, or widths up to {_WIDEST_EXACT}"
         )
 
 
-def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
+def _between_outputs(net: Network, x: Input, *, exact: bool) -> Number:
     """E[K_ab^2] for a != b: one path of each pair starts at a, the other at b."""
     starts = {
         kinds: start_state([(0, 2), (1, 3)], [(0, 1, kinds[0]), (2, 3, kinds[1])]) for kinds in ("ww", "wb", "bb")
@@ -458,7 +478,7 @@ def _between_outputs(net: MLP, x: Input, *, exact: bool) -> Number:
         return values["ww"] + 2 * values["wb"] + values["bb"]
 
 
-def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
+def _update_square(net: Network, x: Input, *, exact: bool) -> dict[str, Number]:
     """E[N^2 G^2] and E[G^2] for G = g^T H g = G_ww + 2 G_wb: two copies of `update_state`, with and without N."""
     kinds = (("ww", "ww", 1), ("ww", "wb", 4), ("wb", "wb", 4))
     starts = {}
@@ -475,7 +495,7 @@ def _update_square(net: MLP, x: Input, *, exact: bool) -> dict[str, Number]:
         return {name: sum(times * values[name, one, two] for one, two, times in kinds) for name in ("N^2 G^2", "G^2")}
 
 
-def _update_starts(net: MLP) -> dict[Hashable, State]:
+def _update_starts(net: Network) -> dict[Hashable, State]:
     """What the first update is made of, by the kinds of its derivatives and the outputs."""
     starts: dict[Hashable, State] = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
     if net.widths[-1] > 1:
@@ -483,7 +503,7 @@ def _update_starts(net: MLP) -> dict[Hashable, State]:
     return starts
 
 
-def _mean_update(net: MLP, values: Mapping[Hashable, Number]) -> dict[str, Number]:
+def _mean_update(net: Network, values: Mapping[Hashable, Number]) -> dict[str, Number]:
     """E[Delta K_aa]/lambda under SGD on all outputs, and its parts: with one output the paper's Delta_ww, Delta_wb."""
     ww, wb = values["ww", ONE_OUTPUT], values["wb", ONE_OUTPUT]
     others = net.widths[-1] - 1
@@ -499,7 +519,7 @@ def exact_values(exact: KernelMoments) -> dict[str, float]:
     return {name: float(value) for name, value in exact.by_name.items() if name in DRAWN}
 
 
-def infinite_width(net: MLP, x: Vector) -> float:
+def infinite_width(net: Network, x: Vector) -> float:
     """K(x,x) of the network with the same gains and infinitely wide hidden layers (NTK parameterization).
 
     On the diagonal the mean of K depends on the widths only through dead layers; without them it is the limit.
@@ -511,7 +531,7 @@ def infinite_width(net: MLP, x: Vector) -> float:
     9.5
     """
     starts = {kind: pairs(kind) for kind in "wb"}
-    values = _evaluate(starts, check_mlp(net), Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
+    values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
     with decimal.localcontext(CONTEXT):
         found = float(values["w"] + values["b"])
     if math.isinf(found):
@@ -520,10 +540,10 @@ def infinite_width(net: MLP, x: Vector) -> float:
 
 
 def _evaluate(
-    starts: Mapping[Key, State], net: MLP, x: Input, *, exact: bool, dead_layers: bool = True
+    starts: Mapping[Key, State], net: Network, x: Input, *, exact: bool, dead_layers: bool = True
 ) -> dict[Key, Number]:
     """The value of each start, in fractions or in decimals."""
-    program = compile_program(tuple(starts.values()), net)
+    convert = Fraction if exact else to_decimal
     with decimal.localcontext(CONTEXT):
-        values = evaluate(program, net, x, Fraction if exact else to_decimal, dead_layers=dead_layers)
-    return dict(zip(starts, values, strict=True))
+        found, _ = algorithm(ALGORITHMS, net).values([*starts.values()], net, x, convert, dead_layers=dead_layers)
+    return dict(zip(starts, found, strict=True))

@@ -9,7 +9,9 @@ A path is written as the string of its marks, capital letters for weights and sm
 bias.  Paths with the same marks in the same neuron are alike, so they need no names.
 
 A step *splits* the paths of each neuron into ties, each of which leaves by one parameter, and *lands* the ties in the
-neurons below.  Everything here is combinatorial: no width and no number of the network enters.
+neurons below.  In a residual block only some of the paths take such steps: the state is then a *pair*, of the paths
+that stay in their neurons of the stream and of those that pass through the block (docs/theory/residual.md).  Everything
+here is combinatorial: no width and no number of the network enters.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ State: TypeAlias = tuple[Block, ...]
 Tie: TypeAlias = tuple[str, int]
 Factor: TypeAlias = tuple[Tie, ...]  # the weight of a split is a product over its ties
 Splits: TypeAlias = Counter[tuple[State, Factor]]  # ties that go on, and the factor of all, with their multiplicity
+Pair: TypeAlias = tuple[State, State]  # paths that stay in neurons of the stream, and paths that pass through the block
 
 END: State = ()  # every path has ended in a bias
 
@@ -58,16 +61,26 @@ def pairs(kinds: str) -> State:
 
 def canonical(state: State) -> State:
     """The state with its marks renamed and its paths and blocks sorted: one for all that differ by names only."""
-    return _smallest(tuple(sorted(tuple(sorted(block)) for block in state)))
+    return _smallest((_sorted(state),))[0]
+
+
+def canonical_pair(staying: State, passing: State) -> Pair:
+    """The same for a pair, whose two halves share their marks."""
+    staying, passing = _smallest((_sorted(staying), _sorted(passing)))
+    return staying, passing
+
+
+def _sorted(state: State) -> State:
+    return tuple(sorted(tuple(sorted(block)) for block in state))
 
 
 @cache
-def _smallest(state: State) -> State:
-    """The smallest of all renamings."""
-    marks = sorted({mark for block in state for path in block for mark in path})
+def _smallest(states: tuple[State, ...]) -> tuple[State, ...]:
+    """The smallest of all renamings, the same in all of the states."""
+    marks = sorted({mark for state in states for block in state for path in block for mark in path})
     weights = sum(mark.isupper() for mark in marks)  # these are sorted before the biases
     return min(
-        _renamed(state, dict(zip(marks, capitals + small, strict=True)))
+        tuple(_renamed(state, dict(zip(marks, capitals + small, strict=True))) for state in states)
         for capitals in permutations(ascii_uppercase[:weights])
         for small in permutations(ascii_lowercase[: len(marks) - weights])
     )
@@ -80,13 +93,18 @@ def _renamed(state: State, names: dict[str, str]) -> State:
 
 def splits(state: State, occurring: frozenset[Tie]) -> Splits:
     """Every way in which the paths at the neurons of a layer leave them, by marks and by the ``occurring`` ties."""
+    merged: Splits = Counter()
+    for (ties, factor), ways in _all_splits(state, occurring).items():
+        merged[canonical(ties), factor] += ways
+    return merged
+
+
+def _all_splits(state: State, occurring: frozenset[Tie]) -> Splits:
+    """The splits of all neurons together, by the names that their marks have."""
     found: Splits = Counter({(END, ()): 1})
     for block in state:
         found = _side_by_side(found, _block_splits(block, occurring))
-    merged: Splits = Counter()
-    for (ties, factor), ways in found.items():
-        merged[canonical(ties), factor] += ways
-    return merged
+    return found
 
 
 @cache
@@ -134,12 +152,64 @@ def landings(ties: State) -> Iterator[State]:
     return map(canonical, _landings(ties))
 
 
-def _landings(ties: State) -> Iterator[State]:
+def _landings(ties: State, taken: State = ()) -> Iterator[State]:
+    """Every way in which ties can meet in neurons, some of which are taken by paths that are there already."""
     if not ties:
-        yield ()
+        yield taken
         return
     first, rest = ties[0], ties[1:]
-    for neurons in _landings(rest):
+    for neurons in _landings(rest, taken):
         yield (first, *neurons)
         for place, neuron in enumerate(neurons):
             yield (*neurons[:place], first + neuron, *neurons[place + 1 :])
+
+
+def choices(stream: State) -> Counter[Pair]:
+    """Every way in which paths at the neurons of a residual stream skip the block below or pass through it.
+
+    An even number of each neuron's paths passes: the block's last matrix is even in each of its rows.
+
+    Examples
+    --------
+    >>> for pair, ways in choices((("", "", "A", "A"),)).items():
+    ...     print(ways, *pair)
+    1 (('', '', 'A', 'A'),) ()
+    1 (('A', 'A'),) (('', ''),)
+    4 (('', 'A'),) (('', 'A'),)
+    1 (('', ''),) (('A', 'A'),)
+    1 () (('', '', 'A', 'A'),)
+    """
+    found: Counter[Pair] = Counter({((), ()): 1})
+    for block in stream:
+        longer: Counter[Pair] = Counter()
+        for size in range(0, len(block) + 1, 2):
+            for passing, ways in Counter(combinations(block, size)).items():
+                staying = tuple((Counter(block) - Counter(passing)).elements())
+                for (stay, go), times in found.items():
+                    longer[(*stay, staying) if staying else stay, (*go, passing) if passing else go] += ways * times
+        found = longer
+    merged: Counter[Pair] = Counter()
+    for pair, ways in found.items():
+        merged[canonical_pair(*pair)] += ways
+    return merged
+
+
+def pair_splits(pair: Pair, occurring: frozenset[Tie]) -> Counter[tuple[Pair, Factor]]:
+    """The splits of the paths that pass through the block, beside those that stay."""
+    staying, passing = pair
+    merged: Counter[tuple[Pair, Factor]] = Counter()
+    for (ties, factor), ways in _all_splits(passing, occurring).items():
+        merged[canonical_pair(staying, ties), factor] += ways
+    return merged
+
+
+def pair_landings(pair: Pair) -> Counter[Pair]:
+    """The landings of the ties of those that pass in the hidden neurons of the block."""
+    staying, ties = pair
+    return Counter(canonical_pair(staying, neurons) for neurons in _landings(ties))
+
+
+def returns(pair: Pair) -> Counter[State]:
+    """Every way in which ties come back to the stream, also to the neurons of the paths that stayed there."""
+    staying, ties = pair
+    return Counter(map(canonical, _landings(ties, staying)))

@@ -9,12 +9,12 @@ from fractions import Fraction
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import CONTEXT, Exact, Moments, check_exact, check_order, exp, present
+from finwidth.exact.moments import ALGORITHMS, CONTEXT, Exact, Moments, check_exact, check_order, exp, present
 from finwidth.exact.partitions import canonical, start_state
-from finwidth.exact.transfer import Input, Number, compile_program, evaluate, to_decimal
+from finwidth.exact.transfer import Input, Number, to_decimal
+from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector, exact_input
-from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp
+from finwidth.networks.routes import algorithm
 from finwidth.quantities import plain
 
 
@@ -30,10 +30,10 @@ class SignalMoments:
         `Moments` of N_a^2 for one output a: ``output.raw`` is (E[N_a^2], E[N_a^4], ...).
     hidden
         For each hidden layer i = 1, ..., d - 1 the `Moments` of |x^(i)|^2: ``hidden[0].raw`` is (E|x^(1)|^2,
-        E|x^(1)|^4, ...).
+        E|x^(1)|^4, ...). For a `ResNet` the same of its stream, |x_l|^2 for l = 0, ..., L.
     """
 
-    network: MLP
+    network: Network
     output: Moments
     hidden: tuple[Moments, ...]
     _between: Number
@@ -60,7 +60,7 @@ class SignalMoments:
         }
 
 
-def signal_moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) -> SignalMoments:
+def signal_moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> SignalMoments:
     r"""Exact moments of the output and of the hidden vectors' lengths at initialization, at any depth and widths.
 
     For ReLU with gain 2 and zero biases |x^(i)|^2 is a martingale and E|x^(i)|^4 grows by 1 + 5/n_i a layer for
@@ -71,7 +71,7 @@ def signal_moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) 
     Parameters
     ----------
     net
-        The network: any symmetric weight law, homogeneous activation, widths, and initial biases.
+        An `MLP` or a `ResNet`: any symmetric weight law, homogeneous activation, widths, and initial biases.
     x
         One input, shape (n_0,).
     exact
@@ -98,23 +98,19 @@ def signal_moments(net: MLP, x: Vector, *, exact: bool = False, order: int = 2) 
     >>> round(found.kurtosis, 6), 3 * 1.5**3
     (10.125, 10.125)
     """
-    net, exact, order = check_mlp(net), arguments.flag("exact", exact), check_order(order)
+    net, exact, order = check_network(net), arguments.flag("exact", exact), check_order(order)
     if exact:
         check_exact(net)
     powers = range(1, order + 1)
     starts = [start_state([range(2 * p)], []) for p in powers]
     if net.widths[-1] > 1:
         starts.append(start_state([(0, 1), (2, 3)], []))
-    program = compile_program(starts, net)
     # Ties of pairs that go on: their value at a layer is the mean of a product of that many squared lengths.
-    places = [program.ties.index(canonical((("", ""),) * p)) for p in powers]
-    hidden: list[Moments] = []
+    pairs = [canonical((("", ""),) * p) for p in powers]
+    given = Input.of(exact_input(net, x), 2 * order)
     with decimal.localcontext(CONTEXT):
-        values = evaluate(
-            program,
-            net,
-            Input.of(exact_input(net, x), 2 * order),
-            Fraction if exact else to_decimal,
-            watch=lambda ties: hidden.append(Moments(tuple(ties[place] for place in places))),
-        )
-    return SignalMoments(net, Moments(tuple(values[:order])), tuple(hidden), values[-1])
+        convert = Fraction if exact else to_decimal
+        values, hidden = algorithm(ALGORITHMS, net).values(starts, net, given, convert, watched=pairs)
+    return SignalMoments(
+        net, Moments(tuple(values[:order])), tuple(Moments(tuple(each)) for each in hidden), values[-1]
+    )

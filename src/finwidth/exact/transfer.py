@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -23,8 +23,8 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
-from finwidth.networks.activations import Activation
-from finwidth.networks.description import Layer
+from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.description import Layer, Network
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
 from finwidth.progress import stage
@@ -41,6 +41,11 @@ DIGITS = 50  # of the Decimal arithmetic: enough to lose 30 to cancellation in a
 def to_decimal(value: Fraction) -> Decimal:
     """A fraction in the precision of the current decimal context."""
     return Decimal(value.numerator) / Decimal(value.denominator)
+
+
+def power(base: Number, exponent: int) -> Number:
+    """``base ** exponent`` with 0 ** 0 = 1, which decimals refuse."""
+    return base**exponent if exponent else 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def _compiled(starts: tuple[State, ...], occurring: frozenset[Tie]) -> Program:
     )
 
 
-def cumulants(net: MLP, highest: int) -> dict[Tie, Fraction]:
+def cumulants(net: Network, highest: int) -> dict[Tie, Fraction]:
     """The even cumulants, up to an order, of the laws of the weights and the random biases; those that are not zero.
 
     Examples
@@ -225,43 +230,96 @@ class Transfer:
 
     def _gates(self, phi: Activation) -> Gates:
         """For each state, the product over its neurons of E[phi'^(number of paths)]."""
-        kinds = set(self._sizes)
-        moments = {size: self.convert(phi.gate_moment(size)) for size in {size for sizes in kinds for size in sizes}}
-        return {sizes: math.prod((moments[size] for size in sizes), start=self._one) for sizes in kinds}
+        return gate_numbers(phi, set(self._sizes), self.convert)
 
     def _landing_weights(self, layer: LayerNumbers) -> list[Number]:
         """The gates of each state times the number of ways to choose its neurons, distinct ones of the layer."""
         gates = self._frozen if self._vanishing else self._open
         if self._weights is None or self._weights[0] is not layer or self._weights[1] is not gates:
-            number = {
-                sizes: math.prod((layer.fan_out - j for j in range(len(sizes))), start=gate)
-                for sizes, gate in gates.items()
-            }
+            number = {sizes: neuron_choices(layer.fan_out, len(sizes), gate) for sizes, gate in gates.items()}
             self._weights = layer, gates, [number[sizes] for sizes in self._sizes]
         return self._weights[2]
 
     def _matrix(self, layer: LayerNumbers, neurons: Sequence[int]) -> Matrix:
         """The splits of one layer as numbers: for each state its targets and their entries."""
-        numbers = {tie: self._tie(layer, tie) for tie in self._ties}
+        numbers = {tie: tie_number(layer, tie, self._cumulants) for tie in self._ties}
         factors = [math.prod((numbers[tie] for tie in factor), start=self._one) for factor in self.program.factors]
         matrix = []
         for row in (self.program.splits[state] for state in neurons):
             entries = [(ties, ways * factors[factor]) for ties, factor, ways in row]
-            kept = [(ties, entry) for ties, entry in entries if not _is_zero(entry)]
+            kept = [(ties, entry) for ties, entry in entries if not is_zero(entry)]
             matrix.append(([ties for ties, _ in kept], [entry for _, entry in kept]))
         return matrix
 
-    def _tie(self, layer: LayerNumbers, tie: Tie) -> Number:
-        """The factor that a tie has in this layer: a multiplier if it is a mark, else a cumulant."""
-        kind, order = tie
-        if not order:
-            return layer.weight_multiplier if kind == "w" else layer.bias_multiplier
-        variance = layer.weight_variance if kind == "w" else layer.bias_variance
-        return self._cumulants[tie] * variance ** (order // 2)
+
+def gate_numbers(phi: Activation, kinds: Iterable[tuple[int, ...]], convert: Convert) -> Gates:
+    """For neurons with these numbers of paths, the product of E[phi'^(number of paths)]."""
+    moments = {size: convert(phi.gate_moment(size)) for size in {size for sizes in kinds for size in sizes}}
+    return {sizes: math.prod((moments[size] for size in sizes), start=convert(Fraction(1))) for sizes in kinds}
 
 
-def _is_zero(entry: Number) -> bool:
+def neuron_choices(width: Number, neurons: int, start: Number) -> Number:
+    """``start`` times the number of ways to choose distinct neurons of a layer, one after another."""
+    return math.prod((width - taken for taken in range(neurons)), start=start)
+
+
+def tie_number(layer: LayerNumbers, tie: Tie, cumulants: Mapping[Tie, Number]) -> Number:
+    """The factor that a tie has in a layer: a multiplier if it is a mark, else a cumulant."""
+    kind, order = tie
+    if not order:
+        return layer.weight_multiplier if kind == "w" else layer.bias_multiplier
+    variance = layer.weight_variance if kind == "w" else layer.bias_variance
+    return cumulants[tie] * variance ** (order // 2)
+
+
+def is_zero(entry: Number) -> bool:
+    """Whether an entry need not be kept."""
     return isinstance(entry, Fraction | Decimal) and not entry
+
+
+def unsupported_laws(net: Network) -> list[str]:
+    """Reasons why there are no second moments of a network, whatever its architecture; none if there are."""
+    if isinstance(net.activation, SmoothActivation):
+        return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
+    laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
+    return [
+        f"its {what} are {law.name}, a law whose moment mu_4 is not given"
+        for what, law in laws.items()
+        if len(law.even_moments) < 2
+    ]
+
+
+class MLPMoments:
+    """What `finwidth.moments` and its like do for an `MLP`."""
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why there are no moments of this network; none if there are."""
+        return unsupported_laws(net)
+
+    @staticmethod
+    def values(
+        starts: Sequence[State],
+        net: MLP,
+        x: Input,
+        convert: Convert,
+        *,
+        dead_layers: bool = True,
+        watched: Sequence[State] = (),
+    ) -> tuple[list[Number], list[list[Number]]]:
+        """Values of the starts at the output, and after each hidden layer those of the ``watched`` ties."""
+        program = compile_program(starts, net)
+        places = list(map(program.ties.index, watched))
+        seen: list[list[Number]] = []
+        values = evaluate(
+            program,
+            net,
+            x,
+            convert,
+            dead_layers=dead_layers,
+            watch=lambda ties: seen.append(list(map(ties.__getitem__, places))),
+        )
+        return values, seen
 
 
 def evaluate(

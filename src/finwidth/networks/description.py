@@ -82,9 +82,9 @@ class Network:
         told = []
         if self.random_bias:
             kind += f" {self.bias_law.name}"
-            told.append(f"variance {shortened(self.bias_variance)}")
+            told.append(f"variance {few_values(self.bias_variance)}")
         if set(self.bias_scale) != {1}:
-            told.append(f"scale {shortened(self.bias_scale)}")
+            told.append(f"scale {few_values(self.bias_scale)}")
         if kind == "trained" and not told:
             return ""
         return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
@@ -100,7 +100,7 @@ def check_network(net: object) -> Network:
     return net
 
 
-def shortened(values: Sequence[Fraction | float]) -> str:
+def few_values(values: Sequence[Fraction | float]) -> str:
     """Values in a title: one if they are all equal, and at most four."""
     texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
     return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)

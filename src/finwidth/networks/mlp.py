@@ -25,7 +25,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Gains, Layer, Network, Places, shortened
+from finwidth.networks.description import Gains, Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_widths, format_widths
 
@@ -259,7 +259,7 @@ class MLP(Network):
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
         text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
         if self.gains != usual.gains:
-            text += f" (gains {shortened(self.gains)})"
+            text += f" (gains {few_values(self.gains)})"
         text += f", {self.parameterization} parameterization"
         if self.base_widths != usual.base_widths:
             text += f" (base widths {format_widths(self.base_widths)})"

@@ -30,7 +30,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Gains, Layer, Network, Places, shortened
+from finwidth.networks.description import Gains, Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
@@ -207,12 +207,12 @@ class ResNet(Network):
             told.append(f"hidden width{'s' * several} {format_widths(self.hidden if several else self.hidden[:1])}")
         for name, squares in (("skip", self.skip_squared), ("branch", self.branch_squared)):
             if set(squares) != {1}:
-                told.append(f"{name} {shortened([float(square) ** 0.5 for square in squares])}")
+                told.append(f"{name} {few_values([float(square) ** 0.5 for square in squares])}")
         text = f"ResNet {format_widths(self.widths)} of {self.depth} block{'s' * (self.depth > 1)}"
         text += f" ({'; '.join(told)})" if told else ""
         text += f" {self.activation.name}, {self.weight_law.name} weights"
         if self.gains != (Fraction(1), self.activation.default_gain, Fraction(1), Fraction(1)):
-            text += f" (gains {shortened(self.gains)})"
+            text += f" (gains {few_values(self.gains)})"
         return f"{text}, {self.parameterization} parameterization{self._told_biases()}"
 
 

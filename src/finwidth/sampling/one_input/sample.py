@@ -38,9 +38,9 @@ _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five array
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
-_RESIDUAL_CELLS = 2**18  # blocks x draws of one chunk: 2 MiB an array, 25 to 29 of them
 _LARGEST_RESIDUAL_CHUNK = 2**13
-_DEVICE_RESIDUAL_CELLS = 2**21
+_RESIDUAL_NUMBERS = 11 * 2**20  # of one chunk: 88 MiB
+_DEVICE_RESIDUAL_NUMBERS = 2**26
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
@@ -156,9 +156,10 @@ class ResNetAtOneInput(AtOneInput):
     @property
     def chunk_size(self) -> int:
         """Draws of a chunk, by the network only."""
+        kept = self.chain.arrays * self.depth
         if self.device is not None:
-            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_RESIDUAL_CELLS // self.depth))
-        return max(1, min(_LARGEST_RESIDUAL_CHUNK, _RESIDUAL_CELLS // self.depth))
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_RESIDUAL_NUMBERS // kept))
+        return max(1, min(_LARGEST_RESIDUAL_CHUNK, _RESIDUAL_NUMBERS // kept))
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
