@@ -183,7 +183,7 @@ class ResidualChain:
         return U2, (R / U2) ** 0.5, share
 
     def _with_constant(self, square: Array, constant: Array) -> tuple[Array, Array]:
-        """The square of a vector and a constant neuron of this square, and the neuron's share of it, 1 where it is 0."""
+        """The square of a vector with a constant neuron of this square; the neuron's share of it, 1 where it is 0."""
         if not self.random_bias:
             return square, 0.0
         total = square + constant
@@ -323,8 +323,8 @@ class ResidualChain:
         share, known = over(zdz, at.Z1), (at.p * dz).sum(0)
         square = (dz * dz).sum(0) + rest
         if self.random_bias:
-            known = known + over(zdz, at.Z**0.5) * at.p_fresh
-            square = square + share * share * at.W_share * at.Z1
+            along = over(zdz, at.Z**0.5)
+            known, square = known + along * at.p_fresh, square + along * along * at.W_share
         k = at.F * b * (block.W.c * times_power_of_two(at.U2 * at.Z, 2 * self.exponent) + block.W.e)
         pull = b * (k + over(known, at.square))
         deviation = b * xp.sqrt(block.W.v * square)
