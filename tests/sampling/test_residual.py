@@ -92,12 +92,32 @@ def test_joint_law_is_that_of_a_million_networks(name: str) -> None:
     assert_joint_law(NETWORKS[name], X, 10**6)
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "abs", Activation("steep", 1, 0.5, at_zero=2)])
+STEEP = Activation("steep", 1, 0.5, at_zero=2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "abs", STEEP])
 def test_joint_law_at_input_zero(activation: str | Activation) -> None:
     net = ResNet([3, 4, 1], 3, 2, activation=activation, branch=0.8)
     assert_joint_law(net, [0, 0, 0], DRAWS)
     drawn = draw(net, [0, 0, 0], 100)
     assert not any(drawn[name].any() for name in ("output", "K_w", "dK"))
+
+
+@pytest.mark.parametrize("variance", [[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+@pytest.mark.parametrize("activation", ["relu", STEEP])
+def test_joint_law_at_input_zero_beside_random_biases(activation: str | Activation, variance: list[int]) -> None:
+    """The first block may be silent in every network, with its gates at phi'(0), and the others not."""
+    skip = [1, 0.5, 0] if any(variance[:3]) else 1
+    net = ResNet(
+        [3, 3, 1],
+        3,
+        2,
+        activation=activation,
+        bias_variance=variance,
+        skip=skip,
+        branch=[0, 1, 0.7] if skip == 1 else 0.8,
+    )
+    assert_joint_law(net, [0, 0, 0], DRAWS)
 
 
 # ---- wrong chains

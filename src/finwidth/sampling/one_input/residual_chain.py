@@ -1,7 +1,7 @@
 r"""One input of a residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
-For Gaussian weights, an activation of two slopes and biases that start at zero (docs/theory/residual-chain.md).  In a
-block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
+For Gaussian weights and an activation of two slopes (docs/theory/residual-chain.md).  With biases that start at zero, in
+a block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
 Lengths are in units of |x|, so that neither the input's size nor a dead stream needs care::
 
     forward   y in a group of m neurons with one slope s: |y|^2 = v chi2(m), z = s y, Z = |z|^2
@@ -16,7 +16,9 @@ Lengths are in units of |x|, so that neither the input's size nor a dead stream 
               X' = (a X + b dh) / step,  k_V = c_V R + e_V,  k_W = b (c_W R Z + e_W)
     Delta K / lambda = -4 [sum over blocks R (c_V J^2 X1 + c_W b^2 G'^2 z.dz)  +  c_o R X1 at the head]
 
-A direction exists only where its dimension allows, so that narrow streams and blocks need no cases of their own.
+A direction exists only where its dimension allows, so that narrow streams and blocks need no cases of their own.  A
+random bias is a weight from a constant neuron: lengths are in units of U, that of x with the neuron, F = N / U stands
+for nu in the tangent, and of p along z and q along x the neuron's share is left open.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class _Passed:
     counts: Array  # neurons in each group
     z: Array
     Z: Array
-    Z1: Array  # |z'|^2, with the constant neuron of W
+    Z1: Array  # |z|^2 with the constant neuron of W
     W_share: Array  # of Z1: that neuron
     h: tuple[Array, Array]  # along x and across it
     cos: Array  # of the angle of x' with x
@@ -172,7 +174,7 @@ class ResidualChain:
         return passed, U2, along
 
     def _unit(self, R: Array, above: _Matrix) -> tuple[Array, Array, Array]:
-        """U^2 = |x'|^2, x' with the constant neuron of the layer above; |x| / U, and that neuron's share of U^2.
+        """U^2, |x|^2 with the constant neuron of the layer above; |x| / U, and that neuron's share of U^2.
 
         Where U = 0 any unit would do.
         """

@@ -1,7 +1,7 @@
 """One input: draws of the output, the kernel and its first change, whatever the width; what the user calls.
 
-For Gaussian weights and activations of two slopes.  ReLU networks without random biases take the chain of `norm_chain`,
-the others that of `two_slope_chain`.
+For Gaussian weights and activations of two slopes.  Of fully connected networks those with ReLU and without random
+biases take the chain of `norm_chain`, the others that of `two_slope_chain`; residual ones that of `residual_chain`.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def sample(
     Parameters
     ----------
     net
-        A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
-        that are zero or Gaussian, and one output.
+        An `MLP` or a `ResNet` with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs),
+        initial biases that are zero or Gaussian, and one output.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
