@@ -1,6 +1,6 @@
 r"""One input of a residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
-For Gaussian weights and an activation of two slopes (docs/theory/residual-chain.md).  With biases that start at zero, in
+For Gaussian weights and an activation of two slopes (docs/theory/residual-chain.md).  Biases start at zero at first; in
 a block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
 Lengths are in units of |x|, so that neither the input's size nor a dead stream needs care::
 
@@ -129,7 +129,7 @@ class ResidualChain:
     @property
     def arrays(self) -> int:
         """How many numbers of a block are kept for each draw."""
-        return 20 + 6 * len(self.slopes) + 8 * self.random_bias
+        return 22 + 6 * len(self.slopes) + 8 * self.random_bias
 
     def draw(self, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws: output, K_w, K_b, K, dK."""
@@ -209,6 +209,8 @@ class ResidualChain:
         xp, draws = generator_namespace(rng), len(U2)
         deviation = self.head.v**0.5
         F = deviation * rng.standard_normal(draws)
+        if self.random_bias and not self.head.b0:
+            F = F * (along > 0)  # N = 0 where the stream is
         rho = deviation * xp.sqrt(self._chi_square(rng, draws, 1))
         nu = along * F + deviation * self._left_open(self._unit(U2 * along * along, self.head)[2], rng, draws)
         output = xp.sqrt(U2) * F

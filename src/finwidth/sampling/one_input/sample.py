@@ -163,7 +163,7 @@ class ResNetAtOneInput(AtOneInput):
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
-        return 8 * draws * (self.chain.arrays * self.depth + 60) + 200 * self.depth
+        return 8 * draws * (self.chain.arrays * self.depth + 60) + 8000 * self.depth
 
     @property
     def seconds(self) -> float:
