@@ -151,11 +151,15 @@ class Aligned(ResidualChain):
     """It takes the gradient above a block to lie in the plane of x and h."""
 
     def _backward(self, passed, U2, along, rng):  # type: ignore[no-untyped-def]
-        class Wrong(Variates):
-            def chi_square(wrong, k, less=0, scale=1.0, out=None):  # type: ignore[no-untyped-def]  # noqa: N805
-                return super().chi_square(k, less, scale, out) * (less != 2)
+        self.plane = True
+        found = super()._backward(passed, U2, along, rng)
+        self.plane = False
+        return found
 
-        return super()._backward(passed, U2, along, Wrong(rng.rng))
+    plane = False
+
+    def _chi_square(self, rng, draws, less=0):  # type: ignore[no-untyped-def]
+        return super()._chi_square(rng, draws, less) * (not self.plane or less != 2)
 
 
 class Forgetful(ResidualChain):
@@ -252,10 +256,11 @@ def test_inputs_of_any_size(name: str, device: str | None) -> None:
 
 # ---- means
 
+SERVED = [name for name in NETWORKS if name not in {"dead streams", "random biases of the head"}]  # by `moments`
+QUICK = {"relu", "leaky", "stream of 2", "random biases"}
 
-@pytest.mark.parametrize(
-    "name", [name for name in NETWORKS if name not in {"dead streams", "random biases of the head"}]
-)
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in SERVED])
 def test_means_are_the_exact_ones(name: str) -> None:
     """Means of K, K^2 and dK; what `moments` does not serve is left out."""
     net = NETWORKS[name]
@@ -271,6 +276,7 @@ def test_means_are_the_exact_ones(name: str) -> None:
 GRID = list(itertools.product((4, 200), (2, 50), (1, 6), (0.5, "1/sqrt(depth)")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "depth", "branch"), GRID)
 def test_means_over_a_grid(n: int, m: int, depth: int, branch: float | str) -> None:
     net = ResNet([3, n, 1], depth, m, branch=branch)

@@ -350,7 +350,7 @@ class ResidualChain:
 
     def _chi_square(self, rng: Any, draws: int, less: int = 0) -> Array:
         """chi2(n - less) for the stream's width n."""
-        return rng.chi_square(self._full(rng, draws, self.width), less=less)
+        return rng.chi_squares(self.width - less, draws)
 
     def _normal(self, rng: Any, draws: int, dimension: int) -> Array:
         """Normals along a direction that is there in a stream of at least that dimension."""

@@ -71,3 +71,7 @@ class DeviceGenerator:
         """Independent chi2(k - less), elementwise; 0 where k <= less (torch: the least positive number)."""
         shape = (k - less).clip(0) / 2
         return 2 * self.xp._standard_gamma(shape, generator=self._generator) * (shape > 0)
+
+    def chi_squares(self, k: int, count: int) -> Any:
+        """``count`` independent chi2(k) of one number k; 0 where k <= 0."""
+        return self.chi_square(self.full(count, float(k)))
