@@ -355,3 +355,8 @@ def test_what_cannot_be_drawn_is_refused(net: ResNet, words: str) -> None:
 def test_draws_that_overflow_are_refused() -> None:
     with pytest.raises(FinwidthError, match="overflow a double"):
         finwidth.sample(ResNet([3, 4, 1], 3000), X, 10)
+
+
+def test_inputs_out_of_range_beside_random_biases_are_refused() -> None:
+    with pytest.raises(FinwidthError, match="rescale the input, or start the biases at zero"):
+        finwidth.sample(NETWORKS["random biases"], [1e-200, 0, 0], 10)
