@@ -1,7 +1,7 @@
 r"""One input of a residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
-For Gaussian weights and an activation of two slopes (docs/theory/residual-chain.md).  First without random biases.  In a
-block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
+For Gaussian weights and an activation of two slopes (docs/theory/residual-chain.md).  First without random biases: in
+a block x' = a x + b h, h = W z, z = phi(y), y = V x; G' = dN/dx', p = W^T G', J = dN/dy, q = V^T J, G = a G' + q.
 Lengths are in units of |x|, so that neither the input's size nor a dead stream needs care::
 
     forward   y in a group of m neurons with one slope s: |y|^2 = v chi2(m), z = s y, Z = |z|^2
