@@ -118,9 +118,7 @@ OF_MLPS: dict[str, Callable[[], Any]] = {
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
     "regime": lambda: finwidth.regime(NET, X[0]),  # type: ignore[arg-type]
-    "sample": lambda: finwidth.sample(NET, X[0], draws=1),  # type: ignore[arg-type]
     "sample_gram": lambda: finwidth.sample_gram(NET, X, draws=1),  # type: ignore[arg-type]
-    "summarize": lambda: finwidth.summarize(NET, X[0]),  # type: ignore[arg-type]
     "train": lambda: finwidth.train(NET, X, Y, steps=1, lr=0.1, draws=1),  # type: ignore[arg-type]
 }
 

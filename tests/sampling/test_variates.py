@@ -112,3 +112,14 @@ def test_what_is_accepted_is_a_gamma(d: float) -> None:
     ratio = stats.norm.logpdf(x) - log_jacobian + np.log1p(-r) - stats.gamma(d + 1 / 3).logpdf(d * (1 + s) ** 3)
     assert np.ptp(ratio) < 1e-6
     assert variates._rejection(np.array([d]), np.array([-1.5]))[0] == 1
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 17, 511, 10**9])
+def test_chi_squares_of_one_number_follow_their_law(k: int) -> None:
+    drawn = Variates(stream(8, 0)).chi_squares(k, DRAWS)
+    if k == 0:
+        assert not drawn.any()
+        return
+    assert same_mean(drawn, k, 2 * k)
+    assert follows(drawn, stats.chi2(k).cdf)
+    assert not follows(drawn, stats.chi2(k + max(1, k // 100)).cdf)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Sampler(ABC):
 
     @staticmethod
     @abstractmethod
-    def unsupported(net: MLP) -> list[str]:
+    def unsupported(net: Any) -> list[str]:
         """Reasons why it does not draw this network; none if it does."""
 
     @property

@@ -22,13 +22,8 @@ from finwidth.networks.activations import Array
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.kernel_matrix.passes import Factor, factorise, transposed
-from finwidth.sampling.one_input.two_slope_chain import (
-    Generator,
-    HiddenVectors,
-    TwoSlopeChain,
-    over,
-    times_power,
-)
+from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
+from finwidth.sampling.one_input.two_slope_chain import Generator, HiddenVectors, TwoSlopeChain
 from finwidth.sampling.random.device import as_array, generator_namespace
 
 
@@ -64,7 +59,7 @@ class OutputsChain(TwoSlopeChain):
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, grams, strict=True):
                 K_w = K_w + c * R[:, None, None] * S
                 K_b = K_b + e * S
-            output = times_power(output, self.units[-1])
+            output = times_power_of_two(output, self.units[-1])
             dK = self._change(hidden, gradients, norms, output, rng)
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
@@ -106,7 +101,7 @@ class OutputsChain(TwoSlopeChain):
         carried = u[:, 0]
         for i, (layer, known) in enumerate(zip(hidden, gradients, strict=True)):
             k = (self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i])[:, None, None]
-            dK = dK - times_power(self.weight_multiplier[i] * _pushed(known.gram, u, output), self.units[i + 1])
+            dK = dK - times_power_of_two(self.weight_multiplier[i] * _pushed(known.gram, u, output), self.units[i + 1])
             total, share = self._constant(i, carried)
             alpha = over(u, total[:, None])
             spread = across + share[:, None, None] * along[..., None] * along[:, None]
@@ -128,7 +123,7 @@ class OutputsChain(TwoSlopeChain):
             rest = [slopes[..., g : g + 1] * each for g, each in enumerate(rest)]
             vectors = xp.concatenate([turned[..., None], dx[..., 2:], *rest], -1)
             across = _symmetric(vectors @ transposed(vectors))
-        dK = dK - times_power(self.weight_multiplier[-1] * _pushed(unit, u, output), self.units[-1])
+        dK = dK - times_power_of_two(self.weight_multiplier[-1] * _pushed(unit, u, output), self.units[-1])
         return dK + 0.0  # no negative zeros
 
 

@@ -1,13 +1,14 @@
 """One input: draws of the output, the kernel and its first change, whatever the width; what the user calls.
 
-For Gaussian weights and activations of two slopes.  ReLU networks without random biases take the chain of `norm_chain`,
-the others that of `two_slope_chain`, and those of several outputs that of `outputs_chain`.
+For Gaussian weights and activations of two slopes.  Of fully connected networks those with ReLU and without random
+biases take the chain of `norm_chain`, the others that of `two_slope_chain`, and those of several outputs that of
+`outputs_chain`; residual ones that of `residual_chain`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.one_input.norm_chain import NormChain, plain_relu
 from finwidth.sampling.one_input.outputs_chain import OutputsChain
+from finwidth.sampling.one_input.residual_chain import ResidualChain
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
@@ -31,26 +34,33 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SECONDS = 6e-8  # about so many for a layer of a draw
+RESIDUAL_SECONDS = 3e-7  # and for a block
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _CHUNK_BYTES = 10**8  # of one chunk of several outputs
 _LARGEST_CHUNK = 2**14
 _DEVICE_CELLS = 2**22  # on a torch device: 14 arrays of 32 MiB, and some for a layer at a time
 _LARGEST_DEVICE_CHUNK = 2**20
+_LARGEST_RESIDUAL_CHUNK = 2**13
+_RESIDUAL_NUMBERS = 11 * 2**20  # of one chunk: 88 MiB
+_DEVICE_RESIDUAL_NUMBERS = 2**26
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
-class MLPAtOneInput(Sampler):
-    """Draws of a fully connected network at one input, by one of the chains.
+class AtOneInput(Sampler):
+    """Draws of a network at one input by a chain of scalars, whatever its widths; ``method`` is its name.
 
-    On a torch device there is one kind of chain for all networks of one output.  ``first_output``: only the numbers of
-    output 0 are given, in the shapes of one output; those of the others have the same law.
+    ``first_output``: of several outputs only the numbers of output 0 are given, in the shapes of one output; those of
+    the others have the same law.
     """
 
-    fewer: ClassVar[str] = "use fewer threads, or take fewer layers or outputs"
+    method: ClassVar[str]
 
-    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
-        self.net, self.device, self.outputs = net, device, net.widths[-1]
+    def __init__(
+        self, net: Network, x: Vector, device: torch.device | None = None, *, first_output: bool = False
+    ) -> None:
+        self.device = device
+        self.depth, self.outputs = net.depth, net.widths[-1]
         several = () if self.outputs == 1 or first_output else (self.outputs,)
         self.shapes: Mapping[str, tuple[int, ...]]
         self.shapes = dict.fromkeys(KERNEL_DRAWS, 2 * several) | {"output": several}
@@ -58,13 +68,10 @@ class MLPAtOneInput(Sampler):
         self.largest = float(np.abs(given).max())
         self.exponent = exponent(given)  # |x|^2 = 4^exponent norm; 0 unless |x|^2 may overflow or underflow
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())
-        self._short = device is None and plain_relu(net) and self.outputs == 1
-        chain = NormChain if self._short else TwoSlopeChain if self.outputs == 1 else OutputsChain
-        self.chain: NormChain | TwoSlopeChain = chain(net, self.exponent)
 
     @staticmethod
-    def unsupported(net: MLP) -> list[str]:
-        """Reasons why the chains do not draw this network; none if one does."""
+    def unsupported(net: Any) -> list[str]:
+        """Reasons why no chain draws this network; none if one does."""
         reasons = []
         if net.weight_law.name != "gaussian":
             reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
@@ -75,46 +82,6 @@ class MLPAtOneInput(Sampler):
         if max(net.widths) > _WIDEST:
             reasons.append(f"it has a width of {max(net.widths)} (up to {_WIDEST} is supported)")
         return reasons
-
-    @property
-    def chunk_size(self) -> int:
-        """Draws of a chunk, by the network only."""
-        if self.device is not None:
-            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // (self.net.depth * self.outputs**2)))
-        largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
-        if self.outputs > 1:
-            return max(1, min(largest, _CHUNK_BYTES // self.memory(1)))
-        return max(1, min(largest, _CHUNK_CELLS // self.net.depth))
-
-    def memory(self, draws: int) -> int:
-        """Bytes that so many draws made at once need at their peak."""
-        depth, o = self.net.depth, self.outputs
-        arrays = 8 * depth + 20 if self._short else 24 * depth + 60
-        if o > 1:
-            arrays = (7 * depth + 20) * o**2 + (9 * depth + 20) * o + 10 * depth
-        return 8 * draws * arrays + 200 * depth
-
-    @property
-    def seconds(self) -> float:
-        """About how long a draw takes."""
-        return SECONDS * self.net.depth * (1 if self.outputs == 1 else 10 * self.outputs**2)
-
-    def task(self, draws: int) -> str:
-        """The work in words."""
-        return f"drawing {amount(draws)} networks of {self.net.depth} layers"
-
-    def draw(self, chunk: Chunk) -> Columns:
-        """The draws of a chunk: output, K_w, K_b, K and dK, in the shapes of ``shapes``."""
-        rng = chunk.stream_on(self.device)
-        numbers = Variates(rng) if isinstance(rng, np.random.Generator) else rng
-        if isinstance(self.chain, NormChain):
-            assert isinstance(numbers, Variates)
-            return self.chain.draw(self.norm, numbers, chunk.draws)
-        try:
-            drawn = self.chain.draw(self.norm, numbers, chunk.draws)
-        except FloatingPointError:
-            raise self._overflow("dK grows like its fourth power") from None
-        return drawn if self.shapes["output"] else first_output(drawn)
 
     def check(self, drawn: Columns) -> None:
         """Raise FinwidthError where draws overflow."""
@@ -134,7 +101,117 @@ def first_output(columns: Columns) -> Columns:
     return {name: values.reshape(len(values), -1)[:, 0] for name, values in columns.items()}
 
 
-SAMPLERS: dict[type, type[MLPAtOneInput]] = {MLP: MLPAtOneInput}
+class MLPAtOneInput(AtOneInput):
+    """Draws of a fully connected network at one input, by one of the chains.
+
+    On a torch device there is one kind of chain for all networks of one output.
+    """
+
+    fewer: ClassVar[str] = "use fewer threads, or take fewer layers or outputs"
+    method: ClassVar[str] = "norm chain"
+
+    def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
+        super().__init__(net, x, device, first_output=first_output)
+        self._short = device is None and plain_relu(net) and self.outputs == 1
+        chain = NormChain if self._short else TwoSlopeChain if self.outputs == 1 else OutputsChain
+        self.chain: NormChain | TwoSlopeChain = chain(net, self.exponent)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        if self.device is not None:
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_CELLS // (self.depth * self.outputs**2)))
+        largest = _LARGEST_CHUNK if self._short else _LARGEST_CHUNK // 2
+        if self.outputs > 1:
+            return max(1, min(largest, _CHUNK_BYTES // self.memory(1)))
+        return max(1, min(largest, _CHUNK_CELLS // self.depth))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        depth, o = self.depth, self.outputs
+        arrays = 8 * depth + 20 if self._short else 24 * depth + 60
+        if o > 1:
+            arrays = (7 * depth + 20) * o**2 + (9 * depth + 20) * o + 10 * depth
+        return 8 * draws * arrays + 200 * depth
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return SECONDS * self.depth * (1 if self.outputs == 1 else 10 * self.outputs**2)
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {self.depth} layers"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K and dK, in the shapes of ``shapes``."""
+        rng = chunk.stream_on(self.device)
+        numbers = Variates(rng) if isinstance(rng, np.random.Generator) else rng
+        if isinstance(self.chain, NormChain):
+            assert isinstance(numbers, Variates)
+            return self.chain.draw(self.norm, numbers, chunk.draws)
+        try:
+            drawn = self.chain.draw(self.norm, numbers, chunk.draws)
+        except FloatingPointError:
+            raise self._overflow("dK grows like its fourth power") from None
+        return drawn if self.shapes["output"] else first_output(drawn)
+
+
+class ResNetAtOneInput(AtOneInput):
+    """Draws of a residual network at one input."""
+
+    fewer: ClassVar[str] = "use fewer threads, or take fewer blocks"
+    method: ClassVar[str] = "residual chain"
+
+    def __init__(
+        self, net: ResNet, x: Vector, device: torch.device | None = None, *, first_output: bool = False
+    ) -> None:
+        super().__init__(net, x, device, first_output=first_output)
+        if net.random_bias and self.exponent:
+            raise FinwidthError(
+                f"the largest entry of the input is {self.largest:.3g}, and beside random initial biases the chain of "
+                "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
+            )
+        self.chain = ResidualChain(net, self.norm, self.exponent)
+
+    @staticmethod
+    def unsupported(net: ResNet) -> list[str]:
+        """Reasons why the chain does not draw this network; none if it does."""
+        reasons = AtOneInput.unsupported(net)
+        if net.widths[-1] != 1:
+            reasons.append(f"it has {net.widths[-1]} outputs (one is supported of a residual network)")
+        if max(net.hidden) > _WIDEST:
+            reasons.append(f"it has a hidden width of {max(net.hidden)} (up to {_WIDEST} is supported)")
+        return reasons
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        kept = self.chain.arrays * self.depth
+        if self.device is not None:
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_RESIDUAL_NUMBERS // kept))
+        return max(1, min(_LARGEST_RESIDUAL_CHUNK, _RESIDUAL_NUMBERS // kept))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return 8 * draws * (self.chain.arrays * self.depth + 60) + 8000 * self.depth
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return RESIDUAL_SECONDS * self.depth
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {self.depth} blocks"
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
+        rng = chunk.stream_on(self.device)
+        return self.chain.draw(Variates(rng) if isinstance(rng, np.random.Generator) else rng, chunk.draws)
+
+
+SAMPLERS: dict[type, type[AtOneInput]] = {MLP: MLPAtOneInput, ResNet: ResNetAtOneInput}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -143,8 +220,8 @@ def unsupported(net: Network) -> list[str]:
 
 
 def one_input_sampler(
-    net: MLP, x: Vector, device: str | torch.device | None = None, *, first_output: bool = False
-) -> Sampler:
+    net: Network, x: Vector, device: str | torch.device | None = None, *, first_output: bool = False
+) -> AtOneInput:
     """What draws a network at one input, or only its ``first_output``; raises FinwidthError unless something does.
 
     Examples
@@ -161,7 +238,7 @@ def one_input_sampler(
 
 
 def sample(
-    net: MLP,
+    net: Network,
     x: Vector,
     draws: int,
     seed: int = 0,
@@ -177,8 +254,8 @@ def sample(
     Parameters
     ----------
     net
-        A network with Gaussian weights, an activation of two slopes (relu, leaky_relu, linear, abs), initial biases
-        that are zero or Gaussian, and any number o of outputs.
+        An `MLP`, of any number o of outputs, or a `ResNet` of one, with Gaussian weights, an activation of two slopes
+        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
@@ -220,8 +297,9 @@ def sample(
     """
     import xarray as xr
 
-    columns = collect(one_input_sampler(net, x, device), draws, seed, threads=threads, progress=progress)
-    method = "norm chain" if device is None else f"norm chain on a torch device ({device})"
+    sampler = one_input_sampler(net, x, device)
+    columns = collect(sampler, draws, seed, threads=threads, progress=progress)
+    method = sampler.method if device is None else f"{sampler.method} on a torch device ({device})"
     return xr.Dataset(
         {
             name: (("draw", "component", "component_")[: column.ndim], column, KERNEL_DRAWS[name].attrs)

@@ -26,6 +26,7 @@ import numpy as np
 from finwidth.networks.activations import Array
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
 from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
 
@@ -86,21 +87,23 @@ class TwoSlopeChain:
             for c, e, R, S in zip(self.weight_multiplier, self.bias_multiplier, norms, squares, strict=True):
                 K_w = K_w + c * R * S
                 K_b = K_b + e * S
-            output = times_power(output, self.units[-1])
+            output = times_power_of_two(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
     def _norms(self, norm: Array, hidden: list[HiddenVectors]) -> list[Array]:
         """|x_i|^2 of the input and the hidden layers, without units."""
-        norms = [times_power(norm, 2 * self.units[0])]
-        return norms + [times_power(each.norm**2, 2 * unit) for each, unit in zip(hidden, self.units[1:], strict=False)]
+        norms = [times_power_of_two(norm, 2 * self.units[0])]
+        return norms + [
+            times_power_of_two(each.norm**2, 2 * unit) for each, unit in zip(hidden, self.units[1:], strict=False)
+        ]
 
     def _forward(self, norm: float, rng: Generator, one: Array) -> tuple[list[HiddenVectors], Array]:
         """The hidden layers, and the deviation of the output; ``one`` is 1 for each draw."""
         xp, hidden, draws = generator_namespace(rng), [], len(one)
         steps = [lower - upper for lower, upper in pairwise(self.units)]
-        R = times_power(norm * one, 2 * steps[0])
+        R = times_power_of_two(norm * one, 2 * steps[0])
         can_die = not all(self.slopes)
         for i, width in enumerate(self.widths[1:-1]):
             scale = self.weight_variance[i] * R + self.bias_variance[i]
@@ -115,8 +118,8 @@ class TwoSlopeChain:
             length = xp.sqrt(R)
             unit = xp.where(length > 0, over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
             live = xp.ones_like(R) if silent or not can_die else 1.0 * (scale > 0)
-            carried = times_power(length, steps[i + 1])
-            R = times_power(R, 2 * steps[i + 1])
+            carried = times_power_of_two(length, steps[i + 1])
+            R = times_power_of_two(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
             hidden.append(HiddenVectors(slopes, counts, y, unit, turned, length, carried, live))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1])
@@ -152,7 +155,7 @@ class TwoSlopeChain:
         carried = u  # of the input any number would do: it does not move
         for i, layer in enumerate(hidden):
             k = self.weight_multiplier[i] * norms[i] + self.bias_multiplier[i]
-            result = result + times_power(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
+            result = result + times_power_of_two(self.weight_multiplier[i] * squares[i] * u, self.units[i + 1])
             total, share = self._constant(i, carried)
             alpha = over(u, total)
             spread = self.weight_variance[i] * (across + along**2 * share)
@@ -168,7 +171,7 @@ class TwoSlopeChain:
             u = carried * along
             rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
             across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
-        return result + times_power(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
+        return result + times_power_of_two(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
 
 
 def _units(net: MLP, exponent: int) -> list[int]:
@@ -179,14 +182,3 @@ def _units(net: MLP, exponent: int) -> list[int]:
         own = (b.numerator.bit_length() - b.denominator.bit_length()) // 2 if b and exponent else units[-1]
         units.append(max(units[-1], own))
     return units
-
-
-def times_power(values: Array, power: int) -> Array:
-    """The values times a power of two, which may take two steps to reach."""
-    half = power // 2
-    return values * 2.0**half * 2.0 ** (power - half) if power else values
-
-
-def over(value: Array, divisor: Array) -> Array:
-    """The quotient, and 0 where the divisor is."""
-    return value / (divisor + (divisor == 0)) * (divisor > 0)

@@ -83,3 +83,7 @@ class DeviceGenerator:
         shape = (k - less).clip(0) / 2
         gamma: torch.Tensor = self.xp._standard_gamma(shape, generator=self._generator)
         return 2 * gamma * (shape > 0)
+
+    def chi_squares(self, k: int, count: int) -> torch.Tensor:
+        """``count`` independent chi2(k) of one number k; 0 where k <= 0."""
+        return self.chi_square(self.full(count, float(k)))

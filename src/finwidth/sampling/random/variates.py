@@ -127,11 +127,31 @@ class Variates:
             block = slice(start, start + _BLOCK)
             unsure[block] = self._propose(flat[block], less, scale, drawn[block], bits[block])
         place = np.flatnonzero(unsure)
-        e = flat[place] - (less + 2 / 3)
+        self._accept(flat[place] - (less + 2 / 3), scale, drawn, place, bits)
+        return out
+
+    def chi_squares(self, k: int, count: int) -> FloatArray:
+        """``count`` independent chi2(k) of one number k; 0 where k <= 0."""
+        if k < 3:
+            return 2 * self.rng.standard_gamma(max(k, 0) / 2, count)
+        e, drawn, bits = k - 2 / 3, self.rng.standard_normal(count), self._sixteen_bits(count)
+        drawn /= math.sqrt(e)
+        work = np.square(drawn)
+        work *= work
+        work *= 2 / 27 * _BUCKETS * e
+        place = np.flatnonzero(bits < work)
+        drawn += 3 / math.sqrt(2)
+        np.square(drawn, out=work)
+        work *= 2 * math.sqrt(2) / 27 * e
+        drawn *= work
+        self._accept(np.full(len(place), e), 1.0, drawn, place, bits)
+        return drawn
+
+    def _accept(self, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: Bits) -> None:
+        """Draw again what is rejected of the proposals at ``place``."""
         uniform = (bits[place] + self.rng.random(len(place))) / _BUCKETS
         rejected = uniform < _rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1)
         drawn[place[rejected]] = 2 * scale * self.rng.standard_gamma(e[rejected] / 2 + 1 / 3)
-        return out
 
     def _propose(self, k: FloatArray, less: int, scale: float, out: FloatArray, bits: Bits) -> npt.NDArray[np.bool_]:
         """Fill a block with proposals 2 d (1 + s)^3, and tell which of them may have to be rejected."""
