@@ -60,9 +60,10 @@ class Sizes:
     def block(self, n: int, o: int) -> BlockSize:
         """What a block of n inputs and o outputs needs."""
         held = formed = 0  # numbers of the factors at one input, and of deferred gradients that are formed at once
+        met = 1 if self.diagonal_only else n  # inputs that one input is multiplied with
         P, c = 1, 0  # the most positions of a factor that is not formed, and numbers at them
         for shape in self.shapes:
-            materializes = self.materializes(shape, n, o)
+            materializes = shape.materializes(o, met, all_pairs=self.all_pairs)
             deferred = materializes and self._smaller_in_factors(shape, o)
             held += shape.numbers(o, formed=materializes and not deferred)
             if deferred and shape.pulled:
