@@ -271,7 +271,7 @@ class Layout:
 def pieces(whole: range, size: int) -> list[range]:
     """Consecutive parts of nearly equal length, at most ``size``.
 
-    >>> from finwidth.empirical.kernel.sizes import pieces
+    >>> from finwidth.empirical.kernel.layout import pieces
     >>> pieces(range(7), 3)
     [range(0, 3), range(3, 5), range(5, 7)]
     """
