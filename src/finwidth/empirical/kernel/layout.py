@@ -60,9 +60,10 @@ class Sizes:
     def block(self, n: int, o: int) -> BlockSize:
         """What a block of n inputs and o outputs needs."""
         held = formed = 0  # numbers of the factors at one input, and of deferred gradients that are formed at once
+        met = 1 if self.diagonal_only else n  # inputs that one input is multiplied with
         P, c = 1, 0  # the most positions of a factor that is not formed, and numbers at them
         for shape in self.shapes:
-            materializes = self.materializes(shape, n, o)
+            materializes = shape.materializes(o, met, all_pairs=self.all_pairs)
             deferred = materializes and self._smaller_in_factors(shape, o)
             held += shape.numbers(o, formed=materializes and not deferred)
             if deferred and shape.pulled:
@@ -270,7 +271,7 @@ class Layout:
 def pieces(whole: range, size: int) -> list[range]:
     """Consecutive parts of nearly equal length, at most ``size``.
 
-    >>> from finwidth.empirical.kernel.sizes import pieces
+    >>> from finwidth.empirical.kernel.layout import pieces
     >>> pieces(range(7), 3)
     [range(0, 3), range(3, 5), range(5, 7)]
     """
