@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Unpack
 
 import numpy as np
@@ -143,7 +144,7 @@ def _exact_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions)
         return 1
     if above(_WIDEST):
         return _WIDEST + 1
-    widths, spreads = _scan(cv, lambda widths: spread_by_width(widths, depth, x, **network))
+    widths, spreads = _scan(cv, partial(spread_by_width, depth=depth, x=x, **network))
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         squares, one = np.square(spreads / cv), np.float64(cv) ** -2
         rounding = 1e-14 * depth * (one + squares)  # of squares, in double precision

@@ -113,7 +113,11 @@ def unsupported_by(algorithms: Mapping[type, Algorithm], net: Network) -> list[s
 def other_kind(net: Network, *kinds: type) -> list[str]:
     """The reason against a network that is none of the ``kinds`` of description; none if it is."""
     known = " and ".join(kind.__name__ for kind in kinds) or "nothing"
-    return [] if isinstance(net, kinds) else [f"it is a {type(net).__name__} ({known} is supported)"]
+    return (
+        []
+        if isinstance(net, kinds)
+        else [f"it is a {type(net).__name__} ({known} {'are' if len(kinds) > 1 else 'is'} supported)"]
+    )
 
 
 def check_mlp(net: object) -> MLP:

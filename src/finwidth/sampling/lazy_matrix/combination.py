@@ -84,11 +84,6 @@ class SharedMatrix(DeferredGaussianMatrix[Array]):
         return self._draws if self._batched else None
 
     @property
-    def core_shape(self) -> tuple[int, int, int]:
-        """Shape of a core in the bases as they are now."""
-        return (self._draws, *(self.shape if self.materialized else self.known))
-
-    @property
     def left_vectors(self) -> list[Array]:
         """Blocks of U."""
         return self._left.vectors
@@ -155,7 +150,8 @@ class Combination(Generic[Array]):
 
     def padded(self) -> Array:
         """The core in the bases as they are now, longer than when it was made."""
-        core = self.matrix.zeros(self.matrix.core_shape)
+        sizes: tuple[int, int] = self.matrix.shape if self.matrix.materialized else self.matrix.known
+        core = self.matrix.zeros((self.matrix._draws, *sizes))
         if self.core is not None:
             core[:, : self.core.shape[1], : self.core.shape[2]] = self.core
         return core
