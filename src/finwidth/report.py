@@ -19,7 +19,8 @@ from finwidth.exact.bounds import Bounds, bounds, unsupported
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions, options_of
+from finwidth.networks.routes import check_mlp
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
@@ -86,7 +87,8 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     """
-    sampler, draws = one_input_sampler(net, x, first_output=True), count("draws", draws)
+    net, draws = check_mlp(net), count("draws", draws)
+    sampler = one_input_sampler(net, x, first_output=True)
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
@@ -178,7 +180,9 @@ def _depth_figure(net: MLP, x: Vector) -> Figure:
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     step = math.ceil(deepest / 40)
-    return plots.growth_with_depth(
-        x, widths, range(1, deepest + 1, step), here=net,
-        activation=net.activation, parameterization=net.parameterization, bias=net.bias[0],
-    )  # fmt: skip
+    options = options_of(net)
+    usual: MLPOptions = {"activation": net.activation, "parameterization": net.parameterization}
+    figure = plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **(options or usual))
+    if options is None:
+        figure.axes[0].set_title("this network's layers differ; lines: default gains and biases", fontsize="small")
+    return figure

@@ -10,8 +10,8 @@ from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
+from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
-from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
@@ -44,7 +44,7 @@ class Summary:
         Quantiles of K and the moments of its logarithm; None of importance sampling, whose draws are weighted.
     """
 
-    network: MLP
+    network: Network
     draws: int
     seed: int
     estimates: Mapping[str, Estimate]
@@ -81,7 +81,7 @@ class Summary:
 
 
 def summarize(
-    net: MLP,
+    net: Network,
     x: Vector,
     draws: int = 100_000,
     seed: int = 0,
@@ -128,20 +128,20 @@ def summarize(
     >>> round(plain.K.quantile(0.5).value, 1)    # the median
     1.4
     """
-    net, draws, method = check_mlp(net), count("draws", draws), arguments.one_of("method", method, METHODS)
+    net, draws, method = check_network(net), count("draws", draws), arguments.one_of("method", method, METHODS)
     exact = None if unsupported(net) else exact_values(moments(net, x))
     if method == "importance":
         if device is not None:
             raise FinwidthError("importance sampling is on threads; leave device out, or take method='plain'")
         known = None if exact is None else dict(exact)
-        found = importance_estimates(net, x, draws, seed, exact=known, threads=threads, progress=progress)
+        found = importance_estimates(check_mlp(net), x, draws, seed, exact=known, threads=threads, progress=progress)
         return Summary(net, draws, seed, found, exact, None)
     sampler = one_input_sampler(net, x, device, first_output=True)
     chunks = draw_chunks(sampler, draws, seed, threads=threads, progress=progress)
     return _summary(net, chunks, draws, seed, exact)
 
 
-def sample_and_summarize(net: MLP, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
+def sample_and_summarize(net: Network, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
     """The draws of `finwidth.sample`, to be written to a file, and their summary."""
     exact = None if unsupported(net) else exact_values(moments(net, x))
     sampler = one_input_sampler(net, x)
@@ -152,7 +152,7 @@ def sample_and_summarize(net: MLP, x: Vector, draws: int, seed: int) -> tuple[Su
 
 
 def _summary(
-    net: MLP, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int, exact: dict[str, float] | None
+    net: Network, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int, exact: dict[str, float] | None
 ) -> Summary:
     totals, K = MomentAccumulators(), QuantileSketch()
     for drawn in chunks:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
 from finwidth.paper import page
 from finwidth.paper.records import Finding, Statement
@@ -136,7 +137,7 @@ def print_summary(found: Summary) -> None:
     show(str(found.network), table, notes)
 
 
-def _of_several(net: MLP) -> str:
+def _of_several(net: Network) -> str:
     """What K is of a network of several outputs."""
     return "" if net.widths[-1] == 1 else "K is that of output 0; the step of ΔK is on all outputs.\n"
 

@@ -76,10 +76,13 @@ def train_command(
         write_netcdf(run, output)
     found = mean_trajectory(run)
     if as_json:
-        print_json({"network": net.describe(), "lr": lr, "draws": draws, "seed": seed, "trajectory": found})
+        settings = {"lr": lr, "steps": steps, "batch": batch, "momentum": momentum, "loss": loss, "centred": centred}
+        print_json({"network": net.describe(), **settings, "draws": draws, "seed": seed, "trajectory": found})
         return
     from finwidth.cli import tables
 
     tables.print_trajectory(net, lr, found)
+    if centred:
+        typer.echo("Centred: the loss is that of N - N_0, the output less its value at initialization.")
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")

@@ -461,8 +461,7 @@ def check_order(order: int) -> int:
 def check_exact(net: Network) -> None:
     """Raise FinwidthError where the moments of a network are no fractions, or too long ones."""
     laws = [net.weight_law] + [net.bias_law] * net.random_bias
-    if not all(law.rational for law in laws):
-        names = " and ".join(law.name for law in laws)
+    if names := " and ".join(law.name for law in laws if not law.rational):
         raise FinwidthError(f"exact=True, but the moments of {names} are not all rational; use exact=False")
     if isinstance(net, MLP) and survival_matters(net) and max(net.widths[1:]) > _WIDEST_EXACT:
         raise FinwidthError(
@@ -533,6 +532,7 @@ def infinite_width(net: Network, x: Vector) -> float:
     >>> finwidth.infinite_width(finwidth.MLP([2, 3, 3, 1]), [1, 2])   # 3 * 5/2 + 1 + 2/2
     9.5
     """
+    check_supported("finwidth.moments", net)
     starts = {kind: pairs(kind) for kind in "wb"}
     values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
     with decimal.localcontext(CONTEXT):

@@ -14,7 +14,7 @@ from finwidth.exact.partitions import canonical, start_state
 from finwidth.exact.transfer import Input, Number, to_decimal
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector, exact_input
-from finwidth.networks.routes import algorithm
+from finwidth.networks.routes import algorithm, check_supported
 from finwidth.quantities import plain
 
 
@@ -55,6 +55,8 @@ class SignalMoments:
         """Plain types: fractions as strings, overflowed floats as None; logarithms beside them."""
         return {
             "network": self.network.describe(),
+            "kurtosis": plain(self.kurtosis),
+            **({"between_outputs": plain(self.between_outputs)} if self.network.widths[-1] > 1 else {}),
             "output": {"raw": plain(list(self.output.raw)), "log_raw": plain(list(self.output.log_raw))},
             "hidden": [{"raw": plain(list(each.raw)), "log_raw": plain(list(each.log_raw))} for each in self.hidden],
         }
@@ -99,6 +101,7 @@ def signal_moments(net: Network, x: Vector, *, exact: bool = False, order: int =
     (10.125, 10.125)
     """
     net, exact, order = check_network(net), arguments.flag("exact", exact), check_order(order)
+    check_supported("finwidth.moments", net)
     if exact:
         check_exact(net)
     powers = range(1, order + 1)

@@ -21,6 +21,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypedDict
 
+import numpy as np
+
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
@@ -278,7 +280,7 @@ def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], param
         raise FinwidthError(
             f'base_widths belong to parameterization="mup", and this one is "{parameterization}"; leave base_widths out'
         )
-    if not isinstance(given, Sequence):
+    if not isinstance(given, Sequence | np.ndarray):
         hidden = arguments.count("base_widths", given)
         return widths[0], *(hidden,) * (len(widths) - 2), widths[-1]
     bases = check_widths(given, "base_widths")
@@ -287,3 +289,26 @@ def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], param
             f"base_widths has {len(bases)} entries for {len(widths)} widths; give one number, or {len(widths)}"
         )
     return bases
+
+
+def options_of(net: MLP) -> MLPOptions | None:
+    """Arguments for networks of other depths and widths with layers like these; None if the layers differ.
+
+    >>> from finwidth.networks.mlp import MLP, options_of
+    >>> options_of(MLP([2, 3, 3, 1], gains=1))["gains"], options_of(MLP([2, 3, 3, 1], gains=[1, 1, 2]))
+    (Fraction(1, 1), None)
+    """
+    found: MLPOptions = {
+        "weight_law": net.weight_law,
+        "activation": net.activation,
+        "parameterization": net.parameterization,
+        "bias": net.bias[0],
+        "bias_law": net.bias_law,
+        "bias_variance": net.bias_variance[0] if net.bias[0] != "none" else 0,
+        "bias_scale": net.bias_scale[0],
+    }
+    if net.gains != MLP(net.widths, activation=net.activation).gains:
+        found["gains"] = net.gains[0]
+    if set(net.base_widths) != {1}:
+        found["base_widths"] = net.base_widths[1] if net.depth > 1 else 1
+    return found if MLP(net.widths, **found) == net else None

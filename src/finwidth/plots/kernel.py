@@ -15,6 +15,7 @@ from finwidth.exact.moments import moments
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.networks.routes import check_mlp
 from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def growth_with_depth(
         axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
         axes.plot(grid.depth, np.exp(np.minimum(5 * grid.depth / width, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
-        found = moments(here, x)
+        found = moments(check_mlp(here), x)
         ratio = np.exp(min(found.log_second_moment - 2 * found.K.log_raw[0], _LARGEST_LOG))
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
     axes.plot([], [], color="black", lw=1.0, ls="--", label=r"$\exp(5\,d/n)$")

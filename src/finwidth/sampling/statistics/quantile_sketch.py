@@ -57,6 +57,7 @@ class QuantileSketch:
         self._first = 0  # the bin of counts[0]
         self._counts = np.zeros(0, dtype=np.int64)
         self._zero = 0
+        self._least, self._largest = math.inf, 0.0  # of the positive draws
         self._logs = Accumulator()
 
     def add(self, values: FloatArray) -> None:
@@ -66,6 +67,8 @@ class QuantileSketch:
         positive = values[values > 0]
         self._zero += len(values) - len(positive)
         if len(positive):
+            self._least = min(self._least, float(positive.min()))
+            self._largest = max(self._largest, float(positive.max()))
             logs = np.log(positive)
             self._logs.add(logs)
             bins = np.ceil(logs / _LOG_BASE).astype(np.int64)
@@ -87,6 +90,7 @@ class QuantileSketch:
     def merge(self, other: QuantileSketch) -> None:
         """Take in all draws of another."""
         self._zero += other._zero
+        self._least, self._largest = min(self._least, other._least), max(self._largest, other._largest)
         self._logs.merge(other._logs)
         if len(other._counts):
             self._count(other._first, other._counts)
@@ -118,7 +122,8 @@ class QuantileSketch:
             return 0.0
         place = self._first + int(np.searchsorted(np.cumsum(self._counts), rank - self._zero))
         # 2 g^i / (1 + g), without g^i, which may overflow.
-        return math.exp(min(place * _LOG_BASE - math.log((1 + math.exp(_LOG_BASE)) / 2), _LARGEST_LOG))
+        middle = math.exp(min(place * _LOG_BASE - math.log((1 + math.exp(_LOG_BASE)) / 2), _LARGEST_LOG))
+        return min(max(middle, self._least), self._largest)
 
     @property
     def log_mean(self) -> Measured:

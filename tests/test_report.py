@@ -1,0 +1,59 @@
+"""The report's figure over depth, and what a report refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import MLP, FinwidthError, ResNet
+from finwidth.report import _depth_figure, report
+
+X = [1.0, 1.0, 1.0, 1.0]
+ALIKE: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "scaled biases": {"bias_scale": 10},
+    "no weight of biases": {"bias_scale": 0},
+    "random biases": {"bias_variance": 1, "bias_law": "uniform"},
+    "muP": {"parameterization": "mup", "base_widths": 16},
+    "gains": {"gains": 2},
+    "no biases, uniform weights": {"bias": "none", "weight_law": "uniform"},
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_network_stands_on_the_line_of_its_width(name: str) -> None:
+    figure = _depth_figure(MLP([4, 16, 16, 16, 1], **ALIKE[name]), X)
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    on_line = dict(zip(*(np.asarray(each) for each in lines["$n = 16$"].get_data()), strict=True))
+    assert on_line[4] == pytest.approx(float(np.asarray(lines["this network"].get_ydata())[0]), rel=1e-10)
+
+
+def test_a_network_of_unlike_layers_is_said_to_be_one() -> None:
+    figure = _depth_figure(MLP([4, 16, 16, 1], gains=[2, 2, 5]), X)
+    assert "layers differ" in figure.axes[0].get_title()
+
+
+def test_reports_are_of_fully_connected_networks() -> None:
+    with pytest.raises(FinwidthError, match=r"it is a ResNet.*finwidth\.moments"):
+        report(ResNet([2, 3, 1], 2), [1, 2], 1000)  # type: ignore[arg-type]
+    with pytest.raises(FinwidthError, match=r"it is a ResNet.*finwidth\.moments"):
+        finwidth.plots.growth_with_depth([1, 2], [3], [1, 2], here=ResNet([2, 5, 1], 3))  # type: ignore[arg-type]
+
+
+def test_summaries_are_of_all_that_is_drawn() -> None:
+    found = finwidth.summarize(ResNet([2, 6, 1], 2), [1, 2], draws=20_000)
+    assert found.exact is not None
+    z = found.estimates["K"].z(found.exact["K"])
+    assert z is not None
+    assert abs(z) < 5
+    with pytest.raises(FinwidthError, match="it is a ResNet"):
+        finwidth.summarize(ResNet([2, 6, 1], 2), [1, 2], draws=100, method="importance")
+
+
+def test_quantiles_lie_between_the_draws() -> None:
+    found = finwidth.summarize(MLP([2, 3, 1]), [0, 0], draws=1000)
+    assert found.K is not None
+    assert {found.K.quantile(share).value for share in (0.05, 0.5, 0.95)} == {1.0}
