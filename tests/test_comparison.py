@@ -101,3 +101,10 @@ def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_mistakes_are_told(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         compare(MLP([2, 3, 1]), [1, 2], **arguments)  # type: ignore[call-overload]
+
+
+def test_networks_of_very_many_outputs_are_not_drawn_in_law() -> None:
+    """A draw takes a time in proportion to the cube of their number; real networks are drawn all the same."""
+    found = compare(MLP([3, 4, 40]), [1, 2, 3], draws=100, networks=100)
+    assert "40 outputs" in str(found.not_sampled)
+    assert found.rows[0].networks.draws == 100

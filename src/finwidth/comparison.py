@@ -28,6 +28,7 @@ from finwidth.sampling.statistics.estimates import estimate_moments
 if TYPE_CHECKING:
     from torch import nn
 
+_MOST_OUTPUTS = 32  # of networks that are drawn in law as well
 _WEIGHTS = 2 * 10**8  # that the default number of real networks draws in all: some seconds
 _MOST_NETWORKS = 10_000
 _ROUNDING = 1e-6  # of kernels in float32
@@ -153,16 +154,27 @@ def compare(
         return _compare_module(net, x, init, tell, draws=draws, networks=networks, seed=seed)
     net = check_mlp(net)
     exact = exact_values(moments(net, x))
-    reasons = sample.unsupported(net)
-    sampler = None if reasons else sample.one_input_sampler(net, x, first_output=True)
+    not_sampled = _not_sampled(net)
+    sampler = None if not_sampled else sample.one_input_sampler(net, x, first_output=True)
     if sampler is not None:
         afford_draws(sampler, draws)
     found = estimate_moments([_networks(net, x, networks, seed)], exact)
     sampled = {} if sampler is None else estimate_moments(draw_chunks(sampler, draws, seed, progress=tell), exact)
     tilt = _tilted(net, x, draws, seed, exact) if not all(each.trust for each in sampled.values()) else {}
     rows = tuple(Row(name, exact[name], sampled.get(name), tilt.get(name), found[name]) for name in found)
-    not_sampled = f"finwidth.sample cannot draw this network: {'; '.join(reasons)}" if reasons else None
     return Comparison(net, rows, not_sampled)
+
+
+def _not_sampled(net: MLP) -> str | None:
+    """Why a network is not drawn in law beside the real ones; None if it is."""
+    if reasons := sample.unsupported(net):
+        return f"finwidth.sample cannot draw this network: {'; '.join(reasons)}"
+    if net.widths[-1] > _MOST_OUTPUTS:
+        return (
+            f"it has {net.widths[-1]} outputs, and a draw in law takes a time in proportion to their cube "
+            f"(up to {_MOST_OUTPUTS} are drawn)"
+        )
+    return None
 
 
 def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
@@ -269,7 +281,7 @@ def _compare_module(
 
     net = empirical.recognise(module, init)
     measured = _measured_module(net, module, x)
-    in_law = not sample.unsupported(net)
+    in_law = _not_sampled(net) is None
     if in_law:
         drawn = collect(sample.one_input_sampler(net, x, first_output=True), draws, seed, progress=tell)
     else:
