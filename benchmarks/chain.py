@@ -19,6 +19,7 @@ import numpy as np
 import scipy
 
 import finwidth
+from finwidth import ResNet
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.sample import one_input_sampler
@@ -43,7 +44,7 @@ def rates(*runs: Callable[[], int]) -> list[float]:
     return [statistics.median(found) for found in measured]
 
 
-def chain(net: MLP, threads: int) -> Callable[[], int]:
+def chain(net: MLP | ResNet, threads: int) -> Callable[[], int]:
     """Some chunks of draws, as `finwidth.sample` makes them: output, K_w, K_b, K and dK."""
     x = [1.0] + [0.0] * (net.widths[0] - 1)
     sampler = one_input_sampler(net, x)

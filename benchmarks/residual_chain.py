@@ -9,38 +9,17 @@ against the exact value) before anything is timed.  Medians of repeated runs tha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
-import finwidth
-from chain import rates, versions
+from chain import chain, rates, versions
 from finwidth import ResNet
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_threads, stream
-from finwidth.sampling.sampler import draw_chunks
 
 X = [1.0] * 4
-
-
-def chain(net: ResNet, threads: int) -> Callable[[], int]:
-    """Some chunks of draws, as `finwidth.sample` makes them: output, K_w, K_b, K and dK."""
-    sampler = one_input_sampler(net, X)
-    draws = 4 * sampler.chunk_size
-    exact = finwidth.moments(net, X)
-    K = [piece["K"] for piece in draw_chunks(sampler, draws, threads=threads)]
-    mean, error = np.concatenate(K).mean(), float(exact.cv) * float(exact.mean) / draws**0.5
-    if abs(mean - float(exact.mean)) > 6 * error:
-        sys.exit(f"the chain is wrong: mean K {mean}, exact {exact.mean}")
-
-    def run() -> int:
-        for _ in draw_chunks(sampler, draws, threads=threads):
-            pass
-        return draws
-
-    return run
 
 
 def generators(net: ResNet) -> Callable[[], int]:

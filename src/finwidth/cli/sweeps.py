@@ -21,6 +21,7 @@ from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
     from finwidth.sweeps.execution.run import Progress
+    from finwidth.sweeps.store.dataset import Status
 
 
 class _RunByDefault(TyperGroup):
@@ -149,7 +150,10 @@ def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
 
-    found = status(store)
+    _print_status(status(store), as_json=as_json)
+
+
+def _print_status(found: Status, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
@@ -211,13 +215,7 @@ def merge_command(
     from finwidth.sweeps.store.merge import merge
 
     merge(stores, output)
-    found = status(output)
-    if as_json:
-        print_json(found)
-        return
-    from finwidth.cli import tables
-
-    tables.print_sweep_status(found)
+    _print_status(status(output), as_json=as_json)
 
 
 @sweep_app.command("plot")

@@ -20,13 +20,10 @@ from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar
 
-from finwidth.memory import afford
 from finwidth.networks.activations import Activation
 from finwidth.networks.description import Gains, Layer
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.residual import Factor, ResidualNetwork
-
-_BLOCK_BYTES = 900
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,7 @@ class BalancedResNet(ResidualNetwork):
     """
 
     layer_kinds: ClassVar[tuple[str, ...]] = ("stem", "W", "head")
+    block_bytes: ClassVar[int] = 900
     activated: ClassVar[str] = "W"
 
     def __init__(
@@ -92,9 +90,6 @@ class BalancedResNet(ResidualNetwork):
     @cached_property
     def blocks(self) -> tuple[BalancedBlock, ...]:
         """The L blocks, first to last; those that are equal are one object."""
-        described = list(zip(self.skip_squared, self.branch_squared, strict=True))
-        different = set(described)
-        afford(_BLOCK_BYTES * len(different), f"a network of {len(different)} different blocks", "take fewer")
         n = self.widths[1]
-        made = {factors: BalancedBlock(*factors, self._layer("W", n, n)) for factors in different}
-        return tuple(map(made.__getitem__, described))
+        described = list(zip(self.skip_squared, self.branch_squared, strict=True))
+        return self._blocks(described, lambda factors: BalancedBlock(*factors, self._layer("W", n, n)))

@@ -9,20 +9,23 @@ its last matrix is even in each of its rows.  So means are exact fractions also 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
+from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
 from finwidth.networks.description import Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
 Factor: TypeAlias = float | Fraction | str
+Described = TypeVar("Described", bound=Hashable)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class ResidualNetwork(Network):
     bias_scale: tuple[Fraction, ...]
 
     layer_kinds: ClassVar[tuple[str, ...]]  # the kinds of weight layers, in the order of ``gains`` and ``bias``
+    block_bytes: ClassVar[int]  # that the description of a block takes
     activated: ClassVar[str]  # the one that by default has the gain of the activation
 
     def _set(self, widths: Sequence[int], depth: int, given: dict[str, Any]) -> None:
@@ -111,6 +115,13 @@ class ResidualNetwork(Network):
             bias_variance=scale * self.bias_variance[i],
             bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
         )
+
+    def _blocks(self, described: Sequence[Described], make: Callable[[Described], Made]) -> tuple[Made, ...]:
+        """The blocks of these descriptions, first to last; those that are equal are one object."""
+        different = set(described)
+        afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")
+        made = {each: make(each) for each in different}
+        return tuple(map(made.__getitem__, described))
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

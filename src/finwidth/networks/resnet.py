@@ -21,14 +21,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from finwidth import arguments
-from finwidth.memory import afford
 from finwidth.networks.activations import Activation
 from finwidth.networks.description import Gains, Layer, Places
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.residual import Factor, ResidualNetwork
 from finwidth.networks.widths import check_widths, format_widths
-
-_BLOCK_BYTES = 1500
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,7 @@ class ResNet(ResidualNetwork):
     hidden: tuple[int, ...]
 
     layer_kinds: ClassVar[tuple[str, ...]] = ("stem", "V", "W", "head")
+    block_bytes: ClassVar[int] = 1500
     activated: ClassVar[str] = "V"
 
     def __init__(
@@ -117,12 +115,13 @@ class ResNet(ResidualNetwork):
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The L blocks, first to last; those that are equal are one object."""
-        described = list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True))
-        different = set(described)
-        afford(_BLOCK_BYTES * len(different), f"a network of {len(different)} different blocks", "take fewer")
         n = self.widths[1]
-        made = {(a, b, m): Block(a, b, self._layer("V", n, m), self._layer("W", m, n)) for a, b, m in different}
-        return tuple(map(made.__getitem__, described))
+
+        def block(described: tuple[Fraction, Fraction, int]) -> Block:
+            a, b, m = described
+            return Block(a, b, self._layer("V", n, m), self._layer("W", m, n))
+
+        return self._blocks(list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True)), block)
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

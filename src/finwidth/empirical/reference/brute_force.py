@@ -6,9 +6,9 @@ the gradient for the update.  It is slow and it is meant to be read; tests and `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from finwidth.networks.inputs import Vector, check_input, check_inputs, exponent
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.progress import check_time, stage
+
+Drawn = TypeVar("Drawn")
 
 _BATCH_BYTES = 2**26
 _SECONDS = 1e-8  # about so many for a weight of a network
@@ -226,7 +228,12 @@ def batches(net: MLP, networks: int, rng: np.random.Generator) -> Iterator[tuple
     afford(memory(net, networks) + 16 * networks * (4 + net.widths[-1]), what, "draw fewer or smaller ones")
     check_time(networks, _SECONDS * weights_of(net), what, "draw fewer")
     batch = max(1, _BATCH_BYTES // (8 * weights_of(net)))
+    yield from in_batches(lambda number: draw_networks(net, number, rng), networks, batch)
+
+
+def in_batches(draw: Callable[[int], Drawn], networks: int, batch: int) -> Iterator[Drawn]:
+    """What ``draw`` makes of each number of networks, ``batch`` at a time."""
     with stage("drawing networks", networks) as told:
         for start in range(0, networks, batch):
-            yield draw_networks(net, min(batch, networks - start), rng)
+            yield draw(min(batch, networks - start))
             told(min(start + batch, networks))

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from finwidth.arguments import FloatArray
+from finwidth.empirical.reference.brute_force import in_batches
 from finwidth.memory import afford, amount
 from finwidth.networks.description import Layer
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.resnet import ResNet
-from finwidth.progress import check_time, stage
+from finwidth.progress import check_time
 
 _BATCH_BYTES = 2**25
 _SECONDS = 2e-8  # about so many for a weight of a network
@@ -135,12 +136,8 @@ def simulate_residual(net: ResNet, x: Vector, networks: int, rng: np.random.Gene
     vectors = 6 * (net.widths[0] + (2 * net.depth + 3) * n + 2 * sum(net.hidden) + net.widths[2])
     afford(8 * batch * (3 * weights + vectors) + 80 * networks, what, "draw fewer or smaller ones")
     check_time(networks, _SECONDS * weights, what, "draw fewer")
-    pieces = []
-    with stage("drawing networks", networks) as told:
-        for start in range(0, networks, batch):
-            drawn = draw_residual_networks(net, min(batch, networks - start), rng)
-            pieces.append(residual_kernel(net, drawn, x))
-            told(min(start + batch, networks))
+    drawn = in_batches(lambda number: draw_residual_networks(net, number, rng), networks, batch)
+    pieces = [residual_kernel(net, layers, x) for layers in drawn]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -14,7 +14,7 @@ from finwidth.memory import amount
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, draw_chunks, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
 from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.networks import Networks
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
@@ -68,9 +68,8 @@ def sampled_first_step(  # noqa: PLR0917
     >>> before.shape, bool((before != after).any())
     ((1000,), True)
     """
-    chunks = list(draw_chunks(FirstStep(net, x, target, lr), draws, seed, threads=1))
-    before, after = (np.concatenate([chunk[when] for chunk in chunks]) for when in ("before", "after"))
-    return before, after
+    columns = collect(FirstStep(net, x, target, lr), draws, seed, threads=1)
+    return columns["before"], columns["after"]
 
 
 class FirstStep(Sampler):
