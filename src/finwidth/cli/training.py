@@ -83,6 +83,6 @@ def train_command(
 
     tables.print_trajectory(net, lr, found)
     if centred:
-        typer.echo("Centred: the loss is that of N - N_0, the output less its value at initialization.")
+        typer.echo("Centred: the loss is that of N - N_0, the output less its initial value.")
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
