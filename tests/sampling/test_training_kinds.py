@@ -78,7 +78,7 @@ def test_training_is_that_of_its_initial_weights(name: str, monkeypatch: pytest.
     W[0] = W[0] @ np.linalg.qr(X.T)[0].T  # the first layer acts on coordinates of the inputs
     dense = AutogradNetworks(net)
     at, signs = dense.draw(draws, 0)
-    names = {name: 1.0 for name in dense.layers}
+    names = dict.fromkeys(dense.layers, 1.0)
     for i, block in enumerate(getattr(net, "blocks", ())):
         names[f"W {i}"] = float(block.branch_squared) ** 0.5
         if not block.branch_squared:
@@ -167,9 +167,7 @@ def test_memory_is_as_promised(n: int, steps: int, norm: Norm | None) -> None:
 
 def test_mini_batches_probes_and_classes_are_served() -> None:
     net = ResNet([3, 30, 3], 2, norm="rms")
-    found = train(
-        net, X, [0, 1, 2], 4, 0.05, draws=2, seed=1, batch=2, probe=X[:1], loss="cross-entropy", centred=True
-    )
+    found = train(net, X, [0, 1, 2], 4, 0.05, draws=2, seed=1, batch=2, probe=X[:1], loss="cross-entropy", centred=True)
     assert found.K.shape == (2, 5, 1, 1)
     assert np.isfinite(found.loss).all()
 

@@ -18,7 +18,7 @@ from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import array_namespace
 from finwidth.networks.balanced import BalancedResNet
-from finwidth.networks.description import Network, kept_widths
+from finwidth.networks.description import Network, kept_widths, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -58,7 +58,8 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    Those that hold gradients are as many times as large as there are outputs.  A few blocks of constant size and, for
+    Those that hold gradients are as many times as large as there are outputs.  A residual block counts as one more
+    layer, and a norm keeps two more arrays with targets; either works with a few more at a time.  A few blocks of constant size and, for
     each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output) come on top.
 
     Examples
@@ -70,10 +71,10 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """
     outputs, widths = net.widths[-1], kept_widths(net)
     residual, normalised = isinstance(net, ResidualNetwork), net.norm is not None
-    at_work = (1 + residual + normalised) * (1 + outputs)
+    arrays = sum(widths) + (1 + residual + normalised) * (1 + outputs) * max(widths)
     if targets:
-        at_work = 2 + 3 * outputs + (residual + 4 * normalised) * (1 + outputs)
-    arrays = (2 + outputs if targets else 1) * sum(widths) + at_work * max(widths)
+        arrays = (2 + outputs) * sum(widths) + (1 + outputs) * (sum(kept_widths(net, norms=True)) - sum(widths))
+        arrays += (2 + 3 * outputs + (residual + 2 * normalised) * (1 + outputs)) * max(widths)
     rows, layers = m * outputs, len(widths)
     of_inputs, of_pairs = (16, 4 * layers + 14) if targets else (7, 3 * layers + 8)
     grams = of_inputs * m**2 * (layers + 2) + of_pairs * (rows**2 - m**2)
@@ -99,6 +100,7 @@ class NetworkAtSeveralInputs(Sampler):
     ) -> None:
         self.net, self.X, self.targets, self.device = net, X, targets, device
         self.widths = kept_widths(net)
+        self.neurons = sum(layer.fan_out for stage in net.stages for layer in weight_layers(stage))
         m, outputs = len(X), net.widths[-1]
         several = (outputs,) if outputs > 1 else ()
         names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
@@ -127,13 +129,13 @@ class NetworkAtSeveralInputs(Sampler):
     @property
     def seconds(self) -> float:
         """About how long a draw takes in one thread."""
-        rows, neurons = len(self.X) * self.net.widths[-1], sum(self.widths)
+        rows, neurons = len(self.X) * self.net.widths[-1], self.neurons
         return 1e-7 * rows * neurons + 1e-9 * rows**2 * (neurons + rows * len(self.widths))
 
     def task(self, draws: int) -> str:
         """The work in words."""
-        neurons = sum(self.widths)
-        return f"drawing the kernel of {amount(len(self.X))} inputs and {amount(neurons)} neurons {amount(draws)} times"
+        inputs, neurons = amount(len(self.X)), amount(self.neurons)
+        return f"drawing the kernel of {inputs} inputs and {neurons} neurons {amount(draws)} times"
 
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk, in the shapes of ``shapes``."""
