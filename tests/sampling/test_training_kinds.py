@@ -1,4 +1,4 @@
-"""Training of residual and normalised networks in law, against networks that hold their weights and torch's autograd."""
+"""Training of residual and normalised networks in law, against networks that hold their weights and autograd."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_the_first_step_at_one_input_is_a_step_of_training(name: str) -> None:
     def kernels(at: Any, signs: Any) -> Any:
         moves = dense.step(at, signs, inputs, wanted)
         moved = {name: value + 0.1 * moves[name] for name, value in at.items()}
-        return [sum(dense.kernels(where, signs, inputs))[0, 0, 0, 0] for where in (at, moved)]
+        both = [dense.kernels(where, signs, inputs) for where in (at, moved)]
+        return [(K_w + K_b)[0, 0, 0, 0] for K_w, K_b in both]
 
     theirs = [each.numpy() for each in torch.func.vmap(kernels)(at, signs)]
     assert same_law(before.round(8), theirs[0].round(8))
