@@ -255,7 +255,7 @@ def sample(
     ----------
     net
         An `MLP`, of any number o of outputs, or a `ResNet` of one, with Gaussian weights, an activation of two slopes
-        (such as relu, leaky_relu or linear), and initial biases that are zero or Gaussian.
+        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.
