@@ -1,15 +1,12 @@
 r"""One input of a normalised residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
-The chain of `residual_chain` with norms on the stream (docs/theory/normalisation.md): norm(x) = k x, k = sqrt(n) / |x|,
-with the derivative k (1 - P_x).  In a pre-norm network they stand between x and V, and between the last x and the head;
-in a post-norm one between a x + b h and the stream.  Neither a gradient nor a tangent that has passed one has a part
-along x.  With u = norm(x), g the gradient by u and q = k (1 - P_x) g, the curvature of the norm gives to half the
-output's second derivative along the tangent
-
-    - (x . dx / |x|^2) (q . dx)  -  (u . g) |dx across x|^2 / (2 |x|^2).
+The chain of `residual_chain` with norms on the stream (docs/theory/normalisation.md), norm(x) = f x with the derivative
+f (1 - t P_x) as in `normalised_chain`.  In a pre-norm network they stand between x and V, and between the last x and the
+head; in a post-norm one between the sum a x + b h and the stream.  Their curvature bends the output along the tangent
+as there.
 
 Lengths are in units of U, that of what V reads; X is dx / U.  LayerNorm is the same in the n - 1 dimensions across
-(1, ..., 1), in which lies all that matters of a stream that is read, or made, by LayerNorms only.
+(1, ..., 1), in which lies all that matters of a stream that is read through LayerNorms only.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ from typing import Any
 from finwidth.networks.activations import Array
 from finwidth.networks.resnet import ResNet
 from finwidth.sampling.one_input.arithmetic import over
+from finwidth.sampling.one_input.normalised_chain import Normaliser
 from finwidth.sampling.one_input.residual_chain import BlockNumbers, Gradient, MatrixNumbers, Passed, ResidualChain
 
 
@@ -29,7 +27,7 @@ class NormalisedResidualChain(ResidualChain):
         super().__init__(net, norm)
         assert net.norm is not None
         self.pre = net.norm.position == "before"
-        self.normed_square = float(self.width)
+        self.normaliser = Normaliser(self.width, float(net.norm.epsilon))
         if net.norm.centred:
             self.width -= 1
 
@@ -47,8 +45,8 @@ class NormalisedResidualChain(ResidualChain):
     def _unit(self, R: Array, above: MatrixNumbers, *, stem: bool = False) -> tuple[Array, Array, Array, Array]:
         if stem and not self.pre:
             return super()._unit(R, above)
-        U2, along, share, length = super()._unit(self.normed_square * (R > 0), above)
-        return U2, along, share, (R / U2) ** 0.5 if self.pre else length
+        U2, along, share, length = super()._unit(R * self.normaliser.factor(R) ** 2, above)
+        return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
 
     def _backward(self, passed: list[Passed], U2: Array, along: Array, rng: Any) -> tuple[Array, Array, Array, Gradient]:
         output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
@@ -57,27 +55,32 @@ class NormalisedResidualChain(ResidualChain):
     def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
         if not at.normed:
             return nu, rho
-        at.pulled_above = nu * self.normed_square**0.5
-        return 0 * nu, over(rho * self.normed_square**0.5, at.step * at.U2**0.5)
+        R = at.U2 * at.step * at.step
+        factor = self.normaliser.factor(R)
+        at.pulled_above = factor * R**0.5 * nu
+        return self.normaliser.loose(R) * factor * nu, factor * rho
 
     def _read(self, at: Passed, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return vectors
-        factor = over(at.along, at.length)
+        factor = self.normaliser.factor(at.U2 * at.length * at.length)
         return tuple(factor * each for each in vectors)
+
+    def _read_along(self, at: Passed, part: Array) -> Array:
+        """`_read` for the part of a vector along x, of a pre-norm network."""
+        R = at.U2 * at.length * at.length
+        return self.normaliser.loose(R) * self.normaliser.factor(R) * part
 
     def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, pulled: Array) -> Array:
         if not self.pre:
             return super()._below(block, at, nu, g1, pulled)
         z_p = (1 - at.W_share) * pulled + at.Z**0.5 * at.p_fresh
-        at.pulled = at.U2**0.5 * at.along * (at.along * block.b * z_p + at.q_fresh)
-        return block.a * g1
+        at.q_along = at.along * block.b * z_p + at.q_fresh
+        return block.a * g1 + self._read_along(at, at.q_along)
 
-    def _tangent(
-        self, passed: list[Passed], head: Array, G: Gradient, rng: Any
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
         for at in passed:
-            at.F = at.U2**-0.5
+            at.F = over(1.0, at.U2**0.5)
         output, nu, rho = G
         total, parts = super()._tangent(passed, head, (passed[0].F, nu, rho), rng)
         return output * total, parts
@@ -85,20 +88,20 @@ class NormalisedResidualChain(ResidualChain):
     def _read_tangent(self, at: Passed, X: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return X
-        read = self._read(at, X[1:])
-        gained = at.U2**0.5 * sum(one * other for one, other in zip(at.q, read, strict=False))
-        at.bend = at.bend - over(X[0], at.length) * gained
-        square = over(sum(each * each for each in read), at.along * at.along)  # |dx across x|^2 / |x|^2
-        at.bend = at.bend - at.pulled * square / 2
-        return (0 * X[0], *read)
+        U, R = at.U2**0.5, at.U2 * at.length * at.length
+        read = (self._read_along(at, X[0]), *self._read(at, X[1:]))
+        gained = U * sum(one * other for one, other in zip((at.q_along, *at.q), read, strict=False))
+        across = over(sum(each * each for each in X[1:]), at.length * at.length)
+        pulled = U * at.along * at.q_along
+        at.bend = at.bend + self.normaliser.bend(R, over(X[0], at.length), across, gained, pulled)
+        return read
 
     def _normed_tangent(self, at: Passed, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
         if not at.normed:
             return X1, X2, X3
-        inverse = over(at.grown, at.step)  # U' over the length of a x + b h
-        _, rho = at.above
-        unit = at.U2**0.5 * at.grown
-        square = (X2 * X2 + X3 * X3) * inverse * inverse
-        at.bend = at.bend - X1 * inverse * rho * X2 * unit - at.pulled_above * square / 2
-        factor = over(self.normed_square**0.5, unit) * inverse
-        return 0 * X1, factor * X2, factor * X3
+        (nu, rho), U = at.above, at.U2**0.5 * at.grown
+        R, length = at.U2 * at.step * at.step, over(at.step, at.grown)  # |a x + b h|^2, and its length over U
+        gained, across = U * (nu * X1 + rho * X2), over(X2 * X2 + X3 * X3, length * length)
+        at.bend = at.bend + self.normaliser.bend(R, over(X1, length), across, gained, at.pulled_above)
+        factor = self.normaliser.factor(R)
+        return self.normaliser.loose(R) * factor * X1, factor * X2, factor * X3

@@ -103,8 +103,8 @@ class Passed:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
-    pulled: Array = 0.0  # what a norm before V gives . its gradient
-    pulled_above: Array = 0.0  # what that of a x + b h gives . its gradient
+    q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
+    pulled_above: Array = 0.0  # what the norm of a x + b h gives . its gradient
     bend: Array = 0.0  # half of what their curvature gives of the output's second derivative along the tangent
 
 
@@ -126,7 +126,7 @@ class ResidualChain:
                 made[id(block)] = BlockNumbers.of(block)
         self.blocks = [made[id(block)] for block in net.blocks]
         self.random_bias = net.random_bias
-        self.own_unit = net.random_bias or net.norm is not None  # lengths are not in units of |x|
+        self.own_unit = net.random_bias or net.norm is not None  # U is not |x|
         phi = net.activation
         up, down = float(phi.positive), float(phi.negative)
         # Two slopes of one size are one group of neurons: the signs can be given to the columns of W and the rows of V.
@@ -176,7 +176,7 @@ class ResidualChain:
             R, at.grown = U2 * step * step, step
             U2, along, share, length = self._unit(R, above)
             if self.own_unit:
-                at.grown = xp.sqrt(U2 / at.U2)
+                at.grown = xp.sqrt(over(U2, at.U2))
             live = live * (step > 0)
             silent = silent and not (block.W.b0 and block.b)
             passed.append(at)
@@ -188,7 +188,7 @@ class ResidualChain:
         Where U = 0 any unit would do.
         """
         U2, share = self._with_constant(R, above.beta)
-        if not self.own_unit:
+        if not self.random_bias:
             return U2, 1.0, share, 1.0
         U2 = U2 + (U2 == 0)
         along = (R / U2) ** 0.5
@@ -219,7 +219,7 @@ class ResidualChain:
         xp, draws = generator_namespace(rng), len(U2)
         deviation = self.head.v**0.5
         F = deviation * rng.standard_normal(draws)
-        if self.own_unit and not self.head.b0:
+        if self.random_bias and not self.head.b0:
             F = F * (along > 0)  # N = 0 where the stream is
         rho = deviation * xp.sqrt(self._chi_square(rng, draws, 1))
         nu = along * F + deviation * self._left_open(self._with_constant(U2 * along * along, self.head.beta)[1], rng, draws)

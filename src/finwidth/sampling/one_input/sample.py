@@ -77,10 +77,11 @@ class AtOneInput(Sampler):
 
     def _check_normalised(self, net: Network) -> None:
         """Raise FinwidthError for an input that the chain of a normalised network does not take."""
-        if not self.largest and not (net.bias_variance[0] and net.bias_scale[0]):
+        assert net.norm is not None
+        if not (self.largest or net.norm.epsilon or (net.bias_variance[0] and net.bias_scale[0])):
             raise FinwidthError(
-                "the input is 0, and there a normalised network has no derivatives unless the biases of its first "
-                "layer are random; give another input, or random biases"
+                "the input is 0, where a norm without epsilon has no derivative; give another input, or biases of the "
+                "first layer that are random"
             )
         if self.exponent:
             raise FinwidthError(
@@ -92,8 +93,6 @@ class AtOneInput(Sampler):
     def unsupported(net: Any) -> list[str]:
         """Reasons why no chain draws this network; none if one does."""
         reasons = []
-        if net.norm is not None and net.norm.epsilon:
-            reasons.append(f"its norm has epsilon {float(net.norm.epsilon):.4g} (0 is supported)")
         if net.norm is not None and net.norm.parameters == "trained":
             reasons.append("its norm has trained parameters (their derivatives need each neuron by itself)")
         if net.weight_law.name != "gaussian":
