@@ -73,6 +73,16 @@ class BlockNumbers:
 
 
 @dataclass(slots=True)
+class Tilt:
+    """Of a first block that reads x, and adds to x less its mean: a direction in the plane of both, across x."""
+
+    cos: Array  # of the angle of the two
+    sin: Array
+    G: Array = None  # the gradient along the direction
+    X: Array = None  # and the tangent
+
+
+@dataclass(slots=True)
 class Passed:
     """One block of all draws: shape (draws,), or with the groups of neurons first, (groups, draws)."""
 
@@ -103,6 +113,7 @@ class Passed:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
+    tilt: Tilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
     pulled_above: Array = 0.0  # what the norm of a x + b h gives . its gradient
     bend: Array = 0.0  # half of what their curvature gives of the output's second derivative along the tangent
@@ -155,9 +166,8 @@ class ResidualChain:
     def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
-        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
-        live = xp.ones_like(R)
-        U2, along, share, length = self._unit(R, self.blocks[0].V, stem=True)
+        U2, along, share, length = self._from_stem(rng, draws)
+        live = xp.ones_like(U2)
         silent = self.norm == 0 and not self.stem.b0  # y = 0 in every network
         for block, above in zip(self.blocks, [*(each.V for each in self.blocks[1:]), self.head], strict=True):
             silent = silent and not block.V.b0
@@ -182,7 +192,12 @@ class ResidualChain:
             passed.append(at)
         return passed, U2, along
 
-    def _unit(self, R: Array, above: MatrixNumbers, *, stem: bool = False) -> tuple[Array, Array, Array, Array]:
+    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
+        """`_unit` of the stem's output."""
+        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+        return self._unit(R, self.blocks[0].V)
+
+    def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array, Array]:
         """U^2, |x|^2 with the constant neuron of the layer above; |x| / U, that neuron's share of U^2, and |x| / U.
 
         Where U = 0 any unit would do.
@@ -249,7 +264,7 @@ class ResidualChain:
             at.F = F = F * at.grown
             if self.random_bias:
                 at.q_fresh = spread * self._left_open(at.share, rng, draws)
-            nu = self._below(block, at, nu, g1, pulled)
+            nu = self._below(block, at, nu, g1, pulled, rng)
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
@@ -263,7 +278,7 @@ class ResidualChain:
         """Vectors across x, taken through the derivative of what V reads of x."""
         return vectors
 
-    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, pulled: Array) -> Array:
+    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, pulled: Array, rng: Any) -> Array:
         """The part of G along x; above the block the gradient has ``nu`` along x' and ``g1`` along x."""
         nu = nu * at.step * at.along
         if self.random_bias:
@@ -339,7 +354,7 @@ class ResidualChain:
         """The tangent dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
         xp, groups, (X1, *moved) = generator_namespace(rng), len(at.slopes), X
         variance = sum(each * each for each in moved)
-        known = at.q[0] * moved[0] + at.q[1] * moved[1] + at.q[2] * moved[2]
+        known = sum(one * other for one, other in zip(at.q, moved, strict=False))
         if self.random_bias:
             variance = variance + at.share * X1 * X1
             known = known + at.q_fresh * X1

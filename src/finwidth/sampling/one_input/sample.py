@@ -228,8 +228,6 @@ class ResNetAtOneInput(AtOneInput):
         reasons = AtOneInput.unsupported(net)
         if net.widths[-1] != 1:
             reasons.append(f"it has {net.widths[-1]} outputs (one is supported of a residual network)")
-        if net.norm is not None and net.norm.centred and net.norm.position == "after":
-            reasons.append("its first block reads the stream before LayerNorm has taken its mean (RMSNorm is supported)")
         if max(net.hidden) > _WIDEST:
             reasons.append(f"it has a hidden width of {max(net.hidden)} (up to {_WIDEST} is supported)")
         return reasons
