@@ -128,6 +128,9 @@ def print_summary(found: Summary) -> None:
         value = exact.get(name)
         table.add_row(MOMENTS[name].label, number(value), *_sampled(each, value), f"{each.effective_draws:.3g}")
     notes = _of_several(found.network) + _doubts(found.estimates)
+    if found.infinite:
+        labels = ", ".join(MOMENTS[name].label for name in found.infinite)
+        notes += f"Not finite, or not sure to be: {labels}.\n"
     if found.K is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
     else:
