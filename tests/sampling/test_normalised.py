@@ -229,7 +229,7 @@ class Watched(NormalisedResidualChain):
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("ResNet") and "dead" not in name])
 def test_the_kernel_is_what_the_output_gains_along_its_gradient(name: str) -> None:
-    """G.dx before the last norm and c_o R + e are K: what the tangent pass finds is what the passes before have summed."""
+    """G.dx before the last norm and c_o R + e are K: what the tangent pass finds is what those before it summed."""
     net = NETWORKS[name]
     assert isinstance(net, ResNet)
     chain, rng = Watched(net, 9.0), Variates(stream(5, 0))
@@ -261,7 +261,8 @@ def test_the_output_is_normal_and_tells_nothing_of_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    "net", [MLP([3, *[2] * 300, 1], norm="rms"), ResNet([3, 2, 1], 500, norm="layer"), ResNet([3, 8, 1], 500, norm="rms")]
+    "net",
+    [MLP([3, *[2] * 300, 1], norm="rms"), ResNet([3, 2, 1], 500, norm="layer"), ResNet([3, 8, 1], 500, norm="rms")],
 )
 def test_deep_networks_give_finite_numbers(net: MLP | ResNet) -> None:
     assert all(np.isfinite(column).all() for column in draw(net, draws=200).values())
@@ -288,9 +289,13 @@ def test_a_device_draws_the_same_law(net: MLP | ResNet) -> None:
 
 @pytest.mark.parametrize(
     "net",
-    [MLP([3, *[50] * 30, 1], norm="rms"), ResNet([3, 50, 1], 30, norm="rms"), ResNet([3, 9, 1], 30, norm=Norm("layer", "after"))],
+    [
+        MLP([3, *[50] * 30, 1], norm="rms"),
+        ResNet([3, 50, 1], 30, norm="rms"),
+        ResNet([3, 9, 1], 30, norm=Norm("layer", "after")),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_memory_is_what_is_told(net: MLP | ResNet) -> None:
     sampler = one_input_sampler(net, X)
     size = sampler.chunk_size
@@ -306,7 +311,11 @@ def test_memory_is_what_is_told(net: MLP | ResNet) -> None:
     ("net", "x", "message"),
     [
         (MLP([3, 6, 5, 1], norm="layer"), X, "its LayerNorm takes the mean of neurons"),
-        (MLP([3, 6, 5, 1], norm=Norm("layer", "after"), activation="abs"), X, "its LayerNorm takes the mean of neurons"),
+        (
+            MLP([3, 6, 5, 1], norm=Norm("layer", "after"), activation="abs"),
+            X,
+            "its LayerNorm takes the mean of neurons",
+        ),
         (MLP([3, 6, 5, 1], norm=Norm("rms", parameters="trained")), X, "trained parameters"),
         (ResNet([3, 6, 1], 2, norm=Norm("rms", parameters="trained")), X, "trained parameters"),
         (MLP([3, 6, 5, 2], norm="rms"), X, "normalised and has 2 outputs"),

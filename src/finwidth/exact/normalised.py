@@ -1,8 +1,8 @@
 r"""Normalised networks: which moments of the kernel there are, and where they and its law are known exactly.
 
-A norm divides by a length, and where that is near zero the kernel is large: P(length < t) ~ t^k, k the number of numbers
-that must be small together, so that E[K^p] is finite for p < k/2 only (docs/theory/normalisation.md).  An epsilon in the
-norms makes all moments finite; then the rare networks whose lengths are small rule them instead.
+A norm divides by a length, and where that is near zero the kernel is large: P(length < t) ~ t^k, k the number of
+numbers that must be small together, so that E[K^p] is finite for p < k/2 only (docs/theory/normalisation.md).  An
+epsilon in the norms makes all moments finite; then the rare networks whose lengths are small rule them instead.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def tail_exponent(net: Network) -> float:
     --------
     >>> from finwidth import MLP, ResNet
     >>> from finwidth.exact.normalised import tail_exponent
-    >>> tail_exponent(MLP([3, 50, 50, 1], norm="rms")), tail_exponent(MLP([3, 50, 50, 1], "gaussian", "abs", norm="rms"))
-    (0.5, 25.0)
+    >>> [tail_exponent(MLP([3, 50, 50, 1], activation=phi, norm="rms")) for phi in ("relu", "abs")]
+    [0.5, 25.0]
     >>> tail_exponent(ResNet([3, 50, 1], 4, norm="rms")), tail_exponent(ResNet([3, 50, 1], 100, norm="rms"))
     (5.4, 0.7425742574257426)
     """
@@ -99,7 +99,7 @@ def _least_average(starts: list[int], added: list[int]) -> float:
 
 
 def why_no_moments(net: Network) -> str:
-    """Why `finwidth.moments` does not serve a normalised network: the moments are infinite, or it does not know them."""
+    """Why `finwidth.moments` does not serve a normalised network: its moments are infinite, or not known there."""
     assert net.norm is not None
     told = f'it is normalised (norm="{net.norm.kind}")'
     exponent = math.inf if isinstance(net.activation, SmoothActivation) else tail_exponent(net)

@@ -31,7 +31,7 @@ class Normaliser:
         self.width, self.epsilon = width, epsilon
 
     def factor(self, square: Array) -> Array:
-        """f of z; 0 where z and epsilon are 0."""
+        """The factor f of z; 0 where z and epsilon are 0."""
         return over(1.0, (square / self.width + self.epsilon) ** 0.5)
 
     def loose(self, square: Array) -> Array:
@@ -64,39 +64,38 @@ class NormalisedChain(TwoSlopeChain):
         factor = self.norms[i].factor(_square(slopes * y if self.after else y))
         return slopes * y * factor, factor
 
-    def _pulled_back(self, i: int, layer: HiddenVectors, plane: Array, fresh: Array) -> tuple[Array, Array]:
+    def _pulled_back(self, layer: HiddenVectors, plane: Array, fresh: Array) -> tuple[Array, Array]:
         z = self._normalised(layer)
         square = _square(z)
-        loose = self.norms[i].loose(square)
+        loose = self.norms[layer.place].loose(square)
         if self.after:
             plane = plane - over(1 - loose, square) * (z * plane).sum(0) * z
-        J, _ = super()._pulled_back(i, layer, plane, fresh)
+        J, _ = super()._pulled_back(layer, plane, fresh)
         if not self.after:
             J[:2] -= over(1 - loose, square) * (z * J[:2]).sum(0) * z
         return layer.factor * J, loose * layer.pulled
 
-    def _pushed_on(
-        self, i: int, layer: HiddenVectors, dy: Array, spread: Array, chi: Array, w: Array
-    ) -> tuple[Array, Array]:
+    def _pushed_on(self, layer: HiddenVectors, dy: Array, spread: Array, chi: Array, w: Array) -> tuple[Array, Array]:
         if self.after:
-            dz, rest = super()._pushed_on(i, layer, dy, spread, chi, w)
-            return layer.factor * self._normed(i, layer, dz, rest, w), layer.factor**2 * rest
-        du = layer.factor * self._normed(i, layer, dy, spread * chi.sum(0), w)
-        return super()._pushed_on(i, layer, du, layer.factor**2 * spread, chi, w)
+            dz, rest = super()._pushed_on(layer, dy, spread, chi, w)
+            return layer.factor * self._normed(layer, dz, rest, w), layer.factor**2 * rest
+        du = layer.factor * self._normed(layer, dy, spread * chi.sum(0), w)
+        return super()._pushed_on(layer, du, layer.factor**2 * spread, chi, w)
 
     def _normalised(self, layer: HiddenVectors) -> Array:
         """What the norm of a layer is given, on y+ and y-."""
         return layer.slopes * layer.y if self.after else layer.y
 
-    def _normed(self, i: int, layer: HiddenVectors, dz: Array, rest: Array, w: Array) -> Array:
+    def _normed(self, layer: HiddenVectors, dz: Array, rest: Array, w: Array) -> Array:
         """(1 - t P_z) dz; ``rest`` of the squared length of dz is in no direction of the frame."""
         z = self._normalised(layer)
         square = _square(z)
         along = over((z * dz[:2]).sum(0), square)
         across = array_namespace(dz).concatenate([dz[:2] - along * z, dz[2:]])
         beyond = over(_square(across) + rest, square)
-        layer.bend = self.norms[i].bend(square, along, beyond, w, layer.pulled)
-        across[:2] += self.norms[i].loose(square) * along * z
+        norm = self.norms[layer.place]
+        layer.bend = norm.bend(square, along, beyond, w, layer.pulled)
+        across[:2] += norm.loose(square) * along * z
         return across
 
 

@@ -1,9 +1,9 @@
 r"""One input of a normalised residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
 
 The chain of `residual_chain` with norms on the stream (docs/theory/normalisation.md), norm(x) = f x with the derivative
-f (1 - t P_x) as in `normalised_chain`.  In a pre-norm network they stand between x and V, and between the last x and the
-head; in a post-norm one between the sum a x + b h and the stream.  Their curvature bends the output along the tangent
-as there.
+f (1 - t P_x) as in `normalised_chain`.  In a pre-norm network they stand between x and V, and between the last x and
+the head; in a post-norm one between the sum a x + b h and the stream.  Their curvature bends the output along the
+tangent as there.
 
 Lengths are in units of U, that of what V reads; X is dx / U.  LayerNorm is the same in the n - 1 dimensions across
 (1, ..., 1), in which lies all that matters of a stream that is read through LayerNorms only.
@@ -17,7 +17,14 @@ from finwidth.networks.activations import Array
 from finwidth.networks.resnet import ResNet
 from finwidth.sampling.one_input.arithmetic import over
 from finwidth.sampling.one_input.normalised_chain import Normaliser
-from finwidth.sampling.one_input.residual_chain import BlockNumbers, Gradient, MatrixNumbers, Passed, ResidualChain, Tilt
+from finwidth.sampling.one_input.residual_chain import (
+    BlockNumbers,
+    Gradient,
+    MatrixNumbers,
+    Passed,
+    ResidualChain,
+    Tilt,
+)
 
 
 class NormalisedResidualChain(ResidualChain):
@@ -60,7 +67,9 @@ class NormalisedResidualChain(ResidualChain):
         U2, along, share, length = super()._unit(R * self.normaliser.factor(R) ** 2, above)
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
 
-    def _backward(self, passed: list[Passed], U2: Array, along: Array, rng: Any) -> tuple[Array, Array, Array, Gradient]:
+    def _backward(
+        self, passed: list[Passed], U2: Array, along: Array, rng: Any
+    ) -> tuple[Array, Array, Array, Gradient]:
         output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
         if tilt := passed[0].tilt:
             K_w, K_b = K_w + self.stem.c * self.norm * tilt.G**2, K_b + self.stem.e * tilt.G**2
@@ -85,10 +94,10 @@ class NormalisedResidualChain(ResidualChain):
         R = at.U2 * at.length * at.length
         return self.normaliser.loose(R) * self.normaliser.factor(R) * part
 
-    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, pulled: Array, rng: Any) -> Array:
+    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
         if not self.pre and at.tilt is None:
-            return super()._below(block, at, nu, g1, pulled, rng)
-        z_p = (1 - at.W_share) * pulled + at.Z**0.5 * at.p_fresh
+            return super()._below(block, at, nu, g1, rng)
+        z_p = (1 - at.W_share) * at.pulled + at.Z**0.5 * at.p_fresh
         at.q_along = at.along * block.b * z_p + at.q_fresh
         if at.tilt is None:
             return block.a * g1 + self._read_along(at, at.q_along)

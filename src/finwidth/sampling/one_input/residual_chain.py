@@ -36,7 +36,6 @@ from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_t
 from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
 
-
 Gradient: TypeAlias = tuple[Array, Array, Array]  # at the stem's output: N / U, and its parts along x and across it
 
 
@@ -53,6 +52,7 @@ class MatrixNumbers:
 
     @staticmethod
     def of(layer: Layer) -> MatrixNumbers:
+        """The numbers of a layer."""
         v, b0 = float(layer.weight_variance), float(layer.bias_variance)
         return MatrixNumbers(layer.fan_out, v, float(layer.weight_multiplier), b0, float(layer.bias_multiplier), b0 / v)
 
@@ -68,6 +68,7 @@ class BlockNumbers:
 
     @staticmethod
     def of(block: Block) -> BlockNumbers:
+        """The numbers of a block."""
         a, b = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
         return BlockNumbers(a, b, MatrixNumbers.of(block.inner), MatrixNumbers.of(block.outer))
 
@@ -108,11 +109,12 @@ class Passed:
     p_fresh: Array = 0.0  # what the constant neuron of W leaves open of p along z
     J: Array = None
     J2: Array = None
-    q: tuple[Array, Array, Array] = (None, None, None)  # across x: along h, along the rest of G', the rest
+    q: tuple[Array, ...] = (None, None, None)  # across x: along h, along the rest of G', the rest
     q_fresh: Array = 0.0  # what the constant neuron of V leaves open of q along x
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
+    pulled: Array = None  # h . G'
     tilt: Tilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
     pulled_above: Array = 0.0  # what the norm of a x + b h gives . its gradient
@@ -182,7 +184,9 @@ class ResidualChain:
             h = xp.sqrt(block.W.v * Z1)
             h_along, h_across = h * rng.standard_normal(draws), h * xp.sqrt(self._chi_square(rng, draws, 1))
             step, cos, sin = polar(block.a * length + block.b * h_along, block.b * h_across)
-            at = Passed(U2, along, share, length, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step)
+            at = Passed(
+                U2, along, share, length, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step
+            )
             R, at.grown = U2 * step * step, step
             U2, along, share, length = self._unit(R, above)
             if self.own_unit:
@@ -237,7 +241,9 @@ class ResidualChain:
         if self.random_bias and not self.head.b0:
             F = F * (along > 0)  # N = 0 where the stream is
         rho = deviation * xp.sqrt(self._chi_square(rng, draws, 1))
-        nu = along * F + deviation * self._left_open(self._with_constant(U2 * along * along, self.head.beta)[1], rng, draws)
+        nu = along * F + deviation * self._left_open(
+            self._with_constant(U2 * along * along, self.head.beta)[1], rng, draws
+        )
         output = xp.sqrt(U2) * F
         K_w, K_b = self.head.c * U2 * along * along, self.head.e * xp.ones_like(U2)
         for block, at in zip(reversed(self.blocks), reversed(passed), strict=True):
@@ -247,7 +253,7 @@ class ResidualChain:
             at.turn = t, out
             across, g3 = rho * t, rho * out
             g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
-            pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
+            at.pulled = pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
             self._through_outer(block, at, pulled, rng)
             at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
             at.J2 = (at.J * at.J).sum(0)
@@ -264,7 +270,7 @@ class ResidualChain:
             at.F = F = F * at.grown
             if self.random_bias:
                 at.q_fresh = spread * self._left_open(at.share, rng, draws)
-            nu = self._below(block, at, nu, g1, pulled, rng)
+            nu = self._below(block, at, nu, g1, rng)
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
@@ -278,12 +284,12 @@ class ResidualChain:
         """Vectors across x, taken through the derivative of what V reads of x."""
         return vectors
 
-    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, pulled: Array, rng: Any) -> Array:
+    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
         """The part of G along x; above the block the gradient has ``nu`` along x' and ``g1`` along x."""
         nu = nu * at.step * at.along
         if self.random_bias:
             nu = nu + block.a * at.share * g1 + at.q_fresh
-            nu = nu + at.along * block.b * (at.Z**0.5 * at.p_fresh - at.W_share * pulled)
+            nu = nu + at.along * block.b * (at.Z**0.5 * at.p_fresh - at.W_share * at.pulled)
         return nu
 
     def _left_open(self, share: Array, rng: Any, draws: int) -> Array:
@@ -306,9 +312,7 @@ class ResidualChain:
             plane = along * unit + across * xp.stack([-unit[1], unit[0]]) * (at.counts >= 1)
         at.p = xp.concatenate([plane, xp.sqrt(variance * rng.chi_square(at.counts, less=1))])
 
-    def _tangent(
-        self, passed: list[Passed], head: Array, G: Gradient, rng: Any
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
         F, nu, rho = G
         k = times_power_of_two(self.stem.c * self.norm, 2 * self.exponent) + self.stem.e

@@ -85,8 +85,8 @@ class AtOneInput(Sampler):
             )
         if self.exponent:
             raise FinwidthError(
-                f"the largest entry of the input is {self.largest:.3g}, and the chain of a normalised network takes one "
-                "between 1e-77 and 1e77; rescale the input"
+                f"the largest entry of the input is {self.largest:.3g}, and the chain of a normalised network takes "
+                "one between 1e-77 and 1e77; rescale the input"
             )
 
     @staticmethod
@@ -219,7 +219,9 @@ class ResNetAtOneInput(AtOneInput):
                 "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
             )
         self.chain = (
-            ResidualChain(net, self.norm, self.exponent) if net.norm is None else NormalisedResidualChain(net, self.norm)
+            ResidualChain(net, self.norm, self.exponent)
+            if net.norm is None
+            else NormalisedResidualChain(net, self.norm)
         )
 
     @staticmethod
@@ -303,7 +305,8 @@ def sample(
     ----------
     net
         An `MLP`, of any number o of outputs, or a `ResNet` of one, with Gaussian weights, an activation of two slopes
-        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian.
+        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian. Normalised ones of one output:
+        of an `MLP` with ``norm="rms"``, of a `ResNet` also ``"layer"``, without trained parameters of the norm.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.

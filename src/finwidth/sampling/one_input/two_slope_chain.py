@@ -37,6 +37,7 @@ Generator: TypeAlias = Variates | DeviceGenerator
 class HiddenVectors:
     """One hidden layer of all draws; arrays of shape (2, draws) are over the positive and the negative group."""
 
+    place: int
     slopes: Array  # (2, 1)
     counts: Array
     y: Array  # (rho+, rho-)
@@ -124,22 +125,20 @@ class TwoSlopeChain:
             carried = times_power_of_two(length, steps[i + 1])
             R = times_power_of_two(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
-            hidden.append(HiddenVectors(slopes, counts, y, unit, turned, length, carried, live, factor))
+            hidden.append(HiddenVectors(i, slopes, counts, y, unit, turned, length, carried, live, factor))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1])
 
     def _activated(self, i: int, slopes: Array, y: Array) -> tuple[Array, Array]:
         """What hidden layer ``i`` makes of y, and the factor of its norm, if it has one."""
         return slopes * y, None
 
-    def _pulled_back(self, i: int, layer: HiddenVectors, plane: Array, fresh: Array) -> tuple[Array, Array]:
+    def _pulled_back(self, layer: HiddenVectors, plane: Array, fresh: Array) -> tuple[Array, Array]:
         """J from q, on y+, y- and on f+, f-; and y . J."""
         xp = array_namespace(plane)
         return xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live, layer.pulled
 
-    def _pushed_on(
-        self, i: int, layer: HiddenVectors, dy: Array, spread: Array, chi: Array, w: Array
-    ) -> tuple[Array, Array]:
-        """dx from dy in the same directions, and the squared length of dx beyond them, where dy^2 is ``spread chi``."""
+    def _pushed_on(self, layer: HiddenVectors, dy: Array, spread: Array, chi: Array, w: Array) -> tuple[Array, Array]:
+        """The tangent dx from dy in the same directions, and its square beyond them; that of dy is ``spread chi``."""
         slopes = array_namespace(dy).concatenate([layer.slopes, layer.slopes]) * layer.live
         return slopes * dy, layer.live * spread * (layer.slopes**2 * chi).sum(0)
 
@@ -158,7 +157,7 @@ class TwoSlopeChain:
             plane = (along * layer.unit + across * layer.turned) * (layer.counts >= 1)
             fresh = sigma * xp.sqrt(rng.chi_square(layer.counts, less=1))
             layer.pulled = layer.norm * along
-            layer.J, p = self._pulled_back(i, layer, plane, fresh)
+            layer.J, p = self._pulled_back(layer, plane, fresh)
             layer.square = S = (layer.J**2).sum(0)
             layer.p = p
 
@@ -185,7 +184,7 @@ class TwoSlopeChain:
             dy = pull * layer.J + noise
             dy[:2] += alpha * layer.y
             w = w + k * layer.square
-            dx, rest = self._pushed_on(i, layer, dy, spread, rng.chi_square(layer.counts, less=2), w)
+            dx, rest = self._pushed_on(layer, dy, spread, rng.chi_square(layer.counts, less=2), w)
             along = (layer.unit * dx[:2]).sum(0)
             carried = layer.carried
             u = carried * along
