@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, FinwidthError
+from finwidth import MLP, FinwidthError, ResNet
+from finwidth.cli.tables import print_summary
 from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.summary import sample_and_summarize
 
@@ -108,3 +109,51 @@ def test_what_cannot_be_summarized_is_refused() -> None:
         finwidth.summarize(MLP([2, 3, 2]), X, method="importance")
     with pytest.raises(FinwidthError, match="tilted draws need ReLU"):
         finwidth.summarize(MLP([2, 3, 1], activation="abs"), X, method="importance")
+
+
+def test_means_that_are_infinite_are_left_out() -> None:
+    """Of ReLU with RMSNorm no mean exists; quantiles and the spread do."""
+    net = MLP([2, 32, 32, 1], norm="rms")
+    found = finwidth.summarize(net, X, 20_000)
+    assert found.estimates == {}
+    assert found.exact is None
+    assert len(found.infinite) == 8
+    assert "Not finite, or not sure to be: E[K], E[K_w]" in str(found)
+    K = finwidth.sample(net, X, 20_000).K.to_numpy()
+    assert found.K is not None
+    assert found.K.quantile(0.5).value == pytest.approx(float(np.median(K)), rel=2e-3)
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["estimates"] == {}
+    assert document["law"]["K"]
+
+
+def test_means_whose_errors_are_infinite_are_not_trusted() -> None:
+    """E[K^p] of pre-norm ReLU is finite for p < (n + L) / (2 (L + 1)) = 5/3: of K, not of K^2."""
+    found = finwidth.summarize(ResNet([2, 8, 1], 2, norm="rms"), X, 20_000)
+    assert set(found.estimates) == {"K", "K_w", "K_b"}
+    assert not any(each.trust for each in found.estimates.values())
+    assert "its standard error is infinite" in found.estimates["K"].verdict
+    wide = finwidth.summarize(ResNet([2, 100, 1], 2, norm="rms"), X, 20_000)
+    assert not wide.infinite
+    assert all(each.trust for each in wide.estimates.values())
+
+
+def test_the_spread_is_the_coefficient_of_variation_of_a_kernel_that_is_near_to_normal() -> None:
+    net = MLP([2, 4000, 4000, 1])
+    found, exact = finwidth.summarize(net, X, 40_000), finwidth.moments(net, X)
+    assert found.spread is not None
+    assert found.spread.se < 0.02 * found.spread.value
+    assert abs(found.spread.value - float(exact.cv)) < 6 * found.spread.se
+    K = finwidth.sample(net, X, 40_000).K.to_numpy()
+    low, middle, high = np.quantile(K, [0.158655, 0.5, 0.841345])
+    assert found.spread.value == pytest.approx((high - low) / (2 * middle), rel=0.06)
+    assert finwidth.summarize(MLP([2, 8, 1]), X, 1000, method="importance").spread is None
+
+
+def test_the_table_of_a_network_without_means_has_quantiles_only(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(finwidth.summarize(MLP([2, 32, 32, 1], norm="rms"), X, 2000))
+    told = capsys.readouterr().out
+    assert "std. err." not in told
+    assert "Not finite, or not sure to be: E[K]," in told
+    assert "(q84 - q16) / (2 median) of K: 0." in told
+    assert "Quantiles of K: 5%" in told

@@ -78,20 +78,22 @@ class Moment:
 
     ``exact`` reads it off exact means in any arithmetic; ``drawn`` gives each draw's contribution, shape (draws,), from
     the columns of `KERNEL_DRAWS`. It is None where draws do not tell: they have the change of K, and not its parts.
+    ``order`` is the power of K whose mean is finite with it.
     """
 
     name: str
     label: str
     exact: Callable[[Means], Any]
     drawn: Callable[[Mapping[str, FloatArray]], FloatArray] | None = None
+    order: int = 2
 
 
 MOMENTS = {
     each.name: each
     for each in (
-        Moment("K", "E[K]", lambda E: E[0, 1] + E[1, 0], lambda draw: draw["K"]),
-        Moment("K_w", "E[K_w]", lambda E: E[1, 0], lambda draw: draw["K_w"]),
-        Moment("K_b", "E[K_b]", lambda E: E[0, 1], lambda draw: draw["K_b"]),
+        Moment("K", "E[K]", lambda E: E[0, 1] + E[1, 0], lambda draw: draw["K"], order=1),
+        Moment("K_w", "E[K_w]", lambda E: E[1, 0], lambda draw: draw["K_w"], order=1),
+        Moment("K_b", "E[K_b]", lambda E: E[0, 1], lambda draw: draw["K_b"], order=1),
         Moment("K^2", "E[K²]", lambda E: E[0, 2] + 2 * E[1, 1] + E[2, 0], lambda draw: np.square(draw["K"])),
         Moment("K_w^2", "E[K_w²]", lambda E: E[2, 0], lambda draw: np.square(draw["K_w"])),
         Moment("K_b^2", "E[K_b²]", lambda E: E[0, 2], lambda draw: np.square(draw["K_b"])),

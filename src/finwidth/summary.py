@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
+from finwidth.exact.normalised import tail_exponent
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.routes import check_mlp
-from finwidth.quantities import MOMENTS, Estimate, plain
+from finwidth.quantities import DRAWN, MOMENTS, Estimate, plain
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample
 from finwidth.sampling.sampler import afford_draws, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
-from finwidth.sampling.statistics.quantile_sketch import SHOWN, QuantileSketch
+from finwidth.sampling.statistics.quantile_sketch import SHOWN, Measured, QuantileSketch
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,6 +39,7 @@ class Summary:
     estimates
         Of the means that draws tell (K, K_w, K_b, their squares, K_w K_b, dK), with their standard errors, and whether
         both can be trusted. Of several outputs K is that of output 0, K_00, and dK its change under a step on all.
+        Means that are infinite, as those of normalised networks may be, are left out.
     exact
         Exact values of the same moments; None where there are none.
     K
@@ -50,6 +52,19 @@ class Summary:
     estimates: Mapping[str, Estimate]
     exact: Mapping[str, float] | None
     K: QuantileSketch | None
+
+    @property
+    def infinite(self) -> tuple[str, ...]:
+        """The means that are left out, as they are infinite, or not sure to be finite (`exact.normalised`)."""
+        return tuple(name for name in DRAWN if name not in self.estimates)
+
+    @property
+    def spread(self) -> Measured | None:
+        """(q84 - q16) / (2 median) of K, which is its coefficient of variation where K is near to normal.
+
+        It exists where the moments of K do not. None of importance sampling.
+        """
+        return None if self.K is None else self.K.relative_spread
 
     @property
     def method(self) -> str:
@@ -75,6 +90,8 @@ class Summary:
             line = f"{MOMENTS[name].label}: {each.value:.6g} ± {each.se:.2g}"
             line += "" if self.exact is None else f", exactly {self.exact[name]:.6g}"
             lines.append(line if each.trust else f"{line}; not to be trusted: {each.verdict}")
+        if self.infinite:
+            lines.append(f"Not finite, or not sure to be: {', '.join(MOMENTS[name].label for name in self.infinite)}")
         if self.K is not None:
             lines.append("Quantiles of K: " + ", ".join(f"{s:.0%} {self.K.quantile(s).value:.4g}" for s in SHOWN))
         return "\n".join(lines)
@@ -96,7 +113,8 @@ def summarize(
     The draws are those of `finwidth.sample`, or weighted ones, and none is kept: any number of them takes the same
     memory.  An estimate that cannot be trusted says so: the moments of deep narrow networks rest on rare ones, which
     plain draws miss and importance sampling makes (docs/theory/importance.md).  Quantiles are right to 0.1%
-    (DDSketch; Masson, Rim and Lee 2019).
+    (DDSketch; Masson, Rim and Lee 2019).  Of normalised networks only the means that exist are estimated; quantiles
+    and `Summary.spread` always exist (docs/theory/normalisation.md).
 
     Parameters
     ----------
@@ -158,4 +176,14 @@ def _summary(
     for drawn in chunks:
         K.add(drawn["K"])
         totals.add(drawn)
-    return Summary(net, draws, seed, totals.estimates(exact), exact, K)
+    return Summary(net, draws, seed, _finite(totals.estimates(exact), tail_exponent(net)), exact, K)
+
+
+def _finite(estimates: Mapping[str, Estimate], exponent: float) -> dict[str, Estimate]:
+    """Those of means that are finite where E[K^p] is for p < ``exponent``; the errors of some may be infinite still."""
+    verdict = "its standard error is infinite, whatever the draws say of it"
+    found = {name: each for name, each in estimates.items() if MOMENTS[name].order < exponent}
+    return {
+        name: each if 2 * MOMENTS[name].order < exponent else replace(each, trust=False, verdict=verdict)
+        for name, each in found.items()
+    }

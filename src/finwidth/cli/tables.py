@@ -79,7 +79,8 @@ def show(title: str, table: Table, notes: str) -> None:
     """Print to standard output, as wide as the terminal, or 100 columns into a file."""
     console = _console()
     console = console if console.is_terminal else _console(width=100)
-    console.print(title, "", table, "", notes.strip(), sep="\n", soft_wrap=False, markup=False, highlight=False)
+    parts = [title, "", *([table, ""] if table.row_count else []), notes.strip()]
+    console.print(*parts, sep="\n", soft_wrap=False, markup=False, highlight=False)
 
 
 def print_moments(found: KernelMoments, forms: Bounds | None) -> None:
@@ -128,6 +129,10 @@ def print_summary(found: Summary) -> None:
         value = exact.get(name)
         table.add_row(MOMENTS[name].label, number(value), *_sampled(each, value), f"{each.effective_draws:.3g}")
     notes = _of_several(found.network) + _doubts(found.estimates)
+    if found.infinite:
+        labels = ", ".join(MOMENTS[name].label for name in found.infinite)
+        notes += f"Not finite, or not sure to be: {labels}.\n"
+        notes += f"(q84 - q16) / (2 median) of K: {_with_error(found.spread, '.4g')}.\n" if found.spread else ""
     if found.K is None:
         notes += "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
     else:

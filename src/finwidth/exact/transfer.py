@@ -22,11 +22,11 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
 
+from finwidth.exact.normalised import why_no_moments
 from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings, splits
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.description import Layer, Network
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import not_normalised
 from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
@@ -276,7 +276,7 @@ def unsupported_laws(net: Network) -> list[str]:
     if isinstance(net.activation, SmoothActivation):
         return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
     if net.norm is not None:
-        return not_normalised(net)
+        return [why_no_moments(net)]
     laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
     return [
         f"its {what} are {law.name}, a law whose moment mu_4 is not given"

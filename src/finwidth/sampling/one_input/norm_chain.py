@@ -36,7 +36,7 @@ _NARROW = 128
 
 def plain_relu(net: MLP) -> bool:
     """Whether the shorter chain of this module applies; if not, the chain of `two_slope_chain` does."""
-    return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias
+    return net.activation.positive == 1 and net.activation.negative == 0 and not net.random_bias and net.norm is None
 
 
 @dataclass

@@ -24,7 +24,7 @@ for nu in the tangent, and of p along z and q along x the neuron's share is left
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,9 +36,11 @@ from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_t
 from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
 
+Gradient: TypeAlias = tuple[Array, Array, Array]  # at the stem's output: N / U, and its parts along x and across it
+
 
 @dataclass(frozen=True)
-class _Matrix:
+class MatrixNumbers:
     """A layer's numbers as floats: variance and multiplier of its weights, and of its biases."""
 
     width: int
@@ -49,33 +51,46 @@ class _Matrix:
     beta: float  # b0 / v
 
     @staticmethod
-    def of(layer: Layer) -> _Matrix:
+    def of(layer: Layer) -> MatrixNumbers:
+        """The numbers of a layer."""
         v, b0 = float(layer.weight_variance), float(layer.bias_variance)
-        return _Matrix(layer.fan_out, v, float(layer.weight_multiplier), b0, float(layer.bias_multiplier), b0 / v)
+        return MatrixNumbers(layer.fan_out, v, float(layer.weight_multiplier), b0, float(layer.bias_multiplier), b0 / v)
 
 
 @dataclass(frozen=True)
-class _Numbers:
+class BlockNumbers:
     """A block's numbers as floats."""
 
     a: float
     b: float
-    V: _Matrix
-    W: _Matrix
+    V: MatrixNumbers
+    W: MatrixNumbers
 
     @staticmethod
-    def of(block: Block) -> _Numbers:
+    def of(block: Block) -> BlockNumbers:
+        """The numbers of a block."""
         a, b = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
-        return _Numbers(a, b, _Matrix.of(block.inner), _Matrix.of(block.outer))
+        return BlockNumbers(a, b, MatrixNumbers.of(block.inner), MatrixNumbers.of(block.outer))
 
 
 @dataclass(slots=True)
-class _Passed:
+class Tilt:
+    """Of a first block that reads x, and adds to x less its mean: a direction in the plane of both, across x."""
+
+    cos: Array  # of the angle of the two
+    sin: Array
+    G: Array = None  # the gradient along the direction
+    X: Array = None  # and the tangent
+
+
+@dataclass(slots=True)
+class Passed:
     """One block of all draws: shape (draws,), or with the groups of neurons first, (groups, draws)."""
 
     U2: Array  # the square of the unit U
-    along: Array  # |x| / U
+    along: Array  # the length of what V reads, which is x unless x is normalised for it, over U
     share: Array  # of U^2: the constant neuron of V
+    length: Array  # |x| / U
     slopes: Array  # (groups, 1)
     counts: Array  # neurons in each group
     z: Array
@@ -94,10 +109,16 @@ class _Passed:
     p_fresh: Array = 0.0  # what the constant neuron of W leaves open of p along z
     J: Array = None
     J2: Array = None
-    q: tuple[Array, Array, Array] = (None, None, None)  # across x: along h, along the rest of G', the rest
+    q: tuple[Array, ...] = (None, None, None)  # across x: along h, along the rest of G', the rest
     q_fresh: Array = 0.0  # what the constant neuron of V leaves open of q along x
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
+    normed: bool = False  # whether a x + b h is normalised before it is read
+    pulled: Array = None  # h . G'
+    tilt: Tilt | None = None
+    q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
+    pulled_above: Array = 0.0  # what the norm of a x + b h gives . its gradient
+    bend: Array = 0.0  # half of what their curvature gives of the output's second derivative along the tangent
 
 
 class ResidualChain:
@@ -111,13 +132,14 @@ class ResidualChain:
         self.norm = norm
         self.exponent = exponent
         self.width = net.widths[1]
-        self.stem, self.head = _Matrix.of(net.stem), _Matrix.of(net.head)
-        made: dict[int, _Numbers] = {}  # blocks that are equal are one object
+        self.stem, self.head = MatrixNumbers.of(net.stem), MatrixNumbers.of(net.head)
+        made: dict[int, BlockNumbers] = {}  # blocks that are equal are one object
         for block in net.blocks:
             if id(block) not in made:
-                made[id(block)] = _Numbers.of(block)
+                made[id(block)] = BlockNumbers.of(block)
         self.blocks = [made[id(block)] for block in net.blocks]
         self.random_bias = net.random_bias
+        self.own_unit = net.random_bias or net.norm is not None  # U is not |x|
         phi = net.activation
         up, down = float(phi.positive), float(phi.negative)
         # Two slopes of one size are one group of neurons: the signs can be given to the columns of W and the rows of V.
@@ -143,12 +165,11 @@ class ResidualChain:
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[_Passed], Array, Array]:
+    def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
-        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
-        live = xp.ones_like(R)
-        U2, along, share = self._unit(R, self.blocks[0].V)
+        U2, along, share, length = self._from_stem(rng, draws)
+        live = xp.ones_like(U2)
         silent = self.norm == 0 and not self.stem.b0  # y = 0 in every network
         for block, above in zip(self.blocks, [*(each.V for each in self.blocks[1:]), self.head], strict=True):
             silent = silent and not block.V.b0
@@ -162,27 +183,35 @@ class ResidualChain:
             Z1, W_share = self._with_constant(Z, block.W.beta / U2 if self.random_bias else 0.0)
             h = xp.sqrt(block.W.v * Z1)
             h_along, h_across = h * rng.standard_normal(draws), h * xp.sqrt(self._chi_square(rng, draws, 1))
-            step, cos, sin = polar(block.a * along + block.b * h_along, block.b * h_across)
-            at = _Passed(U2, along, share, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step)
+            step, cos, sin = polar(block.a * length + block.b * h_along, block.b * h_across)
+            at = Passed(
+                U2, along, share, length, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step
+            )
             R, at.grown = U2 * step * step, step
-            U2, along, share = self._unit(R, above)
-            if self.random_bias:
-                at.grown = xp.sqrt(U2 / at.U2)
+            U2, along, share, length = self._unit(R, above)
+            if self.own_unit:
+                at.grown = xp.sqrt(over(U2, at.U2))
             live = live * (step > 0)
             silent = silent and not (block.W.b0 and block.b)
             passed.append(at)
         return passed, U2, along
 
-    def _unit(self, R: Array, above: _Matrix) -> tuple[Array, Array, Array]:
-        """U^2, |x|^2 with the constant neuron of the layer above; |x| / U, and that neuron's share of U^2.
+    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
+        """`_unit` of the stem's output."""
+        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+        return self._unit(R, self.blocks[0].V)
+
+    def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array, Array]:
+        """U^2, |x|^2 with the constant neuron of the layer above; |x| / U, that neuron's share of U^2, and |x| / U.
 
         Where U = 0 any unit would do.
         """
         U2, share = self._with_constant(R, above.beta)
         if not self.random_bias:
-            return U2, 1.0, share
+            return U2, 1.0, share, 1.0
         U2 = U2 + (U2 == 0)
-        return U2, (R / U2) ** 0.5, share
+        along = (R / U2) ** 0.5
+        return U2, along, share, along
 
     def _with_constant(self, square: Array, constant: Array) -> tuple[Array, Array]:
         """The square of a vector with a constant neuron of this square; the neuron's share of it, 1 where it is 0."""
@@ -203,8 +232,8 @@ class ResidualChain:
         return columns, xp.stack([positive, width - positive]) if len(slopes) == 2 else positive[None]
 
     def _backward(
-        self, passed: list[_Passed], U2: Array, along: Array, rng: Any
-    ) -> tuple[Array, Array, Array, tuple[Array, Array, Array]]:
+        self, passed: list[Passed], U2: Array, along: Array, rng: Any
+    ) -> tuple[Array, Array, Array, Gradient]:
         """The blocks from the head down: N, K_w and K_b, and at the stem's output N / U and the two parts of G."""
         xp, draws = generator_namespace(rng), len(U2)
         deviation = self.head.v**0.5
@@ -212,16 +241,19 @@ class ResidualChain:
         if self.random_bias and not self.head.b0:
             F = F * (along > 0)  # N = 0 where the stream is
         rho = deviation * xp.sqrt(self._chi_square(rng, draws, 1))
-        nu = along * F + deviation * self._left_open(self._unit(U2 * along * along, self.head)[2], rng, draws)
+        nu = along * F + deviation * self._left_open(
+            self._with_constant(U2 * along * along, self.head.beta)[1], rng, draws
+        )
         output = xp.sqrt(U2) * F
         K_w, K_b = self.head.c * U2 * along * along, self.head.e * xp.ones_like(U2)
         for block, at in zip(reversed(self.blocks), reversed(passed), strict=True):
+            nu, rho = self._pulled_to_sum(at, nu, rho)
             at.above, at.square = (nu, rho), nu * nu + rho * rho
             _, t, out = polar(rng.standard_normal(draws), xp.sqrt(self._chi_square(rng, draws, 2)))
             at.turn = t, out
             across, g3 = rho * t, rho * out
             g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
-            pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
+            at.pulled = pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
             self._through_outer(block, at, pulled, rng)
             at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
             at.J2 = (at.J * at.J).sum(0)
@@ -231,25 +263,40 @@ class ResidualChain:
                 spread * self._normal(rng, draws, 3),
                 spread * xp.sqrt(self._chi_square(rng, draws, 3)),
             )
-            length, *inner = polar(block.a * g3 + at.q[1], at.q[2])
-            rho, *outer = polar(block.a * g2 + at.q[0], length)
+            q = self._read(at, at.q)
+            length, *inner = polar(block.a * g3 + q[1], q[2])
+            rho, *outer = polar(block.a * g2 + q[0], length)
             at.frame = (*outer, *inner)
             at.F = F = F * at.grown
-            nu = nu * at.step * at.along
             if self.random_bias:
                 at.q_fresh = spread * self._left_open(at.share, rng, draws)
-                nu = nu + block.a * at.share * g1 + at.q_fresh
-                nu = nu + at.along * block.b * (xp.sqrt(at.Z) * at.p_fresh - at.W_share * pulled)
+            nu = self._below(block, at, nu, g1, rng)
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
         return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
 
+    def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
+        """The parts of the gradient by the sum a x + b h, from those by what is made of it."""
+        return nu, rho
+
+    def _read(self, at: Passed, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Vectors across x, taken through the derivative of what V reads of x."""
+        return vectors
+
+    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
+        """The part of G along x; above the block the gradient has ``nu`` along x' and ``g1`` along x."""
+        nu = nu * at.step * at.along
+        if self.random_bias:
+            nu = nu + block.a * at.share * g1 + at.q_fresh
+            nu = nu + at.along * block.b * (at.Z**0.5 * at.p_fresh - at.W_share * at.pulled)
+        return nu
+
     def _left_open(self, share: Array, rng: Any, draws: int) -> Array:
         """What a constant neuron with this share of a vector's square leaves open along the vector, standardised."""
         return share**0.5 * rng.standard_normal(draws) if self.random_bias else 0.0
 
-    def _through_outer(self, block: _Numbers, at: _Passed, pulled: Array, rng: Any) -> None:
+    def _through_outer(self, block: BlockNumbers, at: Passed, pulled: Array, rng: Any) -> None:
         """Draw p = W^T G' in its frame: known along z from h.G', but for the constant neuron, and fresh across it."""
         xp, length = generator_namespace(rng), at.Z**0.5
         variance = block.W.v * at.square
@@ -265,22 +312,31 @@ class ResidualChain:
             plane = along * unit + across * xp.stack([-unit[1], unit[0]]) * (at.counts >= 1)
         at.p = xp.concatenate([plane, xp.sqrt(variance * rng.chi_square(at.counts, less=1))])
 
-    def _tangent(
-        self, passed: list[_Passed], head: Array, G: tuple[Array, Array, Array], rng: Any
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
         F, nu, rho = G
         k = times_power_of_two(self.stem.c * self.norm, 2 * self.exponent) + self.stem.e
         X1, X2, X3, total = k * F * nu, k * F * rho, 0 * nu, 0 * nu
         for block, at in zip(self.blocks, passed, strict=True):
             X = (X1, *self._in_frame(at, X2, X3, rng))
-            hidden = self._hidden_tangent(block, at, X, rng)
-            share = block.V.c * at.J2 * at.along * X1 + block.W.c * block.b**2 * at.square * hidden[1]
+            read = self._read_tangent(at, X)
+            hidden = self._hidden_tangent(block, at, read, rng)
+            share = block.V.c * at.J2 * at.along * read[0] + block.W.c * block.b**2 * at.square * hidden[1]
             total = total + at.U2 * share
             X1, X2, X3 = self._stream_tangent(block, at, X, hidden, rng)
+            X1, X2, X3 = self._normed_tangent(at, X1, X2, X3)
+        total = total + sum(at.bend for at in passed)
         return -4 * (total + self.head.c * head * X1), (X1, X2)
 
-    def _in_frame(self, at: _Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
+    def _read_tangent(self, at: Passed, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The tangent of what V reads of x."""
+        return X
+
+    def _normed_tangent(self, at: Passed, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
+        """The tangent of what is made of the sum a x + b h."""
+        return X1, X2, X3
+
+    def _in_frame(self, at: Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
         """The tangent across x: along h, along the rest of G', along the rest of q, and beyond them."""
         xp, draws = generator_namespace(rng), len(X2)
         cos, sin, inner_cos, inner_sin = at.frame
@@ -297,12 +353,12 @@ class ResidualChain:
         )
 
     def _hidden_tangent(
-        self, block: _Numbers, at: _Passed, X: tuple[Array, ...], rng: Any
+        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
         xp, groups, (X1, *moved) = generator_namespace(rng), len(at.slopes), X
         variance = sum(each * each for each in moved)
-        known = at.q[0] * moved[0] + at.q[1] * moved[1] + at.q[2] * moved[2]
+        known = sum(one * other for one, other in zip(at.q, moved, strict=False))
         if self.random_bias:
             variance = variance + at.share * X1 * X1
             known = known + at.q_fresh * X1
@@ -318,7 +374,7 @@ class ResidualChain:
         return dz, (at.z * dz[:groups]).sum(0), rest
 
     def _stream_tangent(
-        self, block: _Numbers, at: _Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
+        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent above the block: along x', along the rest of G', and the length of what is left."""
         xp, draws, groups = generator_namespace(rng), len(at.U2), len(at.slopes)

@@ -2,7 +2,8 @@
 
 For Gaussian weights and activations of two slopes.  Of fully connected networks those with ReLU and without random
 biases take the chain of `norm_chain`, the others that of `two_slope_chain`, and those of several outputs that of
-`outputs_chain`; residual ones that of `residual_chain`.
+`outputs_chain`; residual ones that of `residual_chain`.  Normalised ones take `normalised_chain` and
+`normalised_residual_chain`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import numpy as np
 from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
-from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
+from finwidth.networks.norm import Norm
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, check_supported, not_normalised, unsupported_by
+from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.one_input.norm_chain import NormChain, plain_relu
+from finwidth.sampling.one_input.normalised_chain import NormalisedChain
+from finwidth.sampling.one_input.normalised_residual_chain import NormalisedResidualChain
 from finwidth.sampling.one_input.outputs_chain import OutputsChain
 from finwidth.sampling.one_input.residual_chain import ResidualChain
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
@@ -68,11 +72,29 @@ class AtOneInput(Sampler):
         self.largest = float(np.abs(given).max())
         self.exponent = exponent(given)  # |x|^2 = 4^exponent norm; 0 unless |x|^2 may overflow or underflow
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())
+        if net.norm is not None:
+            self._check_normalised(net)
+
+    def _check_normalised(self, net: Network) -> None:
+        """Raise FinwidthError for an input that the chain of a normalised network does not take."""
+        assert net.norm is not None
+        if not (self.largest or net.norm.epsilon or (net.bias_variance[0] and net.bias_scale[0])):
+            raise FinwidthError(
+                "the input is 0, where a norm without epsilon has no derivative; give another input, or biases of the "
+                "first layer that are random"
+            )
+        if self.exponent:
+            raise FinwidthError(
+                f"the largest entry of the input is {self.largest:.3g}, and the chain of a normalised network takes "
+                "one between 1e-77 and 1e77; rescale the input"
+            )
 
     @staticmethod
     def unsupported(net: Any) -> list[str]:
         """Reasons why no chain draws this network; none if one does."""
-        reasons = not_normalised(net)
+        reasons = []
+        if net.norm is not None and net.norm.parameters == "trained":
+            reasons.append("its norm has trained parameters (their derivatives need each neuron by itself)")
         if net.weight_law.name != "gaussian":
             reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
         if isinstance(net.activation, SmoothActivation):
@@ -96,6 +118,13 @@ class AtOneInput(Sampler):
         )
 
 
+def _centres_freely(norm: Norm, phi: Activation | SmoothActivation) -> bool:
+    """Whether nothing tells the directions across (1, ..., 1) apart, in which LayerNorm works."""
+    if isinstance(phi, SmoothActivation):
+        return False
+    return phi.positive == phi.negative or (norm.position == "before" and abs(phi.positive) == abs(phi.negative))
+
+
 def first_output(columns: Columns) -> Columns:
     """What draws of any number of outputs tell of output 0: of K and dK the entry K_00."""
     return {name: values.reshape(len(values), -1)[:, 0] for name, values in columns.items()}
@@ -113,8 +142,25 @@ class MLPAtOneInput(AtOneInput):
     def __init__(self, net: MLP, x: Vector, device: torch.device | None = None, *, first_output: bool = False) -> None:
         super().__init__(net, x, device, first_output=first_output)
         self._short = device is None and plain_relu(net) and self.outputs == 1
-        chain = NormChain if self._short else TwoSlopeChain if self.outputs == 1 else OutputsChain
-        self.chain: NormChain | TwoSlopeChain = chain(net, self.exponent)
+        self.chain: NormChain | TwoSlopeChain
+        if net.norm is not None:
+            self.chain = NormalisedChain(net)
+        else:
+            chain = NormChain if self._short else TwoSlopeChain if self.outputs == 1 else OutputsChain
+            self.chain = chain(net, self.exponent)
+
+    @staticmethod
+    def unsupported(net: MLP) -> list[str]:
+        """Reasons why no chain draws this network; none if one does."""
+        reasons = AtOneInput.unsupported(net)
+        if net.norm is not None and net.widths[-1] != 1:
+            reasons.append(f"it is normalised and has {net.widths[-1]} outputs (one is supported)")
+        if net.norm is not None and net.norm.centred and not _centres_freely(net.norm, net.activation):
+            reasons.append(
+                "its LayerNorm takes the mean of neurons that its gates tell apart, for which their number is not "
+                'enough (norm="rms" is supported, and LayerNorm of a linear network, or of abs before it)'
+            )
+        return reasons
 
     @property
     def chunk_size(self) -> int:
@@ -172,7 +218,11 @@ class ResNetAtOneInput(AtOneInput):
                 f"the largest entry of the input is {self.largest:.3g}, and beside random initial biases the chain of "
                 "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
             )
-        self.chain = ResidualChain(net, self.norm, self.exponent)
+        self.chain = (
+            ResidualChain(net, self.norm, self.exponent)
+            if net.norm is None
+            else NormalisedResidualChain(net, self.norm)
+        )
 
     @staticmethod
     def unsupported(net: ResNet) -> list[str]:
@@ -255,7 +305,8 @@ def sample(
     ----------
     net
         An `MLP`, of any number o of outputs, or a `ResNet` of one, with Gaussian weights, an activation of two slopes
-        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian.
+        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian. Normalised ones of one output:
+        of an `MLP` with ``norm="rms"``, of a `ResNet` also ``"layer"``, without trained parameters of the norm.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
         and where they fall below the smallest double they are 0. K_b depends on the direction of x only, and is not 0.

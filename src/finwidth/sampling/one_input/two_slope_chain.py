@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from finwidth.networks.activations import Array
+from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
@@ -37,6 +37,7 @@ Generator: TypeAlias = Variates | DeviceGenerator
 class HiddenVectors:
     """One hidden layer of all draws; arrays of shape (2, draws) are over the positive and the negative group."""
 
+    place: int
     slopes: Array  # (2, 1)
     counts: Array
     y: Array  # (rho+, rho-)
@@ -45,9 +46,12 @@ class HiddenVectors:
     norm: Array  # |x|, shape (draws,), in the layer's unit
     carried: Array  # |x| in the unit of the layer above
     live: Array  # 0 where y = 0 and the gates are closed
+    factor: Array  # of the layer's norm, if it has one
     J: Array = None  # (4, draws): on y+, y-, f+, f-
     square: Array = None  # S = |J|^2
     p: Array = None  # y . J
+    pulled: Array = None  # x . q
+    bend: Array = 0.0  # half of what the norm's curvature gives of the output's second derivative along the tangent
 
 
 class TwoSlopeChain:
@@ -113,7 +117,7 @@ class TwoSlopeChain:
             y = xp.sqrt(scale * rng.chi_square(counts))
             a, b = (self.at_zero, self.at_zero) if silent else self.slopes
             slopes = xp.stack([a * xp.ones_like(R[:1]), b * xp.ones_like(R[:1])])
-            x = slopes * y
+            x, factor = self._activated(i, slopes, y)
             R = (x**2).sum(0)
             length = xp.sqrt(R)
             unit = xp.where(length > 0, over(x, length), xp.stack([xp.ones_like(R), xp.zeros_like(R)]))
@@ -121,8 +125,22 @@ class TwoSlopeChain:
             carried = times_power_of_two(length, steps[i + 1])
             R = times_power_of_two(R, 2 * steps[i + 1])
             turned = xp.stack([-unit[1], unit[0]])
-            hidden.append(HiddenVectors(slopes, counts, y, unit, turned, length, carried, live))
+            hidden.append(HiddenVectors(i, slopes, counts, y, unit, turned, length, carried, live, factor))
         return hidden, xp.sqrt(self.weight_variance[-1] * R + self.bias_variance[-1])
+
+    def _activated(self, i: int, slopes: Array, y: Array) -> tuple[Array, Array]:
+        """What hidden layer ``i`` makes of y, and the factor of its norm, if it has one."""
+        return slopes * y, None
+
+    def _pulled_back(self, layer: HiddenVectors, plane: Array, fresh: Array) -> tuple[Array, Array]:
+        """J from q, on y+, y- and on f+, f-; and y . J."""
+        xp = array_namespace(plane)
+        return xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live, layer.pulled
+
+    def _pushed_on(self, layer: HiddenVectors, dy: Array, spread: Array, chi: Array, w: Array) -> tuple[Array, Array]:
+        """The tangent dx from dy in the same directions, and its square beyond them; that of dy is ``spread chi``."""
+        slopes = array_namespace(dy).concatenate([layer.slopes, layer.slopes]) * layer.live
+        return slopes * dy, layer.live * spread * (layer.slopes**2 * chi).sum(0)
 
     def _backward(self, hidden: list[HiddenVectors], output: Array, rng: Generator) -> None:
         """Draw J_i, S_i and p_i of every hidden layer, from the output down."""
@@ -138,9 +156,10 @@ class TwoSlopeChain:
             across = sigma * rng.standard_normal(draws)
             plane = (along * layer.unit + across * layer.turned) * (layer.counts >= 1)
             fresh = sigma * xp.sqrt(rng.chi_square(layer.counts, less=1))
-            layer.J = xp.concatenate([layer.slopes * plane, layer.slopes * fresh]) * layer.live
+            layer.pulled = layer.norm * along
+            layer.J, p = self._pulled_back(layer, plane, fresh)
             layer.square = S = (layer.J**2).sum(0)
-            layer.p = p = layer.norm * along
+            layer.p = p
 
     def _constant(self, i: int, norm: Array) -> tuple[Array, Array]:
         """|x'|^2 of the input x of layer ``i`` with its constant neuron, and that neuron's share of it (1 at x = 0)."""
@@ -162,15 +181,15 @@ class TwoSlopeChain:
             noise = xp.sqrt(spread) * rng.standard_normal(tuple(layer.J.shape))
             noise = noise * xp.concatenate([layer.counts >= 1, layer.counts >= 2])
             pull = k + over(w - alpha * layer.p - (layer.J * noise).sum(0), layer.square)
-            slopes = xp.concatenate([layer.slopes, layer.slopes]) * layer.live
             dy = pull * layer.J + noise
-            dx = slopes * xp.concatenate([dy[:2] + alpha * layer.y, dy[2:]])
+            dy[:2] += alpha * layer.y
             w = w + k * layer.square
+            dx, rest = self._pushed_on(layer, dy, spread, rng.chi_square(layer.counts, less=2), w)
             along = (layer.unit * dx[:2]).sum(0)
             carried = layer.carried
             u = carried * along
-            rest = (layer.slopes**2 * rng.chi_square(layer.counts, less=2)).sum(0)
-            across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + layer.live * spread * rest
+            across = (layer.turned * dx[:2]).sum(0) ** 2 + (dx[2:] ** 2).sum(0) + rest
+        result = result + sum(layer.bend for layer in hidden)
         return result + times_power_of_two(self.weight_multiplier[-1] * squares[-1] * u, self.units[-1])
 
 

@@ -1,0 +1,146 @@
+r"""One input of a normalised residual network: the joint law of (N, K_w, K_b, K, Delta K) by O(L) scalars a draw.
+
+The chain of `residual_chain` with norms on the stream (docs/theory/normalisation.md), norm(x) = f x with the derivative
+f (1 - t P_x) as in `normalised_chain`.  In a pre-norm network they stand between x and V, and between the last x and
+the head; in a post-norm one between the sum a x + b h and the stream.  Their curvature bends the output along the
+tangent as there.
+
+Lengths are in units of U, that of what V reads; X is dx / U.  LayerNorm is the same in the n - 1 dimensions across
+(1, ..., 1), in which lies all that matters of a stream that is read through LayerNorms only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finwidth.networks.activations import Array
+from finwidth.networks.resnet import ResNet
+from finwidth.sampling.one_input.arithmetic import over
+from finwidth.sampling.one_input.normalised_chain import Normaliser
+from finwidth.sampling.one_input.residual_chain import (
+    BlockNumbers,
+    Gradient,
+    MatrixNumbers,
+    Passed,
+    ResidualChain,
+    Tilt,
+)
+
+
+class NormalisedResidualChain(ResidualChain):
+    """The chain of the module's docstring for one network and one squared norm of its input."""
+
+    def __init__(self, net: ResNet, norm: float) -> None:
+        super().__init__(net, norm)
+        assert net.norm is not None
+        self.pre = net.norm.position == "before"
+        self.normaliser = Normaliser(self.width, float(net.norm.epsilon))
+        self.tilted = net.norm.centred and not self.pre
+        if net.norm.centred:
+            self.width -= 1
+
+    @property
+    def arrays(self) -> int:
+        """How many numbers of a block are kept for each draw."""
+        return super().arrays + 5
+
+    def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
+        passed, U2, along = super()._forward(rng, draws)
+        for at in passed:
+            at.normed = not self.pre or at is passed[-1]
+        first = passed[0]
+        if self.tilted:
+            cos = over(first.length, first.along) + (first.along == 0)
+            first.tilt = Tilt(cos, ((1 - cos) * (1 + cos)) ** 0.5)
+        return passed, U2, along
+
+    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
+        if self.pre:
+            return super()._from_stem(rng, draws)
+        variance = self.norm * self.stem.v + self.stem.b0
+        R = variance * self._chi_square(rng, draws)
+        whole = R + variance * rng.standard_normal(draws) ** 2 if self.tilted else R
+        U2, along, share, _ = super()._unit(whole, self.blocks[0].V)
+        return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0)
+
+    def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array, Array]:
+        U2, along, share, length = super()._unit(R * self.normaliser.factor(R) ** 2, above)
+        return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
+
+    def _backward(
+        self, passed: list[Passed], U2: Array, along: Array, rng: Any
+    ) -> tuple[Array, Array, Array, Gradient]:
+        output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
+        if tilt := passed[0].tilt:
+            K_w, K_b = K_w + self.stem.c * self.norm * tilt.G**2, K_b + self.stem.e * tilt.G**2
+        return output, K_w, K_b, (output, nu, rho)
+
+    def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
+        if not at.normed:
+            return nu, rho
+        R = at.U2 * at.step * at.step
+        factor = self.normaliser.factor(R)
+        at.pulled_above = factor * R**0.5 * nu
+        return self.normaliser.loose(R) * factor * nu, factor * rho
+
+    def _read(self, at: Passed, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
+        if not self.pre:
+            return vectors
+        factor = self.normaliser.factor(at.U2 * at.length * at.length)
+        return tuple(factor * each for each in vectors)
+
+    def _read_along(self, at: Passed, part: Array) -> Array:
+        """`_read` for the part of a vector along x, of a pre-norm network."""
+        R = at.U2 * at.length * at.length
+        return self.normaliser.loose(R) * self.normaliser.factor(R) * part
+
+    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
+        if not self.pre and at.tilt is None:
+            return super()._below(block, at, nu, g1, rng)
+        z_p = (1 - at.W_share) * at.pulled + at.Z**0.5 * at.p_fresh
+        at.q_along = at.along * block.b * z_p + at.q_fresh
+        if at.tilt is None:
+            return block.a * g1 + self._read_along(at, at.q_along)
+        q = (block.V.v * at.J2) ** 0.5 * rng.standard_normal(len(g1))
+        at.q = (*at.q, q)
+        at.tilt.G = q - block.a * at.tilt.sin * g1
+        return block.a * at.tilt.cos * g1 + at.q_along
+
+    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
+        for at in passed:
+            at.F = over(1.0, at.U2**0.5)
+        output, nu, rho = G
+        if tilt := passed[0].tilt:
+            tilt.X = (self.stem.c * self.norm + self.stem.e) * passed[0].F * tilt.G
+        total, parts = super()._tangent(passed, head, (passed[0].F, nu, rho), rng)
+        return output * total, parts
+
+    def _read_tangent(self, at: Passed, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        if at.tilt is not None:
+            return (*X[:4], at.tilt.X, *X[4:])
+        if not self.pre:
+            return X
+        U, R = at.U2**0.5, at.U2 * at.length * at.length
+        read = (self._read_along(at, X[0]), *self._read(at, X[1:]))
+        gained = U * sum(one * other for one, other in zip((at.q_along, *at.q), read, strict=False))
+        across = over(sum(each * each for each in X[1:]), at.length * at.length)
+        pulled = U * at.along * at.q_along
+        at.bend = at.bend + self.normaliser.bend(R, over(X[0], at.length), across, gained, pulled)
+        return read
+
+    def _stream_tangent(
+        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
+    ) -> tuple[Array, Array, Array]:
+        if at.tilt is not None:
+            X = (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
+        return super()._stream_tangent(block, at, X, hidden, rng)
+
+    def _normed_tangent(self, at: Passed, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
+        if not at.normed:
+            return X1, X2, X3
+        (nu, rho), U = at.above, at.U2**0.5 * at.grown
+        R, length = at.U2 * at.step * at.step, over(at.step, at.grown)  # |a x + b h|^2, and its length over U
+        gained, across = U * (nu * X1 + rho * X2), over(X2 * X2 + X3 * X3, length * length)
+        at.bend = at.bend + self.normaliser.bend(R, over(X1, length), across, gained, at.pulled_above)
+        factor = self.normaliser.factor(R)
+        return self.normaliser.loose(R) * factor * X1, factor * X2, factor * X3
