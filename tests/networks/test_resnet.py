@@ -133,5 +133,5 @@ def test_what_is_for_mlps_says_so(name: str) -> None:
 
 def test_an_ensemble_says_what_it_takes() -> None:
     pytest.importorskip("torch")
-    with pytest.raises(FinwidthError, match=r"give a finwidth\.MLP, or a function that makes a torch module"):
-        finwidth.empirical.Ensemble(NET, 2)  # type: ignore[arg-type]
+    with pytest.raises(FinwidthError, match=r"give a finwidth\.MLP or ResNet, or a function that makes a torch module"):
+        finwidth.empirical.Ensemble(3, 2)  # type: ignore[arg-type]

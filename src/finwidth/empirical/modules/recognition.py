@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from finwidth.empirical.modules import initialization
-from finwidth.empirical.modules.mlp import MLP, BuiltIn, Pointwise, TwoSlopes, activation_module, torch_class
+from finwidth.empirical.modules.activation import BuiltIn, Pointwise, TwoSlopes, activation_module, torch_class
+from finwidth.empirical.modules.mlp import MLP
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks import mlp as network
 from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
