@@ -212,15 +212,15 @@ def _orthogonal(weight: FloatArray) -> bool:
     return bool(np.allclose(gram, np.eye(len(few)) * gram[0, 0], atol=1e-4 * gram[0, 0], rtol=0) and gram[0, 0])
 
 
-def biases(tensors: Mapping[str, torch.Tensor], widths: Sequence[int], *, test: bool) -> LawOptions:
-    """The law of the biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
+def biases(tensors: Mapping[str, torch.Tensor], fan_ins: Sequence[int], *, test: bool) -> LawOptions:
+    """The law of these biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
     if not any(each.any() for each in tensors.values()):
         return {}
-    values = [_as_doubles(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), widths, strict=False)]
+    values = [_as_doubles(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), fan_ins, strict=True)]
     standard = np.concatenate(values)
     beyond = np.abs(standard).max() > math.sqrt(3) * (1 + _ROUNDING)
     if test and (beyond or _p_value(standard, "uniform") < _FALSE_REFUSALS):
         raise _unknown(
             "its biases are neither all zero nor as nn.Linear draws them, so they are trained, or drawn otherwise"
         )
-    return {"bias_variance": [Fraction(1, 3 * fan_in) for fan_in in widths[:-1]], "bias_law": "uniform"}
+    return {"bias_variance": [Fraction(1, 3 * fan_in) for fan_in in fan_ins], "bias_law": "uniform"}

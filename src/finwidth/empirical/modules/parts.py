@@ -11,7 +11,7 @@ from finwidth.networks.norm import Norm
 class ScaledLinear(nn.Linear):
     """x -> factor W x + bias_scale b; the two numbers, of a network's parameterization, are not parameters."""
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         in_features: int,
         out_features: int,
