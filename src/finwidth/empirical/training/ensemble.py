@@ -22,6 +22,7 @@ from finwidth.empirical.kernel.arguments import check_batch, check_module, numpy
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.modules.described import DescribedModule
+from finwidth.empirical.modules.redrawing import made_module
 from finwidth.empirical.modules.table import check_described, module_of, weights_of
 from finwidth.empirical.training.tracker import one_output
 from finwidth.errors import FinwidthError, shown
@@ -399,15 +400,11 @@ def _drawn(
 
 
 def _made_module(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        with running("the function that makes the networks"):
-            module = make()
-    if not isinstance(module, nn.Module):
-        raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
     try:
-        return check_module(module)
+        return made_module(make, seed, "the function that makes the networks")
     except FinwidthError as error:
+        if "training mode" not in str(error) and "is active" not in str(error):
+            raise
         raise FinwidthError(f"{error}: {_IN_EVAL}") from None
 
 
