@@ -401,6 +401,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "control flow": (lambda: stack(DependsOnData()), "cannot be followed"),
     "two inputs": (lambda: TwoInputs(), "does not end with|takes 'y' besides"),
     "in place on the stream": (lambda: stack(Alias()), "does not compute what the ResNet does"),
+    "no gradient through a branch": (
+        lambda: stack(block(lambda s, x: x + s.fc2(s.act(s.fc1(x.detach()))))()),
+        "does not compute what the ResNet does",
+    ),
+    "half a gradient": (
+        lambda: stack(block(lambda s, x: x + s.fc2(s.act(s.fc1((x + x.detach()) / 2))))()),
+        "is not one of x and of two|does not compute",
+    ),
     "activations differ": (
         lambda: stack(Block(), Branch(nn.Sequential(nn.Linear(N, M), nn.Tanh(), nn.Linear(M, N)))),
         "its activations differ",

@@ -351,25 +351,39 @@ class _ByKind:
 
 
 def _check_same_function(module: nn.Module, net: Network, read: _Read, trace: Trace) -> None:
-    """Refuse a module that does not compute, with random parameters, what the network computes with the same."""
+    """Refuse a module whose values or gradients, with random parameters, are not the network's with the same."""
     ours, theirs = module_of(net), in_double(module, module.get_parameter(read.layers[0].weight).dtype)
     names = dict(_same_parameters(ours, read))
     generator = torch.Generator().manual_seed(0)
     own = dict(ours.named_parameters())
-    X = torch.logspace(-1, 2, 4, dtype=torch.float64)[:, None] * torch.randn(
-        4, net.widths[0], generator=generator, dtype=torch.float64
-    )
+    far = _SAME_COARSE if trace.coarse else _SAME
+    sizes = torch.logspace(-1, 2, 4, dtype=torch.float64)[:, None]
     for _ in range(2):
+        X = sizes * torch.randn(4, net.widths[0], generator=generator, dtype=torch.float64)
+        cotangent = torch.randn(4, net.widths[-1], generator=generator, dtype=torch.float64) / sizes
         values = {name: _random_like(own[name], name, generator) for name in names}
-        with torch.no_grad(), untouched(theirs), differentiable(), telling(theirs, X):
-            right = torch.func.functional_call(ours, values, (X,))
-            given = {names[name]: each for name, each in values.items()}
-            found = torch.func.functional_call(theirs, given, (X.clone(),))
-        far = _SAME_COARSE if trace.coarse else _SAME
-        same = isinstance(found, torch.Tensor) and found.shape == right.shape
-        if not same or not bool(((found - right).abs() <= far * right.abs().amax(-1, keepdim=True)).all()):
+        with untouched(theirs), differentiable(), telling(theirs, X):
+            right = _with_gradients(ours, values, X, cotangent)
+            found = _with_gradients(theirs, {names[name]: each for name, each in values.items()}, X, cotangent)
+        if found is None or right is None or not all(map(_close, found, right, [far] * len(right))):
             kind = type(net).__name__
             not_read(f"with other weights it does not compute what the {kind} does that it looks like")
+
+
+def _with_gradients(
+    module: nn.Module, values: Mapping[str, torch.Tensor], X: torch.Tensor, cotangent: torch.Tensor
+) -> list[torch.Tensor] | None:
+    """Outputs, row by row, and the gradients of a sum of multiples of them; None if there are no such outputs."""
+    given = {name: each.clone().requires_grad_() for name, each in values.items()}
+    found = torch.func.functional_call(module, given, (X.clone(),))
+    if not isinstance(found, torch.Tensor) or found.shape != cotangent.shape or not found.requires_grad:
+        return None
+    gradients = torch.autograd.grad((found * cotangent).sum(), list(given.values()), materialize_grads=True)
+    return [*found.detach(), *gradients]
+
+
+def _close(one: torch.Tensor, other: torch.Tensor, far: float) -> bool:
+    return bool(((one - other).abs() <= far * other.abs().max()).all())
 
 
 def _same_parameters(ours: DescribedModule, read: _Read) -> Iterator[tuple[str, str]]:

@@ -457,7 +457,8 @@ def _tried(run: Callable[[Tensor], object], x: Tensor) -> object:
 
 def _tensor_of(run: Callable[[Tensor], object], x: Tensor) -> Tensor | None:
     found = _tried(run, x)
-    return found if isinstance(found, Tensor) and found.shape == x.shape and found.dtype == x.dtype else None
+    same = isinstance(found, Tensor) and found.shape == x.shape and found.dtype == x.dtype
+    return found.detach() if same and isinstance(found, Tensor) else None
 
 
 def _test_points(width: int) -> Tensor:
