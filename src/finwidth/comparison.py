@@ -375,10 +375,7 @@ def _compare_in_module_law(
     reason: str = "",
 ) -> ModuleComparison:
     """K of a module of any kind among draws of its law."""
-    try:
-        law = module_law.law_of_module(module, factory)
-    except FinwidthError as error:
-        raise FinwidthError(f"{error} ({reason})" if reason else str(error)) from None
+    law = module_law.law_of_module(module, factory, reason=reason)
     X = module_law.one_input(module, x)
     K = module_law.kernel_of(module, X)
     number = _REDRAWN if networks is None else count("networks", networks)

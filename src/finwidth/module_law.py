@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
 from finwidth.progress import stage
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from finwidth.empirical.modules.redrawing import Plan
 
-Factory = Callable[[], "nn.Module"]
+Factory: TypeAlias = "Callable[[], nn.Module]"
+Described = TypeVar("Described", bound=Network)
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,23 @@ class ModuleLaw:
 
     Attributes
     ----------
+    module
+        The module that was given.
     make
-        Makes one.
+        Makes a draw.
     told
         What the draws are.
     moved
         The parameters of the module itself that do not pass for those of draws, as after training.
+    not_recognised
+        Why the module is not described.
     """
 
+    module: nn.Module
     make: Factory
     told: str
     moved: tuple[str, ...] = ()
+    not_recognised: str = ""
 
     @property
     def doubt(self) -> str:
@@ -60,8 +68,47 @@ class ModuleLaw:
         return made_module(self.make, seed, "the function that makes the networks")
 
 
-def law_of_module(module: nn.Module, factory: object = None) -> ModuleLaw:
+def description_or_law(
+    module: nn.Module, init: str | Mapping[str, object] | None, factory: object, served: tuple[type[Described], ...]
+) -> Described | ModuleLaw:
+    """The description of a module, without a norm, if it is recognised and ``served``; else the law of its draws.
+
+    Raises
+    ------
+    FinwidthError
+        If it is not recognised though ``init`` says how it was drawn, and as `law_of_module`.
+    """
+    from finwidth import empirical
+
+    if factory is not None:
+        return law_of_module(module, factory)
+    try:
+        net = empirical.recognise(module, init)
+    except FinwidthError as error:
+        if init is not None or not hasattr(module, "named_modules"):
+            raise
+        return law_of_module(module, reason=str(error))
+    if isinstance(net, served) and net.norm is None:
+        return net
+    return law_of_network(net, module)
+
+
+def law_of_network(net: Network, module: nn.Module) -> ModuleLaw:
+    """The law of the torch modules of a description, which ``module`` is recognised as."""
+    import torch
+
+    from finwidth.empirical.modules.table import module_of
+
+    def make() -> nn.Module:
+        return module_of(net, int(torch.randint(2**62, ())))
+
+    return ModuleLaw(module, make, f"draws of {net}", not_recognised=f"it is a {type(net).__name__}")
+
+
+def law_of_module(module: nn.Module, factory: object = None, *, reason: str = "") -> ModuleLaw:
     """The law of a module: that of the factory's modules, or of the module with its layers drawn again.
+
+    ``reason`` is why it is not described.
 
     Raises
     ------
@@ -73,32 +120,33 @@ def law_of_module(module: nn.Module, factory: object = None) -> ModuleLaw:
 
     if factory is not None:
         make: Factory = arguments.function("factory", factory, "a function without arguments that makes a torch module")
-        law = ModuleLaw(make, "networks that factory makes")
-        return ModuleLaw(make, law.told, _moved(check_module(module), law))
+        law = ModuleLaw(check_module(module), make, "networks that factory makes")
+        return replace(law, moved=_moved(law))
     plan = plan_of(check_module(module))
     if plan.kept:
         raise FinwidthError(
             f"how this module is drawn cannot be told: parameter {names_of(plan.kept)}; give factory=, a function "
-            "without arguments that makes a fresh module like it"
+            f"without arguments that makes a fresh module like it{f' ({reason})' * bool(reason)}"
         )
-    return ModuleLaw(redrawn(module, plan), f"networks drawn again as its weights tell: {plan}")
+    told = f"networks drawn again as its weights tell ({plan})"
+    return ModuleLaw(module, redrawn(module, plan), told, not_recognised=reason)
 
 
-def _moved(module: nn.Module, law: ModuleLaw) -> tuple[str, ...]:
+def _moved(law: ModuleLaw) -> tuple[str, ...]:
     """The parameters that do not pass for those of a few draws."""
     from finwidth.empirical.modules.redrawing import differing, seeds_of
 
     draws = [law.draw(seed) for seed in seeds_of(2**63, 4)]
     if any(_is_matrix_free(each) for each in draws):
         return ()
-    own = {name: each.shape for name, each in module.named_parameters()}
+    own = {name: each.shape for name, each in law.module.named_parameters()}
     for each in draws:
         made = {name: parameter.shape for name, parameter in each.named_parameters()}
         if made != own:
             raise FinwidthError(
                 f"factory makes another architecture: its parameters are {_some(made)}, and the module's {_some(own)}"
             )
-    return tuple(differing(module, draws))
+    return tuple(differing(law.module, draws))
 
 
 def _some(shapes: Mapping[str, object]) -> str:
