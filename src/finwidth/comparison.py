@@ -318,7 +318,9 @@ def _compare_recognised(
     except FinwidthError as error:
         if init is not None or not hasattr(module, "named_modules"):
             raise
-        return _compare_in_module_law(module, x, None, tell, networks=networks, seed=seed, reason=str(error))
+        return _compare_in_module_law(
+            module, x, None, tell, networks=networks, seed=seed, reason=module_law.short_reason(error)
+        )
     return compare_with_law(net, module, x, tell, draws=draws, networks=networks, seed=seed)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from finwidth.empirical.modules.redrawing import Plan
 
+_SAME = 1e-3  # kernels of float32 that agree
+
 Factory: TypeAlias = "Callable[[], nn.Module]"
 Described = TypeVar("Described", bound=Network)
 
@@ -87,10 +89,15 @@ def description_or_law(
     except FinwidthError as error:
         if init is not None or not hasattr(module, "named_modules"):
             raise
-        return law_of_module(module, reason=str(error))
+        return law_of_module(module, reason=short_reason(error))
     if isinstance(net, served) and net.norm is None:
         return net
     return law_of_network(net, module)
+
+
+def short_reason(error: FinwidthError) -> str:
+    """Why a module is not recognised, without what is."""
+    return str(error).split(" (recognised are")[0]
 
 
 def law_of_network(net: Network, module: nn.Module) -> ModuleLaw:
@@ -99,8 +106,10 @@ def law_of_network(net: Network, module: nn.Module) -> ModuleLaw:
 
     from finwidth.empirical.modules.table import module_of
 
+    first = next(module.parameters())
+
     def make() -> nn.Module:
-        return module_of(net, int(torch.randint(2**62, ())))
+        return module_of(net, int(torch.randint(2**62, ())), dtype=first.dtype, device=first.device)
 
     return ModuleLaw(module, make, f"draws of {net}", not_recognised=f"it is a {type(net).__name__}")
 
@@ -163,16 +172,38 @@ def _is_matrix_free(module: nn.Module) -> bool:
     return any(isinstance(each, MatrixFreeTensor) for each in module.parameters())
 
 
-def kernel_of(module: nn.Module, X: torch.Tensor, *, check: bool = True) -> float:
+def kernel_of(module: nn.Module, X: torch.Tensor) -> float:
     """K_00(x,x) of a module at one input X, shape (1, ...), by the parameters that it trains."""
     from finwidth import empirical
     from finwidth.empirical.modules.described import DescribedModule
-    from finwidth.sampling.layers.modules import tangent_kernel
 
     if _is_matrix_free(module):
-        return float(tangent_kernel(_outputs(module, X)[:1], module.parameters()))
+        return _squared_gradient(module, X)
     scale = module.scale if isinstance(module, DescribedModule) else None
-    return float(empirical.ntk(module, X, outputs=0, scale=scale, check=check))
+    return float(empirical.ntk(module, X, outputs=0, scale=scale))
+
+
+def _squared_gradient(module: nn.Module, X: torch.Tensor) -> float:
+    """The same by one backward pass, without the checks of `finwidth.empirical.ntk`."""
+    import torch
+
+    from finwidth.empirical.modules.described import DescribedModule
+    from finwidth.sampling.layers.modules import tangent_kernel
+
+    output = _outputs(module, X)[:1]
+    if _is_matrix_free(module):
+        return float(tangent_kernel(output, module.parameters()))
+    named = {name: each for name, each in module.named_parameters() if each.requires_grad}
+    scale = module.scale if isinstance(module, DescribedModule) else {}
+    gradients = torch.autograd.grad(output.sum(), list(named.values()), materialize_grads=True)
+    squares = (each.to_dense().double().square().sum() for each in gradients)
+    return float(sum(scale.get(name, 1.0) * square for name, square in zip(named, squares, strict=True)))
+
+
+def _kernel_function(module: nn.Module, X: torch.Tensor) -> Callable[[nn.Module, torch.Tensor], float]:
+    """The fast function of the two where it agrees with the careful one at a module."""
+    careful, fast = kernel_of(module, X), _squared_gradient(module, X)
+    return _squared_gradient if math.isclose(careful, fast, rel_tol=_SAME) else kernel_of
 
 
 def _outputs(module: nn.Module, X: torch.Tensor) -> torch.Tensor:
@@ -189,10 +220,11 @@ def kernels_of_draws(
     """`kernel_of` draws, shape (draws,); that of a draw does not depend on how many there are."""
     from finwidth.empirical.modules.redrawing import seeds_of
 
-    K = np.zeros(draws)
+    K, seeds = np.zeros(draws), seeds_of(seed, draws)
+    kernel = _kernel_function(law.draw(seeds[0]), X)
     with stage("drawing networks", draws, progress) as told:
-        for i, each in enumerate(seeds_of(seed, draws)):
-            K[i] = kernel_of(law.draw(each), X, check=not i)
+        for i, each in enumerate(seeds):
+            K[i] = kernel(law.draw(each), X)
             told(i + 1)
     return K
 
@@ -215,14 +247,15 @@ def steps_of_draws(  # noqa: PLR0917
     """
     from finwidth.empirical.modules.redrawing import seeds_of
 
-    K = np.zeros((2, draws))
+    K, seeds = np.zeros((2, draws)), seeds_of(seed, draws)
+    kernel = _kernel_function(law.draw(seeds[0]), X)
     with stage("taking a step", draws) as told:
-        for i, each in enumerate(seeds_of(seed, draws)):
+        for i, each in enumerate(seeds):
             module = law.draw(each)
-            K[0, i] = kernel_of(module, X, check=not i)
+            K[0, i] = kernel(module, X)
             _step(module, X, target, lr)
             finite = all(bool(each.isfinite().all()) for each in _formed(module))
-            K[1, i] = kernel_of(module, X, check=False) if finite else math.inf
+            K[1, i] = kernel(module, X) if finite else math.inf
             told(i + 1)
     return K
 
@@ -243,7 +276,7 @@ def _step(module: nn.Module, X: torch.Tensor, target: FloatArray, lr: float) -> 
     optimizer = torch.optim.SGD(groups, lr=lr)
     optimizer.zero_grad()
     outputs = _outputs(module, X)
-    loss = (outputs - torch.as_tensor(target).to(outputs)).square().sum() / 2
+    loss = (outputs - torch.tensor(target).to(outputs)).square().sum() / 2
     loss.backward()
     optimizer.step()
 
@@ -312,6 +345,16 @@ def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = Non
     if gains is None and any(each.is_meta for each in module.parameters()):
         raise FinwidthError("the module is on the device meta, where weights tell nothing; give gains=")
     plan = redrawing.plan_of(module) if gains is None else _stated_plan(module, gains)
+    return made_in_law(module, plan)
+
+
+def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
+    """`in_law` by a plan of the module."""
+    import torch
+    from torch import nn
+
+    from finwidth.empirical.modules import redrawing
+
     replaced = {
         name: scheme
         for name, scheme in plan.schemes.items()
@@ -325,20 +368,13 @@ def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = Non
     layers = {name: _matrix_free(module.get_submodule(name), scheme.gain) for name, scheme in replaced.items()}
     memo: dict[int, object] = {id(module.get_submodule(name)): layer for name, layer in layers.items()}
     found = redrawing.copied(module, memo)
-    rest = redrawing.Plan(
-        {name: scheme for name, scheme in plan.schemes.items() if name not in replaced}, plan.reset, plan.kept
-    )
+    rest = replace(plan, schemes={name: each for name, each in plan.schemes.items() if name not in replaced})
+    for name, layer in layers.items():
+        if replaced[name].bias == "default" and "bias" in dict(layer.named_parameters()):
+            fan_in = module.get_submodule(name).get_parameter("weight")[0].numel()
+            nn.init.uniform_(layer.get_parameter("bias"), -(fan_in**-0.5), fan_in**-0.5)
     with torch.no_grad():
-        for name, scheme in replaced.items():
-            bias = (
-                layers[name].get_parameter("bias")
-                if scheme.bias == "default" and layers[name].bias is not None
-                else None
-            )
-            if bias is not None:
-                fan_in = module.get_submodule(name).get_parameter("weight")[0].numel()
-                nn.init.uniform_(bias, -(fan_in**-0.5), fan_in**-0.5)
-    _fill(found, rest)
+        _fill(found, rest)
     found.told_in_law = _told(replaced, rest)  # type: ignore[assignment]
     return found
 

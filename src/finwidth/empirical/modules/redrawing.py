@@ -122,6 +122,7 @@ def _settle(schemes: dict[str, LayerScheme], unclear: dict[str, list[LayerScheme
         else:
             told = " from ".join(scheme.names[0] for scheme in rivals)
             kept[f"{layer}.weight"] = f"its weights are too few to tell {told}"
+    common = Counter(name for scheme in schemes.values() for name in scheme.names)
     for layer, scheme in schemes.items():
         schemes[layer] = replace(scheme, names=tuple(sorted(scheme.names, key=lambda name: -common[name])))
 
