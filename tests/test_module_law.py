@@ -18,12 +18,26 @@ torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
 
 DRAWS = 460
+in_law: Any = finwidth.in_law
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+class Tiny(nn.Module):  # type: ignore[misc, name-defined]
+    """Two layers, with biases of nn.Linear's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(2, 40, 2), nn.BatchNorm2d(40), nn.Linear(40, 2)
+        nn.init.kaiming_normal_(self.conv.weight)
+        nn.init.kaiming_normal_(self.last.weight)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.norm(self.conv(x)).relu().mean((-2, -1)))
 
 
 class BasicBlock(nn.Module):  # type: ignore[misc, name-defined]
@@ -90,9 +104,10 @@ class Default(nn.Module):  # type: ignore[misc, name-defined]
 
 
 CASES: dict[str, tuple[Callable[[], Any], Any]] = {
+    "default": (lambda: Default().eval(), torch.linspace(-1, 1, 15).reshape(3, 5)),
+    "tiny": (lambda: Tiny().eval(), torch.linspace(-1, 1, 12).reshape(2, 2, 3)),
     "ResNet": (lambda: SmallResNet().eval(), torch.linspace(-1, 1, 48).reshape(3, 4, 4)),
     "transformer": (Transformer, torch.tensor([1, 2, 3, 2])),
-    "default": (lambda: Default().eval(), torch.linspace(-1, 1, 15).reshape(3, 5)),
 }
 
 
@@ -110,7 +125,12 @@ def fresh_kernels(name: str) -> Any:
     return np.array([plain_kernel(make(), x) for _ in range(DRAWS)])
 
 
-@pytest.mark.parametrize("name", CASES)
+def slow(*names: str) -> list[Any]:
+    """The cases, of which these are in the slow tier."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in CASES]
+
+
+@pytest.mark.parametrize("name", slow("default", "ResNet"))
 def test_layers_drawn_again_have_the_law_of_fresh_modules(name: str) -> None:
     """So that the percentile of a fresh module is uniform; that of one whose last layer is scaled is not."""
     from finwidth import module_law
@@ -124,7 +144,7 @@ def test_layers_drawn_again_have_the_law_of_fresh_modules(name: str) -> None:
     assert not same_law(drawn, 2 * fresh)
 
 
-@pytest.mark.parametrize("name", ["ResNet", "transformer"])
+@pytest.mark.parametrize("name", slow("transformer", "ResNet", "default")[1:])
 def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
     from finwidth import module_law
     from finwidth.empirical.modules.redrawing import plan_of
@@ -152,7 +172,7 @@ def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
 
 def test_in_law_says_what_it_replaced() -> None:
     module = SmallResNet().eval()
-    found = finwidth.in_law(module)
+    found = in_law(module)
     assert (
         found.told_in_law
         == "in law: 3 layers; drawn again: 1 layer with default weights, 3 other parts by reset_parameters"
@@ -162,14 +182,14 @@ def test_in_law_says_what_it_replaced() -> None:
     assert isinstance(module.block.conv1, nn.Conv2d)
     assert not torch.equal(found.fc.weight, module.fc.weight)
     module.scale = nn.Parameter(torch.rand(3))
-    assert "as they were: 'scale' (it is drawn otherwise, or trained)" in finwidth.in_law(module).told_in_law
+    assert "as they were: 'scale' (it is drawn otherwise, or trained)" in in_law(module).told_in_law
     attention = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 2)).eval()
     with pytest.raises(FinwidthError, match="no layer of this module is drawn in law"):
         finwidth.in_law(attention)
     for each in (attention[0].linear1, attention[0].linear2, attention[1]):
         nn.init.kaiming_normal_(each.weight)
         nn.init.zeros_(each.bias)
-    found = finwidth.in_law(attention)
+    found = in_law(attention)
     assert found.told_in_law.startswith("in law: 3 layers; drawn again: ")
     assert "as they were" not in found.told_in_law
     assert found(torch.ones(2, 3, 16)).shape == (2, 3, 2)
@@ -185,15 +205,14 @@ def test_shapes_of_any_width() -> None:
     assert found(torch.ones(1, 3, 2, 2)).shape == (1, 5)
     with pytest.raises(FinwidthError, match="gains names 'stemm'"):
         finwidth.in_law(wide, gains={"stemm": 2})
+    wide.scale = nn.Parameter(torch.ones(3, device="meta"))
     with pytest.raises(FinwidthError, match="'scale' has no numbers"):
-        with torch.device("meta"):
-            wide.scale = nn.Parameter(torch.ones(3))
         finwidth.in_law(wide, gains=2)
 
 
 def test_gains_by_name_and_biases() -> None:
     module = nn.Sequential(nn.Linear(5, 30), nn.ReLU(), nn.Linear(30, 2))
-    found = finwidth.in_law(module, gains={"0": 3})
+    found: Any = finwidth.in_law(module, gains={"0": 3})
     assert isinstance(found[0], finwidth.MatrixFreeLinear)
     assert found[0].gain == 3
     assert isinstance(found[2], nn.Linear)
@@ -293,7 +312,7 @@ def test_what_cannot_be_compared_is_told(name: str) -> None:
 # ---- regime
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer"))
 def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     """Against a loop of torch's own optimizer over modules that are made afresh."""
     make, x = CASES[name]
@@ -327,6 +346,6 @@ def test_regime_of_a_recognised_residual_module_draws_its_network() -> None:
 def test_regime_by_a_factory_of_modules_in_law() -> None:
     make, x = CASES["ResNet"]
     module = make()
-    found = finwidth.regime(module, x, draws=20, factory=lambda: finwidth.in_law(module))
+    found = finwidth.regime(module, x, draws=5, factory=lambda: finwidth.in_law(module))
     assert "networks that factory makes" in found.advice
     assert found.movement > 0

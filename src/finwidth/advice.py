@@ -102,7 +102,7 @@ def regime(
         torch.optim.SGD.  Of several outputs K is that of output 0; all are trained.  A module that
         `finwidth.empirical.recognise` does not know is drawn again, layer by layer or by ``factory``, as for `compare`.
     x
-        The input, shape (n_0,); by default all ones.  Of a module that is not recognised, one sample; it has no default.
+        The input, shape (n_0,); by default all ones.  Of a module that is not recognised, one sample, always given.
     target
         One number, or one for each output.
     lr
@@ -134,9 +134,10 @@ def regime(
     >>> found.movement < 0.02, found.movement_error < 0.001
     (True, True)
     """
-    net, seed = _network(net, init, factory), check_seed(seed)
-    if isinstance(net, ModuleLaw):
-        return _regime_of_draws(net, x, target, lr, _FEWEST if draws is None else count("draws", draws), seed)
+    found, seed = _network(net, init, factory), check_seed(seed)
+    if isinstance(found, ModuleLaw):
+        return _regime_of_draws(found, x, target, lr, _FEWEST if draws is None else count("draws", draws), seed)
+    net = found
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _step_targets(net.widths[-1], target)
     draws = _default_draws(net) if draws is None else count("draws", draws)
@@ -174,7 +175,7 @@ def _regime_of_draws(  # noqa: PLR0917
     return _told(cv, cv_error, moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: ")
 
 
-def _told(  # noqa: PLR0917
+def _told(
     cv: float,
     cv_error: float,
     moved: FloatArray,
@@ -193,8 +194,8 @@ def _told(  # noqa: PLR0917
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * default}"
     advice = (
         f"{of}at this input its kernel varies by {spread} of its mean between initializations, and the first step of "
-        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: {_MEANING[name]}; "
-        "longer training, more inputs, another target or rate are another matter"
+        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: "
+        f"{_MEANING[name]}; longer training, more inputs, another target or rate are another matter"
     )
     return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
 

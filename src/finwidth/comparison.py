@@ -369,7 +369,7 @@ def _real_networks(net: Network, x: Vector, networks: int | None, seed: int) -> 
 def _compare_in_module_law(
     module: nn.Module,
     x: Vector,
-    factory: object,
+    factory: Callable[[], nn.Module] | None,
     tell: Callable[[int], object],
     *,
     networks: int | None,

@@ -71,7 +71,10 @@ class ModuleLaw:
 
 
 def description_or_law(
-    module: nn.Module, init: str | Mapping[str, object] | None, factory: object, served: tuple[type[Described], ...]
+    module: nn.Module,
+    init: str | Mapping[str, object] | None,
+    factory: Factory | None,
+    served: tuple[type[Described], ...],
 ) -> Described | ModuleLaw:
     """The description of a module, without a norm, if it is recognised and ``served``; else the law of its draws.
 
@@ -114,7 +117,7 @@ def law_of_network(net: Network, module: nn.Module) -> ModuleLaw:
     return ModuleLaw(module, make, f"draws of {net}", not_recognised=f"it is a {type(net).__name__}")
 
 
-def law_of_module(module: nn.Module, factory: object = None, *, reason: str = "") -> ModuleLaw:
+def law_of_module(module: nn.Module, factory: Factory | None = None, *, reason: str = "") -> ModuleLaw:
     """The law of a module: that of the factory's modules, or of the module with its layers drawn again.
 
     ``reason`` is why it is not described.
@@ -128,7 +131,7 @@ def law_of_module(module: nn.Module, factory: object = None, *, reason: str = ""
     from finwidth.empirical.modules.redrawing import names_of, plan_of, redrawn
 
     if factory is not None:
-        make: Factory = arguments.function("factory", factory, "a function without arguments that makes a torch module")
+        make = arguments.function("factory", factory, "a function without arguments that makes a torch module")
         law = ModuleLaw(check_module(module), make, "networks that factory makes")
         return replace(law, moved=_moved(law))
     plan = plan_of(check_module(module))
@@ -158,8 +161,8 @@ def _moved(law: ModuleLaw) -> tuple[str, ...]:
     return tuple(differing(law.module, draws))
 
 
-def _some(shapes: Mapping[str, object]) -> str:
-    few = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(shapes.items())[:3])  # type: ignore[call-overload]
+def _some(shapes: Mapping[str, torch.Size]) -> str:
+    few = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(shapes.items())[:3])
     return few + ", ..." * (len(shapes) > 3)
 
 
@@ -277,7 +280,7 @@ def _step(module: nn.Module, X: torch.Tensor, target: FloatArray, lr: float) -> 
     optimizer.zero_grad()
     outputs = _outputs(module, X)
     loss = (outputs - torch.tensor(target).to(outputs)).square().sum() / 2
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
@@ -335,7 +338,6 @@ def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = Non
     >>> finwidth.tangent_kernel(module(torch.ones(2, 4)).squeeze(1), module.parameters()).shape
     torch.Size([2, 2])
     """
-    import torch
     from torch import nn
 
     from finwidth.empirical.modules import redrawing
@@ -420,9 +422,8 @@ def _stated_plan(module: nn.Module, gains: Mapping[str, float] | float) -> Plan:
         for name, value in given.items()
     }
     for name in numbers:
-        if reason := _why_not(module.get_submodule(name)):
-            if isinstance(gains, Mapping):
-                raise FinwidthError(f"layer {name!r} cannot be drawn in law: {reason}")
+        if (reason := _why_not(module.get_submodule(name))) and isinstance(gains, Mapping):
+            raise FinwidthError(f"layer {name!r} cannot be drawn in law: {reason}")
     schemes = {name: LayerScheme(("stated",), "gaussian", gain, "zero") for name, gain in numbers.items()}
     schemes = {name: scheme for name, scheme in schemes.items() if not _why_not(module.get_submodule(name))}
     inside = [name for name, each in module.named_modules() if name not in schemes and has_reset(each)]

@@ -138,7 +138,8 @@ def test_balanced_blocks_have_fair_signs_of_their_own() -> None:
 def test_members_of_an_ensemble_have_the_exact_mean(net: Any) -> None:
     exact = finwidth.moments(net, x)
     ensemble = empirical.Ensemble(net, 12_000, seed=7)
-    assert torch.equal(ensemble.member(3)[0].weight, ensemble.parameters["0.weight"][3])
+    member: Any = ensemble.member(3)
+    assert torch.equal(member[0].weight, ensemble.parameters["0.weight"][3])
     K = ensemble.kernels(x[None], 0)[:, 0, 0].numpy()
     alone = empirical.ntk(ensemble.member(3), x[None], outputs=0, scale=ensemble.scale)
     assert np.isclose(K[3], float(alone), rtol=1e-12)
@@ -169,9 +170,7 @@ def test_a_normalised_module_has_the_law_of_its_definition() -> None:
     def plain(epsilon: float) -> Any:
         generator = torch.Generator().manual_seed(11)
         W = [torch.randn(1000, m, n, generator=generator, dtype=torch.float64) for n, m in ((3, 5), (5, 1))]
-        for each, variance in zip(W, (2 / 3, 1 / 5), strict=True):
-            each *= variance**0.5
-            each.requires_grad_()
+        W = [(each * v**0.5).requires_grad_() for each, v in zip(W, (2 / 3, 1 / 5), strict=True)]
         y = (W[0] @ torch.tensor(x)[:, None])[..., 0]
         z = normed(y, Norm("rms", epsilon=epsilon)).relu()
         out = (W[1] @ z[..., None]).sum()

@@ -19,7 +19,7 @@ from finwidth import MLP, Activation, FinwidthError, SmoothActivation
 torch = pytest.importorskip("torch")
 nn = torch.nn
 init = nn.init
-recognise = finwidth.empirical.recognise
+recognise: Any = finwidth.empirical.recognise
 
 WIDTHS = (12, 40, 30, 3)
 

@@ -1,4 +1,4 @@
-"""Residual and normalised torch modules as people write them: recognised with their factors, norms and laws, or refused."""
+"""Residual and normalised torch modules as people write them: recognised with factors, norms and laws, or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
-recognise = finwidth.empirical.recognise
+recognise: Any = finwidth.empirical.recognise
 
 N, M = 24, 40
 
@@ -272,7 +272,7 @@ def test_normalised_networks_are_recognised(name: str) -> None:
 def test_modules_of_ours_are_the_networks_they_were_made_of() -> None:
     for net in (ResNet([3, 4, 1], 2, norm="rms"), BalancedResNet([3, 4, 1], 2), MLP([3, 4, 1], norm="layer")):
         kind = finwidth.empirical.MLP if isinstance(net, MLP) else finwidth.empirical.ResNet
-        assert recognise(kind(net)) is net  # type: ignore[arg-type]
+        assert recognise(kind(net)) is net
 
 
 def test_branches_of_inverse_square_roots_are_exact() -> None:
@@ -283,7 +283,7 @@ def test_branches_of_inverse_square_roots_are_exact() -> None:
     assert (
         recognise(stack(*(Deep() for _ in range(7)))).branch_squared
         == ResNet([2, 2, 1], 7, branch="1/sqrt(depth)").branch_squared
-    )  # type: ignore[attr-defined]
+    )
 
 
 class Gain(Block):
@@ -316,7 +316,7 @@ class DependsOnData(Block):
 
 
 class TwoInputs(Block):
-    def forward(self, x: Any, y: Any) -> Any:
+    def forward(self, x: Any, y: Any) -> Any:  # type: ignore[override]
         return y + self.fc2(self.act(self.fc1(x)))
 
 
@@ -334,6 +334,12 @@ shared_block = Block()
 def trained_norms() -> Any:
     module = stack(PreNorm(norm=nn.LayerNorm), final=nn.LayerNorm(N)).eval()
     module[2].weight.data[3] += 0.01
+    return module
+
+
+def zero_initialised() -> Any:
+    module = stack(Block())
+    nn.init.zeros_(module[1].fc2.weight)
     return module
 
 
@@ -399,7 +405,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no head": (lambda: nn.Sequential(nn.Linear(12, N), Block()), "does not end with a Linear layer"),
     "unused layer": (lambda: stack(Unused()), "its parameter '1.extra"),
     "control flow": (lambda: stack(DependsOnData()), "cannot be followed"),
-    "two inputs": (lambda: TwoInputs(), "does not end with|takes 'y' besides"),
+    "two inputs": (TwoInputs, "does not end with|takes 'y' besides"),
     "in place on the stream": (lambda: stack(Alias()), "does not compute what the ResNet does"),
     "no gradient through a branch": (
         lambda: stack(block(lambda s, x: x + s.fc2(s.act(s.fc1(x.detach()))))()),
@@ -419,7 +425,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "are not trained",
     ),
     "zero-initialised branch": (
-        lambda: (lambda module: (nn.init.zeros_(module[1].fc2.weight), module)[1])(stack(Block())),
+        zero_initialised,
         "how this module was initialised cannot be told",
     ),
 }

@@ -1,7 +1,7 @@
 """The empirical route: real networks and their own parameters.
 
-`ntk`, `sgd_update`, `explain`, `MLP`, `ResNet`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported when
-one of them is first used.
+`ntk`, `sgd_update`, `explain`, `MLP`, `ResNet`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported
+when one of them is first used.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import nn
 
 from finwidth.empirical.modules.described import DescribedModule, Place
 from finwidth.empirical.modules.parts import norm_module
-from finwidth.networks import mlp as network
+from finwidth.networks import mlp as description
 
 
 class MLP(DescribedModule):
@@ -53,11 +53,11 @@ class MLP(DescribedModule):
     [3.0, 3.0, 0.333, 1.0]
     """
 
-    descriptions = (network.MLP,)
-    network: network.MLP
+    descriptions = (description.MLP,)
+    network: description.MLP
 
     @staticmethod
-    def places_of(net: network.MLP) -> list[Place]:
+    def places_of(net: description.MLP) -> list[Place]:
         """The weight layers, first to last."""
         return [Place(i, layer) for i, layer in enumerate(net.layers)]
 

@@ -46,7 +46,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The stream after the block, of the shape before it."""
-        return self.skip * x + self.factor * self.branch(x)
+        stream: torch.Tensor = self.skip * x + self.factor * self.branch(x)
+        return stream
 
     def extra_repr(self) -> str:
         """For `repr`."""
@@ -62,8 +63,8 @@ class Signs(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (..., width)."""
-        signs: torch.Tensor = self.get_buffer("signs")
-        return signs * x
+        signed: torch.Tensor = self.get_buffer("signs") * x
+        return signed
 
 
 class ExactNorm(nn.Module):

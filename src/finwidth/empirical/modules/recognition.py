@@ -31,6 +31,7 @@ from finwidth.empirical.modules.tracing import (
     in_double,
     not_read,
     traced,
+    unread,
 )
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks import mlp as network
@@ -80,7 +81,7 @@ def recognise(module: object, init: str | Mapping[str, object] | None = None) ->
         and a last nn.Linear. Both with RMSNorm or LayerNorm, of torch or the user's own, where a `finwidth.Norm` has
         them. It may be an nn.Sequential, nested or not, or have forwards of its own: they are followed, and what the
         network computes with the same weights is held against the module. Flatten in front, Identity, and Dropout in
-        eval mode are passed over. A module of ours, `finwidth.empirical.MLP` or `ResNet`, is the network it was made of.
+        eval mode are passed over. A `finwidth.empirical.MLP` or `ResNet` is the network that it was made of.
     init
         How the weights were drawn, if you know: ``"default"`` (nn.Linear's own), ``"kaiming_uniform"``,
         ``"kaiming_normal"`` (with the gain of the activation), ``"xavier_uniform"``, ``"xavier_normal"``,
@@ -159,12 +160,12 @@ def _read_mlp(output: Product) -> _Read:
         value = value.of
     if isinstance(value, Total):
         not_read(f"the sum {value.name!r} is followed by an activation, or is inside a branch")
-    if gap:
+    if gap:  # of the input
         not_read(f"layer {gap[0].name!r} does not follow a Linear layer")
     found = [[each for each in gap if isinstance(each, Entrywise)] for gap in gaps]
     norms = [[each for each in gap if isinstance(each, Normed)] for gap in gaps]
     phis = [each[0].phi if each else ACTIVATIONS["linear"] for each in found]
-    if any(len(each) > 1 for each in (*found, *norms)):
+    if max([0, *map(len, found), *map(len, norms)]) > 1:
         not_read("it has two activations, or two norms, between Linear layers")
     _check_activations(phis)
     if len({bool(each) for each in norms}) > 1:
@@ -208,7 +209,7 @@ def _block(total: Total) -> tuple[Value, _Branch]:
             if min(skip.factor, branch.factor) < 0:
                 not_read(f"the sum {total.name!r} has a negative factor")
             return skip.value, _Branch(skip.factor, branch.factor, (inner, outer), phi, norm)
-    not_read(f"the sum {total.name!r} is not one of x and of two Linear layers of x with an activation between them")
+    raise unread(f"the sum {total.name!r} is not one of x and of two Linear layers of x with an activation between")
 
 
 def _norms_of_blocks(inside: list[Normed | None], after: list[Normed | None]) -> tuple[tuple[Normed, ...], str]:
@@ -220,7 +221,7 @@ def _norms_of_blocks(inside: list[Normed | None], after: list[Normed | None]) ->
         return found, "before"
     if all(after) and not any(inside):
         return found, "after"
-    not_read("its norms are not those in front of every block and of the last layer, nor those after every sum")
+    raise unread("its norms are not those in front of every block and of the last layer, nor those after every sum")
 
 
 def _check_activations(found: Sequence[Activation]) -> None:
@@ -272,7 +273,7 @@ def _check_layer(layer: Product, tensors: Mapping[str, nn.Parameter]) -> None:
 def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] | None) -> Network:
     weights = {layer.name: module.get_parameter(layer.weight) for layer in read.layers}
     biases = {layer.name: module.get_parameter(layer.bias) for layer in read.layers if layer.bias is not None}
-    widths = [next(iter(weights.values())).shape[1], *(len(each) for each in weights.values())]
+    widths = [weights[read.layers[0].name].shape[1], *(each.shape[0] for each in weights.values())]
     fan_ins = [weights[name].shape[1] for name in biases]
     law: initialization.LawOptions = {}
     if biases:
@@ -284,13 +285,14 @@ def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] 
         law["bias"] = kinds[0]
         return network.MLP(widths, activation=phi, parameterization="standard", norm=norm, **law)
     by_kind = _ByKind(read.kinds)
-    if isinstance(law.get("bias_variance"), list):
-        own = iter(law["bias_variance"])
+    variances, gains = law.get("bias_variance"), law.get("gains")
+    if isinstance(variances, list):
+        own = iter(variances)
         law["bias_variance"] = by_kind(
             [next(own) if kind != "none" else 0 for kind in kinds], "variances of its biases"
         )
-    if isinstance(law.get("gains"), tuple):
-        law["gains"] = by_kind(law["gains"], "gains")
+    if isinstance(gains, tuple):
+        law["gains"] = by_kind(gains, "gains")
     law["bias"] = by_kind(kinds, "biases")
     return ResNet(
         [widths[0], widths[1], widths[-1]],
@@ -404,5 +406,5 @@ def _same_parameters(ours: DescribedModule, read: _Read) -> Iterator[tuple[str, 
 def _random_like(parameter: torch.Tensor, name: str, generator: torch.Generator) -> torch.Tensor:
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     if parameter.ndim > 1:
-        return drawn / parameter.shape[1] ** 0.5
+        return drawn / math.sqrt(parameter.shape[1])
     return 0.3 * drawn + (0 if name.endswith("bias") else 1)

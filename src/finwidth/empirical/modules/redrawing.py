@@ -1,8 +1,8 @@
 """How any torch module is initialised again, layer by layer: `plan_of`.
 
 Linear and convolutional layers whose weights pass for draws of a known scheme (`initialization`) are drawn from it.
-Other layers are drawn by their own ``reset_parameters``, if their parameters pass for what it draws.  What is neither is
-not drawn again: it was trained, or drawn in a way that the module does not tell.
+Other layers are drawn by their own ``reset_parameters``, if their parameters pass for what it draws.  What is neither
+is not drawn again: it was trained, or drawn in a way that the module does not tell.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _shared(module: nn.Module) -> set[int]:
 
 
 def _resetter(part: nn.Module) -> Callable[[], object] | None:
-    """torch's attention and transformers have it under another name."""
+    """The function that does; attention and transformers of torch have it under another name."""
     found = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
     return found if callable(found) else None
 

@@ -89,5 +89,5 @@ class ResNet(DescribedModule):
         """Parameters, and the signs, of a random network, by name."""
         values = super().draw(rng)
         for name, each in self.named_buffers():
-            values[name] = 2.0 * rng.integers(0, 2, len(each)) - 1
+            values[name] = 2 * rng.integers(0, 2, len(each)).astype(np.float64) - 1
         return values

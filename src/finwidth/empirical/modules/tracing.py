@@ -13,8 +13,9 @@ import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import permutations
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import torch
@@ -29,14 +30,19 @@ from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivat
 Tensor = torch.Tensor
 
 _RECOGNISED = (
-    "recognised are nn.Sequential of nn.Linear and one activation between them, residual networks of a first nn.Linear, "
-    "blocks x + f(x) with two of them in f, and a last one, and both with RMSNorm or LayerNorm"
+    "recognised are nn.Sequential of nn.Linear and one activation between them, residual networks of a first "
+    "nn.Linear, blocks x + f(x) with two of them in f, and a last one, and both with RMSNorm or LayerNorm"
 )
 
 
+def unread(reason: str) -> FinwidthError:
+    """The one error."""
+    return FinwidthError(f"this module is not a network that finwidth recognises: {reason} ({_RECOGNISED})")
+
+
 def not_read(reason: str) -> NoReturn:
-    """Raise the one error."""
-    raise FinwidthError(f"this module is not a network that finwidth recognises: {reason} ({_RECOGNISED})")
+    """Raise it."""
+    raise unread(reason)
 
 
 # ---- expressions
@@ -183,8 +189,8 @@ class _Reader:
         else:
             self.found[node] = self._function(node, args, kwargs)
 
-    def _values(self, given: object) -> object:
-        return fx.node.map_arg(given, self.found.__getitem__)
+    def _values(self, given: Any) -> Any:
+        return fx.node.map_arg(given, self.found.__getitem__)  # type: ignore[arg-type]  # not for a graph
 
     def _placeholder(self, node: fx.Node) -> _Traced:
         if not self.begun:
@@ -192,10 +198,11 @@ class _Reader:
             return Term(Value("input"))
         if not node.args:
             not_read(f"its forward takes {node.target!r} besides")
-        return node.args[0]
+        default: object = node.args[0]
+        return default
 
     def _attribute(self, name: str) -> _Traced:
-        found = operator.attrgetter(name)(self.module)
+        found: object = operator.attrgetter(name)(self.module)
         if isinstance(found, nn.Parameter):
             return _Parameter(name)
         if isinstance(found, Tensor) and not found.ndim:
@@ -277,7 +284,9 @@ class _Reader:
 
     # ---- functions
 
-    def _function(self, node: fx.Node, args: Sequence[_Traced], kwargs: dict[str, _Traced]) -> _Traced:
+    def _function(  # noqa: PLR0911 - a table of cases
+        self, node: fx.Node, args: Sequence[_Traced], kwargs: dict[str, _Traced]
+    ) -> _Traced:
         name, target = node.name, node.target
         terms = [each for each in (*args, *kwargs.values()) if isinstance(each, Term)]
         if not terms:
@@ -493,9 +502,8 @@ def _norm_of(leaf: nn.Module, width: int) -> tuple[str, Fraction, tuple[str, ...
         values = [1 + torch.rand(width, generator=generator, dtype=torch.float64) for _ in order]
         scale, shift = (*values, None, None)[:2]
         unit = dict(zip(order, (torch.ones_like(x[0]), torch.zeros_like(x[0])), strict=False))
-        y = _tensor_of(lambda each, put=unit: torch.func.functional_call(leaf, put, (each,)), x)
-        given = dict(zip(order, values, strict=True))
-        z = _tensor_of(lambda each, put=given: torch.func.functional_call(leaf, put, (each,)), x)
+        y = _tensor_of(partial(_called, leaf, unit), x)
+        z = _tensor_of(partial(_called, leaf, dict(zip(order, values, strict=True))), x)
         if y is None or z is None:
             continue
         coarse = torch.equal(y, y.float().double())
@@ -509,6 +517,10 @@ def _norm_of(leaf: nn.Module, width: int) -> tuple[str, Fraction, tuple[str, ...
                 _check_parts(type(leaf).__name__, kind, order)
                 return kind, epsilon, order, coarse
     return None
+
+
+def _called(leaf: nn.Module, values: dict[str, Tensor], x: Tensor) -> object:
+    return torch.func.functional_call(leaf, values, (x,))
 
 
 def _check_parts(name: str, kind: str, parameters: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Many networks of one architecture at once: their parameters are stacked, and every product is a batch of products.
 
 Training and outputs go through torch.func (functional_call under vmap), for any module.  Kernels of a `finwidth.MLP`
-without a norm are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that enter
-layer i, J the derivatives of an output by its pre-activations and c, e its multipliers,
+without a norm are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that
+enter layer i, J the derivatives of an output by its pre-activations and c, e its multipliers,
 K = sum_i (c_i A A^T + e_i) * (J J^T).  Those of other descriptions are batches of Jacobians, and those of other modules
 are those of `finwidth.empirical.ntk`, member by member.
 """
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.arguments import array, count, flag, function, running
-from finwidth.empirical.kernel.arguments import check_batch, check_module, numpy_of
+from finwidth.arguments import array, count, flag, function
+from finwidth.empirical.kernel.arguments import check_batch, numpy_of
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.modules.described import DescribedModule
@@ -48,7 +48,8 @@ class Ensemble:
     Parameters
     ----------
     net
-        A `finwidth.MLP`, `ResNet` or `BalancedResNet`, or a function without arguments that makes a torch module, initialised by torch's generator.
+        A `finwidth.MLP`, `ResNet` or `BalancedResNet`, or a function without arguments that makes a torch module,
+        initialised by torch's generator.
         Batch normalisation and dropout must be in eval mode (``return module.eval()``), as for
         `finwidth.empirical.ntk`: what they do in training is no function of one input. Buffers stay as they are made,
         also in `train`.
