@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from finwidth import paper as paper
     from finwidth import plots as plots
     from finwidth import sweeps as sweeps
+    from finwidth.module_law import in_law as in_law
     from finwidth.public import *  # noqa: F403
     from finwidth.public import __version__ as __version__
     from finwidth.sampling.layers.modules import MatrixFreeConv2d as MatrixFreeConv2d
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
     from finwidth.sampling.layers.modules import tangent_kernel as tangent_kernel
 
 
-_OF_TORCH = {"MatrixFreeConv2d", "MatrixFreeLinear", "tangent_kernel"}
+_LAYERS = "finwidth.sampling.layers.modules"
+_OF_TORCH = {
+    "MatrixFreeConv2d": _LAYERS,
+    "MatrixFreeLinear": _LAYERS,
+    "in_law": "finwidth.module_law",
+    "tangent_kernel": _LAYERS,
+}
 
 
 if not TYPE_CHECKING:  # a type checker would take any name
@@ -29,7 +36,7 @@ if not TYPE_CHECKING:  # a type checker would take any name
         """Load the library with the first name that is asked for; the command line is ready for an interrupt before."""
         if name in _OF_TORCH:
             import_module("finwidth.extras").load_extra("torch", f"finwidth.{name}")
-            return getattr(import_module("finwidth.sampling.layers.modules"), name)
+            return getattr(import_module(_OF_TORCH[name]), name)
         if not name.startswith("_") and find_spec(f"finwidth.{name}"):  # a part of the package, which others may load
             return import_module(f"finwidth.{name}")
         public = import_module("finwidth.public")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from finwidth import module_law
 from finwidth.arguments import count, numbers, real
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import moments
+from finwidth.module_law import ModuleLaw
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
@@ -86,6 +88,7 @@ def regime(
     draws: int | None = None,
     seed: int = 0,
     init: str | Mapping[str, object] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
@@ -95,20 +98,23 @@ def regime(
     Parameters
     ----------
     net
-        The network, or a torch module that `finwidth.empirical.recognise` knows: then the law is that of its
-        initialization, and the rate that of torch.optim.SGD.  Of several outputs K is that of output 0; all are
-        trained.
+        The network, or a torch module: then the law is that of its initialization, and the rate that of
+        torch.optim.SGD.  Of several outputs K is that of output 0; all are trained.  A module that
+        `finwidth.empirical.recognise` does not know is drawn again, layer by layer or by ``factory``, as for `compare`.
     x
-        The input, shape (n_0,); by default all ones.
+        The input, shape (n_0,); by default all ones.  Of a module that is not recognised, one sample, always given.
     target
         One number, or one for each output.
     lr
         Learning rate of the network's parameterization, by default 1/E[K]: the rate at which a fixed kernel would fit
         the target in one step.
     draws, seed
-        How many networks, by default 4000, fewer of large ones, and a whole number that fixes them.
+        How many networks, by default 4000, fewer of large ones, 32 of modules that are not recognised, and a whole
+        number that fixes them.
     init
         How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
+    factory
+        A function without arguments that makes a fresh module like the one given, initialised by torch's generator.
 
     Raises
     ------
@@ -128,25 +134,68 @@ def regime(
     >>> found.movement < 0.02, found.movement_error < 0.001
     (True, True)
     """
-    net, seed = _network(net, init), check_seed(seed)
+    found, seed = _network(net, init, factory), check_seed(seed)
+    if isinstance(found, ModuleLaw):
+        return _regime_of_draws(found, x, target, lr, _FEWEST if draws is None else count("draws", draws), seed)
+    net = found
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
-    wanted = _step_targets(net, target)
+    wanted = _step_targets(net.widths[-1], target)
     draws = _default_draws(net) if draws is None else count("draws", draws)
     if draws == 1:
         raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
     mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
-    rate = 1 / mean if lr is None else real("lr", lr, "a finite number above 0", lambda rate: 0 < rate < math.inf)
+    rate = _rate(lr, mean)
     moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
+    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
+    return _told(cv, cv_error, moved, towards, rate, default=lr is None)
+
+
+def _rate(lr: float | None, mean: float) -> float:
+    return 1 / mean if lr is None else real("lr", lr, "a finite number above 0", lambda rate: 0 < rate < math.inf)
+
+
+def _regime_of_draws(  # noqa: PLR0917
+    law: ModuleLaw, x: object, target: float | Sequence[float], lr: float | None, draws: int, seed: int
+) -> Regime:
+    """The regime of real networks that are drawn and differentiated one by one."""
+    if draws == 1:
+        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
+    if x is None:
+        raise FinwidthError(f"x is None; give one input, of the shape of a sample ({law.not_recognised})")
+    X = module_law.one_input(law.module, x)
+    wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
+    mean = 1.0 if lr is not None else _positive_mean(module_law.kernels_of_draws(law, X, draws, seed))
+    rate = _rate(lr, mean)
+    before, after = module_law.steps_of_draws(law, X, wanted, rate, draws, seed)
+    mean = _positive_mean(before)
+    cv = float(before.std()) / mean
+    moved = np.abs(after - before) / mean
+    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
+    cv_error = _cv_error(before / mean) if cv else 0.0
+    return _told(cv, cv_error, moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: ")
+
+
+def _told(
+    cv: float,
+    cv_error: float,
+    moved: FloatArray,
+    towards: float | tuple[float, ...],
+    rate: float,
+    *,
+    default: bool,
+    of: str = "",
+) -> Regime:
+    """What is found, in numbers and words."""
+    moved = np.where(np.isfinite(moved), moved, math.inf)
     movement, error = _mean(moved)
     median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
     name = "moving" if moved.mean() > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
-    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     spread = f"{cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)}"
-    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * (lr is None)}"
+    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * default}"
     advice = (
-        f"at this input its kernel varies by {spread} of its mean between initializations, and the first step of SGD, "
-        f"on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: {_MEANING[name]}; "
-        "longer training, more inputs, another target or rate are another matter"
+        f"{of}at this input its kernel varies by {spread} of its mean between initializations, and the first step of "
+        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: "
+        f"{_MEANING[name]}; longer training, more inputs, another target or rate are another matter"
     )
     return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
 
@@ -162,17 +211,16 @@ def too_large(net: MLP) -> str | None:
     return None
 
 
-def _network(net: MLP | nn.Module, init: str | Mapping[str, object] | None) -> MLP:
+def _network(
+    net: MLP | nn.Module, init: str | Mapping[str, object] | None, factory: Callable[[], nn.Module] | None
+) -> MLP | ModuleLaw:
+    """The description, or of a module that has none here the law of its draws."""
     if isinstance(net, MLP) or not hasattr(net, "parameters"):
         return check_mlp(net)
-    from finwidth import empirical
-
-    recognised: MLP = empirical.recognise(net, init)
-    return recognised
+    return module_law.description_or_law(net, init, factory, served=(MLP,))
 
 
-def _step_targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
-    outputs = net.widths[-1]
+def _step_targets(outputs: int, target: float | Sequence[float]) -> FloatArray:
     given = numbers(target)
     if given is None or given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
         raise FinwidthError(f"target is {shown(target)}; give a finite number, or one for each of {outputs} outputs")
@@ -200,11 +248,21 @@ def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tu
         K = kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
+    return _positive(mean), cv, error
+
+
+def _positive_mean(K: FloatArray) -> float:
+    """E[K] of draws."""
+    return _positive(float(K.mean()))
+
+
+def _positive(mean: float) -> float:
+    """E[K], if a step can be drawn with it."""
     if not mean:
         raise FinwidthError("the kernel of this network is zero at this input: nothing is trained; use bias='trained'")
     if not 0 < mean < math.inf or math.isinf(1 / mean):
         raise FinwidthError(f"E[K] is {mean:.3g}, past the range in which a step can be drawn; rescale gains or input")
-    return mean, cv, error
+    return mean
 
 
 def _cv_error(relative: FloatArray) -> float:

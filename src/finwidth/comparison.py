@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from finwidth import arguments
+from finwidth import arguments, module_law
 from finwidth.arguments import count
 from finwidth.empirical.reference.brute_force import simulate, weights_of
+from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.errors import FinwidthError, SizeError
-from finwidth.exact.moments import KernelMoments, exact_values, moments
+from finwidth.exact.moments import KernelMoments, exact_values, moments, unsupported
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import check_mlp, instead
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 _MOST_OUTPUTS = 32  # of networks that are drawn in law as well
 _WEIGHTS = 2 * 10**8  # that the default number of real networks draws in all: some seconds
 _MOST_NETWORKS = 10_000
+_REDRAWN = 200  # by default, of a module that is not recognised
 _ROUNDING = 1e-6  # of kernels in float32
 
 
@@ -96,6 +100,7 @@ def compare(
     networks: int | None = ...,
     seed: int = ...,
     init: str | Mapping[str, object] | None = ...,
+    factory: Callable[[], nn.Module] | None = ...,
     progress: Callable[[int], object] | None = ...,
 ) -> ModuleComparison: ...
 
@@ -108,6 +113,7 @@ def compare(
     networks: int | None = None,
     seed: int = 0,
     init: str | Mapping[str, object] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
@@ -122,20 +128,29 @@ def compare(
     beside their exact means and standard deviations over initializations, with their percentiles in the law: among
     draws in law where the network allows them, among real networks otherwise.
 
+    Of any other module K alone has a percentile, among networks of the same architecture: its own layers drawn again as
+    their weights tell (`finwidth.empirical.modules.redrawing`), or the modules that ``factory`` makes. The result says
+    what is compared, and where the module itself does not pass for such a draw, as after training.
+
     Parameters
     ----------
     net, x
-        The network, or a torch module, and one input, shape (n_0,).
+        The network, or a torch module, and one input, shape (n_0,), or of a module that is not recognised whatever
+        shape a sample has.
     draws
         Draws in law, where the network allows them.
     networks
-        Real networks to draw and differentiate; by default up to 10,000, fewer where they are large.
+        Real networks to draw and differentiate; by default up to 10,000, fewer where they are large, and 200 of modules
+        that are not recognised.
     seed
         A whole number, 0 or more.
     init
         How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
+    factory
+        A function without arguments that makes a fresh module like the one given, initialised by torch's generator; the
+        percentile is then among those.
     progress
-        Called with the number of draws in law finished.
+        Called with the number of draws finished.
 
     Returns
     -------
@@ -151,7 +166,9 @@ def compare(
     seed, draws = check_seed(seed), count("draws", draws)
     tell = arguments.progress(progress)
     if not isinstance(net, MLP) and hasattr(net, "parameters"):
-        return _compare_module(net, x, init, tell, draws=draws, networks=networks, seed=seed)
+        if factory is None:
+            return _compare_recognised(net, x, init, tell, draws=draws, networks=networks, seed=seed)
+        return _compare_in_module_law(net, x, factory, tell, networks=networks, seed=seed)
     net = check_mlp(net)
     exact = exact_values(moments(net, x))
     not_sampled = _not_sampled(net)
@@ -165,7 +182,7 @@ def compare(
     return Comparison(net, rows, not_sampled)
 
 
-def _not_sampled(net: MLP) -> str | None:
+def _not_sampled(net: Network) -> str | None:
     """Why a network is not drawn in law beside the real ones; None if it is."""
     if reasons := sample.unsupported(net):
         return f"finwidth.sample cannot draw this network: {'; '.join(reasons)}"
@@ -221,6 +238,8 @@ class Placed:
         Exact mean and standard deviation over initializations; None where there are no exact moments, and sd for dK.
     percentile
         Percent of drawn networks below it (half of those equal to it).
+    interval
+        Between which the percentile is with probability 95%, by how many were drawn (Clopper and Pearson, 1934).
     """
 
     quantity: str
@@ -228,6 +247,7 @@ class Placed:
     exact: float | None
     sd: float | None
     percentile: float
+    interval: tuple[float, float]
 
     @property
     def z(self) -> float | None:
@@ -236,7 +256,7 @@ class Placed:
 
     def to_json(self) -> dict[str, object]:
         """Plain types."""
-        names = ("measured", "exact", "sd", "z", "percentile")
+        names = ("measured", "exact", "sd", "z", "percentile", "interval")
         return {name: plain(getattr(self, name)) for name in names}
 
 
@@ -244,30 +264,43 @@ class Placed:
 class ModuleComparison:
     """The result of `compare` for a torch module: its quantities, and their percentiles over initializations.
 
-    ``in_law`` says whether the ``draws`` that the percentiles rest on were drawn in law, or are real networks.
+    Attributes
+    ----------
+    network
+        What the module is recognised as; None if it is not.
+    rows
+        The quantities.
+    draws, in_law
+        How many the percentiles rest on, and whether they were drawn in law, or are real networks.
+    cv
+        Of K, exact; None where there are no exact moments.
+    compared
+        What the module is compared with, and whether it passes for such a network itself.
     """
 
-    network: MLP
+    network: Network | None
     rows: tuple[Placed, ...]
     draws: int
     in_law: bool
     cv: float | None
+    compared: str
 
     def to_json(self) -> dict[str, object]:
         """Plain types."""
         document: dict[str, object] = plain(
             {
-                "network": self.network.describe(),
+                "network": None if self.network is None else self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
                 "cv": {"K": self.cv},
                 "draws": self.draws,
                 "in_law": self.in_law,
+                "compared": self.compared,
             }
         )
         return document
 
 
-def _compare_module(
+def _compare_recognised(
     module: nn.Module,
     x: Vector,
     init: str | Mapping[str, object] | None,
@@ -277,35 +310,98 @@ def _compare_module(
     networks: int | None,
     seed: int,
 ) -> ModuleComparison:
+    """Beside the law of the network that the module is recognised as, or else in that of its layers."""
     from finwidth import empirical
 
-    net = empirical.recognise(module, init)
+    try:
+        net = empirical.recognise(module, init)
+    except FinwidthError as error:
+        if init is not None or not hasattr(module, "named_modules"):
+            raise
+        return _compare_in_module_law(
+            module, x, None, tell, networks=networks, seed=seed, reason=module_law.short_reason(error)
+        )
+    return compare_with_law(net, module, x, tell, draws=draws, networks=networks, seed=seed)
+
+
+def compare_with_law(
+    net: Network,
+    module: nn.Module,
+    x: Vector,
+    tell: Callable[[int], object],
+    *,
+    draws: int = 100_000,
+    networks: int | None = None,
+    seed: int = 0,
+) -> ModuleComparison:
+    """A module beside the law of the network that it is recognised as."""
     measured = _measured_module(net, module, x)
     in_law = _not_sampled(net) is None
     if in_law:
         drawn = collect(sample.one_input_sampler(net, x, first_output=True), draws, seed, progress=tell)
     else:
-        drawn = _networks(net, x, networks, seed)
-    exact = None if isinstance(net.activation, SmoothActivation) else moments(net, x)
+        drawn = _real_networks(net, x, networks, seed)
+    exact = None if unsupported(net) else moments(net, x)
     rows = tuple(
-        Placed(name, value, *_exact_mean(exact, name), _percentile(drawn[name], value))
+        Placed(name, value, *_exact_mean(exact, name), *_percentile(drawn[name], value))
         for name, value in measured.items()
+        if name in drawn
     )
-    return ModuleComparison(net, rows, len(drawn["K"]), in_law, None if exact is None else exact.cv)
+    number = len(drawn["K"])
+    compared = f"{number} {'draws in law' if in_law else 'random networks'} of this architecture and initialization"
+    return ModuleComparison(net, rows, number, in_law, None if exact is None else exact.cv, compared)
 
 
-def _measured_module(net: MLP, module: nn.Module, x: Vector) -> dict[str, float]:
-    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
+def _real_networks(net: Network, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
+    """Real networks of any description: by plain NumPy where there is a reference, else torch modules, for K alone."""
+    if isinstance(net, MLP) and net.norm is None:
+        return _networks(net, x, networks, seed)
     from finwidth import empirical
+    from finwidth.empirical.modules.table import weights_of as weights_of_any
+
+    number = networks or max(1, min(_MOST_NETWORKS // 10, _WEIGHTS // weights_of_any(net)))
+    if isinstance(net, ResNet) and net.norm is None:
+        return simulate_residual(net, x, count("networks", number), np.random.default_rng(seed))
+    ensemble = empirical.Ensemble(net, number, seed)
+    return {"K": ensemble.kernels(check_input(net, x)[None], 0)[:, 0, 0].numpy()}
+
+
+def _compare_in_module_law(
+    module: nn.Module,
+    x: Vector,
+    factory: Callable[[], nn.Module] | None,
+    tell: Callable[[int], object],
+    *,
+    networks: int | None,
+    seed: int,
+    reason: str = "",
+) -> ModuleComparison:
+    """K of a module of any kind among draws of its law."""
+    law = module_law.law_of_module(module, factory, reason=reason)
+    X = module_law.one_input(module, x)
+    K = module_law.kernel_of(module, X)
+    number = _REDRAWN if networks is None else count("networks", networks)
+    drawn = module_law.kernels_of_draws(law, X, number, seed, tell)
+    row = Placed("K", K, None, None, *_percentile(drawn, K))
+    return ModuleComparison(None, (row,), number, False, None, f"{number} {law.told}{law.doubt}")
+
+
+def _measured_module(net: Network, module: nn.Module, x: Vector) -> dict[str, float]:
+    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth.
+
+    Of residual networks of several outputs the references step on output 0 alone, so there is no update here.
+    """
+    from finwidth import empirical
+    from finwidth.empirical.modules.described import DescribedModule
 
     X = check_input(net, x)[None]
     names = [name for name, each in module.named_parameters() if each.requires_grad]
     biases = [name for name in names if name.endswith("bias")]
     parts = {"K_w": [name for name in names if name not in biases], "K_b": biases} if biases else {"K": names}
-    scale = module.scale if isinstance(module, empirical.MLP) else None
+    scale = module.scale if isinstance(module, DescribedModule) else None
     found = {part: float(empirical.ntk(module, X, outputs=0, parameters=p, scale=scale)) for part, p in parts.items()}
     found = {"K": sum(found.values()), **found}
-    if not isinstance(net.activation, SmoothActivation):
+    if not isinstance(net.activation, SmoothActivation) and (isinstance(net, MLP) or net.widths[-1] == 1):
         targets = np.zeros((1, net.widths[-1]))
         found["dK"] = float(empirical.sgd_update(module, X, targets, outputs=0, scale=scale))
     return found
@@ -321,7 +417,17 @@ def _exact_mean(exact: KernelMoments | None, quantity: str) -> tuple[float | Non
     return float(found.mean), float(found.variance) ** 0.5
 
 
-def _percentile(drawn: FloatArray, value: float) -> float:
-    """Percentage of the draws below the value, plus half of the draws that are equal up to rounding."""
+def _percentile(drawn: FloatArray, value: float) -> tuple[float, tuple[float, float]]:
+    """Percentage of the draws below the value, plus half of the draws that are equal up to rounding; its interval."""
     same = np.isclose(drawn, value, rtol=_ROUNDING, atol=0)
-    return 100 * float(((drawn < value) & ~same).mean() + same.mean() / 2)
+    below = float(((drawn < value) & ~same).sum() + same.sum() / 2)
+    return 100 * below / len(drawn), _interval(below, len(drawn))
+
+
+def _interval(below: float, draws: int) -> tuple[float, float]:
+    """In percent, with 95% confidence."""
+    from scipy import stats
+
+    least = float(stats.beta.ppf(0.025, below, draws - below + 1)) if below else 0.0
+    most = float(stats.beta.ppf(0.975, below + 1, draws - below)) if below < draws else 1.0
+    return 100 * least, 100 * most

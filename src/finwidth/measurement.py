@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth import arguments, empirical
-from finwidth.comparison import ModuleComparison, compare
+from finwidth.comparison import ModuleComparison, compare_with_law
 from finwidth.errors import FinwidthError, shown
 from finwidth.extras import load_extra
 from finwidth.inputs import check_file
@@ -135,6 +135,7 @@ def measure(
     ((2, 2), 'K', True)
     """
     from finwidth.empirical.kernel.arguments import check_module, check_outputs
+    from finwidth.empirical.modules.described import DescribedModule
 
     outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
     tell = arguments.progress(progress)
@@ -143,7 +144,7 @@ def measure(
             'outputs is "diagonal", which is one matrix for each output; choose trace, full or a number'
         )
     inputs, first = _inputs(module, X)
-    scale = module.scale if isinstance(module, empirical.MLP) else None
+    scale = module.scale if isinstance(module, DescribedModule) else None
     K = empirical.ntk(module, inputs, outputs=outputs, scale=scale)
     precision = float(np.finfo(str(K.dtype).removeprefix("torch.")).eps) if "bf" not in str(K.dtype) else 2**-8
     afford(8 * 5 * K.numel(), f"the eigenvalues of a kernel of {K.numel()} entries", "give fewer inputs")
@@ -173,7 +174,8 @@ def _theory(
     tell: Callable[[int], object],
 ) -> tuple[ModuleComparison | None, str | None]:
     try:
-        return compare(module, x, seed=seed, init=init, progress=tell), None
+        net = empirical.recognise(module, init)
+        return compare_with_law(net, module, np.ravel(x), tell, seed=seed), None
     except FinwidthError as error:
         if init is not None:
             raise

@@ -201,7 +201,7 @@ def test_quantities_that_do_not_vary_are_in_the_middle() -> None:
 
 
 def test_what_is_not_recognised_is_told() -> None:
-    with pytest.raises(finwidth.FinwidthError, match="whose forward can be anything"):
+    with pytest.raises(finwidth.FinwidthError, match=r"how this module is drawn cannot be told: .* give factory="):
         finwidth.compare(nn.Conv2d(1, 1, 1), X[1])
     with pytest.raises(finwidth.FinwidthError, match=r"give a finwidth\.MLP"):
         finwidth.compare(3, X[1])  # type: ignore[call-overload]

@@ -178,7 +178,7 @@ def test_derivatives_at_zero_are_those_of_the_activation() -> None:
         *map(finwidth.networks.activations.activation, ("relu", "leaky_relu", "linear", "abs")),
         NETWORKS["two slopes"].activation,
     ]:
-        (slope,) = torch.autograd.grad(finwidth.empirical.modules.mlp.activation_module(phi)(zero), zero)
+        (slope,) = torch.autograd.grad(finwidth.empirical.modules.activation.activation_module(phi)(zero), zero)
         assert slope.item() == float(phi.at_zero), phi.name
 
 

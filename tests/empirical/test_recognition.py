@@ -19,7 +19,7 @@ from finwidth import MLP, Activation, FinwidthError, SmoothActivation
 torch = pytest.importorskip("torch")
 nn = torch.nn
 init = nn.init
-recognise = finwidth.empirical.recognise
+recognise: Any = finwidth.empirical.recognise
 
 WIDTHS = (12, 40, 30, 3)
 
@@ -241,8 +241,8 @@ def with_nan() -> Any:
 shared = nn.Linear(5, 5)
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no module": (lambda: np.ones(3), "is not a torch module"),
-    "own class": (Residual, "it is a Residual, whose forward can be anything"),
-    "own forward": (lambda: OwnForward(nn.Linear(2, 3)), "it is a OwnForward"),
+    "own class": (Residual, "it adds what is neither a Linear layer.s nor the stream"),
+    "own forward": (lambda: OwnForward(nn.Linear(2, 3)), "its output is multiplied by 2"),
     "own layer": (lambda: nn.Sequential(nn.Linear(4, 4), Residual(), nn.Linear(4, 1)), "layer '1' is of type Residual"),
     "batch norm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), "BatchNorm1d"),
     "convolution": (lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(4, 1)), "Conv1d"),

@@ -438,7 +438,16 @@ def numbers(r: random.Random) -> list[Any]:
     return [r.choice([1, 2, 8]) for _ in range(r.choice([1, 2]))]
 
 
+def residual(r: random.Random) -> Any:
+    options: dict[str, Any] = {"branch": r.choice([1, 0.5]), "activation": r.choice(["relu", "tanh"])}
+    if r.random() < 0.5:
+        return finwidth.BalancedResNet([2, r.choice([1, 4]), 1], 2, **options)
+    return finwidth.ResNet([2, r.choice([2, 4]), r.choice([1, 2])], 2, norm=r.choice([None, "rms", "layer"]), **options)
+
+
 def ensemble_of(r: random.Random) -> Any:
+    if r.random() < 0.2:
+        return residual(r)
     return net(r) if r.random() < 0.6 else lambda: module(r)
 
 
@@ -478,6 +487,11 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.Norm.parameters": one("none", "trained"),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),
+    "finwidth.compare.factory": lambda r: r.choice([None, None, lambda: module(r)]),
+    "finwidth.regime.factory": lambda r: r.choice([None, None, lambda: module(r)]),
+    "finwidth.in_law.gains": one(None, 1, 2.0, {}, {"0": 1.5}),
+    "finwidth.empirical.ResNet.net": residual,
+    "finwidth.empirical.ResNet.activation": tensor_law,
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),
     "finwidth.regime.net": lambda r: r.choice([net, module])(r),
     "finwidth.tangent_kernel.outputs": law_outputs,

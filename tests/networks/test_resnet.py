@@ -114,7 +114,7 @@ X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
     "compare": lambda: finwidth.compare(NET, X[0]),  # type: ignore[call-overload]
-    "empirical.MLP": lambda: finwidth.empirical.MLP(NET),  # type: ignore[arg-type]
+    "empirical.MLP": lambda: finwidth.empirical.MLP(NET),
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
     "regime": lambda: finwidth.regime(NET, X[0]),  # type: ignore[arg-type]
@@ -131,5 +131,5 @@ def test_what_is_for_mlps_says_so(name: str) -> None:
 
 def test_an_ensemble_says_what_it_takes() -> None:
     pytest.importorskip("torch")
-    with pytest.raises(FinwidthError, match=r"give a finwidth\.MLP, or a function that makes a torch module"):
-        finwidth.empirical.Ensemble(NET, 2)  # type: ignore[arg-type]
+    with pytest.raises(FinwidthError, match=r"give a finwidth\.MLP or ResNet, or a function that makes a torch module"):
+        finwidth.empirical.Ensemble(3, 2)  # type: ignore[arg-type]

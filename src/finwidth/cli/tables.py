@@ -269,16 +269,21 @@ def print_measurement(found: Measurement) -> None:
 def print_module_comparison(found: ModuleComparison) -> None:
     """Print a given network's kernel beside its law."""
     exact = ("exact mean", "std. dev.", "z") if found.cv is not None else ()
-    table = _table("quantity", "this module", *exact, "percentile")
+    table = _table("quantity", "this module", *exact, "percentile", "95 % interval")
     for row in found.rows:
         z = "" if row.z is None else f"{row.z:+.2f}"
         law = (number(row.exact), number(row.sd), z) if exact else ()
-        table.add_row(row.quantity.replace("dK", "ΔK/λ"), number(row.measured), *law, f"{row.percentile:.3g} %")
-    kind = "draws in law" if found.in_law else "random networks"
-    notes = f"K is that of output 0 of {found.network.widths[-1]}. " if found.network.widths[-1] > 1 else ""
-    notes += f"Percentile among {found.draws} {kind} of this architecture and initialization."
-    notes += f" CV of K: {number(found.cv)}." if exact else f" {found.network.activation.name} has no exact moments."
-    show(str(found.network), table, notes)
+        least, most = row.interval
+        interval = f"{least:.3g} to {most:.3g} %"
+        quantity = row.quantity.replace("dK", "ΔK/λ")
+        table.add_row(quantity, number(row.measured), *law, f"{row.percentile:.3g} %", interval)
+    net = found.network
+    notes = "K is that of output 0. " if net is None else ""
+    notes += f"K is that of output 0 of {net.widths[-1]}. " if net is not None and net.widths[-1] > 1 else ""
+    notes += f"Percentile among {found.compared}."
+    if net is not None:
+        notes += f" CV of K: {number(found.cv)}." if exact else " It has no exact moments."
+    show("a torch module" if net is None else str(net), table, notes)
 
 
 def _doubts(found: Mapping[str, Estimate], source: str = "") -> str:

@@ -1,7 +1,7 @@
 """The empirical route: real networks and their own parameters.
 
-`ntk`, `sgd_update`, `explain`, `MLP`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported when one of
-them is first used.
+`ntk`, `sgd_update`, `explain`, `MLP`, `ResNet`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported
+when one of them is first used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finwidth.empirical.kernel.sgd_update import sgd_update as sgd_update
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
+    from finwidth.empirical.modules.resnet import ResNet as ResNet
     from finwidth.empirical.training.ensemble import Ensemble as Ensemble
     from finwidth.empirical.training.tracker import Tracker as Tracker
     from finwidth.empirical.training.tracker import combine as combine
@@ -26,6 +27,7 @@ _HOMES = {
     "sgd_update": "kernel.sgd_update",
     "explain": "kernel.explanation",
     "MLP": "modules.mlp",
+    "ResNet": "modules.resnet",
     "recognise": "modules.recognition",
     "Tracker": "training.tracker",
     "Ensemble": "training.ensemble",

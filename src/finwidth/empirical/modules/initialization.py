@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 import torch
+from torch import nn
 
 from finwidth.arguments import table
 from finwidth.errors import FinwidthError, shown
@@ -132,14 +134,15 @@ def _as_doubles(tensor: torch.Tensor) -> FloatArray:
 def _distinct(known: dict[str, Scheme]) -> dict[str, Scheme]:
     """The schemes that differ from every earlier one at these widths."""
     kept: dict[str, Scheme] = {}
-    for name, (law, gains) in known.items():
-        numbers = np.array(gains, dtype=np.float64)
-        same = (
-            law == other and np.allclose(numbers, np.array(g, dtype=np.float64), _CLOSE) for other, g in kept.values()
-        )
-        if not any(same):
-            kept[name] = (law, gains)
+    for name, scheme in known.items():
+        if not any(_same_scheme(scheme, other) for other in kept.values()):
+            kept[name] = scheme
     return kept
+
+
+def _same_scheme(one: Scheme, other: Scheme) -> bool:
+    numbers, others = (np.array(gains, dtype=np.float64) for _, gains in (one, other))
+    return one[0] == other[0] and np.allclose(numbers, others, _CLOSE)
 
 
 def _deviations(weights: list[FloatArray], scheme: Scheme) -> Iterator[tuple[FloatArray, float]]:
@@ -212,15 +215,100 @@ def _orthogonal(weight: FloatArray) -> bool:
     return bool(np.allclose(gram, np.eye(len(few)) * gram[0, 0], atol=1e-4 * gram[0, 0], rtol=0) and gram[0, 0])
 
 
-def biases(tensors: Mapping[str, torch.Tensor], widths: Sequence[int], *, test: bool) -> LawOptions:
-    """The law of the biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
+def biases(tensors: Mapping[str, torch.Tensor], fan_ins: Sequence[int], *, test: bool) -> LawOptions:
+    """The law of these biases as arguments of `finwidth.MLP`: zero, or as nn.Linear draws them, which can be tested."""
     if not any(each.any() for each in tensors.values()):
         return {}
-    values = [_as_doubles(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), widths, strict=False)]
+    values = [_as_doubles(each) * math.sqrt(3 * fan_in) for each, fan_in in zip(tensors.values(), fan_ins, strict=True)]
     standard = np.concatenate(values)
     beyond = np.abs(standard).max() > math.sqrt(3) * (1 + _ROUNDING)
     if test and (beyond or _p_value(standard, "uniform") < _FALSE_REFUSALS):
         raise _unknown(
             "its biases are neither all zero nor as nn.Linear draws them, so they are trained, or drawn otherwise"
         )
-    return {"bias_variance": [Fraction(1, 3 * fan_in) for fan_in in widths[:-1]], "bias_law": "uniform"}
+    return {"bias_variance": [Fraction(1, 3 * fan_in) for fan_in in fan_ins], "bias_law": "uniform"}
+
+
+# ---- one layer by itself
+
+
+@dataclass(frozen=True)
+class LayerScheme:
+    """How a linear or convolutional layer is drawn: the law of its weights, fan-in times their variance, its biases.
+
+    ``names`` has all that it is called for a layer of its shape. Biases are ``"zero"`` or ``"default"``, as nn.Linear
+    draws them.
+    """
+
+    names: tuple[str, ...]
+    law: str
+    gain: float
+    bias: str
+
+    def draw(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        """Draw the parameters of a layer by torch's generator."""
+        fan_in = layer.weight[0].numel()
+        deviation = math.sqrt(self.gain / fan_in)
+        if self.law == "uniform":
+            nn.init.uniform_(layer.weight, -math.sqrt(3) * deviation, math.sqrt(3) * deviation)
+        else:
+            nn.init.normal_(layer.weight, std=deviation)
+        if layer.bias is not None and self.bias == "zero":
+            nn.init.zeros_(layer.bias)
+        elif layer.bias is not None:
+            nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+
+def layer_schemes(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[LayerScheme]:
+    """The schemes that one layer may be a draw of: none; one; or several that its weights are too few to tell apart.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from finwidth.empirical.modules.initialization import layer_schemes
+    >>> _ = torch.manual_seed(0)
+    >>> layer_schemes(torch.nn.Linear(30, 40))
+    [LayerScheme(names=('default',), law='uniform', gain=0.3333333333333333, bias='default')]
+    """
+    weight = _as_doubles(layer.weight.flatten(1))
+    fan_out, fan_in = weight.shape[0] * layer.weight[0, 0].numel(), weight.shape[1]
+    kind = "zero" if layer.bias is None else zero_or_default(layer.bias, fan_in)
+    if kind is None or not np.isfinite(weight).all() or _orthogonal(weight):
+        return []
+    known = _schemes_of_layer(fan_in, fan_out)
+    likelihoods = {name: _log_likelihood([weight], scheme) for name, scheme in _distinct(known).items()}
+    fitting = [name for name, found in likelihoods.items() if math.isfinite(found) and _fits([weight], known[name])]
+    best = max((likelihoods[name] for name in fitting), default=0.0)
+    rivals = sorted((name for name in fitting if best - likelihoods[name] < _LIKELIER), key=lambda n: -likelihoods[n])
+    return [
+        LayerScheme(
+            tuple(other for other, scheme in known.items() if _same_scheme(known[name], scheme)),
+            known[name][0],
+            float(known[name][1][0]),
+            kind,
+        )
+        for name in rivals
+    ]
+
+
+def _schemes_of_layer(fan_in: int, fan_out: int) -> dict[str, Scheme]:
+    gains = {
+        "kaiming": Fraction(2),
+        "lecun": Fraction(1),
+        "xavier": Fraction(2 * fan_in, fan_in + fan_out),
+        "kaiming (fan_out)": Fraction(2 * fan_in, fan_out),
+    }
+    found: dict[str, Scheme] = {"default": ("uniform", (Fraction(1, 3),))}
+    for name, gain in gains.items():
+        found |= {f"{name} {law}": (law, (gain,)) for law in ("gaussian", "uniform")}
+    deviations = {"N(0, 0.02^2)": Fraction(2, 100), "N(0, 0.01^2)": Fraction(1, 100), "N(0, 1)": Fraction(1)}
+    return found | {name: ("gaussian", (fan_in * each**2,)) for name, each in deviations.items()}
+
+
+def zero_or_default(bias: torch.Tensor, fan_in: int) -> str | None:
+    """Whether biases are all zero or pass for nn.Linear's own; None if neither."""
+    if not bias.any():
+        return "zero"
+    standard = _as_doubles(bias) * math.sqrt(3 * fan_in)
+    beyond = not np.abs(standard).max() <= math.sqrt(3) * (1 + _ROUNDING)
+    return None if beyond or _p_value(standard, "uniform") < _FALSE_REFUSALS else "default"

@@ -6,13 +6,15 @@ from importlib.util import find_spec
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import not_normalised, other_kind
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import other_kind
 
 
 def unsupported(net: Network) -> list[str]:
-    """Reasons why `finwidth.empirical.MLP` and `finwidth.empirical.Ensemble` do not make this network; none if they do.
+    """Reasons why `finwidth.empirical.MLP`, `ResNet` and `Ensemble` do not make this network; none if they do.
 
     Examples
     --------
@@ -21,7 +23,7 @@ def unsupported(net: Network) -> list[str]:
     >>> unsupported(MLP([2, 3, 1], "uniform", "tanh"))
     []
     """
-    if reasons := other_kind(net, MLP) + not_normalised(net):
+    if reasons := other_kind(net, MLP, ResNet, BalancedResNet):
         return reasons
     phi = net.activation
     if not isinstance(phi, SmoothActivation) or phi is ACTIVATIONS.get(phi.name):
@@ -30,7 +32,7 @@ def unsupported(net: Network) -> list[str]:
         return [f"torch's form of its activation {phi.name} is not known"]
     if not find_spec("torch"):  # which form of it torch has is known once it is installed
         return []
-    from finwidth.empirical.modules.mlp import activation_module
+    from finwidth.empirical.modules.activation import activation_module
 
     try:
         activation_module(phi)

@@ -1,9 +1,10 @@
 """Many networks of one architecture at once: their parameters are stacked, and every product is a batch of products.
 
 Training and outputs go through torch.func (functional_call under vmap), for any module.  Kernels of a `finwidth.MLP`
-are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that enter layer i, J
-the derivatives of an output by its pre-activations and c, e its multipliers, K = sum_i (c_i A A^T + e_i) * (J J^T).
-Kernels of other modules are those of `finwidth.empirical.ntk`, member by member.
+without a norm are batches of Gram matrices, layer by layer, and no Jacobian is formed: with A the activations that
+enter layer i, J the derivatives of an output by its pre-activations and c, e its multipliers,
+K = sum_i (c_i A A^T + e_i) * (J J^T).  Those of other descriptions are batches of Jacobians, and those of other modules
+are those of `finwidth.empirical.ntk`, member by member.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.arguments import array, count, flag, function, running
-from finwidth.empirical.kernel.arguments import check_batch, check_module, numpy_of
+from finwidth.arguments import array, count, flag, function
+from finwidth.empirical.kernel.arguments import check_batch, numpy_of
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
-from finwidth.empirical.modules.mlp import MLP
-from finwidth.empirical.reference.brute_force import draw_networks, weights_of
+from finwidth.empirical.modules.described import DescribedModule
+from finwidth.empirical.modules.redrawing import made_module
+from finwidth.empirical.modules.table import check_described, module_of, weights_of
 from finwidth.empirical.training.tracker import one_output
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount, check_memory
-from finwidth.networks import mlp as network
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.progress import stage
 from finwidth.quantities import attributes, storable
@@ -45,7 +48,8 @@ class Ensemble:
     Parameters
     ----------
     net
-        A `finwidth.MLP`, or a function without arguments that makes a torch module, initialised by torch's generator.
+        A `finwidth.MLP`, `ResNet` or `BalancedResNet`, or a function without arguments that makes a torch module,
+        initialised by torch's generator.
         Batch normalisation and dropout must be in eval mode (``return module.eval()``), as for
         `finwidth.empirical.ntk`: what they do in training is no function of one input. Buffers stay as they are made,
         also in `train`.
@@ -77,7 +81,7 @@ class Ensemble:
 
     def __init__(
         self,
-        net: network.MLP | Callable[[], nn.Module],
+        net: Network | Callable[[], nn.Module],
         draws: int,
         seed: int = 0,
         *,
@@ -86,20 +90,21 @@ class Ensemble:
     ) -> None:
         self.draws = count("draws", draws)
         seed = count("seed", seed, 0)
-        weights = weights_of(net) if isinstance(net, network.MLP) else 0
+        weights = weights_of(check_described(net)) if isinstance(net, Network) else 0
         self._afford(self.draws * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
         seeds = np.random.SeedSequence(seed).spawn(self.draws)
-        self.network = net if isinstance(net, network.MLP) else None
+        self.network = net if isinstance(net, Network) else None
+        self._grams = isinstance(net, MLP) and net.norm is None
         self.scale: dict[str, float] = {}
         self._buffers: dict[str, torch.Tensor] = {}
-        if isinstance(net, network.MLP):
-            module = MLP(net, dtype=dtype, device=device)
+        if isinstance(net, Network):
+            module = module_of(net, dtype=dtype, device=device)
             self._template: nn.Module = module.eval()
             self.scale = module.scale
-            self.parameters = _drawn(module, seeds)
+            self.parameters, self._buffers = _drawn(module, seeds)
             self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
         else:
-            make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
+            make = function("net", net, "a finwidth.MLP or ResNet, or a function that makes a torch module")
             modules = [_made_module(make, seeds[0])]
             self._afford(2 * self.draws * sum(each.nbytes for each in modules[0].parameters()), "parameters")
             modules += [_made_module(make, each) for each in seeds[1:]]
@@ -164,13 +169,17 @@ class Ensemble:
         if self.network is None:
             kernels = [ntk(self.member(i), inputs, outputs=outputs, memory=memory) for i in range(self.draws)]
             return torch.stack([torch.as_tensor(each) for each in kernels])
-        widths = self.network.widths
         chosen = self._chosen(outputs)
-        # Activations and slopes of all layers, and derivatives of all outputs for two of them.
-        cells = len(inputs) * (2 * sum(widths) + 2 * len(chosen) * max(widths) + 4 * len(inputs))
+        if self._grams:
+            # Activations and slopes of all layers, and derivatives of all outputs for two of them.
+            widths = self.network.widths
+            cells = len(inputs) * (2 * sum(widths) + 2 * len(chosen) * max(widths) + 4 * len(inputs))
+        else:  # the Jacobian, and what torch.func holds of it
+            cells = 3 * len(inputs) * len(chosen) * sum(each[0].numel() for each in self.parameters.values())
         size = max(1, check_memory(memory) // (cells * inputs.element_size()))
+        kernels_of = self._gram_kernels if self._grams else self._jacobian_kernels
         with torch.no_grad():
-            pieces = [self._kernels(inputs, chosen, slice(i, i + size)) for i in range(0, self.draws, size)]
+            pieces = [kernels_of(inputs, chosen, slice(i, i + size)) for i in range(0, self.draws, size)]
         return torch.cat(pieces)
 
     def _inputs(self, given: object, name: str = "X") -> torch.Tensor:
@@ -190,7 +199,28 @@ class Ensemble:
             raise FinwidthError(f"outputs is {number}, and the networks have {available}, numbered from 0")
         return [number]
 
-    def _kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
+    def _jacobian_kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
+        """Kernels of some draws, summed over the chosen outputs, from their Jacobians."""
+        trained = {name: self.parameters[name].detach()[part] for name in self.scale}
+        fixed = {name: each[part] for name, each in self.parameters.items() if name not in trained} | {
+            name: each[part] for name, each in self._buffers.items()
+        }
+
+        def one(trained: dict[str, torch.Tensor], fixed: dict[str, torch.Tensor]) -> torch.Tensor:
+            def values(given: dict[str, torch.Tensor]) -> torch.Tensor:
+                found: torch.Tensor = torch.func.functional_call(self._template, {**given, **fixed}, (X,))
+                return found[:, chosen]
+
+            K = X.new_zeros(len(X), len(X))
+            for name, jacobian in torch.func.jacrev(values)(trained).items():
+                rows = jacobian.flatten(1)
+                K = K + self.scale[name] * (rows @ rows.T)
+            return K
+
+        found: torch.Tensor = torch.func.vmap(one)(trained, fixed)
+        return found
+
+    def _gram_kernels(self, X: torch.Tensor, chosen: list[int], part: slice) -> torch.Tensor:
         """Kernels of some draws, summed over the chosen outputs: forward, then backward with the Gram matrices."""
         linears = [(name, layer) for name, layer in self._template.named_children() if isinstance(layer, nn.Linear)]
         phi = next((layer for layer in self._template.children() if not isinstance(layer, nn.Linear)), nn.Identity())
@@ -353,32 +383,29 @@ class Ensemble:
         return found
 
 
-def _drawn(module: MLP, seeds: list[np.random.SeedSequence]) -> dict[str, torch.Tensor]:
-    """Stacked parameters; member i is the module made with seed i."""
-    draws = [draw_networks(module.network, 1, np.random.default_rng(seed)) for seed in seeds]
-    linears = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
-    values: dict[str, FloatArray] = {}
-    for place, (name, layer) in enumerate(linears):
-        values[f"{name}.weight"] = np.concatenate([weights[place] for weights, _ in draws])
-        values[f"{name}.weight"] /= getattr(layer, "factor", 1.0)
-        values[f"{name}.bias"] = np.concatenate([biases[place] for _, biases in draws])
-        values[f"{name}.bias"] /= getattr(layer, "bias_scale", 1.0) or 1.0
-    return {
-        name: torch.from_numpy(values[name]).to(each.device, each.dtype).requires_grad_(each.requires_grad)
-        for name, each in module.named_parameters()
-    }
+def _drawn(
+    module: DescribedModule, seeds: list[np.random.SeedSequence]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Stacked parameters and buffers; member i is the module made with seed i."""
+    draws = [module.draw(np.random.default_rng(seed)) for seed in seeds]
+
+    def stacked(name: str, own: torch.Tensor) -> torch.Tensor:
+        if name not in draws[0]:
+            return own.detach().repeat(len(draws), *[1] * own.ndim)
+        return torch.from_numpy(np.stack([draw.pop(name) for draw in draws])).to(own.device, own.dtype)
+
+    parameters = {name: stacked(name, each) for name, each in module.named_parameters()}
+    for name, each in module.named_parameters():
+        parameters[name].requires_grad_(each.requires_grad)
+    return parameters, {name: stacked(name, each) for name, each in module.named_buffers()}
 
 
 def _made_module(make: Callable[[], nn.Module], seed: np.random.SeedSequence) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        with running("the function that makes the networks"):
-            module = make()
-    if not isinstance(module, nn.Module):
-        raise FinwidthError(f"the function made a {type(module).__name__}; it must make a torch module")
     try:
-        return check_module(module)
+        return made_module(make, seed, "the function that makes the networks")
     except FinwidthError as error:
+        if "training mode" not in str(error) and "is active" not in str(error):
+            raise
         raise FinwidthError(f"{error}: {_IN_EVAL}") from None
 
 

@@ -1,0 +1,351 @@
+"""Any torch module in its own law: draws beside modules that are made afresh, layers in law beside formed ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import finwidth
+from finwidth import FinwidthError
+from stats import same_law
+
+torch = pytest.importorskip("torch")
+nn, functional = torch.nn, torch.nn.functional
+
+DRAWS = 460
+in_law: Any = finwidth.in_law
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+class Tiny(nn.Module):  # type: ignore[misc, name-defined]
+    """Two layers, with biases of nn.Linear's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(2, 40, 2), nn.BatchNorm2d(40), nn.Linear(40, 2)
+        nn.init.kaiming_normal_(self.conv.weight)
+        nn.init.kaiming_normal_(self.last.weight)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.norm(self.conv(x)).relu().mean((-2, -1)))
+
+
+class BasicBlock(nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+        self.conv2, self.bn2 = nn.Conv2d(n, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+
+    def forward(self, x: Any) -> Any:
+        return functional.relu(x + self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x))))))
+
+
+class SmallResNet(nn.Module):  # type: ignore[misc, name-defined]
+    """As torchvision makes them: Kaiming's by fan-out in convolutions, nn.Linear's own in the last layer."""
+
+    def __init__(self, n: int = 12) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
+        self.block, self.fc = BasicBlock(n), nn.Linear(n, 5)
+        for each in self.modules():
+            if isinstance(each, nn.Conv2d):
+                nn.init.kaiming_normal_(each.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Any) -> Any:
+        x = functional.relu(self.bn(self.stem(x)))
+        return self.fc(self.block(x).mean((-2, -1)))
+
+
+class Transformer(nn.Module):  # type: ignore[misc, name-defined]
+    """A pre-norm block with Gaussian weights and biases of 0, over words; the table is torch's own."""
+
+    def __init__(self, n: int = 24) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, n)
+        self.ln1, self.ln2, self.ln = nn.LayerNorm(n), nn.LayerNorm(n), nn.LayerNorm(n)
+        self.qkv, self.out = nn.Linear(n, 3 * n), nn.Linear(n, n)
+        self.up, self.down = nn.Linear(n, 2 * n), nn.Linear(2 * n, n)
+        self.head = nn.Linear(n, 4, bias=False)
+        for each in self.modules():
+            if isinstance(each, nn.Linear):
+                nn.init.xavier_normal_(each.weight)
+                if each.bias is not None:
+                    nn.init.zeros_(each.bias)
+
+    def forward(self, x: Any) -> Any:
+        h = self.table(x)
+        q, k, v = self.qkv(self.ln1(h)).chunk(3, -1)
+        h = h + self.out((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v)
+        h = h + self.down(functional.gelu(self.up(self.ln2(h))))
+        return self.head(self.ln(h).mean(1))
+
+
+class Default(nn.Module):  # type: ignore[misc, name-defined]
+    """All by reset_parameters: attention, convolution, group norm, a learned slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.phi = nn.Conv1d(3, 16, 2), nn.GroupNorm(4, 16), nn.PReLU()
+        self.attention, self.last = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        h = self.phi(self.norm(self.conv(x))).mT
+        return self.last(self.attention(h, h, h, need_weights=False)[0].mean(1))
+
+
+CASES: dict[str, tuple[Callable[[], Any], Any]] = {
+    "default": (lambda: Default().eval(), torch.linspace(-1, 1, 15).reshape(3, 5)),
+    "tiny": (lambda: Tiny().eval(), torch.linspace(-1, 1, 12).reshape(2, 2, 3)),
+    "ResNet": (lambda: SmallResNet().eval(), torch.linspace(-1, 1, 48).reshape(3, 4, 4)),
+    "transformer": (Transformer, torch.tensor([1, 2, 3, 2])),
+}
+
+
+def plain_kernel(module: Any, x: Any) -> float:
+    """K of output 0 by autograd."""
+    output = module(x[None])[0, 0]
+    return float(sum(each.square().sum() for each in torch.autograd.grad(output, list(module.parameters()))))
+
+
+@cache
+def fresh_kernels(name: str) -> Any:
+    """Of modules that are made afresh."""
+    make, x = CASES[name]
+    torch.manual_seed(77)
+    return np.array([plain_kernel(make(), x) for _ in range(DRAWS)])
+
+
+def slow(*names: str) -> list[Any]:
+    """The cases, of which these are in the slow tier."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in CASES]
+
+
+@pytest.mark.parametrize("name", slow("default", "ResNet"))
+def test_layers_drawn_again_have_the_law_of_fresh_modules(name: str) -> None:
+    """So that the percentile of a fresh module is uniform; that of one whose last layer is scaled is not."""
+    from finwidth import module_law
+
+    make, x = CASES[name]
+    module = make()
+    law = module_law.law_of_module(module)
+    drawn = module_law.kernels_of_draws(law, module_law.one_input(module, x), DRAWS, seed=1)
+    fresh = fresh_kernels(name)
+    assert same_law(drawn, fresh)
+    assert not same_law(drawn, 2 * fresh)
+
+
+@pytest.mark.parametrize("name", slow("transformer", "ResNet", "default")[1:])
+def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
+    from finwidth import module_law
+    from finwidth.empirical.modules.redrawing import plan_of
+
+    make, x = CASES[name]
+    module = make()
+    plan = plan_of(module)
+
+    def kernels(gain: float) -> Any:
+        torch.manual_seed(5)
+        found = []
+        for _ in range(DRAWS):
+            each = module_law.made_in_law(module, plan)
+            for layer in each.modules():
+                if gain != 1 and isinstance(layer, finwidth.MatrixFreeLinear | finwidth.MatrixFreeConv2d):
+                    layer.weight.data.mul_(gain**0.5)
+            output = each(x[None])[:, 0]
+            found.append(float(finwidth.tangent_kernel(output, each.parameters())))
+        return np.array(found)
+
+    fresh = fresh_kernels(name)
+    assert same_law(kernels(1), fresh)
+    assert not same_law(kernels(2), fresh)
+
+
+def test_in_law_says_what_it_replaced() -> None:
+    module = SmallResNet().eval()
+    found = in_law(module)
+    assert (
+        found.told_in_law
+        == "in law: 3 layers; drawn again: 1 layer with default weights, 3 other parts by reset_parameters"
+    )
+    assert not found.training
+    assert isinstance(found.block.conv1, finwidth.MatrixFreeConv2d)
+    assert isinstance(module.block.conv1, nn.Conv2d)
+    assert not torch.equal(found.fc.weight, module.fc.weight)
+    module.scale = nn.Parameter(torch.rand(3))
+    assert "as they were: 'scale' (it is drawn otherwise, or trained)" in in_law(module).told_in_law
+    attention = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 2)).eval()
+    with pytest.raises(FinwidthError, match="no layer of this module is drawn in law"):
+        finwidth.in_law(attention)
+    for each in (attention[0].linear1, attention[0].linear2, attention[1]):
+        nn.init.kaiming_normal_(each.weight)
+        nn.init.zeros_(each.bias)
+    found = in_law(attention)
+    assert found.told_in_law.startswith("in law: 3 layers; drawn again: ")
+    assert "as they were" not in found.told_in_law
+    assert found(torch.ones(2, 3, 16)).shape == (2, 3, 2)
+
+
+def test_shapes_of_any_width() -> None:
+    """A ResNet of a width whose weights would not fit; parts without numbers are made."""
+    with torch.device("meta"):
+        wide = SmallResNet(200_000).eval()
+    with pytest.raises(FinwidthError, match="give gains="):
+        finwidth.in_law(wide)
+    found = finwidth.in_law(wide, gains=2)
+    assert found(torch.ones(1, 3, 2, 2)).shape == (1, 5)
+    with pytest.raises(FinwidthError, match="gains names 'stemm'"):
+        finwidth.in_law(wide, gains={"stemm": 2})
+    wide.scale = nn.Parameter(torch.ones(3, device="meta"))
+    with pytest.raises(FinwidthError, match="'scale' has no numbers"):
+        finwidth.in_law(wide, gains=2)
+
+
+def test_gains_by_name_and_biases() -> None:
+    module = nn.Sequential(nn.Linear(5, 30), nn.ReLU(), nn.Linear(30, 2))
+    found: Any = finwidth.in_law(module, gains={"0": 3})
+    assert isinstance(found[0], finwidth.MatrixFreeLinear)
+    assert found[0].gain == 3
+    assert isinstance(found[2], nn.Linear)
+    with pytest.raises(FinwidthError, match="a positive number"):
+        finwidth.in_law(module, gains=-1)
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(FinwidthError, match="its channels are in groups"):
+        finwidth.in_law(grouped, gains={"0": 1})
+
+
+# ---- compare
+
+
+def test_compare_places_any_module() -> None:
+    make, x = CASES["ResNet"]
+    module = make()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    state = torch.random.get_rng_state()
+    done: list[int] = []
+    found = finwidth.compare(module, x, networks=60, progress=done.append)
+    (row,) = found.rows
+    assert row.measured == pytest.approx(plain_kernel(module, x), rel=1e-4)
+    assert found.draws == 60
+    assert found.network is None
+    assert "drawn again as its weights tell (3 layers with kaiming (fan_out) gaussian weights" in found.compared
+    least, most = row.interval
+    assert least < row.percentile < most
+    assert done[-1] == 60
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing is left behind
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+    assert finwidth.compare(module, x, networks=60) == found
+    again = finwidth.compare(module, x, networks=60, factory=make)
+    assert "networks that factory makes" in again.compared
+    assert "does not pass" not in again.compared
+
+
+def test_an_interrupt_leaves_the_module_and_the_generator() -> None:
+    make, x = CASES["default"]
+    module, state = make(), torch.random.get_rng_state()
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    before = module.last.weight.clone()
+    with pytest.raises(KeyboardInterrupt):
+        finwidth.compare(module, x, networks=50, progress=stop)
+    assert torch.equal(module.last.weight, before)
+    assert torch.equal(torch.random.get_rng_state(), torch.random.get_rng_state())
+    assert state is not None
+
+
+def test_the_interval_is_that_of_a_binomial_share() -> None:
+    from finwidth.comparison import _interval
+
+    assert _interval(0, 100) == pytest.approx((0, 100 * (1 - 0.025 ** (1 / 100))))
+    assert _interval(100, 100) == pytest.approx((100 * 0.025 ** (1 / 100), 100))
+    assert _interval(50, 100) == pytest.approx((39.83, 60.17), abs=0.01)
+
+
+def test_a_trained_module_is_not_presented_as_a_draw() -> None:
+    make, x = CASES["transformer"]
+    module = make()
+    with torch.no_grad():
+        module.up.weight += 0.05
+        module.ln.bias += 0.1
+    with pytest.raises(
+        FinwidthError, match=r"how this module is drawn cannot be told: parameter 'ln\.weight' .*factory="
+    ):
+        finwidth.compare(module, x, networks=5)
+    found = finwidth.compare(module, x, networks=5, factory=make)
+    assert "the module itself does not pass for one of them (trained, or drawn otherwise): " in found.compared
+    assert "up.weight" in found.compared
+    assert "ln.bias" in found.compared
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "another architecture": (SmallResNet, {"factory": lambda: SmallResNet(5).eval()}, "makes another architecture"),
+    "no module": (SmallResNet, {"factory": lambda: 3}, "it must make a torch module"),
+    "no function": (SmallResNet, {"factory": 3}, "factory is 3; give a function without arguments"),
+    "training mode": (lambda: SmallResNet().train(), {}, "call module.eval"),
+    "raises": (SmallResNet, {"factory": lambda: 1 / 0}, "ZeroDivisionError"),
+    "too few weights": (lambda: nn.Sequential(nn.Conv2d(3, 1, 1), nn.Flatten()), {}, "too few to tell"),
+    "shape": (SmallResNet, {"x": torch.ones(3)}, "raises"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_compared_is_told(name: str) -> None:
+    make, given, words = REFUSED[name]
+    module = make()
+    module = module if name == "training mode" else module.eval()
+    with pytest.raises(FinwidthError, match=words):
+        finwidth.compare(module, given.pop("x", torch.ones(3, 4, 4)), networks=5, **given)
+
+
+# ---- regime
+
+
+@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer"))
+def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
+    """Against a loop of torch's own optimizer over modules that are made afresh."""
+    make, x = CASES[name]
+    found = finwidth.regime(make(), x, draws=150, target=0.5)
+    torch.manual_seed(9)
+    before, after = [], []
+    for _ in range(150):
+        module = make()
+        before.append(plain_kernel(module, x))
+        optimizer = torch.optim.SGD(module.parameters(), lr=found.lr)
+        optimizer.zero_grad()
+        (0.5 * (module(x[None]) - 0.5).square().sum()).backward()
+        optimizer.step()
+        after.append(plain_kernel(module, x))
+    K, moved = np.array(before), np.abs(np.array(after) - before)
+    mean = K.mean()
+    assert found.lr == pytest.approx(1 / mean, rel=5 * K.std() / mean / 150**0.5 * 2**0.5)
+    movement, error = moved.mean() / mean, moved.std() / mean / 150**0.5
+    assert not math.isnan(found.movement)
+    assert abs(found.movement - movement) < 6 * math.hypot(error, found.movement_error) + 0.1 * movement
+    assert abs(found.cv - K.std() / mean) < 6 * 2**0.5 * found.cv_error
+    assert f"of 150 {'networks drawn again'}" in found.advice
+
+
+def test_regime_of_a_recognised_residual_module_draws_its_network() -> None:
+    net = finwidth.ResNet([4, 16, 1], 2, norm="rms", parameterization="standard")
+    found = finwidth.regime(finwidth.empirical.ResNet(net), [1.0, 2.0, 3.0, 4.0], draws=20)
+    assert "of 20 draws of ResNet 4,16,1 of 2 blocks" in found.advice
+
+
+def test_regime_by_a_factory_of_modules_in_law() -> None:
+    make, x = CASES["ResNet"]
+    module = make()
+    found = finwidth.regime(module, x, draws=5, factory=lambda: finwidth.in_law(module))
+    assert "networks that factory makes" in found.advice
+    assert found.movement > 0
