@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.inputs import parse_input
+from finwidth.inputs import OF_ANY_WIDTH, parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import BIASES
 from finwidth.networks.inputs import check_input
@@ -128,20 +128,7 @@ def input_vector(name: str, n_0: int | None, folder: Path) -> FloatArray:
     number 7 of a uniform law, squared norm n_0. Otherwise as on the command line: numbers, a .npy file (found from
     ``folder``), or an image of scikit-learn's digits.
     """
-    if name in {"ones", "unit"} or name.startswith("random:"):
-        if n_0 is None:
-            raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
-        if name.startswith("random:"):
-            return _random_direction(name, n_0)
-        return np.ones(n_0) if name == "ones" else np.full(n_0, n_0**-0.5)
-    vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name))
+    if n_0 is None and name.startswith(OF_ANY_WIDTH):
+        raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
+    vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name, n_0))
     return check_input(MLP([len(vector) if n_0 is None else n_0, 1]), vector)
-
-
-def _random_direction(name: str, n_0: int) -> FloatArray:
-    number = name.removeprefix("random:")
-    if not number.isdecimal() or len(number) > 18:
-        raise FinwidthError(f"the input {name!r} is not a random direction; give a number, such as random:7")
-    vector = np.random.Generator(np.random.PCG64(int(number))).standard_normal(n_0)
-    scaled: FloatArray = vector * (n_0 / np.square(vector).sum()) ** 0.5
-    return scaled
