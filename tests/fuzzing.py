@@ -429,6 +429,7 @@ NETWORK: dict[str, Make] = {
     "--base-widths": among("8", "3,8,1", odd=("0", "8,8", "x", "8.5")),
     "--pytorch": among("default", "kaiming_normal,zeros", "default,none", odd=("xavier", "default,", ",", "a,b,c")),
     "--neural-tangents": among("1.5", "1.5,0.1", odd=("0", "x", "1,2,3", "1,-1", "nan,1")),
+    "--norm": among("rms", "layer", "rms,after", "layer,trained,1e-5", odd=("batch", "rms,x", "rms,-1", "", "none")),
     "--blocks": among("1", "2", "5", odd=("0", "-1", "100000000", "x")), **RESIDUAL,
 }  # fmt: skip
 RARE = {*NETWORK} - {"--activation", "--parameterization", "--law", "--bias"}  # of which most do not go together
@@ -454,11 +455,11 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--init": among("default", "kaiming_normal", odd=("magic",)),
     }),
     "width-for": (1, (among("1", "2", "5", odd=("0", "64")),), {
-        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--norm": NUMBER, "--target": NUMBER, "--lr": NUMBER,
-        "--json": FLAG, "--seed": SEED,
+        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--input-norm": NUMBER, "--target": NUMBER,
+        "--lr": NUMBER, "--json": FLAG, "--seed": SEED,
     }),
     "depth-for": (1, (among("1", "8", "100", odd=("0", "1" + 30 * "0")),), {
-        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--norm": NUMBER, "--json": FLAG,
+        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--input-norm": NUMBER, "--json": FLAG,
     }),
     "gram": (3, (WIDTHS,), {
         **NETWORK, "-i": among("X.npy", "1,2,3", "ones", "random:2", odd=("digits:0-3", "large.npy", "random:x")),

@@ -23,6 +23,7 @@ from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import BIASES, Network
 from finwidth.networks.laws import LAWS
 from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, MLPOptions, options_of
+from finwidth.networks.norm import parse_norm
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.widths import parse_widths
 
@@ -63,6 +64,10 @@ Bias = Annotated[
 BiasVariance = Annotated[str | None, _of_biases("--bias-variance", "Initial variance, or one for each layer.", "0")]
 BiasLaw = Annotated[str | None, _of_biases("--bias-law", "Law of initial biases that are not 0, as --law.", "gaussian")]
 BiasScale = Annotated[str | None, _of_biases("--bias-scale", "Factor of the biases, or one for each layer.", "1")]
+NormOf = Annotated[
+    str | None,
+    _of_network("--norm", "Of hidden layers, or before each block: rms or layer; or such as layer,after,1e-5,trained."),
+]
 Blocks = Annotated[
     int | None, _of_blocks("--blocks", "Number of blocks x + W relu(V x); the widths are input, stream, output.")
 ]
@@ -104,7 +109,9 @@ class Described:
         """The arguments of `MLP`, for layers that are alike whatever their widths; refused if there are none."""
         if self.make is MLP:
             return cast("MLPOptions", dict(self.arguments))
-        found = options_of(MLP.pytorch([2, 3, 1], **self.arguments)) if self.make == MLP.pytorch else None
+        if self.make != MLP.pytorch:
+            raise FinwidthError("sizes are found for fully connected networks; leave out --blocks")
+        found = options_of(MLP.pytorch([2, 3, 1], **self.arguments))
         if found is None:
             raise FinwidthError(
                 "biases of --pytorch depend on the widths, which are to be found; give them as zeros or none, such as "
@@ -119,6 +126,7 @@ def described(
     parameterization: Parameterization = None,
     gains: Gains = None,
     base_widths: BaseWidths = None,
+    norm: NormOf = None,
     bias: Bias = None,
     bias_variance: BiasVariance = None,
     bias_law: BiasLaw = None,
@@ -134,7 +142,7 @@ def described(
     """What the options describe."""
     texts = {
         "weight_law": weight_law, "activation": activation, "parameterization": parameterization, "gains": gains,
-        "base_widths": base_widths, "bias": bias, "bias_variance": bias_variance, "bias_law": bias_law,
+        "base_widths": base_widths, "norm": norm, "bias": bias, "bias_variance": bias_variance, "bias_law": bias_law,
         "bias_scale": bias_scale, "hidden": hidden, "skip": skip, "branch": branch,
     }  # fmt: skip
     given: dict[str, Any] = {name: _READ[name](_flag(name), text) for name, text in texts.items() if text is not None}
@@ -287,6 +295,7 @@ _READ: dict[str, Callable[[str, str], object]] = {
     "parameterization": _word,
     "gains": _list(_number_typed),
     "base_widths": _list(_whole_number_typed),
+    "norm": lambda flag, text: parse_norm(text),
     "bias": _list(_word),
     "bias_variance": _list(_number_typed),
     "bias_law": _word,

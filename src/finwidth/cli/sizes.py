@@ -15,7 +15,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
 
 Spread = Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")]
-Norm = Annotated[float, typer.Option("--norm", help="|x|^2 / n_0 of the input.")]
+InputNorm = Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")]
 Rate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate of the step; by default 1/E[K].", show_default=False)
 ]
@@ -58,7 +58,7 @@ def width_for_command(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
     layers: Described,
     cv: Spread = 0.1,
-    norm: Norm = 1.0,
+    input_norm: InputNorm = 1.0,
     target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
     lr: Rate = None,
     seed: Seed = 0,
@@ -69,10 +69,10 @@ def width_for_command(
     from finwidth.sizing import width_for
 
     alike = layers.of_any_width()
-    width = width_for(depth, cv, norm=norm, **alike)
+    width = width_for(depth, cv, input_norm=input_norm, **alike)
     net = MLP([64, *[width] * (depth - 1), 1], **alike)
     reason = too_large(net)
-    found = None if reason else regime(net, [norm**0.5] * 64, target=target, lr=lr, seed=seed)
+    found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}
         print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)
@@ -90,7 +90,7 @@ def depth_for_command(
     width: Annotated[int, typer.Argument(help="Width of the hidden layers.", show_default=False)],
     layers: Described,
     cv: Spread = 0.1,
-    norm: Norm = 1.0,
+    input_norm: InputNorm = 1.0,
     as_json: Json = False,
 ) -> None:
     """The largest number of weight layers at which the kernel's spread is at most CV."""
@@ -98,7 +98,7 @@ def depth_for_command(
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        depth = depth_for(width, cv, norm=norm, **layers.of_any_width())
+        depth = depth_for(width, cv, input_norm=input_norm, **layers.of_any_width())
     notes = [str(each.message) for each in told]
     if as_json:
         print_json({"width": width, "cv": cv, "depth": depth, "notes": notes})

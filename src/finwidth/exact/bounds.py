@@ -16,7 +16,7 @@ from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.networks.description import Network, few_runs
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, instead
+from finwidth.networks.routes import check_mlp, instead, not_normalised
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -87,7 +87,7 @@ def unsupported(net: Network) -> list[str]:
         return [f"it is a {type(net).__name__}"]
     paper = MLP(net.widths, net.weight_law)
     mine = net.describe()
-    differences = [
+    differences = not_normalised(net) + [
         f"{key} is {few_runs(mine[key]) if isinstance(mine[key], list) else mine[key]}"
         for key, value in paper.describe().items()
         if mine[key] != value and key != "bias_law"

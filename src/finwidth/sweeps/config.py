@@ -257,14 +257,19 @@ def _read_network(document: Document, axes: Iterable[str], kind: NetworkTable) -
         found[key] = value
     for key, some in (*((f"network.{name}", {name: value}) for name, value in found.items()), ("network", found)):
         with document.at(key):
-            kind_of(kind).make(1, 1, 2, {**some, **kind_of(kind).beside})
+            kind_of(kind).make(1, 2, 2, {**some, **kind_of(kind).beside})
     return found
 
 
 def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[str, Network]]:
-    """For each combination of texts, and of either end of numbers, a network of depth 2 and the largest width."""
-    largest = (*[-1] * (len(config.axes) - 1), -1 if "width" in config.axes else 0)
-    fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": cell_at(config.axes, largest).width}
+    """For each combination of texts, and of either end of numbers, a network of depth 2 and the largest width.
+
+    That of the smallest width is made too: a norm may refuse it.
+    """
+    first, last = (0,) * len(config.axes), (*[-1] * (len(config.axes) - 1), 0)
+    corners = [cell_at(config.axes, place) for place in (first, last, (*first[:-1], -1), (*last[:-1], -1))]
+    sizes = sorted(cell.width for cell in corners)
+    fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": sizes[-1]}
     known = axes_of(config.network)
     some = {
         name: values if known[name].text else tuple(dict.fromkeys((values[0], values[-1])))
@@ -275,7 +280,9 @@ def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[st
         coordinates = dict(zip(some, values, strict=True))
         told = ", ".join(f"{name} {value!r}" for name, value in coordinates.items())
         try:
-            net = make_cell({**fixed, **coordinates}.items()).network(config.network)
+            cell = make_cell({**fixed, **coordinates}.items())
+            cell._replace(width=sizes[0]).network(config.network)
+            net = cell.network(config.network)
         except FinwidthError as error:
             raise document.fault("axes", f"there is no network of {told}: {error}") from None
         yield told, net

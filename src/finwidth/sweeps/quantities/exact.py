@@ -15,11 +15,11 @@ from finwidth.exact.moments import moments
 from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
-from finwidth.networks.routes import check_mlp, check_supported
+from finwidth.networks.routes import check_mlp, check_supported, not_normalised, other_kind
 from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
-from finwidth.sweeps.schema.kinds import NetworkTable, kind_of
+from finwidth.sweeps.schema.kinds import NetworkTable
 
 _EXACT = {
     "mean": "exact mean of the kernel, E[K]",
@@ -55,12 +55,13 @@ class ExactQuantity(SweepQuantity[NoSettings]):
     def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Networks that are alike but for depth and width together."""
         cells, common = batch.cells, batch.settings.network
-        of_kind = next(_EXACTLY[each] for each in kind_of(common).description.__mro__ if each in _EXACTLY)
         records = np.empty((len(cells), len(_EXACT)))
         for first, places in _alike(cells):
             check_cancelled()
             x = batch.vectors[first.input, first.n_0]
-            records[places] = of_kind([cells[place] for place in places], common, x, check_cancelled)
+            net = first.network(common)
+            compute = _one_by_one if other_kind(net, MLP) or not_normalised(net) else _on_a_grid
+            records[places] = compute([cells[place] for place in places], common, x, check_cancelled)
         return records
 
     def variables(self, records: FloatArray, table: NoSettings) -> dict[str, Variable]:
@@ -93,9 +94,6 @@ def _one_by_one(
         change, log_change = found.by_name["dK"], found.log_by_name["dK"]
         records.append([float(found.mean), found.log_second_moment, found.cv, float(change), log_change])
     return np.array(records)
-
-
-_EXACTLY: dict[type, Callable[..., FloatArray]] = {MLP: _on_a_grid, Network: _one_by_one}
 
 
 def _alike(cells: Sequence[Cell]) -> Iterable[tuple[Cell, list[int]]]:

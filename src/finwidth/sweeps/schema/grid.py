@@ -18,7 +18,7 @@ from finwidth.networks.description import BIASES, Network
 from finwidth.networks.inputs import check_input
 from finwidth.networks.laws import LAWS, FloatArray
 from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
-from finwidth.sweeps.schema.kinds import NetworkTable, Value, factor_text, kind_of
+from finwidth.sweeps.schema.kinds import NetworkTable, Value, factor_text, kind_of, norm_text
 from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7
@@ -47,6 +47,7 @@ ARGUMENTS = {
     "hidden": Axis("hidden width of the blocks", whole_number(1)),
     "skip": Axis("factor of the stream in a block", factor_text, text=True),
     "branch": Axis("factor of the branch of a block", factor_text, text=True),
+    "norm": Axis("how hidden layers, or what blocks read, are normalised", norm_text, text=True),
 }
 # In the order of the stored arrays' dimensions; an axis `ratio` (depth over width) may stand in the place of `width`.
 AXES = {

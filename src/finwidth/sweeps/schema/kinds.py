@@ -15,13 +15,12 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
+from finwidth.networks.norm import Norm, parse_norm
 from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet
 
 Value: TypeAlias = str | int | float
 NetworkTable: TypeAlias = Mapping[str, Value]  # the table [network] of a config: the kind, and arguments
-
-_FACTORS = ("skip", "branch")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class NetworkKind:
     ----------
     description
         Its class.
-    make
+    build
         The network of an input width, a width, a depth, and arguments of the description.
     depth, width
         What these two axes mean.
@@ -41,10 +40,14 @@ class NetworkKind:
     """
 
     description: type[Network]
-    make: Callable[[int, int, int, Mapping[str, Any]], Network]
+    build: Callable[[int, int, int, Mapping[str, Any]], Network]
     depth: str
     width: str
     beside: Mapping[str, Value] = field(default_factory=dict)
+
+    def make(self, n_0: int, width: int, depth: int, arguments: Mapping[str, Value]) -> Network:
+        """The network of an input width, a width, a depth, and arguments as a config has them."""
+        return self.build(n_0, width, depth, {name: _READ.get(name, _as_it_is)(arguments[name]) for name in arguments})
 
     def takes(self, argument: str) -> bool:
         """Whether the description has an argument."""
@@ -57,8 +60,7 @@ def _mlp(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> MLP:
 
 def _residual(description: Callable[..., ResidualNetwork]) -> Callable[..., ResidualNetwork]:
     def make(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> ResidualNetwork:
-        factors = {name: _factor(arguments[name]) for name in _FACTORS if name in arguments}
-        return description([n_0, width, 1], depth, **{**arguments, **factors})
+        return description([n_0, width, 1], depth, **arguments)
 
     return make
 
@@ -93,9 +95,33 @@ def factor_text(value: object) -> str:
     return value if isinstance(value, str) else repr(float(value)).removesuffix(".0")
 
 
+def norm_text(value: object) -> str:
+    """A norm as a text; raises FinwidthError for what is none.
+
+    >>> from finwidth.sweeps.schema.kinds import norm_text
+    >>> norm_text("layer,after")
+    'layer,after'
+    """
+    if not isinstance(value, str):
+        raise FinwidthError(f"{value!r} is not a norm; write none, rms, layer, or such as layer,after,1e-5")
+    parse_norm(value)
+    return value
+
+
 def _factor(text: Value) -> float | str:
     """A factor as a description takes it."""
     try:
         return float(text)
     except ValueError:
         return str(text)
+
+
+def _norm_as_told(text: Value) -> Norm | None:
+    return parse_norm(str(text))
+
+
+def _as_it_is(value: Value) -> Value:
+    return value
+
+
+_READ: dict[str, Callable[[Value], object]] = {"skip": _factor, "branch": _factor, "norm": _norm_as_told}
