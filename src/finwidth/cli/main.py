@@ -69,7 +69,7 @@ _add(
     "2,3,3,1 -i 1,2 --exact",
     "16,64x8,1 -i ones --law uniform --bias none",
     '16,64,1 --blocks 8 --branch "1/sqrt(depth)" -i ones',
-    "16,64x3,10 --pytorch default --activation 1,0.2 -i random:1",
+    "16,64x3,10 --pytorch default -i random:1",
 )  # fmt: skip
 _add(
     "sample", sample_command,
@@ -86,7 +86,8 @@ _add(
 _add(
     "train", train_command,
     "64,1000x3,1 -i digits:0-11 --steps 20",
-    "64,100x2,10 -i digits:0-11 --loss cross-entropy --activation gelu --batch 4 -o run.nc",
+    "64,100x2,10 -i digits:0-11 --loss cross-entropy -o run.nc",
+    "64,100x2,1 -i digits:0-11 --activation gelu --record log",
 )  # fmt: skip
 _add(
     "report", report_command,
@@ -96,12 +97,12 @@ _add(
 _add(
     "compare", compare_command,
     "3,32x3,1 -i 1,2,3",
-    "3,32x3,1 -i ones --law laplace --draws 10000 --networks 1000",
+    "3,32x3,1 -i ones --activation 1,0.2 --networks 1000",
 )  # fmt: skip
 _add(
     "regime", regime_command,
     "10,200x4,1",
-    "64,128x3,10 --pytorch kaiming_normal,zeros -i digits:17 --target 0 --lr 0.01",
+    "64,128x3,10 --pytorch default -i digits:17 --target 0",
     "16,64x3,1 --activation tanh --bias none",
 )  # fmt: skip
 _add("measure", measure_command, "model.py:make -i X.npy", "model.py:make -i X.npy --outputs 0 --json")

@@ -177,7 +177,7 @@ def taking(name: str, make: Callable[..., object]) -> Callable[[Callable[..., Re
     ... def command(net, exact):
     ...     return f"{net}, {exact}"
     >>> list(inspect.signature(command).parameters)[:3]
-    ['widths', 'exact', 'weight_law']
+    ['exact', 'widths', 'weight_law']
     >>> command(widths="2,3,1", bias="none", exact=True)
     '2,3,1 relu, gaussian weights, ntk parameterization, no biases, True'
     """
@@ -193,7 +193,7 @@ def taking(name: str, make: Callable[..., object]) -> Callable[[Callable[..., Re
 
         parameters = [each for each in (*own.values(), *of_make.values()) if each.name != name]
         parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-        parameters.sort(key=lambda each: each.default is not each.empty)  # arguments first; the sort is stable
+        parameters.sort(key=lambda each: each.default is not each.empty)  # required ones first; the sort is stable
         run.__dict__["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
