@@ -306,6 +306,21 @@ draws = 200
 """
 
 
+RESIDUAL_GRID = """
+quantities = ["exact", "sampled"]
+[network]
+kind = "resnet"
+hidden = 3
+[axes]
+depth = [2, 4]
+width = [8, 16]
+n_0 = 4
+branch = [0.5, "1/sqrt(depth)"]
+[sampled]
+draws = 200
+"""
+
+
 @dataclass(frozen=True)
 class Called:
     """A call of the command line, and how it ended."""
@@ -522,18 +537,34 @@ VALUES = (
     *("0", "-1", "1", "2", "3.5", "1e400", "nan", "inf", "true", '""', '"x"', '"ones"', "[]", "[1]", "[[1]]", "{}"),
     *("[2, 2]", "[3, 1]", "{from = 1, to = 3}", "{from = 3, to = 1}", "{from = 1, to = 9, factor = 1}", '"X.npy"'),
     *('"pipe.npy"', '"\\u0000.npy"', '"' + 5000 * "x" + '"', "9" * 300, "1979-05-27", '["exact", "sampled"]', '"relu"'),
-    *('["gaussian", "uniform"]', '"digits:3"', '"random:1"', '"tanh"', "4", "[4, 8]", '"bounds"', '"gram"', "'"),
+    *(
+        '["gaussian", "uniform"]',
+        '"digits:3"',
+        '"random:1"',
+        '"tanh"',
+        "4",
+        "[4, 8]",
+        '"resnet"',
+        '"balanced"',
+        '"mlp"',
+        '"sqrt(1/2)"',
+        '"rms"',
+        '"bounds"',
+        '"gram"',
+        "'",
+    ),
 )
 KEYS = (
     *("seed", "quantities", "axes.depth", "axes.width", "axes.ratio", "axes.n_0", "axes.law", "axes.input", "x"),
     *("axes.activation", "axes.parameterization", "network.bias", "network.gains", "network.bias_variance", "axes"),
     *("sampled.draws", "sampled.target", "sampled", "exact", "gram.draws", "gram.inputs", "training.steps", "network"),
+    *("network.kind", "network.hidden", "network.branch", "network.norm", "axes.branch", "axes.skip", "axes.norm"),
 )
 
 
 def config(rng: random.Random) -> str:
     """A config with a few changes: of a line, of a value, or of some characters."""
-    lines = GRID.strip().splitlines()
+    lines = rng.choice((GRID, RESIDUAL_GRID)).strip().splitlines()
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(lines))
         match rng.randrange(6):

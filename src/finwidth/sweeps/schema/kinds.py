@@ -18,6 +18,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm, parse_norm
 from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet
+from finwidth.sweeps.schema.document import as_typed
 
 Value: TypeAlias = str | int | float
 NetworkTable: TypeAlias = Mapping[str, Value]  # the table [network] of a config: the kind, and arguments
@@ -90,7 +91,7 @@ def factor_text(value: object) -> str:
     ('1', '0.5', '1/sqrt(depth)')
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise FinwidthError(f'{value!r} is neither a number nor a text such as "1/sqrt(depth)"')
+        raise FinwidthError(f'{as_typed(value)} is neither a number nor a text such as "1/sqrt(depth)"')
     ResNet([1, 1, 1], 1, branch=value)
     return value if isinstance(value, str) else repr(float(value)).removesuffix(".0")
 
@@ -103,7 +104,7 @@ def norm_text(value: object) -> str:
     'layer,after'
     """
     if not isinstance(value, str):
-        raise FinwidthError(f"{value!r} is not a norm; write none, rms, layer, or such as layer,after,1e-5")
+        raise FinwidthError(f"{as_typed(value)} is not a norm; write none, rms, layer, or such as layer,after,1e-5")
     parse_norm(value)
     return value
 
