@@ -130,9 +130,15 @@ def examples() -> list[str]:
     return found
 
 
+def lines_of_the_docs() -> list[str]:
+    """The commands of docs/command-line.md."""
+    text = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    return re.findall(r"^finwidth ([^#\n]*)", text, re.M)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("line", examples())
-def test_every_example_of_a_help_text_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("line", [*examples(), *lines_of_the_docs()])
+def test_every_example_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="measures a module")
     pytest.importorskip("sklearn", reason="reads digits")
     pytest.importorskip("jinja2", reason="writes a page")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,14 @@ def test_what_a_quantity_serves_is_computed_and_else_refused_before_any_work(
         assert not (tmp_path / "a.zarr").exists()
     else:
         assert status(tmp_path / "a.zarr")["complete"]
+
+
+def test_the_example_of_the_docs_is_allowed(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    [example] = re.findall(r'```toml\n([^`]*?kind = "resnet"[^`]*?)```', docs)
+    (tmp_path / "grid.toml").write_text(example)
+    config, _ = read_config(tmp_path / "grid.toml")
+    assert config.axes["branch"] == ("0.5", "1", "1/sqrt(depth)")
 
 
 def test_a_store_grows_and_refuses_another_network(tmp_path: Path) -> None:
