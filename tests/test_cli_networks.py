@@ -16,7 +16,7 @@ import pytest
 import finwidth
 from finwidth import MLP, Activation, BalancedResNet, FinwidthError, Norm, ResNet
 from finwidth.cli.main import app
-from finwidth.cli.networks import described
+from finwidth.cli.networks import read_options
 from finwidth.networks.description import Network
 from finwidth.networks.widths import parse_widths
 from fuzzing import Called, call
@@ -89,14 +89,14 @@ def network(line: str) -> Network:
     command: Any = get_command(app).commands["moments"]  # type: ignore[attr-defined]
     with command.make_context("moments", [*shlex.split(line), "-i", "ones"]) as context:
         given = {name: value for name, value in context.params.items() if name in options()}
-        found.append(described(**given).network(parse_widths(context.params["widths"])))
+        found.append(read_options(**given).network(parse_widths(context.params["widths"])))
     return found[0]
 
 
 def options() -> set[str]:
     import inspect
 
-    return {*inspect.signature(described).parameters}
+    return {*inspect.signature(read_options).parameters}
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -177,13 +178,19 @@ def _mistake(error: BaseException) -> str | None:
         case FinwidthError():
             return str(error)
         case _UsageError():
-            return f"{error.format_message()} (finwidth COMMAND --help tells what is allowed)"
+            return f"{_in_our_words(error.format_message())} (finwidth COMMAND --help tells what is allowed)"
         case MemoryError():
             return "this needs more memory than there is; ask for fewer draws, or smaller widths and depth"
         case OSError():
             what = "write the output" if error.filename is None else f"use {error.filename}"
             return f"cannot {what}: {error.strerror or error}"
     return None
+
+
+def _in_our_words(message: str) -> str:
+    """What pydantic, by which Typer reads numbers, says of one that is none."""
+    message = re.sub("Input should be a valid integer.*", "give a whole number, such as 1000", message)
+    return re.sub("Input should be a valid number.*", "give a number, such as 0.1", message)
 
 
 def _drop_output() -> None:

@@ -120,7 +120,7 @@ class Described:
         return found
 
 
-def described(
+def read_options(
     weight_law: Law = None,
     activation: Phi = None,
     parameterization: Parameterization = None,
@@ -151,13 +151,13 @@ def described(
     if pytorch is not None:
         init, _, biases = pytorch.partition(",")
         own = {"init": init} | ({"biases": biases} if biases else {})
-        return _checked(MLP.pytorch, {**own, **given}, "--pytorch")
+        return _of_kind(MLP.pytorch, {**own, **given}, "--pytorch")
     if neural_tangents is not None:
         if others := [name for name in given if name != "activation"]:
             raise _not_for(others[0], "--neural-tangents")
         return Described(MLP, _neural_tangents(neural_tangents) | given)
     if blocks is not None:
-        return _checked(BalancedResNet if balanced else ResNet, given, "--balanced" if balanced else "--blocks")
+        return _of_kind(BalancedResNet if balanced else ResNet, given, "--balanced" if balanced else "--blocks")
     residual = [name for name in ("hidden", "skip", "branch") if name in given] + ["balanced"] * balanced
     if residual:
         raise FinwidthError(
@@ -172,7 +172,7 @@ def taking(name: str, make: Callable[..., object]) -> Callable[[Callable[..., Re
     Examples
     --------
     >>> import inspect
-    >>> from finwidth.cli.networks import described, network_of, taking
+    >>> from finwidth.cli.networks import read_options, network_of, taking
     >>> @taking("net", network_of)
     ... def command(net, exact):
     ...     return f"{net}, {exact}"
@@ -201,7 +201,7 @@ def taking(name: str, make: Callable[..., object]) -> Callable[[Callable[..., Re
     return decorated
 
 
-@taking("layers", described)
+@taking("layers", read_options)
 def network_of(widths: Widths, layers: Described) -> Network:
     """The network of these widths that the options describe."""
     return layers.network(parse_widths(widths))
@@ -211,7 +211,7 @@ def _flag(name: str) -> str:
     return "--law" if name == "weight_law" else "--blocks" if name == "depth" else f"--{name.replace('_', '-')}"
 
 
-def _checked(make: Callable[..., Network], given: Mapping[str, Any], who: str) -> Described:
+def _of_kind(make: Callable[..., Network], given: Mapping[str, Any], who: str) -> Described:
     """Refuse what the description does not know."""
     known = inspect.signature(make).parameters
     for name in given:
@@ -280,7 +280,7 @@ def _list(read: Callable[[str, str], Item]) -> Callable[[str, str], Item | list[
     return listed
 
 
-def _activation(flag: str, text: str) -> str | Activation:
+def _activation_typed(flag: str, text: str) -> str | Activation:
     if "," not in text:
         return text
     slopes = text.split(",")
@@ -291,7 +291,7 @@ def _activation(flag: str, text: str) -> str | Activation:
 
 _READ: dict[str, Callable[[str, str], object]] = {
     "weight_law": _word,
-    "activation": _activation,
+    "activation": _activation_typed,
     "parameterization": _word,
     "gains": _list(_number_typed),
     "base_widths": _list(_whole_number_typed),

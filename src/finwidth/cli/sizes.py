@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from finwidth.cli.networks import Described, described, network_of, taking
+from finwidth.cli.networks import Described, network_of, read_options, taking
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json, wrapped
 from finwidth.networks.description import Network
@@ -47,13 +47,14 @@ def regime_command(
     x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
     found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
     if as_json:
-        print_json({"network": net.describe(), "regime": found.name} | asdict(found))
+        told = asdict(found)
+        print_json({"network": net.describe(), "regime": told.pop("name")} | told)
         return
     typer.echo(wrapped(str(net)))
     typer.echo(wrapped(f"The network is {found.name}: {found.advice}."))
 
 
-@taking("layers", described)
+@taking("layers", read_options)
 def width_for_command(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
     layers: Described,
@@ -75,7 +76,7 @@ def width_for_command(
     found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}
-        print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)
+        print_json({"network": net.describe(), "depth": depth, "width": width, "regime": told.pop("name")} | told)
         return
     typer.echo(width)
     if found is None:
@@ -85,7 +86,7 @@ def width_for_command(
     typer.echo(wrapped(f"A network of {which} at this width is {found.name}: {found.advice}."))
 
 
-@taking("layers", described)
+@taking("layers", read_options)
 def depth_for_command(
     width: Annotated[int, typer.Argument(help="Width of the hidden layers.", show_default=False)],
     layers: Described,

@@ -60,7 +60,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
             check_cancelled()
             x = batch.vectors[first.input, first.n_0]
             net = first.network(common)
-            compute = _one_by_one if other_kind(net, MLP) or not_normalised(net) else _on_a_grid
+            compute = _each_by_itself if other_kind(net, MLP) or not_normalised(net) else _on_a_grid
             records[places] = compute([cells[place] for place in places], common, x, check_cancelled)
         return records
 
@@ -84,7 +84,7 @@ def _on_a_grid(
     return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)
 
 
-def _one_by_one(
+def _each_by_itself(
     cells: Sequence[Cell], common: NetworkTable, x: FloatArray, check_cancelled: Callable[[], None]
 ) -> FloatArray:
     records = []
