@@ -146,9 +146,10 @@ def read_options(
         "bias_scale": bias_scale, "hidden": hidden, "skip": skip, "branch": branch,
     }  # fmt: skip
     given: dict[str, Any] = {name: _READ[name](_flag(name), text) for name, text in texts.items() if text is not None}
-    if blocks is not None:
-        given["depth"] = blocks
+    given |= {"depth": blocks} if blocks is not None else {}
+    given |= {"balanced": True} if balanced else {}
     if pytorch is not None:
+        given |= {"neural_tangents": neural_tangents} if neural_tangents is not None else {}
         init, _, biases = pytorch.partition(",")
         own = {"init": init} | ({"biases": biases} if biases else {})
         return _of_kind(MLP.pytorch, {**own, **given}, "--pytorch")
@@ -157,9 +158,9 @@ def read_options(
             raise _not_for(others[0], "--neural-tangents")
         return Described(MLP, _neural_tangents(neural_tangents) | given)
     if blocks is not None:
-        return _of_kind(BalancedResNet if balanced else ResNet, given, "--balanced" if balanced else "--blocks")
-    residual = [name for name in ("hidden", "skip", "branch") if name in given] + ["balanced"] * balanced
-    if residual:
+        kind = BalancedResNet if given.pop("balanced", False) else ResNet
+        return _of_kind(kind, given, "--balanced" if balanced else "--blocks")
+    if residual := [name for name in ("hidden", "skip", "branch", "balanced") if name in given]:
         raise FinwidthError(
             f"{_flag(residual[0])} is for residual networks; say how many blocks, such as --blocks 8, or leave it out"
         )
