@@ -12,6 +12,7 @@ from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
 from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _FOLLOWED = ["loss", "drift", "alignment"]
-_METHODS = ("law", "networks")
+_FUNCTIONS = {"law": "finwidth.train", "networks": "finwidth.empirical.Ensemble"}  # by method
 _MOST_STEPS = 10**5
 _CHUNK_WEIGHTS = 2**22  # of the real networks that are trained at once
 
@@ -72,7 +73,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         steps = checked_value(document, "training.steps", table["steps"], whole_number(1, _MOST_STEPS))
         lr = checked_value(document, "training.lr", table["lr"], number_in(1e-12, 1e6))
         draws = checked_value(document, "training.draws", table["draws"], whole_number(1, MOST_DRAWS))
-        method = checked_value(document, "training.method", table.get("method", "law"), name_in(_METHODS))
+        method = checked_value(document, "training.method", table.get("method", "law"), name_in(_FUNCTIONS))
         targets = table["targets"]
         if not isinstance(targets, list | tuple | np.ndarray) or len(targets) != len(inputs):
             raise document.fault("training.targets", f"give a list of {len(inputs)} numbers, one for each input")
@@ -98,12 +99,12 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         return ["loss"]
 
     def check(self, net: Network, settings: Settings[TrainingTable]) -> None:
-        """Refuse networks that cannot be trained so."""
-        if settings.table["method"] == "law":
-            check_supported("finwidth.train", net)
-        else:
+        """Refuse networks that cannot be trained so, and settings, by training a small one for no time at all."""
+        if settings.table["method"] == "networks":
             load_extra("torch", 'training with method = "networks"')
-            check_supported("finwidth.empirical.Ensemble", net)
+        check_supported(_FUNCTIONS[settings.table["method"]], net)
+        table: TrainingTable = {**settings.table, "steps": 1, "lr": 1e-9}
+        _train_some(MLP([1, 1, 1]), np.arange(1.0, 1 + len(table["targets"]))[:, None], table, 1, 0)
 
     def dims(self, table: TrainingTable) -> Dims:
         """Loss and observables, recorded steps, statistics."""
