@@ -168,7 +168,7 @@ def test_moments_and_draws_of_a_residual_network() -> None:
     assert drawn["output"] == 0
     told = call(["moments", *shlex.split(options)]).output
     assert told.startswith("ResNet 3,8,1 of 4 blocks (hidden width 6; branch 0.5) relu")
-    assert "do not cover this network: it is a ResNet." in told
+    assert "do not cover this network: it is a ResNet (MLP is supported)." in told
 
 
 def test_gram_is_that_of_sample_gram(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_gram_is_that_of_sample_gram(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["estimates"]["K"]["value"], K.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found["estimates"]["K"]["se"], K.std(0, ddof=1) / 700**0.5, rtol=1e-12)
     np.testing.assert_allclose(found["infinite_width"]["K"], finwidth.infinite_width_gram(net, X))
-    np.save(tmp_path / "y.npy", [[1.0, 0], [0, 1], [1, 1]])
+    np.save(tmp_path / "y.npy", np.array([[1.0, 0], [0, 1], [1, 1]]))
     table = call([*line.split(), "--targets", str(tmp_path / "y.npy"), "-o", str(tmp_path / "g.nc")])
     assert table.status == 0, table.errors
     assert "E[ΔK_ab]/λ" in table.output

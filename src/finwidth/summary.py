@@ -17,6 +17,7 @@ from finwidth.exact.infinite_width import unsupported as unsupported_at_infinite
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
+from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler, sample_gram
@@ -248,7 +249,7 @@ def _gram_summary(
             for a, b in np.ndindex(m, m):
                 pairs[a][b].add(values[:, a, b])
     estimates = {name: [[each.estimate() for each in row] for row in rows] for name, rows in totals.items()}
-    limit = None if unsupported_at_infinite_width(net) else infinite_width_gram(net, X)
+    limit = infinite_width_gram(net, X) if isinstance(net, MLP) and not unsupported_at_infinite_width(net) else None
     return GramSummary(net, draws, seed, estimates, limit)
 
 

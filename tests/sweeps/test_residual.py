@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 import finwidth
 from finwidth import BalancedResNet, FinwidthError, ResNet
@@ -29,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "axes": {"depth": [1, 3], "width": [6, 9], "n_0": 2, "branch": [0.5, "1/sqrt(depth)"], "law": "gaussian"},
     "sampled": {"draws": 300},
 }
-BRANCHES = {"0.5": 0.5, "1/sqrt(depth)": "1/sqrt(depth)"}
+BRANCHES: dict[str, float | str] = {"0.5": 0.5, "1/sqrt(depth)": "1/sqrt(depth)"}
 
 
 def changed(**tables: Any) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def test_pictures_show_the_values_and_no_form_of_the_paper(picture: str, tmp_pat
     plots.plot(store, picture, tmp_path / "a.png", at=["branch=0.5"])
     found = plots.cut(read(store), ["branch=0.5"])
     figure = plots.PICTURES[picture](found)
-    told = " ".join(text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text")))
+    told = " ".join(each.get_text() for each in figure.findobj(Text) if isinstance(each, Text))
     assert "branch 0.5" in told
     assert "blocks" in told
     assert "paper" not in told

@@ -13,6 +13,7 @@ from finwidth.cli.output import print_json, wrapped
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.networks.description import Network
+from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
 
 Keep = Annotated[
@@ -36,7 +37,7 @@ def moments_command(
     x = parse_input(input, net.widths[0])
     found = moments(net, x, exact=exact, order=order)
     outside = ", ".join(unsupported(net))
-    forms = None if outside else bounds(net, x, exact=found)
+    forms = None if outside else bounds(check_mlp(net), x, exact=found)
     if as_json:
         print_json(found.to_json() | {"bounds": forms and forms.to_json()})
         return

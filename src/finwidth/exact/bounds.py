@@ -16,7 +16,7 @@ from finwidth.exact.moments import KernelMoments, exp, log, moments
 from finwidth.networks.description import Network, few_runs
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, instead, not_normalised
+from finwidth.networks.routes import check_mlp, instead, not_normalised, other_kind
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -84,7 +84,7 @@ def _exponentials(logs: dict[str, float]) -> dict[str, float]:
 def unsupported(net: Network) -> list[str]:
     """How a network differs from those of the paper, whose forms cover no other; none if it does not."""
     if not isinstance(net, MLP):
-        return [f"it is a {type(net).__name__}"]
+        return other_kind(net, MLP)
     paper = MLP(net.widths, net.weight_law)
     mine = net.describe()
     differences = not_normalised(net) + [
