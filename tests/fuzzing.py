@@ -306,6 +306,21 @@ draws = 200
 """
 
 
+RESIDUAL_GRID = """
+quantities = ["exact", "sampled"]
+[network]
+kind = "resnet"
+hidden = 3
+[axes]
+depth = [2, 4]
+width = [8, 16]
+n_0 = 4
+branch = [0.5, "1/sqrt(depth)"]
+[sampled]
+draws = 200
+"""
+
+
 @dataclass(frozen=True)
 class Called:
     """A call of the command line, and how it ended."""
@@ -399,26 +414,48 @@ WIDTHS = among(
     "3,4,1", "3,1", "3,8x4,1", "3,2x9,1", "3,1,1", "3,16,16,1", odd=("3,5,2", "1,1", "64,4,1", "3,4x0,1", "3,-1,1", "3")
 )  # fmt: skip
 INPUT = among(
-    "1,2,3", "1/3,0.5,-2", "x.npy", "-1,1,0",
-    odd=("0,0,0", "1e100,1,1", "1e154,0,0", "1e-162,0,0", "1e300,0,0", "1", "digits:17", "1,nan,2"),
+    "1,2,3", "1/3,0.5,-2", "x.npy", "-1,1,0", "ones", "unit", "random:3",
+    odd=(
+        "0,0,0", "1e100,1,1", "1e154,0,0", "1e-162,0,0", "1e300,0,0", "1", "digits:17", "1,nan,2", "random:", "onest",
+        "random:1" + 30 * "0",
+    ),
 )  # fmt: skip
 LAW = among("gaussian", "uniform", "laplace", "smoothed-rademacher", "truncated-normal", odd=("cauchy",))
-PHI = among("relu", "leaky_relu", "linear", "abs", odd=("tanh", "erf", "gelu", "silu", "sigmoid"))
+PHI = among(
+    "relu", "leaky_relu", "linear", "abs", "1,0.2", "1,-1/3",
+    odd=("tanh", "erf", "gelu", "silu", "sigmoid", "1,2,3", "0,0", "1,nan", ","),
+)  # fmt: skip
 DRAWS = among("2", "100", "500", "2000", odd=("1", "0"))
 SEED = among("0", "1", "7", "123", odd=(str(2**31), str(2**63), str(2**64), "-1", 300 * "9"))
 NUMBER = among("0.1", "1", "0.3", "0.01", odd=("0", "-1", "1e-9", "1e9", "nan", "inf", "1e400"))
 FLAG: Make = lambda rng: ""  # noqa: E731 - takes no value
+RESIDUAL: dict[str, Make] = {
+    "--hidden": among("2", "5", "2,3", "4x2", odd=("0", "2,x", "1x10000000", "9x99999999999")),
+    "--skip": among("1", "0.5", "sqrt(1/2)", "1,0", odd=("-1", "nan", "x", "1e200")),
+    "--branch": among("1", "0.5", "1/sqrt(depth)", "sqrt(3/4)", "0,1", odd=("0", "sqrt(3)4", "inf", "1/3x2", "")),
+    "--balanced": FLAG,
+}
 NETWORK: dict[str, Make] = {
-    "--activation": PHI, "--parameterization": among("ntk", "standard", "mup", odd=("mean-field",)),
-    "--bias": among("trained", "frozen", "none", odd=("some",)), "--json": FLAG,
+    "--activation": PHI, "--parameterization": among("ntk", "standard", "mup", odd=("mean-field",)), "--law": LAW,
+    "--bias": among("trained", "frozen", "none", "trained,none", "trainedx3,none", odd=("some", "nonex0", "x")),
+    "--gains": among("1", "2", "1/3", "2,1", "2x3,1", odd=("0", "-1", "1e400", "x", "2,,1", "1/0", "9x9999999999999")),
+    "--bias-variance": among("0", "0.1", "0,0.5", odd=("-1", "nan", "x")), "--bias-law": LAW,
+    "--bias-scale": among("1", "0.5", "0", "1,2", odd=("-1", "1e300", "x")),
+    "--base-widths": among("8", "3,8,1", odd=("0", "8,8", "x", "8.5")),
+    "--pytorch": among("default", "kaiming_normal,zeros", "default,none", odd=("xavier", "default,", ",", "a,b,c")),
+    "--neural-tangents": among("1.5", "1.5,0.1", odd=("0", "x", "1,2,3", "1,-1", "nan,1")),
+    "--norm": among("rms", "layer", "rms,after", "layer,trained,1e-5", odd=("batch", "rms,x", "rms,-1", "", "none")),
+    "--blocks": among("1", "2", "5", odd=("0", "-1", "100000000", "x")), **RESIDUAL,
 }  # fmt: skip
-ONE: dict[str, Make] = {**NETWORK, "-i": INPUT}
+RARE = {*NETWORK} - {"--activation", "--parameterization", "--law", "--bias"}  # of which most do not go together
+ONE: dict[str, Make] = {**NETWORK, "--json": FLAG, "-i": INPUT}
 DRAWN: dict[str, Make] = {"--draws": DRAWS, "--seed": SEED}
 COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight, arguments, options
-    "moments": (6, (WIDTHS,), {**ONE, "--law": LAW, "--exact": FLAG, "--order": among("2", "3", "4", odd=("5",))}),
+    "moments": (6, (WIDTHS,), {**ONE, "--exact": FLAG, "--order": among("2", "3", "4", odd=("5",))}),
     "sample": (6, (WIDTHS,), {**ONE, **DRAWN, "--tilted": FLAG, "-o": among("draws.nc", odd=("absent/x.nc", "."))}),
     "train": (5, (WIDTHS,), {
-        **NETWORK, "-i": among("X.npy", odd=("digits:0-3", "one.npy", "large.npy", "zeros.npy", "small.npy")),
+        **NETWORK, "--json": FLAG, "--record": among("1", "log", "0,2", odd=("0", "x", "9,9", "1" + 30 * "0")),
+        "-i": among("X.npy", odd=("digits:0-3", "one.npy", "large.npy", "zeros.npy", "small.npy")),
         "-t": among("1,-1,1,-1", "y.npy", "0,1,0,1", odd=("0,0,0,0", "1", "1e200,1,1,1")), "--lr": NUMBER,
         "--steps": among("1", "3", odd=("0",)), "--draws": among("1", "2"), "--seed": SEED,
         "--batch": among("1", "2", odd=("9",)), "--momentum": among("0", "0.9", odd=("1", "nan", "-1")),
@@ -426,7 +463,7 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "-o": among("run.nc", odd=("absent/x.nc", ".")), "--centred": FLAG,
     }),
     "report": (1, (WIDTHS,), {**ONE, **DRAWN, "-o": among("report", odd=("X.npy",))}),
-    "compare": (3, (WIDTHS,), {**ONE, **DRAWN, "--law": LAW, "--networks": among("1", "20", odd=("0",))}),
+    "compare": (3, (WIDTHS,), {**ONE, **DRAWN, "--networks": among("1", "20", odd=("0",))}),
     "measure": (8, (lambda rng: "model.py:" + rng.choice(NAMES),), {
         "-i": among("X.npy", "x.npy", "one.npy", "1,2,3", odd=("words.npy", "zeros.npy", "large.npy", "bytes.npy")),
         "--outputs": among("trace", "full", "0", "1", odd=("5", "diagonal")), "--seed": SEED, "--json": FLAG,
@@ -434,7 +471,20 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
     }),
     "width-for": (1, (among("1", "2", "5", odd=("0", "64")),), {
         **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--input-norm": NUMBER, "--target": NUMBER,
-        "--lr": NUMBER, "--law": LAW, "--seed": SEED,
+        "--lr": NUMBER, "--json": FLAG, "--seed": SEED,
+    }),
+    "depth-for": (1, (among("1", "8", "100", odd=("0", "1" + 30 * "0")),), {
+        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--input-norm": NUMBER, "--json": FLAG,
+    }),
+    "gram": (3, (WIDTHS,), {
+        **NETWORK, "-i": among("X.npy", "1,2,3", "ones", "random:2", odd=("digits:0-3", "large.npy", "random:x")),
+        "--inputs": INPUT, "--targets": among("1", "1,-1", "y.npy", odd=("x", "nan")),
+        "--draws": among("2", "50", odd=("0",)), "--seed": SEED, "--json": FLAG,
+        "-o": among("g.nc", odd=("absent/x", ".")),
+    }),
+    "regime": (2, (WIDTHS,), {
+        **ONE, "--draws": among("2", "50", odd=("0", "1")), "--seed": SEED, "--lr": NUMBER,
+        "--target": among("1", "0", "1,-1", odd=("nan", "x", "1e300")),
     }),
     "paper": (1, (among("lemma-9", "lemma-7", "figure-1", odd=("lemma-99",)),), {
         "--json": FLAG, "-o": among("page.html", odd=("absent/x.html", ".")), "--markdown": among("page.md"),
@@ -464,7 +514,9 @@ def command(rng: random.Random, arrays: list[str]) -> list[str]:
     _, places, options = COMMANDS[name]
     found = [*name.split(), *(_value(rng, place, arrays) for place in places)]
     for option, value in options.items():
-        if rng.random() < (0.9 if option in NEEDED and name not in {"sample", "paper", "report"} else 0.25):
+        often = 0.9 if option in NEEDED and name not in {"sample", "paper", "report", "gram"} else 0.25
+        often = {"-i": 0.9, "--blocks": 0.2}.get(option, 0.03 if option in RARE else often)
+        if rng.random() < (0.5 if option in RESIDUAL and "--blocks" in found else often):
             found += [option] if value is FLAG else [option, _value(rng, value, arrays)]
     if rng.random() < 0.04:
         found.insert(rng.randrange(len(found) + 1), rng.choice((*JUNK, "--help", "--version", "--nonsense")))
@@ -485,18 +537,34 @@ VALUES = (
     *("0", "-1", "1", "2", "3.5", "1e400", "nan", "inf", "true", '""', '"x"', '"ones"', "[]", "[1]", "[[1]]", "{}"),
     *("[2, 2]", "[3, 1]", "{from = 1, to = 3}", "{from = 3, to = 1}", "{from = 1, to = 9, factor = 1}", '"X.npy"'),
     *('"pipe.npy"', '"\\u0000.npy"', '"' + 5000 * "x" + '"', "9" * 300, "1979-05-27", '["exact", "sampled"]', '"relu"'),
-    *('["gaussian", "uniform"]', '"digits:3"', '"random:1"', '"tanh"', "4", "[4, 8]", '"bounds"', '"gram"', "'"),
+    *(
+        '["gaussian", "uniform"]',
+        '"digits:3"',
+        '"random:1"',
+        '"tanh"',
+        "4",
+        "[4, 8]",
+        '"resnet"',
+        '"balanced"',
+        '"mlp"',
+        '"sqrt(1/2)"',
+        '"rms"',
+        '"bounds"',
+        '"gram"',
+        "'",
+    ),
 )
 KEYS = (
     *("seed", "quantities", "axes.depth", "axes.width", "axes.ratio", "axes.n_0", "axes.law", "axes.input", "x"),
     *("axes.activation", "axes.parameterization", "network.bias", "network.gains", "network.bias_variance", "axes"),
     *("sampled.draws", "sampled.target", "sampled", "exact", "gram.draws", "gram.inputs", "training.steps", "network"),
+    *("network.kind", "network.hidden", "network.branch", "network.norm", "axes.branch", "axes.skip", "axes.norm"),
 )
 
 
 def config(rng: random.Random) -> str:
     """A config with a few changes: of a line, of a value, or of some characters."""
-    lines = GRID.strip().splitlines()
+    lines = rng.choice((GRID, RESIDUAL_GRID)).strip().splitlines()
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(lines))
         match rng.randrange(6):

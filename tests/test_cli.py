@@ -153,8 +153,12 @@ def test_compare_and_width_for() -> None:
     assert advice["regime"] == "moving"
     assert (advice["target"], advice["cv_error"]) == (1.0, 0.0)
     assert advice["movement"] > 0.1
-    told = run("width-for", "3", "--target", "0").stdout
-    assert told.startswith(f"{finwidth.width_for(3, cv=0.1)}\nA network of 3 weight layers at this width is near-det")
+    printed = run("width-for", "3", "--target", "0").stdout
+    assert printed.startswith(
+        f"{finwidth.width_for(3, cv=0.1)}\nA network of 3 weight layers at this width is near-det"
+    )
+    assert max(map(len, printed.splitlines())) <= 80
+    told = " ".join(printed.split())
     assert (
         f"target 0 and learning rate {1 / finwidth.infinite_width(finwidth.MLP([1, 1, 1, 1]), [1]):.3g} = 1/E[K]"
         in told
@@ -169,7 +173,8 @@ def test_width_for_smooth_activations_and_for_networks_that_are_not_drawn() -> N
     uniform = json.loads(run("width-for", "16", "--law", "uniform", "--json").stdout)
     assert (uniform["width"], uniform["regime"]) == (3516, None)
     assert "its weights are uniform" in uniform["not_drawn"]
-    assert "is not known: its weights are uniform" in run("width-for", "16", "--law", "uniform").stdout
+    told = " ".join(run("width-for", "16", "--law", "uniform").stdout.split())  # in lines of 80 columns
+    assert "is not known: its weights are uniform" in told
 
 
 def test_input_from_a_file(tmp_path: Path) -> None:
@@ -181,7 +186,7 @@ def test_input_from_a_file(tmp_path: Path) -> None:
 MISTAKES = {
     "moments '' -i 1": "is not a width",
     "moments 2 -i 1,2": "1 entries",
-    "moments 2,0,1 -i 1,2": "width number 1 is 0",
+    "moments 2,0,1 -i 1,2": "width number 1 is 0, less than 1",
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
@@ -200,7 +205,8 @@ MISTAKES = {
     "moments 2,3,1 -i 1,2 --order 9": "give 2, 3 or 4",
     "moments 2,3,1 -i 1,2 --law truncated-normal --exact": "not all rational",
     "sample 2,3,1 -i 1,2 --draws 0": "draws is 0",
-    "sample 2,3,1 -i 1,2 --draws many": "--draws",
+    "sample 2,3,1 -i 1,2 --draws many": "'--draws' / '-n': give a whole number, such as 1000",
+    "train 2,3,1 -i X.npy -t 1,2 --lr much": "'--lr': give a number, such as 0.1",
     "sample 2,3,1 -i 1,2 --seed -1": "seed is -1",
     "sample 2,3,1 -i 1,2 -o missing/draws.nc": "cannot write",
     "sample 2,3,1 -i 1,2 --tilted -o draws.nc": "leave one of the two out",

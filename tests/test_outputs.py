@@ -358,6 +358,7 @@ REFUSED = [
     "sample 2,8,1 -i in.npy -o own.zarr",
     "sample 2,8,1 -i in.npy -o own.zarr/zarr.json",
     "sample 2,8,1 -i in.npy -o /dev/stdout",
+    "gram 2,8,1 -i X.npy -o X.npy",
     "train 2,8,1 -i X.npy -t 1,2 -o X.npy",
     "report 2,8,1 -i in.npy -o in.npy",
     "report 2,8,1 -i in.npy -o own.zarr",
@@ -387,6 +388,7 @@ def test_no_output_replaces_an_input_or_goes_into_a_store(
     before = contents(folder)
     for name in (
         "summary.sample_and_summarize",
+        "summary.sample_and_summarize_gram",
         "report.report",
         "sampling.training.train.train",
         "paper.statements.check",
@@ -421,7 +423,17 @@ def test_the_help_of_every_output_tells_the_rule(call: Any, capsys: pytest.Captu
         for option in each.params
         if option.name in {"output", "markdown"}
     }
-    assert {*told} == {"sample", "train", "report", "paper", "sweep run", "sweep collect", "sweep merge", "sweep plot"}
+    assert {*told} == {
+        "sample",
+        "gram",
+        "train",
+        "report",
+        "paper",
+        "sweep run",
+        "sweep collect",
+        "sweep merge",
+        "sweep plot",
+    }
     for name, text in told.items():
         assert outputs.RULE in text or name in {"sweep run", "sweep merge"}
 

@@ -135,6 +135,8 @@ COMMANDS = [
     f"compare 3,8,1 -i 1,0,0 --draws {HUGE}",
     f"compare 3,8,1 -i 1,0,0 --networks {HUGE}",
     "compare 3,8,1 -i 1,0,0 --networks 10000000000",
+    f"gram 3,8,1 -i 1,0,0 --draws {HUGE}",
+    "gram 3,1000000000000x3,1 -i 1,0,0 --draws 1",
     f"train 3,1000000000x3,1 {X} --draws 1",
     f"train 3,1000000000x3,1 {X} --draws 1 --lr 0.1 --memory 1TB",
     f"train 3,8,1 {X} --draws {2**64}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from finwidth.networks.laws import FloatArray
 Numbers: TypeAlias = npt.NDArray[np.floating | np.int64]
 
 _ALLOWED = "give numbers such as 1,2, a .npy file of real numbers, or digits:17"
+OF_ANY_WIDTH = ("ones", "unit", "random:")
 _SEVERAL = "give a .npy file of shape (m, n_0), or a range such as digits:0-23"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -49,23 +51,72 @@ def check_file(path: Path, what: str, allowed: str) -> None:
         raise FinwidthError(f"{what} {path} is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file; {allowed}")
 
 
-def parse_input(text: str) -> Vector:
+def parse_input(text: str, n_0: int | None = None) -> Vector:
     """The vector that ``text`` names; decimal numbers are read exactly, as fractions.
+
+    With a width n_0 also ``"ones"``: all entries 1, squared norm n_0; ``"unit"``: the same direction, norm 1; and
+    ``"random:7"``: the direction number 7 of a uniform law, squared norm n_0.
 
     Examples
     --------
     >>> from finwidth.inputs import parse_input
     >>> parse_input("1,0.5")
     [Fraction(1, 1), Fraction(1, 2)]
+    >>> parse_input("ones", 3)
+    array([1., 1., 1.])
     """
+    if n_0 is not None and text.startswith(OF_ANY_WIDTH):
+        return _of_width(text, n_0)
     if text.startswith("digits:"):
         return _digit(text)
     if text.endswith(".npy"):
         return _load(Path(text))
     try:
-        return [_number(part) for part in text.split(",")]
+        return [parse_number(part) for part in text.split(",")]
     except ValueError:
         raise FinwidthError(f"the input {text!r} is neither numbers nor a .npy file nor a digit; {_ALLOWED}") from None
+
+
+def parse_matrix(texts: Sequence[str], n_0: int) -> FloatArray:
+    """Several inputs, shape (m, n_0): each of the texts names one, as in `parse_input`, or a file or a range of them.
+
+    Examples
+    --------
+    >>> from finwidth.inputs import parse_matrix
+    >>> parse_matrix(["1,0.5", "ones"], 2)
+    array([[1. , 0.5],
+           [1. , 1. ]])
+    """
+    parts = [_rows(text, n_0) for text in texts]
+    for text, rows in zip(texts, parts, strict=True):
+        if rows.ndim != 2 or rows.shape[1] != n_0:
+            raise FinwidthError(f"the inputs {text!r} have shape {rows.shape}; give vectors of {n_0} numbers")
+    return np.concatenate(parts)
+
+
+def _rows(text: str, n_0: int) -> FloatArray:
+    if text.startswith("digits:") and "-" in text:
+        return _digit_range(text)[0]
+    if text.endswith(".npy"):
+        return np.atleast_2d(_load(Path(text)))
+    return np.asarray(parse_input(text, n_0), dtype=np.float64)[None]
+
+
+def _of_width(text: str, n_0: int) -> FloatArray:
+    if text.startswith("random:"):
+        return _random_direction(text, n_0)
+    if text not in OF_ANY_WIDTH:
+        raise FinwidthError(f"the input {text!r} is not known; {_ALLOWED}, ones, unit or random:7")
+    return np.ones(n_0) if text == "ones" else np.full(n_0, n_0**-0.5)
+
+
+def _random_direction(name: str, n_0: int) -> FloatArray:
+    number = name.removeprefix("random:")
+    if not number.isdecimal() or len(number) > 18:
+        raise FinwidthError(f"the input {name!r} is not a random direction; give a number, such as random:7")
+    vector = np.random.Generator(np.random.PCG64(int(number))).standard_normal(n_0)
+    scaled: FloatArray = vector * (n_0 / np.square(vector).sum()) ** 0.5
+    return scaled
 
 
 def parse_inputs(text: str) -> Numbers:
@@ -83,7 +134,13 @@ def parse_inputs(text: str) -> Numbers:
     return np.asarray(parse_input(text), dtype=np.float64)[None]
 
 
-def _number(part: str) -> Fraction | float:
+def parse_number(part: str) -> Fraction | float:
+    """A number as it is typed, exactly; raises ValueError for what is none.
+
+    >>> from finwidth.inputs import parse_number
+    >>> parse_number("0.1"), parse_number("1/3")
+    (Fraction(1, 10), Fraction(1, 3))
+    """
     if "/" in part:
         top, bottom = (int(each) for each in part.split("/"))
         if not bottom:
@@ -155,6 +212,16 @@ def _all_digits(text: str) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     return data.data, data.target
 
 
+def parse_numbers(text: str) -> FloatArray:
+    """Numbers with commas, shape (m,), or those of a .npy file: targets.
+
+    >>> from finwidth.inputs import parse_numbers
+    >>> parse_numbers("1,-1")
+    array([ 1., -1.])
+    """
+    return np.asarray(parse_input(text), dtype=np.float64)
+
+
 def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[FloatArray, Numbers]:
     """Training inputs, shape (m, n_0), and targets from the way the command line writes them.
 
@@ -180,7 +247,7 @@ def parse_training(inputs: str, targets: str | None, *, classes: bool) -> tuple[
         raise FinwidthError(f"the inputs {inputs!r} are neither a .npy file nor digits; {_SEVERAL}")
     if targets is None:
         raise FinwidthError("the targets are missing; give --targets with numbers such as 1,-1, or a .npy file")
-    y: FloatArray = np.asarray(parse_input(targets), dtype=np.float64)
+    y = parse_numbers(targets)
     whole_numbers = np.array_equal(y, y.round()) and np.abs(y).max(initial=0) < 2**53
     return X, y.astype(np.int64) if classes and whole_numbers else y
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, cast
 
 from finwidth.arguments import count, index, items
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 
 Record: TypeAlias = str | int | Iterable[int]
 
 _PER_OCTAVE = 4
+_LONGEST = 19  # digits of a step
 _WANTED = '"log", a number k for every k steps, or the steps themselves'
 
 
@@ -64,6 +65,21 @@ def recorded_steps(record: Record, steps: int) -> Sequence[int]:
         afford(100 * steps // (number or 1), f"a list of steps of {amount(steps)}", "take fewer steps, or name some")
         chosen = {step for step in range(number or 1, steps, number or 1) if due(step)}
     return tuple(sorted({0, *chosen, steps}))
+
+
+def parse_record(text: str) -> str | int | list[int]:
+    """A record as the command line writes it: ``log``, every so many steps, or the steps themselves with commas.
+
+    >>> from finwidth.schedule import parse_record
+    >>> parse_record("log"), parse_record("10"), parse_record("0,5")
+    ('log', 10, [0, 5])
+    """
+    if text == "log":
+        return text
+    numbers = [int(part) if part.strip().isdecimal() and len(part) < _LONGEST else -1 for part in text.split(",")]
+    if min(numbers) < 0:
+        raise FinwidthError(f"record is {shown(text)}; give log, every how many steps, such as 10, or steps: 0,5,20")
+    return numbers if "," in text else numbers[0]
 
 
 def _chosen(record: Record) -> set[int]:

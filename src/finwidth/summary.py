@@ -1,24 +1,31 @@
-"""What draws at one input tell of the kernel, beside the exact values: `finwidth.summarize`."""
+"""What draws tell of the kernel: `finwidth.summarize` at one input, and `summarize_gram` at several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.errors import FinwidthError
+from finwidth.exact.infinite_width import infinite_width_gram
+from finwidth.exact.infinite_width import unsupported as unsupported_at_infinite_width
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.exact.normalised import tail_exponent
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
+from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_mlp
 from finwidth.quantities import DRAWN, MOMENTS, Estimate, plain
+from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler, sample_gram
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample
 from finwidth.sampling.sampler import afford_draws, draw_chunks
-from finwidth.sampling.statistics.estimates import MomentAccumulators
+from finwidth.sampling.statistics.estimates import Accumulator, MomentAccumulators
 from finwidth.sampling.statistics.quantile_sketch import SHOWN, Measured, QuantileSketch
 
 if TYPE_CHECKING:
@@ -74,6 +81,8 @@ class Summary:
     def to_json(self) -> dict[str, object]:
         """Plain types, as ``finwidth sample --json`` prints them."""
         document: dict[str, object] = {
+            "network": self.network.describe(),
+            "output": 0,
             "draws": self.draws,
             "seed": self.seed,
             "estimates": {name: each.to_json() for name, each in self.estimates.items()},
@@ -187,3 +196,91 @@ def _finite(estimates: Mapping[str, Estimate], exponent: float) -> dict[str, Est
         name: each if 2 * MOMENTS[name].order < exponent else replace(each, trust=False, verdict=verdict)
         for name, each in found.items()
     }
+
+
+@dataclass(frozen=True)
+class GramSummary:
+    """What `summarize_gram` returns.
+
+    Attributes
+    ----------
+    network, draws, seed
+        As given.
+    estimates
+        Of E[K_ab], and with targets of E[dK_ab], one for each pair of inputs: shape (m, m) as lists. Of
+        several outputs K is that of output 0, K_00, and dK its change under a step on all.
+    infinite_width
+        K_ab of the infinitely wide network, shape (m, m); None where that is not known.
+    """
+
+    network: Network
+    draws: int
+    seed: int
+    estimates: Mapping[str, list[list[Estimate]]]
+    infinite_width: FloatArray | None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types, as ``finwidth gram --json`` prints them."""
+        return {
+            "network": self.network.describe(),
+            "output": 0,
+            "draws": self.draws,
+            "seed": self.seed,
+            "estimates": {name: _columns_of(rows) for name, rows in self.estimates.items()},
+            "infinite_width": {"K": None if self.infinite_width is None else plain(self.infinite_width.tolist())},
+        }
+
+
+def _columns_of(rows: Sequence[Sequence[Estimate]]) -> dict[str, object]:
+    """Estimates, shape (m, m), as a table of each of their numbers."""
+    columns = ("value", "se", "trust", "verdict")
+    return {column: [[each.to_json()[column] for each in row] for row in rows] for column in columns}
+
+
+def summarize_gram(
+    net: Network, X: npt.ArrayLike, draws: int = 1000, seed: int = 0, *, y: npt.ArrayLike | None = None
+) -> GramSummary:
+    """Means of the kernel matrix of several inputs, and with targets ``y`` of its change, beside infinite width.
+
+    The draws are those of `finwidth.sample_gram`, which are not kept.
+
+    Examples
+    --------
+    >>> import numpy as np, finwidth
+    >>> from finwidth.summary import summarize_gram
+    >>> found = summarize_gram(finwidth.MLP([2, 64, 64, 1], activation="tanh"), np.eye(2), draws=2000)
+    >>> one = found.estimates["K"][0][1]
+    >>> one.trust, abs(one.value - found.infinite_width[0, 1]) < 0.1
+    (True, True)
+    """
+    chunks = draw_chunks(kernel_matrix_sampler(net, X, y), draws, seed)
+    return _gram_summary(net, X, (dict(chunk) for chunk in chunks), draws, seed)
+
+
+def sample_and_summarize_gram(
+    net: Network, X: npt.ArrayLike, draws: int, seed: int, *, y: npt.ArrayLike | None = None
+) -> tuple[GramSummary, xr.Dataset]:
+    """The draws of `finwidth.sample_gram`, to be written to a file, and their summary."""
+    dataset = sample_gram(net, X, draws, seed, y=y)
+    columns = {str(name): column.to_numpy() for name, column in dataset.items()}
+    return _gram_summary(net, X, [columns], draws, seed), dataset
+
+
+def _gram_summary(
+    net: Network, X: npt.ArrayLike, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int
+) -> GramSummary:
+    totals: dict[str, list[list[Accumulator]]] = {}
+    for drawn in chunks:
+        for name, values in _of_pairs(drawn, net.widths[-1]).items():
+            m = values.shape[1]
+            pairs = totals.setdefault(name, [[Accumulator() for _ in range(m)] for _ in range(m)])
+            for a, b in np.ndindex(m, m):
+                pairs[a][b].add(values[:, a, b])
+    estimates = {name: [[each.estimate() for each in row] for row in rows] for name, rows in totals.items()}
+    limit = infinite_width_gram(net, X) if isinstance(net, MLP) and not unsupported_at_infinite_width(net) else None
+    return GramSummary(net, draws, seed, estimates, limit)
+
+
+def _of_pairs(drawn: Mapping[str, FloatArray], outputs: int) -> dict[str, FloatArray]:
+    """K and, if it was drawn, dK of output 0, shape (draws, m, m)."""
+    return {name: drawn[name][..., 0, 0] if outputs > 1 else drawn[name] for name in ("K", "dK") if name in drawn}

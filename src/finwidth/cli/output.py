@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Mapping
 
 import typer
 
 from finwidth.quantities import plain
 
+_COLUMNS = 80
+
 
 def print_json(document: Mapping[str, object]) -> None:
     """One JSON document: fractions as texts, numbers that are not finite as null."""
     typer.echo(json.dumps(plain(dict(document)), indent=1, allow_nan=False))
+
+
+def wrapped(text: str) -> str:
+    """A sentence in lines of at most 80 columns, or what the terminal has.
+
+    >>> from finwidth.cli.output import wrapped
+    >>> len(wrapped(20 * "word ").splitlines())
+    2
+    """
+    columns = min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 1)).columns)
+    return textwrap.fill(text, columns, break_on_hyphens=False)

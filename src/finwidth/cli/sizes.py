@@ -1,29 +1,67 @@
-"""The command on how wide a network should be: `width-for`."""
+"""Commands on how wide or deep a network should be, and on what one step does: `width-for`, `depth-for`, `regime`."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from finwidth.cli.options import AnyPhi, Bias, Json, Law, Parameterization, Seed
-from finwidth.cli.output import print_json
-from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.cli.networks import Described, network_of, read_options, taking
+from finwidth.cli.options import Json, Seed
+from finwidth.cli.output import print_json, wrapped
+from finwidth.networks.description import Network
+from finwidth.networks.mlp import MLP
+
+Spread = Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")]
+InputNorm = Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")]
+Rate = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate of the step; by default 1/E[K].", show_default=False)
+]
 
 
+@taking("net", network_of)
+def regime_command(
+    net: Network,
+    input: Annotated[
+        str, typer.Option("--input", "-i", help="Numbers such as 1,2; ones; random:7; a .npy file; or digits:17.")
+    ] = "ones",
+    target: Annotated[
+        str, typer.Option("--target", help="Target of the step: a number, or one for each output: 1,-1.")
+    ] = "1",
+    lr: Rate = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws", "-n", help="How many networks; by default as many as a second allows.", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Is the kernel settled, noisy or moving: its spread, and what one step of SGD on one input does to it."""
+    from finwidth.advice import regime
+    from finwidth.inputs import parse_input, parse_numbers
+
+    x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
+    found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
+    if as_json:
+        told = asdict(found)
+        print_json({"network": net.describe(), "regime": told.pop("name")} | told)
+        return
+    typer.echo(wrapped(str(net)))
+    typer.echo(wrapped(f"The network is {found.name}: {found.advice}."))
+
+
+@taking("layers", read_options)
 def width_for_command(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
-    cv: Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")] = 0.1,
-    input_norm: Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")] = 1.0,
-    law: Law = "gaussian",
-    activation: AnyPhi = "relu",
-    parameterization: Parameterization = "ntk",
-    bias: Bias = "trained",
+    layers: Described,
+    cv: Spread = 0.1,
+    input_norm: InputNorm = 1.0,
     target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Its learning rate; by default 1/E[K].", show_default=False)
-    ] = None,
+    lr: Rate = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -31,19 +69,41 @@ def width_for_command(
     from finwidth.advice import regime, too_large
     from finwidth.sizing import width_for
 
-    options: MLPOptions = {
-        "weight_law": law, "activation": activation, "parameterization": parameterization, "bias": bias
-    }  # fmt: skip
-    width = width_for(depth, cv, input_norm=input_norm, **options)
-    net = MLP([64, *[width] * (depth - 1), 1], **options)
+    alike = layers.of_any_width()
+    width = width_for(depth, cv, input_norm=input_norm, **alike)
+    net = MLP([64, *[width] * (depth - 1), 1], **alike)
     reason = too_large(net)
     found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}
-        print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)
+        print_json({"network": net.describe(), "depth": depth, "width": width, "regime": told.pop("name")} | told)
         return
+    typer.echo(width)
     if found is None:
-        typer.echo(f"{width}\nWhat one step of SGD does to a network of this width is not known: {reason}.")
+        typer.echo(wrapped(f"What one step of SGD does to a network of this width is not known: {reason}."))
         return
-    layers = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
-    typer.echo(f"{width}\nA network of {layers} at this width is {found.name}: {found.advice}.")
+    which = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
+    typer.echo(wrapped(f"A network of {which} at this width is {found.name}: {found.advice}."))
+
+
+@taking("layers", read_options)
+def depth_for_command(
+    width: Annotated[int, typer.Argument(help="Width of the hidden layers.", show_default=False)],
+    layers: Described,
+    cv: Spread = 0.1,
+    input_norm: InputNorm = 1.0,
+    as_json: Json = False,
+) -> None:
+    """The largest number of weight layers at which the kernel's spread is at most CV."""
+    from finwidth.sizing import depth_for
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        depth = depth_for(width, cv, input_norm=input_norm, **layers.of_any_width())
+    notes = [str(each.message) for each in told]
+    if as_json:
+        print_json({"width": width, "cv": cv, "depth": depth, "notes": notes})
+        return
+    typer.echo(depth)
+    for note in notes:
+        typer.echo(wrapped(f"! {note}."))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
 from finwidth.networks.description import Network
-from finwidth.networks.mlp import MLP
 from finwidth.paper import page
 from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import MOMENTS, Estimate
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finwidth.measurement import Measurement
     from finwidth.report import Report
     from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
-    from finwidth.summary import Summary
+    from finwidth.summary import GramSummary, Summary
     from finwidth.sweeps.store.dataset import Status
 
 _LONGEST_FRACTION = 300  # bits; longer ones are told in digits and printed whole by --json
@@ -164,10 +164,32 @@ def _with_error(measured: Measured, kind: str) -> str:
     return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
 
 
+_MOST_INPUTS = 6  # whose pairs a table shows
+
+
+def print_gram(found: GramSummary) -> None:
+    """Print the mean kernel of each pair of inputs, its spread, and its change where that was drawn."""
+    columns = ("infinite width",) * (found.infinite_width is not None) + ("E[K_ab]", "std. err.", "std. dev.")
+    columns += ("E[ΔK_ab]/λ", "std. err.") * ("dK" in found.estimates)
+    table = _table("a", "b", *columns)
+    m, doubts = len(found.estimates["K"]), 0
+    for a, b in combinations_with_replacement(range(min(m, _MOST_INPUTS)), 2):
+        row = [] if found.infinite_width is None else [number(float(found.infinite_width[a, b]))]
+        for name, rows in found.estimates.items():
+            row += _sampled(rows[a][b], None)[:2]
+            row += [f"{rows[a][b].se * rows[a][b].draws ** 0.5:.3g}"] if name == "K" else []
+            doubts += not rows[a][b].trust
+        table.add_row(str(a), str(b), *row)
+    notes = _of_several(found.network) + f"{found.draws} draws in law at {m} inputs, a and b counted from 0."
+    notes += f" The table is of the first {_MOST_INPUTS}; --json has all." if m > _MOST_INPUTS else ""
+    notes += "\n! too few draws carry this mean to trust it." if doubts else ""
+    show(str(found.network), table, notes)
+
+
 _MOST_STEPS = 21  # that a table shows
 
 
-def print_trajectory(net: MLP, lr: float, found: Mapping[str, Any]) -> None:
+def print_trajectory(net: Network, lr: float, found: Mapping[str, Any]) -> None:
     """Print how loss and kernel go over the steps, evenly thinned out where there are many."""
     series = {name: each for name, each in found.items() if name != "step"}
     table = _table("step", *(name.replace("_", " ") for name in series))

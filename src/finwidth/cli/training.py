@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from finwidth.cli.options import AnyPhi, Bias, Json, Parameterization, Seed, Widths, either
+from finwidth.cli.networks import network_of, taking
+from finwidth.cli.options import Json, Seed, either
 from finwidth.cli.output import print_json
-from finwidth.networks.mlp import MLP
-from finwidth.networks.widths import parse_widths
+from finwidth.networks.description import Network
 from finwidth.outputs import RULE, check, write_netcdf
 from finwidth.sampling.training.losses import LOSSES, loss_called
 
 _OF_CLASSES = either(name for name, loss in LOSSES.items() if loss.classes)
 
 
+@taking("net", network_of)
 def train_command(
-    widths: Widths,
+    net: Network,
     inputs: Annotated[
         str,
         typer.Option(
@@ -48,9 +49,10 @@ def train_command(
     centred: Annotated[
         bool, typer.Option("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
     ] = False,
-    activation: AnyPhi = "relu",
-    parameterization: Parameterization = "ntk",
-    bias: Bias = "trained",
+    record: Annotated[
+        str,
+        typer.Option("--record", help="Steps to record: every 1, 10, ... steps; log; or steps with commas: 0,1,5,20."),
+    ] = "1",
     memory: Annotated[
         str | None, typer.Option("--memory", help="Refuse what needs more than this, such as 4GiB.", show_default=False)
     ] = None,
@@ -63,15 +65,16 @@ def train_command(
     """Train networks of any width by SGD, in law and without their weights, and follow their kernel."""
     from finwidth.inputs import parse_training
     from finwidth.sampling.training.train import default_rate, mean_trajectory, train
+    from finwidth.schedule import parse_record
 
     check(output)
-    net = MLP(parse_widths(widths), activation=activation, parameterization=parameterization, bias=bias)
     X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
     if lr is None:
         lr = default_rate(net, X, seed, momentum=momentum)
     run = train(
-        net, X, y, steps, lr, draws, seed, batch=batch, momentum=momentum, loss=loss, centred=centred, memory=memory
-    )
+        net, X, y, steps, lr, draws, seed,
+        batch=batch, momentum=momentum, loss=loss, centred=centred, record=parse_record(record), memory=memory,
+    )  # fmt: skip
     if output is not None:
         write_netcdf(run, output)
     found = mean_trajectory(run)

@@ -13,9 +13,10 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
+from finwidth.networks.description import Network, few_runs
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, instead
+from finwidth.networks.routes import check_mlp, instead, not_normalised, other_kind
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -80,13 +81,16 @@ def _exponentials(logs: dict[str, float]) -> dict[str, float]:
     return {key: exp(value) for key, value in logs.items()}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """How a network differs from those of the paper, whose forms cover no other; none if it does not."""
+    if not isinstance(net, MLP):
+        return other_kind(net, MLP)
     paper = MLP(net.widths, net.weight_law)
-    differences = [
-        f"{key} is {net.describe()[key]}"
+    mine = net.describe()
+    differences = not_normalised(net) + [
+        f"{key} is {few_runs(mine[key]) if isinstance(mine[key], list) else mine[key]}"
         for key, value in paper.describe().items()
-        if net.describe()[key] != value and key != "bias_law"
+        if mine[key] != value and key != "bias_law"
     ]
     if net.widths[-1] != 1:
         differences.append(f"it has {net.widths[-1]} outputs")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 from finwidth import arguments
@@ -171,17 +172,16 @@ class Network:
 
     def _told_biases(self) -> str:
         """The biases in a title, as far as they are not the usual ones."""
-        kinds = ["no" if kind == "none" else kind for kind in dict.fromkeys(self.bias)]
-        kind = kinds[0] if len(kinds) == 1 else "/".join("no" if kind == "none" else kind for kind in self.bias)
+        there = [i for i, kind in enumerate(self.bias) if kind != "none"]
         told = []
-        if self.random_bias:
-            kind += f" {self.bias_law.name}"
-            told.append(f"variance {few_values(self.bias_variance)}")
-        if set(self.bias_scale) != {1}:
-            told.append(f"scale {few_values(self.bias_scale)}")
-        if kind == "trained" and not told:
+        for name, values, usual in (("variance", self.bias_variance, 0), ("scale", self.bias_scale, 1)):
+            if any(values[i] != usual for i in there):
+                told.append(f"{name} {few_values([values[i] for i in there])}")
+        kinds = few_runs(["no" if kind == "none" else kind for kind in self.bias])
+        kinds += f" {self.bias_law.name}" if self.random_bias else ""
+        if kinds == "trained" and not told:
             return ""
-        return f", {kind} biases" + (f" ({', '.join(told)})" if told else "")
+        return f", {kinds} biases" + (f" ({', '.join(told)})" if told else "")
 
 
 def check_network(net: object) -> Network:
@@ -198,6 +198,19 @@ def few_values(values: Sequence[Fraction | float]) -> str:
     """Values in a title: one if they are all equal, and at most four."""
     texts = [f"{float(value):.4g}" for value in (values[:1] if len(set(values)) == 1 else values)]
     return ", ".join([*texts[:3], "..."] if len(texts) > 4 else texts)
+
+
+def few_runs(words: Sequence[str]) -> str:
+    """Words in a title: one if they are all equal, else each with how often it comes in a row, and at most four.
+
+    >>> from finwidth.networks.description import few_runs
+    >>> few_runs(["no", "no"]), few_runs(["trained", "trained", "no"])
+    ('no', '2 trained/1 no')
+    """
+    if len(set(words)) == 1:
+        return words[0]
+    runs = [f"{len(list(run))} {word}" for word, run in groupby(words)]
+    return "/".join([*runs[:3], "..."] if len(runs) > 4 else runs)
 
 
 class Places(NamedTuple):

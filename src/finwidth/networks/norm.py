@@ -89,6 +89,31 @@ class Norm:
         return f"{self.kind} norm" + f" ({', '.join(told)})" * bool(told)
 
 
+def parse_norm(text: str) -> Norm | None:
+    """A norm as the command line and sweeps write it: its kind, then in any order what is not the default.
+
+    >>> from finwidth.networks.norm import parse_norm
+    >>> print(parse_norm("layer,after,1e-5"), parse_norm("none"))
+    layer norm (epsilon 1e-05) None
+    """
+    if text == "none":
+        return None
+    kind, *rest = (part.strip() for part in text.split(","))
+    options: dict[str, Any] = {}
+    for part in rest:
+        name = "position" if part in POSITIONS else "parameters" if part in PARAMETERS else "epsilon"
+        options[name] = part
+        if name == "epsilon":
+            try:
+                options[name] = float(part)
+            except ValueError:
+                raise FinwidthError(
+                    f"norm {shown(text)}: {shown(part)} is none of {', '.join(POSITIONS + PARAMETERS)}, nor an "
+                    "epsilon; write rms, layer, or such as layer,after,1e-5,trained"
+                ) from None
+    return Norm(kind, **options)
+
+
 def check_norm(given: str | Norm | None, widths: tuple[int, ...]) -> Norm | None:
     """The norm that is given, by name or as it is, of vectors of these widths.
 

@@ -28,11 +28,16 @@ def check_widths(widths: Sequence[int], name: str = "widths") -> tuple[int, ...]
             continue
         number = arguments.index(width)
         if number is None or not 1 <= number <= _WIDEST:
-            most = f" of at most {_WIDEST:.0e}" * (number is not None and number > _WIDEST)
-            raise FinwidthError(f"width number {place} is {shown(width)}, not a whole number{most}; {wanted}")
+            raise FinwidthError(f"width number {place} is {shown(width)}, {_why_no_width(number)}; {wanted}")
         checked.append(number)
         last = width
     return tuple(checked)
+
+
+def _why_no_width(number: int | None) -> str:
+    if number is None:
+        return "not a whole number"
+    return "less than 1" if number < 1 else f"more than {_WIDEST:.0e}"
 
 
 def format_widths(widths: Sequence[int]) -> str:

@@ -8,32 +8,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.quantities.base import Settings
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.document import Document, as_typed, read_document
 from finwidth.sweeps.schema.grid import (
+    ALL_AXES,
     ARGUMENTS,
     AXES,
     DEFAULTS,
-    RATIO,
-    Axis,
     Cell,
-    Value,
     Vectors,
+    axes_of,
     input_vector,
     make_cell,
 )
+from finwidth.sweeps.schema.kinds import DEFAULT_KIND, KINDS, NetworkTable, Value, kind_of
 from finwidth.sweeps.schema.values import LISTS, checked_value, name_in, read_numbers, read_values, whole_number
 
 MOST_CELLS = 10**6
-_ALL_AXES: dict[str, Axis] = {**AXES, "ratio": RATIO}
 _SIZES = ("n_0", "input", "depth", "width", "ratio")  # axes on which no network is refused
 
 
@@ -43,7 +42,7 @@ class ConfigDocument(TypedDict):
     seed: int
     axes: dict[str, list[Value]]
     single: list[str]
-    network: MLPOptions
+    network: NetworkTable
     quantities: dict[str, dict[str, object]]
     inputs: dict[str, dict[str, tuple[float, str]]]
 
@@ -62,7 +61,7 @@ class Config:
     single
         The axes that were given as one value rather than a list: no dimensions of the result.
     network
-        Further arguments of `MLP`, the same in every cell.
+        The kind of network, if it is not the default, and further arguments, the same in every cell.
     quantities
         The quantities to compute in each cell, and the settings of each.
     inputs
@@ -72,7 +71,7 @@ class Config:
     seed: int
     axes: Mapping[str, tuple[Value, ...]]
     single: tuple[str, ...]
-    network: MLPOptions
+    network: NetworkTable
     quantities: Mapping[str, Mapping[str, object]]
     inputs: Mapping[str, Mapping[str, tuple[float, str]]]
 
@@ -87,7 +86,7 @@ class Config:
             "seed": self.seed,
             "axes": {name: list(values) for name, values in self.axes.items()},
             "single": list(self.single),
-            "network": self.network,
+            "network": dict(self.network),
             "quantities": {name: dict(settings) for name, settings in self.quantities.items()},
             "inputs": {name: dict(widths) for name, widths in self.inputs.items()},
         }
@@ -145,15 +144,16 @@ def _parsed(document: Document) -> tuple[Config, Vectors]:
     if "quantities" not in top:
         raise document.fault("quantities", f"this key is missing; list what to compute, from {', '.join(QUANTITIES)}")
     wanted = read_values(document, "quantities", top["quantities"], name_in(QUANTITIES))
-    axes, single = _read_axes(document)
+    kind = _read_kind(document)
+    axes, single = _read_axes(document, kind)
     axes["n_0"], vectors = _read_inputs(document, axes)
-    if "n_0" not in document.table("axes", _ALL_AXES):
+    if "n_0" not in document.table("axes", ALL_AXES):
         single.add("n_0")
     names = [name for name in (*list(AXES)[:-1], "width", "ratio") if name in axes]
     size = math.prod(len(axes[name]) for name in names)
     if size > MOST_CELLS:
         raise document.fault("axes", f"the grid has {size} cells; at most {MOST_CELLS} are allowed")
-    network = _read_network(document, axes)
+    network = {**kind, **_read_network(document, axes, kind)}
     quantities = {}
     for name in (name for name in QUANTITIES if name in wanted):
         table = document.table(name, QUANTITIES[name].keys)
@@ -175,9 +175,29 @@ def _parsed(document: Document) -> tuple[Config, Vectors]:
     return config, vectors
 
 
-def _read_axes(document: Document) -> tuple[dict[str, list[Any]], set[str]]:
+def _read_kind(document: Document) -> NetworkTable:
+    """What the table [network] says of the kind; nothing for the default, whose sweeps are the same if they name it."""
+    table = document.table("network", ("kind", *ARGUMENTS))
+    kind = checked_value(document, "network.kind", table.get("kind", DEFAULT_KIND), name_in(KINDS))
+    return {} if kind == DEFAULT_KIND else {"kind": kind}
+
+
+def _table_of_kind(document: Document, name: str, keys: Iterable[str], network: NetworkTable) -> dict[str, object]:
+    """A table, whose arguments of networks are those of the kind."""
+    table = document.table(name, keys)
+    for key in table:
+        if key in ARGUMENTS and not kind_of(network).takes(key):
+            kinds = " or ".join(each for each, kind in KINDS.items() if kind.takes(key))
+            raise document.fault(
+                f"{name}.{key}", f'only networks of kind {kinds} have this; say kind = "..." in [network]'
+            )
+    return table
+
+
+def _read_axes(document: Document, network: NetworkTable) -> tuple[dict[str, list[Any]], set[str]]:
     """The values of every axis but n_0, which may depend on the inputs; and which were given as one value."""
-    table = document.table("axes", _ALL_AXES)
+    known = axes_of(network)
+    table = _table_of_kind(document, "axes", ALL_AXES, network)
     if ("width" in table) == ("ratio" in table):
         raise document.fault("axes", "give one of width (of the hidden layers) and ratio (depth over width)")
     if "depth" not in table:
@@ -185,7 +205,7 @@ def _read_axes(document: Document) -> tuple[dict[str, list[Any]], set[str]]:
     axes: dict[str, list[Any]] = {}
     single = set()
     for name, values in {**DEFAULTS, **table}.items():
-        axis = _ALL_AXES[name]
+        axis = known[name]
         read = read_values if axis.text else read_numbers
         axes[name] = read(document, f"axes.{name}", values, axis.check)
         if not isinstance(values, (*LISTS, Mapping)):
@@ -222,10 +242,12 @@ def _input_digests(vectors: Vectors) -> dict[str, dict[str, tuple[float, str]]]:
     return found
 
 
-def _read_network(document: Document, axes: Iterable[str]) -> MLPOptions:
-    """The arguments of `MLP` that are the same in every cell."""
+def _read_network(document: Document, axes: Iterable[str], kind: NetworkTable) -> dict[str, Value]:
+    """The arguments of the network that are the same in every cell."""
     found: dict[str, Value] = {}
-    for key, value in document.table("network", ARGUMENTS).items():
+    for key, value in _table_of_kind(document, "network", ("kind", *ARGUMENTS), kind).items():
+        if key == "kind":
+            continue
         if isinstance(value, list | tuple | np.ndarray):
             raise document.fault(f"network.{key}", "give one value, the same for all layers")
         if not isinstance(value, int | float | str):
@@ -234,17 +256,23 @@ def _read_network(document: Document, axes: Iterable[str]) -> MLPOptions:
             raise document.fault(f"axes.{key}", "this key stands in [network], too; give one of the two")
         found[key] = value
     for key, some in (*((f"network.{name}", {name: value}) for name, value in found.items()), ("network", found)):
-        with document.at(key):  # the parameterization mup takes all of them
-            MLP([1, 1, 1], **cast("MLPOptions", {**some, "parameterization": "mup"}))
-    return cast("MLPOptions", found)
+        with document.at(key):
+            kind_of(kind).make(1, 2, 2, {**some, **kind_of(kind).beside})
+    return found
 
 
-def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[str, MLP]]:
-    """For each combination of texts, and of either end of numbers, a network of two layers of the largest width."""
-    largest = (*[-1] * (len(config.axes) - 1), -1 if "width" in config.axes else 0)
-    fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": cell_at(config.axes, largest).width}
+def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[str, Network]]:
+    """For each combination of texts, and of either end of numbers, a network of depth 2 and the largest width.
+
+    That of the smallest width is made too: a norm may refuse it.
+    """
+    first, last = (0,) * len(config.axes), (*[-1] * (len(config.axes) - 1), 0)
+    corners = [cell_at(config.axes, place) for place in (first, last, (*first[:-1], -1), (*last[:-1], -1))]
+    sizes = sorted(cell.width for cell in corners)
+    fixed = {"n_0": config.axes["n_0"][0], "input": "ones", "depth": 2, "width": sizes[-1]}
+    known = axes_of(config.network)
     some = {
-        name: values if _ALL_AXES[name].text else tuple(dict.fromkeys((values[0], values[-1])))
+        name: values if known[name].text else tuple(dict.fromkeys((values[0], values[-1])))
         for name, values in config.axes.items()
         if name not in _SIZES
     }
@@ -252,7 +280,9 @@ def _networks_of_a_kind(document: Document, config: Config) -> Iterator[tuple[st
         coordinates = dict(zip(some, values, strict=True))
         told = ", ".join(f"{name} {value!r}" for name, value in coordinates.items())
         try:
-            net = make_cell({**fixed, **coordinates}.items()).network(config.network)
+            cell = make_cell({**fixed, **coordinates}.items())
+            cell._replace(width=sizes[0]).network(config.network)
+            net = cell.network(config.network)
         except FinwidthError as error:
             raise document.fault("axes", f"there is no network of {told}: {error}") from None
         yield told, net

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.residual import ResidualNetwork
 from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
-from finwidth.plots.style import save_as
+from finwidth.plots.style import plain_ticks, save_as
 from finwidth.sweeps.schema.grid import AXES
+from finwidth.sweeps.schema.kinds import kind_of
 from finwidth.sweeps.store.dataset import read
 
 if TYPE_CHECKING:
@@ -27,7 +31,36 @@ _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of th
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
 _LOWEST, _HIGHEST = 0.03, 100.0  # ends of the colours
+_LITTLE = 5  # below which E[K^2]/E[K]^2 needs no logarithmic axis
 _LARGEST_LOG = 575.0  # past 10^250 a figure says nothing, and Matplotlib's axes overflow
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a picture of one kind of network calls its axes, and whether the paper's forms are of it."""
+
+    depth: str
+    depth_symbol: str
+    width: str
+    of_paper: bool
+
+
+_NAMES: dict[type, _Names] = {
+    MLP: _Names("depth $d$ (weight layers)", "d", "hidden width $n$", of_paper=True),
+    ResidualNetwork: _Names("depth $L$ (blocks)", "L", "width $n$ of the stream", of_paper=False),
+}
+
+
+def _names(found: xr.Dataset) -> _Names:
+    description = kind_of(json.loads(found.attrs["config"])["network"]).description
+    return next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
+
+
+def _blocks(found: xr.Dataset) -> str:
+    """What the store says of the blocks of residual networks, for a title."""
+    said = json.loads(found.attrs["config"])["network"]
+    said |= {name: found[name].item() for name in ("hidden", "skip", "branch") if name in found.coords}
+    return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
 def plot(
@@ -106,9 +139,12 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
     cv, update = _exact_panels(found) if source == "exact" else _sampled_panels(found)
     figure = Figure(figsize=(7.0, 3.2))
     left, right = figure.subplots(1, 2, sharey=True)
-    _panel(left, cv, r"coefficient of variation of $K$")
-    _panel(right, update, r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$")
-    left.set_ylabel("hidden width $n$")
+    names = _names(found)
+    _panel(left, cv, r"coefficient of variation of $K$", names)
+    _panel(right, update, r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$", names)
+    left.set_ylabel(names.width)
+    if not names.of_paper:
+        figure.suptitle(_blocks(found), fontsize="medium")
     return figure
 
 
@@ -123,7 +159,7 @@ def _sampled_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return cv.where(trust.sel(moment="K^2")), abs(update / K).where(trust.sel(moment="dK"))
 
 
-def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
+def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
@@ -147,7 +183,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}[ends]
     assert axes.figure is not None
     bar = axes.figure.colorbar(mesh, ax=axes, extend=extend, pad=0.02)
-    axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)", title=label)
+    axes.set(xscale="log", yscale="log", xlabel=names.depth, title=label)
     axes.set_xlim(*_cell_borders(depth)[[0, -1]].tolist())
     axes.set_ylim(*_cell_borders(width)[[0, -1]].tolist())
     for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
@@ -158,7 +194,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str) -> None:
         axes.text(
             0.97, 0.03, "not done, or not to be trusted", ha="right", transform=axes.transAxes, fontsize=7, bbox=note
         )
-    _lines_of_ratio(axes)
+    _lines_of_ratio(axes, names.depth_symbol)
 
 
 def _cell_borders(centres: FloatArray) -> FloatArray:
@@ -171,8 +207,8 @@ def _cell_borders(centres: FloatArray) -> FloatArray:
     return np.asarray(np.exp(np.concatenate([ends[0], middles, ends[1]])))
 
 
-def _lines_of_ratio(axes: Axes) -> None:
-    """Lines d/n = const, each with its value on it, at most about six."""
+def _lines_of_ratio(axes: Axes, depth: str) -> None:
+    """Lines of depth over width = const, each with its value on it, at most about six."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     inside = [c for c in _RATIOS if left / top * 1.5 < c < right / bottom / 1.5]
     for ratio in inside[:: -(-len(inside) // 6) or 1]:
@@ -181,19 +217,38 @@ def _lines_of_ratio(axes: Axes) -> None:
         x = low**0.4 * high**0.6
         text = f"{ratio:g}" if ratio >= 1 else f"1/{round(1 / ratio)}"
         axes.text(
-            x, x / ratio, f"$d/n={text}$", color="white", fontsize=7, ha="center", va="center", zorder=4,
+            x, x / ratio, f"${depth}/n={text}$", color="white", fontsize=7, ha="center", va="center", zorder=4,
             rotation=np.degrees(np.arctan(1 / ratio)), rotation_mode="anchor", transform_rotates_text=True,
             bbox={"boxstyle": "square,pad=0.1", "fc": "black", "ec": "none", "alpha": 0.6},
         )  # fmt: skip
 
 
 def collapse(found: xr.Dataset) -> Figure:
-    """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta)."""
-    values = _relative(found, "K^2", 2)
-    beta = (found.depth - 1) / found.width
+    """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
+
+    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them.
+    """
+    values, names = _relative(found, "K^2", 2), _names(found)
+    beta = (found.depth - 1) / found.width if names.of_paper else found.depth / found.width
     figure, axes = _one_panel()
     _curves(axes, beta, values)
-    last = min(float(beta.max()), 2.0)
+    axes.set(ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
+    if names.of_paper:
+        last = min(float(beta.max()), 2.0)
+        _paper_growth(axes, found, beta, last)
+        axes.set(xlabel=r"$\beta=(d-1)/n$")
+        axes.set_xlim(0, last)
+        axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
+    else:
+        axes.set(xlabel="$L/n$ (blocks over width of the stream)", xscale="log", title=_blocks(found))
+        if axes.get_ylim()[1] < _LITTLE:
+            axes.set_yscale("linear")
+    axes.legend(ncols=2)
+    return figure
+
+
+def _paper_growth(axes: Axes, found: xr.Dataset, beta: xr.DataArray, last: float) -> None:
+    """The paper's exp(5 beta), up to the last beta, and where the store has it the whole form of its Theorem 1."""
     line = np.linspace(0, last, 200)
     axes.plot(line, np.exp(5 * line), color="black", lw=1.2, ls="--", label=r"paper: $e^{5\beta}$", zorder=3)
     if "bounds_log_form" in found:  # without the output layer's constant e^5
@@ -209,39 +264,43 @@ def collapse(found: xr.Dataset) -> Figure:
             label="paper: Theorem 1",
             zorder=3,
         )
-    axes.set(xlabel=r"$\beta=(d-1)/n$", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
-    axes.set_xlim(0, last)
-    axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
-    axes.legend(ncols=2)
-    return figure
 
 
 def update_collapse(found: xr.Dataset) -> Figure:
     """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
 
     The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
-    and a curve for each beyond.
+    and a curve for each beyond.  Of residual networks over the number of blocks.
     """
-    values = _relative(found, "dK", 1)
+    values, names = _relative(found, "dK", 1), _names(found)
+    figure, axes = _one_panel()
+    axes.set(ylabel=r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$", xscale="log", yscale="log")
+    if names.of_paper:
+        _update_beside_paper(axes, found, values)
+    else:
+        _curves(axes, found.depth.broadcast_like(found.width), values)
+        axes.set(xlabel=names.depth, title=_blocks(found))
+        plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.legend(ncols=2, loc="upper left" if names.of_paper else "best")
+    return figure
+
+
+def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None:
     beta = (found.depth - 1) / found.width
     size = found.squared_norm / found.n_0
     x = found.depth**2 / found.width * size
     norm = "" if np.isclose(found.squared_norm, 1) else r"\,|x|^2"
-    figure, axes = _one_panel()
     form = found.depth * beta * size * np.exp(np.minimum(5 * beta, _LARGEST_LOG))
     for width, colour, _ in _drawn_widths(found):
         axes.plot(x.sel(width=width), form.sel(width=width), color=colour, lw=0.9, ls="--", zorder=1)
     _curves(axes, x, values)
     axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
-    label = r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$"
-    axes.set(xlabel=rf"$d^2{norm}/(n\,n_0)$", ylabel=label, xscale="log", yscale="log")
+    axes.set_xlabel(rf"$d^2{norm}/(n\,n_0)$")
     top = min(axes.get_ylim()[1], 1e4)
     shown = form.where((form < top) & (form > 0))
     inside = x.where(shown.notnull())
     axes.set_ylim(0.5 * float(shown.min()), top)
     axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
-    axes.legend(ncols=2, loc="upper left")
-    return figure
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import ClassVar, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.sweeps.schema.document import Document
-from finwidth.sweeps.schema.grid import Cell, Value, Vectors
+from finwidth.sweeps.schema.grid import Cell, Vectors
+from finwidth.sweeps.schema.kinds import NetworkTable, Value
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Column: TypeAlias = FloatArray | Flags | npt.NDArray[np.int64]
@@ -26,10 +27,10 @@ Table = TypeVar("Table", bound=Mapping[str, object])  # the checked settings of 
 
 @dataclass(frozen=True)
 class Settings(Generic[Table]):
-    """Common to all cells of a quantity: the seed, further arguments of `MLP`, and the quantity's own table."""
+    """Common to all cells of a quantity: the seed, the table [network], and the quantity's own table."""
 
     seed: int
-    network: MLPOptions
+    network: NetworkTable
     table: Table
 
 
@@ -81,7 +82,7 @@ class SweepQuantity(ABC, Generic[Table]):
         return ()
 
     @abstractmethod
-    def check(self, net: MLP, settings: Settings[Table]) -> None:
+    def check(self, net: Network, settings: Settings[Table]) -> None:
         """Raise FinwidthError if it cannot be had for a network like ``net``."""
 
     @abstractmethod

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import STATEMENTS, log_forms, unsupported
 from finwidth.exact.grid import moments_grid
+from finwidth.exact.moments import moments
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.networks.routes import check_mlp, check_supported, not_normalised, other_kind
 from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
+from finwidth.sweeps.schema.kinds import NetworkTable
 
 _EXACT = {
     "mean": "exact mean of the kernel, E[K]",
@@ -31,7 +35,7 @@ class NoSettings(TypedDict):
 
 
 class ExactQuantity(SweepQuantity[NoSettings]):
-    """Exact moments by `finwidth.exact.grid.moments_grid`."""
+    """Exact moments: of fully connected networks all of a block at once, of others one by one."""
 
     name = "exact"
     block = (64, 256)
@@ -40,29 +44,24 @@ class ExactQuantity(SweepQuantity[NoSettings]):
         """It has no settings."""
         return {}
 
-    def check(self, net: MLP, settings: Settings[NoSettings]) -> None:
-        """Refuse activations without exact moments."""
-        net.activation.gate_moment(2)
+    def check(self, net: Network, settings: Settings[NoSettings]) -> None:
+        """Refuse networks without exact moments."""
+        check_supported("finwidth.moments", net)
 
     def dims(self, table: NoSettings) -> Dims:
         """One: the variables of `moments_grid`."""
         return {"exact_statistic": list(_EXACT)}
 
     def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
-        """All depths and widths of networks that are alike otherwise, in one pass."""
-        cells = batch.cells
+        """Networks that are alike but for depth and width together."""
+        cells, common = batch.cells, batch.settings.network
         records = np.empty((len(cells), len(_EXACT)))
         for first, places in _alike(cells):
             check_cancelled()
-            depths = sorted({cells[place].depth for place in places})
-            widths = sorted({cells[place].width for place in places})
             x = batch.vectors[first.input, first.n_0]
-            with np.errstate(over="ignore"):  # inf says so
-                found = moments_grid(widths, depths, x, **first.arguments(batch.settings.network))
-            rows = np.searchsorted(widths, [cells[place].width for place in places])
-            columns = np.searchsorted(depths, [cells[place].depth for place in places])
-            for k, name in enumerate(_EXACT):
-                records[places, k] = found[name].to_numpy()[rows, columns]
+            net = first.network(common)
+            compute = _each_by_itself if other_kind(net, MLP) or not_normalised(net) else _on_a_grid
+            records[places] = compute([cells[place] for place in places], common, x, check_cancelled)
         return records
 
     def variables(self, records: FloatArray, table: NoSettings) -> dict[str, Variable]:
@@ -71,6 +70,30 @@ class ExactQuantity(SweepQuantity[NoSettings]):
             f"exact_{name}": ((), records[..., k], {"long_name": meaning})
             for k, (name, meaning) in enumerate(_EXACT.items())
         }
+
+
+def _on_a_grid(
+    cells: Sequence[Cell], common: NetworkTable, x: FloatArray, check_cancelled: Callable[[], None]
+) -> FloatArray:
+    """All depths and widths in one pass."""
+    depths, widths = (sorted({getattr(cell, axis) for cell in cells}) for axis in ("depth", "width"))
+    with np.errstate(over="ignore"):  # inf says so
+        found = moments_grid(widths, depths, x, **cast("MLPOptions", cells[0].arguments(common)))
+    rows = np.searchsorted(widths, [cell.width for cell in cells])
+    columns = np.searchsorted(depths, [cell.depth for cell in cells])
+    return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)
+
+
+def _each_by_itself(
+    cells: Sequence[Cell], common: NetworkTable, x: FloatArray, check_cancelled: Callable[[], None]
+) -> FloatArray:
+    records = []
+    for cell in cells:
+        check_cancelled()
+        found = moments(cell.network(common), x)
+        change, log_change = found.by_name["dK"], found.log_by_name["dK"]
+        records.append([float(found.mean), found.log_second_moment, found.cv, float(change), log_change])
+    return np.array(records)
 
 
 def _alike(cells: Sequence[Cell]) -> Iterable[tuple[Cell, list[int]]]:
@@ -94,7 +117,7 @@ class BoundsQuantity(SweepQuantity[NoSettings]):
         """It has no settings."""
         return {}
 
-    def check(self, net: MLP, settings: Settings[NoSettings]) -> None:
+    def check(self, net: Network, settings: Settings[NoSettings]) -> None:
         """Refuse networks that are not the paper's."""
         if outside := ", ".join(unsupported(net)):
             raise FinwidthError(f"the paper's forms do not cover it: {outside}")
@@ -108,7 +131,7 @@ class BoundsQuantity(SweepQuantity[NoSettings]):
         records = np.empty((len(batch.cells), len(STATEMENTS)))
         for record, cell in zip(records, batch.cells, strict=True):
             check_cancelled()
-            forms = log_forms(cell.network(batch.settings.network), batch.vectors[cell.input, cell.n_0])
+            forms = log_forms(check_mlp(cell.network(batch.settings.network)), batch.vectors[cell.input, cell.n_0])
             record[:] = [forms[name] for name in STATEMENTS]
         return records
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import exact_values, moments
+from finwidth.exact.moments import exact_values, moments, unsupported
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
@@ -146,7 +146,7 @@ class DrawnQuantity(SweepQuantity[AnyDrawn]):
 
 
 class SampledQuantity(DrawnQuantity[SampledTable]):
-    """Moments of the kernel at one input and of its first change, by the norm chain."""
+    """Moments of the kernel at one input and of its first change, by the chains of `finwidth.sample`."""
 
     name = "sampled"
     keys = ("draws", "target", "most_draws", "of")
@@ -165,7 +165,7 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
         target = checked_value(document, "sampled.target", table["target"], number_in(1e-6, 1.0))
         return {"target": target, "most_draws": most, "of": of}
 
-    def check(self, net: MLP, settings: Settings[SampledTable]) -> None:
+    def check(self, net: Network, settings: Settings[SampledTable]) -> None:
         """Refuse networks that the chain does not draw."""
         check_supported("finwidth.sample", net)
 
@@ -179,7 +179,8 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
         found = []
         for cell, previous in batch.rows():
             net, x = cell.network(common), batch.vectors[cell.input, cell.n_0]
-            source = _Source(cell, seed, one_input_sampler(net, x), exact_values(moments(net, x)), check_cancelled)
+            exact = {} if unsupported(net) else exact_values(moments(net, x))
+            source = _Source(cell, seed, one_input_sampler(net, x), exact, check_cancelled)
             if "draws" in table:
                 draws = table["draws"]
                 wanted: float = draws
@@ -202,7 +203,7 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
 
 @dataclass(frozen=True)
 class _Source:
-    """The samples of one cell, each from a stream of its own, and the exact values that they are judged by."""
+    """The samples of one cell, each from a stream of its own, and the exact values, if any, that they are judged by."""
 
     cell: Cell
     seed: int
@@ -225,7 +226,7 @@ class _Source:
             drawn = self.sampler.draw(Chunk(seed, number, count))
             with np.errstate(over="ignore", invalid="ignore"):  # `estimate_records` says so
                 sums.add([value(drawn) for value in DRAWN.values()])
-        found = {name: total.estimate(self.exact[name]) for name, total in zip(DRAWN, sums.totals, strict=True)}
+        found = {name: total.estimate(self.exact.get(name)) for name, total in zip(DRAWN, sums.totals, strict=True)}
         return found, sums.states
 
 
@@ -292,7 +293,7 @@ class GramQuantity(SeveralInputs[GramTable]):
         """Every moment of the matrix."""
         return [*_GRAM_MOMENTS, *(["dK"] if "targets" in table else [])]
 
-    def check(self, net: MLP, settings: Settings[GramTable]) -> None:
+    def check(self, net: Network, settings: Settings[GramTable]) -> None:
         """Refuse networks that cannot be drawn."""
         check_supported("finwidth.sample_gram", net)
         if "targets" in settings.table:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from finwidth.empirical.reference.brute_force import weights_of
 from finwidth.errors import FinwidthError, SizeError
+from finwidth.extras import load_extra
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
 from finwidth.sampling.training.train import train, training_chunk_size
+from finwidth.schedule import Record, recorded_steps
 from finwidth.sweeps.quantities.base import Dims, Numerics, Settings
 from finwidth.sweeps.quantities.records import STATISTICS, ResumableSums, estimate_records
 from finwidth.sweeps.quantities.sampled import MOST_DRAWS, InputsTable, SeveralInputs
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
 from finwidth.sweeps.schema.values import (
+    LISTS,
     checked_value,
     name_in,
     nonempty_text,
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _FOLLOWED = ["loss", "drift", "alignment"]
-_METHODS = ("law", "networks")
+_FUNCTIONS = {"law": "finwidth.train", "networks": "finwidth.empirical.Ensemble"}  # by method
 _MOST_STEPS = 10**5
 _CHUNK_WEIGHTS = 2**22  # of the real networks that are trained at once
 
@@ -68,12 +73,17 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         steps = checked_value(document, "training.steps", table["steps"], whole_number(1, _MOST_STEPS))
         lr = checked_value(document, "training.lr", table["lr"], number_in(1e-12, 1e6))
         draws = checked_value(document, "training.draws", table["draws"], whole_number(1, MOST_DRAWS))
-        method = checked_value(document, "training.method", table.get("method", "law"), name_in(_METHODS))
+        method = checked_value(document, "training.method", table.get("method", "law"), name_in(_FUNCTIONS))
         targets = table["targets"]
         if not isinstance(targets, list | tuple | np.ndarray) or len(targets) != len(inputs):
             raise document.fault("training.targets", f"give a list of {len(inputs)} numbers, one for each input")
         numbers = [checked_value(document, "training.targets", value, number_in(-1e6, 1e6)) for value in targets]
-        recorded = read_values(document, "training.record", table.get("record", [0, steps]), whole_number(0, steps))
+        record = table.get("record", [0, steps])
+        if isinstance(record, LISTS):
+            recorded: Sequence[int] = read_values(document, "training.record", record, whole_number(0, steps))
+        else:
+            with document.at("training.record"):
+                recorded = recorded_steps(cast("Record", record), steps)
         return {
             "inputs": inputs,
             "steps": steps,
@@ -88,14 +98,13 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         """The loss: at step 0 the drift is zero by definition."""
         return ["loss"]
 
-    def check(self, net: MLP, settings: Settings[TrainingTable]) -> None:
-        """Refuse networks that cannot be trained so, by training a small one for no time at all."""
-        small = MLP(
-            [1, 1, 1], net.weight_law, net.activation, net.parameterization, bias=net.bias[0], bias_law=net.bias_law,
-            bias_variance=max(net.bias_variance),
-        )  # fmt: skip
+    def check(self, net: Network, settings: Settings[TrainingTable]) -> None:
+        """Refuse networks that cannot be trained so, and settings, by training a small one for no time at all."""
+        if settings.table["method"] == "networks":
+            load_extra("torch", 'training with method = "networks"')
+        check_supported(_FUNCTIONS[settings.table["method"]], net)
         table: TrainingTable = {**settings.table, "steps": 1, "lr": 1e-9}
-        _train_some(small, np.arange(1.0, 1 + len(table["targets"]))[:, None], table, 1, 0)
+        _train_some(MLP([1, 1, 1]), np.arange(1.0, 1 + len(table["targets"]))[:, None], table, 1, 0)
 
     def dims(self, table: TrainingTable) -> Dims:
         """Loss and observables, recorded steps, statistics."""
@@ -146,7 +155,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         return one * min(table["draws"], _at_once(net, table))
 
 
-def _at_once(net: MLP, table: TrainingTable) -> int:
+def _at_once(net: Network, table: TrainingTable) -> int:
     """How many networks share a seed."""
     if table["method"] == "networks":
         return max(1, _CHUNK_WEIGHTS // weights_of(net))
@@ -160,7 +169,7 @@ def _defined(values: xr.DataArray) -> FloatArray:
 
 
 def _train_some(
-    net: MLP,
+    net: Network,
     X: FloatArray,
     table: TrainingTable,
     networks: int,

@@ -7,22 +7,22 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from finwidth.errors import FinwidthError
-from finwidth.inputs import parse_input
+from finwidth.inputs import OF_ANY_WIDTH, parse_input
 from finwidth.networks.activations import ACTIVATIONS
-from finwidth.networks.description import BIASES
+from finwidth.networks.description import BIASES, Network
 from finwidth.networks.inputs import check_input
 from finwidth.networks.laws import LAWS, FloatArray
-from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, MLPOptions
+from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
+from finwidth.sweeps.schema.kinds import NetworkTable, Value, factor_text, kind_of, norm_text
 from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7
 
-Value: TypeAlias = str | int | float
 Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and input width
 
 
@@ -35,7 +35,7 @@ class Axis:
     text: bool = False
 
 
-# Arguments of `MLP`, each one value for all layers: in [network] the same for all cells, in [axes] an axis of the grid.
+# Arguments of descriptions, one value for all layers or blocks: in [network] the same for all cells, in [axes] an axis.
 # A further argument is one entry, at the end. An axis that a config does not give does not enter the seed of a cell.
 ARGUMENTS = {
     "bias": Axis("biases", name_in(BIASES), text=True),
@@ -44,6 +44,10 @@ ARGUMENTS = {
     "bias_variance": Axis("variance of the initial biases", number_in(0, 1e30)),
     "bias_scale": Axis("multiplier of the biases", number_in(0, 1e30)),
     "base_widths": Axis("hidden width at which the parameterization mup is the standard one", whole_number(1)),
+    "hidden": Axis("hidden width of the blocks", whole_number(1)),
+    "skip": Axis("factor of the stream in a block", factor_text, text=True),
+    "branch": Axis("factor of the branch of a block", factor_text, text=True),
+    "norm": Axis("how hidden layers, or what blocks read, are normalised", norm_text, text=True),
 }
 # In the order of the stored arrays' dimensions; an axis `ratio` (depth over width) may stand in the place of `width`.
 AXES = {
@@ -53,10 +57,11 @@ AXES = {
     "parameterization": Axis("parameterization", name_in(PARAMETERIZATIONS), text=True),
     **ARGUMENTS,
     "input": Axis("input", nonempty_text, text=True),
-    "depth": Axis("depth d, the number of weight layers", whole_number(1, _DEEPEST)),
-    "width": Axis("width n of the hidden layers", whole_number(1)),
+    "depth": Axis("how often the network repeats its layers or blocks", whole_number(1, _DEEPEST)),
+    "width": Axis("width of the layers or of the stream", whole_number(1)),
 }
 RATIO = Axis("depth over width d/n, before the width was rounded", number_in(1e-9, 1e6))
+ALL_AXES = {**AXES, "ratio": RATIO}
 DEFAULTS = {"law": "gaussian", "activation": "relu", "parameterization": "ntk", "input": "ones"}
 
 
@@ -80,14 +85,26 @@ class Cell(NamedTuple):
     def __repr__(self) -> str:
         return f"Cell({', '.join(f'{name}={value!r}' for name, value in self.coordinates().items())})"
 
-    def arguments(self, common: MLPOptions) -> MLPOptions:
-        """Arguments of `MLP` beside the widths; ``common`` are the ones that all cells share."""
+    def arguments(self, common: NetworkTable) -> dict[str, Value]:
+        """Arguments of the network beside its size; ``common`` is the table [network], which all cells share."""
         own = {"weight_law": self.law, "activation": self.activation, "parameterization": self.parameterization}
-        return cast("MLPOptions", {**own, **dict(self.more), **common})
+        return {**own, **dict(self.more), **{name: value for name, value in common.items() if name != "kind"}}
 
-    def network(self, common: MLPOptions) -> MLP:
-        """The network (n_0, n, ..., n, 1) of the cell."""
-        return MLP([self.n_0, *[self.width] * (self.depth - 1), 1], **self.arguments(common))
+    def network(self, common: NetworkTable) -> Network:
+        """The network of the cell, of the kind that ``common`` says."""
+        return kind_of(common).make(self.n_0, self.width, self.depth, self.arguments(common))
+
+
+def axes_of(network: NetworkTable) -> dict[str, Axis]:
+    """The axes that a sweep over networks of this kind may have."""
+    kind = kind_of(network)
+    return {name: axis for name, axis in ALL_AXES.items() if name not in ARGUMENTS or kind.takes(name)}
+
+
+def meaning_of(axis: str, network: NetworkTable) -> str:
+    """What an axis means."""
+    kind = kind_of(network)
+    return {"depth": kind.depth, "width": kind.width}.get(axis, ALL_AXES[axis].meaning)
 
 
 def make_cell(values: Iterable[tuple[str, Any]]) -> Cell:
@@ -128,20 +145,7 @@ def input_vector(name: str, n_0: int | None, folder: Path) -> FloatArray:
     number 7 of a uniform law, squared norm n_0. Otherwise as on the command line: numbers, a .npy file (found from
     ``folder``), or an image of scikit-learn's digits.
     """
-    if name in {"ones", "unit"} or name.startswith("random:"):
-        if n_0 is None:
-            raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
-        if name.startswith("random:"):
-            return _random_direction(name, n_0)
-        return np.ones(n_0) if name == "ones" else np.full(n_0, n_0**-0.5)
-    vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name))
+    if n_0 is None and name.startswith(OF_ANY_WIDTH):
+        raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
+    vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name, n_0))
     return check_input(MLP([len(vector) if n_0 is None else n_0, 1]), vector)
-
-
-def _random_direction(name: str, n_0: int) -> FloatArray:
-    number = name.removeprefix("random:")
-    if not number.isdecimal() or len(number) > 18:
-        raise FinwidthError(f"the input {name!r} is not a random direction; give a number, such as random:7")
-    vector = np.random.Generator(np.random.PCG64(int(number))).standard_normal(n_0)
-    scaled: FloatArray = vector * (n_0 / np.square(vector).sum()) ** 0.5
-    return scaled

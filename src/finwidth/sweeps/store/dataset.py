@@ -13,7 +13,7 @@ from finwidth.quantities import storable
 from finwidth.sweeps.config import cell_at
 from finwidth.sweeps.quantities.base import Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
-from finwidth.sweeps.schema.grid import AXES, RATIO
+from finwidth.sweeps.schema.grid import meaning_of
 from finwidth.sweeps.store.zarr_store import Store, open_store
 
 if TYPE_CHECKING:
@@ -76,13 +76,17 @@ def dataset(store: Store) -> xr.Dataset:
     config = store.config
     places = np.ix_(*([store.axes[name].index(value) for value in axis] for name, axis in config.axes.items()))
     coords: dict[str, Coordinate] = {
-        name: ((name,), np.array(axis), {"long_name": RATIO.meaning if name == "ratio" else AXES[name].meaning})
+        name: ((name,), np.array(axis), {"long_name": meaning_of(name, config.network)})
         for name, axis in config.axes.items()
     }
     if "ratio" in config.axes:
         outer, inner = (0,) * (len(config.axes) - 2), config.shape[-2:]
         widths = [cell_at(config.axes, (*outer, *place)).width for place in np.ndindex(inner)]
-        coords["width"] = (("depth", "ratio"), np.reshape(widths, inner), {"long_name": AXES["width"].meaning})
+        coords["width"] = (
+            ("depth", "ratio"),
+            np.reshape(widths, inner),
+            {"long_name": meaning_of("width", config.network)},
+        )
     norms = [[config.inputs[str(name)][str(n_0)][0] for name in config.axes["input"]] for n_0 in config.axes["n_0"]]
     coords["squared_norm"] = (("n_0", "input"), np.array(norms), {"long_name": "|x|^2 of the input"})
     variables = {}

@@ -17,7 +17,7 @@ from finwidth.errors import FinwidthError
 from finwidth.extras import load_extra
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
-from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.kinds import Value
 from finwidth.sweeps.store.seals import CHECK, digest
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps.config import cell_at, united
 from finwidth.sweeps.quantities.base import Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
-from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.kinds import Value
 from finwidth.sweeps.schema.tiling import grid_blocks
 from finwidth.sweeps.store.zarr_store import Store, open_store, writing
 

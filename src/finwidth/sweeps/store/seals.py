@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
-from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.kinds import Value
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 

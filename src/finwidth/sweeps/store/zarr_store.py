@@ -37,7 +37,7 @@ from finwidth.outputs import refuse_inside_store
 from finwidth.sweeps.config import Config, differences
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
-from finwidth.sweeps.schema.grid import Value
+from finwidth.sweeps.schema.kinds import Value
 from finwidth.sweeps.schema.tiling import grid_blocks
 from finwidth.sweeps.store import layout, seals
 from finwidth.sweeps.store.layout import Content
