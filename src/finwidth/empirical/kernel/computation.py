@@ -132,7 +132,7 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():
-            pass_ = record(job.network, x, job.network.parameters)
+            pass_ = record(job.network, x, job.network.parameters, job.plan.numbers)
         if follows(pass_, job.plan, len(x)):
             return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
     return replace(job, sizes=replace(job.sizes, most=2**62)).generalised(*job.plan.ways)

@@ -7,11 +7,11 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TypeAlias
 
 import torch
@@ -20,8 +20,8 @@ from finwidth.empirical.kernel.calls import Network, apply, coarsest, differenti
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
 from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
-from finwidth.empirical.kernel.operations import EXCHANGED, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, record
+from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of, pass_through, record
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
@@ -64,6 +64,11 @@ class GradientPlan:
     outputs: int
     dtype: torch.dtype
 
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of the recorded uses."""
+        return frozenset(number for (number, *_), _ in self.uses)
+
 
 def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
@@ -72,8 +77,10 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        (two, less), (three, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
-        backward = record(network, rows.flip(0), network.parameters)
+        (*of_two, less), (*of_three, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        numbers = numbers_of(of_two[0], of_three[0])
+        two, three = (recorder.record(output, numbers) for recorder, output in (of_two, of_three))
+        backward = record(network, rows.flip(0), network.parameters, numbers)
         alone = apply(network, rows[:1], network.parameters)
         output = three.output
         if not output.requires_grad:
@@ -92,7 +99,7 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
                 general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = (ALONE,) if hooks else tuple(WAYS)
-        dtype = functools.reduce(
+        dtype = reduce(
             torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
         )
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
@@ -133,25 +140,24 @@ def _places(
 
 
 def _site(use: Use) -> Site:
-    return type(use.rule), getattr(use.rule, "groups", 1), use.weight, use.bias
+    return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: Network, x: Tensor) -> tuple[Record, int]:
-    """A pass, and the bytes that autograd keeps of it."""
+def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]:
+    """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
     def note(each: Tensor) -> Tensor:
         kept[each.data_ptr()] = each.numel() * each.element_size()
         return each
 
-    recorder = Recorder(network.parameters)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each), recorder:
-            output = apply(network, x, network.parameters)
-        return recorder.record(output), sum(kept.values())
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+            recorder, output = pass_through(network, x, network.parameters)
+        return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
-        found = record(network, x, network.parameters)
-        return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
+        recorder, output = pass_through(network, x, network.parameters)
+        return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
 def general_plan(network: Network, plan: GradientPlan, ways: tuple[str, ...]) -> GradientPlan:
@@ -281,17 +287,15 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
         found.append(form(network, frozenset(plan.general), x, outputs))
     if len(plan.general) < len(network.parameters):
         with differentiable():
-            recorder = Recorder(network.leaves())
-            with recorder:
-                output = apply(network, x, recorder.parameters)
-            pass_ = recorder.record(output)
+            leaves = network.leaves()
+            pass_ = record(network, x, leaves, plan.numbers)
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
-            factors, rough = _factors(network, plan, pass_, columns, recorder.parameters)
+            factors, rough = _factors(network, plan, pass_, columns, leaves)
             found += factors
             if rough:
-                found.append(_parameter_gradients(network, plan, pass_, rough, recorder.parameters))
+                found.append(_parameter_gradients(network, plan, pass_, rough, leaves))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
@@ -341,16 +345,12 @@ def _factors(
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
-            x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(plan.dtype)
-            x = x.to(plan.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-            weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
-            if not (weight is None and bias is None):
-                own = factor(use.rule, x, moved, weight, bias)
-                sites.setdefault(_site(use), []).append(own.gathered(axes.times))
-            for key, *scales in ((use.weight, 1.0, None), (use.bias, None, 1.0)):
+            own = _own_factor(use, axes, D.to(plan.dtype))
+            if any(name in direct for name in use.names):
+                sites.setdefault(_site(use), []).append(own(*(direct.get(name or "") for name in use.names)))
+            for key, *scales in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    own = factor(use.rule, x, moved, *scales).gathered(axes.times)
-                    weights.setdefault(key, []).append((use.rule, own))
+                    weights.setdefault(key, []).append((use.rule, own(*scales)))
         found = [together(parts) for parts in sites.values()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
         rough: dict[str, Tensor] = {}
@@ -364,6 +364,16 @@ def _factors(
             else:
                 rough[key] = sum((gradient_of(*each) for each in more), start=gradient_of(rule, first))
         return found, rough
+
+
+def _own_factor(use: Use, axes: Axes, D: Tensor) -> Callable[[float | None, float | None], GradientFactor]:
+    """The gradients by a use's weight and bias as a function of their scales, from those by its result."""
+    if isinstance(use.rule, Expansion):
+        rows = torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1)
+        return partial(factor, use.rule, use.input, rows)
+    x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
+    x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
+    return lambda weight, bias: factor(use.rule, x, moved, weight, bias).gathered(axes.times)
 
 
 def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:

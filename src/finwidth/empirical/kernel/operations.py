@@ -130,19 +130,45 @@ class Scaling:
         return each.reshape(*each.shape[:start], -1, count)
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """y = w, copied for every sample and to further places, where it meets them; w has this shape."""
+
+    shape: torch.Size
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the result can be the batch axis: any that has copies."""
+        return True
+
+    def summed(self, D: Tensor) -> Tensor:
+        """Sum gradients (o, n, *result of a sample) over the copies of a sample, shape (o, n, numbers)."""
+        sizes = (1,) * (D.ndim - 2 - len(self.shape)) + tuple(self.shape)
+        copies = [(whole // size, size) for whole, size in zip(D.shape[2:], sizes, strict=True)]
+        split = D.reshape(*D.shape[:2], *(each for pair in copies for each in pair))
+        return split.sum(tuple(range(2, split.ndim, 2))).flatten(2) if copies else D[..., None]
+
+
 EXCHANGED = Multiplication, TransposedConvolution  # weights of shape (a, c), where those of others are (c, a)
 Ints: TypeAlias = int | list[int] | tuple[int, ...]
-Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
+Rule: TypeAlias = Linear | Convolution | Lookup | Scaling | Expansion
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call: its rule, the tensors it took as weight and bias, and its input."""
+    """One call: its rule, the tensors it took as weight and bias, and its input; None if it takes nothing else."""
 
     rule: Rule
     weight: Tensor | None
     bias: Tensor | None
-    input: Tensor
+    input: Tensor | None
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One call of an elementwise operation: the tensors that may be expanded, and the shape to which they are."""
+
+    tensors: Sequence[Tensor]
+    shape: torch.Size
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
@@ -281,6 +307,25 @@ def _prelu(input: Tensor, weight: Tensor) -> Operation:
     return Operation(Scaling(lambda x: x.clamp(max=0), 0 if weight.numel() == 1 else None), weight, None, input)
 
 
+def _expansion(input: Tensor, *args: object, **kwargs: object) -> Operation:
+    return Operation(Expansion(input.shape), input, None, None)
+
+
+def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    dtypes = [each.dtype for each in tensors if each.is_floating_point()]
+    if len(dtypes) < 2 or len(set(dtypes)) > 1:  # the type of the result depends on the shapes
+        return None
+    shapes = {each.shape for each in tensors}
+    return Meeting(tensors, shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object) -> Meeting | None:
+    if attn_mask is None or attn_mask.dtype != query.dtype:
+        return None
+    return Meeting([attn_mask], torch.Size((*query.shape[:-1], key.shape[-2])))
+
+
 OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.linear: _linear,
     torch.addmm: _addmm,
@@ -297,6 +342,24 @@ OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _instance_norm,
     functional.prelu: _prelu,
+    torch.Tensor.expand: _expansion,
+    torch.Tensor.expand_as: _expansion,
+    torch.broadcast_to: _expansion,
+    torch.Tensor.broadcast_to: _expansion,
+    torch.Tensor.repeat: _expansion,
+    torch.Tensor.tile: _expansion,
+    torch.tile: _expansion,
+}
+_ELEMENTWISE = """add sub subtract mul multiply div divide true_divide where maximum minimum pow lerp addcmul addcdiv atan2
+    add_ sub_ mul_ div_ lerp_ addcmul_ addcdiv_"""
+MEETINGS: dict[Callable[..., Tensor], Callable[..., Meeting | None]] = {
+    functional.scaled_dot_product_attention: _attention,
+    **{
+        getattr(place, name): _elementwise
+        for name in _ELEMENTWISE.split()
+        for place in (torch, torch.Tensor)
+        if hasattr(place, name)
+    },
 }
 
 
@@ -306,6 +369,8 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
     ``x`` is the operation's input, samples first, and ``D``, shape (o, n, ...), the outputs' gradients by its result.
     A bias is a weight on a constant number 1, so it is one more column of what the weight multiplies.
     """
+    if isinstance(rule, Expansion):
+        return DenseFactor(math.sqrt(weight or 0.0) * rule.summed(D).transpose(0, 1))
     if isinstance(rule, Scaling):
         D = rule.features(D, 2)
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]
