@@ -28,6 +28,7 @@ Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
+Weights: TypeAlias = dict[str, list[tuple[Rule, GradientFactor]]]  # the gradients by weights, of every use of each
 
 
 MEETING = (
@@ -103,8 +104,8 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
             torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
         )
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
-        factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], {})
-    formed = [names for names in (_parameters_behind(plan, three, rough), general) if names]
+        factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], [])
+    formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
     numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
     shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
     results = [use.shape.numel() // 3 for use in three.uses]
@@ -294,8 +295,7 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
             columns = _columns(network, plan, pass_, x, outputs)
             factors, rough = _factors(network, plan, pass_, columns, leaves)
             found += factors
-            if rough:
-                found.append(_parameter_gradients(network, plan, pass_, rough, leaves))
+            found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
@@ -333,14 +333,14 @@ def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
 
 def _factors(
     network: Network, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
-) -> tuple[list[GradientFactor], dict[str, Tensor]]:
+) -> tuple[list[GradientFactor], list[Weights]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
-    And the gradients, shape (n, o, numbers), by weights that operations share, or that have parameters in common.
+    And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
     direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
     sites: dict[Site, list[GradientFactor]] = {}
-    weights: dict[str, list[tuple[Rule, GradientFactor]]] = {}
+    weights: Weights = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
@@ -353,7 +353,7 @@ def _factors(
                     weights.setdefault(key, []).append((use.rule, own(*scales)))
         found = [together(parts) for parts in sites.values()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
-        rough: dict[str, Tensor] = {}
+        rough: Weights = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
             names = _parameters_behind(plan, pass_, [key])
@@ -362,8 +362,20 @@ def _factors(
                 pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
                 found.append(replace(first, pull=pull))
             else:
-                rough[key] = sum((gradient_of(*each) for each in more), start=gradient_of(rule, first))
-        return found, rough
+                rough[key] = parts
+        return found, _connected(plan, pass_, rough)
+
+
+def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weights]:
+    """The weights in groups; those of different groups have no parameters in common."""
+    groups: list[tuple[set[str], Weights]] = []
+    for key, parts in rough.items():
+        names, weights = set(_parameters_behind(plan, pass_, [key])), {key: parts}
+        for group in [each for each in groups if each[0] & names]:
+            groups.remove(group)
+            names, weights = names | group[0], group[1] | weights
+        groups.append((names, weights))
+    return [weights for _, weights in groups]
 
 
 def _own_factor(use: Use, axes: Axes, D: Tensor) -> Callable[[float | None, float | None], GradientFactor]:
@@ -382,15 +394,24 @@ def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -
 
 
 def _parameter_gradients(
-    network: Network, plan: GradientPlan, pass_: Record, rough: Mapping[str, Tensor], leaves: Mapping[str, Tensor]
+    network: Network, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
 ) -> DenseFactor:
-    """The gradients by parameters, from those by the weights that are made of them."""
-    weights = {**leaves, **pass_.made}
+    """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
+    rows = []
+    for (rule, first), *more in rough.values():
+        own = gradient_of(rule, first)
+        for each in more:
+            own = own + gradient_of(*each)
+        rows.append(own)
+    (key, *others), weights = rough, {**leaves, **pass_.made}
+    if not others and key in leaves:
+        root = network.scales[key] ** 0.5
+        return DenseFactor(rows[0] if root == 1 else root * rows[0])
     behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
     pull = _pullback(network, [weights[key] for key in rough], behind)
-    rows = next(iter(rough.values())) if len(rough) == 1 else torch.cat(list(rough.values()), dim=2)
-    found = rows.new_empty(*rows.shape[:2], pull.numbers)
-    pull.into(rows.flatten(0, 1), found.view(-1, pull.numbers))
+    whole = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
+    found = whole.new_empty(*whole.shape[:2], pull.numbers)
+    pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
     return DenseFactor(found)
 
 
