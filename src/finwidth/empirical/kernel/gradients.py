@@ -18,7 +18,7 @@ import torch
 
 from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, unit_rows
+from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of, pass_through, record
@@ -53,16 +53,18 @@ class GradientPlan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`) that have not
-    failed yet; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has.
+    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), from which those
+    that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
+    ``mean``: how many numbers a typical gradient has for one sample and output.
     """
 
     uses: tuple[tuple[Signature, Axes | None], ...]
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
-    ways: tuple[str, ...]
+    ways: list[str]
     outputs: int
+    mean: int
     dtype: torch.dtype
 
     @property
@@ -99,18 +101,18 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
                 (columns, plain, ahead), batched = _try_backward(three)
                 general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-        ways = (ALONE,) if hooks else tuple(WAYS)
+        ways = [ALONE] if hooks else list(WAYS)
         dtype = reduce(
             torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
         )
-        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
+        results = [use.shape.numel() // 3 for use in three.uses]
+        saved = max(0, more - less) // output.element_size()
+        mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
+        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
         factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], [])
     formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
     numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
     shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
-    results = [use.shape.numel() // 3 for use in three.uses]
-    saved = max(0, more - less) // output.element_size()
-    mean = max(saved // 8, sum(results)) // max(1, len(results))
     return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
 
 
@@ -161,7 +163,7 @@ def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
-def general_plan(network: Network, plan: GradientPlan, ways: tuple[str, ...]) -> GradientPlan:
+def general_plan(network: Network, plan: GradientPlan, ways: list[str]) -> GradientPlan:
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
@@ -283,9 +285,6 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if plan.general:  # first, as they may have to be formed in another way
-        form = WAYS[plan.ways[0]]
-        found.append(form(network, frozenset(plan.general), x, outputs))
     if len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
@@ -293,9 +292,11 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
-            factors, rough = _factors(network, plan, pass_, columns, leaves)
-            found += factors
+            found, rough = _factors(network, plan, pass_, columns, leaves)
             found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
+            del pass_, columns
+    if plan.general:
+        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 

@@ -112,6 +112,24 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Bag(Lookup):
+    """y = the sum or the mean of rows of a table, which are looked up."""
+
+    mean: bool
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis == 0
+
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
+        """Factors by the table, from x (n, P) and D (o, n, c)."""
+        if self.mean:
+            counted = x != self.padding if self.padding is not None else torch.ones_like(x)
+            D = D / counted.sum(1).clamp(min=1)[:, None]
+        return super().outer(x, D[:, :, None].expand(-1, -1, x.shape[1], -1))
+
+
+@dataclass(frozen=True)
 class Scaling:
     """y = w * z + b with z = scaled(x), up to terms without w and b; w and b have one number a feature."""
 
@@ -242,6 +260,27 @@ def _embedding(  # noqa: PLR0917
     return Operation(Lookup(len(weight), padding_idx), weight, None, input)
 
 
+def _embedding_bag(  # noqa: PLR0917
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Operation | None:
+    unusual = max_norm is not None or scale_grad_by_freq or per_sample_weights is not None
+    if unusual or input.ndim != 2 or mode not in {"sum", "mean"}:
+        return None
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    return Operation(Bag(len(weight), padding_idx, mode == "mean"), weight, None, input)
+
+
 def _layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -336,6 +375,7 @@ OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.conv_transpose2d: _transposed,
     functional.conv_transpose3d: _transposed,
     functional.embedding: _embedding,
+    functional.embedding_bag: _embedding_bag,
     functional.layer_norm: _layer_norm,
     functional.rms_norm: _rms_norm,
     functional.group_norm: _group_norm,
