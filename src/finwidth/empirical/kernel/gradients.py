@@ -109,7 +109,8 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], [])
+        one, columns = _of_one_sample(three, uses, columns)
+        factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
     formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
     numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
     shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
@@ -168,6 +169,15 @@ def general_plan(network: Network, plan: GradientPlan, ways: list[str]) -> Gradi
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
     return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
+
+
+def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
+    """The inputs of uses, and the gradients by their results, of the first sample."""
+    narrowed, found = [], []
+    for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
+        narrowed.append(replace(use, input=use.input.narrow(axes.input, 0, axes.times)) if axes else use)
+        found.append(D.narrow(axes.result + 1, 0, axes.times) if axes else D)
+    return replace(three, uses=narrowed), found
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
