@@ -201,6 +201,18 @@ def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha:
     return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
 
 
+def _matmul(input: Tensor, other: Tensor) -> Operation | None:
+    return Operation(Multiplication(), other, None, input) if other.ndim == 2 and input.ndim > 1 else None
+
+
+def _getitem(input: Tensor, index: object) -> Operation | None:
+    """Rows of a table by whole numbers, of which negative ones count from behind."""
+    whole = isinstance(index, Tensor) and index.dtype in {torch.int64, torch.int32}
+    if not isinstance(index, Tensor) or not whole or input.ndim != 2 or not input.requires_grad:
+        return None
+    return Operation(Lookup(len(input), None), input, None, index.remainder(len(input)))
+
+
 def _each(value: Ints, dims: int) -> tuple[int, ...]:
     """One number for each dimension; a single one, in a list or not, is for all."""
     given = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -372,6 +384,11 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | No
 OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.linear: _linear,
     torch.addmm: _addmm,
+    torch.matmul: _matmul,
+    torch.mm: _matmul,
+    torch.Tensor.matmul: _matmul,
+    torch.Tensor.mm: _matmul,
+    torch.Tensor.__getitem__: _getitem,
     functional.conv1d: _convolution,
     functional.conv2d: _convolution,
     functional.conv3d: _convolution,
