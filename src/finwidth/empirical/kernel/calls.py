@@ -30,6 +30,7 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
+_UNTOUCHED: set[int] = set()  # the ids of modules inside `untouched`
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
@@ -148,11 +149,15 @@ def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tens
     return check_output(output, len(x))
 
 
-def gradient(total: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
-    """The derivatives of one number by each parameter, zero where it does not depend on it, and never sparse."""
-    if not total.requires_grad:
+def gradient(
+    values: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, *, create_graph: bool = False
+) -> list[Tensor]:
+    """The derivatives of a number, or of values times weights, by each parameter; zeros where there are none, never sparse."""
+    if not values.requires_grad:
         return [torch.zeros_like(each) for each in parameters]
-    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    found = torch.autograd.grad(
+        values, parameters, weights, retain_graph=True, create_graph=create_graph, materialize_grads=True
+    )
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
@@ -290,12 +295,18 @@ def _uncached() -> Iterator[None]:
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
+    if id(module) in _UNTOUCHED:  # gradients and random numbers are looked after outside
+        with same_attributes(module), same_buffers(module):
+            yield
+        return
     gradients = [(each, each.grad) for each in module.parameters()]
     states, snapshot = _RandomStates(module), Snapshot(module)
+    _UNTOUCHED.add(id(module))
     try:
         with same_buffers(module):
             yield
     finally:
+        _UNTOUCHED.discard(id(module))
         drawn = states.changed()
         if drawn:
             states.restore()

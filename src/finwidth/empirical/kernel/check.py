@@ -283,7 +283,7 @@ def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
     """The gradient of the weighted outputs, by a plain backward pass; and its derivative along the direction by one."""
     parameters, direction = list(network.parameters.values()), network.direction
     weights = (samples.weights[:, None] * c).to(output)
-    g = gradient((output * weights).sum(), parameters, create_graph=direction is not None and not network.steps)
+    g = gradient(output, parameters, weights, create_graph=direction is not None and not network.steps)
     if direction is None or network.steps:
         return g, []
     along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
@@ -305,8 +305,7 @@ def _by_steps(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
             name: (each.detach() + sign * network.direction[name]).requires_grad_()
             for name, each in network.parameters.items()
         }
-        weighted = apply(network, samples.x[samples.rows], moved) * weights
-        found.append(gradient(weighted.sum(), list(moved.values())))
+        found.append(gradient(apply(network, samples.x[samples.rows], moved), list(moved.values()), weights))
     return [(one - other) / (2 * step) for one, other in zip(*found, strict=True)]
 
 

@@ -94,11 +94,11 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         if unlike:
             raise FinwidthError(unlike)
         uses, pulled, general = _places(network, two, three, backward)
-        columns: list[Tensor] = []
+        plain: list[Tensor] = []
         batched = False
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
-                (columns, plain, ahead), batched = _try_backward(three)
+                (plain, ahead), batched = _try_backward(three)
                 general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = [ALONE] if hooks else list(WAYS)
@@ -109,7 +109,7 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        one, columns = _of_one_sample(three, uses, columns)
+        one, columns = _of_one_sample(three, uses, plain)
         factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
     formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
     numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
@@ -224,19 +224,17 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor], list[Tensor]], bool]:
-    """Gradients of the first output, and of a combination of all for equal weights of the samples and for `_AHEAD`.
+def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], bool]:
+    """Gradients of a combination of the outputs, for equal weights of the samples and for `_AHEAD`, shapes (1, *result).
 
     And whether torch can run the backward pass for several at once.
     """
-    output = three.output
-    first, *others = _each_sample(output, range(1)), _combined(output, torch.ones(3)), _combined(output, _AHEAD)
-    cotangents, batched = torch.cat([first, *others]), True
+    cotangents, batched = torch.cat([_combined(three.output, each) for each in (torch.ones(3), _AHEAD)]), True
     try:
         rows = _backward(three, cotangents, batched=True)
     except RuntimeError:
         rows, batched = _backward(three, cotangents, batched=False), False
-    return ([each[:1] for each in rows], [each[1] for each in rows], [each[2] for each in rows]), batched
+    return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
 def _out_of_order(
@@ -248,11 +246,11 @@ def _out_of_order(
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    back = [each[0] for each in _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)]
+    back = _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)
     found: dict[str, str] = {}
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
-            D, one, other = (_by_sample(each, axes) for each in columns)
+            D, one, other = (_by_sample(each[0], axes) for each in columns)
             right = D * _AHEAD.to(D)
             if not (near(right, one) and near(right.flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
@@ -411,8 +409,8 @@ def _parameter_gradients(
     rows = []
     for (rule, first), *more in rough.values():
         own = gradient_of(rule, first)
-        for each in more:
-            own = own + gradient_of(*each)
+        for i, each in enumerate(more):
+            own = own.add_(gradient_of(*each)) if i else own + gradient_of(*each)
         rows.append(own)
     (key, *others), weights = rough, {**leaves, **pass_.made}
     if not others and key in leaves:
