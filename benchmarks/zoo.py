@@ -5,8 +5,10 @@
 Needs the libraries of the group "zoo" (docs/zoo.md).  N = 16 inputs, float32, the trace of up to three outputs, or one
 output of a wide head.  The loop is a forward pass a sample and a backward pass an output, then K = J J^T; torch.func is
 vmap of jacrev.  Every architecture is a process of its own, in which all three are first held against autograd of the
-whole batch, float64 and N = 3, and then timed in turn: medians of three rounds, or one if a round takes over a minute.
-CPU is the time of all threads together.  Peak memory is that of the first run above what the process held before.
+whole batch, float64 and N = 3, and then timed in turn: medians of seven rounds, three if one takes over two seconds,
+one if it takes over a minute.  CPU is the time of all threads together; "full" is the kernel of all pairs of outputs,
+for which a loop does the same but for the last product.  Peak memory is that of the first run above what the process
+held before.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ Kernel = Callable[[torch.nn.Module, Tensor], Tensor]
 N = 16
 HEADER = (
     "| architecture | parameters | error | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func "
-    "| CPU / loop | peak, MiB | of the loop |"
+    "| CPU / loop | peak, MiB | of the loop | full, CPU / loop |"
 )
 LONGEST = 900  # seconds for one architecture
-ROUND = 60  # seconds after which nothing is repeated
+ROUNDS = ((2, 7), (60, 3), (LONGEST, 1))  # seconds that a round takes at the most, and how many there are
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -68,8 +70,11 @@ def measure(name: str) -> dict[str, Any]:
     del J, module
     subject = entry.subject(N, torch.float32)
     taking_part = {who: kernel for who, kernel in contenders.items() if "error" in found[who]}
+    if which == "trace" and "error" in found["finwidth"]:
+        taking_part["full"], found["full"] = ntk, {}
     firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
-    rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
+    whole = sum(each["first"] for each in firsts.values())
+    rounds = next((count for most, count in ROUNDS if whole < most), 1)
     runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
     for _ in range(rounds):
         for who, kernel in taking_part.items():
@@ -118,6 +123,8 @@ def row(name: str, found: dict[str, Any]) -> str:
     for other, which in ((loop, "seconds"), (func, "seconds"), (loop, "cpu")):
         cells.append(f"{ours[which] / other[which]:.2f}" if which in ours and which in other else "-")
     cells += [f"{each['peak']:.0f}" if "peak" in each else "-" for each in (ours, loop)]
+    full = found.get("full", {})
+    cells.append(f"{full['cpu'] / loop['cpu']:.2f}" if "cpu" in full and "cpu" in loop else "-")
     return f"| {' | '.join(cells)} |"
 
 
@@ -157,7 +164,7 @@ def main() -> None:
     print(f"finwidth {finwidth.__version__}, Python {platform.python_version()}, {libraries}, float32, N = {N}")
     print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
     print(HEADER)
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in ENTRIES:
         if not given.names or any(name.startswith(each) for each in given.names):
             print(_in_process(name), flush=True)

@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import plain_backward as plain  # noqa: E402
+from architectures import truth  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
 from finwidth.empirical.kernel import computation, gradients  # noqa: E402
 from programs import Body, force, linears, normal, perceptron, slope, words  # noqa: E402
@@ -202,7 +203,9 @@ CASES: dict[str, Case] = {
         {"p0": PRODUCTS, "p1": PRODUCTS},
     ),
     "queries": (lambda: Holder(queries, (3, 4), **linears(5, 2, 2) | {"last": nn.Linear(4, 2)}), normal(5), {}),
-    "tiled": (lambda: Holder(tiled, (4, 3), first=nn.Linear(5, 3), last=nn.Linear(12, 2)), normal(4, 5), {"p0": PRODUCTS}),
+    "tiled": (
+        lambda: Holder(tiled, (4, 3), first=nn.Linear(5, 3), last=nn.Linear(12, 2)), normal(4, 5), {"p0": PRODUCTS}
+    ),
     "interpolated": (
         lambda: Holder(interpolated, (1, 2, 3, 3), first=nn.Conv2d(1, 2, 1), last=nn.AdaptiveAvgPool2d(1)),
         normal(1, 5, 4),
@@ -263,7 +266,7 @@ def test_kernel_is_that_of_plain_autograd(name: str, monkeypatch: pytest.MonkeyP
         own = {each: float(each in names) for each, _ in module.named_parameters()}
         part = ntk(module, x, parameters=names, check=False)
         assert near(part, ntk(module, x, scale=own, check=False))
-        scaled = plain.truth.kernel(plain.truth.jacobians(module, x), own)
+        scaled = truth.kernel(truth.jacobians(module, x), own)
         assert near(part, scaled)
     for size in (4, 2, 1):
         monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o, size=size: (min(N, size), o))

@@ -7,7 +7,6 @@ an input of its own, so that every pass is of the same function and none leaves 
 from __future__ import annotations
 
 import contextlib
-import functools
 import operator
 import random
 import warnings
@@ -16,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CellType, FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
+_KINDS: dict[type, bool] = {}  # whether objects of a type draw random numbers
 _UNTOUCHED: set[int] = set()  # the ids of modules inside `untouched`
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -152,7 +152,10 @@ def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tens
 def gradient(
     values: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, *, create_graph: bool = False
 ) -> list[Tensor]:
-    """The derivatives of a number, or of values times weights, by each parameter; zeros where there are none, never sparse."""
+    """The derivatives of a number, or of values times weights, by each parameter.
+
+    Zeros where it has no part in them, and never sparse.
+    """
     if not values.requires_grad:
         return [torch.zeros_like(each) for each in parameters]
     found = torch.autograd.grad(
@@ -322,7 +325,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def same_attributes(module: nn.Module) -> Iterator[None]:
-    """What a call may change of a module's parts (counters, caches) is as before; in `untouched`, which does the rest."""
+    """What a call may change of a module's parts (counters, caches) is as before; the rest is for `untouched`."""
     snapshot = Snapshot(module, hooks=False)
     try:
         yield
@@ -361,7 +364,7 @@ class _RandomStates:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.own = list({id(each): each for each in _at_hand(module) if _generates(type(each))}.values())
+        self.own = list({id(each): each for each in _at_hand(module) if _generates(each)}.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
 
@@ -393,8 +396,8 @@ def _at_hand(module: nn.Module) -> Iterator[object]:
     for each in attributes:
         if isinstance(each, dict | list | tuple | deque):
             yield from each.values() if isinstance(each, dict) else each
-    functions = [each for each in (*{type(part).forward for part in module.modules()}, *attributes)]
-    functions = [each for each in functions if isinstance(each, FunctionType)]
+    candidates = (*{type(part).forward for part in module.modules()}, *attributes)
+    functions = [each for each in candidates if isinstance(each, FunctionType)]
     for names in {id(each.__globals__): each.__globals__ for each in functions}.values():
         yield from names.values()
     for each in functions:
@@ -403,10 +406,12 @@ def _at_hand(module: nn.Module) -> Iterator[object]:
         yield from (cell.cell_contents for cell in each.__closure__ or () if cell != CellType())
 
 
-@functools.cache
-def _generates(kind: type) -> bool:
-    """Whether objects of this type draw random numbers."""
-    return issubclass(kind, _Generator)
+def _generates(each: object) -> TypeGuard[_Generator]:
+    """Whether it draws random numbers, looked up by its type, as there are many objects."""
+    kind = type(each)
+    if kind not in _KINDS:
+        _KINDS[kind] = issubclass(kind, _Generator)
+    return _KINDS[kind]
 
 
 def _state(generator: _Generator) -> Any:

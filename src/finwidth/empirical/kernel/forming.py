@@ -27,7 +27,7 @@ class OtherWayError(Exception):
 
 
 def formed(
-    network: Network, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, mean: int
+    network: Network, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, *, mean: int
 ) -> DenseFactor:
     """The gradients by some parameters in the first of these ways that takes the module; others are removed.
 

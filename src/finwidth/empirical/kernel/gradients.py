@@ -53,7 +53,7 @@ class GradientPlan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), from which those
+    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), of which those
     that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
     ``mean``: how many numbers a typical gradient has for one sample and output.
     """
@@ -80,12 +80,11 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        (*of_two, less), (*of_three, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
-        numbers = numbers_of(of_two[0], of_three[0])
-        two, three = (recorder.record(output, numbers) for recorder, output in (of_two, of_three))
+        (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        numbers = numbers_of(of_two, of_three)
+        two, three = of_two.record(second, numbers), of_three.record(output, numbers)
         backward = record(network, rows.flip(0), network.parameters, numbers)
         alone = apply(network, rows[:1], network.parameters)
-        output = three.output
         if not output.requires_grad:
             raise FinwidthError(
                 "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
@@ -102,9 +101,7 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
                 general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = [ALONE] if hooks else list(WAYS)
-        dtype = reduce(
-            torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
-        )
+        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
         results = [use.shape.numel() // 3 for use in three.uses]
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
@@ -112,8 +109,8 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         one, columns = _of_one_sample(three, uses, plain)
         factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
     formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
-    numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
+    sizes = [sum(network.parameters[name].numel() for name in names) for names in formed]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in sizes))
     return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
 
 
@@ -225,7 +222,7 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
 
 
 def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], bool]:
-    """Gradients of a combination of the outputs, for equal weights of the samples and for `_AHEAD`, shapes (1, *result).
+    """Gradients of a combination of the outputs, for equal weights of the samples and for `_AHEAD`, (1, *result) each.
 
     And whether torch can run the backward pass for several at once.
     """
@@ -304,7 +301,7 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
             found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
             del pass_, columns
     if plan.general:
-        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, plan.mean))
+        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 

@@ -372,10 +372,15 @@ def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
     if len(dtypes) < 2 or len(set(dtypes)) > 1:  # the type of the result depends on the shapes
         return None
     shapes = {each.shape for each in tensors}
-    return Meeting(tensors, shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes))
+    if len(shapes) == 1:
+        return Meeting(tensors, shapes.pop())
+    shape: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return Meeting(tensors, shape)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object) -> Meeting | None:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object
+) -> Meeting | None:
     if attn_mask is None or attn_mask.dtype != query.dtype:
         return None
     return Meeting([attn_mask], torch.Size((*query.shape[:-1], key.shape[-2])))
@@ -411,8 +416,10 @@ OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     torch.Tensor.tile: _expansion,
     torch.tile: _expansion,
 }
-_ELEMENTWISE = """add sub subtract mul multiply div divide true_divide where maximum minimum pow lerp addcmul addcdiv atan2
-    add_ sub_ mul_ div_ lerp_ addcmul_ addcdiv_"""
+_ELEMENTWISE = """
+    add sub subtract mul multiply div divide true_divide where maximum minimum pow lerp addcmul addcdiv atan2
+    add_ sub_ mul_ div_ lerp_ addcmul_ addcdiv_
+"""
 MEETINGS: dict[Callable[..., Tensor], Callable[..., Meeting | None]] = {
     functional.scaled_dot_product_attention: _attention,
     **{

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -132,14 +133,14 @@ class Recorder(TorchFunctionMode):
     def _expanded(self, meeting: Meeting | None) -> dict[int, Tensor]:
         """The expansions of the tensors that an elementwise operation expands, by the id of these."""
         found: dict[int, Tensor] = {}
-        for each in meeting.tensors if meeting else ():
+        if meeting is None:
+            return found
+        for each in meeting.tensors:
             self.expansions -= 1
             smaller = each.shape != meeting.shape or self.numbers is not None  # of a single sample it is as large
             if smaller and self._wanted(self.expansions) and self._counts(each):
                 whole = Operation(Expansion(each.shape), each, None, None)
-                found[id(each)] = self._noted(
-                    self.expansions, whole, lambda views: views[id(each)].expand(meeting.shape)
-                )
+                found[id(each)] = self._noted(self.expansions, whole, partial(_expand, each, meeting.shape))
         return found
 
     def _noted(self, number: int, operation: Operation, call: Callable[[Mapping[int, Tensor]], Tensor]) -> Tensor:
@@ -149,8 +150,8 @@ class Recorder(TorchFunctionMode):
         found = call(views)
         if views and found.requires_grad:
             source, edge = found if operation.input is None else operation.input, get_gradient_edge(found)
-            nodes = tuple(views[id(each)].grad_fn if id(each) in views else None for each in weights)
-            use = Use(number, operation.rule, weights, source, source._version, edge, found.shape, nodes)
+            weight, bias = (views[id(each)].grad_fn if id(each) in views else None for each in weights)
+            use = Use(number, operation.rule, weights, source, source._version, edge, found.shape, (weight, bias))
             self.uses.append(use)
         return found
 
@@ -188,6 +189,10 @@ class Recorder(TorchFunctionMode):
         return found, made
 
 
+def _expand(weight: Tensor, shape: torch.Size, views: Mapping[int, Tensor]) -> Tensor:
+    return views[id(weight)].expand(shape)
+
+
 def _replaced(
     func: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object], others: Mapping[int, Tensor]
 ) -> Tensor:
@@ -203,7 +208,7 @@ def _replaced(
 def pass_through(
     network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None
 ) -> tuple[Recorder, Tensor]:
-    """Pass ``x`` through the module, with the given tensors as its counted parameters; the output and what was noted."""
+    """Pass ``x`` through the module with the given tensors as its counted parameters: what was noted, and the output."""
     recorder = Recorder(parameters, numbers)
     with recorder:
         return recorder, apply(network, x, parameters)
@@ -222,9 +227,7 @@ def numbers_of(two: Recorder, three: Recorder) -> frozenset[int]:
         fewer = {number: use for number, use in fewer.items() if number > 0}
     if two.operations != three.operations:
         return frozenset(use.number for use in three.uses)
-    return frozenset(
-        use.number for use in three.uses if use.number in fewer and use.meets_samples(fewer[use.number])
-    )
+    return frozenset(use.number for use in three.uses if use.number in fewer and use.meets_samples(fewer[use.number]))
 
 
 def _is_usual(operation: Operation) -> bool:
