@@ -208,7 +208,7 @@ def _replaced(
 def pass_through(
     network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None
 ) -> tuple[Recorder, Tensor]:
-    """Pass ``x`` through the module with the given tensors as its counted parameters: what was noted, and the output."""
+    """Pass ``x`` through the module with the given tensors as its counted parameters: what it noted, and the output."""
     recorder = Recorder(parameters, numbers)
     with recorder:
         return recorder, apply(network, x, parameters)
