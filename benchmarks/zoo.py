@@ -5,8 +5,10 @@
 Needs the libraries of the group "zoo" (docs/zoo.md).  N = 16 inputs, float32, the trace of up to three outputs, or one
 output of a wide head.  The loop is a forward pass a sample and a backward pass an output, then K = J J^T; torch.func is
 vmap of jacrev.  Every architecture is a process of its own, in which all three are first held against autograd of the
-whole batch, float64 and N = 3, and then timed in turn: medians of three rounds, or one if a round takes over a minute.
-CPU is the time of all threads together.  Peak memory is that of the first run above what the process held before.
+whole batch, float64 and N = 3, and then timed in turn: medians of seven rounds, three if one takes over two seconds,
+one if it takes over a minute.  Times are of the processor, all threads together, which other work on the machine
+changes least; "full" is the kernel of all pairs of outputs, for which a loop does the same but for the last product.
+Peak memory is that of the first run above what the process held before.  With --together one process measures all.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ Kernel = Callable[[torch.nn.Module, Tensor], Tensor]
 N = 16
 HEADER = (
     "| architecture | parameters | error | finwidth, ms | loop, ms | torch.func, ms | / loop | / torch.func "
-    "| CPU / loop | peak, MiB | of the loop |"
+    "| full / loop | peak, MiB | of the loop |"
 )
 LONGEST = 900  # seconds for one architecture
-ROUND = 60  # seconds after which nothing is repeated
+ROUNDS = ((2, 7), (60, 3), (LONGEST, 1))  # seconds that a round takes at the most, and how many there are
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -68,15 +70,17 @@ def measure(name: str) -> dict[str, Any]:
     del J, module
     subject = entry.subject(N, torch.float32)
     taking_part = {who: kernel for who, kernel in contenders.items() if "error" in found[who]}
+    if which == "trace" and "error" in found["finwidth"]:
+        taking_part["full"], found["full"] = ntk, {}
     firsts = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
-    rounds = 3 if sum(each["first"] for each in firsts.values()) < ROUND else 1
-    runs: dict[str, list[tuple[float, float]]] = {who: [] for who in taking_part}
+    whole = sum(each["first"] for each in firsts.values())
+    rounds = next((count for most, count in ROUNDS if whole < most), 1)
+    runs: dict[str, list[float]] = {who: [] for who in taking_part}
     for _ in range(rounds):
         for who, kernel in taking_part.items():
             runs[who].append(_timed(partial(kernel, *subject)))
     for who, taken in runs.items():
-        seconds, cpu = (statistics.median(run[i] for run in taken) for i in (0, 1))
-        found[who] |= {**firsts[who], "seconds": seconds, "cpu": cpu}
+        found[who] |= {**firsts[who], "seconds": statistics.median(taken)}
     return {"parameters": parameters, **found}
 
 
@@ -95,14 +99,14 @@ def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
     """The first run: its time and its peak memory in MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _memory("VmRSS")
-    wall, _ = _timed(compute)
-    return {"first": wall, "peak": _memory("VmHWM") - before}
+    seconds = _timed(compute)
+    return {"first": seconds, "peak": _memory("VmHWM") - before}
 
 
-def _timed(compute: Callable[[], Tensor]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
+def _timed(compute: Callable[[], Tensor]) -> float:
+    start = time.process_time()
     compute()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.process_time() - start
 
 
 def _memory(name: str) -> float:
@@ -115,8 +119,9 @@ def row(name: str, found: dict[str, Any]) -> str:
     ours, loop, func = (found[who] for who in ("finwidth", "loop", "func"))
     error = f"{ours['error']:.0e}" if "error" in ours else "-"
     cells = [name, _count(found["parameters"]), error, *(_told(each) for each in (ours, loop, func))]
-    for other, which in ((loop, "seconds"), (func, "seconds"), (loop, "cpu")):
-        cells.append(f"{ours[which] / other[which]:.2f}" if which in ours and which in other else "-")
+    for one, other in ((ours, loop), (ours, func), (found.get("full", {}), loop)):
+        both = "seconds" in one and "seconds" in other
+        cells.append(f"{one['seconds'] / other['seconds']:.2f}" if both else "-")
     cells += [f"{each['peak']:.0f}" if "peak" in each else "-" for each in (ours, loop)]
     return f"| {' | '.join(cells)} |"
 
@@ -147,10 +152,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", metavar="NAME", help="entries, or how their names begin; by default all")
+    parser.add_argument("--together", action="store_true", help="in one process, without its limit of time")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # those of other libraries
     if given.one:
-        warnings.simplefilter("ignore")  # those of other libraries
         print(json.dumps(measure(given.one)))
         return
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "transformers"))
@@ -160,7 +166,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in ENTRIES:
         if not given.names or any(name.startswith(each) for each in given.names):
-            print(_in_process(name), flush=True)
+            print(row(name, measure(name)) if given.together else _in_process(name), flush=True)
 
 
 if __name__ == "__main__":

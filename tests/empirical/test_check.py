@@ -362,6 +362,23 @@ def twice(m: Any, x: Tensor) -> Tensor:
     return m.last(torch.tanh(m.layer(torch.tanh(m.layer(x)))))
 
 
+class Places(nn.Module):
+    """A table of relative places on scores, and a gain: parameters that meet the samples outside of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.table, self.gain = nn.Linear(3, 2), nn.Embedding(3, 4), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        scores = torch.tanh(self.table(torch.tensor([0, 2, 1, 2])) + h @ h.mT)
+        return (scores @ (self.gain * torch.sin(h))).mean(1)
+
+
+def bags() -> nn.Module:
+    return nn.Sequential(nn.EmbeddingBag(9, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "perceptron": (lambda: perceptron(3, 6, 5, 3), normal(3)),
     "convolutions": (convolutions, normal(2, 6)),
@@ -371,6 +388,8 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "force": (lambda: Body(force, net=perceptron(3, 6, 1)), normal(3)),
     "sorted": (lambda: Body(by_score, net=perceptron(3, 6, 2)), normal(3)),
     "tied": (lambda: Body(tied, table=nn.Embedding(9, 4)), lambda n: torch.randint(0, 9, (n, 4))),
+    "places": (Places, normal(4, 3)),
+    "bags": (bags, words(4)),
 }
 Plant = Callable[[pytest.MonkeyPatch], None]
 FAULTS: dict[str, tuple[str, Plant]] = {}
@@ -460,6 +479,35 @@ def a_use_without_rule_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 def another_order_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gradients, "_out_of_order", lambda *arguments: {})
     patch.setattr(recording, "_reorders", lambda node: False)
+
+
+@fault("places")
+def copies_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    right = operations.Expansion.summed
+    patch.setattr(operations.Expansion, "summed", lambda rule, D: right(rule, D * (torch.arange(4) < 1)[:, None]))
+
+
+@fault("places")
+def expansions_are_those_of_another_sample(patch: pytest.MonkeyPatch) -> None:
+    right = operations.Expansion.summed
+    patch.setattr(operations.Expansion, "summed", lambda rule, D: right(rule, D.roll(1, 1)))
+
+
+@fault("places")
+def a_row_of_a_table_is_lost(patch: pytest.MonkeyPatch) -> None:
+    right = gradients._parameter_gradients
+    patch.setattr(gradients, "_parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
+
+
+@fault("places")
+def an_expansion_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(recording, "_others", lambda *arguments: {})
+    patch.setitem(operations.MEETINGS, torch.Tensor.mul, lambda *arguments: None)
+
+
+@fault("bags")
+def a_mean_is_taken_for_a_sum(patch: pytest.MonkeyPatch) -> None:
+    on_rule(patch, functional.embedding_bag, lambda rule: replace(rule, mean=False))
 
 
 @fault("positions")

@@ -35,7 +35,7 @@ class Scaled(nn.Module):
 
 
 class Gain(nn.Module):
-    """A layer that no rule knows."""
+    """A layer of the user's own."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
         normal(4),
         NOTHING,
     ),
-    "scaled": (lambda: nn.Sequential(Scaled(4, 9), nn.ReLU(), Scaled(9, 2)), normal(4), {"0.bias", "2.bias"}),
+    "scaled": (lambda: nn.Sequential(Scaled(4, 9), nn.ReLU(), Scaled(9, 2)), normal(4), NOTHING),
     "linear at positions": (lambda: flat(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), normal(4, 3), NOTHING),
     "linear at many positions": (lambda: flat(nn.Linear(2, 2), nn.AvgPool1d(2)), normal(64, 2), NOTHING),
     "linear at positions of two axes": (lambda: flat(nn.Linear(3, 2), nn.Tanh()), normal(2, 2, 3), NOTHING),
@@ -244,11 +244,7 @@ CASES: dict[str, Case] = {
     "batch norm": (lambda: flat(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)), normal(4), NOTHING),
     "batch norm of images": (lambda: flat(nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.ReLU()), normal(2, 4, 4), NOTHING),
     "instance norm": (lambda: flat(nn.InstanceNorm1d(3, affine=True)), normal(3, 5), NOTHING),
-    "unknown layer": (
-        lambda: nn.Sequential(nn.Linear(4, 5), Gain(5), nn.PReLU(), nn.Linear(5, 2)),
-        normal(4),
-        {"1.gain"},
-    ),
+    "gain": (lambda: nn.Sequential(nn.Linear(4, 5), Gain(5), nn.PReLU(), nn.Linear(5, 2)), normal(4), NOTHING),
     "used twice": (Twice, normal(3), NOTHING),
     "tied": (Tied, words(5), NOTHING),
     "used behind its back": (Functional, normal(3), {"layer.weight"}),

@@ -7,7 +7,6 @@ an input of its own, so that every pass is of the same function and none leaves 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import operator
 import random
 import warnings
@@ -15,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from types import CellType, FunctionType
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -30,6 +29,8 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
+_KINDS: dict[type, bool] = {}  # whether objects of a type draw random numbers
+_UNTOUCHED: set[int] = set()  # the ids of modules inside `untouched`
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
@@ -65,10 +66,10 @@ class Snapshot:
 
 def _same_objects(one: Container, other: Container) -> bool:
     """Whether two containers hold the same objects."""
-    if isinstance(one, set):
-        return bool(one == other)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(map(operator.is_, one.values(), other.values()))
+    if isinstance(one, set):
+        return bool(one == other)
     return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
@@ -121,7 +122,6 @@ def differentiable() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
         warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
-        stack.callback(nn.modules.module.register_module_forward_hook(_contiguous_gradient).remove)
         yield
 
 
@@ -130,8 +130,7 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
 
     So it is in torch 2.13 on the CPU, for a single sample (docs/zoo.md). Only the order of numbers in memory changes.
     """
-    transformed = torch._C._functorch.is_functorch_wrapped_tensor
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and output.requires_grad and not transformed(output):
+    if output.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(output):
         output.register_hook(torch.Tensor.contiguous)
 
 
@@ -150,11 +149,18 @@ def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tens
     return check_output(output, len(x))
 
 
-def gradient(total: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
-    """The derivatives of one number by each parameter, zero where it does not depend on it, and never sparse."""
-    if not total.requires_grad:
+def gradient(
+    values: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None, *, create_graph: bool = False
+) -> list[Tensor]:
+    """The derivatives of a number, or of values times weights, by each parameter.
+
+    Zeros where it has no part in them, and never sparse.
+    """
+    if not values.requires_grad:
         return [torch.zeros_like(each) for each in parameters]
-    found = torch.autograd.grad(total, parameters, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    found = torch.autograd.grad(
+        values, parameters, weights, retain_graph=True, create_graph=create_graph, materialize_grads=True
+    )
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
@@ -162,7 +168,7 @@ def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
     """The buffers and parameters that a pass of inputs x changes in place."""
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
+    with same_attributes(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
         torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
         born = dict(module.named_parameters()).keys() - held.keys()
         if born:
@@ -182,7 +188,6 @@ def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[s
     changed = changing(module, inputs[0][:2])
     own = {name: each for name, each in module.named_parameters() if name in changed}
     before = {name: each.detach().clone() for name, each in own.items()}
-    snapshot = Snapshot(module)
     try:
         if own:
             with telling(module, inputs[0]), differentiable():
@@ -190,7 +195,6 @@ def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[s
                     module(x.clone())
         yield changed - own.keys()
     finally:
-        snapshot.restore()
         for name, each in own.items():
             each.detach().copy_(before[name])
 
@@ -275,6 +279,9 @@ def measuring(module: nn.Module) -> Iterator[ExitStack]:
     """Inside, a user's module computes in its own precision; afterwards it is as it was before."""
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
+        for layer in module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                stack.callback(layer.register_forward_hook(_contiguous_gradient).remove)
         yield stack
 
 
@@ -291,17 +298,39 @@ def _uncached() -> Iterator[None]:
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
+    if id(module) in _UNTOUCHED:  # gradients and random numbers are looked after outside
+        with same_attributes(module), same_buffers(module):
+            yield
+        return
     gradients = [(each, each.grad) for each in module.parameters()]
     states, snapshot = _RandomStates(module), Snapshot(module)
+    _UNTOUCHED.add(id(module))
     try:
         with same_buffers(module):
             yield
-            states.check()
     finally:
-        states.restore()
+        _UNTOUCHED.discard(id(module))
+        drawn = states.changed()
+        if drawn:
+            states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
+    if drawn:
+        raise FinwidthError(
+            "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
+            "call is of another network; call module.eval() first, or give it fixed numbers"
+        )
+
+
+@contextmanager
+def same_attributes(module: nn.Module) -> Iterator[None]:
+    """What a call may change of a module's parts (counters, caches) is as before; the rest is for `untouched`."""
+    snapshot = Snapshot(module, hooks=False)
+    try:
+        yield
+    finally:
+        snapshot.restore()
 
 
 @contextmanager
@@ -335,7 +364,7 @@ class _RandomStates:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.own = list({id(each): each for each in _at_hand(module) if isinstance(each, _Generator)}.values())
+        self.own = list({id(each): each for each in _at_hand(module) if _generates(each)}.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
 
@@ -344,14 +373,10 @@ class _RandomStates:
         cuda = torch.cuda.get_rng_state_all() if self.cuda else []
         return _States(torch.random.get_rng_state(), random.getstate(), of_numpy, cuda, [*map(_state, self.own)])
 
-    def check(self) -> None:
-        """Raise FinwidthError if random numbers were drawn."""
-        before, now = (list(_state_values(each)) for each in (self.before, self._states()))
-        if not all(map(_same, before, now)):
-            raise FinwidthError(
-                "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
-                "call is of another network; call module.eval() first, or give it fixed numbers"
-            )
+    def changed(self) -> bool:
+        """Whether random numbers were drawn."""
+        before, now = (_state_values(each) for each in (self.before, self._states()))
+        return not all(map(_same, before, now))
 
     def restore(self) -> None:
         """Put the states back."""
@@ -371,12 +396,22 @@ def _at_hand(module: nn.Module) -> Iterator[object]:
     for each in attributes:
         if isinstance(each, dict | list | tuple | deque):
             yield from each.values() if isinstance(each, dict) else each
-    for function in (*{type(part).forward for part in module.modules()}, *attributes):
-        if isinstance(function, FunctionType):
-            yield from function.__globals__.values()
-            yield from function.__defaults__ or ()
-            yield from (function.__kwdefaults__ or {}).values()
-            yield from inspect.getclosurevars(function).nonlocals.values()
+    candidates = (*{type(part).forward for part in module.modules()}, *attributes)
+    functions = [each for each in candidates if isinstance(each, FunctionType)]
+    for names in {id(each.__globals__): each.__globals__ for each in functions}.values():
+        yield from names.values()
+    for each in functions:
+        yield from each.__defaults__ or ()
+        yield from (each.__kwdefaults__ or {}).values()
+        yield from (cell.cell_contents for cell in each.__closure__ or () if cell != CellType())
+
+
+def _generates(each: object) -> TypeGuard[_Generator]:
+    """Whether it draws random numbers, looked up by its type, as there are many objects."""
+    kind = type(each)
+    if kind not in _KINDS:
+        _KINDS[kind] = issubclass(kind, _Generator)
+    return _KINDS[kind]
 
 
 def _state(generator: _Generator) -> Any:

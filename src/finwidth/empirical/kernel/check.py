@@ -26,6 +26,7 @@ Tensor = torch.Tensor
 Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
 _ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are taken: up to 8 all, otherwise 3, or one in 32 if that is more
 _COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
+_SHORT = 2**20  # numbers of a gradient whose products BLAS adds up
 _OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
 
 
@@ -239,8 +240,10 @@ def _backward_products(
 ) -> list[list[tuple[float, float]]]:
     """For every group and pair what the kernel (or its change) should be, and the size of its terms."""
     members = {id(each): each for pair in pairs for each in pair}
+    batches = {id(each.rows): each.x[each.rows] for each in members.values()}
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
-        outputs = {key: apply(network, each.x[each.rows], network.parameters) for key, each in members.items()}
+        passed = {key: apply(network, batch, network.parameters) for key, batch in batches.items()}
+        outputs = {key: passed[id(each.rows)] for key, each in members.items()}
         found = []
         for group in groups:
             totals = torch.zeros(len(pairs), 2, dtype=torch.float64)
@@ -271,19 +274,23 @@ def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[floa
 
 
 def _scaled_product(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
-    """sum_p scale_p <g_p, h_p>.
+    """sum_p scale_p <g_p, h_p>."""
+    parts = map(_inner_product, g, h)
+    return sum(network.scales[name] * part for name, part in zip(network.parameters, parts, strict=True))
 
-    torch adds by halves, so that sums in single precision are right to a few of its digits, whatever their length.
-    """
-    parts = ((a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)) for a, b in zip(g, h, strict=True))
-    return sum(network.scales[name] * float(part) for name, part in zip(network.parameters, parts, strict=True))
+
+def _inner_product(a: Tensor, b: Tensor) -> float:
+    """<a, b>; of long ones torch adds by halves, which is right to a few of the last digits whatever their length."""
+    if a.numel() <= _SHORT and a.dtype in {torch.float32, torch.float64}:
+        return float(torch.dot(a.flatten(), b.flatten()))
+    return float((a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)))
 
 
 def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the weighted outputs, by a plain backward pass; and its derivative along the direction by one."""
     parameters, direction = list(network.parameters.values()), network.direction
     weights = (samples.weights[:, None] * c).to(output)
-    g = gradient((output * weights).sum(), parameters, create_graph=direction is not None and not network.steps)
+    g = gradient(output, parameters, weights, create_graph=direction is not None and not network.steps)
     if direction is None or network.steps:
         return g, []
     along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
@@ -305,8 +312,7 @@ def _by_steps(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
             name: (each.detach() + sign * network.direction[name]).requires_grad_()
             for name, each in network.parameters.items()
         }
-        weighted = apply(network, samples.x[samples.rows], moved) * weights
-        found.append(gradient(weighted.sum(), list(moved.values())))
+        found.append(gradient(apply(network, samples.x[samples.rows], moved), list(moved.values()), weights))
     return [(one - other) / (2 * step) for one, other in zip(*found, strict=True)]
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from finwidth.empirical.kernel.calls import Network, differentiable
-from finwidth.empirical.kernel.forming import ALONE, OtherRouteError, OtherWayError
+from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
 from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import record
@@ -19,6 +19,7 @@ from finwidth.memory import afford, amount
 from finwidth.progress import stage
 
 Tensor = torch.Tensor
+_FEW_BYTES = 2**22  # of all gradients together that are formed at once rather than in factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class KernelJob:
 
     def generalised(self, *ways: str) -> KernelJob:
         """The job with every gradient formed, in these ways, by default one sample at a time."""
-        return replace(self, plan=general_plan(self.network, self.plan, ways or (ALONE,)))
+        return replace(self, plan=general_plan(self.network, self.plan, list(ways) or [ALONE]))
 
 
 def check_affordable(x: Tensor, numbers: int, needed: int) -> None:
@@ -107,8 +108,6 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                     for left, right in step.products:
                         add(K, entries, tiles[left], tiles[right])
             return _finished(K, job.outputs, all_pairs=entries.all_pairs), job
-        except OtherWayError:
-            job = replace(job, plan=replace(job.plan, ways=job.plan.ways[1:]))
         except OtherRouteError:
             job = _retreated(job, layout.inputs_per_pass)
 
@@ -126,13 +125,16 @@ def _finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:
 def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
     """After a pass that did not follow the plan: smaller passes, or if they do not follow it either, the general way.
 
-    A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk.
+    A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk. Where all
+    gradients together are few numbers, to look for it takes longer than the general way.
     """
-    while inputs_per_pass > 6:
+    numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
+    few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
+    while inputs_per_pass > 6 and not few:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():
-            pass_ = record(job.network, x, job.network.parameters)
+            pass_ = record(job.network, x, job.network.parameters, job.plan.numbers)
         if follows(pass_, job.plan, len(x)):
             return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
     return replace(job, sizes=replace(job.sizes, most=2**62)).generalised(*job.plan.ways)

@@ -113,7 +113,7 @@ def explain(
     --------
     >>> import torch
     >>> from finwidth.empirical import explain
-    >>> module = torch.nn.Sequential(torch.nn.EmbeddingBag(10, 3), torch.nn.Linear(3, 2))
+    >>> module = torch.nn.Sequential(torch.nn.EmbeddingBag(10, 3, mode="max"), torch.nn.Linear(3, 2))
     >>> found = explain(module, torch.randint(10, (50, 4)), outputs="trace")
     >>> for each in found.routes:
     ...     print(", ".join([each.parameter, each.route, each.reason or "-"]))

@@ -124,7 +124,7 @@ class OuterFactor:
         if self.rows is not None:
             D = self.D[:, :, 0].transpose(0, 1)
             places = self.A[:, None, :, None].expand(n, o, P, c)
-            return DenseFactor(D.new_zeros(n, o, self.rows, c).scatter_add(2, places, D).flatten(2))
+            return DenseFactor(D.new_zeros(n, o, self.rows, c).scatter_add_(2, places, D).flatten(2))
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         G = torch.bmm(D, self.A.reshape(n * g, P, -1))
         return DenseFactor(G.view(n, g, o, -1).transpose(1, 2).flatten(2))

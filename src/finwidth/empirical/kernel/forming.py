@@ -1,6 +1,6 @@
 """Gradients themselves, formed where no rule gives them in factors: under vmap, a few samples at a time, or one by one.
 
-A way that cannot take a module raises OtherWayError, and the next one of `WAYS` is tried.
+A way that cannot take a module raises OtherWayError, and the next one of `WAYS` is tried (`formed`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,33 @@ from finwidth.empirical.kernel.calls import Network, apply, differentiable, dual
 from finwidth.empirical.kernel.factors import DenseFactor
 
 Tensor = torch.Tensor
-_COMPANY = 8  # most samples of a pass that goes back for each of their outputs
+_COMPANY = 16  # most samples of a pass that goes back for each of their outputs
+_GRADIENTS = 2**18  # numbers of a typical gradient of such a pass that are few
 
 
 class OtherRouteError(Exception):
     """A pass cannot be done as the plan says."""
 
 
-class OtherWayError(OtherRouteError):
+class OtherWayError(Exception):
     """The gradients of single parameters cannot be formed in this way."""
 
 
-def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+def formed(
+    network: Network, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, *, mean: int
+) -> DenseFactor:
+    """The gradients by some parameters in the first of these ways that takes the module; others are removed.
+
+    ``mean`` is how many numbers a typical gradient has for one sample and output.
+    """
+    while True:
+        try:
+            return WAYS[ways[0]](network, names, x, outputs, mean)
+        except OtherWayError:
+            del ways[0]
+
+
+def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients by some parameters, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
     buffers = dict(network.module.named_buffers())
@@ -48,16 +63,17 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range)
     return DenseFactor(found.detach())
 
 
-def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients that torch.func cannot: by passes of a few samples, and backward for all their outputs at once.
 
     In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
-    square root of what goes through at once otherwise: that holds as many numbers, and calls matter more than these.
+    square root of what goes through at once otherwise, which holds as many numbers; or more if these are few.
     """
     chosen = {name: each for name, each in network.parameters.items() if name in names}
     found = []
     with differentiable():
-        for some in torch.split(x, min(_COMPANY, math.isqrt(len(x)))):
+        most = math.isqrt(max(len(x), _GRADIENTS // (mean * len(outputs))))
+        for some in torch.split(x, min(_COMPANY, most)):
             values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
             rows = _scaled_rows(network, _all_at_once(values, chosen), len(values))
             found.append(rows.view(len(some), len(outputs), -1))
@@ -86,7 +102,7 @@ def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, 
     return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
 
 
-def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range) -> DenseFactor:
+def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients of any module: by a pass for every sample, and a backward pass for each of its outputs."""
     samples = []
     with differentiable(), telling(network.module, x[:1]):

@@ -7,27 +7,28 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TypeAlias
 
 import torch
 
 from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, unit_rows
+from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
-from finwidth.empirical.kernel.operations import EXCHANGED, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, record
+from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of, pass_through, record
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
+Weights: TypeAlias = dict[str, list[tuple[Rule, GradientFactor]]]  # the gradients by weights, of every use of each
 
 
 MEETING = (
@@ -52,17 +53,24 @@ class GradientPlan:
 
     ``uses`` has, for every recorded use in order, its signature and the places of its samples; ``pulled`` names the
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
-    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`) that have not
-    failed yet; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has.
+    parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), of which those
+    that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
+    ``mean``: how many numbers a typical gradient has for one sample and output.
     """
 
     uses: tuple[tuple[Signature, Axes | None], ...]
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
-    ways: tuple[str, ...]
+    ways: list[str]
     outputs: int
+    mean: int
     dtype: torch.dtype
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of the recorded uses."""
+        return frozenset(number for (number, *_), _ in self.uses)
 
 
 def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]:
@@ -72,10 +80,11 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        (two, less), (three, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
-        backward = record(network, rows.flip(0), network.parameters)
+        (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        numbers = numbers_of(of_two, of_three)
+        two, three = of_two.record(second, numbers), of_three.record(output, numbers)
+        backward = record(network, rows.flip(0), network.parameters, numbers)
         alone = apply(network, rows[:1], network.parameters)
-        output = three.output
         if not output.requires_grad:
             raise FinwidthError(
                 "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
@@ -84,25 +93,24 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         if unlike:
             raise FinwidthError(unlike)
         uses, pulled, general = _places(network, two, three, backward)
-        columns: list[Tensor] = []
+        plain: list[Tensor] = []
         batched = False
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
-                (columns, plain, ahead), batched = _try_backward(three)
+                (plain, ahead), batched = _try_backward(three)
                 general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-        ways = (ALONE,) if hooks else tuple(WAYS)
-        dtype = functools.reduce(
-            torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype
-        )
-        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], dtype)
-        factors, rough = _factors(network, plan, three, columns, network.parameters) if columns else ([], {})
-    formed = [names for names in (_parameters_behind(plan, three, rough), general) if names]
-    numbers = [sum(network.parameters[name].numel() for name in names) for names in formed]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers))
-    results = [use.shape.numel() // 3 for use in three.uses]
-    saved = max(0, more - less) // output.element_size()
-    mean = max(saved // 8, sum(results)) // max(1, len(results))
+        ways = [ALONE] if hooks else list(WAYS)
+        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
+        results = [use.shape.numel() // 3 for use in three.uses]
+        saved = max(0, more - less) // output.element_size()
+        mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
+        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+        one, columns = _of_one_sample(three, uses, plain)
+        factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
+    formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
+    sizes = [sum(network.parameters[name].numel() for name in names) for names in formed]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in sizes))
     return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
 
 
@@ -133,32 +141,40 @@ def _places(
 
 
 def _site(use: Use) -> Site:
-    return type(use.rule), getattr(use.rule, "groups", 1), use.weight, use.bias
+    return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: Network, x: Tensor) -> tuple[Record, int]:
-    """A pass, and the bytes that autograd keeps of it."""
+def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]:
+    """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
     def note(each: Tensor) -> Tensor:
         kept[each.data_ptr()] = each.numel() * each.element_size()
         return each
 
-    recorder = Recorder(network.parameters)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each), recorder:
-            output = apply(network, x, network.parameters)
-        return recorder.record(output), sum(kept.values())
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+            recorder, output = pass_through(network, x, network.parameters)
+        return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
-        found = record(network, x, network.parameters)
-        return found, 4 * found.output.element_size() * sum(use.shape.numel() for use in found.uses)
+        recorder, output = pass_through(network, x, network.parameters)
+        return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
-def general_plan(network: Network, plan: GradientPlan, ways: tuple[str, ...]) -> GradientPlan:
+def general_plan(network: Network, plan: GradientPlan, ways: list[str]) -> GradientPlan:
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
     return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
+
+
+def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
+    """The inputs of uses, and the gradients by their results, of the first sample."""
+    narrowed, found = [], []
+    for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
+        narrowed.append(replace(use, input=use.input.narrow(axes.input, 0, axes.times)) if axes else use)
+        found.append(D.narrow(axes.result + 1, 0, axes.times) if axes else D)
+    return replace(three, uses=narrowed), found
 
 
 def _axes(three: Use, two: Use) -> Axes | None:
@@ -205,19 +221,17 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor], list[Tensor]], bool]:
-    """Gradients of the first output, and of a combination of all for equal weights of the samples and for `_AHEAD`.
+def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], bool]:
+    """Gradients of a combination of the outputs, for equal weights of the samples and for `_AHEAD`, (1, *result) each.
 
     And whether torch can run the backward pass for several at once.
     """
-    output = three.output
-    first, *others = _each_sample(output, range(1)), _combined(output, torch.ones(3)), _combined(output, _AHEAD)
-    cotangents, batched = torch.cat([first, *others]), True
+    cotangents, batched = torch.cat([_combined(three.output, each) for each in (torch.ones(3), _AHEAD)]), True
     try:
         rows = _backward(three, cotangents, batched=True)
     except RuntimeError:
         rows, batched = _backward(three, cotangents, batched=False), False
-    return ([each[:1] for each in rows], [each[1] for each in rows], [each[2] for each in rows]), batched
+    return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
 def _out_of_order(
@@ -229,11 +243,11 @@ def _out_of_order(
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    back = [each[0] for each in _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)]
+    back = _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)
     found: dict[str, str] = {}
     for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         if axes is not None:
-            D, one, other = (_by_sample(each, axes) for each in columns)
+            D, one, other = (_by_sample(each[0], axes) for each in columns)
             right = D * _AHEAD.to(D)
             if not (near(right, one) and near(right.flip(-1), other)):
                 found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
@@ -276,22 +290,18 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if plan.general:  # first, as they may have to be formed in another way
-        form = WAYS[plan.ways[0]]
-        found.append(form(network, frozenset(plan.general), x, outputs))
     if len(plan.general) < len(network.parameters):
         with differentiable():
-            recorder = Recorder(network.leaves())
-            with recorder:
-                output = apply(network, x, recorder.parameters)
-            pass_ = recorder.record(output)
+            leaves = network.leaves()
+            pass_ = record(network, x, leaves, plan.numbers)
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
-            factors, rough = _factors(network, plan, pass_, columns, recorder.parameters)
-            found += factors
-            if rough:
-                found.append(_parameter_gradients(network, plan, pass_, rough, recorder.parameters))
+            found, rough = _factors(network, plan, pass_, columns, leaves)
+            found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
+            del pass_, columns
+    if plan.general:
+        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
@@ -329,31 +339,27 @@ def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
 
 def _factors(
     network: Network, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
-) -> tuple[list[GradientFactor], dict[str, Tensor]]:
+) -> tuple[list[GradientFactor], list[Weights]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
-    And the gradients, shape (n, o, numbers), by weights that operations share, or that have parameters in common.
+    And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
     direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
     sites: dict[Site, list[GradientFactor]] = {}
-    weights: dict[str, list[tuple[Rule, GradientFactor]]] = {}
+    weights: Weights = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
-            x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1).to(plan.dtype)
-            x = x.to(plan.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-            weight, bias = (direct.get(name or "") for name in (use.weight, use.bias))
-            if not (weight is None and bias is None):
-                own = factor(use.rule, x, moved, weight, bias)
-                sites.setdefault(_site(use), []).append(own.gathered(axes.times))
-            for key, *scales in ((use.weight, 1.0, None), (use.bias, None, 1.0)):
+            own = _own_factor(use, axes, D.to(plan.dtype))
+            if any(name in direct for name in use.names):
+                sites.setdefault(_site(use), []).append(own(*(direct.get(name or "") for name in use.names)))
+            for key, *scales in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    own = factor(use.rule, x, moved, *scales).gathered(axes.times)
-                    weights.setdefault(key, []).append((use.rule, own))
+                    weights.setdefault(key, []).append((use.rule, own(*scales)))
         found = [together(parts) for parts in sites.values()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
-        rough: dict[str, Tensor] = {}
+        rough: Weights = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
             names = _parameters_behind(plan, pass_, [key])
@@ -362,8 +368,30 @@ def _factors(
                 pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
                 found.append(replace(first, pull=pull))
             else:
-                rough[key] = sum((gradient_of(*each) for each in more), start=gradient_of(rule, first))
-        return found, rough
+                rough[key] = parts
+        return found, _connected(plan, pass_, rough)
+
+
+def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weights]:
+    """The weights in groups; those of different groups have no parameters in common."""
+    groups: list[tuple[set[str], Weights]] = []
+    for key, parts in rough.items():
+        names, weights = set(_parameters_behind(plan, pass_, [key])), {key: parts}
+        for group in [each for each in groups if each[0] & names]:
+            groups.remove(group)
+            names, weights = names | group[0], group[1] | weights
+        groups.append((names, weights))
+    return [weights for _, weights in groups]
+
+
+def _own_factor(use: Use, axes: Axes, D: Tensor) -> Callable[[float | None, float | None], GradientFactor]:
+    """The gradients by a use's weight and bias as a function of their scales, from those by its result."""
+    if isinstance(use.rule, Expansion):
+        rows = torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1)
+        return partial(factor, use.rule, use.input, rows)
+    x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
+    x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
+    return lambda weight, bias: factor(use.rule, x, moved, weight, bias).gathered(axes.times)
 
 
 def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
@@ -372,15 +400,24 @@ def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -
 
 
 def _parameter_gradients(
-    network: Network, plan: GradientPlan, pass_: Record, rough: Mapping[str, Tensor], leaves: Mapping[str, Tensor]
+    network: Network, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
 ) -> DenseFactor:
-    """The gradients by parameters, from those by the weights that are made of them."""
-    weights = {**leaves, **pass_.made}
+    """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
+    rows = []
+    for (rule, first), *more in rough.values():
+        own = gradient_of(rule, first)
+        for i, each in enumerate(more):
+            own = own.add_(gradient_of(*each)) if i else own + gradient_of(*each)
+        rows.append(own)
+    (key, *others), weights = rough, {**leaves, **pass_.made}
+    if not others and key in leaves:
+        root = network.scales[key] ** 0.5
+        return DenseFactor(rows[0] if root == 1 else root * rows[0])
     behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
     pull = _pullback(network, [weights[key] for key in rough], behind)
-    rows = next(iter(rough.values())) if len(rough) == 1 else torch.cat(list(rough.values()), dim=2)
-    found = rows.new_empty(*rows.shape[:2], pull.numbers)
-    pull.into(rows.flatten(0, 1), found.view(-1, pull.numbers))
+    whole = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
+    found = whole.new_empty(*whole.shape[:2], pull.numbers)
+    pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
     return DenseFactor(found)
 
 

@@ -62,6 +62,10 @@ class Convolution:
         """The patch of the input at each position, shape (n, g, positions, channels and kernel)."""
         dims, g = len(self.kernel), self.groups
         x = functional.pad(x, [side for pair in reversed(self.padding) for side in pair])
+        if dims < 3:  # which torch does quicker
+            whole, one = (x.unsqueeze(2), (1,)) if dims == 1 else (x, ())
+            strips = functional.unfold(whole, one + self.kernel, one + self.dilation, 0, one + self.stride)
+            return torch.unflatten(strips, 1, (g, -1)).mT
         for i, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
             x = x.unfold(2 + i, dilation * (size - 1) + 1, stride)[..., ::dilation]
         x = x.reshape(len(x), g, -1, *x.shape[2:])  # (n, g, channels, *positions, *kernel)
@@ -112,6 +116,24 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Bag(Lookup):
+    """y = the sum or the mean of rows of a table, which are looked up."""
+
+    mean: bool
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the input can be the batch axis."""
+        return axis == 0
+
+    def outer(self, x: Tensor, D: Tensor) -> OuterFactor:
+        """Factors by the table, from x (n, P) and D (o, n, c)."""
+        if self.mean:
+            counted = x != self.padding if self.padding is not None else torch.ones_like(x)
+            D = D / counted.sum(1).clamp(min=1)[:, None]
+        return super().outer(x, D[:, :, None].expand(-1, -1, x.shape[1], -1))
+
+
+@dataclass(frozen=True)
 class Scaling:
     """y = w * z + b with z = scaled(x), up to terms without w and b; w and b have one number a feature."""
 
@@ -130,19 +152,45 @@ class Scaling:
         return each.reshape(*each.shape[:start], -1, count)
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """y = w, copied for every sample and to further places, where it meets them; w has this shape."""
+
+    shape: torch.Size
+
+    def batched(self, x: Tensor, axis: int) -> bool:
+        """Whether ``axis`` of the result can be the batch axis: any that has copies."""
+        return True
+
+    def summed(self, D: Tensor) -> Tensor:
+        """Sum gradients (o, n, *result of a sample) over the copies of a sample, shape (o, n, numbers)."""
+        sizes = (1,) * (D.ndim - 2 - len(self.shape)) + tuple(self.shape)
+        copies = [(whole // size, size) for whole, size in zip(D.shape[2:], sizes, strict=True)]
+        split = D.reshape(*D.shape[:2], *(each for pair in copies for each in pair))
+        return split.sum(tuple(range(2, split.ndim, 2))).flatten(2) if copies else D[..., None]
+
+
 EXCHANGED = Multiplication, TransposedConvolution  # weights of shape (a, c), where those of others are (c, a)
 Ints: TypeAlias = int | list[int] | tuple[int, ...]
-Rule: TypeAlias = Linear | Convolution | Lookup | Scaling
+Rule: TypeAlias = Linear | Convolution | Lookup | Scaling | Expansion
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call: its rule, the tensors it took as weight and bias, and its input."""
+    """One call: its rule, the tensors it took as weight and bias, and its input; None if it takes nothing else."""
 
     rule: Rule
     weight: Tensor | None
     bias: Tensor | None
-    input: Tensor
+    input: Tensor | None
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One call of an elementwise operation: the tensors that may be expanded, and the shape to which they are."""
+
+    tensors: Sequence[Tensor]
+    shape: torch.Size
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
@@ -151,6 +199,18 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operat
 
 def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Operation | None:
     return Operation(Multiplication(), mat2, input, mat1) if beta == alpha == 1 and input.ndim == 1 else None
+
+
+def _matmul(input: Tensor, other: Tensor) -> Operation | None:
+    return Operation(Multiplication(), other, None, input) if other.ndim == 2 and input.ndim > 1 else None
+
+
+def _getitem(input: Tensor, index: object) -> Operation | None:
+    """Rows of a table by whole numbers, of which negative ones count from behind."""
+    whole = isinstance(index, Tensor) and index.dtype in {torch.int64, torch.int32}
+    if not isinstance(index, Tensor) or not whole or input.ndim != 2 or not input.requires_grad:
+        return None
+    return Operation(Lookup(len(input), None), input, None, index.remainder(len(input)))
 
 
 def _each(value: Ints, dims: int) -> tuple[int, ...]:
@@ -214,6 +274,27 @@ def _embedding(  # noqa: PLR0917
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
     return Operation(Lookup(len(weight), padding_idx), weight, None, input)
+
+
+def _embedding_bag(  # noqa: PLR0917
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Operation | None:
+    unusual = max_norm is not None or scale_grad_by_freq or per_sample_weights is not None
+    if unusual or input.ndim != 2 or mode not in {"sum", "mean"}:
+        return None
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += len(weight)
+    return Operation(Bag(len(weight), padding_idx, mode == "mean"), weight, None, input)
 
 
 def _layer_norm(
@@ -281,9 +362,38 @@ def _prelu(input: Tensor, weight: Tensor) -> Operation:
     return Operation(Scaling(lambda x: x.clamp(max=0), 0 if weight.numel() == 1 else None), weight, None, input)
 
 
+def _expansion(input: Tensor, *args: object, **kwargs: object) -> Operation:
+    return Operation(Expansion(input.shape), input, None, None)
+
+
+def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    dtypes = [each.dtype for each in tensors if each.is_floating_point()]
+    if len(dtypes) < 2 or len(set(dtypes)) > 1:  # the type of the result depends on the shapes
+        return None
+    shapes = {each.shape for each in tensors}
+    if len(shapes) == 1:
+        return Meeting(tensors, shapes.pop())
+    shape: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return Meeting(tensors, shape)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object
+) -> Meeting | None:
+    if attn_mask is None or attn_mask.dtype != query.dtype:
+        return None
+    return Meeting([attn_mask], torch.Size((*query.shape[:-1], key.shape[-2])))
+
+
 OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.linear: _linear,
     torch.addmm: _addmm,
+    torch.matmul: _matmul,
+    torch.mm: _matmul,
+    torch.Tensor.matmul: _matmul,
+    torch.Tensor.mm: _matmul,
+    torch.Tensor.__getitem__: _getitem,
     functional.conv1d: _convolution,
     functional.conv2d: _convolution,
     functional.conv3d: _convolution,
@@ -291,12 +401,33 @@ OPERATIONS: dict[Callable[..., Tensor], Callable[..., Operation | None]] = {
     functional.conv_transpose2d: _transposed,
     functional.conv_transpose3d: _transposed,
     functional.embedding: _embedding,
+    functional.embedding_bag: _embedding_bag,
     functional.layer_norm: _layer_norm,
     functional.rms_norm: _rms_norm,
     functional.group_norm: _group_norm,
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _instance_norm,
     functional.prelu: _prelu,
+    torch.Tensor.expand: _expansion,
+    torch.Tensor.expand_as: _expansion,
+    torch.broadcast_to: _expansion,
+    torch.Tensor.broadcast_to: _expansion,
+    torch.Tensor.repeat: _expansion,
+    torch.Tensor.tile: _expansion,
+    torch.tile: _expansion,
+}
+_ELEMENTWISE = """
+    add sub subtract mul multiply div divide true_divide where maximum minimum pow lerp addcmul addcdiv atan2
+    add_ sub_ mul_ div_ lerp_ addcmul_ addcdiv_
+"""
+MEETINGS: dict[Callable[..., Tensor], Callable[..., Meeting | None]] = {
+    functional.scaled_dot_product_attention: _attention,
+    **{
+        getattr(place, name): _elementwise
+        for name in _ELEMENTWISE.split()
+        for place in (torch, torch.Tensor)
+        if hasattr(place, name)
+    },
 }
 
 
@@ -306,6 +437,8 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
     ``x`` is the operation's input, samples first, and ``D``, shape (o, n, ...), the outputs' gradients by its result.
     A bias is a weight on a constant number 1, so it is one more column of what the weight multiplies.
     """
+    if isinstance(rule, Expansion):
+        return DenseFactor(math.sqrt(weight or 0.0) * rule.summed(D).transpose(0, 1))
     if isinstance(rule, Scaling):
         D = rule.features(D, 2)
         parts = [] if bias is None else [math.sqrt(bias) * D.sum(2)]

@@ -5,12 +5,16 @@ apart.  A view that the output reaches only through the result of its operation 
 not in a derivative that the forward pass takes of it.  A parameter that the output reaches only through such views is
 used in no other way: directly, or, as in weight normalisation, through a weight that is made of it.  Any other
 parameter is left to the general route.
+
+Where something made of parameters only meets the samples by broadcasting, as a position table or a gain does, what is
+recorded is its expansion to the shape of the result: the gradients by that are those of every sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -18,33 +22,46 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from finwidth.empirical.kernel.calls import Network, apply
-from finwidth.empirical.kernel.operations import OPERATIONS, Operation, Rule
+from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
-Signature: TypeAlias = tuple[type, str | None, str | None, int, int]
+Signature: TypeAlias = tuple[int, type, str | None, str | None, int, int]
 
 
 @dataclass(frozen=True)
 class Use:
-    """One call of an operation with counted parameters: their names, its input, and its result as a graph edge.
+    """One call of an operation with counted parameters: its weight and bias, its input, its result as a graph edge.
 
-    A weight that is no parameter but made of some has a name too, "#0", "#1" and so on in a pass.
+    ``number`` tells it from others of a pass: operations are counted up, tensors that may be expanded down. ``names``
+    are those of weight and bias; one that is no parameter but made of some has a name too, "#0", "#1" and so on.
     """
 
+    number: int
     rule: Rule
-    weight: str | None
-    bias: str | None
+    weights: tuple[Tensor | None, Tensor | None]
     input: Tensor
     version: int  # of the input at the call; another one later means that it was changed in place
     edge: GradientEdge
     shape: torch.Size  # of the result
-    views: Mapping[str, Node]  # of the weights
+    nodes: tuple[Node | None, Node | None]  # of the views of weight and bias
+    names: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def views(self) -> dict[str, Node]:
+        """The views of the weights that count, by name."""
+        pairs = zip(self.names, self.nodes, strict=True)
+        return {name: node for name, node in pairs if name is not None and node is not None}
 
     @property
     def signature(self) -> Signature:
         """Identifies the call; the same in every pass, unless control flow depends on the data."""
-        return type(self.rule), self.weight, self.bias, self.input.ndim, len(self.shape)
+        return self.number, type(self.rule), *self.names, self.input.ndim, len(self.shape)
+
+    def meets_samples(self, fewer: Use) -> bool:
+        """Whether the samples are in its input or result, and not in its weights, by the same use of fewer samples."""
+        sizes = [[None if each is None else each.shape for each in use.weights] for use in (self, fewer)]
+        return sizes[0] == sizes[1] and (self.shape != fewer.shape or self.input.shape != fewer.input.shape)
 
 
 @dataclass(frozen=True)
@@ -69,16 +86,18 @@ class Record:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes every operation of `OPERATIONS` that takes a counted parameter itself, or a weight made of others.
+    """Notes every operation of `OPERATIONS` and `MEETINGS` that takes a counted parameter itself, or a weight.
 
-    The given tensors are the counted parameters, leaves of the graph.
+    The given tensors are the counted parameters, leaves of the graph. With ``numbers`` only the calls of these are
+    noted; without, all that may count, and among them weights that depend on the samples.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None) -> None:
         super().__init__()
         self.parameters = parameters
         self.names = {id(each): name for name, each in parameters.items()}
-        self.made: dict[str, Tensor] = {}
+        self.numbers = numbers
+        self.operations = self.expansions = 0
         self.uses: list[Use] = []
 
     def __torch_function__(
@@ -95,69 +114,128 @@ class Recorder(TorchFunctionMode):
                 "the module draws random numbers by a generator of its own, so that each call is of another network; "
                 "call module.eval() first, or give it fixed numbers"
             )
-        read = OPERATIONS.get(func)
-        operation = read(*args, **kwargs) if read else None
-        if operation is None or not _is_usual(operation):
-            return func(*args, **kwargs)
-        given = [each for each in (operation.weight, operation.bias) if each is not None and self._name(each)]
-        if not any(each.requires_grad for each in given):
-            return func(*args, **kwargs)
-        views = {id(each): each.view_as(each) for each in given}
-        found = func(
-            *(views.get(id(each), each) for each in args),
-            **{key: views.get(id(each), each) for key, each in kwargs.items()},
-        )
-        if found.requires_grad:
-            self._note(operation, found, views)
+        if func in MEETINGS:
+            return _replaced(func, args, kwargs, self._expanded(MEETINGS[func](*args, **kwargs)))
+        if func in OPERATIONS:
+            self.operations += 1
+            operation = OPERATIONS[func](*args, **kwargs) if self._wanted(self.operations) else None
+            if operation is not None and _is_usual(operation):
+                return self._noted(self.operations, operation, lambda views: _replaced(func, args, kwargs, views))
+        return func(*args, **kwargs)
+
+    def _wanted(self, number: int) -> bool:
+        return self.numbers is None or number in self.numbers
+
+    def _counts(self, weight: Tensor) -> bool:
+        """Whether it is a counted parameter, or may be made of some."""
+        return weight.requires_grad and (id(weight) in self.names or weight.grad_fn is not None)
+
+    def _expanded(self, meeting: Meeting | None) -> dict[int, Tensor]:
+        """The expansions of the tensors that an elementwise operation expands, by the id of these."""
+        found: dict[int, Tensor] = {}
+        if meeting is None:
+            return found
+        for each in meeting.tensors:
+            self.expansions -= 1
+            smaller = each.shape != meeting.shape or self.numbers is not None  # of a single sample it is as large
+            if smaller and self._wanted(self.expansions) and self._counts(each):
+                whole = Operation(Expansion(each.shape), each, None, None)
+                found[id(each)] = self._noted(self.expansions, whole, partial(_expand, each, meeting.shape))
         return found
 
-    def _name(self, weight: Tensor) -> str | None:
-        """The name of a parameter that counts, or of a weight that is no parameter."""
-        if id(weight) not in self.names and weight.grad_fn is not None:
-            name = f"#{len(self.made)}"
-            self.made[name] = weight  # which keeps it, and so its id
-            self.names[id(weight)] = name
-        return self.names.get(id(weight))
+    def _noted(self, number: int, operation: Operation, call: Callable[[Mapping[int, Tensor]], Tensor]) -> Tensor:
+        """The result of a call that is given views of its weights, by the id of these; and note it."""
+        weights = operation.weight, operation.bias
+        views = {id(each): each.view_as(each) for each in weights if each is not None and self._counts(each)}
+        found = call(views)
+        if views and found.requires_grad:
+            source, edge = found if operation.input is None else operation.input, get_gradient_edge(found)
+            weight, bias = (views[id(each)].grad_fn if id(each) in views else None for each in weights)
+            use = Use(number, operation.rule, weights, source, source._version, edge, found.shape, (weight, bias))
+            self.uses.append(use)
+        return found
 
-    def _note(self, operation: Operation, found: Tensor, views: Mapping[int, Tensor]) -> None:
-        weight, bias = (self.names.get(id(each)) for each in (operation.weight, operation.bias))
-        source, edge = operation.input, get_gradient_edge(found)
-        nodes = {self.names[key]: each.grad_fn for key, each in views.items() if each.grad_fn is not None}
-        self.uses.append(Use(operation.rule, weight, bias, source, source._version, edge, found.shape, nodes))
-
-    def record(self, output: Tensor) -> Record:
-        """The record of a pass under this mode that gave this output."""
+    def record(self, output: Tensor, numbers: Collection[int]) -> Record:
+        """The record of a pass under this mode that gave this output, of the calls with these numbers."""
         graph = _Graph(output)
         if any("CheckpointFunction" in node.name() for node in graph.users):
             raise FinwidthError(
                 "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
                 "autograd.grad; give use_reentrant=False"
             )
-        uses = [use for use in self.uses if use.edge.node in graph.users and use.input._version == use.version]
+        uses, made = self._named([each for each in self.uses if each.number in numbers and graph.has(each)])
         leaves = {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
         results = {use.edge.node for use in uses}
-        below = {name: reachable(weight.grad_fn) for name, weight in self.made.items()}
+        below = {name: reachable(weight.grad_fn) for name, weight in made.items()}
         made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
-        sound = {name for name in self.names.values() if not below.get(name, set()) & results}
+        unsound = {name for name, nodes in below.items() if nodes & results}
         above = {view: graph.above({view}, use.edge.node) for use in uses for view in use.views.values()}
         after = graph.above(results) - results.union(*above.values())  # what becomes of results up to the output
-        reorders = any(map(_reorders, after))
-        return Record(output, uses, _others(graph, uses, above, leaves, sound), self.made, made_of, reorders)
+        others = _others(graph, uses, above, leaves, unsound)
+        for name in unsound:
+            others |= dict.fromkeys(made_of[name], "used in the making of a weight with others that meet the samples")
+        return Record(output, uses, others, made, made_of, any(map(_reorders, after)))
+
+    def _named(self, uses: list[Use]) -> tuple[list[Use], dict[str, Tensor]]:
+        """The uses with the names of their weights, and the weights that are no parameters."""
+        names, made, found = dict(self.names), dict[str, Tensor](), list[Use]()
+        for use in uses:
+            for each, node in zip(use.weights, use.nodes, strict=True):
+                if each is not None and node is not None and id(each) not in names:
+                    names[id(each)] = f"#{len(made)}"
+                    made[names[id(each)]] = each
+            weight, bias = (names.get(id(each)) for each in use.weights)
+            found.append(replace(use, names=(weight, bias)))
+        return found, made
 
 
-def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Record:
-    """Pass ``x`` through the module, with the given tensors as its counted parameters."""
-    recorder = Recorder(parameters)
+def _expand(weight: Tensor, shape: torch.Size, views: Mapping[int, Tensor]) -> Tensor:
+    return views[id(weight)].expand(shape)
+
+
+def _replaced(
+    func: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object], others: Mapping[int, Tensor]
+) -> Tensor:
+    """A call with other tensors in the place of some, by the id of these."""
+    if not others:
+        return func(*args, **kwargs)
+    return func(
+        *(others.get(id(each), each) for each in args),
+        **{key: others.get(id(each), each) for key, each in kwargs.items()},
+    )
+
+
+def pass_through(
+    network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None
+) -> tuple[Recorder, Tensor]:
+    """Pass ``x`` through the module with the given tensors as its counted parameters: what it noted, and the output."""
+    recorder = Recorder(parameters, numbers)
     with recorder:
-        output = apply(network, x, parameters)
-    return recorder.record(output)
+        return recorder, apply(network, x, parameters)
+
+
+def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int]) -> Record:
+    """The record of a pass, of the calls with these numbers."""
+    recorder, output = pass_through(network, x, parameters, numbers)
+    return recorder.record(output, numbers)
+
+
+def numbers_of(two: Recorder, three: Recorder) -> frozenset[int]:
+    """The numbers of the calls in which weights without samples meet samples, by passes of two samples and of three."""
+    fewer = {use.number: use for use in two.uses}
+    if two.expansions != three.expansions:  # how often depends on the samples; operations are compared by the plan
+        fewer = {number: use for number, use in fewer.items() if number > 0}
+    if two.operations != three.operations:
+        return frozenset(use.number for use in three.uses)
+    return frozenset(use.number for use in three.uses if use.number in fewer and use.meets_samples(fewer[use.number]))
 
 
 def _is_usual(operation: Operation) -> bool:
     """Whether weight and bias have no other part in the call, and no transform of torch.func is at work."""
     weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if not weights or operation.weight is operation.bias or any(map(wrapped, (operation.input, *weights))):
+    source = [] if operation.input is None else [operation.input]
+    if not weights or operation.weight is operation.bias or any(map(wrapped, (*source, *weights))):
         return False
     return not any(operation.input is each for each in weights)
 
@@ -201,12 +279,12 @@ def _from_the_front(dim: int, ndim: int) -> int:
 
 
 def _others(
-    graph: _Graph, uses: list[Use], above: Mapping[Node, set[Node]], leaves: Mapping[Node, str], sound: set[str]
+    graph: _Graph, uses: list[Use], above: Mapping[Node, set[Node]], leaves: Mapping[Node, str], unsound: set[str]
 ) -> dict[str, str]:
     """The parameters with a use that is not recorded, and what that use is.
 
-    ``above`` has what uses a view but for the result of its operation. A weight is ``sound`` if no recorded operation
-    is in its making, so that no gradient is counted twice.
+    ``above`` has what uses a view but for the result of its operation. A weight is ``unsound`` if a recorded operation
+    is in its making, so that gradients would be counted twice.
     """
     views: set[Node] = set()
     differentiated: set[str] = set()
@@ -214,7 +292,7 @@ def _others(
         for name, node in use.views.items():
             if graph.root in above[node]:
                 differentiated.add(name)
-            elif name in sound:
+            elif name not in unsound:
                 views.add(node)
     found: dict[str, str] = {}
     for node in reachable(graph.root, views):
@@ -252,6 +330,10 @@ class _Graph:
                     waiting.append(each)
                 if each is not None:
                     self.users.setdefault(each, []).append(node)
+
+    def has(self, use: Use) -> bool:
+        """Whether the output depends on a use, whose input is as it was."""
+        return use.edge.node in self.users and use.input._version == use.version
 
     def above(self, nodes: set[Node], without: Node | None = None) -> set[Node]:
         """Nodes and those that use them, directly or not, on paths that do not pass through ``without``."""

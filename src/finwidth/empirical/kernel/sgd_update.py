@@ -160,7 +160,7 @@ def sgd_update(
         job = replace(
             job,
             network=replace(job.network, direction=direction),
-            plan=replace(job.plan, ways=(ALONE,)),  # the others know of no direction
+            plan=replace(job.plan, ways=[ALONE]),  # the others know of no direction
             sizes=replace(job.sizes, memory=job.sizes.memory // 2),
             progress=tell,
         )
