@@ -207,6 +207,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "regime width": lambda: finwidth.regime(WIDE, draws=2),
     "regime of held weights": lambda: finwidth.regime(MLP([3, 10**6, 10**6, 1], weight_law="uniform"), draws=2),
     "compare": lambda: finwidth.compare(NET, ONES, networks=HUGE),
+    "expansion": lambda: finwidth.expansion(NET, MANY),
     "infinite width": lambda: finwidth.infinite_width_gram(NET, MANY),
     "grid": lambda: moments_grid(range(1, 10**6), range(1, 10**6), ONES),
     "grid of no end": lambda: moments_grid(range(1, 10**12), [2], ONES),
