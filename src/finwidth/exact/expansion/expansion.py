@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,9 @@ from finwidth.quantities import Quantity, attributes
 if TYPE_CHECKING:
     import xarray as xr
 
-CONVERGED, ALLOWED = 1e-11, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
+CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
-ORDINARY = 0.2  # Var K / K^2 at first order up to which it has been seen to be right to 10% (docs/expansion.md)
+ORDINARY = 0.1  # Var K / K^2 at first order up to which it has been seen to be right to 10% (docs/expansion.md)
 
 _PAIR, _FOUR = ("input", "input_"), ("input", "input_", "other", "other_")
 _QUANTITIES = {
@@ -131,7 +131,7 @@ def expansion(
     array([[-0.4074, -0.0936],
            [-0.0936, -0.4074]])
     >>> wide.attrs["first_order"]
-    'Var K / K^2 is 0.1; up to 0.2 first order has been seen to be right to 10%'
+    'Var K / K^2 is 0.064; up to 0.1 first order has been seen to be right to 10%'
     """
     check_supported("finwidth.expansion", net)
     inputs = check_inputs(net, X)
@@ -155,7 +155,8 @@ def _check_shape(y: npt.ArrayLike, m: int, outputs: int) -> None:
         raise FinwidthError(f"y has shape {found.shape}; give finite numbers of shape {shape}")
 
 
-Columns = dict[str, tuple[FloatArray, FloatArray]]  # of each quantity the orders 0 and 1
+Orders: TypeAlias = tuple[FloatArray, FloatArray]
+Columns: TypeAlias = dict[str, Orders]
 
 
 def _converged(net: MLP, X: FloatArray, points: int, seed: int, *, change: bool) -> tuple[Columns, dict[str, float]]:
@@ -163,9 +164,9 @@ def _converged(net: MLP, X: FloatArray, points: int, seed: int, *, change: bool)
     layers, found = _at_level(net, X, 0, change=change)
     for level in range(1, FINEST + 1):
         layers, finer = _at_level(net, X, level, change=change)
-        errors = {name: _distance(each, finer[name]) for name, each in found.items()}
+        errors = {name: max(_distances(each, finer[name])) for name, each in found.items()}
+        worst = max(_relative(net, each, finer[name]) for name, each in found.items())
         found = finer
-        worst = max(error / (_scale(net, found[name]) or 1.0) for name, error in errors.items())
         if worst <= CONVERGED:
             break
     if not worst <= ALLOWED:
@@ -237,13 +238,16 @@ def _quantities(net: MLP, top: Tensors, *, change: bool) -> Columns:
     return {name: each if isinstance(each, tuple) else (np.zeros_like(each), each) for name, each in found.items()}
 
 
-def _distance(one: tuple[FloatArray, ...], other: tuple[FloatArray, ...]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
+def _distances(one: Orders, other: Orders) -> list[float]:
+    """The largest difference of each order."""
+    return [float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)]
 
 
-def _scale(net: MLP, orders: tuple[FloatArray, FloatArray]) -> float:
-    """What errors of a quantity are relative to: its correction, or what one would be."""
-    return max(float(np.abs(orders[1]).max()), float(net.beta_hidden) * float(np.abs(orders[0]).max()))
+def _relative(net: MLP, one: Orders, other: Orders) -> float:
+    """The larger of both orders' differences over their sizes; where a correction is 0, over what others are."""
+    limit, correction = (float(np.abs(each).max()) for each in other)
+    sizes = limit, max(correction, float(net.beta_hidden) * limit)
+    return max(distance / (size or 1.0) for distance, size in zip(_distances(one, other), sizes, strict=True))
 
 
 def _averaged(
