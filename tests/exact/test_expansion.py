@@ -384,7 +384,7 @@ def test_many_draws_follow_it(activation: str, depth: int) -> None:
         first_order = known - shift
         assert passes(extrapolated, first_order), name
         wrong += not passes(extrapolated, -first_order)
-    assert wrong > len(narrow) / 2
+    assert wrong >= len(narrow) / 2  # all of dK and Cov(K, K); the others are small
 
 
 # ---- refusals

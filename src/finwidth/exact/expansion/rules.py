@@ -7,8 +7,8 @@ each of shape (n,), for means over standard normal z.
   the angles where y_a or y_b changes sign: Gauss-Laguerre in r^2/2 is exact, Gauss-Legendre in the angle is right to
   rounding.
 - Smooth functions: the trapezoidal rule, whose error falls exponentially in 1/step.
-- Functions with kinks: nested Gauss-Legendre rules on panels cut at the kinks, also where the kinks of y_b lie for the
-  outer integral, in geometric steps.
+- Functions with kinks, and smooth ones at large deviations: nested Gauss-Legendre rules on panels.  These are cut at kinks,
+  the outer ones also where y_b has them, in geometric steps; at large deviations also at powers of two.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ PairRule: TypeAlias = Callable[[GaussianPair], Nodes]
 REACH = 11.0  # deviations; beyond it there is less than 10^-26
 _RADII = 5  # exact for polynomials of degree 18 in the radius; a product of four values and a fourth derivative has 8
 FINEST = 6  # levels begin at 0
+_ORDINARY = 4.0  # deviations up to which functions hardly turn between points
 _ORDER = 16
 _ANGLES = tuple(24 + 4 * level for level in range(FINEST + 1))  # points between two cuts
 _STEPS = tuple(0.35 * 2 ** (-level / 2) for level in range(FINEST + 1))
@@ -50,10 +51,12 @@ def pair_rule(phi: Activation, largest: float, level: int) -> PairRule:
     """The rule of a level from 0 to `FINEST` for an activation at deviations up to ``largest``."""
     if not isinstance(phi, SmoothActivation):
         return partial(_polar, _ANGLES[level])
-    kinks = np.zeros(0) if mixture_of(phi) else _kinks(phi, 2.0 ** np.ceil(np.log2(max(largest, 0.1))))
-    if len(kinks):
-        return partial(_nested, kinks, _PANELS[level])
-    return lambda _: _trapezoid(_STEPS[level])
+    size = 2.0 ** np.ceil(np.log2(max(largest, 0.1)))
+    kinks = np.zeros(0) if mixture_of(phi) else _kinks(phi, size)
+    if not len(kinks) and size <= _ORDINARY:
+        return lambda _: _trapezoid(_STEPS[level])
+    scales = 2.0 ** np.arange(-1, np.log2(REACH * size)) if size > _ORDINARY else np.zeros(0)
+    return partial(_nested, kinks, np.concatenate([kinks, -scales, scales]), _PANELS[level])
 
 
 @lru_cache(maxsize=64)
@@ -90,22 +93,22 @@ def _trapezoid(step: float) -> Nodes:
     return one, other, np.outer(weights, weights)[inside]
 
 
-def _nested(kinks: FloatArray, width: float, pair: GaussianPair) -> Nodes:
+def _nested(kinks: FloatArray, cuts: FloatArray, width: float, pair: GaussianPair) -> Nodes:
     s, s_, cos, sin = pair
     panels = np.arange(-REACH, REACH + width / 2, width)
     edges = [panels]
     if s > 0:
-        edges.append(kinks / s)
+        edges.append(cuts / s)
     if s_ * abs(cos) > 0:
         places, turn = kinks / (s_ * cos), abs(sin / cos)
         steps = turn * 2.0 ** np.arange(-1, 2 + max(0.0, np.ceil(np.log2(2 * REACH / turn)))) if turn else np.zeros(1)
-        edges += [places, *((places[:, None] + sign * steps).ravel() for sign in (-1, 1))]
+        edges += [cuts / (s_ * cos), *((places[:, None] + sign * steps).ravel() for sign in (-1, 1))]
     outer, weights = _legendre(np.unique(np.concatenate(edges).clip(-REACH, REACH)), _ORDER)
     weights = weights * _gaussian_weight(outer)
     if s_ * sin == 0:
         return outer, np.zeros_like(outer), weights
-    cuts = ((kinks / s_ - cos * outer[:, None]) / sin).clip(-REACH, REACH)
-    inner = np.concatenate([np.broadcast_to(panels, (len(outer), len(panels))), cuts], 1)
+    through = ((cuts / s_ - cos * outer[:, None]) / sin).clip(-REACH, REACH)
+    inner = np.concatenate([np.broadcast_to(panels, (len(outer), len(panels))), through], 1)
     z, shares = _legendre(np.sort(inner), _ORDER)
     shares = shares * _gaussian_weight(z) * weights[:, None]
     return np.broadcast_to(outer[:, None], z.shape).ravel(), z.ravel(), shares.ravel()
