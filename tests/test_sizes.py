@@ -306,6 +306,10 @@ SLOW_PEAKS: dict[str, tuple[str, int, int]] = {
     "infinite_width_gram, gelu": (
         f"finwidth.infinite_width_gram(MLP([3, 9, 9, 1], activation='gelu'), {RNG})", 10, 1300,
     ),
+    "expansion": (f"finwidth.expansion(MLP([3, 9, 9, 9, 1]), {RNG})", 3, 24),
+    "expansion, change": (
+        f"finwidth.expansion(MLP([3, *[9] * 8, 1], activation='gelu'), {RNG}, np.zeros(%d))", 3, 20,
+    ),
     "compare, outputs": ("finwidth.compare(MLP([3, %d, 400]), [1, 2, 3], draws=1000, networks=100)", 10, 400),
     "regime": ("finwidth.regime(MLP([3, %d, %d, 1], weight_law='uniform'), draws=2)", 10, 4000),
     "ntk": (f"finwidth.empirical.ntk(finwidth.empirical.MLP(MLP([3, 30, 1])), {RNG}, memory='10MB')", 10, 5000),

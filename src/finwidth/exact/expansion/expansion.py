@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
-ORDINARY = 0.1  # Var K / K^2 at first order up to which it has been seen to be right to 10% (docs/expansion.md)
+# Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be right
+# to 10% (docs/expansion.md).
+SPREAD, CORRECTION = 0.1, 0.02
 
 _PAIR, _FOUR = ("input", "input_"), ("input", "input_", "other", "other_")
 _QUANTITIES = {
@@ -110,7 +112,8 @@ def expansion(
         ``error`` in the attributes of a variable is the largest error of quadrature of an entry: the difference of two
         rules, or, of more than two inputs, one standard error of the average over points. Attributes of the dataset say
         how far first order serves: ``relative_variance``, the largest Var K_aa / K_aa^2, ``relative_correction``, the
-        largest of E[K_aa], and ``first_order``, a verdict on them.
+        largest of E[K_aa] and of E[N_a^2], ``inverse_widths``, sum 1/n_i, and ``first_order``, a verdict: covariances
+        and ``dK`` are then right to 10%, means to 1%.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def expansion(
     array([[-0.4074, -0.0936],
            [-0.0936, -0.4074]])
     >>> wide.attrs["first_order"]
-    'Var K / K^2 is 0.064; up to 0.1 first order has been seen to be right to 10%'
+    'has been seen to be right to 10% (Var K / K^2 = 0.064, means are moved by 0.0%; known up to 0.1 and 2%)'
     """
     check_supported("finwidth.expansion", net)
     inputs = check_inputs(net, X)
@@ -141,7 +144,7 @@ def expansion(
         _check_shape(y, len(inputs), net.widths[-1])
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none
     m = len(inputs)
-    needed = 8 * m**4 * (4 * net.depth + 40) + 32 * (m > 2) * m * m * count
+    needed = 8 * m**4 * (11 * net.depth + 90) + 32 * (m > 2) * m * m * count
     afford(needed, f"the expansion at {m} inputs and {net.depth} layers", "take fewer inputs")
     with np.errstate(all="ignore"):  # overflow is seen in the results
         result, errors = _converged(net, inputs, count, seed, change=y is not None)
@@ -165,7 +168,7 @@ def _converged(net: MLP, X: FloatArray, points: int, seed: int, *, change: bool)
     for level in range(1, FINEST + 1):
         layers, finer = _at_level(net, X, level, change=change)
         errors = {name: max(_distances(each, finer[name])) for name, each in found.items()}
-        worst = max(_relative(net, each, finer[name]) for name, each in found.items())
+        worst = _worst(net, found, finer)
         found = finer
         if worst <= CONVERGED:
             break
@@ -243,11 +246,20 @@ def _distances(one: Orders, other: Orders) -> list[float]:
     return [float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)]
 
 
-def _relative(net: MLP, one: Orders, other: Orders) -> float:
-    """The larger of both orders' differences over their sizes; where a correction is 0, over what others are."""
-    limit, correction = (float(np.abs(each).max()) for each in other)
-    sizes = limit, max(correction, float(net.beta_hidden) * limit)
-    return max(distance / (size or 1.0) for distance, size in zip(_distances(one, other), sizes, strict=True))
+def _worst(net: MLP, found: Columns, finer: Columns) -> float:
+    """The largest difference of an order of a quantity over its size.
+
+    Corrections that can vanish while their parts do not, those of means, are compared with what they are elsewhere.
+    """
+    limits = {name: float(np.abs(orders[0]).max()) for name, orders in finer.items()}
+    usual = {name: float(net.beta_hidden) * limit for name, limit in limits.items()}
+    usual["dK"] = float(net.beta_hidden) * limits["K"] ** 2
+    errors = []
+    for name, orders in finer.items():
+        sizes = limits[name], max(float(np.abs(orders[1]).max()), usual[name])
+        distances = _distances(found[name], orders)
+        errors += [distance / (size or 1.0) for distance, size in zip(distances, sizes, strict=True)]
+    return max(errors)
 
 
 def _averaged(
@@ -297,17 +309,21 @@ def _labelled(net: MLP, X: FloatArray, columns: Columns, errors: dict[str, float
 
 def _served(net: MLP, columns: Columns) -> dict[str, float | str]:
     """How far first order serves."""
-    mean, correction = (each.diagonal() for each in columns["K"])
-    variance = np.einsum("aaaa->a", columns["K_covariance"][1])
-    alive = np.where(mean > 0, mean, np.inf)
-    spread, moved = float((variance / alive**2).max()), float(np.abs(correction / alive).max())
-    known = "up to" if spread <= ORDINARY else "beyond"
-    told = "has been seen to be right to 10%" if spread <= ORDINARY else "can be far off: draw (finwidth.sample_gram)"
+
+    def largest(change: FloatArray, limit: FloatArray) -> float:
+        return float(np.abs(change / np.where(limit > 0, limit, np.inf)).max())
+
+    means = [[each.diagonal() for each in columns[name]] for name in ("K", "output_covariance")]
+    spread = largest(np.einsum("aaaa->a", columns["K_covariance"][1]), means[0][0] ** 2)
+    moved = max(largest(correction, limit) for limit, correction in means)
+    good = spread <= SPREAD and moved <= CORRECTION
+    verdict = "has been seen to be right to 10%" if good else "can be far off: draw with finwidth.sample_gram"
     return {
         "inverse_widths": float(net.beta_hidden),
         "relative_variance": spread,
         "relative_correction": moved,
-        "first_order": f"Var K / K^2 is {spread:.2g}; {known} {ORDINARY} first order {told}",
+        "first_order": f"{verdict} (Var K / K^2 = {spread:.2g}, means are moved by {moved:.1%}; known up to {SPREAD} "
+        f"and {CORRECTION:.0%})",
     }
 
 

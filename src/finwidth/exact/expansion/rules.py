@@ -7,8 +7,8 @@ each of shape (n,), for means over standard normal z.
   the angles where y_a or y_b changes sign: Gauss-Laguerre in r^2/2 is exact, Gauss-Legendre in the angle is right to
   rounding.
 - Smooth functions: the trapezoidal rule, whose error falls exponentially in 1/step.
-- Functions with kinks, and smooth ones at large deviations: nested Gauss-Legendre rules on panels.  These are cut at kinks,
-  the outer ones also where y_b has them, in geometric steps; at large deviations also at powers of two.
+- Functions with kinks, and smooth ones at large deviations: nested Gauss-Legendre rules on panels.  These are cut at
+  kinks, the outer ones also where y_b has them, in geometric steps; at large deviations also at powers of two.
 """
 
 from __future__ import annotations
