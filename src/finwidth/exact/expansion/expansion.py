@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
-# Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be right
-# to 10% (docs/expansion.md).
+# Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be
+# right to 10% (docs/expansion.md).
 SPREAD, CORRECTION = 0.1, 0.02
 
 _PAIR, _FOUR = ("input", "input_"), ("input", "input_", "other", "other_")
