@@ -363,6 +363,30 @@ def test_draws_follow_it() -> None:
     assert {"dK 00", "dK 01", "K K 0001"} <= set(wrong)
 
 
+def test_draws_of_two_outputs_follow_it() -> None:
+    net = MLP([2, 30, 60, 2], activation="tanh", bias_variance=0.2)
+    wide = finwidth.expansion(net, X[:2], np.zeros((2, 2)))
+    drawn = finwidth.sample_gram(net, X[:2], 20_000, seed=4, y=np.zeros((2, 2)), threads=1)
+    K, dK = drawn.K.to_numpy(), drawn.dK.to_numpy()
+    between, apart = first(wide, "K_between_covariance"), first(wide, "K_apart_covariance")
+    moved = K - wide.K[0].to_numpy()[:, :, None, None]
+    assert passes(K[:, 0, 1, 0, 1] ** 2, between[0, 1, 0, 1])
+    assert passes(K[:, 0, 1, 0, 1] * K[:, 1, 0, 0, 1], between[0, 1, 1, 0])
+    assert passes(moved[:, 0, 1, 0, 0] * moved[:, 0, 1, 1, 1], apart[0, 1, 0, 1])
+    assert not passes(moved[:, 0, 1, 0, 0] ** 2, apart[0, 1, 0, 1])
+    assert passes(dK[:, 0, 1, 0, 0], first(wide, "dK")[0, 1])
+    assert not passes(dK[:, 0, 1, 0, 0], -first(wide, "dK")[0, 1])
+
+
+def test_large_inputs_of_functions_that_saturate() -> None:
+    """Deviations of 30: another rule than at 3, and K at infinite width by closed forms."""
+    for size in (3.9, 4.1, 30.0):
+        net = MLP([2, 9, 9, 1], activation="tanh")
+        wide = finwidth.expansion(net, size * ORTHOGONAL, [0, 0])
+        assert wide.K[0].to_numpy() == pytest.approx(finwidth.infinite_width_gram(net, size * ORTHOGONAL), rel=1e-10)
+        assert wide.dK.attrs["error"] < 1e-9 * float(np.abs(wide.dK).max())
+
+
 SIX = ("relu", "leaky_relu", "tanh", "erf", "gelu", "silu")
 
 
@@ -399,7 +423,8 @@ def test_many_draws_follow_it(activation: str, depth: int) -> None:
         ({}, {"points": 0}, "points is 0"),
         ({}, {"seed": -1}, "seed is -1"),
         ({}, {"X": [[1, 2, 3]]}, "the inputs have shape"),
-        ({}, {"X": [[1e200, 0], [0, 1]]}, "overflows a double"),
+        ({}, {"X": [[1e200, 0], [0, 1]]}, "leaves the range of a double"),
+        ({"bias": "none"}, {"X": [[1e-40, 0], [0, 1]]}, "leaves the range of a double"),
         ({"activation": SmoothActivation("flat", np.sin, np.cos)}, {"y": [0, 0]}, "has no second derivative"),
         ({"activation": "tanh", "bias": "none"}, {"X": [[1, 0], [1, 1e-5]]}, "nearly parallel"),
         ({"activation": SmoothActivation("exp", np.exp, np.exp)}, {"X": [[5, 0]]}, "grows too fast"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
+_SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
 # Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be
 # right to 10% (docs/expansion.md).
@@ -118,8 +119,8 @@ def expansion(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, the network is not served, numbers overflow, or quadrature errs by more than
-        10^-6: inputs within about 10^-3 of parallel, or a function of a user that turns too fast.
+        If an argument is not allowed, the network is not served, numbers leave the range of a double, or quadrature
+        errs by more than 10^-6: inputs within about 10^-3 of parallel, or a function of a user that turns too fast.
 
     Examples
     --------
@@ -194,8 +195,9 @@ def _wide_layers(net: MLP, X: FloatArray, level: int, *, change: bool) -> _WideL
     first = net.layers[0]
     K = float(first.bias_variance) + float(first.weight_variance) * (X @ X.T)
     for layer in net.layers[1:]:
-        if not np.isfinite(K).all():
-            raise _too_large(X)
+        variances = K.diagonal()[K.diagonal() != 0]
+        if not ((variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
+            raise _out_of_range(X)
         rule = pair_rule(phi, float(np.sqrt(K.diagonal().max())), level)
         pairs, fours = gaussian_means(phi, K, rule, change=change)
         layers.K.append(K)
@@ -211,14 +213,14 @@ def _propagated(net: MLP, X: FloatArray, layers: _WideLayers, fours: list[FourMe
     for layer, pairs, each in zip(net.layers[1:], layers.pairs, fours, strict=True):
         found = advance(found, layer, pairs, each, change=change)
     if not all(np.isfinite(each).all() for each in vars(found).values()):
-        raise _too_large(X)
+        raise _out_of_range(X)
     return found
 
 
-def _too_large(X: FloatArray) -> FinwidthError:
+def _out_of_range(X: FloatArray) -> FinwidthError:
     return FinwidthError(
-        f"the expansion overflows a double, and the largest number among the inputs is {np.abs(X).max():.3g}; rescale "
-        "the inputs or the gains"
+        "the expansion leaves the range of a double, and the largest number among the inputs is "
+        f"{np.abs(X).max():.3g}; rescale the inputs or the gains"
     )
 
 
