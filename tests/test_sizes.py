@@ -209,6 +209,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "regime width": lambda: finwidth.regime(WIDE, draws=2),
     "regime of held weights": lambda: finwidth.regime(MLP([3, 10**6, 10**6, 1], weight_law="uniform"), draws=2),
     "compare": lambda: finwidth.compare(NET, ONES, networks=HUGE),
+    "expansion": lambda: finwidth.expansion(NET, MANY),
     "infinite width": lambda: finwidth.infinite_width_gram(NET, MANY),
     "grid": lambda: moments_grid(range(1, 10**6), range(1, 10**6), ONES),
     "grid of no end": lambda: moments_grid(range(1, 10**12), [2], ONES),
@@ -306,6 +307,10 @@ SLOW_PEAKS: dict[str, tuple[str, int, int]] = {
     "infinite_width_gram, deep": (f"finwidth.infinite_width_gram(MLP([3, *[9] * 20, 1]), {RNG})", 10, 700),
     "infinite_width_gram, gelu": (
         f"finwidth.infinite_width_gram(MLP([3, 9, 9, 1], activation='gelu'), {RNG})", 10, 1300,
+    ),
+    "expansion": (f"finwidth.expansion(MLP([3, 9, 9, 9, 1]), {RNG})", 3, 24),
+    "expansion, change": (
+        f"finwidth.expansion(MLP([3, *[9] * 8, 1], activation='gelu'), {RNG}, np.zeros(%d))", 3, 20,
     ),
     "compare, outputs": ("finwidth.compare(MLP([3, %d, 400]), [1, 2, 3], draws=1000, networks=100)", 10, 400),
     "regime": ("finwidth.regime(MLP([3, %d, %d, 1], weight_law='uniform'), draws=2)", 10, 4000),

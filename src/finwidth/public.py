@@ -6,6 +6,8 @@ from finwidth.advice import Regime, regime
 from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
+from finwidth.exact.expansion.criticality import Criticality, critical
+from finwidth.exact.expansion.expansion import expansion
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.exact.signal import SignalMoments, signal_moments
@@ -31,6 +33,7 @@ __all__ = [
     "BalancedResNet",
     "Bounds",
     "Comparison",
+    "Criticality",
     "Estimate",
     "FinwidthError",
     "KernelMoments",
@@ -43,7 +46,9 @@ __all__ = [
     "WeightLaw",
     "bounds",
     "compare",
+    "critical",
     "depth_for",
+    "expansion",
     "infinite_width",
     "infinite_width_gram",
     "moments",

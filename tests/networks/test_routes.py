@@ -23,6 +23,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "finwidth.sample_gram": lambda net: finwidth.sample_gram(net, X, draws=10),
     "finwidth.train": lambda net: finwidth.train(net, X, np.zeros((2, net.widths[-1])), steps=1, lr=0.1, draws=1),
     "finwidth.infinite_width_gram": lambda net: finwidth.infinite_width_gram(net, X),
+    "finwidth.expansion": lambda net: finwidth.expansion(net, X),
     "finwidth.empirical.Ensemble": lambda net: finwidth.empirical.Ensemble(net, 2).kernels(X),
 }
 SOFTPLUS = SmoothActivation("softplus", lambda y: np.logaddexp(0, y), lambda y: 1 / (1 + np.exp(-y)))

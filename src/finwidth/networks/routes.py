@@ -50,6 +50,7 @@ FUNCTIONS = (
     PublicFunction(
         "finwidth.infinite_width_gram", "the limit of infinite width", "finwidth.exact.infinite_width", "serve"
     ),
+    PublicFunction("finwidth.expansion", "the expansion in 1/width", "finwidth.exact.expansion.expansion", "serve"),
     PublicFunction("finwidth.empirical.Ensemble", "real networks", "finwidth.empirical.modules.support", needs="torch"),
 )
 

@@ -1,0 +1,334 @@
+r"""`expansion`: the kernel of wide networks to first order in 1/width, for any activation and several inputs.
+
+The recursion is in `tensors`, the Gaussian means that it needs in `means`, by the rules of `rules`; derivation and what
+the error is: docs/theory/expansion.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from finwidth import arguments
+from finwidth.errors import FinwidthError
+from finwidth.exact.expansion.means import FourMeans, PairMeans, gaussian_means, with_points
+from finwidth.exact.expansion.rules import FINEST, pair_rule
+from finwidth.exact.expansion.tensors import Tensors, advance, first_layer
+from finwidth.memory import afford
+from finwidth.networks.description import Network
+from finwidth.networks.inputs import check_inputs
+from finwidth.networks.laws import FloatArray
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported, other_kind
+from finwidth.quantities import Quantity, attributes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
+_SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
+REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
+# Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be
+# right to 10% (docs/expansion.md).
+SPREAD, CORRECTION = 0.1, 0.02
+
+_PAIR, _FOUR = ("input", "input_"), ("input", "input_", "other", "other_")
+_QUANTITIES = {
+    each.name: each
+    for each in (
+        Quantity("K", "mean of the kernel, E[K_ab]"),
+        Quantity("output_covariance", "covariance of the outputs, E[N_a N_b]"),
+        Quantity("K_covariance", "covariance of kernel entries, Cov(K_ab, K_cd)"),
+        Quantity("K_output_covariance", "covariance of the kernel and of products of outputs, Cov(K_ab, N_c N_d)"),
+        Quantity("output_cumulant", "fourth cumulant of the outputs N_a, N_b, N_c, N_d"),
+        Quantity("K_apart_covariance", "covariance of kernel entries of two different outputs"),
+        Quantity("K_between_covariance", "covariance of kernel entries between two different outputs, whose mean is 0"),
+        Quantity("dK", "mean of the first-order change of K under one SGD step on the full batch", "learning rate"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class _WideLayers:
+    """The means over the neurons of every hidden layer, and the covariances at which they are taken."""
+
+    K: list[FloatArray]
+    pairs: list[PairMeans]
+    fours: list[FourMeans]
+
+
+def unsupported(net: Network) -> list[str]:
+    """Reasons why `expansion` does not serve this network; none if it does."""
+    if not isinstance(net, MLP):
+        return other_kind(net, MLP)
+    reasons = []
+    if net.weight_law.name != "gaussian":
+        reasons.append(f"its weights are {net.weight_law.name} (the expansion in 1/width is that of Gaussian weights)")
+    if net.random_bias and net.bias_law.name != "gaussian":
+        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
+    return reasons
+
+
+def expansion(
+    net: MLP, X: npt.ArrayLike, y: npt.ArrayLike | None = None, *, points: int = 2**15, seed: int = 0
+) -> xr.Dataset:
+    """Means, covariances and first change of the kernel at several inputs, to first order in 1/width.
+
+    Of a network with hidden widths n_1, n_2, ... every quantity is its value at infinite width plus a correction that
+    is linear in 1/n_1, 1/n_2, ...; what is left out is of second order. Any activation serves.
+
+    Parameters
+    ----------
+    net
+        An `MLP` with Gaussian weights; biases from zero, Gaussian, frozen or absent.
+    X
+        Inputs x_a, shape (m, n_0). Time and memory grow with m^4.
+    y
+        Targets, shape (m,), or (m, o) of o outputs; then ``dK`` is there too. Its mean is the same for all targets:
+        to the sign of the last layer K is even, and what is linear in the targets odd. A smooth activation needs its
+        second derivative for it.
+    points, seed
+        Of more than two inputs, means over four neurons' values at three or four different inputs are averages over
+        so many quasi-random points (Sobol' points with `REPLICATES` random shifts, rounded up to a power of two each).
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``order``: 0 is the value at infinite width, 1 the correction at the widths of ``net``, so that
+        ``.sum("order")`` is the estimate. With all hidden widths s times as large, order 1 is 1/s of it (in the NTK
+        parameterization, or where c_i n_i stays the same). Dimensionless, float64:
+
+        - ``K``, E[K_ab], and ``output_covariance``, E[N_a N_b], over (input, input_);
+        - ``K_covariance``, Cov(K_ab, K_cd), ``K_output_covariance``, Cov(K_ab, N_c N_d), and ``output_cumulant``, the
+          fourth cumulant of N_a, N_b, N_c, N_d, over (input, input_, other, other_);
+        - with targets ``dK``, E[dK_ab], per unit learning rate, under one SGD step on all inputs and outputs with the
+          loss sum_a |N(x_a) - y_a|^2 / 2;
+        - with several outputs all that is of one of them, and besides ``K_apart_covariance``, of K_ab of one and K_cd
+          of another, and ``K_between_covariance``, of the entries of K between both.
+
+        ``error`` in the attributes of a variable is the largest error of quadrature of an entry: the difference of two
+        rules, or, of more than two inputs, one standard error of the average over points. Attributes of the dataset say
+        how far first order serves: ``relative_variance``, the largest Var K_aa / K_aa^2, ``relative_correction``, the
+        largest of E[K_aa] and of E[N_a^2], ``inverse_widths``, sum 1/n_i, and ``first_order``, a verdict: covariances
+        and ``dK`` are then right to 10%, means to 1%.
+
+    Raises
+    ------
+    FinwidthError
+        If an argument is not allowed, the network is not served, numbers leave the range of a double, or quadrature
+        errs by more than 10^-6: inputs within about 10^-3 of parallel, or a function of a user that turns too fast.
+
+    Examples
+    --------
+    E[K_12] of orthogonal inputs, ReLU: 0.6857 - 0.0503/n, and what one step on both does to the kernel.
+
+    >>> import numpy as np, finwidth
+    >>> net = finwidth.MLP([2, 100, 100, 1], bias="none")
+    >>> wide = finwidth.expansion(net, np.sqrt(2) * np.eye(2), y=[1, -1])
+    >>> wide.K.sel(input=0, input_=1).values.tolist()
+    [0.685708..., -0.000503...]
+    >>> wide.dK.sel(order=1).values.round(4)
+    array([[-0.4074, -0.0936],
+           [-0.0936, -0.4074]])
+    >>> wide.attrs["first_order"]
+    'has been seen to be right to 10% (Var K / K^2 = 0.064, means are moved by 0.0%; known up to 0.1 and 2%)'
+    """
+    check_supported("finwidth.expansion", net)
+    inputs = check_inputs(net, X)
+    count = max(1, -(-arguments.count("points", points) // REPLICATES))
+    arguments.count("seed", seed, 0)
+    if y is not None:
+        _check_shape(y, len(inputs), net.widths[-1])
+        net.activation.second_derivative(np.zeros(1))  # refuses if there is none
+    m = len(inputs)
+    needed = 8 * m**4 * (11 * net.depth + 90) + 32 * (m > 2) * m * m * count
+    afford(needed, f"the expansion at {m} inputs and {net.depth} layers", "take fewer inputs")
+    with np.errstate(all="ignore"):  # overflow is seen in the results
+        result, errors = _converged(net, inputs, count, seed, change=y is not None)
+    return _labelled(net, inputs, result, errors, method=_method(net, m, count))
+
+
+def _check_shape(y: npt.ArrayLike, m: int, outputs: int) -> None:
+    shape = (m,) if outputs == 1 else (m, outputs)
+    found = arguments.array("y", y, f"finite numbers of shape {shape}")
+    if found.shape != shape:
+        raise FinwidthError(f"y has shape {found.shape}; give finite numbers of shape {shape}")
+
+
+Orders: TypeAlias = tuple[FloatArray, FloatArray]
+Columns: TypeAlias = dict[str, Orders]
+
+
+def _converged(net: MLP, X: FloatArray, points: int, seed: int, *, change: bool) -> tuple[Columns, dict[str, float]]:
+    """The quantities, by the coarsest rule that is fine enough, and their errors."""
+    layers, found = _at_level(net, X, 0, change=change)
+    for level in range(1, FINEST + 1):
+        layers, finer = _at_level(net, X, level, change=change)
+        errors = {name: max(_distances(each, finer[name])) for name, each in found.items()}
+        worst = _worst(net, found, finer)
+        found = finer
+        if worst <= CONVERGED:
+            break
+    if not worst <= ALLOWED:
+        raise FinwidthError(
+            f"the means of activation {net.activation.name!r} cannot be integrated: their error is {worst:.1g} of the "
+            "result; leave out inputs that are nearly parallel, rescale the inputs or the gains, or give a function "
+            "that turns less"
+        )
+    if len(X) > 2:
+        return _averaged(net, X, layers, _points(len(X), points, seed), errors, change=change)
+    return found, errors
+
+
+def _at_level(net: MLP, X: FloatArray, level: int, *, change: bool) -> tuple[_WideLayers, Columns]:
+    layers = _wide_layers(net, X, level, change=change)
+    return layers, _quantities(net, _propagated(net, X, layers, layers.fours, change=change), change=change)
+
+
+def _wide_layers(net: MLP, X: FloatArray, level: int, *, change: bool) -> _WideLayers:
+    """Means over all hidden layers at infinite width, by rules of one level."""
+    layers, phi = _WideLayers([], [], []), net.activation
+    first = net.layers[0]
+    K = float(first.bias_variance) + float(first.weight_variance) * (X @ X.T)
+    for layer in net.layers[1:]:
+        variances = K.diagonal()[K.diagonal() != 0]
+        if not ((variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
+            raise _out_of_range(X)
+        rule = pair_rule(phi, float(np.sqrt(K.diagonal().max())), level)
+        pairs, fours = gaussian_means(phi, K, rule, change=change)
+        layers.K.append(K)
+        layers.pairs.append(pairs)
+        layers.fours.append(fours)
+        K = float(layer.bias_variance) + float(layer.weight_variance) * layer.fan_in * pairs.ss[0]
+    return layers
+
+
+def _propagated(net: MLP, X: FloatArray, layers: _WideLayers, fours: list[FourMeans], *, change: bool) -> Tensors:
+    """The output layer, to first order."""
+    found = first_layer(net.layers[0], X)
+    for layer, pairs, each in zip(net.layers[1:], layers.pairs, fours, strict=True):
+        found = advance(found, layer, pairs, each, change=change)
+    if not all(np.isfinite(each).all() for each in vars(found).values()):
+        raise _out_of_range(X)
+    return found
+
+
+def _out_of_range(X: FloatArray) -> FinwidthError:
+    return FinwidthError(
+        "the expansion leaves the range of a double, and the largest number among the inputs is "
+        f"{np.abs(X).max():.3g}; rescale the inputs or the gains"
+    )
+
+
+def _quantities(net: MLP, top: Tensors, *, change: bool) -> Columns:
+    """Orders 0 and 1 of all quantities."""
+    K, B, F = top.K, top.B, top.F
+    found = {
+        "K": (top.Theta, top.mean_H),
+        "output_covariance": (K, top.mean_G),
+        "K_covariance": top.A + B.transpose(0, 2, 1, 3) + B.transpose(0, 2, 3, 1),
+        "K_output_covariance": top.D + F.transpose(0, 2, 1, 3) + F.transpose(0, 2, 3, 1),
+        "output_cumulant": top.V + top.V.transpose(0, 2, 1, 3) + top.V.transpose(0, 2, 3, 1),
+    }
+    outputs = net.widths[-1]
+    if outputs > 1:
+        found |= {"K_apart_covariance": top.A, "K_between_covariance": B.transpose(0, 2, 1, 3)}
+    if change:
+        one = np.einsum("abcc->ab", top.P) + outputs * np.einsum("abcc->ab", top.Q) + np.einsum("acbc->ab", top.Q)
+        found["dK"] = -(one + one.T)
+    return {name: each if isinstance(each, tuple) else (np.zeros_like(each), each) for name, each in found.items()}
+
+
+def _distances(one: Orders, other: Orders) -> list[float]:
+    """The largest difference of each order."""
+    return [float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)]
+
+
+def _worst(net: MLP, found: Columns, finer: Columns) -> float:
+    """The largest difference of an order of a quantity over its size.
+
+    Corrections that can vanish while their parts do not, those of means, are compared with what they are elsewhere.
+    """
+    limits = {name: float(np.abs(orders[0]).max()) for name, orders in finer.items()}
+    usual = {name: float(net.beta_hidden) * limit for name, limit in limits.items()}
+    usual["dK"] = float(net.beta_hidden) * limits["K"] ** 2
+    errors = []
+    for name, orders in finer.items():
+        sizes = limits[name], max(float(np.abs(orders[1]).max()), usual[name])
+        distances = _distances(found[name], orders)
+        errors += [distance / (size or 1.0) for distance, size in zip(distances, sizes, strict=True)]
+    return max(errors)
+
+
+def _averaged(
+    net: MLP,
+    X: FloatArray,
+    layers: _WideLayers,
+    points: Iterator[FloatArray],
+    errors: dict[str, float],
+    *,
+    change: bool,
+) -> tuple[Columns, dict[str, float]]:
+    """The quantities with means over three and four different inputs by points, and their standard errors."""
+    drawn: list[Columns] = []
+    for normal in points:
+        known = zip(layers.K, layers.pairs, layers.fours, strict=True)
+        fours = [with_points(net.activation, *each, normal, change=change) for each in known]
+        drawn.append(_quantities(net, _propagated(net, X, layers, fours, change=change), change=change))
+    mean: Columns = {}
+    for name in drawn[0]:
+        each = np.stack([one[name][1] for one in drawn])
+        mean[name] = (drawn[0][name][0], each.mean(0))
+        errors[name] += float(each.std(0, ddof=1).max()) / len(drawn) ** 0.5
+    return mean, errors
+
+
+def _points(m: int, count: int, seed: int) -> Iterator[FloatArray]:
+    """Sets of standard normal points, (n, m): Sobol' points, randomly scrambled."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    power = (count - 1).bit_length()
+    for stream in np.random.default_rng(seed).spawn(REPLICATES):
+        uniform = qmc.Sobol(m, seed=stream).random_base2(power)
+        yield ndtri(np.clip(uniform, 2.0**-53, 1 - 2.0**-53))
+
+
+def _labelled(net: MLP, X: FloatArray, columns: Columns, errors: dict[str, float], *, method: str) -> xr.Dataset:
+    import xarray as xr
+
+    variables = {}
+    for name, orders in columns.items():
+        dims = ("order", *(_PAIR if orders[0].ndim == 2 else _FOUR))
+        variables[name] = (dims, np.stack(orders), _QUANTITIES[name].attrs | {"error": errors[name]})
+    attrs = attributes(net, method=method, inputs=X.ravel())
+    return xr.Dataset(variables, {"order": [0, 1]}, attrs | _served(net, columns))
+
+
+def _served(net: MLP, columns: Columns) -> dict[str, float | str]:
+    """How far first order serves."""
+
+    def largest(change: FloatArray, limit: FloatArray) -> float:
+        return float(np.abs(change / np.where(limit > 0, limit, np.inf)).max())
+
+    means = [[each.diagonal() for each in columns[name]] for name in ("K", "output_covariance")]
+    spread = largest(np.einsum("aaaa->a", columns["K_covariance"][1]), means[0][0] ** 2)
+    moved = max(largest(correction, limit) for limit, correction in means)
+    good = spread <= SPREAD and moved <= CORRECTION
+    verdict = "has been seen to be right to 10%" if good else "can be far off: draw with finwidth.sample_gram"
+    return {
+        "inverse_widths": float(net.beta_hidden),
+        "relative_variance": spread,
+        "relative_correction": moved,
+        "first_order": f"{verdict} (Var K / K^2 = {spread:.2g}, means are moved by {moved:.1%}; known up to {SPREAD} "
+        f"and {CORRECTION:.0%})",
+    }
+
+
+def _method(net: MLP, m: int, points: int) -> str:
+    told = "expansion in 1/width to first order, quadrature"
+    return told if m <= 2 else f"{told} and {REPLICATES} x {points} scrambled Sobol' points"
