@@ -99,7 +99,7 @@ def weights_of(layer: GaussianLayer, draw: int) -> tuple[FloatArray, FloatArray]
     biases = bool(layer.layer.bias_variance)
     A = whole(layer.A)
     right = [(A[draw if len(A) > 1 else 0], whole(layer.Y)[draw], biases)]
-    if layer.tangent_in is not None and hasattr(layer, "TW"):  # the last layer has no use for it
+    if layer.tangent_in is not None and layer.TW:  # the last layer has no use for it
         right.append((whole(layer.tangent_in.T.in_units(None))[draw], whole(listed(layer.TW))[draw], False))
     left = [] if layer.first else [(whole(layer.J)[draw], whole(layer.L)[draw])]
     if hasattr(layer, "met_last"):
