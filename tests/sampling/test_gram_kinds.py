@@ -56,6 +56,7 @@ NETWORKS: dict[str, Network] = {
         [2, 4, 2], 2, 3, norm=Norm("layer", epsilon=0.1, parameters="trained"), activation="tanh", bias_variance=0.1
     ),
     "post-norm, trained": ResNet([2, 4, 1], 2, 3, norm=Norm("rms", "after", parameters="trained"), activation="tanh"),
+    "streams that die": ResNet([2, 2, 1], 3, 1, skip=[1, 0, 0.5], norm=Norm("rms", "after")),
     "post-norm, layer": ResNet([2, 5, 1], 2, 3, norm=Norm("layer", "after")),
 }
 
@@ -98,7 +99,7 @@ def weights_of(layer: GaussianLayer, draw: int) -> tuple[FloatArray, FloatArray]
     biases = bool(layer.layer.bias_variance)
     A = whole(layer.A)
     right = [(A[draw if len(A) > 1 else 0], whole(layer.Y)[draw], biases)]
-    if layer.tangent_in is not None and hasattr(layer, "TW"):  # the last layer has no use for it
+    if layer.tangent_in is not None and layer.TW:  # the last layer has no use for it
         right.append((whole(layer.tangent_in.T.in_units(None))[draw], whole(listed(layer.TW))[draw], False))
     left = [] if layer.first else [(whole(layer.J)[draw], whole(layer.L)[draw])]
     if hasattr(layer, "met_last"):

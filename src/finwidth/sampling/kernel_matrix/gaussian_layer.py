@@ -95,13 +95,13 @@ class GaussianLayer:
     J_gram: Array
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
-    TW: Blocks  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
     def __init__(self, layer: Layer, batch: Batch, sizes: list[int], *, first: bool) -> None:
         self.layer, self.batch, self.sizes, self.first = layer, batch, sizes, first
+        self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
         self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
 
     @property
@@ -141,9 +141,15 @@ class GaussianLayer:
         """c_i A_{i-1} A_{i-1}^T + e_i, of inputs: times J_i J_i^T, entrywise, the layer's part of K."""
         return self.weight_share() + float(self.layer.bias_multiplier)
 
-    def kernel_parts(self) -> tuple[Array, Array]:
-        """Its parts of K_w and K_b."""
-        return self.weight_share(self.J_gram), float(self.layer.bias_multiplier) * self.J_gram
+    @property
+    def K_w(self) -> Array:
+        """Its part of K_w."""
+        return self.weight_share(self.J_gram)
+
+    @property
+    def K_b(self) -> Array:
+        """Its part of K_b."""
+        return float(self.layer.bias_multiplier) * self.J_gram
 
     # ---- forward
 
@@ -222,7 +228,7 @@ class GaussianLayer:
 
     def _moves(self) -> Iterator[Array]:
         """dY_i."""
-        if not hasattr(self, "TW"):
+        if not self.TW:
             self._meet_tangent()
         return iter(self.moves) if self.moves is not None else self._made_moves()
 

@@ -147,8 +147,8 @@ class NormPass:
         J = listed(list(J)) if J.once else J
         self.J = J
         if self.trained:
-            scale = summed(square(gated(u, j)) for u, j in zip(self.u, J, strict=True))
-            self.parts = scale, summed(square(j) for j in J) if self.norm.centred else 0 * scale
+            self.K_w = summed(square(gated(u, j)) for u, j in zip(self.u, J, strict=True))
+            self.K_b = summed(square(j) for j in J) if self.norm.centred else 0 * self.K_w
         self.J_along, self.J_mean = self._along(self.u, J), self._mean(J)
         made = self._pulled(J, self.J_along, self.J_mean)
         if keep:

@@ -166,8 +166,8 @@ class DrawnNetworks:
         J = listed([as_array(self.batch.rng, units.copy(), "float64")])
         for stage in reversed(self.stages):
             J = stage.backward(J, keep=keep)
-        parts = [layer.kernel_parts() for layer in self.layers] + [norm.parts for norm in self.trained_norms]
-        return sum(of_weights for of_weights, _ in parts), sum(of_biases for _, of_biases in parts)
+        parts = [*self.layers, *self.trained_norms]
+        return sum(each.K_w for each in parts), sum(each.K_b for each in parts)
 
     def change(self, residuals: Array) -> Array:
         """The first change of K per unit learning rate, (draws, m o, m o), after `backward` that kept.

@@ -61,8 +61,8 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
     Those that hold gradients are as many times as large as there are outputs.  A residual block counts as one more
     layer, and a norm keeps two more arrays with targets; either works with a few more at a time.  A few blocks of
-    constant size and, for each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output)
-    come on top.
+    constant size and, for each layer and norm, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input,
+    output) come on top.
 
     Examples
     --------
@@ -73,12 +73,14 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """
     outputs, widths = net.widths[-1], kept_widths(net)
     residual, normalised = isinstance(net, ResidualNetwork), net.norm is not None
-    arrays = sum(widths) + (1 + residual + normalised) * (1 + outputs) * max(widths)
+    norms = kept_widths(net, norms=True)
+    arrays = sum(widths) + ((1 + residual) * (1 + outputs) + normalised * outputs) * max(widths)
     if targets:
-        arrays = (2 + outputs) * sum(widths) + (1 + outputs) * (sum(kept_widths(net, norms=True)) - sum(widths))
+        arrays = (2 + outputs) * sum(widths) + (1 + outputs) * (sum(norms) - sum(widths))
         arrays += (2 + 3 * outputs + (residual + 2 * normalised) * (1 + outputs)) * max(widths)
     rows, layers = m * outputs, len(widths)
-    of_inputs, of_pairs = (16, 4 * layers + 14) if targets else (7, 3 * layers + 8)
+    of_inputs, of_pairs = (16, 4 * layers + 14) if targets else (7, 3 * layers + 6)
+    of_pairs += (2 + targets) * (len(norms) - layers)
     grams = of_inputs * m**2 * (layers + 2) + of_pairs * (rows**2 - m**2)
     return 8 * (m * arrays + 5 * min(BLOCK, rows * max(widths)) + grams)
 
