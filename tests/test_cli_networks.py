@@ -16,8 +16,9 @@ import typer
 
 import finwidth
 from finwidth import MLP, Activation, BalancedResNet, FinwidthError, Norm, ResNet
-from finwidth.cli.main import app, sweep_app
+from finwidth.cli.main import app
 from finwidth.cli.networks import read_options
+from finwidth.cli.sweeps import sweep_app
 from finwidth.networks.description import Network
 from finwidth.networks.widths import parse_widths
 from fuzzing import Called, call
