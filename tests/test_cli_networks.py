@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 import finwidth
 from finwidth import MLP, Activation, BalancedResNet, FinwidthError, Norm, ResNet
 from finwidth.cli.main import app
 from finwidth.cli.networks import read_options
+from finwidth.cli.sweeps import sweep_app
 from finwidth.networks.description import Network
 from finwidth.networks.widths import parse_widths
 from fuzzing import Called, call
@@ -123,14 +125,20 @@ def test_what_does_not_go_together_is_one_sentence(line: str) -> None:
     assert REFUSED[line] in found.errors
 
 
-def examples() -> list[str]:
+def examples(program: typer.Typer) -> list[str]:
     """Those of every help text."""
     found: list[str] = []
-    for each in app.registered_commands:
+    for each in program.registered_commands:
         assert each.epilog is not None, each.name
         found += re.findall(r"^ *finwidth (.*)$", each.epilog, re.M)
         assert max(map(len, found)) < 69
     return found
+
+
+def test_examples_of_sweeps_are_of_sweeps() -> None:
+    lines = examples(sweep_app)
+    assert len(lines) > 6
+    assert all(line.startswith("sweep ") for line in lines)
 
 
 def lines_of_the_docs() -> list[str]:
@@ -140,7 +148,7 @@ def lines_of_the_docs() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [*examples(), *lines_of_the_docs()])
+@pytest.mark.parametrize("line", [*examples(app), *lines_of_the_docs()])
 def test_every_example_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="measures a module")
     pytest.importorskip("sklearn", reason="reads digits")

@@ -18,6 +18,7 @@ from finwidth.cli import interrupts
 from finwidth.cli.bars import Bars
 from finwidth.cli.kernel import compare_command, gram_command, moments_command, report_command, sample_command
 from finwidth.cli.modules import measure_command
+from finwidth.cli.options import examples
 from finwidth.cli.paper import paper_command
 from finwidth.cli.sizes import depth_for_command, regime_command, width_for_command
 from finwidth.cli.sweeps import sweep_app
@@ -60,9 +61,8 @@ def _main(
         typer.echo(context.get_help())
 
 
-def _add(name: str, command: Callable[..., None], *examples: str) -> None:
-    """A command, with examples at the end of its help."""
-    app.command(name, epilog="\n\n".join(["Examples:", *(f"  finwidth {name} {each}" for each in examples)]))(command)
+def _add(name: str, command: Callable[..., None], *lines: str) -> None:
+    app.command(name, epilog=examples(name, *lines))(command)
 
 
 _add(

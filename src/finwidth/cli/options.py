@@ -32,3 +32,18 @@ Input = Annotated[
 Draws = Annotated[int, typer.Option("--draws", "-n", help="How many random networks to draw in law.")]
 Seed = Annotated[int, typer.Option("--seed", "-s", help="A whole number that fixes every draw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+def examples(command: str, *lines: str) -> str:
+    """The end of a command's help.
+
+    >>> from finwidth.cli.options import examples
+    >>> print(examples("paper", "", "theorem-1"))
+
+    Examples:
+    <BLANKLINE>
+      finwidth paper
+    <BLANKLINE>
+      finwidth paper theorem-1
+    """
+    return "\n\n".join(["Examples:", *(f"  finwidth {command} {line}".rstrip() for line in lines)])

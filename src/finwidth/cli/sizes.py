@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -45,7 +45,7 @@ def regime_command(
     from finwidth.inputs import parse_input, parse_numbers
 
     x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
-    found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
+    found = regime(cast("MLP", net), x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
     if as_json:
         told = asdict(found)
         print_json({"network": net.describe(), "regime": told.pop("name")} | told)

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
-from finwidth.cli.options import Json
+from finwidth.cli.options import Json, examples
 from finwidth.cli.output import print_json
 from finwidth.errors import FinwidthError
 
@@ -43,7 +43,7 @@ sweep_app = typer.Typer(
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
 
 
-@sweep_app.command("run")
+@sweep_app.command("run", epilog=examples("sweep", "grid.toml", "run grid.toml -o grid.zarr --workers 2"))
 def run_command(
     config: Annotated[Path, typer.Argument(help="The config, a TOML file.", show_default=False)],
     output: Annotated[
@@ -145,7 +145,7 @@ def _pace(now: Progress) -> str:
     return f"{now.rate:.3g} a second, {duration(now.seconds_left)} left"
 
 
-@sweep_app.command("status")
+@sweep_app.command("status", epilog=examples("sweep", "status grid.zarr", "status grid.zarr --json"))
 def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
@@ -162,7 +162,7 @@ def _print_status(found: Status, *, as_json: bool) -> None:
     tables.print_sweep_status(found)
 
 
-@sweep_app.command("check")
+@sweep_app.command("check", epilog=examples("sweep", "check grid.zarr"))
 def check_command(store: StoreArgument, as_json: Json = False) -> None:
     """Find every file of a store that is damaged, and mend what can be computed again."""
     from finwidth.sweeps.store.mending import LEFT, check
@@ -178,7 +178,7 @@ def check_command(store: StoreArgument, as_json: Json = False) -> None:
         raise FinwidthError(f"{store} is still damaged: move away {', '.join(foreign)}, and check it again")
 
 
-@sweep_app.command("collect")
+@sweep_app.command("collect", epilog=examples("sweep", "collect grid.zarr -o grid.nc"))
 def collect_command(
     store: StoreArgument,
     output: Annotated[
@@ -202,7 +202,7 @@ def collect_command(
     typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
 
 
-@sweep_app.command("merge")
+@sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
 def merge_command(
     stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.", show_default=False)],
     output: Annotated[
@@ -218,7 +218,14 @@ def merge_command(
     _print_status(status(output), as_json=as_json)
 
 
-@sweep_app.command("plot")
+@sweep_app.command(
+    "plot",
+    epilog=examples(
+        "sweep",
+        "plot grid.zarr phase -o phase.pdf",
+        "plot grid.zarr collapse -o c.png --at branch=0.5",
+    ),
+)
 def plot_command(
     store: StoreArgument,
     picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],

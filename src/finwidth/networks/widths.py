@@ -34,12 +34,6 @@ def check_widths(widths: Sequence[int], name: str = "widths") -> tuple[int, ...]
     return tuple(checked)
 
 
-def _why_no_width(number: int | None) -> str:
-    if number is None:
-        return "not a whole number"
-    return "less than 1" if number < 1 else f"more than {_WIDEST:.0e}"
-
-
 def format_widths(widths: Sequence[int]) -> str:
     """Widths as the command line writes them: ``16,64x8,1``."""
     parts = [str(widths[0])]
@@ -82,3 +76,9 @@ def check_depth(name: str, depth: object, least: int = 1) -> int:
     if checked > _MOST_LAYERS:
         raise FinwidthError(f"{name} is {shown(depth)}; a network has at most {_MOST_LAYERS:,} layers")
     return checked
+
+
+def _why_no_width(number: int | None) -> str:
+    if number is None:
+        return "not a whole number"
+    return "less than 1" if number < 1 else f"more than {_WIDEST:.0e}"

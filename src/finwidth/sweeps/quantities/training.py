@@ -123,7 +123,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         check_cancelled: Callable[[], None],
     ) -> FloatArray:
         """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
-        net, table = cell.network(settings.network), settings.table
+        net, table = cast("MLP", cell.network(settings.network)), settings.table
         entries = len(_FOLLOWED) * len(table["record"])
         sums = ResumableSums(entries, _at_once(net, table), table["draws"], previous)
         for number, count in sums.chunks():
@@ -145,7 +145,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
 
     def memory(self, cell: Cell, settings: Settings[TrainingTable]) -> int:
         """Bytes of the networks that are trained at once."""
-        net, table = cell.network(settings.network), settings.table
+        net, table = cast("MLP", cell.network(settings.network)), settings.table
         m = len(table["inputs"])
         if table["method"] == "law":
             X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
@@ -155,7 +155,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         return one * min(table["draws"], _at_once(net, table))
 
 
-def _at_once(net: Network, table: TrainingTable) -> int:
+def _at_once(net: MLP, table: TrainingTable) -> int:
     """How many networks share a seed."""
     if table["method"] == "networks":
         return max(1, _CHUNK_WEIGHTS // weights_of(net))
@@ -169,7 +169,7 @@ def _defined(values: xr.DataArray) -> FloatArray:
 
 
 def _train_some(
-    net: Network,
+    net: MLP,
     X: FloatArray,
     table: TrainingTable,
     networks: int,
