@@ -446,9 +446,8 @@ def residual(r: random.Random) -> Any:
 
 
 def ensemble_of(r: random.Random) -> Any:
-    if r.random() < 0.2:
-        return residual(r)
-    return net(r) if r.random() < 0.6 else lambda: module(r)
+    kind = r.random()
+    return net(r) if kind < 0.6 else residual(r) if kind > 0.9 else lambda: module(r)
 
 
 def tensor_law(r: random.Random) -> Any:
