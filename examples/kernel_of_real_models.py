@@ -29,7 +29,11 @@ def resnet(layers: tuple[int, ...] = (2, 2, 2, 2), **options: Any) -> Factory:
     """A torchvision ResNet in eval mode, where batch normalisation at its start divides by 1."""
     from torchvision.models.resnet import BasicBlock, ResNet
 
-    return lambda: ResNet(BasicBlock, list(layers), num_classes=10, **options).eval()
+    def make() -> nn.Module:
+        module: nn.Module = ResNet(BasicBlock, list(layers), num_classes=10, **options)
+        return module.eval()
+
+    return make
 
 
 def vit(width: int = 192, depth: int = 6) -> Factory:
@@ -37,9 +41,10 @@ def vit(width: int = 192, depth: int = 6) -> Factory:
     from torchvision.models import VisionTransformer
 
     def make() -> nn.Module:
-        module = VisionTransformer(32, 8, depth, max(1, width // 64), width, 4 * width, num_classes=10).eval()
+        module: Any = VisionTransformer(32, 8, depth, max(1, width // 64), width, 4 * width, num_classes=10)
         module.heads.head.reset_parameters()
-        return module
+        made: nn.Module = module.eval()
+        return made
 
     return make
 
@@ -70,7 +75,7 @@ def rows() -> dict[str, tuple[Factory, torch.Tensor]]:
     """What is measured, and at which input."""
     torch.manual_seed(0)
     image, text = torch.randn(3, 32, 32), torch.randint(512, (16,))
-    group = {"norm_layer": lambda n: nn.GroupNorm(8, n)}
+    group: dict[str, Any] = {"norm_layer": lambda n: nn.GroupNorm(8, n)}
     return {
         "ResNet-10": (resnet((1, 1, 1, 1)), image),
         "ResNet-18": (resnet(), image),
