@@ -489,6 +489,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.compare.factory": lambda r: r.choice([None, None, lambda: module(r)]),
     "finwidth.regime.factory": lambda r: r.choice([None, None, lambda: module(r)]),
     "finwidth.in_law.gains": one(None, 1, 2.0, {}, {"0": 1.5}),
+    "finwidth.in_law.module": lambda r: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double(),
     "finwidth.empirical.ResNet.net": residual,
     "finwidth.empirical.ResNet.activation": tensor_law,
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),
