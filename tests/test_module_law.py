@@ -251,7 +251,8 @@ def test_compare_places_any_module() -> None:
 
 def test_an_interrupt_leaves_the_module_and_the_generator() -> None:
     make, x = CASES["default"]
-    module, state = make(), torch.random.get_rng_state()
+    module = make()
+    state = torch.random.get_rng_state()
 
     def stop(done: int) -> None:
         if done == 3:
@@ -261,8 +262,7 @@ def test_an_interrupt_leaves_the_module_and_the_generator() -> None:
     with pytest.raises(KeyboardInterrupt):
         finwidth.compare(module, x, networks=50, progress=stop)
     assert torch.equal(module.last.weight, before)
-    assert torch.equal(torch.random.get_rng_state(), torch.random.get_rng_state())
-    assert state is not None
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_the_interval_is_that_of_a_binomial_share() -> None:
@@ -307,6 +307,16 @@ def test_what_cannot_be_compared_is_told(name: str) -> None:
     module = module if name == "training mode" else module.eval()
     with pytest.raises(FinwidthError, match=words):
         finwidth.compare(module, given.pop("x", torch.ones(3, 4, 4)), networks=5, **given)
+
+
+def test_a_law_is_told_once() -> None:
+    module, net = nn.Linear(3, 1), finwidth.MLP([3, 4, 1])
+    for call in (finwidth.compare, finwidth.regime):
+        function: Any = call
+        with pytest.raises(FinwidthError, match="init and factory both say"):
+            function(module, [1, 2, 3], init="default", factory=lambda: nn.Linear(3, 1))
+        with pytest.raises(FinwidthError, match="factory is for torch modules"):
+            function(net, [1, 2, 3], factory=lambda: nn.Linear(3, 1))
 
 
 # ---- regime

@@ -216,6 +216,7 @@ def _network(
 ) -> MLP | ModuleLaw:
     """The description, or of a module that has none here the law of its draws."""
     if isinstance(net, MLP) or not hasattr(net, "parameters"):
+        module_law.check_no_factory(factory)
         return check_mlp(net)
     return module_law.description_or_law(net, init, factory, served=(MLP,))
 

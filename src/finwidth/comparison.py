@@ -168,8 +168,10 @@ def compare(
     if not isinstance(net, MLP) and hasattr(net, "parameters"):
         if factory is None:
             return _compare_recognised(net, x, init, tell, draws=draws, networks=networks, seed=seed)
+        module_law.check_told_once(init, factory)
         return _compare_in_module_law(net, x, factory, tell, networks=networks, seed=seed)
     net = check_mlp(net)
+    module_law.check_no_factory(factory)
     exact = exact_values(moments(net, x))
     not_sampled = _not_sampled(net)
     sampler = None if not_sampled else sample.one_input_sampler(net, x, first_output=True)

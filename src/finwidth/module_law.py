@@ -86,6 +86,7 @@ def description_or_law(
     from finwidth import empirical
 
     if factory is not None:
+        check_told_once(init, factory)
         return law_of_module(module, factory)
     try:
         net = empirical.recognise(module, init)
@@ -96,6 +97,18 @@ def description_or_law(
     if isinstance(net, served) and net.norm is None:
         return net
     return law_of_network(net, module)
+
+
+def check_no_factory(factory: object) -> None:
+    """Refuse a factory beside a description of a network."""
+    if factory is not None:
+        raise FinwidthError("factory is for torch modules, and the law of a description is its own; leave factory out")
+
+
+def check_told_once(init: object, factory: object) -> None:
+    """Refuse two statements of how a module is drawn."""
+    if init is not None and factory is not None:
+        raise FinwidthError("init and factory both say how the module is drawn; give one of them")
 
 
 def short_reason(error: FinwidthError) -> str:

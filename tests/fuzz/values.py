@@ -446,9 +446,8 @@ def residual(r: random.Random) -> Any:
 
 
 def ensemble_of(r: random.Random) -> Any:
-    if r.random() < 0.2:
-        return residual(r)
-    return net(r) if r.random() < 0.6 else lambda: module(r)
+    kind = r.random()
+    return net(r) if kind < 0.6 else residual(r) if kind > 0.9 else lambda: module(r)
 
 
 def tensor_law(r: random.Random) -> Any:
@@ -490,6 +489,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.compare.factory": lambda r: r.choice([None, None, lambda: module(r)]),
     "finwidth.regime.factory": lambda r: r.choice([None, None, lambda: module(r)]),
     "finwidth.in_law.gains": one(None, 1, 2.0, {}, {"0": 1.5}),
+    "finwidth.in_law.module": lambda r: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double(),
     "finwidth.empirical.ResNet.net": residual,
     "finwidth.empirical.ResNet.activation": tensor_law,
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),

@@ -291,14 +291,13 @@ def print_measurement(found: Measurement) -> None:
 def print_module_comparison(found: ModuleComparison) -> None:
     """Print a given network's kernel beside its law."""
     exact = ("exact mean", "std. dev.", "z") if found.cv is not None else ()
-    table = _table("quantity", "this module", *exact, "percentile", "95 % interval")
+    table = _table("quantity", "this module", *exact, "percentile (95 %)")
     for row in found.rows:
         z = "" if row.z is None else f"{row.z:+.2f}"
         law = (number(row.exact), number(row.sd), z) if exact else ()
         least, most = row.interval
-        interval = f"{least:.3g} to {most:.3g} %"
-        quantity = row.quantity.replace("dK", "ΔK/λ")
-        table.add_row(quantity, number(row.measured), *law, f"{row.percentile:.3g} %", interval)
+        percentile = f"{row.percentile:.3g} % ({least:.3g}, {most:.3g})"
+        table.add_row(row.quantity.replace("dK", "ΔK/λ"), number(row.measured), *law, percentile)
     net = found.network
     notes = "K is that of output 0. " if net is None else ""
     notes += f"K is that of output 0 of {net.widths[-1]}. " if net is not None and net.widths[-1] > 1 else ""

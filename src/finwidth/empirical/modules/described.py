@@ -80,7 +80,7 @@ class DescribedModule(nn.Sequential):
         names = {id(each): name for name, each in self.named_modules()}
         self.places = [Place(p.kind, p.layer, names[id(each)]) for p, each in zip(places, layers, strict=True)]
         self.scale: dict[str, float] = self._rates()
-        values = self.draw(_weight_generator(seed))
+        values = self.draw(seed)
         with torch.no_grad():
             for name, each in (*self.named_parameters(), *self.named_buffers()):
                 if name in values:
@@ -119,9 +119,9 @@ class DescribedModule(nn.Sequential):
             found[f"{place.name}.bias"] = float(place.layer.bias_multiplier / (scale**2 or 1))
         return {name: found.get(name, 1.0) for name, each in self.named_parameters() if each.requires_grad}
 
-    def draw(self, rng: np.random.Generator) -> dict[str, FloatArray]:
+    def draw(self, seed: int | np.random.Generator) -> dict[str, FloatArray]:
         """Parameters and buffers of a random network, by name; what is not drawn (those of a norm) is not there."""
-        net, values = self.network, dict[str, FloatArray]()
+        net, values, rng = self.network, dict[str, FloatArray](), weight_generator(seed)
         for place in self.places:
             layer, (unit, scale) = place.layer, self._factors(place)
             weight = net.weight_law.sample(rng, (1, layer.fan_out, layer.fan_in))[0]
@@ -144,7 +144,8 @@ class DescribedModule(nn.Sequential):
         return [{"params": [parameters[name]], "lr": lr * rate} for name, rate in self.scale.items()]
 
 
-def _weight_generator(seed: object) -> np.random.Generator:
+def weight_generator(seed: object) -> np.random.Generator:
+    """A generator, or that of a seed."""
     if isinstance(seed, np.random.Generator):
         return seed
     number = arguments.index(seed)

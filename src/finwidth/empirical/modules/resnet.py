@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.empirical.modules.described import DescribedModule, Place
+from finwidth.empirical.modules.described import DescribedModule, Place, weight_generator
 from finwidth.empirical.modules.parts import ResidualBlock, Signs, norm_module
 from finwidth.networks import balanced, resnet
 from finwidth.networks.laws import FloatArray
@@ -85,8 +85,9 @@ class ResNet(DescribedModule):
             self.append(norm_module(norm, n, dtype, device))
         self.append(layers[-1])
 
-    def draw(self, rng: np.random.Generator) -> dict[str, FloatArray]:
+    def draw(self, seed: int | np.random.Generator) -> dict[str, FloatArray]:
         """Parameters, and the signs, of a random network, by name."""
+        rng = weight_generator(seed)
         values = super().draw(rng)
         for name, each in self.named_buffers():
             values[name] = 2 * rng.integers(0, 2, len(each)).astype(np.float64) - 1
