@@ -553,6 +553,23 @@ def test_planted_faults_are_found(name: str, outputs: str, monkeypatch: pytest.M
         assert near(found, right)
 
 
+def test_a_fault_in_one_of_many_outputs_is_found() -> None:
+    """Of a trace; in whichever output it is."""
+    torch.manual_seed(0)
+    module, x = perceptron(3, 6, 12).double(), torch.randn(20, 3).double()
+    _, job = computation.compute(prepare(ExitStack(), module, x, None, "trace", "full", "1GiB", None, None))
+    K = ntk(module, x, outputs="diagonal")
+    for i in range(12):
+        off = K.clone()
+        off[..., i] *= 1.01
+        (part,) = check.by_output(job)
+        right, part = computation.compute(part)
+        wrong = right.clone()
+        wrong[..., i, i] *= 1.01
+        assert check.worst(job, K.sum(-1), [(right, part)]) is None
+        assert check.worst(job, off.sum(-1), [(wrong, part)]) is not None
+
+
 def test_a_lost_tangent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     module, x, y = perceptron(3, 6, 5, 2).double(), torch.randn(6, 3).double(), torch.randn(6, 2).double()

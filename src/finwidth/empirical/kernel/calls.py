@@ -114,14 +114,8 @@ def unpack_dual(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Gradients on, whatever the caller has set, and attention by formulas that every transform can take."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
-        warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
+    """Gradients on, whatever the caller has set."""
+    with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
@@ -276,9 +270,16 @@ def check_output(output: object, n: int) -> Tensor:
 
 @contextmanager
 def measuring(module: nn.Module) -> Iterator[ExitStack]:
-    """Inside, a user's module computes in its own precision; afterwards it is as it was before."""
+    """Inside, a user's module computes in its own precision, and attention by formulas that every transform can take.
+
+    Afterwards it is as it was before.
+    """
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
     with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
+        warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
         for layer in module.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 stack.callback(layer.register_forward_hook(_contiguous_gradient).remove)

@@ -27,6 +27,7 @@ Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
 _ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are taken: up to 8 all, otherwise 3, or one in 32 if that is more
 _COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
 _SHORT = 2**20  # numbers of a gradient whose products BLAS adds up
+_PAIRS = 16  # a trace of up to so many outputs is held against all pairs of them
 _OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
 
 
@@ -88,11 +89,11 @@ def checked(job: KernelJob, compute: Compute) -> Tensor:
 
 
 def by_output(job: KernelJob) -> list[KernelJob]:
-    """The kernel of each output by itself at some of the inputs, if this one is a trace of many; otherwise none."""
+    """The kernel of the outputs at some of the inputs, if this one is a trace of many; otherwise none."""
     if job.outputs != "trace" or job.plan.outputs <= _OUTPUTS:
         return []
     others = None if job.x2 is None else _choose(job, len(job.x2))
-    return [job.among(_choose(job, len(job.x1)), others, "diagonal")]
+    return [job.among(_choose(job, len(job.x1)), others, "full" if job.plan.outputs <= _PAIRS else "diagonal")]
 
 
 def _check_company(job: KernelJob) -> None:
@@ -169,7 +170,8 @@ def discrepancies(
     for part_K, part in parts:
         rows, others = _choose(job, len(job.x1)), _choose(job, len(job.x1 if job.x2 is None else job.x2))
         entries = (K[rows] if job.sizes.diagonal_only else K[rows[:, None], others]).double()
-        for found, total in zip(entries.flatten(), part_K.double().sum(-1).flatten(), strict=True):
+        each_output = part_K.diagonal(dim1=-2, dim2=-1) if part.outputs == "full" else part_K
+        for found, total in zip(entries.flatten(), each_output.double().sum(-1).flatten(), strict=True):
             yield Discrepancy(float(found), float(total), float(entries.abs().max()))
         job, K = part, part_K
     alone, pairs, groups = job.sizes.diagonal_only, _sample_pairs(job), list(_groups(job))

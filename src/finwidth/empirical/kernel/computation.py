@@ -75,9 +75,10 @@ class KernelJob:
         return x[pass_.inputs.start : pass_.inputs.stop], range(first + outputs.start, first + outputs.stop)
 
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> KernelJob:
-        """The kernel of the same outputs, or of "diagonal" for "trace", among some of the inputs, by the same plan."""
+        """The kernel of the same outputs, or of others for "trace", among some of the inputs, by the same plan."""
         x2 = None if self.x2 is None or others is None else self.x2[others]
-        return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, progress=None)
+        sizes = replace(self.sizes, all_pairs=outputs == "full" and self.plan.outputs > 1)
+        return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, sizes=sizes, progress=None)
 
     def generalised(self, *ways: str) -> KernelJob:
         """The job with every gradient formed, in these ways, by default one sample at a time."""
