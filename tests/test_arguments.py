@@ -26,6 +26,7 @@ NET = fw.MLP([2, 3, 1])
         lambda: fw.bounds(1, [1, 2]),
         lambda: fw.infinite_width("2,3,1", [1, 2]),
         lambda: fw.infinite_width_gram(None, [[1, 2]]),
+        lambda: fw.expansion(None, [[1, 2]]),
         lambda: fw.sample([2, 3, 1], [1, 2], 5),
         lambda: fw.sample_gram(1.0, [[1, 2]], 5),
         lambda: fw.train(np.ones(3), [[1, 2]], [1], 1, 0.1, 1),

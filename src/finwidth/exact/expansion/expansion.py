@@ -86,7 +86,8 @@ def expansion(
     net
         An `MLP` with Gaussian weights; biases from zero, Gaussian, frozen or absent.
     X
-        Inputs x_a, shape (m, n_0). Time and memory grow with m^4.
+        Inputs x_a, shape (m, n_0). Time and memory grow with m^4. Two inputs within an angle of 3e-7 of parallel, or
+        opposite, in a layer are taken as dependent there.
     y
         Targets, shape (m,), or (m, o) of o outputs; then ``dK`` is there too. Its mean is the same for all targets:
         to the sign of the last layer K is even, and what is linear in the targets odd. A smooth activation needs its
