@@ -29,6 +29,7 @@ from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
 from finwidth.networks.description import Gains, Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
+from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.widths import check_widths, format_widths
 
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
@@ -48,6 +49,7 @@ class MLPOptions(TypedDict, total=False):
     bias_law: str | WeightLaw
     bias_scale: Gains
     base_widths: int | Sequence[int] | None
+    norm: str | Norm | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class MLP(Network):
         For ``"mup"``: the widths at which the parameterization is the standard one, as of Yang et al.'s package mup.
         One number for the hidden layers, where inputs and outputs then have the base widths that they have, or one
         for each of ``widths``; by default 1 for each.
+    norm
+        ``"rms"`` or ``"layer"``: hidden layers are normalised before the activation; a `Norm` says more.
 
     Raises
     ------
@@ -111,6 +115,7 @@ class MLP(Network):
     bias_law: WeightLaw
     bias_scale: tuple[Fraction, ...]
     base_widths: tuple[int, ...]
+    norm: Norm | None
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class MLP(Network):
         bias_law: str | WeightLaw = "gaussian",
         bias_scale: Gains = 1,
         base_widths: int | Sequence[int] | None = None,
+        norm: str | Norm | None = None,
     ) -> None:
         checked = check_widths(widths)
         depth = len(checked) - 1
@@ -148,6 +154,7 @@ class MLP(Network):
             "bias_law": _weight_law(bias_law),
             "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),
             "base_widths": _base_widths(base_widths, checked, parameterization),
+            "norm": _norm(norm, checked, parameterization),
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -259,7 +266,10 @@ class MLP(Network):
 
     def __str__(self) -> str:
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
-        text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
+        text = f"{format_widths(self.widths)} {self.activation.name}"
+        if self.norm is not None:
+            text += f" {'after' if self.norm.position == 'before' else 'before'} {self.norm}"
+        text += f", {self.weight_law.name} weights"
         if self.gains != usual.gains:
             text += f" (gains {few_values(self.gains)})"
         text += f", {self.parameterization} parameterization"
@@ -271,6 +281,16 @@ class MLP(Network):
 # Inside MLP.__init__ the arguments hide these two.
 _activation = activation
 _weight_law = weight_law
+
+
+def _norm(given: str | Norm | None, widths: tuple[int, ...], parameterization: str) -> Norm | None:
+    norm = check_norm(given, widths[1:-1])
+    if norm is not None and norm.parameters == "trained" and parameterization == "mup":
+        raise FinwidthError(
+            'the rates of trained parameters of a norm in parameterization "mup" are not settled; choose ntk or '
+            'standard, or give parameters="none"'
+        )
+    return norm
 
 
 def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], parameterization: str) -> tuple[int, ...]:
@@ -306,6 +326,7 @@ def options_of(net: MLP) -> MLPOptions | None:
         "bias_law": net.bias_law,
         "bias_variance": net.bias_variance[0] if net.bias[0] != "none" else 0,
         "bias_scale": net.bias_scale[0],
+        "norm": net.norm,
     }
     if net.gains != MLP(net.widths, activation=net.activation).gains:
         found["gains"] = net.gains[0]

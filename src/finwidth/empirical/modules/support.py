@@ -6,7 +6,7 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import other_kind
+from finwidth.networks.routes import not_normalised, other_kind
 
 
 def unsupported(net: Network) -> list[str]:
@@ -19,7 +19,7 @@ def unsupported(net: Network) -> list[str]:
     >>> unsupported(MLP([2, 3, 1], "uniform", "tanh"))
     []
     """
-    if reasons := other_kind(net, MLP):
+    if reasons := other_kind(net, MLP) + not_normalised(net):
         return reasons
     phi = net.activation
     if not isinstance(phi, SmoothActivation) or phi is ACTIVATIONS.get(phi.name):
