@@ -312,7 +312,7 @@ def test_a_neuron_that_is_taken_is_not_new(monkeypatch: pytest.MonkeyPatch) -> N
 
     def any_neuron(self: ResidualTransfer, neurons: tuple[int, int]) -> Any:
         taken, after = neurons
-        return math.perm(self.net.widths[1], after - taken)
+        return math.perm(self.nets[0].widths[1], after - taken)
 
     monkeypatch.setattr(ResidualTransfer, "_meeting", any_neuron)
     wrong = engine(net, x, UP_TO_SIX_PATHS)

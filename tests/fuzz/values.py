@@ -236,6 +236,10 @@ def kind(r: random.Random) -> dict[str, Any]:
     return found
 
 
+def kinds_of_networks(r: random.Random) -> type[finwidth.MLP | finwidth.ResNet | finwidth.BalancedResNet]:
+    return r.choice([finwidth.MLP, finwidth.ResNet, finwidth.BalancedResNet])
+
+
 def net(r: random.Random) -> finwidth.MLP:
     return finwidth.MLP(widths(r), **kind(r))
 
@@ -507,6 +511,13 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.plots.law_of_kernel.K": lambda r: (
         np.array([abs(r.gauss(0, 1)) for _ in range(20)]) * r.choice([1, 0, 1e200])
     ),
+    "finwidth.exact.grid.moments_grid.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_width.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_depth.kind": kinds_of_networks,
+    "finwidth.plots.growth_with_depth.kind": kinds_of_networks,
+    "finwidth.width_for.kind": kinds_of_networks,
+    "finwidth.depth_for.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_depth.depths": numbers,
     "finwidth.exact.grid.moments_grid.widths": numbers,
     "finwidth.exact.grid.spread_by_width.widths": numbers,
 }
