@@ -110,7 +110,7 @@ def test_refused(arguments: dict[str, Any], said: str) -> None:
 
 
 NET = ResNet([2, 3, 1], 2)
-X, Y = np.eye(2), [1.0, -1.0]
+X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
     "compare": lambda: finwidth.compare(NET, X[0]),  # type: ignore[call-overload]
@@ -118,8 +118,6 @@ OF_MLPS: dict[str, Callable[[], Any]] = {
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
     "regime": lambda: finwidth.regime(NET, X[0]),  # type: ignore[arg-type]
-    "sample_gram": lambda: finwidth.sample_gram(NET, X, draws=1),  # type: ignore[arg-type]
-    "train": lambda: finwidth.train(NET, X, Y, steps=1, lr=0.1, draws=1),  # type: ignore[arg-type]
 }
 
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from finwidth import arguments
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Gains, Layer, Places
+from finwidth.networks.description import Gains, Layer, Places, Step
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.residual import Factor, ResidualNetwork
@@ -130,6 +130,10 @@ class ResNet(ResidualNetwork):
             return Block(a, b, self._layer("V", n, m), self._layer("W", m, n))
 
         return self._blocks(list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True)), block)
+
+    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
+        phi = self.activation
+        return [(each.skip_squared, each.branch_squared, (each.inner, phi), each.outer) for each in self.blocks]
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
