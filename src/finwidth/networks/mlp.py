@@ -61,11 +61,12 @@ class MLP(Network):
     widths
         ``[n_0, n_1, ..., n_d]``: input width, hidden widths, output width. Whole numbers, at least 1.
     weight_law
-        Law of the weights, rescaled to the layer's variance: ``"gaussian"``, ``"uniform"``, ``"laplace"``,
-        ``"smoothed-rademacher"``, ``"truncated-normal"``, or a `WeightLaw`.
+        Law of the weights, rescaled to the layer's variance: a name in `finwidth.networks.laws.LAWS`, such as
+        ``"gaussian"``, ``"uniform"``, ``"laplace"`` or ``"truncated-normal"``, or a `WeightLaw`.
     activation
-        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`; for draws in law of several inputs
-        also ``"tanh"``, ``"erf"``, ``"gelu"``, ``"silu"``, or a `SmoothActivation`.
+        A name in `finwidth.networks.activations.ACTIVATIONS`: one of two slopes, such as ``"relu"``, ``"leaky_relu"``
+        or ``"linear"``, or for draws in law of several inputs a smooth one, such as ``"tanh"`` or ``"gelu"``. Or an
+        `Activation` or `SmoothActivation` of your own.
     parameterization
         ``"ntk"`` (derivatives by the unit-variance weights, as in the paper), ``"standard"`` (by the weights
         themselves, as PyTorch does) or ``"mup"`` (maximal update, SGD: output variance divided by its fan-in,
@@ -73,8 +74,8 @@ class MLP(Network):
         of ``base_widths``).
     gains
         fan-in times the variance of a weight, one number or one per layer. By default 1/E[phi'^2] in hidden
-        layers (2 for ReLU; of smooth ones 1 for tanh and erf, 2 for gelu and silu) and 1 in the last, which for
-        ReLU is the paper's network.
+        layers (2 for ReLU; what a smooth activation says, such as 1 for tanh and 2 for gelu) and 1 in the last, which
+        for ReLU is the paper's network.
     bias
         ``"trained"`` (K_b counts them), ``"frozen"`` or ``"none"``: one for all layers, or one per layer.
     bias_variance

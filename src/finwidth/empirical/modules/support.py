@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
 from finwidth.networks.description import Network
@@ -26,6 +28,8 @@ def unsupported(net: Network) -> list[str]:
         return []
     if phi.torch_module is None:
         return [f"torch's form of its activation {phi.name} is not known"]
+    if not find_spec("torch"):  # which form of it torch has is known once it is installed
+        return []
     from finwidth.empirical.modules.mlp import activation_module
 
     try:
