@@ -113,11 +113,9 @@ NET = ResNet([2, 3, 1], 2)
 X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
-    "compare": lambda: finwidth.compare(NET, X[0]),  # type: ignore[call-overload]
     "empirical.MLP": lambda: finwidth.empirical.MLP(NET),  # type: ignore[arg-type]
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
-    "regime": lambda: finwidth.regime(NET, X[0]),  # type: ignore[arg-type]
 }
 
 

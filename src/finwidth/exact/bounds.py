@@ -13,9 +13,10 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moments
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, instead
+from finwidth.networks.routes import check_mlp, instead, other_kind
 from finwidth.progress import stage
 from finwidth.quantities import plain
 
@@ -80,8 +81,10 @@ def _exponentials(logs: dict[str, float]) -> dict[str, float]:
     return {key: exp(value) for key, value in logs.items()}
 
 
-def unsupported(net: MLP) -> list[str]:
+def unsupported(net: Network) -> list[str]:
     """How a network differs from those of the paper, whose forms cover no other; none if it does not."""
+    if not isinstance(net, MLP):
+        return other_kind(net, MLP)
     paper = MLP(net.widths, net.weight_law)
     differences = [
         f"{key} is {net.describe()[key]}"
