@@ -122,10 +122,12 @@ def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
     """
     folder = arguments.path("the folder", folder)
     arguments.instance("found", found, Report, "what finwidth.report.report returns")
-    title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
+    net = found.network
+    blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
+    title = f"{format_widths(net.widths)}{blocks}, {len(found.drawn):,} draws"
     figures = {
         "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
-        "depth": _depth_figure(found.network, x),
+        "depth": _depth_figure(net, x),
     }
     contents = {"report.json": _document(found.to_json())}
     contents |= {f"{name}{each}": rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}

@@ -244,6 +244,18 @@ def net(r: random.Random) -> finwidth.MLP:
     return finwidth.MLP(widths(r), **kind(r))
 
 
+def net_of_any_kind(r: random.Random) -> finwidth.MLP | finwidth.ResNet | finwidth.BalancedResNet:
+    kind_of_network = kinds_of_networks(r)
+    if kind_of_network is finwidth.MLP or r.random() < 0.3:
+        return net(r)
+    given = {key: value for key, value in kind(r).items() if key not in {"base_widths", "parameterization"}}
+    return kind_of_network([2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given)
+
+
+def factor(r: random.Random) -> Any:
+    return r.choice([1, 0.5, "sqrt(1/2)", "1/sqrt(depth)", 1e-20, 1e20])
+
+
 def number(r: random.Random) -> Any:
     return r.choice([0, 1, -2, 0.5, Fraction(1, 3), 1e-200, 1e150, -1e-3, np.float32(1.5), Decimal("0.25"), 10**20])
 
@@ -482,8 +494,13 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.Norm.parameters": one("none", "trained"),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),
-    "finwidth.compare.net": lambda r: r.choice([net, module])(r),
-    "finwidth.regime.net": lambda r: r.choice([net, module])(r),
+    "finwidth.compare.net": lambda r: r.choice([net_of_any_kind, module])(r),
+    "finwidth.regime.net": lambda r: r.choice([net_of_any_kind, module])(r),
+    "finwidth.sampling.one_input.importance.importance_estimates.net": net_of_any_kind,
+    "finwidth.summarize.net": net_of_any_kind,
+    "finwidth.growth.net": net_of_any_kind,
+    "finwidth.report.report.net": net_of_any_kind,
+    "finwidth.plots.growth_with_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
     "finwidth.tangent_kernel.outputs": law_outputs,
     "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.MatrixFreeLinear(2, 1).parameters()),
     "finwidth.empirical.Ensemble.net": ensemble_of,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LARGEST_LOG = 575.0
+_FLAT = 2.0  # a ratio up to which the axis is linear
 _SIGNAL = ("hidden", "skip", "branch", "activation", "gains")  # options that growth to first order depends on
 
 
@@ -126,12 +127,16 @@ def growth_with_depth(
     symbol = "d" if kind is MLP else "L"
     form = r"$\exp(5\,d/n)$" if kind is MLP else "exp of the growth exponent"
     axes.plot([], [], color="black", lw=1.0, ls="--", label=form)
-    axes.set_yscale("log")
     axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
     axes.set(xlim=(0, max(depths)))
-    axes.set_ylim(bottom=1)
-    plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend()
+    top = axes.get_ylim()[1]
+    if top < _FLAT:
+        axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=1)
+        plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.legend(loc="upper left" if top < _FLAT else "best")
     return figure
 
 
