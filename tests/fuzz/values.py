@@ -245,11 +245,12 @@ def net(r: random.Random) -> finwidth.MLP:
 
 
 def net_of_any_kind(r: random.Random) -> finwidth.MLP | finwidth.ResNet | finwidth.BalancedResNet:
-    kind_of_network = kinds_of_networks(r)
-    if kind_of_network is finwidth.MLP or r.random() < 0.3:
+    if r.random() < 0.5:
         return net(r)
     given = {key: value for key, value in kind(r).items() if key not in {"base_widths", "parameterization"}}
-    return kind_of_network([2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given)
+    return r.choice([finwidth.ResNet, finwidth.BalancedResNet])(
+        [2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given
+    )
 
 
 def factor(r: random.Random) -> Any:

@@ -89,7 +89,8 @@ def test_described() -> None:
         ({"depth": 10**8}, "at most 10,000,000"),
         ({"hidden": 0}, "hidden is 0; give a whole number"),
         ({"hidden": [1, 2, 3]}, "hidden has 3 entries for 2 blocks; give one number, or 2"),
-        ({"hidden": [1, 0]}, "width number 1 is 0"),
+        ({"hidden": [1, 0]}, "hidden of block 2 is 0; give a whole number"),
+        ({"hidden": 10**101}, "hidden is 1.*; give at most 1e+100".replace("+", r"\+")),
         ({"branch": -1}, "branch is -1; give numbers, 0 or more"),
         ({"branch": 1e200}, "branch is 1e"),
         ({"branch": "sqrt(1/0)"}, r"roots such as \"sqrt\(3/4\)\""),
@@ -129,5 +130,5 @@ def test_what_is_for_mlps_says_so(name: str) -> None:
 
 def test_an_ensemble_says_what_it_takes() -> None:
     pytest.importorskip("torch")
-    with pytest.raises(FinwidthError, match=r"give a finwidth\.MLP, or a function that makes a torch module"):
+    with pytest.raises(FinwidthError, match=r"ResNets are not made here; finwidth\.moments .*or give a function"):
         finwidth.empirical.Ensemble(NET, 2)  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ NETWORKS = DEEP | {
     "stream of 2": ResNet([3, 2, 1], 3, 3),
     "stream of 1": ResNet([3, 1, 1], 3, 3, activation=LEAKY),
     "dead streams": ResNet([3, 3, 1], 4, 2, skip=[1, 0, 0.5, 1], bias="none"),
+    "no skip in the last block": ResNet([3, 2, 1], 3, 2, skip=[1, 1, 0]),
     "a branch cut": ResNet([3, 4, 1], 3, 2, branch=[1, 0, 1]),
     "biases": ResNet([3, 4, 1], 2, 3, bias_scale=[0.5, 2, 0.7, 1.5], bias=["trained", "frozen", "trained", "none"]),
     "wide": ResNet([3, 10**6, 1], 4, 10**9, branch="1/sqrt(depth)"),
@@ -153,7 +154,7 @@ def test_both_passes_make_one_network(name: str) -> None:
         _, moved = made._tangent(passed, R, (nu, nu, rho), Variates(np.random.default_rng(3)))
     above = passed[-1].above
     K = (above[0] * moved[0] + above[1] * moved[1]) / above[0] + made.head.c * R + made.head.e
-    away = np.abs(above[0]) > 1e-3 * above[1]  # of zeros of N, by which it is divided
+    away = (np.abs(above[0]) > 1e-3 * above[1]) & (R > 0)  # of zeros of N, by which it is divided
     np.testing.assert_allclose(K[away], (K_w + K_b)[away], rtol=1e-8)
     np.testing.assert_allclose((np.sqrt(R) * above[0])[away], output[away], rtol=1e-9)
 
@@ -254,7 +255,7 @@ def test_a_seed_fixes_the_numbers_at_any_input() -> None:
     ("net", "x", "words"),
     [
         (ResNet([2, 3, 1], 2, bias_variance=1), [1, 2], "zero initial biases"),
-        (ResNet([2, 3, 1], 2, skip=[1, 0]), [1, 2], "a skip in every block"),
+        (ResNet([2, 3, 1], 2, skip=[0, 1]), [1, 2], "a skip in every block"),
         (ResNet([2, 3, 1], 2, weight_law="uniform"), [1, 2], "its weights are uniform"),
         (ResNet([2, 3, 2], 2), [1, 2], "2 outputs"),
         (ResNet([2, 3, 1], 2), [0, 0], "nothing to tilt"),

@@ -282,9 +282,8 @@ class ResNetMoments:
     def unsupported(net: ResidualNetwork) -> list[str]:
         """Reasons why there are no moments of this network; none if there are."""
         reasons = unsupported_laws(net)
-        revived = any(map(operator.mul, net.bias_variance[1:-1], net.bias_scale[1:-1]))  # in blocks
-        if not (all(net.skip_squared) or revived) and net.activation.can_die and "trained" in net.bias:
-            reasons.append("it has trained biases and a block without skip, in which the stream can die")
+        if net.outlived:
+            reasons.append("it has trained biases above a block without skip, in which the stream can die")
         return reasons
 
     @staticmethod

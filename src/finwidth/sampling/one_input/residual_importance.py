@@ -465,8 +465,8 @@ class ResNetByImportance(ResNetAtOneInput):
         reasons = ResNetAtOneInput.unsupported(net)
         if not reasons and net.random_bias:
             reasons = ["tilted draws need zero initial biases"]
-        if not reasons and net.activation.can_die and not all(net.skip_squared) and "trained" in net.bias:
-            reasons = ["tilted draws need a skip in every block where biases are trained"]
+        if not reasons and net.outlived:
+            reasons = ["tilted draws need a skip in every block below trained biases"]
         return reasons
 
     def memory(self, draws: int) -> int:
