@@ -248,7 +248,8 @@ def net_of_any_kind(r: random.Random) -> finwidth.MLP | finwidth.ResNet | finwid
     if r.random() < 0.5:
         return net(r)
     given = {key: value for key, value in kind(r).items() if key not in {"base_widths", "parameterization"}}
-    return r.choice([finwidth.ResNet, finwidth.BalancedResNet])(
+    residual: type[finwidth.ResNet | finwidth.BalancedResNet] = r.choice([finwidth.ResNet, finwidth.BalancedResNet])
+    return residual(
         [2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given
     )
 
