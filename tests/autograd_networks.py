@@ -191,3 +191,24 @@ def autograd_networks(
             found[name] = found[name][..., 0, 0]
         found["output"] = found["output"][..., 0]
     return found
+
+
+def autograd_training(  # noqa: PLR0917
+    net: Network, at: Tensors, signs: Tensors, X: Any, targets: Any, steps: int, lr: float, momentum: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Outputs (draws, steps + 1, m, o) and K (.., m, m), a trace over outputs, of networks that SGD moves on all X."""
+    networks, velocity = AutogradNetworks(net), {name: torch.zeros_like(value) for name, value in at.items()}
+    X = torch.as_tensor(np.asarray(X, dtype=float))
+    targets = torch.as_tensor(np.asarray(targets, dtype=float)).reshape(len(X), -1)
+    found: dict[str, list[torch.Tensor]] = {"output": [], "K": []}
+
+    def kernel(at: Tensors, signs: Tensors) -> torch.Tensor:
+        return torch.einsum("abkk->ab", sum(networks.kernels(at, signs, X)))
+
+    for _ in range(steps + 1):
+        found["output"].append(vmap(lambda at, signs: networks.outputs(at, signs, X))(at, signs))
+        found["K"].append(vmap(kernel)(at, signs))
+        moves = vmap(lambda at, signs: networks.step(at, signs, X, targets))(at, signs)
+        velocity = {name: momentum * velocity[name] + moves[name] for name in at}
+        at = {name: value + lr * velocity[name] for name, value in at.items()}
+    return {name: torch.stack(values, 1).numpy() for name, values in found.items()}

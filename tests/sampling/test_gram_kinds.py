@@ -3,6 +3,7 @@ by autograd, in law and draw by draw; against the chain at one input and closed 
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -11,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from finwidth import MLP, BalancedResNet, Norm, ResNet, sample_gram
+import finwidth
+from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet, sample_gram
 from finwidth.networks.description import Network
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
 from finwidth.sampling.kernel_matrix.maps import NormPass, SignsPass
 from finwidth.sampling.kernel_matrix.passes import DrawnNetworks, ResidualPass
 from finwidth.sampling.kernel_matrix.rows import Rows, listed
+from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import stream
+from finwidth.sampling.sampler import Chunk
 from sampling.test_gram import forget_the_forward_pass, forget_the_tangent
-from stats import same_law
+from stats import same_law, same_mean
 
 torch = pytest.importorskip("torch")
 from autograd_networks import AutogradNetworks, autograd_networks  # noqa: E402
@@ -248,3 +252,190 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_joint_law_is_that_of_many_networks(name: str) -> None:
     assert_same(in_law(NETWORKS[name], 40_000), held_in_law(NETWORKS[name], 40_000))
+
+
+def test_wrong_networks_are_rejected() -> None:
+    """A norm whose length is held fixed, and another skip, against draws in law."""
+    net = NETWORKS["pre-norm"]
+    ours, theirs = in_law(net, 6000), held_in_law(net, 6000, project=False)
+    assert same_law(VIEWS["output"](ours), VIEWS["output"](theirs))
+    assert not same_law(VIEWS["K of two inputs"](ours), VIEWS["K of two inputs"](theirs))
+    assert not same_law(VIEWS["dK of one input"](ours), VIEWS["dK of one input"](theirs))
+    net = NETWORKS["relu"]
+    ours, theirs = in_law(net, 6000), held_in_law(net, 6000, skip=0.7)
+    assert not same_law(VIEWS["output"](ours), VIEWS["output"](theirs))
+
+
+def test_a_device_draws_the_same_law() -> None:
+    net = NETWORKS["pre-norm, layer, trained"]
+    assert_same(in_law(net, 6000, device="cpu"), held_in_law(net, 6000))
+
+
+@pytest.mark.parametrize("name", ["balanced, tanh, two outputs", "branches and skips cut", "post-norm, trained"])
+def test_a_device_draws_what_is_drawn_here(name: str) -> None:
+    ours, there = in_law(NETWORKS[name], 6000), in_law(NETWORKS[name], 6000, device="cpu")
+    assert_same(ours, there)
+
+
+# ---- one input, exact moments, closed forms
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        ResNet([3, 6, 1], 3, 5, branch="1/sqrt(depth)"),
+        ResNet([3, 3, 1], 2, [1, 2], activation="abs", skip=0.5, bias_variance=[0.5, 0.2, 0.3, 1]),
+    ],
+    ids=str,
+)
+def test_one_input_has_the_law_of_the_residual_chain(net: ResNet) -> None:
+    x, draws = np.array([1.0, -2.0, 2.0]), 20_000
+    ours, chain = sample_gram(net, x[None], draws, seed=1, y=[0.0]), finwidth.sample(net, x, draws, seed=2)
+    for name, values in (
+        ("output", ours.output[:, 0]),
+        *((each, ours[each][:, 0, 0]) for each in ("K_w", "K_b", "dK")),
+    ):
+        assert same_law(values.to_numpy().round(10), chain[name].to_numpy().round(10)), name
+
+
+@pytest.mark.parametrize("kind", [ResNet, BalancedResNet])
+def test_the_diagonal_has_the_exact_moments(kind: type[ResNet | BalancedResNet]) -> None:
+    net = kind([2, 12, 1], 4, branch="1/sqrt(depth)")
+    exact = finwidth.moments(net, X[0], order=4)
+    K = sample_gram(net, X[:1], 40_000, seed=3).K.to_numpy()[:, 0, 0]
+    assert same_mean(K, float(exact.mean), float(exact.variance))
+    assert same_mean(K**2, float(exact.raw[1]), float(exact.raw[3]) - float(exact.raw[1]) ** 2)
+    assert not same_mean(K, 1.1 * float(exact.mean), float(exact.variance))
+
+
+def test_linear_blocks_have_the_mean_of_their_infinite_width() -> None:
+    """Without activation E[K_w(x, x')] is x.x'/n_0 times what each layer adds, (1 + b^2)^L each, at every width."""
+    L, b = 3, 0.5
+    K = sample_gram(ResNet([2, 5, 1], L, 3, activation="linear", branch=b, bias="none"), X, 20_000, seed=4).K.to_numpy()
+    grown = (1 + b * b) ** L
+    for a, c in ((0, 0), (0, 1), (1, 2)):
+        # Stem and head see the whole network, V_l and W_l only the paths through their branch.
+        mean = X[a] @ X[c] / 2 * (2 * grown + 2 * L * b * b * grown / (1 + b * b))
+        error = K[:, a, c].std() / len(K) ** 0.5
+        assert abs(K[:, a, c].mean() - mean) < 5 * error + 1e-12
+        assert abs(mean) < 1e-12 or error < 0.03 * abs(mean)
+
+
+def test_wide_residual_networks_approach_the_limit_like_one_over_n() -> None:
+    """Off the diagonal; on it E[K] has no correction (docs/theory/residual.md)."""
+    L, widths, draws = 2, (4, 8, 16), 60_000
+    inputs = np.array([[1.0, 2.0], [2.0, -1.0]])
+    # The limit, by the arc-cosine map of each block: Sigma <- Sigma + b^2 S(Sigma), Theta likewise.
+    scale = np.outer(np.linalg.norm(inputs, axis=1), np.linalg.norm(inputs, axis=1)) / 2
+    sigma = theta = inputs @ inputs.T / 2
+    for _ in range(L):
+        angle = np.arccos(np.clip(sigma / scale, -1, 1))
+        branch, slope = scale * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi, (np.pi - angle) / np.pi
+        theta = theta + branch + slope * (theta + sigma)
+        sigma, scale = sigma + branch, 2 * scale
+    limit = (theta + sigma)[0, 1]
+    errors = []
+    for n in widths:
+        K = sample_gram(ResNet([2, n, 1], L, bias="none"), inputs, draws, seed=5).K.to_numpy()[:, 0, 1]
+        errors.append(K.mean() / limit - 1)
+        assert abs(errors[-1]) > 4 * K.std() / draws**0.5 / abs(limit)
+    slope = np.polyfit(np.log(widths), np.log(np.abs(errors)), 1)[0]
+    assert -1.5 < slope < -0.6
+
+
+# ---- inputs and sizes
+
+
+def test_hidden_vectors_are_numbered() -> None:
+    found = sample_gram(ResNet([2, 4, 1], 3), X, 5, hidden=True).hidden
+    assert found.layer.to_numpy().tolist() == [0, 1, 2, 3]
+    found = sample_gram(MLP([2, 4, 4, 1], norm=Norm("rms", "after")), X, 5, hidden=True, seed=3).hidden
+    assert found.layer.to_numpy().tolist() == [1, 2]
+    lengths = found.to_numpy().diagonal(0, 2, 3)
+    assert ((abs(lengths - 1) < 1e-12) | (lengths == 0)).all()
+
+
+@pytest.mark.parametrize("kind", [ResNet, BalancedResNet])
+def test_duplicate_collinear_and_zero_inputs(kind: type[ResNet | BalancedResNet]) -> None:
+    inputs = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
+    drawn = sample_gram(kind([2, 6, 1], 3, bias="none"), inputs, 200, seed=1, y=np.ones(4))
+    for K in (drawn.K.to_numpy(), drawn.dK.to_numpy()):
+        scale = np.abs(K).max(axis=(1, 2), keepdims=True)[:, 0]
+        assert np.allclose(K[:, 0] / scale, K[:, 1] / scale, atol=1e-6)
+        assert np.allclose(2 * K[:, 0] / scale, K[:, 2] / scale, atol=1e-6)  # ReLU is homogeneous
+        assert not K[:, 3].any()
+
+
+def test_collinear_inputs_are_one_to_a_norm() -> None:
+    """Outputs do not depend on an input's length; and the gradient by the first layer is in proportion to 1/length."""
+    inputs = np.array([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0]])
+    drawn = sample_gram(MLP([2, 6, 6, 1], norm="rms", activation="gelu", bias="none"), inputs, 50, seed=1, y=np.ones(3))
+    output, K = drawn.output.to_numpy(), drawn.K.to_numpy()
+    assert np.allclose(output[:, 0], output[:, 1], atol=1e-6)
+    assert not output[:, 2].any()
+    assert np.allclose(K[:, 0, 0], K[:, 1, 1], rtol=1e-6)  # 3 times the input, a third of the gradient
+    assert np.allclose(K[:, 0, 0], K[:, 0, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("powers", [[-500] * 3, [-500, 0, 300]])
+def test_inputs_of_extreme_sizes(powers: list[int]) -> None:
+    """A homogeneous network at inputs times powers of two: the same numbers times powers of two."""
+    for net in (ResNet([2, 6, 2], 3, bias="none", branch=0.7), BalancedResNet([2, 4, 2], 2, bias="none")):
+        usual = sample_gram(net, X, 50, seed=2, hidden=True)
+        found = sample_gram(net, np.ldexp(X, np.array(powers)[:, None]), 50, seed=2, hidden=True)
+        sizes = np.add.outer(powers, powers)
+        for name, power in (("K", sizes[..., None, None]), ("hidden", sizes), ("output", np.array(powers)[:, None])):
+            assert found[name].to_numpy() == pytest.approx(np.ldexp(usual[name].to_numpy(), power), rel=1e-6, abs=0)
+
+
+def test_a_norm_of_extreme_inputs() -> None:
+    """Within 10^+-100 as at size 1, beyond it refused."""
+    net = MLP([2, 5, 5, 1], norm="rms", bias="none")
+    usual, found = (sample_gram(net, size * X, 20, seed=2, y=np.ones(3)) for size in (1.0, 2.0**300))
+    for name in ("output", "K", "dK"):
+        assert found[name].to_numpy() == pytest.approx(usual[name].to_numpy(), rel=1e-6, abs=1e-9)
+    for size in (1e-150, 1e120):
+        with pytest.raises(FinwidthError, match="overflow a double"):
+            sample_gram(net, size * X, 2)
+
+
+@pytest.mark.parametrize("with_targets", [False, True])
+@pytest.mark.parametrize(
+    "net",
+    [
+        ResNet([20, 8000, 1], 3, 4000, activation="gelu"),
+        ResNet([20, 4000, 3], 3, 16_000),
+        BalancedResNet([20, 8000, 1], 4),
+        MLP([20, *[8000] * 4, 3], norm=Norm("layer", "after", parameters="trained")),
+        ResNet([20, 8000, 3], 3, norm=Norm("rms", "after")),
+        ResNet([20, 8000, 1], 3, norm=Norm("layer", parameters="trained"), activation="gelu"),
+    ],
+    ids=["resnet", "wide branches", "balanced", "normalised", "post-norm", "pre-norm"],
+)
+def test_memory_is_what_was_promised(net: Network, with_targets: bool) -> None:
+    inputs, y = np.random.default_rng(0).normal(size=(16, 20)), np.zeros((16, net.widths[-1]))
+    sampler = kernel_matrix_sampler(net, inputs, (y if y.shape[1] > 1 else y[:, 0]) if with_targets else None)
+    sampler.draw(Chunk(0, 0, 1))  # what is made once: modules, caches
+    tracemalloc.start()
+    sampler.draw(Chunk(0, 0, 1))
+    left, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < bytes_per_draw(net, 16, targets=with_targets) < 1.6 * peak
+    assert left < 0.02 * peak  # no cycle of references keeps arrays
+
+
+@pytest.mark.parametrize(
+    ("branch", "norm"), [(0.01, None), ([0.0] * 1100 + [1.0], None), ([0.0] * 1100 + [1.0], "rms")]
+)
+def test_very_deep_networks(branch: Any, norm: str | None) -> None:
+    """No pass goes deeper into calls with each block."""
+    found = sample_gram(ResNet([2, 2, 1], 1101, branch=branch, norm=norm), X[:1], 1, y=[0.0], hidden=True)
+    assert np.isfinite(found.dK).all()
+    assert found.hidden.shape == (1, 1102, 1, 1)
+
+
+def test_threads_do_not_change_the_numbers() -> None:
+    net = ResNet([2, 300, 1], 3, norm="rms")
+    one, two = (sample_gram(net, X, 300, seed=1, y=TARGETS[:, 0], threads=threads) for threads in (1, 2))
+    assert one.identical(two)
+    assert kernel_matrix_sampler(net, X).chunk_size < 300

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -57,26 +57,38 @@ def branch_layer(layer: Layer, factor_squared: Fraction) -> Layer:
     )  # fmt: skip
 
 
-def kept_widths(net: Network) -> list[int]:
-    """The widths of all that is new in a pass: what each weight layer and each residual block gives, in that order.
+def kept_widths(net: Network, *, norms: bool = False) -> list[int]:
+    """The widths of all that is new in a pass: of what each weight layer and each residual block gives, in that order.
+
+    With ``norms`` also of what each norm gives.
 
     >>> from finwidth import ResNet
     >>> from finwidth.networks.description import kept_widths
-    >>> kept_widths(ResNet([2, 4, 1], 1, 7))
-    [4, 7, 4, 4, 1]
+    >>> kept_widths(ResNet([2, 4, 1], 1, 7)), kept_widths(ResNet([2, 4, 1], 1, 7, norm="rms"), norms=True)
+    ([4, 7, 4, 4, 1], [4, 4, 7, 4, 4, 4, 1])
     """
 
-    def widths(steps: Iterable[Step]) -> list[int]:
+    def widths(steps: Iterable[Step], n: int) -> list[int]:
         found: list[int] = []
         for step in steps:
             if isinstance(step, Layer):
-                found.append(step.fan_out)
-            elif isinstance(step, Residual) and step.branch:
-                inside = widths(step.branch)
-                found += [*inside, inside[-1]]
+                n = step.fan_out
+                found.append(n)
+            elif isinstance(step, Norm) and norms:
+                found.append(n)
+            elif isinstance(step, Residual):
+                found += [*widths(step.branch, n), n]
         return found
 
-    return [width for stage in net.stages for width in widths(stage)]
+    return [width for stage in _with_widths(net) for width in widths(*stage)]
+
+
+def _with_widths(net: Network) -> Iterator[tuple[tuple[Step, ...], int]]:
+    """Each stage, and the width of what enters it."""
+    n = net.widths[0]
+    for stage in net.stages:
+        yield stage, n
+        n = next((step.fan_out for step in reversed(stage) if isinstance(step, Layer)), n)
 
 
 def weight_layers(steps: Iterable[Step]) -> list[Layer]:

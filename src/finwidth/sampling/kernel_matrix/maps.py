@@ -151,14 +151,16 @@ class NormPass:
             self.parts = scale, summed(square(j) for j in J) if self.norm.centred else 0 * scale
         self.J_along, self.J_mean = self._along(self.u, J), self._mean(J)
         made = self._pulled(J, self.J_along, self.J_mean)
-        if not keep:
-            made.once = True
-            del self.J
+        if keep:
+            return kept(made.make)
+        made.once = True
+        del self.J
         return made
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """(C - P) T / s + dg u + dh."""
         assert T is not None
+        T = kept(T.make)  # gone through several times
         along, mean, factor = _row_mean(T.map(lambda t, u: u * t, self.u), self.n), self._mean(T), self.factor
         self.rate = repeated(factor * along, self.batch.outputs, -2)  # -ds^-1 s
         self.du = T.map(lambda t, u: factor * (t - mean - along * u), self.u)

@@ -67,11 +67,9 @@ class ResidualPass:
     def forward(self, x: Rows) -> Rows:
         """Kept, as every block reads the stream several times."""
         if not self.branch.steps:
-            return x.map(lambda block: self.skip * block, power=x.power)
+            return self._skipped(x)
         y = self.branch.forward(x)
         if x.power is not None or y.power is not None:
-            for _ in y:  # now there
-                pass
             power = common_units(x, y)
             x, y = x.in_units(power), y.in_units(power)
         return self._joined(x, y)
@@ -80,22 +78,24 @@ class ResidualPass:
         """The sum over both ways."""
         J = listed(list(J)) if J.once else J
         if not self.branch.steps:
-            return J.map(lambda block: self.skip * block)
+            return self._skipped(J)
         inside = self.branch.backward(J, keep=keep)
-        if keep:
-            return self._joined(J, inside)
-        return inside.map(self._onto, J)
+        return self._joined(J, inside) if keep else inside.map(self._onto, J)
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """The sum over both ways."""
         assert T is not None
-        return self._joined(T, self.branch.tangent(T, r)) if self.branch.steps else self.backward(T, keep=True)
+        return self._joined(T, self.branch.tangent(T, r)) if self.branch.steps else self._skipped(T)
 
     def cotangent(self, U: Rows | None) -> Rows:
         """The sum over both ways."""
         assert U is not None
         U = listed(list(U))
-        return self.branch.cotangent(U).map(self._onto, U) if self.branch.steps else self.backward(U, keep=True)
+        return self.branch.cotangent(U).map(self._onto, U) if self.branch.steps else self._skipped(U)
+
+    def _skipped(self, rows: Rows) -> Rows:
+        """Made at once: in a long row of blocks without a branch each would ask the next for its blocks."""
+        return listed([self.skip * block for block in rows], rows.power)
 
     def _joined(self, x: Rows, y: Rows) -> Rows:
         skip = self.skip

@@ -1,6 +1,7 @@
 """Several inputs: the joint law of outputs, kernel and its first change in O(n m^2) a layer, with no weight matrix.
 
-For Gaussian weights, any activation.  The passes are in `passes` and `change`; here is what the user calls.
+For Gaussian weights, any activation, and whatever the network is made of: the passes are in `passes`, which reads
+`Network.stages`; here is what the user calls.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import array_namespace
 from finwidth.networks.balanced import BalancedResNet
-from finwidth.networks.description import Network, kept_widths
+from finwidth.networks.description import Network, kept_widths, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
 
-_HIDDEN = Quantity("hidden", "Gram matrix of a hidden layer over its width, A A^T / n")
+_HIDDEN = Quantity("hidden", "Gram matrix of hidden vectors over their width, A A^T / n")
 
 
 def check_targets(targets: npt.ArrayLike, m: int, outputs: int = 1) -> FloatArray:
@@ -58,8 +59,10 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    Those that hold gradients are as many times as large as there are outputs.  A few blocks of constant size and, for
-    each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output) come on top.
+    Those that hold gradients are as many times as large as there are outputs.  A residual block counts as one more
+    layer, and a norm keeps two more arrays with targets; either works with a few more at a time.  A few blocks of
+    constant size and, for each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output)
+    come on top.
 
     Examples
     --------
@@ -70,10 +73,10 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """
     outputs, widths = net.widths[-1], kept_widths(net)
     residual, normalised = isinstance(net, ResidualNetwork), net.norm is not None
-    at_work = (1 + residual + normalised) * (1 + outputs)
+    arrays = sum(widths) + (1 + residual + normalised) * (1 + outputs) * max(widths)
     if targets:
-        at_work = 2 + 3 * outputs + (residual + 4 * normalised) * (1 + outputs)
-    arrays = (2 + outputs if targets else 1) * sum(widths) + at_work * max(widths)
+        arrays = (2 + outputs) * sum(widths) + (1 + outputs) * (sum(kept_widths(net, norms=True)) - sum(widths))
+        arrays += (2 + 3 * outputs + (residual + 2 * normalised) * (1 + outputs)) * max(widths)
     rows, layers = m * outputs, len(widths)
     of_inputs, of_pairs = (16, 4 * layers + 14) if targets else (7, 3 * layers + 8)
     grams = of_inputs * m**2 * (layers + 2) + of_pairs * (rows**2 - m**2)
@@ -83,7 +86,7 @@ def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
 class NetworkAtSeveralInputs(Sampler):
     """Draws of a network at inputs X, shape (m, n_0), step by step.
 
-    With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden layers.
+    With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden vectors.
     """
 
     fewer: ClassVar = "take fewer draws, inputs, outputs or threads, or a narrower network"
@@ -99,6 +102,7 @@ class NetworkAtSeveralInputs(Sampler):
     ) -> None:
         self.net, self.X, self.targets, self.device = net, X, targets, device
         self.widths = kept_widths(net)
+        self.neurons = sum(layer.fan_out for stage in net.stages for layer in weight_layers(stage))
         m, outputs = len(X), net.widths[-1]
         several = (outputs,) if outputs > 1 else ()
         names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
@@ -127,13 +131,13 @@ class NetworkAtSeveralInputs(Sampler):
     @property
     def seconds(self) -> float:
         """About how long a draw takes in one thread."""
-        rows, neurons = len(self.X) * self.net.widths[-1], sum(self.widths)
+        rows, neurons = len(self.X) * self.net.widths[-1], self.neurons
         return 1e-7 * rows * neurons + 1e-9 * rows**2 * (neurons + rows * len(self.widths))
 
     def task(self, draws: int) -> str:
         """The work in words."""
-        neurons = sum(self.widths)
-        return f"drawing the kernel of {amount(len(self.X))} inputs and {amount(neurons)} neurons {amount(draws)} times"
+        inputs, neurons = amount(len(self.X)), amount(self.neurons)
+        return f"drawing the kernel of {inputs} inputs and {neurons} neurons {amount(draws)} times"
 
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk, in the shapes of ``shapes``."""
@@ -199,7 +203,7 @@ def kernel_matrix_sampler(
 ) -> Sampler:
     """What draws a network at several inputs; raises FinwidthError unless something does.
 
-    With targets ``y`` also the change, with ``hidden`` also the Gram matrices of the hidden layers.
+    With targets ``y`` also the change, with ``hidden`` also the Gram matrices of the hidden vectors.
 
     Examples
     --------
@@ -255,7 +259,8 @@ def sample_gram(
     Parameters
     ----------
     net
-        A network with Gaussian weights, any activation, o outputs; biases from zero, Gaussian, frozen or absent.
+        A network of any description, fully connected or residual, normalised or not, with Gaussian weights, any
+        activation, o outputs; biases from zero, Gaussian, frozen or absent.
     X
         Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
     draws
@@ -266,7 +271,7 @@ def sample_gram(
         Targets, shape (m,), or (m, o) of several outputs; then ``dK`` is drawn too. A smooth activation needs its
         second derivative for it.
     hidden
-        Whether to give ``hidden`` too, the Gram matrices of the hidden layers.
+        Whether to give ``hidden`` too, the Gram matrices of the hidden vectors.
     threads
         How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
     device
@@ -282,8 +287,12 @@ def sample_gram(
         step on all inputs and outputs with the loss sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean.
         With several outputs ``output`` is over (draw, input, component), and the matrices over (draw, input, input_,
         component, component_): entry (a, b, k, l) of K is the sum over parameters of dN_k(x_a) dN_l(x_b). ``hidden``
-        over (draw, layer, input, input_) holds A_i A_i^T / n_i of the activations of layer i = 1, ..., d - 1, the mean
-        over neurons of the products of their values at two inputs. Dimensionless, float64.
+        over (draw, layer, input, input_) holds A_i A_i^T / n_i, the mean over neurons of the products of the values at
+        two inputs: of an `MLP` A_i is what layer i = 1, ..., d - 1 hands on, after activation and norm; of a residual
+        network the stream after the stem, i = 0, and after each block i = 1, ..., L (and after the norm of a
+        post-norm one). Dimensionless, float64.
+        A norm at a vector that is zero gives zero, and takes its derivative to be zero too; vectors whose length over
+        sqrt(n) is not within 1e-100 and 1e100 are refused there.
         Time O(depth n m^2 o^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or
         layers within an angle of 10^-5 of linear dependence are taken as dependent.
 
@@ -314,6 +323,13 @@ def sample_gram(
     >>> lengths = np.sqrt(H[..., 0, 0] * H[..., 1, 1])
     >>> cosines = (H[..., 0, 1] / lengths).mean("draw")
     >>> bool((cosines.diff("layer") > 0).all())
+    True
+
+    In a residual network they hardly do:
+
+    >>> net = finwidth.ResNet([2, 20, 1], 8, branch="1/sqrt(depth)")
+    >>> H = finwidth.sample_gram(net, np.eye(2), draws=1000, hidden=True).hidden
+    >>> float((H[..., 0, 1] / np.sqrt(H[..., 0, 0] * H[..., 1, 1])).mean("draw")[-1]) < 0.5
     True
     """
     import xarray as xr

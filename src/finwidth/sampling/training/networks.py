@@ -296,6 +296,7 @@ class Networks:
         self.inputs = transpose(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
         self.draws, self.rng = draws, rng
         self.layers: list[TrainedLayer] = []
+        self.signs: list[FloatArray] = []
         self._total = sum(len(weight_layers(stage)) for stage in net.stages)
         self.chain = _Chain([self._trained(step) for stage in net.stages for step in stage])
 
@@ -309,7 +310,8 @@ class Networks:
             return _ResidualStep(step.skip, _Chain([self._trained(each) for each in step.branch]))
         n = self.layers[-1].layer.fan_out  # of the vectors here: every step but a layer keeps the width
         if isinstance(step, Signs):
-            return _SignsStep(np.where(self.rng.standard_normal((self.draws, 1, n)) < 0, -1.0, 1.0))
+            self.signs.append(np.where(self.rng.standard_normal((self.draws, 1, n)) < 0, -1.0, 1.0))
+            return _SignsStep(self.signs[-1])
         shape = (self.draws, 1, n) if step.parameters == "trained" else (1, 1, 1)
         return _NormStep(step, TrainedVector(np.ones(shape)), TrainedVector(np.zeros(shape)))
 

@@ -254,15 +254,16 @@ def train(  # noqa: PLR0917
     Parameters
     ----------
     net
-        A network with Gaussian weights, any activation, any number of outputs; biases from zero, Gaussian, frozen or
-        absent.
+        A network of any description, fully connected or residual, normalised or not, with Gaussian weights, any
+        activation, any number of outputs; biases from zero, Gaussian, frozen or absent. The signs of a `BalancedResNet`
+        are drawn and fixed; scales and shifts of a norm are trained where it says so.
     X
         Training inputs, shape (m, n_0); duplicates and linear dependence are fine. Entries may be as small as 1e-300.
     y
         Targets: for the squared loss shape (m,) with one output, (m, n_d) with several; for cross-entropy m classes.
     steps, lr
         Number of steps of SGD and the learning rate of the network's parameterization: lr moves the weights of layer i
-        at the rate lr times its multiplier (`MLP.layers`).
+        at the rate lr times its multiplier (`MLP.layers`), and a norm's parameters at the rate lr.
     draws, seed
         How many independent networks, and a whole number that fixes every number.
     probe
