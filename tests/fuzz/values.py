@@ -249,9 +249,7 @@ def net_of_any_kind(r: random.Random) -> finwidth.MLP | finwidth.ResNet | finwid
         return net(r)
     given = {key: value for key, value in kind(r).items() if key not in {"base_widths", "parameterization"}}
     residual: type[finwidth.ResNet | finwidth.BalancedResNet] = r.choice([finwidth.ResNet, finwidth.BalancedResNet])
-    return residual(
-        [2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given
-    )
+    return residual([2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given)
 
 
 def factor(r: random.Random) -> Any:

@@ -30,7 +30,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
-from finwidth.sampling.one_input.residual_chain import BlockDraws, BlockNumbers, ResidualChain
+from finwidth.sampling.one_input.residual_chain import Passed, BlockNumbers, ResidualChain
 from finwidth.sampling.one_input.sample import ResNetAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns
@@ -291,7 +291,7 @@ class ResidualMixture(ResidualChain):
             K_w, dK = (times_power_of_two(each, 2 * self.exponent) for each in (K_w, dK + 0.0))
             return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK, "weight": 1 / density}
 
-    def _kernel(self, passed: list[BlockDraws], R: FloatArray, square: FloatArray) -> tuple[FloatArray, ...]:
+    def _kernel(self, passed: list[Passed], R: FloatArray, square: FloatArray) -> tuple[FloatArray, ...]:
         """K_w, K_b and the density of the mixture against the plain law."""
         zero = np.zeros_like(R)
         K_w, K_b, density = zero, zero + self.head.e, zero + 1 / (1 + len({law.power for law in self.laws} - {0}))
@@ -311,7 +311,7 @@ class ResidualMixture(ResidualChain):
 
     def both_passes(
         self, law: Indices, rng: Variates
-    ) -> tuple[list[BlockDraws], FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
+    ) -> tuple[list[Passed], FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """The blocks, |x_L|^2, N, and the two parts of G at the stem's output, of draws from these laws in order."""
         draws, depth = len(law), len(self.blocks)
         upper = np.searchsorted(self._cut[law], np.arange(depth), side="right")  # draws for which a block is above
@@ -349,7 +349,7 @@ class ResidualMixture(ResidualChain):
         modes: Indices = np.where(inside, table[1, self._above[law]], table[0, powers[law]])
         return modes
 
-    def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> BlockDraws:
+    def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> Passed:
         """Block ``i`` below the terms of these laws, from its input up."""
         block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._below), rng)
         slopes = np.array(self.slopes)[:, None]
@@ -358,9 +358,7 @@ class ResidualMixture(ResidualChain):
         h = np.sqrt(block.W.v * Z)
         h_along, h_across = h * drawn.g, h * np.sqrt(drawn.across)
         step, cos, sin = polar(block.a + block.b * h_along, block.b * h_across)
-        return BlockDraws(
-            R, 1.0, 0.0, slopes, drawn.counts, z, Z, Z, 0.0, (h_along, h_across), cos, sin, step, grown=step
-        )
+        return Passed(R, 1.0, 0.0, slopes, drawn.counts, z, Z, Z, 0.0, (h_along, h_across), cos, sin, step, grown=step)
 
     def _pull(self, i: int, length: FloatArray, law: Indices, rng: Variates) -> tuple[_Pulled, FloatArray]:
         """Block ``i`` above the terms of these laws, from its output down, and |G| below it."""
@@ -373,7 +371,7 @@ class ResidualMixture(ResidualChain):
 
     def _push(
         self, block: BlockNumbers, down: _Pulled, towards: FloatArray, R: FloatArray, rng: Variates
-    ) -> tuple[BlockDraws, FloatArray]:
+    ) -> tuple[Passed, FloatArray]:
         """A block that was drawn along G' first, now from its input up: its record in the frame of x.
 
         ``towards``: the parts of the unit vector x along G and across it; the same above the block comes back. Vectors
@@ -401,7 +399,7 @@ class ResidualMixture(ResidualChain):
         rho, *turn = polar(cos * g[1] - sin * g[0], g[2])
         nu = cos * g[0] + sin * g[1]
         J = block.b * np.concatenate([slopes, slopes]) * p
-        at = BlockDraws(R, 1.0, 0.0, slopes, counts, z, Z, Z, 0.0, (h[0], h[1]), cos, sin, step, grown=step)
+        at = Passed(R, 1.0, 0.0, slopes, counts, z, Z, Z, 0.0, (h[0], h[1]), cos, sin, step, grown=step)
         at.above, at.square, at.turn = (nu, rho), np.square(down.length), (turn[0], turn[1])
         at.p, at.J, at.J2, at.q = p, J, np.square(block.b * down.hidden), (q[1], q[2], np.abs(q[3]))
         self._across_below(block, at, g[1], g[2])
@@ -435,7 +433,7 @@ def _log_of(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def _joined(one: BlockDraws, other: BlockDraws) -> BlockDraws:
+def _joined(one: Passed, other: Passed) -> Passed:
     """One record of the draws of two."""
 
     def join(first: Array, second: Array) -> Array:
@@ -444,8 +442,8 @@ def _joined(one: BlockDraws, other: BlockDraws) -> BlockDraws:
         by_draw = isinstance(first, np.ndarray) and first.shape[-1:] != (1,)  # slopes are the same for all
         return np.concatenate([first, second], axis=-1) if by_draw else first
 
-    names = [each.name for each in fields(BlockDraws)]
-    return BlockDraws(*(join(getattr(one, name), getattr(other, name)) for name in names))
+    names = [each.name for each in fields(Passed)]
+    return Passed(*(join(getattr(one, name), getattr(other, name)) for name in names))
 
 
 class ResNetByImportance(ResNetAtOneInput):
