@@ -76,7 +76,7 @@ def _sorted(state: State) -> State:
 
 @cache
 def _smallest(states: tuple[State, ...]) -> tuple[State, ...]:
-    """The smallest of the renamings, the same in all of the states, in which marks in like places come first to last."""
+    """The smallest of the renamings, the same in all of the states, in which marks come by the places they are in."""
     seen: dict[str, list[tuple[int, ...]]] = {}
     for half, state in enumerate(states):
         for block in state:

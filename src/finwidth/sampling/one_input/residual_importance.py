@@ -30,7 +30,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
-from finwidth.sampling.one_input.residual_chain import Passed, BlockNumbers, ResidualChain
+from finwidth.sampling.one_input.residual_chain import BlockNumbers, Passed, ResidualChain
 from finwidth.sampling.one_input.sample import ResNetAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns
@@ -357,8 +357,17 @@ class ResidualMixture(ResidualChain):
         Z = (z * z).sum(0)
         h = np.sqrt(block.W.v * Z)
         h_along, h_across = h * drawn.g, h * np.sqrt(drawn.across)
-        step, cos, sin = polar(block.a + block.b * h_along, block.b * h_across)
-        return Passed(R, 1.0, 0.0, slopes, drawn.counts, z, Z, Z, 0.0, (h_along, h_across), cos, sin, step, grown=step)
+        return self._record(block, R, drawn.counts, z, (h_along, h_across))
+
+    def _record(
+        self, block: BlockNumbers, R: FloatArray, counts: FloatArray, z: FloatArray, h: tuple[FloatArray, FloatArray]
+    ) -> Passed:
+        """What the pass along x keeps of a block without random biases."""
+        step, cos, sin = polar(block.a + block.b * h[0], block.b * h[1])
+        return Passed(
+            U2=R, along=1.0, share=0.0, slopes=np.array(self.slopes)[:, None], counts=counts, z=z, Z=(z * z).sum(0),
+            Z1=(z * z).sum(0), W_share=0.0, h=h, cos=cos, sin=sin, step=step, grown=step,
+        )  # fmt: skip
 
     def _pull(self, i: int, length: FloatArray, law: Indices, rng: Variates) -> tuple[_Pulled, FloatArray]:
         """Block ``i`` above the terms of these laws, from its output down, and |G| below it."""
@@ -395,15 +404,14 @@ class ResidualMixture(ResidualChain):
         _, *above = polar(first, np.sqrt(sum(np.square(each) for each in rest)))
         g, q = [down.length, zero, zero, zero], [block.b * down.hidden * each for each in down.u] + [zero, zero]
         self._turn_to(x, h, g, q)
-        step, cos, sin = polar(block.a + block.b * h[0], block.b * h[1])
-        rho, *turn = polar(cos * g[1] - sin * g[0], g[2])
-        nu = cos * g[0] + sin * g[1]
+        at = self._record(block, R, counts, z, (h[0], h[1]))
+        rho, *turn = polar(at.cos * g[1] - at.sin * g[0], g[2])
+        nu = at.cos * g[0] + at.sin * g[1]
         J = block.b * np.concatenate([slopes, slopes]) * p
-        at = Passed(R, 1.0, 0.0, slopes, counts, z, Z, Z, 0.0, (h[0], h[1]), cos, sin, step, grown=step)
         at.above, at.square, at.turn = (nu, rho), np.square(down.length), (turn[0], turn[1])
         at.p, at.J, at.J2, at.q = p, J, np.square(block.b * down.hidden), (q[1], q[2], np.abs(q[3]))
         self._across_below(block, at, g[1], g[2])
-        at.F = step * nu
+        at.F = at.step * nu
         return at, np.stack(above)
 
     def _met_hidden(
