@@ -29,6 +29,7 @@ from finwidth.networks.activations import Array
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import not_normalised
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
 from finwidth.sampling.one_input.residual_chain import BlockNumbers, Passed, ResidualChain
 from finwidth.sampling.one_input.sample import ResNetAtOneInput
@@ -468,7 +469,7 @@ class ResNetByImportance(ResNetAtOneInput):
     @staticmethod
     def unsupported(net: ResNet) -> list[str]:
         """Reasons why there are no such draws of this network."""
-        reasons = ResNetAtOneInput.unsupported(net)
+        reasons = ResNetAtOneInput.unsupported(net) or not_normalised(net)
         if not reasons and net.random_bias:
             reasons = ["tilted draws need zero initial biases"]
         if not reasons and net.outlived:
