@@ -221,7 +221,7 @@ class ResidualMixture(ResidualChain):
         self.tilts = [tilts[id(block)] for block in self.blocks]
         self.laws = sorted(self._mixture(powers), key=lambda law: law.cut)
         self._reached = np.cumsum([law.share for law in self.laws])
-        self._cut, self._inside, self._below, self._above = (
+        self._cut, self._inside, self._powers_below, self._powers_above = (
             np.array([getattr(law, name) for law in self.laws]) for name in ("cut", "inside", "below", "above")
         )
         self._factors: dict[tuple[str, int], list[tuple[float, float, int]]] = {}
@@ -316,13 +316,13 @@ class ResidualMixture(ResidualChain):
         """The blocks, |x_L|^2, N, and the two parts of G at the stem's output, of draws from these laws in order."""
         draws, depth = len(law), len(self.blocks)
         upper = np.searchsorted(self._cut[law], np.arange(depth), side="right")  # draws for which a block is above
-        head = np.sqrt(self.head.v * rng.chi_square(self.width + 2.0 * self._above[law]))
+        head = np.sqrt(self.head.v * rng.chi_square(self.width + 2.0 * self._powers_above[law]))
         length = head.copy()
         pulled: list[_Pulled] = []
         for i, k in zip(reversed(range(depth)), reversed(upper), strict=True):
             down, length[:k] = self._pull(i, length[:k].copy(), law[:k], rng)
             pulled.append(down)
-        R = self.norm * self.stem.v * rng.chi_square(self.width + 2.0 * self._below[law])
+        R = self.norm * self.stem.v * rng.chi_square(self.width + 2.0 * self._powers_below[law])
         # Where the two meet, the angle of x and G is that of any two directions.
         _, *angle = polar(rng.standard_normal(draws), np.sqrt(self._chi_square(rng, draws, 1)))
         nu, rho = (length * each for each in angle)
@@ -347,12 +347,12 @@ class ResidualMixture(ResidualChain):
         for (power, half), mode in tilt.modes.items():
             table[int(half), power] = mode
         inside = self._inside[law] == i
-        modes: Indices = np.where(inside, table[1, self._above[law]], table[0, powers[law]])
+        modes: Indices = np.where(inside, table[1, self._powers_above[law]], table[0, powers[law]])
         return modes
 
     def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> Passed:
         """Block ``i`` below the terms of these laws, from its input up."""
-        block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._below), rng)
+        block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._powers_below), rng)
         slopes = np.array(self.slopes)[:, None]
         z = slopes * np.sqrt(block.V.v * drawn.chi)
         Z = (z * z).sum(0)
@@ -372,7 +372,7 @@ class ResidualMixture(ResidualChain):
 
     def _pull(self, i: int, length: FloatArray, law: Indices, rng: Variates) -> tuple[_Pulled, FloatArray]:
         """Block ``i`` above the terms of these laws, from its output down, and |G| below it."""
-        block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._above), rng)
+        block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._powers_above), rng)
         p = length * np.sqrt(block.W.v * drawn.chi)
         hidden = np.sqrt(np.square(np.array(self.slopes)[:, None] * p).sum(0))
         u = math.sqrt(block.V.v) * drawn.g, np.sqrt(block.V.v * drawn.across)
