@@ -105,7 +105,7 @@ class AutogradNetworks:
             squares = (x * x).sum(-1, keepdim=True) / n + float(norm.epsilon)
             safe = torch.where(squares > 0, squares, 1.0)
             length = torch.where(squares > 0, safe.sqrt(), 1.0)
-            x = x / (length if self.project else length.detach())
+            x = torch.where(squares > 0, x / (length if self.project else length.detach()), 0 * x)
             if norm.parameters == "trained":
                 x = x * at[f"{name} weight"]
                 if norm.kind == "layer":

@@ -235,6 +235,16 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
 
 
+def test_residual_networks_by_draws() -> None:
+    """Widths that are known, and one of a smooth activation at which other draws have the spread."""
+    relu = Family(ResNet, {"branch": "1/sqrt(depth)"})
+    drawn = sizing._drawn_width(4, 0.3, X, relu)
+    assert drawn == pytest.approx(width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)"), rel=DRAWN_ERROR)
+    width = width_for(3, 0.3, kind=ResNet, activation="gelu", branch=0.5)
+    K = finwidth.sample_gram(ResNet([64, width, 1], 3, activation="gelu", branch=0.5), [X], 5000, seed=17).K.to_numpy()
+    assert float(K.std() / K.mean()) == pytest.approx(0.3, rel=DRAWN_ERROR / 2 + 3 / np.sqrt(2 * 5000))
+
+
 def test_depth_for_smooth_activations() -> None:
     """The largest depth, by other draws; and one that deeper networks keep, for their signal vanishes."""
     depth = depth_for(100, 0.3, activation="tanh")
@@ -289,6 +299,8 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(4, 0.05, kind=ResNet, hidden=16), "no width up to"),
         (lambda: width_for(4, 0.05, skip=2), "skip is no option of kind=MLP"),
         (lambda: depth_for(4, 0.05, kind=ResNet, norm="rms"), "normalised"),
+        (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", norm="rms"), "normalised"),
+        (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: width_for(4, 0.05, kind=dict), "give one of finwidth.MLP"),  # type: ignore[arg-type]
         (lambda: depth_for(10, 0.1, input_norm=-1), "input_norm is -1"),
         (lambda: depth_for(10**4, 0.1, activation="gelu"), "at most 8192 for a smooth"),

@@ -25,7 +25,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, check_supported
+from finwidth.networks.routes import check_supported, instead, not_normalised
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.sampler import not_gaussian
@@ -73,7 +73,7 @@ def width_for(
     ------
     FinwidthError
         If an argument is not allowed, no width up to 10^12 does, or the activation is smooth and the weights are not
-        Gaussian, or the network is residual.
+        Gaussian.
 
     Examples
     --------
@@ -112,8 +112,7 @@ def depth_for(
     ------
     FinwidthError
         If an argument is not allowed, residual networks of no depth have such a spread (a single layer of an `MLP` has
-        none), or the activation is smooth and the weights are not Gaussian, or wider than 8192, or the network is
-        residual.
+        none), or the activation is smooth and the weights are not Gaussian, or wider than 8192.
 
     Examples
     --------
@@ -228,11 +227,12 @@ def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
 def _must_be_drawn(family: Family) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
     net = family.net(_INPUT, 2, 2)
+    if reasons := not_normalised(net):
+        raise FinwidthError(f"the spread of this network is not known: {reasons[0]}; {instead(net)}")
     if not isinstance(net.activation, SmoothActivation):
         check_supported("finwidth.moments", net)
         return False
-    reasons = not_gaussian(check_mlp(net))
-    if reasons:
+    if reasons := not_gaussian(net):
         raise FinwidthError(
             f"the spread of {net.activation.name} networks is drawn, and this one cannot be: {'; '.join(reasons)}; "
             'give weight_law="gaussian", bias_law="gaussian"'
@@ -242,7 +242,7 @@ def _must_be_drawn(family: Family) -> bool:
 
 def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
-    K = sample_gram(check_mlp(family.net(_INPUT, width, depth)), [x], draws, seed=0).K.to_numpy()
+    K = sample_gram(family.net(_INPUT, width, depth), [x], draws, seed=0).K.to_numpy()
     relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
     return float(relative.std() / relative.mean()) if K.any() else 0.0
 

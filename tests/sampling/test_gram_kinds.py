@@ -56,6 +56,7 @@ NETWORKS: dict[str, Network] = {
         [2, 4, 2], 2, 3, norm=Norm("layer", epsilon=0.1, parameters="trained"), activation="tanh", bias_variance=0.1
     ),
     "post-norm, trained": ResNet([2, 4, 1], 2, 3, norm=Norm("rms", "after", parameters="trained"), activation="tanh"),
+    "streams that die": ResNet([2, 2, 1], 3, 1, skip=[1, 0, 0.5], norm=Norm("rms", "after")),
     "post-norm, layer": ResNet([2, 5, 1], 2, 3, norm=Norm("layer", "after")),
 }
 

@@ -76,7 +76,9 @@ def with_gram(rows: Rows, rng: Generator, constant: float) -> tuple[Rows, Array]
 
     A ``constant`` that is not 0 is one more neuron of each row, which is to fit the units too.
     """
-    gram = rows.gram if rows.gram is not None else summed(square(block) for block in rows)
+    if rows.gram is None:
+        rows.gram = summed(square(block) for block in rows)
+    gram = rows.gram
     if ordinary(gram) and (rows.power is None or not constant):
         return rows, gram
     power = row_powers(rows, rng, constant, rows.power)
