@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _SAME = 1e-3  # kernels of float32 that agree
 
 Factory: TypeAlias = "Callable[[], nn.Module]"
-Described = TypeVar("Described", bound=Network)
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ def description_or_law(
     module: nn.Module,
     init: str | Mapping[str, object] | None,
     factory: Factory | None,
-    served: tuple[type[Described], ...],
-) -> Described | ModuleLaw:
-    """The description of a module, without a norm, if it is recognised and ``served``; else the law of its draws.
+    serves: Callable[[Network], bool],
+) -> Network | ModuleLaw:
+    """The description of a module if it is recognised and one that ``serves``; else the law of its draws.
 
     Raises
     ------
@@ -94,7 +93,7 @@ def description_or_law(
         if init is not None or not hasattr(module, "named_modules"):
             raise
         return law_of_module(module, reason=short_reason(error))
-    if isinstance(net, served) and net.norm is None:
+    if serves(net):
         return net
     return law_of_network(net, module)
 

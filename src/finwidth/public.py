@@ -8,6 +8,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
 from finwidth.exact.expansion.criticality import Criticality, critical
 from finwidth.exact.expansion.expansion import expansion
+from finwidth.exact.growth import Growth, growth
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.exact.signal import SignalMoments, signal_moments
@@ -36,6 +37,7 @@ __all__ = [
     "Criticality",
     "Estimate",
     "FinwidthError",
+    "Growth",
     "KernelMoments",
     "Norm",
     "Regime",
@@ -49,6 +51,7 @@ __all__ = [
     "critical",
     "depth_for",
     "expansion",
+    "growth",
     "infinite_width",
     "infinite_width_gram",
     "moments",

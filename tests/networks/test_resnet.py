@@ -89,7 +89,8 @@ def test_described() -> None:
         ({"depth": 10**8}, "at most 10,000,000"),
         ({"hidden": 0}, "hidden is 0; give a whole number"),
         ({"hidden": [1, 2, 3]}, "hidden has 3 entries for 2 blocks; give one number, or 2"),
-        ({"hidden": [1, 0]}, "width number 1 is 0"),
+        ({"hidden": [1, 0]}, "hidden of block 2 is 0; give a whole number"),
+        ({"hidden": 10**101}, "hidden is 1.*; give at most 1e+100".replace("+", r"\+")),
         ({"branch": -1}, "branch is -1; give numbers, 0 or more"),
         ({"branch": 1e200}, "branch is 1e"),
         ({"branch": "sqrt(1/0)"}, r"roots such as \"sqrt\(3/4\)\""),
@@ -113,12 +114,11 @@ NET = ResNet([2, 3, 1], 2)
 X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
-    "compare": lambda: finwidth.compare(NET, X[0]),  # type: ignore[call-overload]
+    "compare": lambda: finwidth.compare(NET, X[0]),
     "empirical.MLP": lambda: finwidth.empirical.MLP(NET),
     "expansion": lambda: finwidth.expansion(NET, X),  # type: ignore[arg-type]
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
-    "regime": lambda: finwidth.regime(NET, X[0]),  # type: ignore[arg-type]
 }
 
 

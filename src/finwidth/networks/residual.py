@@ -94,6 +94,18 @@ class ResidualNetwork(Network):
         """L, the number of blocks."""
         return len(self.skip_squared)
 
+    @property
+    def outlived(self) -> bool:
+        """Whether gates that a dead stream keeps closed have trained biases above: a block without skip lies below.
+
+        A stream dies in a block without skip, if all its gates are closed and no bias is random.  What reaches such a
+        block from above is zero then, gates or not; so only biases of the blocks above it can tell.
+        """
+        inside = range(1, len(self.layer_kinds) - 1)
+        trained = any(self.bias[i] == "trained" and self.bias_scale[i] for i in inside)
+        revived = any(self.bias_variance[i] and self.bias_scale[i] for i in inside)
+        return self.activation.can_die and trained and not revived and not all(self.skip_squared[:-1])
+
     @cached_property
     def stem(self) -> Layer:
         """The first layer, from the input to the stream."""

@@ -166,7 +166,7 @@ class DrawnNetworks:
         J = listed([as_array(self.batch.rng, units.copy(), "float64")])
         for stage in reversed(self.stages):
             J = stage.backward(J, keep=keep)
-        parts = [*self.layers, *self.trained_norms]
+        parts: list[GaussianLayer | NormPass] = [*self.layers, *self.trained_norms]
         return sum(each.K_w for each in parts), sum(each.K_b for each in parts)
 
     def change(self, residuals: Array) -> Array:

@@ -247,34 +247,44 @@ class ResidualChain:
         output = xp.sqrt(U2) * F
         K_w, K_b = self.head.c * U2 * along * along, self.head.e * xp.ones_like(U2)
         for block, at in zip(reversed(self.blocks), reversed(passed), strict=True):
-            nu, rho = self._pulled_to_sum(at, nu, rho)
-            at.above, at.square = (nu, rho), nu * nu + rho * rho
-            _, t, out = polar(rng.standard_normal(draws), xp.sqrt(self._chi_square(rng, draws, 2)))
-            at.turn = t, out
-            across, g3 = rho * t, rho * out
-            g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
-            at.pulled = pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
-            self._through_outer(block, at, pulled, rng)
-            at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
-            at.J2 = (at.J * at.J).sum(0)
-            spread = xp.sqrt(block.V.v * at.J2)
-            at.q = (
-                spread * self._normal(rng, draws, 2),
-                spread * self._normal(rng, draws, 3),
-                spread * xp.sqrt(self._chi_square(rng, draws, 3)),
-            )
-            q = self._read(at, at.q)
-            length, *inner = polar(block.a * g3 + q[1], q[2])
-            rho, *outer = polar(block.a * g2 + q[0], length)
-            at.frame = (*outer, *inner)
+            nu, rho = self._block_down(block, at, nu, rho, rng)
             at.F = F = F * at.grown
-            if self.random_bias:
-                at.q_fresh = spread * self._left_open(at.share, rng, draws)
-            nu = self._below(block, at, nu, g1, rng)
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
         return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
+
+    def _block_down(self, block: BlockNumbers, at: Passed, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
+        """One block from its output down: the two parts of G below it, of those of G' above it."""
+        xp, draws = generator_namespace(rng), len(nu)
+        nu, rho = self._pulled_to_sum(at, nu, rho)
+        at.above, at.square = (nu, rho), nu * nu + rho * rho
+        _, t, out = polar(rng.standard_normal(draws), xp.sqrt(self._chi_square(rng, draws, 2)))
+        at.turn = t, out
+        across, g3 = rho * t, rho * out
+        g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
+        at.pulled = pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
+        self._through_outer(block, at, pulled, rng)
+        at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
+        at.J2 = (at.J * at.J).sum(0)
+        spread = xp.sqrt(block.V.v * at.J2)
+        at.q = (
+            spread * self._normal(rng, draws, 2),
+            spread * self._normal(rng, draws, 3),
+            spread * xp.sqrt(self._chi_square(rng, draws, 3)),
+        )
+        rho = self._across_below(block, at, g2, g3)
+        if self.random_bias:
+            at.q_fresh = spread * self._left_open(at.share, rng, draws)
+        return self._below(block, at, nu, g1, rng), rho
+
+    def _across_below(self, block: BlockNumbers, at: Passed, g2: Array, g3: Array) -> Array:
+        """The length of G across x; its frame, by the parts of G' along h and along the rest of G'."""
+        q = self._read(at, at.q)
+        length, *inner = polar(block.a * g3 + q[1], q[2])
+        rho, *outer = polar(block.a * g2 + q[0], length)
+        at.frame = (*outer, *inner)
+        return rho
 
     def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
         """The parts of the gradient by the sum a x + b h, from those by what is made of it."""
