@@ -64,13 +64,13 @@ def main() -> None:
             torch.manual_seed(0)
             module, x = make(), torch.randn(N, *shape)
             for outputs in ("full", "trace", 0):
-                runs = [partial(ntk, module, x, outputs=outputs, check=check) for check in (False, True)]
-                runs.append(partial(passes, module, x))
+                runs: list[Callable[[], object]] = [partial(passes, module, x)]
+                runs += [partial(ntk, module, x, outputs=outputs, check=check) for check in (False, True)]
                 times: list[list[float]] = [[] for _ in runs]
                 for _ in range(RUNS + 1):
                     for run, some in zip(runs, times, strict=True):
                         some.append(milliseconds(run))
-                without, with_, alone = (statistics.median(some[1:]) for some in times)
+                alone, without, with_ = (statistics.median(some[1:]) for some in times)
                 more, least = (f"{100 * each / without:.0f}%" for each in (with_ - without, alone))
                 print(f"| {name} | {N} | {outputs} | {without:.1f} | {with_:.1f} | {more} | {least} |", flush=True)
 
