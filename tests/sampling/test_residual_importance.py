@@ -106,6 +106,16 @@ def test_estimates_admit_their_error(name: str) -> None:
         assert found.se <= (12 / DRAWS) ** 0.5 * abs(exact[quantity]), quantity
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_of_terms_are_not_much_more_than_that_of_their_sum(name: str) -> None:
+    """So that the error does not grow with depth: (sum of norms)^2 is at most 3 (1 + r/m) E[K_w^2]."""
+    net = NETWORKS[name]
+    norms = sum(math.exp(law.log_norm) for law in mixture(net).laws if law.power == 2 and "bias" not in law.name[0])
+    r = 3 * net.activation.gate_moment(4) / net.activation.gate_moment(2) ** 2 - 1
+    second = float(finwidth.moments(net, X).K_w.second_moment)
+    assert second * (1 - 1e-9) <= norms**2 <= 3 * float(1 + r / min(net.hidden)) * second
+
+
 @pytest.mark.parametrize("name", DEEP)
 def test_moments_of_orders_two_to_four_where_plain_draws_fail(name: str) -> None:
     """Weighted by powers of the terms up to four; the plain averages of as many draws are below half of the values."""

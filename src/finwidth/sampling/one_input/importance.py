@@ -110,8 +110,8 @@ def importance_estimates(
     -------
     dict
         `Estimate` by name, as `finwidth.quantities.DRAWN` lists. The relative standard error of K_w and K_b is at most
-        sqrt(6/draws), that of K_w^2 and K_b^2 of an `MLP` at most sqrt(12/draws), whatever the network; of a `ResNet`
-        it grows like the square root of its depth (docs/theory/importance.md).
+        sqrt(6/draws), that of K_w^2 and K_b^2 of an `MLP` at most sqrt(12/draws), whatever the network; that of K_w^2
+        of a `ResNet` with ReLU at most sqrt(18 (1 + 5/m)/draws), m the hidden width (docs/theory/importance.md).
 
     Raises
     ------
