@@ -114,7 +114,6 @@ NET = ResNet([2, 3, 1], 2)
 X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
-    "compare": lambda: finwidth.compare(NET, X[0]),
     "empirical.MLP": lambda: finwidth.empirical.MLP(NET),
     "expansion": lambda: finwidth.expansion(NET, X),  # type: ignore[arg-type]
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
