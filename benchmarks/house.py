@@ -36,16 +36,13 @@ REPOSITORY = Path(__file__).parents[1]
 # recipes of CONTRIBUTING.md; that files and names exist is checked, here and of the engines.
 NEW: dict[str, tuple[str, ...]] = {
     "activation of two slopes": ("src/finwidth/networks/activations.py:ACTIVATIONS",),
-    "smooth activation": (
-        "src/finwidth/networks/activations.py:SMOOTH",
-        "tests/sampling/test_gram_device.py:test_derivatives_are_those_of_autograd",
-    ),
+    "smooth activation": ("src/finwidth/networks/activations.py:SMOOTH",),
     "weight law": ("src/finwidth/networks/laws.py:LAWS", "tests/exact/test_networks.py:DISTRIBUTIONS"),
     "moment": ("src/finwidth/quantities.py:MOMENTS",),
     "observable of a kernel": ("src/finwidth/observables.py:observe", "tests/test_observables.py:plainly"),
     "loss": (
         "src/finwidth/sampling/training/losses.py:LOSSES",
-        "tests/dense_training.py:dense_training",
+        "tests/dense_training.py:LOSSES",
         "tests/sampling/test_training.py:RUNS",
     ),
     "sweep quantity": (
@@ -55,7 +52,7 @@ NEW: dict[str, tuple[str, ...]] = {
     "sweep axis": ("src/finwidth/sweeps/schema/grid.py:ARGUMENTS", "tests/sweeps/test_numbers.py:NETWORK_AXES"),
     "description of a network, a function": (
         "src/finwidth/sampling/one_input/sample.py:SAMPLERS",
-        "tests/networks/test_routes.py:NETWORKS",
+        "tests/networks/test_routes.py:RESNETS",
     ),
     "sampler": (
         "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,19 @@ from finwidth import MLP
 from finwidth.empirical.reference.brute_force import draw_networks
 
 Array = Any
+Loss = Callable[[Array, Array], Array]
 
 
 def softmax(z: Array) -> Array:
     likely = np.exp(z - z.max(-1, keepdims=True))
     return likely / likely.sum(-1, keepdims=True)
+
+
+# The value, summed over inputs and outputs, and the derivative by the outputs, of outputs N and targets t.
+LOSSES: dict[str, tuple[Loss, Loss]] = {
+    "squared": (lambda N, t: ((N - t) ** 2).sum((1, 2)) / 2, lambda N, t: N - t),
+    "cross-entropy": (lambda N, t: -(np.log(softmax(N)) * t).sum((1, 2)), lambda N, t: softmax(N) - t),
+}
 
 
 def passes(net: MLP, W: list[Array], b: list[Array], X: Array, seeds: Array | None = None) -> tuple[list[Array], ...]:
@@ -77,6 +85,7 @@ def dense_training(  # noqa: PLR0917
 
     velocities = [np.zeros_like(each) for each in (*W, *b)]
     m, outputs = len(X), net.widths[-1]
+    value, derivative = LOSSES[loss]
     targets = np.eye(outputs)[y] if loss == "cross-entropy" else np.reshape(y, (m, outputs))
     found: dict[str, list[Array]] = {"loss": [], "output": [], "probe_output": [], "K": []}
     order = np.empty((draws, 0), dtype=int)
@@ -84,10 +93,7 @@ def dense_training(  # noqa: PLR0917
         if step in record:
             output = outputs_at(X)
             found["output"].append(output)
-            if loss == "squared":
-                found["loss"].append(((output - targets) ** 2).sum((1, 2)) / 2)
-            else:
-                found["loss"].append(-(np.log(softmax(output)) * targets).sum((1, 2)))
+            found["loss"].append(value(output, targets))
             where = X if probe is None else probe
             found["probe_output"].append(outputs_at(where))
             found["K"].append(kernel(net, W, b, where))
@@ -97,9 +103,7 @@ def dense_training(  # noqa: PLR0917
                 order = rng.permuted(rows, axis=1)
             rows, order = order[:, :batch], order[:, batch:]
         inputs, wanted = X[rows], targets[rows]
-        N = outputs_at(inputs)
-        slope = N - wanted if loss == "squared" else softmax(N) - wanted
-        A, _, J = passes(net, W, b, inputs, slope)
+        A, _, J = passes(net, W, b, inputs, derivative(outputs_at(inputs), wanted))
         for i, layer in enumerate(net.layers):
             dW, db = np.einsum("dmj,dmi->dji", J[i], A[i]), J[i].sum(1)
             velocities[i] = momentum * velocities[i] + dW

@@ -433,8 +433,8 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--init": among("default", "kaiming_normal", odd=("magic",)),
     }),
     "width-for": (1, (among("1", "2", "5", odd=("0", "64")),), {
-        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--norm": NUMBER, "--target": NUMBER, "--lr": NUMBER,
-        "--law": LAW, "--seed": SEED,
+        **NETWORK, "--cv": among("0.3", "1", odd=("0", "nan")), "--input-norm": NUMBER, "--target": NUMBER,
+        "--lr": NUMBER, "--law": LAW, "--seed": SEED,
     }),
     "paper": (1, (among("lemma-9", "lemma-7", "figure-1", odd=("lemma-99",)),), {
         "--json": FLAG, "-o": among("page.html", odd=("absent/x.html", ".")), "--markdown": among("page.md"),

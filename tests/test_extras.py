@@ -96,6 +96,21 @@ for call in {list(NEEDS)}:
         assert told[call].endswith(f"which is not installed; pip install 'finwidth[{extra}]'"), (call, told[call])
 
 
+def test_a_refusal_names_what_would_serve_if_it_were_installed(tmp_path: Path) -> None:
+    code = f"""{WITHOUT}
+import finwidth, numpy as np
+for module in (None, "Softplus"):
+    phi = finwidth.SmoothActivation("softplus", lambda y: np.logaddexp(0, y), np.tanh, torch_module=module)
+    try:
+        finwidth.sample(finwidth.MLP([2, 3, 1], activation=phi), [1, 2], 10)
+    except finwidth.FinwidthError as error:
+        print(error)
+"""
+    unknown, known = run(code, tmp_path).splitlines()
+    assert "finwidth.empirical.Ensemble" not in unknown
+    assert known.endswith("finwidth.empirical.Ensemble real networks (pip install 'finwidth[torch]')")
+
+
 def test_every_command_says_what_to_install(tmp_path: Path) -> None:
     code = f"""{WITHOUT}
 import io, contextlib, time

@@ -19,6 +19,7 @@ PUBLIC = {
     "Estimate",
     "FinwidthError",
     "KernelMoments",
+    "Norm",
     "Regime",
     "ResNet",
     "SignalMoments",

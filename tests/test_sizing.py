@@ -18,8 +18,8 @@ X = [1.0] * 64
 TORCH: dict[str, Any] = {"gains": 1 / 3, "weight_law": "uniform", "parameterization": "standard"}
 
 
-def cv(width: int, depth: int, norm: float = 1.0, **network: Any) -> float:
-    return moments(MLP([64, *[width] * (depth - 1), 1], **network), [norm**0.5] * 64).cv
+def cv(width: int, depth: int, input_norm: float = 1.0, **network: Any) -> float:
+    return moments(MLP([64, *[width] * (depth - 1), 1], **network), [input_norm**0.5] * 64).cv
 
 
 def is_width_for(width: int, wanted: float, spreads: Sequence[float]) -> bool:
@@ -34,7 +34,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "PyTorch's weights, which die when narrow": (20, TORCH),
     "PyTorch's weights, a hump at 1573": (6, TORCH),
     "muP that dies": (20, {"parameterization": "mup", "gains": 0.3}),
-    "small gains": (12, {"gains": 0.5, "norm": 4.0}),
+    "small gains": (12, {"gains": 0.5, "input_norm": 4.0}),
     "no biases, heavy tails": (4, {"bias": "none", "weight_law": "laplace", "activation": "abs"}),
     "random biases": (7, {"gains": 1 / 3, "bias_variance": 0.1, "parameterization": "standard"}),
     "smooth kinks": (9, {"activation": "leaky_relu", "gains": 0.7, "bias": "frozen", "bias_variance": 1.0}),
@@ -232,7 +232,7 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
-        (lambda: depth_for(10, 0.1, norm=-1), "norm is -1"),
+        (lambda: depth_for(10, 0.1, input_norm=-1), "input_norm is -1"),
         (lambda: depth_for(10**4, 0.1, activation="gelu"), "at most 8192 for a smooth"),
         (lambda: depth_for(10, 0.1, activation="gelu", weight_law="laplace"), 'give weight_law="gaussian"'),
     ],

@@ -13,6 +13,7 @@ from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.mlp import MLP
+from finwidth.networks.norm import Norm
 from finwidth.networks.resnet import ResNet
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
@@ -33,6 +34,7 @@ __all__ = [
     "Estimate",
     "FinwidthError",
     "KernelMoments",
+    "Norm",
     "Regime",
     "ResNet",
     "SignalMoments",

@@ -23,6 +23,7 @@ from finwidth.exact.moments import moments
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.networks.routes import check_mlp
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.sampler import not_gaussian
@@ -40,7 +41,7 @@ _DEPTHS_DRAWN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32)
 _DEEPEST_DRAWN = 32  # so that the largest is 32 times as wide as deep, and log(1 + cv^2) falls like 1/width from there
 
 
-def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
+def width_for(depth: int, cv: float, *, input_norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
     """The smallest hidden width from which on a network of ``depth`` weight layers has a kernel of spread at most cv.
 
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
@@ -54,7 +55,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLP
         d, the number of weight layers; the network is (64, n, ..., n, 1).
     cv
         Wanted coefficient of variation of K(x,x), positive.
-    norm
+    input_norm
         |x|^2 / n_0 of the input.
     network
         Further arguments of `MLP`, the same in every layer.
@@ -71,7 +72,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLP
     >>> finwidth.width_for(16, cv=0.1)
     3723
     """
-    depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(norm)
+    depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(input_norm)
     drawn = _must_be_drawn(network)
     deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
     if depth > deepest:
@@ -83,7 +84,7 @@ def width_for(depth: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLP
     return width
 
 
-def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
+def depth_for(width: int, cv: float, *, input_norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
     """The largest number of weight layers at which hidden layers of ``width`` have a kernel of spread at most cv.
 
     From exact moments of every depth up to 10^4.  Where the spread does not grow with depth, some shallower networks
@@ -103,7 +104,7 @@ def depth_for(width: int, cv: float, *, norm: float = 1.0, **network: Unpack[MLP
     >>> finwidth.depth_for(3723, cv=0.1)
     16
     """
-    width, cv, x = count("width", width), _positive("cv", cv), _input_of_norm(norm)
+    width, cv, x = count("width", width), _positive("cv", cv), _input_of_norm(input_norm)
     depths: Sequence[int] = range(1, _DEEPEST + 1)
     if _must_be_drawn(network):
         depths = _DEPTHS_DRAWN
@@ -187,7 +188,7 @@ def _must_be_drawn(network: MLPOptions) -> bool:
     for name, value in network.items():
         if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
             raise FinwidthError(f"{name} is {shown(value)}; give one value, for layers that are all alike")
-    net = MLP([_INPUT, 1, 1], **network)
+    net = check_mlp(MLP([_INPUT, 2, 1], **network))
     if not isinstance(net.activation, SmoothActivation):
         return False
     reasons = not_gaussian(net)
@@ -221,7 +222,7 @@ def _drawn_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions)
 
 
 def _input_of_norm(norm: float) -> list[float]:
-    return [_positive("norm", norm, zero=True) ** 0.5] * _INPUT
+    return [_positive("input_norm", norm, zero=True) ** 0.5] * _INPUT
 
 
 def _positive(name: str, value: float, *, zero: bool = False) -> float:

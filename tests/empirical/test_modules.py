@@ -8,6 +8,7 @@ import pytest
 import finwidth
 from finwidth import MLP, Activation, SmoothActivation
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
+from finwidth.networks.activations import ACTIVATIONS
 from stats import same_mean
 
 torch = pytest.importorskip("torch")
@@ -40,6 +41,7 @@ NETWORKS = {
     "biases by layer": MLP([3, 5, 4, 1], bias=("frozen", "trained", "none"), bias_variance=(1, 0.5, 0)),
     "mup, base widths": MLP([3, 5, 4, 1], parameterization="mup", bias_scale=0.5, base_widths=(3, 2, 8, 1)),
 }
+BY_ACTIVATION = {f"activation {name}": MLP([3, 5, 4, 1], activation=name) for name in ACTIVATIONS}
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +49,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS | BY_ACTIVATION)
 def test_kernel_is_the_brute_force_one(name: str) -> None:
-    net = NETWORKS[name]
+    net = (NETWORKS | BY_ACTIVATION)[name]
     for seed in range(3):
         module = empirical.MLP(net, seed)
         right = kernel_matrix(net, *draw_networks(net, 1, np.random.default_rng(seed)), X)

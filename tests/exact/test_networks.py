@@ -285,18 +285,10 @@ DISTRIBUTIONS = {
     ),
     "truncated-normal": stats.truncnorm(-2, 2, scale=1 / stats.truncnorm(-2, 2).std()),
 }
-# The law whose fourth moment is nearest.
-NEIGHBOURS = {
-    "gaussian": "truncated-normal",
-    "uniform": "truncated-normal",
-    "laplace": "gaussian",
-    "smoothed-rademacher": "uniform",
-    "truncated-normal": "uniform",
-}
 
 
 def test_every_law_is_here() -> None:
-    assert set(DISTRIBUTIONS) == set(NEIGHBOURS) == set(LAWS)
+    assert set(DISTRIBUTIONS) == set(LAWS)
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
@@ -318,5 +310,7 @@ def test_samplers_draw_what_is_declared(name: str) -> None:
     assert same_mean(first**4, mu_4, mu_8 - mu_4**2)
     assert same_mean(first * second, 0, 1)
     assert same_mean(first**2 * second**2, 1, mu_4**2 - 1)
-    assert not same_mean(first**4, float(LAWS[NEIGHBOURS[name]].moment(4)), mu_8 - mu_4**2)
+    others = [float(other.moment(4)) for other in LAWS.values()]
+    nearest = min((mu for mu in others if abs(mu - mu_4) > 0.2 * mu_4), key=lambda mu: abs(mu - mu_4))
+    assert not same_mean(first**4, nearest, mu_8 - mu_4**2)  # the draws tell the law from its neighbour
     assert not same_mean(first**2 * first**2, 1, mu_4**2 - 1)  # entries that are copies of each other

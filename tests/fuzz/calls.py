@@ -27,24 +27,24 @@ import torch
 import xarray as xr
 
 from finwidth import FinwidthError
+from finwidth.observables import OBSERVABLES
 from fuzz.surface import public
 from fuzz.values import junk, kind, valid
 
 SECONDS = 20
 TOLD = ("at width ", "tracking stops", "share=")  # warnings that the docs promise
+# Observables that do not grow like the kernel have no value where it is 0.
+RATIOS = OBSERVABLES.keys() - {"trace", "eigenvalues", "diagonal", "K", "initial_K", "cv"}
 # What has no value is NaN, by the docs: of dead networks, of means that draws do not tell, of losses not given.
 NAN = {
     "finwidth.regime": {"movement", "movement_error", "median"},
-    "finwidth.train": {"drift", "rotation", "alignment", "centred_alignment", "effective_rank"},
+    "finwidth.train": RATIOS,
     "finwidth.sampling.training.train.mean_trajectory": {"mean", "se"},
-    "finwidth.empirical.Tracker": {"loss", "alignment", "centred_alignment", "drift", "rotation", "effective_rank"},
-    "finwidth.empirical.Ensemble": {"alignment", "centred_alignment", "drift", "rotation", "effective_rank", "cv"},
+    "finwidth.empirical.Tracker": {"loss", *RATIOS},
+    "finwidth.empirical.Ensemble": {"cv", *RATIOS},
     "finwidth.empirical.combine": {"loss", "alignment", "centred_alignment"},
-    "finwidth.observables.observe": {"drift", "rotation", "alignment", "centred_alignment", "effective_rank"},
-    **{
-        f"finwidth.observables.{name}": {""}
-        for name in ("unit", "cosine", "effective_rank", "drift", "rotation", "spread")
-    },
+    "finwidth.observables.observe": RATIOS,
+    **{f"finwidth.observables.{name}": {""} for name in ("effective_rank", "drift", "rotation", "spread")},
     "finwidth.sweep": {"*"},
 }
 FEWER = {  # of what takes seconds and has next to no arguments

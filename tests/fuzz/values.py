@@ -382,7 +382,7 @@ VALID: dict[str, Make] = {
     "negative": one(0, 1, -1, 0.5, Fraction(1, 4), np.float32(0.5)),
     "net": net,
     "networks": one(1, 2, 5),
-    "norm": one(1, 0.5, 0, 1e-10, 1e10, Fraction(1, 3)),
+    "input_norm": one(1, 0.5, 0, 1e-10, 1e10, Fraction(1, 3)),
     "norm2": one(1, Fraction(1, 3), 0, 10**30),
     "one": kernel,
     "order": one(2, 3, 4),
@@ -450,6 +450,10 @@ def factors(r: random.Random) -> Any:
     return r.choice([1, 0.5, Fraction(1, 3), "1/sqrt(depth)", "sqrt(3/4)", 0, [1, "sqrt(2)"], np.array([0.5, 2])])
 
 
+def norms(r: random.Random) -> Any:
+    return r.choice([None, "rms", "layer", finwidth.Norm("layer", "after", epsilon=1e-5, parameters="trained")])
+
+
 OWN: dict[str, Make] = {  # where a name means something else
     "gate_moment.order": one(1, 2, 4),
     "moment.order": one(0, 2, 4, np.int64(2)),
@@ -466,6 +470,12 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.ResNet.hidden": one(None, 1, 5, [1, 2], np.array([3, 2])),
     "finwidth.ResNet.skip": factors,
     "finwidth.ResNet.branch": factors,
+    "finwidth.MLP.norm": norms,
+    "finwidth.ResNet.norm": norms,
+    "finwidth.Norm.kind": one("rms", "layer"),
+    "finwidth.Norm.position": one("before", "after"),
+    "finwidth.Norm.epsilon": one(0, 1e-5, Fraction(1, 8)),
+    "finwidth.Norm.parameters": one("none", "trained"),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),
     "finwidth.compare.net": lambda r: r.choice([net, module])(r),

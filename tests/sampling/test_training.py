@@ -18,6 +18,7 @@ from finwidth.empirical.reference.brute_force import draw_networks
 from finwidth.sampling.lazy_matrix import gaussian
 from finwidth.sampling.lazy_matrix.combination import Combination
 from finwidth.sampling.lazy_matrix.gaussian import DeferredGaussianMatrix
+from finwidth.sampling.training.losses import LOSSES
 from finwidth.sampling.training.networks import Networks
 from finwidth.sampling.training.spec import training_bytes, training_spec
 from finwidth.sampling.training.train import default_rate, mean_trajectory
@@ -64,6 +65,11 @@ RUNS: dict[str, tuple[MLP, dict[str, Any]]] = {
         {"X": MORE, "y": [1.0, -0.5, 0.3], "lr": 0.05},
     ),
 }
+
+
+def test_every_loss_has_a_run() -> None:
+    assert {arguments.get("loss", "squared") for _, arguments in RUNS.values()} == LOSSES.keys()
+
 
 # Kernel entries, outputs, losses and their changes at every recorded step; how they depend on each other at the last.
 VIEWS: dict[str, Callable[[Drawn], Array]] = {

@@ -9,13 +9,13 @@ import typer
 
 from finwidth.cli.options import AnyPhi, Bias, Json, Law, Parameterization, Seed
 from finwidth.cli.output import print_json
-from finwidth.networks.mlp import MLP
+from finwidth.networks.mlp import MLP, MLPOptions
 
 
 def width_for_command(
     depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
     cv: Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")] = 0.1,
-    norm: Annotated[float, typer.Option("--norm", help="|x|^2 / n_0 of the input.")] = 1.0,
+    input_norm: Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")] = 1.0,
     law: Law = "gaussian",
     activation: AnyPhi = "relu",
     parameterization: Parameterization = "ntk",
@@ -31,12 +31,13 @@ def width_for_command(
     from finwidth.advice import regime, too_large
     from finwidth.sizing import width_for
 
-    width = width_for(
-        depth, cv, norm=norm, weight_law=law, activation=activation, parameterization=parameterization, bias=bias
-    )
-    net = MLP([64, *[width] * (depth - 1), 1], law, activation, parameterization, bias=bias)
+    options: MLPOptions = {
+        "weight_law": law, "activation": activation, "parameterization": parameterization, "bias": bias
+    }  # fmt: skip
+    width = width_for(depth, cv, input_norm=input_norm, **options)
+    net = MLP([64, *[width] * (depth - 1), 1], **options)
     reason = too_large(net)
-    found = None if reason else regime(net, [norm**0.5] * 64, target=target, lr=lr, seed=seed)
+    found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}
         print_json({"depth": depth, "width": width, "regime": told.pop("name")} | told)

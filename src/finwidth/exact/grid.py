@@ -19,6 +19,7 @@ from finwidth.networks.description import Layer
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
+from finwidth.networks.routes import check_mlp
 from finwidth.progress import stage
 from finwidth.quantities import attributes
 
@@ -154,7 +155,7 @@ def _of_each_width(widths: Sequence[int], x: Vector, network: MLPOptions) -> tup
     for name, value in network.items():
         if isinstance(value, list | tuple | np.ndarray):
             raise FinwidthError(f"{name} is {shown(value)}; give one value, for hidden layers that are all alike")
-    return checked, [MLP([len(given), n, n, n, 1], **network) for n in checked]
+    return checked, [check_mlp(MLP([len(given), n, n, n, 1], **network)) for n in checked]
 
 
 def _log_values(starts: Sequence[State], nets: Sequence[MLP], x: Input, depths: Sequence[int]) -> list[FloatArray]:

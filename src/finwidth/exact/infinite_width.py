@@ -30,7 +30,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_supported, other_kind
+from finwidth.networks.routes import check_supported, not_normalised, other_kind
 from finwidth.progress import stage
 
 # A smaller input that is not zero is taken as this long, in its direction: what depends on its length, the weights'
@@ -77,8 +77,8 @@ class Means:
 
 
 def unsupported(net: Network) -> list[str]:
-    """Reasons why `infinite_width_gram` does not serve this network: it serves every `MLP`."""
-    return other_kind(net, MLP)
+    """Reasons why `infinite_width_gram` does not serve this network: it serves every `MLP` without a norm."""
+    return other_kind(net, MLP) + not_normalised(net)
 
 
 def infinite_width_gram(net: MLP, X: npt.ArrayLike) -> FloatArray:

@@ -26,6 +26,7 @@ from finwidth.exact.partitions import END, Factor, Splits, State, Tie, landings,
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.description import Layer, Network
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import not_normalised
 from finwidth.progress import stage
 
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
@@ -274,6 +275,8 @@ def unsupported_laws(net: Network) -> list[str]:
     """Reasons why there are no second moments of a network, whatever its architecture; none if there are."""
     if isinstance(net.activation, SmoothActivation):
         return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
+    if net.norm is not None:
+        return not_normalised(net)
     laws = {"weights": net.weight_law} | ({"initial biases": net.bias_law} if net.random_bias else {})
     return [
         f"its {what} are {law.name}, a law whose moment mu_4 is not given"

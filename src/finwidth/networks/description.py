@@ -12,6 +12,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks.activations import Activation
 from finwidth.networks.laws import WeightLaw
+from finwidth.networks.norm import Norm
 
 BIASES = ("trained", "frozen", "none")
 
@@ -50,6 +51,7 @@ class Network:
     bias_variance: tuple[Fraction, ...]
     bias_law: WeightLaw
     bias_scale: tuple[Fraction, ...]
+    norm: Norm | None = None  # how hidden vectors are normalised
 
     @property
     def depth(self) -> int:
@@ -63,6 +65,7 @@ class Network:
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
+        norm = {} if self.norm is None else {"norm": self.norm.describe()}
         return {
             "widths": list(self.widths),
             "weight_law": self.weight_law.name,
@@ -73,6 +76,7 @@ class Network:
             "bias_variance": [str(variance) for variance in self.bias_variance],
             "bias_law": self.bias_law.name,
             "bias_scale": [str(scale) for scale in self.bias_scale],
+            **norm,
         }
 
     def _told_biases(self) -> str:

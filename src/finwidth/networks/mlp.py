@@ -29,6 +29,7 @@ from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
 from finwidth.networks.description import Gains, Layer, Network, Places, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
+from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.widths import check_widths, format_widths
 
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
@@ -48,6 +49,7 @@ class MLPOptions(TypedDict, total=False):
     bias_law: str | WeightLaw
     bias_scale: Gains
     base_widths: int | Sequence[int] | None
+    norm: str | Norm | None
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class MLP(Network):
     widths
         ``[n_0, n_1, ..., n_d]``: input width, hidden widths, output width. Whole numbers, at least 1.
     weight_law
-        Law of the weights, rescaled to the layer's variance: ``"gaussian"``, ``"uniform"``, ``"laplace"``,
-        ``"smoothed-rademacher"``, ``"truncated-normal"``, or a `WeightLaw`.
+        Law of the weights, rescaled to the layer's variance: a name in `finwidth.networks.laws.LAWS`, such as
+        ``"gaussian"``, ``"uniform"``, ``"laplace"`` or ``"truncated-normal"``, or a `WeightLaw`.
     activation
-        ``"relu"``, ``"leaky_relu"``, ``"linear"``, ``"abs"``, or an `Activation`; for draws in law of several inputs
-        also ``"tanh"``, ``"erf"``, ``"gelu"``, ``"silu"``, or a `SmoothActivation`.
+        A name in `finwidth.networks.activations.ACTIVATIONS`: one of two slopes, such as ``"relu"``, ``"leaky_relu"``
+        or ``"linear"``, or for draws in law of several inputs a smooth one, such as ``"tanh"`` or ``"gelu"``. Or an
+        `Activation` or `SmoothActivation` of your own.
     parameterization
         ``"ntk"`` (derivatives by the unit-variance weights, as in the paper), ``"standard"`` (by the weights
         themselves, as PyTorch does) or ``"mup"`` (maximal update, SGD: output variance divided by its fan-in,
@@ -71,8 +74,8 @@ class MLP(Network):
         of ``base_widths``).
     gains
         fan-in times the variance of a weight, one number or one per layer. By default 1/E[phi'^2] in hidden
-        layers (2 for ReLU; of smooth ones 1 for tanh and erf, 2 for gelu and silu) and 1 in the last, which for
-        ReLU is the paper's network.
+        layers (2 for ReLU; what a smooth activation says, such as 1 for tanh and 2 for gelu) and 1 in the last, which
+        for ReLU is the paper's network.
     bias
         ``"trained"`` (K_b counts them), ``"frozen"`` or ``"none"``: one for all layers, or one per layer.
     bias_variance
@@ -87,6 +90,8 @@ class MLP(Network):
         For ``"mup"``: the widths at which the parameterization is the standard one, as of Yang et al.'s package mup.
         One number for the hidden layers, where inputs and outputs then have the base widths that they have, or one
         for each of ``widths``; by default 1 for each.
+    norm
+        ``"rms"`` or ``"layer"``: hidden layers are normalised before the activation; a `Norm` says more.
 
     Raises
     ------
@@ -111,6 +116,7 @@ class MLP(Network):
     bias_law: WeightLaw
     bias_scale: tuple[Fraction, ...]
     base_widths: tuple[int, ...]
+    norm: Norm | None
 
     def __init__(
         self,
@@ -125,6 +131,7 @@ class MLP(Network):
         bias_law: str | WeightLaw = "gaussian",
         bias_scale: Gains = 1,
         base_widths: int | Sequence[int] | None = None,
+        norm: str | Norm | None = None,
     ) -> None:
         checked = check_widths(widths)
         depth = len(checked) - 1
@@ -148,6 +155,7 @@ class MLP(Network):
             "bias_law": _weight_law(bias_law),
             "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),
             "base_widths": _base_widths(base_widths, checked, parameterization),
+            "norm": _norm(norm, checked, parameterization),
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -259,7 +267,10 @@ class MLP(Network):
 
     def __str__(self) -> str:
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)
-        text = f"{format_widths(self.widths)} {self.activation.name}, {self.weight_law.name} weights"
+        text = f"{format_widths(self.widths)} {self.activation.name}"
+        if self.norm is not None:
+            text += f" {'after' if self.norm.position == 'before' else 'before'} {self.norm}"
+        text += f", {self.weight_law.name} weights"
         if self.gains != usual.gains:
             text += f" (gains {few_values(self.gains)})"
         text += f", {self.parameterization} parameterization"
@@ -271,6 +282,16 @@ class MLP(Network):
 # Inside MLP.__init__ the arguments hide these two.
 _activation = activation
 _weight_law = weight_law
+
+
+def _norm(given: str | Norm | None, widths: tuple[int, ...], parameterization: str) -> Norm | None:
+    norm = check_norm(given, widths[1:-1])
+    if norm is not None and norm.parameters == "trained" and parameterization == "mup":
+        raise FinwidthError(
+            'the rates of trained parameters of a norm in parameterization "mup" are not settled; choose ntk or '
+            'standard, or give parameters="none"'
+        )
+    return norm
 
 
 def _base_widths(given: int | Sequence[int] | None, widths: Sequence[int], parameterization: str) -> tuple[int, ...]:
@@ -306,6 +327,7 @@ def options_of(net: MLP) -> MLPOptions | None:
         "bias_law": net.bias_law,
         "bias_variance": net.bias_variance[0] if net.bias[0] != "none" else 0,
         "bias_scale": net.bias_scale[0],
+        "norm": net.norm,
     }
     if net.gains != MLP(net.widths, activation=net.activation).gains:
         found["gains"] = net.gains[0]

@@ -9,7 +9,9 @@ Convention (stream of width n, L blocks of hidden widths m_l)::
 Every matrix with its bias is a `Layer` as in `finwidth.networks.mlp`: the stem from n_0 to n, the ``inner`` layer
 V_l, p_l of a block from n to m_l, the ``outer`` one W_l, s_l back to n, and the head from n to the outputs.  Variances,
 multipliers and the parts K_w and K_b of the kernel are those of these layers; ``branch`` is a constant of the network,
-not a part of W_l.  No activation acts on the stream.
+not a part of W_l.  No activation acts on the stream.  With a norm (`finwidth.networks.norm`) ``"before"`` each block,
+y_l = V_l norm(x_{l-1}) + p_l and N = W_head norm(x_L) + b_head; ``"after"`` each addition,
+x_l = norm(skip_l x_{l-1} + branch_l (W_l z_l + s_l)), which the stem's output and the head do without.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from finwidth import arguments
 from finwidth.networks.activations import Activation
 from finwidth.networks.description import Gains, Layer, Places
 from finwidth.networks.laws import WeightLaw
+from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.residual import Factor, ResidualNetwork
 from finwidth.networks.widths import check_widths, format_widths
 
@@ -64,6 +67,8 @@ class ResNet(ResidualNetwork):
         As for `MLP`, one or four, for stem, V, W and head.
     bias_law
         Law of the initial biases where their variance is not 0.
+    norm
+        ``"rms"`` or ``"layer"``: what blocks and head read of the stream is normalised (pre-norm); a `Norm` says more.
 
     Raises
     ------
@@ -81,6 +86,7 @@ class ResNet(ResidualNetwork):
     """
 
     hidden: tuple[int, ...]
+    norm: Norm | None
 
     layer_kinds: ClassVar[tuple[str, ...]] = ("stem", "V", "W", "head")
     block_bytes: ClassVar[int] = 1500
@@ -102,6 +108,7 @@ class ResNet(ResidualNetwork):
         bias_variance: Gains = 0,
         bias_law: str | WeightLaw = "gaussian",
         bias_scale: Gains = 1,
+        norm: str | Norm | None = None,
     ) -> None:
         given = {
             "skip": skip, "branch": branch, "weight_law": weight_law, "activation": activation,
@@ -111,6 +118,7 @@ class ResNet(ResidualNetwork):
         self._set(widths, depth, given)
         hidden = self.widths[1] if hidden is None else hidden
         object.__setattr__(self, "hidden", _hidden_widths(hidden, Places(self.depth, "block", "blocks")))
+        object.__setattr__(self, "norm", check_norm(norm, self.widths[1:2]))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -128,10 +136,13 @@ class ResNet(ResidualNetwork):
         return {**super().describe(), "hidden": list(self.hidden)}
 
     def _told(self) -> list[str]:
-        if set(self.hidden) == {self.widths[1]}:
-            return []
-        several = len(set(self.hidden)) > 1
-        return [f"hidden width{'s' * several} {format_widths(self.hidden if several else self.hidden[:1])}"]
+        told = []
+        if self.norm is not None:
+            told.append(f"{self.norm} {self.norm.position} each {'block' if self.norm.position == 'before' else 'sum'}")
+        if set(self.hidden) != {self.widths[1]}:
+            several = len(set(self.hidden)) > 1
+            told.append(f"hidden width{'s' * several} {format_widths(self.hidden if several else self.hidden[:1])}")
+        return told
 
 
 def _hidden_widths(given: int | Sequence[int], blocks: Places) -> tuple[int, ...]:

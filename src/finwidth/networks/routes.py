@@ -120,6 +120,11 @@ def other_kind(net: Network, *kinds: type) -> list[str]:
     )
 
 
+def not_normalised(net: Network) -> list[str]:
+    """The reason against a normalised network; none if it is not."""
+    return [] if net.norm is None else [f'it is normalised (norm="{net.norm.kind}")']
+
+
 def check_mlp(net: object) -> MLP:
     """A fully connected network; raises FinwidthError, which names the functions that serve a network of another kind.
 
@@ -134,4 +139,6 @@ def check_mlp(net: object) -> MLP:
     if not isinstance(checked, MLP):
         (reason,) = other_kind(checked, MLP)
         raise FinwidthError(f"the network cannot be served here: {reason}; {instead(checked)}")
+    if reasons := not_normalised(checked):
+        raise FinwidthError(f"the network cannot be served here: {reasons[0]}; {instead(checked)}")
     return checked

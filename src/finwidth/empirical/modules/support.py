@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import ACTIVATIONS, SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import other_kind
+from finwidth.networks.routes import not_normalised, other_kind
 
 
 def unsupported(net: Network) -> list[str]:
@@ -19,13 +21,15 @@ def unsupported(net: Network) -> list[str]:
     >>> unsupported(MLP([2, 3, 1], "uniform", "tanh"))
     []
     """
-    if reasons := other_kind(net, MLP):
+    if reasons := other_kind(net, MLP) + not_normalised(net):
         return reasons
     phi = net.activation
     if not isinstance(phi, SmoothActivation) or phi is ACTIVATIONS.get(phi.name):
         return []
     if phi.torch_module is None:
         return [f"torch's form of its activation {phi.name} is not known"]
+    if not find_spec("torch"):  # which form of it torch has is known once it is installed
+        return []
     from finwidth.empirical.modules.mlp import activation_module
 
     try:

@@ -21,7 +21,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import algorithm, check_supported, unsupported_by
+from finwidth.networks.routes import algorithm, check_supported, not_normalised, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.kernel_matrix.change import KernelChange
 from finwidth.sampling.kernel_matrix.passes import DEVICE_BLOCK, Generator, backward, forward, scaled
@@ -103,7 +103,7 @@ class MLPAtSeveralInputs(Sampler):
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
         """Reasons why the kernel of several inputs of this network is not drawn; none if it is."""
-        return not_gaussian(net)
+        return not_normalised(net) + not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:

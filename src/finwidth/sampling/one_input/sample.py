@@ -20,7 +20,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, check_supported, unsupported_by
+from finwidth.networks.routes import algorithm, check_supported, not_normalised, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
 from finwidth.sampling.one_input.norm_chain import NormChain, plain_relu
 from finwidth.sampling.one_input.outputs_chain import OutputsChain
@@ -72,7 +72,7 @@ class AtOneInput(Sampler):
     @staticmethod
     def unsupported(net: Any) -> list[str]:
         """Reasons why no chain draws this network; none if one does."""
-        reasons = []
+        reasons = not_normalised(net)
         if net.weight_law.name != "gaussian":
             reasons.append(f"its weights are {net.weight_law.name} (the chain rests on Gaussian weights)")
         if isinstance(net.activation, SmoothActivation):

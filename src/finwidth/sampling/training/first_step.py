@@ -13,6 +13,7 @@ import numpy as np
 from finwidth.memory import amount
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import not_normalised
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
 from finwidth.sampling.training.losses import SQUARED
@@ -85,7 +86,7 @@ class FirstStep(Sampler):
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
         """Reasons why this network is not drawn so; none if it is."""
-        return not_gaussian(net)
+        return not_normalised(net) + not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:

@@ -21,7 +21,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import algorithm, unsupported_by
+from finwidth.networks.routes import algorithm, not_normalised, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
@@ -78,7 +78,7 @@ class MLPTraining(Sampler):
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
         """Reasons why this network is not trained; none if it is."""
-        return not_gaussian(net)
+        return not_normalised(net) + not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:

@@ -86,7 +86,10 @@ class SweepQuantity(ABC, Generic[Table]):
 
     @abstractmethod
     def dims(self, table: Table) -> Dims:
-        """The dimensions of a record and their labels."""
+        """The dimensions of a record, by names that no other quantity has, and their labels.
+
+        There is at least one, with one label where a record is one number.
+        """
 
     @abstractmethod
     def compute(self, batch: Batch[Table], check_cancelled: Callable[[], None]) -> FloatArray:
