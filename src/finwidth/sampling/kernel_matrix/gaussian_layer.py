@@ -31,6 +31,7 @@ from finwidth.sampling.kernel_matrix.stacks import (
     Blocks,
     Factor,
     Generator,
+    block_sizes,
     diagonal,
     factorise,
     for_pairs,
@@ -55,6 +56,10 @@ class Batch:
     inputs: int
     outputs: int
     rng: Generator
+
+    def sizes(self, width: int) -> list[int]:
+        """The blocks into which vectors of this width are cut."""
+        return list(block_sizes(width, self.inputs * self.outputs, self.rng))
 
 
 @dataclass
@@ -99,8 +104,10 @@ class GaussianLayer:
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
-    def __init__(self, layer: Layer, batch: Batch, sizes: list[int], *, first: bool) -> None:
-        self.layer, self.batch, self.sizes, self.first = layer, batch, sizes, first
+    def __init__(self, layer: Layer, batch: Batch, *, first: bool, last: bool) -> None:
+        self.layer, self.batch, self.first = layer, batch, first
+        self.sizes = [layer.fan_out] if last else batch.sizes(layer.fan_out)
+        self.sizes_in = batch.sizes(layer.fan_in)
         self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
         self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
 
@@ -187,8 +194,9 @@ class GaussianLayer:
 
     def _pulled(self) -> Iterator[Array]:
         """J_i W_i, given that A' has met W_i."""
-        rng, root, A = self.batch.rng, self.deviation * self.J_factor.root, list(self.A)
-        Z = fresh(rng, root, A)
+        rng, root = self.batch.rng, self.deviation * self.J_factor.root
+        Z = fresh(rng, root, self.sizes_in, self.batch.draws)
+        A = list(self.A)
         along = (self.JY - root @ overlap(rng, Z, A, self.constant_in_units)) @ self.A_factor.inverse
         while Z:
             L = root @ Z.pop(0)  # not kept: what is freed is still in the cache, and used again
@@ -220,7 +228,7 @@ class GaussianLayer:
             return
         J = list(self.J)
         root = self.deviation * met.rest.root
-        Z = fresh(self.batch.rng, root, self.Y)
+        Z = fresh(self.batch.rng, root, self.sizes, self.batch.draws)
         toward = (met.rest_L - root @ products(Z, J)) @ self.J_factor.inverse
         along, toward, root = (scaled(each, met.T.power) for each in (met.along, toward, root))
         self.TW = [along @ y + toward @ j + root @ z for y, j, z in zip(self.Y, J, Z, strict=True)]
@@ -278,9 +286,8 @@ class GaussianLayer:
         tangent = self.tangent_in
         if met is None or tangent is None:
             return
-        rng, T, A = self.batch.rng, tangent.T, list(self.A)
-        root = self.deviation * met.root
-        Z = fresh(rng, root, A)
+        rng, T, root = self.batch.rng, tangent.T, self.deviation * met.root
+        A, Z = list(self.A), fresh(rng, root, self.sizes_in, self.batch.draws)
         ZA = overlap(rng, Z, A, self.constant_in_units)
         Z_rest = products(Z, T) - ZA @ transposed(tangent.along)
         on_A = (met.rest_Y - root @ ZA) @ self.A_factor.inverse

@@ -21,7 +21,7 @@ from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import Batch, GaussianLayer
 from finwidth.sampling.kernel_matrix.maps import ActivationPass, NormPass, Pass, SignsPass
 from finwidth.sampling.kernel_matrix.rows import Rows, common_units, kept, listed, with_gram
-from finwidth.sampling.kernel_matrix.stacks import Generator, block_sizes, row_powers, scaled, transposed
+from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, transposed
 from finwidth.sampling.random.device import as_array
 
 
@@ -134,10 +134,9 @@ class DrawnNetworks:
         return ResidualPass(step.skip, Chain([self._passed(each) for each in step.branch]))
 
     def _layer(self, layer: Layer) -> GaussianLayer:
-        pairs, number = self.batch.inputs * self.batch.outputs, len(self.layers)
+        number = len(self.layers)
         last = number == self._total - 1
-        sizes = [layer.fan_out] if last else list(block_sizes(layer.fan_out, pairs, self.batch.rng))
-        self.layers.append(GaussianLayer(layer, self.batch, sizes, first=not number))
+        self.layers.append(GaussianLayer(layer, self.batch, first=not number, last=last))
         return self.layers[-1]
 
     @property

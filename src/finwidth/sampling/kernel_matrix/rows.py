@@ -77,7 +77,7 @@ def with_gram(rows: Rows, rng: Generator, constant: float) -> tuple[Rows, Array]
     A ``constant`` that is not 0 is one more neuron of each row, which is to fit the units too.
     """
     if rows.gram is None:
-        rows.gram = summed(square(block) for block in rows)
+        rows.gram = summed(map(square, rows))  # no block is held while the next is made
     gram = rows.gram
     if ordinary(gram) and (rows.power is None or not constant):
         return rows, gram
@@ -85,7 +85,7 @@ def with_gram(rows: Rows, rng: Generator, constant: float) -> tuple[Rows, Array]
     if power is None and rows.power is None:
         return rows, gram
     rows = rows.in_units(power)
-    return rows, summed(square(block) for block in rows)
+    return rows, summed(map(square, rows))
 
 
 def common_units(x: Rows, y: Rows) -> Powers:

@@ -221,9 +221,9 @@ def block_sizes(width: int, rows: int, rng: Generator) -> Iterator[int]:
         yield min(step, width - start)
 
 
-def fresh(rng: Generator, root: Array, layer: Iterable[Array]) -> Blocks:
-    """Standard normal numbers, shape (draws, columns of the root, neurons), for each block of a layer."""
-    return [rng.standard_normal((len(block), root.shape[-1], block.shape[-1])) for block in layer]
+def fresh(rng: Generator, root: Array, sizes: list[int], draws: int) -> Blocks:
+    """Standard normal numbers, shape (draws, columns of the root, neurons), for blocks of these sizes."""
+    return [rng.standard_normal((draws, root.shape[-1], size)) for size in sizes]
 
 
 def overlap(rng: Generator, Z: Blocks, A: Iterable[Array], constant: float | Array) -> Array:
