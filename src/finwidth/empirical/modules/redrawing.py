@@ -185,7 +185,7 @@ def _alike(one: torch.Tensor, drawn: list[torch.Tensor], allowed: float) -> bool
     numbers, pools = _few(one), [_few(each) for each in drawn]
     if all(np.array_equal(pools[0], each) for each in pools):
         return bool(np.allclose(numbers, pools[0], rtol=1e-6, atol=0))
-    if not numbers.any():  # as zeros_ leaves them
+    if not numbers.any() or (len(numbers) > 1 and not np.ptp(numbers)):  # as zeros_ and constant_ leave them
         return False
     return float(stats.ks_2samp(numbers, np.concatenate(pools), method="asymp").pvalue) >= allowed
 
