@@ -149,7 +149,7 @@ def regime(
     rate = _rate(lr, mean)
     moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
-    return _told(cv, cv_error, moved, towards, rate, default=lr is None)
+    return _regime_told(cv, cv_error, moved, towards, rate, default=lr is None)
 
 
 def _rate(lr: float | None, mean: float) -> float:
@@ -166,18 +166,18 @@ def _regime_of_draws(  # noqa: PLR0917
         raise FinwidthError(f"x is None; give one input, of the shape of a sample ({law.not_recognised})")
     X = module_law.one_input(law.module, x)
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
-    mean = 1.0 if lr is not None else _positive_mean(module_law.kernels_of_draws(law, X, draws, seed))
+    mean = 1.0 if lr is not None else _mean_of_draws(module_law.kernels_of_draws(law, X, draws, seed))
     rate = _rate(lr, mean)
     before, after = module_law.steps_of_draws(law, X, wanted, rate, draws, seed)
-    mean = _positive_mean(before)
+    mean = _mean_of_draws(before)
     cv = float(before.std()) / mean
     moved = np.abs(after - before) / mean
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     cv_error = _cv_error(before / mean) if cv else 0.0
-    return _told(cv, cv_error, moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: ")
+    return _regime_told(cv, cv_error, moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: ")
 
 
-def _told(
+def _regime_told(
     cv: float,
     cv_error: float,
     moved: FloatArray,
@@ -258,15 +258,15 @@ def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -
         K = _initial_kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
-    return _positive(mean), cv, error
+    return _usable_mean(mean), cv, error
 
 
-def _positive_mean(K: FloatArray) -> float:
+def _mean_of_draws(K: FloatArray) -> float:
     """E[K] of draws."""
-    return _positive(float(K.mean()))
+    return _usable_mean(float(K.mean()))
 
 
-def _positive(mean: float) -> float:
+def _usable_mean(mean: float) -> float:
     """E[K], if a step can be drawn with it."""
     if not mean:
         raise FinwidthError("the kernel of this network is zero at this input: nothing is trained; use bias='trained'")

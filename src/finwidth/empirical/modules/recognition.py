@@ -278,7 +278,7 @@ def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] 
     law: initialization.LawOptions = {}
     if biases:
         law |= initialization.biases(biases, fan_ins, test=init is None)
-    phi, norm = read.activation, _norm(module, read, fresh=init is None)
+    phi, norm = read.activation, _norm_of_module(module, read, fresh=init is None)
     law |= initialization.inferred(weights, phi) if init is None else initialization.stated(init, widths, phi)
     kinds = [_bias_kind(biases.get(layer.name)) for layer in read.layers]
     if not read.blocks:
@@ -311,7 +311,7 @@ def _bias_kind(bias: nn.Parameter | None) -> str:
     return "none" if bias is None else "trained" if bias.requires_grad else "frozen"
 
 
-def _norm(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | None:
+def _norm_of_module(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | None:
     if not read.norms:
         return None
     if len({(each.kind, each.epsilon, len(each.parameters)) for each in read.norms}) > 1:

@@ -176,16 +176,18 @@ def differing(module: nn.Module, draws: list[nn.Module]) -> list[str]:
     given = dict(module.named_parameters())
     others = [dict(each.named_parameters()) for each in draws]
     allowed = _FALSE_REFUSALS / max(1, len(given))
-    return [name for name, each in given.items() if not _alike(each, [other[name] for other in others], allowed)]
+    return [
+        name for name, each in given.items() if not _same_distribution(each, [other[name] for other in others], allowed)
+    ]
 
 
-def _alike(one: torch.Tensor, drawn: list[torch.Tensor], allowed: float) -> bool:
+def _same_distribution(one: torch.Tensor, drawn: list[torch.Tensor], allowed: float) -> bool:
     from scipy import stats
 
     numbers, pools = _few(one), [_few(each) for each in drawn]
     if all(np.array_equal(pools[0], each) for each in pools):
         return bool(np.allclose(numbers, pools[0], rtol=1e-6, atol=0))
-    if not numbers.any():  # as zeros_ leaves them
+    if not numbers.any() or (len(numbers) > 1 and not np.ptp(numbers)):  # as zeros_ and constant_ leave them
         return False
     return float(stats.ks_2samp(numbers, np.concatenate(pools), method="asymp").pvalue) >= allowed
 
