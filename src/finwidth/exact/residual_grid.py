@@ -31,7 +31,7 @@ def _column(values: Sequence[Fraction]) -> FloatArray:
 class ResidualGrid:
     """What `finwidth.exact.grid` does for residual networks."""
 
-    memory = 60 * 2**20  # bytes of the matrices of a pass
+    memory = 40 * 2**20  # bytes of the matrices of a pass
 
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
