@@ -93,9 +93,10 @@ def moments_grid(
     widths = _checked_widths(widths)
     if not widths or not depths:
         raise FinwidthError("the grid is empty; give at least one width and one depth")
-    means = grid.log_values((pairs("w"), pairs("b")), widths, depths)
-    squares = grid.log_values((pairs("ww"), pairs("wb"), pairs("bb")), widths, depths)
-    updates = grid.log_values(tuple(update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")), widths, depths)
+    cells = grid.cells(widths, depths)
+    means = cells.log_values((pairs("w"), pairs("b")), grid.x)
+    squares = cells.log_values((pairs("ww"), pairs("wb"), pairs("bb")), grid.x)
+    updates = cells.log_values(tuple(update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")), grid.x)
     log_mean = np.logaddexp(*means)
     log_square = np.logaddexp.reduce([squares[0], squares[1] + np.log(2), squares[2]])
     log_update = np.logaddexp(updates[0], updates[1] + np.log(2)) + np.log(2)
@@ -207,17 +208,17 @@ class _Grid:
         self.x = Input.of(exact_input(smallest, x), 4)
         self.algorithm = GRIDS[kind]
 
-    def log_values(self, starts: Sequence[State], widths: Sequence[int], depths: Sequence[int]) -> list[FloatArray]:
-        """For each start its log value, shape (widths, depths)."""
+    def cells(self, widths: Sequence[int], depths: Sequence[int]) -> MLPGrid | ResidualGrid:
+        """What computes the values of all cells."""
         if not all(arguments.is_double(each) for each in self.x.power_sums.values()):
             raise FinwidthError(
                 "the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)"
             )
-        return self.algorithm.log_values(starts, Cells(self.family, self.n_0, widths, depths), self.x)
+        return self.algorithm(Cells(self.family, self.n_0, widths, depths))
 
     def spreads(self, widths: Sequence[int], depths: Sequence[int]) -> FloatArray:
         """Coefficients of variation of K, shape (widths, depths)."""
-        w, b, ww, wb, bb = self.log_values(_SPREAD, widths, depths)
+        w, b, ww, wb, bb = self.cells(widths, depths).log_values(_SPREAD, self.x)
         with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
             log_square = np.logaddexp.reduce([ww, wb + np.log(2), bb])
             spread: FloatArray = np.sqrt(np.fmax(np.expm1(log_square - 2 * np.logaddexp(w, b)), 0))
@@ -229,11 +230,13 @@ class MLPGrid:
 
     memory = 0  # bytes, beside what grows with the grid
 
-    @staticmethod
-    def log_values(starts: Sequence[State], cells: Cells, x: Input) -> list[FloatArray]:
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.nets = [check_mlp(cells.family.net(cells.n_0, width, 4)) for width in cells.widths]
+
+    def log_values(self, starts: Sequence[State], x: Input) -> list[FloatArray]:
         """For each start its log value, shape (widths, depths); depths in order."""
-        family, n_0, widths, depths = cells
-        nets = [check_mlp(family.net(n_0, width, 4)) for width in widths]
+        nets, n_0, depths = self.nets, self.cells.n_0, self.cells.depths
         program = compile_program(tuple(starts), nets[0])
         transfer = Transfer(program, nets[0], x, float)
         first, hidden, last = (_stack([net.layers[place] for net in nets]) for place in (0, 1, -1))

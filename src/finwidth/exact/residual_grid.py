@@ -31,11 +31,14 @@ def _column(values: Sequence[Fraction]) -> FloatArray:
 class ResidualGrid:
     """What `finwidth.exact.grid` does for residual networks."""
 
-    memory = 60 * 2**20  # bytes of the matrices of a pass
+    memory = 40 * 2**20  # bytes of the matrices of a pass
 
-    @staticmethod
-    def log_values(starts: Sequence[State], cells: Cells, x: Input) -> list[FloatArray]:
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+
+    def log_values(self, starts: Sequence[State], x: Input) -> list[FloatArray]:
         """For each start its log value, shape (widths, depths)."""
+        cells = self.cells
         pairs = [(width, depth) for width in cells.widths for depth in cells.depths]
         of_depth = {depth: cells.family.of_depth(depth) for depth in cells.depths}
         found = np.empty((len(starts), len(pairs)))
