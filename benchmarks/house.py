@@ -55,7 +55,7 @@ NEW: dict[str, tuple[str, ...]] = {
         "tests/networks/test_routes.py:RESNETS",
     ),
     "sampler": (
-        "src/finwidth/sampling/kernel_matrix/sample_gram.py:MLPAtSeveralInputs",
+        "src/finwidth/sampling/kernel_matrix/sample_gram.py:NetworkAtSeveralInputs",
         "tests/sampling/test_gram.py:VIEWS",
     ),
     "torch operation": (
@@ -73,7 +73,7 @@ NEW: dict[str, tuple[str, ...]] = {
 ENGINES = (
     "src/finwidth/exact/transfer.py:Transfer.hidden",
     "src/finwidth/sampling/one_input/norm_chain.py:NormChain.at_unit",
-    "src/finwidth/sampling/kernel_matrix/passes.py:forward",
+    "src/finwidth/sampling/kernel_matrix/gaussian_layer.py:GaussianLayer.forward",
     "src/finwidth/sampling/training/networks.py:Networks.forward",
     "src/finwidth/sampling/lazy_matrix/gaussian.py:DeferredGaussianMatrix.right",
     "src/finwidth/empirical/kernel/gradients.py:gradients",

@@ -12,8 +12,9 @@ from scipy import stats as scipy_stats
 
 import finwidth
 from dense_training import dense_training
-from finwidth import MLP, moments, regime
+from finwidth import MLP, BalancedResNet, ResNet, moments, regime
 from finwidth.empirical.training import first_step as dense
+from finwidth.networks.description import Network
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.training import first_step as in_law
 from stats import ALPHA, same_law
@@ -63,6 +64,57 @@ def test_one_step_in_law_is_one_step_of_networks_with_weights(net: MLP, target: 
     assert not same_law(
         change(*in_law.sampled_first_step(net, POINT, np.array([target]), 0.4 * lr, DRAWS, seed=6)), change(*K.T)
     )
+
+
+RESIDUAL: list[tuple[Network, float]] = [
+    (ResNet([3, 16, 1], 2, branch=0.5), 1.0),
+    (ResNet([3, 24, 1], 3, 12, branch="1/sqrt(depth)", parameterization="standard"), 0.0),
+    (BalancedResNet([3, 16, 1], 2, branch=0.5, bias_variance=0.3), 1.0),
+    (ResNet([3, 16, 1], 2, activation="gelu", branch=0.5), 1.0),
+]
+
+
+@pytest.mark.parametrize(("net", "target"), RESIDUAL, ids=str)
+def test_regime_of_residual_networks_is_that_of_networks_with_weights(net: Network, target: float) -> None:
+    """Movement, its median and the spread against steps by autograd; a step half as long must be seen."""
+    pytest.importorskip("torch")
+    found = regime(net, POINT, target=target, draws=DRAWS)
+    before, after, half = autograd_steps(net, POINT, target, (found.lr, found.lr / 2), 4000)
+    moved, less = np.abs(after - before) / before.mean(), np.abs(half - before) / before.mean()
+    error = math.hypot(found.movement_error, moved.std() / len(moved) ** 0.5)
+    assert abs(found.movement - moved.mean()) < 5.5 * error
+    assert abs(found.movement - less.mean()) > 5.5 * error
+    assert found.median == pytest.approx(float(np.median(moved)), rel=0.1)
+    assert found.cv == pytest.approx(before.std() / before.mean(), rel=0.1)
+    assert (found.cv_error > 0) == (net.activation.name == "gelu")
+
+
+def autograd_steps(net: Network, x: Array, target: float, rates: tuple[float, ...], draws: int) -> list[Array]:
+    """K before a step, and after one of each rate, of networks that hold their weights."""
+    import torch
+    from torch.func import vmap
+
+    from autograd_networks import AutogradNetworks
+
+    networks = AutogradNetworks(net)
+    X, targets = torch.tensor(x[None]), torch.tensor([[target]], dtype=torch.float64)
+
+    def one(at: Any, signs: Any) -> Any:
+        step = networks.step(at, signs, X, targets)
+        reached = [at, *({name: at[name] + lr * step[name] for name in at} for lr in rates)]
+        return [torch.stack(networks.kernels(each, signs, X)).sum(0)[0, 0, 0, 0] for each in reached]
+
+    return [each.detach().numpy() for each in vmap(one)(*networks.draw(draws, seed=5))]
+
+
+def test_residual_networks_that_are_not_drawn() -> None:
+    with pytest.raises(finwidth.FinwidthError, match=r"finwidth\.regime cannot serve.*its weights are uniform"):
+        regime(ResNet([3, 10, 1], 2, weight_law="uniform"))
+    with pytest.raises(finwidth.FinwidthError, match="normalised"):
+        regime(ResNet([3, 10, 1], 2, norm="rms"))
+    with pytest.raises(finwidth.FinwidthError, match=r"only if you say how often: it has 6.1e"):
+        regime(ResNet([3, 10**6, 1], 20))
+    assert regime(ResNet([3, 4000, 1], 16, branch="1/sqrt(depth)"), draws=32).name == "near-deterministic"
 
 
 @pytest.mark.parametrize(("net", "target", "times"), CASES[:6], ids=str)

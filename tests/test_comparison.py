@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import finwidth
-from finwidth import MLP, compare
+from finwidth import MLP, BalancedResNet, ResNet, compare
 from finwidth.cli import tables
 from finwidth.exact.moments import exact_values
 from finwidth.quantities import DRAWN, MOMENTS, Moment
@@ -20,6 +20,8 @@ NETWORKS = {
     "linear": MLP([2, 32, 32, 1], activation="linear", parameterization="mup"),
     "random biases": MLP([2, 16, 16, 1], bias_variance=0.3),
     "several outputs": MLP([2, 16, 16, 3]),
+    "residual": ResNet([2, 24, 1], 3, 12, branch=0.3),
+    "residual, random biases": ResNet([2, 24, 1], 2, activation="leaky_relu", bias_variance=0.3, branch=0.3),
 }
 
 
@@ -50,6 +52,27 @@ def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
     assert not any(by_name[name].sampled.trust for name in ("K^2", "dK"))  # type: ignore[union-attr]
     document: Any = found.to_json()
     assert document["quantities"]["dK"]["tilted"]["trust"] is True
+
+
+def test_residual_networks_where_plain_draws_cannot_be_trusted() -> None:
+    found = compare(ResNet([2, 4, 1], 14), [1, 2], draws=40_000, networks=500)
+    by_name = {row.quantity: row for row in found.rows}
+    assert by_name["K^2"].sampled is not None
+    assert not by_name["K^2"].sampled.trust
+    for row in found.rows:
+        assert row.tilted is not None
+        assert row.tilted.trust
+        assert abs(row.tilted.z(row.exact) or 0) < 5
+
+
+def test_residual_networks_without_the_sampled_route() -> None:
+    found = compare(ResNet([2, 12, 2], 2, weight_law="uniform", branch=0.5), [1, 2], networks=20_000)
+    assert "its weights are uniform" in str(found.not_sampled)
+    assert all(row.networks.trust for row in found.rows)
+    with pytest.raises(finwidth.FinwidthError, match=r"it is a BalancedResNet \(MLP and ResNet are supported\)"):
+        compare(BalancedResNet([2, 6, 1], 2), [1, 2])
+    with pytest.raises(finwidth.FinwidthError, match=r"has 4e\+08 weights, too many to draw; finwidth\.moments"):
+        compare(ResNet([2, 10_000, 1], 2), [1, 2])
 
 
 def test_networks_without_the_sampled_route() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, FinwidthError, ResNet
-from finwidth.report import _depth_figure, report
+from finwidth import MLP, BalancedResNet, FinwidthError, ResNet
+from finwidth.report import _depth_figure, report, verify, write
 
 X = [1.0, 1.0, 1.0, 1.0]
 ALIKE: dict[str, dict[str, Any]] = {
@@ -36,11 +37,43 @@ def test_a_network_of_unlike_layers_is_said_to_be_one() -> None:
     assert "layers differ" in figure.axes[0].get_title()
 
 
-def test_reports_are_of_fully_connected_networks() -> None:
-    with pytest.raises(FinwidthError, match=r"it is a ResNet.*finwidth\.moments"):
-        report(ResNet([2, 3, 1], 2), [1, 2], 1000)  # type: ignore[arg-type]
-    with pytest.raises(FinwidthError, match=r"it is a ResNet.*finwidth\.moments"):
-        finwidth.plots.growth_with_depth([1, 2], [3], [1, 2], here=ResNet([2, 5, 1], 3))  # type: ignore[arg-type]
+RESIDUAL: dict[str, ResNet] = {
+    "plain": ResNet([4, 16, 1], 5),
+    "1/sqrt(depth)": ResNet([4, 16, 1], 6, branch="1/sqrt(depth)"),
+    "hidden, leaky": ResNet([4, 16, 1], 5, 7, activation="leaky_relu", bias_variance=1, skip=0.5),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_network_stands_on_the_line_of_its_width(name: str) -> None:
+    net = RESIDUAL[name]
+    figure = _depth_figure(net, X)
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    on_line = dict(zip(*(np.asarray(each) for each in lines["$n = 16$"].get_data()), strict=True))
+    assert on_line[net.depth] == pytest.approx(float(np.asarray(lines["this network"].get_ydata())[0]), rel=1e-9)
+    assert figure.axes[0].get_xlabel() == "depth $L$ (blocks)"
+
+
+def test_a_residual_network_of_unlike_blocks_is_said_to_be_one() -> None:
+    figure = _depth_figure(ResNet([4, 16, 1], 3, branch=[1, 0.5, 1]), X)
+    assert "blocks differ" in figure.axes[0].get_title()
+
+
+def test_reports_of_residual_networks(tmp_path: Path) -> None:
+    found = report(RESIDUAL["plain"], X, 20_000)
+    assert found.bounds is None
+    assert found.provenance["method"] == "exact transfer; residual chain"
+    z = {row.quantity: row.sampled.z(row.exact) for row in found.rows}
+    assert all(abs(z[name] or 0) < 5 for name in ("K", "K_w", "K_b", "dK"))
+    write(found, X, tmp_path)
+    verify(tmp_path)
+
+
+def test_reports_are_of_networks_that_are_drawn() -> None:
+    with pytest.raises(FinwidthError, match=r"it is a BalancedResNet.*finwidth\.moments"):
+        report(BalancedResNet([2, 3, 1], 2), [1, 2], 1000)
+    with pytest.raises(FinwidthError, match=r"its activation is tanh"):
+        finwidth.plots.growth_with_depth([1, 2], [3], [1, 2], here=ResNet([2, 5, 1], 3, activation="tanh"))
 
 
 def test_summaries_are_of_all_that_is_drawn() -> None:
@@ -49,8 +82,8 @@ def test_summaries_are_of_all_that_is_drawn() -> None:
     z = found.estimates["K"].z(found.exact["K"])
     assert z is not None
     assert abs(z) < 5
-    with pytest.raises(FinwidthError, match="it is a ResNet"):
-        finwidth.summarize(ResNet([2, 6, 1], 2), [1, 2], draws=100, method="importance")
+    with pytest.raises(FinwidthError, match="2 outputs"):
+        finwidth.summarize(ResNet([2, 6, 2], 2), [1, 2], draws=100, method="importance")
 
 
 def test_quantiles_lie_between_the_draws() -> None:

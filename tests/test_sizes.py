@@ -292,6 +292,9 @@ SLOW_PEAKS: dict[str, tuple[str, int, int]] = {
         "finwidth.sample(ResNet([3, 8, 1], 200, activation='leaky_relu', bias_variance=1), [1, 2, 3], %d, threads=1)",
         2, 20000,
     ),
+    "tilted, residual": (
+        "summarize(ResNet([3, 8, 1], 200), [1, 2, 3], %d, method='importance', threads=1)", 2, 20000,
+    ),
     "sample_gram, draws": ("finwidth.sample_gram(MLP([3, *[8] * 3, 1]), np.eye(3), %d, threads=1)", 10, 10**6),
     "sample_gram, inputs": (f"finwidth.sample_gram(MLP([3, *[300] * 3, 1]), {RNG}, 2, threads=1)", 10, 1500),
     "sample_gram, targets": (
@@ -326,7 +329,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 import finwidth
-from finwidth import MLP, ResNet, memory
+from finwidth import MLP, ResNet, memory, summarize
 from finwidth.exact.grid import moments_grid
 
 seen = []

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, depth_for, moments, sizing, width_for
+from finwidth import MLP, BalancedResNet, ResNet, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+from finwidth.networks.family import Family
 from finwidth.networks.mlp import MLPOptions
 
 X = [1.0] * 64
@@ -108,7 +109,7 @@ def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sizing, "_DEEPEST", 150)
     width, network = DEEP[name]
     spreads = [cv(width, depth, **network) for depth in range(1, 151)]
-    assert spread_by_depth(width, 150, X, **network) == spreads
+    assert spread_by_depth(width, range(1, 151), X, **network) == spreads
     for wanted in (*np.quantile(spreads[1:], [0.0, 0.2, 0.5, 0.9]), spreads[6], spreads[20]):  # two are ties
         largest = max(depth for depth, spread in enumerate(spreads, 1) if spread <= wanted)
         unbounded: AbstractContextManager[Any] = (
@@ -119,7 +120,7 @@ def test_depth_for_among_all_depths(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_spreads_past_the_range_of_their_squares() -> None:
-    depth = depth_for(1, 1e200)
+    depth = int(depth_for(1, 1e200))
     assert cv(1, depth) <= 1e200 < cv(1, depth + 1)
     width = width_for(500, 1e170)
     assert cv(width, 500) <= 1e170 < cv(width - 1, 500)
@@ -153,6 +154,59 @@ def test_one_pass_over_widths_is_the_grid(network: dict[str, Any]) -> None:
     )
 
 
+# ---- residual networks
+
+RESIDUAL: dict[str, tuple[type[ResNet | BalancedResNet], dict[str, Any]]] = {
+    "plain": (ResNet, {}),
+    "1/sqrt(depth)": (ResNet, {"branch": "1/sqrt(depth)"}),
+    "no biases, heavy tails": (ResNet, {"bias": "none", "weight_law": "laplace", "activation": "abs", "branch": 0.5}),
+    "PyTorch's weights, hidden": (ResNet, TORCH | {"gains": [1 / 3, 2, 1 / 3, 1 / 3], "hidden": 200}),
+    "balanced": (BalancedResNet, {"branch": "sqrt(1/2)", "skip": "sqrt(1/2)"}),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_widths_of_residual_networks(name: str) -> None:
+    kind, options = RESIDUAL[name]
+
+    def spread(width: int, depth: int) -> float:
+        return moments(kind([64, width, 1], depth, **options), X).cv
+
+    depth = 1 if name == "balanced" else 6
+    wanted = 0.99 * spread(57, depth)
+    width = width_for(depth, wanted, kind=kind, **options)
+    assert spread(width, depth) <= wanted < spread(width - 1, depth)
+    assert max(spread(wider, depth) for wider in (width, width + 1, 2 * width, 50 * width)) <= wanted
+
+
+def test_depths_of_residual_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depths that are looked at are some apart from 32 on."""
+    monkeypatch.setattr(sizing, "_DEEPEST", 100)
+    monkeypatch.setattr(sizing, "_EVERY_DEPTH", 32)
+    monkeypatch.setattr(sizing, "_RATIO", 1.2)
+    spreads = [moments(ResNet([64, 30, 1], depth, branch=0.3), X).cv for depth in range(1, 101)]
+    for wanted in (1.01 * spreads[0], spreads[20], 0.999 * spreads[53], 1.0001 * spreads[80]):
+        largest = max(depth for depth, spread in enumerate(spreads, 1) if spread <= wanted)
+        assert depth_for(30, wanted * (1 + 1e-12), kind=ResNet, branch=0.3) == largest
+    with pytest.warns(UserWarning, match="every depth looked at from 1 to 100"):
+        assert depth_for(30, 1.01 * spreads[-1], kind=ResNet, branch=0.3) == 100
+
+
+def test_any_depth_will_do_with_small_branches() -> None:
+    """The limit of infinite depth is 0.09319 at this width, approached from below."""
+    options: dict[str, Any] = {"kind": ResNet, "branch": "1/sqrt(depth)"}
+    assert depth_for(400, 0.0932, **options) == np.inf
+    largest = depth_for(400, 0.0931, **options)
+    cvs = [moments(ResNet([64, 400, 1], int(largest) + more, branch="1/sqrt(depth)"), X).cv for more in (0, 1)]
+    assert cvs[0] <= 0.0931 < cvs[1]
+    with pytest.warns(UserWarning, match="no largest"):  # between the spread at 10^4 blocks and the limit
+        assert depth_for(400, 0.0931939735, **options) == 10_000
+    with pytest.raises(
+        finwidth.FinwidthError, match=r"that of 1 is 0.0784, and the smallest 0.0784; raise cv or width"
+    ):
+        depth_for(400, 0.05, **options)
+
+
 # ---- by draws
 
 DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
@@ -163,7 +217,7 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
 )
 def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: MLPOptions) -> None:
-    drawn = sizing._drawn_width(depth, wanted, X, network)
+    drawn = sizing._drawn_width(depth, wanted, X, Family(MLP, {**network}))
     assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
 
 
@@ -175,10 +229,20 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
-    monkeypatch.setattr(sizing, "_must_be_drawn", lambda network: True)
-    depth = depth_for(width, wanted, **network)
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    depth = int(depth_for(width, wanted, **network))
     assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
+
+
+def test_residual_networks_by_draws() -> None:
+    """Widths that are known, and one of a smooth activation at which other draws have the spread."""
+    relu = Family(ResNet, {"branch": "1/sqrt(depth)"})
+    drawn = sizing._drawn_width(4, 0.3, X, relu)
+    assert drawn == pytest.approx(width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)"), rel=DRAWN_ERROR)
+    width = width_for(3, 0.3, kind=ResNet, activation="gelu", branch=0.5)
+    K = finwidth.sample_gram(ResNet([64, width, 1], 3, activation="gelu", branch=0.5), [X], 5000, seed=17).K.to_numpy()
+    assert float(K.std() / K.mean()) == pytest.approx(0.3, rel=DRAWN_ERROR / 2 + 3 / np.sqrt(2 * 5000))
 
 
 def test_depth_for_smooth_activations() -> None:
@@ -232,6 +296,12 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),
+        (lambda: width_for(4, 0.05, kind=ResNet, hidden=16), "no width up to"),
+        (lambda: width_for(4, 0.05, skip=2), "skip is no option of kind=MLP"),
+        (lambda: depth_for(4, 0.05, kind=ResNet, norm="rms"), "normalised"),
+        (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", norm="rms"), "normalised"),
+        (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
+        (lambda: width_for(4, 0.05, kind=dict), "give one of finwidth.MLP"),  # type: ignore[arg-type]
         (lambda: depth_for(10, 0.1, input_norm=-1), "input_norm is -1"),
         (lambda: depth_for(10**4, 0.1, activation="gelu"), "at most 8192 for a smooth"),
         (lambda: depth_for(10, 0.1, activation="gelu", weight_law="laplace"), 'give weight_law="gaussian"'),

@@ -14,11 +14,12 @@ from finwidth.arguments import count, numbers, real
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import moments
-from finwidth.networks.activations import SmoothActivation
+from finwidth.exact.moments import unsupported as no_moments
+from finwidth.networks.description import Network, check_network, kept_widths, weight_layers
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp
+from finwidth.networks.routes import instead, not_normalised
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import not_gaussian
@@ -78,7 +79,7 @@ class Regime:
 
 
 def regime(
-    net: MLP | nn.Module,
+    net: Network | nn.Module,
     x: Vector | None = None,
     *,
     target: float | Sequence[float] = 1.0,
@@ -95,9 +96,9 @@ def regime(
     Parameters
     ----------
     net
-        The network, or a torch module that `finwidth.empirical.recognise` knows: then the law is that of its
-        initialization, and the rate that of torch.optim.SGD.  Of several outputs K is that of output 0; all are
-        trained.
+        The network: an `MLP`, or a `ResNet` or `BalancedResNet` with Gaussian weights. Or a torch module that
+        `finwidth.empirical.recognise` knows: then the law is that of its initialization, and the rate that of
+        torch.optim.SGD.  Of several outputs K is that of output 0; all are trained.
     x
         The input, shape (n_0,); by default all ones.
     target
@@ -151,27 +152,37 @@ def regime(
     return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
 
 
-def too_large(net: MLP) -> str | None:
+def too_large(net: Network) -> str | None:
     """Why `regime` does not draw a network unless told how often: it is too large; None if it is not."""
     if not_gaussian(net):
-        weights = sum(layer.fan_in * layer.fan_out for layer in net.layers)
-        if weights > _MOST_WEIGHTS:
-            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {weights:.2g} weights each"
-    elif sum(net.widths[1:]) > _MOST_NEURONS:
-        return f"it has {sum(net.widths[1:]):.2g} neurons"
+        if _weights(net) > _MOST_WEIGHTS:
+            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {_weights(net):.2g} weights each"
+    elif sum(kept_widths(net)) > _MOST_NEURONS:
+        return f"it has {sum(kept_widths(net)):.2g} neurons"
     return None
 
 
-def _network(net: MLP | nn.Module, init: str | Mapping[str, object] | None) -> MLP:
-    if isinstance(net, MLP) or not hasattr(net, "parameters"):
-        return check_mlp(net)
-    from finwidth import empirical
-
-    recognised: MLP = empirical.recognise(net, init)
-    return recognised
+def _weights(net: Network) -> int:
+    return sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
 
 
-def _step_targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
+def unsupported(net: Network) -> list[str]:
+    """Reasons why `regime` does not serve this network; none if it does."""
+    return not_normalised(net) or in_law.unsupported(net) * (not isinstance(net, MLP))
+
+
+def _network(net: Network | nn.Module, init: str | Mapping[str, object] | None) -> Network:
+    if not isinstance(net, Network) and hasattr(net, "parameters"):
+        from finwidth import empirical
+
+        net = empirical.recognise(net, init)
+    checked = check_network(net)
+    if reasons := unsupported(checked):
+        raise FinwidthError(f"finwidth.regime cannot serve this network: {'; '.join(reasons)}; {instead(checked)}")
+    return checked
+
+
+def _step_targets(net: Network, target: float | Sequence[float]) -> FloatArray:
     outputs = net.widths[-1]
     given = numbers(target)
     if given is None or given.shape not in {(), (outputs,)} or not np.isfinite(given).all():
@@ -179,25 +190,21 @@ def _step_targets(net: MLP, target: float | Sequence[float]) -> FloatArray:
     return np.broadcast_to(given, (outputs,))
 
 
-def _default_draws(net: MLP) -> int:
+def _default_draws(net: Network) -> int:
     """Number of draws that take about a second; FinwidthError if even the smallest number takes much longer."""
     if reason := too_large(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
-    if not_gaussian(net):
-        affordable = _WEIGHTS // sum(layer.fan_in * layer.fan_out for layer in net.layers)
-    else:
-        affordable = _NEURONS // sum(net.widths[1:])
+    affordable = _WEIGHTS // _weights(net) if not_gaussian(net) else _NEURONS // sum(kept_widths(net))
     return max(_FEWEST, min(_DRAWS, affordable))
 
 
-def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tuple[float, float, float]:
+def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -> tuple[float, float, float]:
     """E[K], the cv of K, and the standard error of the latter: exact where there are exact moments, else drawn."""
-    if not isinstance(net.activation, SmoothActivation):
+    if not no_moments(net):
         exact = moments(net, x)
         mean, cv, error = float(exact.mean), exact.cv, 0.0
     else:
-        kernels = dense.initial if not_gaussian(net) else in_law.sampled_kernels
-        K = kernels(net, point, draws, seed)
+        K = _initial_kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
     if not mean:
@@ -205,6 +212,12 @@ def _spread(net: MLP, x: Vector, point: FloatArray, draws: int, seed: int) -> tu
     if not 0 < mean < math.inf or math.isinf(1 / mean):
         raise FinwidthError(f"E[K] is {mean:.3g}, past the range in which a step can be drawn; rescale gains or input")
     return mean, cv, error
+
+
+def _initial_kernels(net: Network, x: FloatArray, draws: int, seed: int) -> FloatArray:
+    if isinstance(net, MLP) and not_gaussian(net):
+        return dense.initial(net, x, draws, seed)
+    return in_law.sampled_kernels(net, x, draws, seed)
 
 
 def _cv_error(relative: FloatArray) -> float:
@@ -215,11 +228,13 @@ def _cv_error(relative: FloatArray) -> float:
     return float(influence.std()) / math.sqrt(len(relative))
 
 
-def _moved(net: MLP, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
+def _moved(net: Network, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
-    first_step = dense.first_step if not_gaussian(net) else in_law.sampled_first_step
     try:
-        before, after = first_step(net, x, target, lr, draws, seed)
+        if isinstance(net, MLP) and not_gaussian(net):
+            before, after = dense.first_step(net, x, target, lr, draws, seed)
+        else:
+            before, after = in_law.sampled_first_step(net, x, target, lr, draws, seed)
     except NotFiniteError:
         return np.full(1, math.inf)
     moved: npt.NDArray[np.float64] = np.abs(after - before)

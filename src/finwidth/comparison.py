@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from finwidth import arguments
 from finwidth.arguments import count
-from finwidth.empirical.reference.brute_force import simulate, weights_of
+from finwidth.empirical.reference.brute_force import simulate
+from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.description import Network, check_network, weight_layers
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp, instead
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import instead, not_normalised, other_kind
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling.one_input import importance, sample
@@ -32,6 +35,12 @@ _MOST_OUTPUTS = 32  # of networks that are drawn in law as well
 _WEIGHTS = 2 * 10**8  # that the default number of real networks draws in all: some seconds
 _MOST_NETWORKS = 10_000
 _ROUNDING = 1e-6  # of kernels in float32
+
+# How real networks are drawn and differentiated.
+SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
+    MLP: simulate,
+    ResNet: simulate_residual,
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Row:
 class Comparison:
     """The result of `compare`: rows by quantity, and why the sampled route is missing, if it is."""
 
-    network: MLP
+    network: Network
     rows: tuple[Row, ...]
     not_sampled: str | None
 
@@ -77,7 +86,7 @@ class Comparison:
 
 @overload
 def compare(
-    net: MLP,
+    net: Network,
     x: Vector,
     *,
     draws: int = ...,
@@ -101,7 +110,7 @@ def compare(
 
 
 def compare(
-    net: MLP | nn.Module,
+    net: Network | nn.Module,
     x: Vector,
     *,
     draws: int = 100_000,
@@ -112,9 +121,9 @@ def compare(
 ) -> Comparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
-    The three routes share no code beyond the network's definition (`MLP.layers`), so agreement is evidence. The verdict
+    The three routes share no code beyond the network's definition (its layers), so agreement is evidence. The verdict
     of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value. Where one
-    of the draws in law cannot, ReLU networks are drawn once more in proportion to what they carry
+    of the draws in law cannot, ReLU networks, and residual ones, are drawn once more in proportion to what they carry
     (`sampling.one_input.importance`); these estimates hold at any depth.
 
     A torch module takes the place of the network where `finwidth.empirical.recognise` knows it. Then the kernel of that
@@ -125,7 +134,7 @@ def compare(
     Parameters
     ----------
     net, x
-        The network, or a torch module, and one input, shape (n_0,).
+        The network, an `MLP` or a `ResNet`, or a torch module, and one input, shape (n_0,).
     draws
         Draws in law, where the network allows them.
     networks
@@ -150,9 +159,11 @@ def compare(
     """
     seed, draws = check_seed(seed), count("draws", draws)
     tell = arguments.progress(progress)
-    if not isinstance(net, MLP) and hasattr(net, "parameters"):
+    if not isinstance(net, Network) and hasattr(net, "parameters"):
         return _compare_module(net, x, init, tell, draws=draws, networks=networks, seed=seed)
-    net = check_mlp(net)
+    net = check_network(net)
+    if reasons := unsupported(net):
+        raise FinwidthError(f"finwidth.compare cannot serve this network: {'; '.join(reasons)}; {instead(net)}")
     exact = exact_values(moments(net, x))
     not_sampled = _not_sampled(net)
     sampler = None if not_sampled else sample.one_input_sampler(net, x, first_output=True)
@@ -165,7 +176,12 @@ def compare(
     return Comparison(net, rows, not_sampled)
 
 
-def _not_sampled(net: MLP) -> str | None:
+def unsupported(net: Network) -> list[str]:
+    """Reasons why `compare` does not serve this network; none if it does."""
+    return other_kind(net, *SIMULATIONS) or not_normalised(net)
+
+
+def _not_sampled(net: Network) -> str | None:
     """Why a network is not drawn in law beside the real ones; None if it is."""
     if reasons := sample.unsupported(net):
         return f"finwidth.sample cannot draw this network: {'; '.join(reasons)}"
@@ -177,9 +193,9 @@ def _not_sampled(net: MLP) -> str | None:
     return None
 
 
-def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
+def _networks(net: Network, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
     """Real networks, drawn and differentiated, as many as asked for or as seconds allow."""
-    weights = weights_of(net)
+    weights = sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
     if weights > _WEIGHTS:
         raise FinwidthError(
             f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
@@ -188,13 +204,14 @@ def _networks(net: MLP, x: Vector, networks: int | None, seed: int) -> dict[str,
     if networks is None:
         networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
     with np.errstate(over="ignore", invalid="ignore"):
-        drawn = simulate(net, x, count("networks", networks), np.random.default_rng(seed))
+        draw = next(draw for kind, draw in SIMULATIONS.items() if isinstance(net, kind))
+        drawn = draw(net, x, count("networks", networks), np.random.default_rng(seed))
     if not all(np.isfinite(column).all() for column in drawn.values()):
         raise FinwidthError("the networks overflow a double at this input; rescale it")
     return drawn
 
 
-def _tilted(net: MLP, x: Vector, draws: int, seed: int, exact: dict[str, float]) -> dict[str, Estimate]:
+def _tilted(net: Network, x: Vector, draws: int, seed: int, exact: dict[str, float]) -> dict[str, Estimate]:
     """Estimates by importance sampling, or none where there are no such draws."""
     if importance.unsupported(net) or not np.any(check_input(net, x)):
         return {}

@@ -6,6 +6,7 @@ from finwidth.advice import Regime, regime
 from finwidth.comparison import Comparison, compare
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds
+from finwidth.exact.growth import Growth, growth
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.moments import KernelMoments, infinite_width, moments
 from finwidth.exact.signal import SignalMoments, signal_moments
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "FinwidthError",
+    "Growth",
     "KernelMoments",
     "Norm",
     "Regime",
@@ -44,6 +46,7 @@ __all__ = [
     "bounds",
     "compare",
     "depth_for",
+    "growth",
     "infinite_width",
     "infinite_width_gram",
     "moments",

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, unsupported
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
+from finwidth.networks.description import Network, check_network
+from finwidth.networks.family import Family, FamilyOptions, family_of
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions, options_of
-from finwidth.networks.routes import check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
@@ -49,7 +51,7 @@ class ReportRow:
 class Report:
     """The result of `report`; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
 
-    network: MLP
+    network: Network
     moments: KernelMoments
     infinite_width: float
     bounds: Bounds | None
@@ -73,11 +75,12 @@ class Report:
 
 
 def report(
-    net: MLP, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
+    net: Network, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
 ) -> Report:
     """Exact moments, the paper's forms and draws in law of one network at one input, side by side.
 
-    Parameters as in `finwidth.sample`. Of several outputs K is that of output 0, and a step trains all.
+    Of an `MLP`, or of a `ResNet`, which the paper's forms do not cover.  Parameters as in `finwidth.sample`. Of several
+    outputs K is that of output 0, and a step trains all.
 
     Examples
     --------
@@ -87,12 +90,13 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     """
-    net, draws = check_mlp(net), count("draws", draws)
+    net, draws = check_network(net), count("draws", draws)
+    check_supported("finwidth.moments", net)
     sampler = one_input_sampler(net, x, first_output=True)
     exact = moments(net, x)
     if not exact.mean:
         raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
-    forms = None if unsupported(net) else bounds(net, x, exact=exact)
+    forms = bounds(net, x, exact=exact) if isinstance(net, MLP) and not unsupported(net) else None
     values = exact_values(exact)
     totals, pictured, done = MomentAccumulators(), [], 0
     for drawn in draw_chunks(sampler, draws, seed, progress=progress):
@@ -101,7 +105,7 @@ def report(
         done += len(drawn["K"])
     found = totals.estimates(values)
     rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
-    provenance = attributes(net, method="exact transfer; norm chain", seed=seed, draws=draws)
+    provenance = attributes(net, method=f"exact transfer; {sampler.method}", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
 
 
@@ -118,10 +122,12 @@ def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
     """
     folder = arguments.path("the folder", folder)
     arguments.instance("found", found, Report, "what finwidth.report.report returns")
-    title = f"{format_widths(found.network.widths)}, {len(found.drawn):,} draws"
+    net = found.network
+    blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
+    title = f"{format_widths(net.widths)}{blocks}, {len(found.drawn):,} draws"
     figures = {
         "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
-        "depth": _depth_figure(found.network, x),
+        "depth": _depth_figure(net, x),
     }
     contents = {"report.json": _document(found.to_json())}
     contents |= {f"{name}{each}": rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}
@@ -173,16 +179,18 @@ def _fingerprint(content: bytes) -> dict[str, str | int]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _depth_figure(net: MLP, x: Vector) -> Figure:
+def _depth_figure(net: Network, x: Vector) -> Figure:
     """Growth with depth around this network: half, once and twice its typical width, up to twice its depth."""
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
     widths = sorted({max(1, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
-    step = math.ceil(deepest / 40)
-    options = options_of(net)
-    usual: MLPOptions = {"activation": net.activation, "parameterization": net.parameterization}
-    figure = plots.growth_with_depth(x, widths, range(1, deepest + 1, step), here=net, **(options or usual))
-    if options is None:
-        figure.axes[0].set_title("this network's layers differ; lines: default gains and biases", fontsize="small")
+    depths = sorted({*range(1, deepest + 1, math.ceil(deepest / 40)), net.depth})
+    family = family_of(net)
+    usual = Family(type(net), {"activation": net.activation, "parameterization": net.parameterization})
+    drawn = family or usual
+    figure = plots.growth_with_depth(x, widths, depths, here=net, kind=drawn.kind, **cast(FamilyOptions, drawn.options))
+    if family is None:
+        told = f"this network's {usual.layers} differ; lines: default gains, factors and biases"
+        figure.axes[0].set_title(told.replace("weight ", ""), fontsize="small")
     return figure

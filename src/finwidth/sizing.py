@@ -17,13 +17,15 @@ import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.arguments import count
-from finwidth.errors import FinwidthError, shown
+from finwidth.errors import FinwidthError
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.description import Network
+from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions
-from finwidth.networks.routes import check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported, instead, not_normalised
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.sampler import not_gaussian
@@ -33,6 +35,7 @@ Widths = npt.NDArray[np.int64]
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
 _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far apart
+_EVERY_DEPTH = 128  # of blocks, then as far apart
 _HUMP = 1e-3  # the most, relative to the spread, that a tip can rise above widths so close
 _NEURONS = 2**15  # of the largest network that is drawn
 _DRAWS, _FEWEST = 2000, 250
@@ -41,8 +44,10 @@ _DEPTHS_DRAWN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32)
 _DEEPEST_DRAWN = 32  # so that the largest is 32 times as wide as deep, and log(1 + cv^2) falls like 1/width from there
 
 
-def width_for(depth: int, cv: float, *, input_norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
-    """The smallest hidden width from which on a network of ``depth`` weight layers has a kernel of spread at most cv.
+def width_for(
+    depth: int, cv: float, *, kind: type[Network] = MLP, input_norm: float = 1.0, **network: Unpack[FamilyOptions]
+) -> int:
+    """The smallest width from which on a network of this depth has a kernel of spread at most cv.
 
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
     every width up to 1024, and beyond of widths 1% apart, over which the spread is a smooth function.  For smooth
@@ -52,13 +57,17 @@ def width_for(depth: int, cv: float, *, input_norm: float = 1.0, **network: Unpa
     Parameters
     ----------
     depth
-        d, the number of weight layers; the network is (64, n, ..., n, 1).
+        Of an `MLP` d, the number of weight layers; the network is (64, n, ..., n, 1). Of a `ResNet` or `BalancedResNet`
+        L, the number of blocks, and the width is that of the stream.
     cv
         Wanted coefficient of variation of K(x,x), positive.
+    kind
+        The kind of network: `MLP`, `ResNet` or `BalancedResNet`.
     input_norm
         |x|^2 / n_0 of the input.
     network
-        Further arguments of `MLP`, the same in every layer.
+        Further arguments of the kind, the same in every layer or block, such as ``branch="1/sqrt(depth)"``. Blocks are
+        as wide as the stream unless ``hidden`` is given.
 
     Raises
     ------
@@ -71,53 +80,76 @@ def width_for(depth: int, cv: float, *, input_norm: float = 1.0, **network: Unpa
     >>> import finwidth
     >>> finwidth.width_for(16, cv=0.1)
     3723
+    >>> finwidth.width_for(16, cv=0.1, kind=finwidth.ResNet, branch="1/sqrt(depth)")
+    346
     """
     depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(input_norm)
-    drawn = _must_be_drawn(network)
+    family = Family(kind, {**network})
+    drawn = _must_be_drawn(family)
     deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
     if depth > deepest:
         which = " for a smooth activation, whose networks are drawn" * drawn
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
-    width = _drawn_width(depth, cv, x, network) if drawn else _exact_width(depth, cv, x, network)
+    width = _drawn_width(depth, cv, x, family) if drawn else _exact_width(depth, cv, x, family)
     if width > _WIDEST:
         raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
 
 
-def depth_for(width: int, cv: float, *, input_norm: float = 1.0, **network: Unpack[MLPOptions]) -> int:
-    """The largest number of weight layers at which hidden layers of ``width`` have a kernel of spread at most cv.
+def depth_for(
+    width: int, cv: float, *, kind: type[Network] = MLP, input_norm: float = 1.0, **network: Unpack[FamilyOptions]
+) -> float:
+    """The largest depth at which networks of ``width`` have a kernel of spread at most cv: a whole number, or inf.
 
-    From exact moments of every depth up to 10^4.  Where the spread does not grow with depth, some shallower networks
-    may have more.  If it is at most cv still at 10^4 layers, that is the answer, with a warning: there may be no
-    largest number.  For smooth activations the spread is drawn at twelve depths up to 32, the most that is answered:
-    right to about 10% or one layer, 20% of networks wider than 4000.  Other arguments as in `width_for`; a single
-    layer has no spread, so the answer is at least 1.
+    From exact moments of every depth up to 10^4, of residual networks of every depth up to 128 and of depths 1% apart
+    beyond.  Where the spread does not grow with depth, some shallower networks may have more.  The answer is `math.inf`
+    where any depth will do: residual networks with skip 1 and branch 1/sqrt(depth) have a limit of infinite depth.
+    If in others the spread is at most cv still at a depth of 10^4, that is the answer, with a warning: there may be no
+    largest.  For smooth activations the spread is drawn at twelve depths up to 32, the most that is answered: right to
+    about 10% or one layer, 20% of networks wider than 4000.  Other arguments as in `width_for`.
 
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, or the activation is smooth and the weights are not Gaussian, or wider than 8192.
+        If an argument is not allowed, residual networks of no depth have such a spread (a single layer of an `MLP` has
+        none), or the activation is smooth and the weights are not Gaussian, or wider than 8192.
 
     Examples
     --------
     >>> import finwidth
     >>> finwidth.depth_for(3723, cv=0.1)
     16
+    >>> finwidth.depth_for(400, cv=0.2, kind=finwidth.ResNet)
+    7
+    >>> finwidth.depth_for(400, cv=0.1, kind=finwidth.ResNet, branch="1/sqrt(depth)")
+    inf
     """
     width, cv, x = count("width", width), _positive("cv", cv), _input_of_norm(input_norm)
-    depths: Sequence[int] = range(1, _DEEPEST + 1)
-    if _must_be_drawn(network):
-        depths = _DEPTHS_DRAWN
-        if width > _WIDEST_DRAWN:
-            raise FinwidthError(
-                f"width is {width}; give at most {_WIDEST_DRAWN} for a smooth activation, which is drawn"
-            )
-        spreads = [_drawn_spread(depth, width, x, network) for depth in depths]
-    else:
-        spreads = spread_by_depth(width, _DEEPEST, x, **network)
-    last = max(place for place, spread in enumerate(spreads) if spread <= cv)
+    family = Family(kind, {**network})
+    drawn = _must_be_drawn(family)
+    if drawn and width > _WIDEST_DRAWN:
+        raise FinwidthError(f"width is {width}; give at most {_WIDEST_DRAWN} for a smooth activation, which is drawn")
+    depths = _DEPTHS_DRAWN if drawn else _depths(kind)
+
+    def spreads_at(depths: Sequence[int]) -> list[float]:
+        if drawn:
+            return [_drawn_spread(depth, width, x, family) for depth in depths]
+        return spread_by_depth(width, depths, x, kind=kind, **network)
+
+    spreads = spreads_at(depths)
+    last = max((place for place, spread in enumerate(spreads) if spread <= cv), default=-1)
+    if last < 0:
+        raise FinwidthError(
+            f"no number of {family.layers} keeps to a spread of {cv} at width {width}: that of {depths[0]} is "
+            f"{spreads[0]:.3g}, and the smallest {min(spreads):.3g}; raise cv or width"
+        )
     if last < len(depths) - 1:
-        return depths[last] + _share(depths[last + 1] - depths[last], spreads[last], cv, spreads[last + 1])
+        if drawn:
+            return depths[last] + _share(depths[last + 1] - depths[last], spreads[last], cv, spreads[last + 1])
+        between = range(depths[last], depths[last + 1])
+        return max(depth for depth, spread in zip(between, spreads_at(between), strict=True) if spread <= cv)
+    if family.bounded and not drawn and 2 * spreads[-1] - spreads_at([depths[-1] // 2])[0] <= cv:  # less a term in 1/L
+        return math.inf
     first = max((place for place, spread in enumerate(spreads) if spread > cv), default=-1) + 1
     warnings.warn(
         f"at width {width} the spread is at most {cv} at every depth looked at from {depths[first]} to {depths[-1]}, "
@@ -125,6 +157,15 @@ def depth_for(width: int, cv: float, *, input_norm: float = 1.0, **network: Unpa
         stacklevel=2,
     )
     return depths[-1]
+
+
+def _depths(kind: type[Network]) -> Sequence[int]:
+    """Depths that are looked at: of an `MLP` one pass serves all."""
+    if kind is MLP:
+        return range(1, _DEEPEST + 1)
+    steps = max(0, math.ceil(math.log(_DEEPEST / _EVERY_DEPTH) / math.log(_RATIO)))
+    further = [min(_DEEPEST, math.ceil(_EVERY_DEPTH * _RATIO**step)) for step in range(1, steps + 1)]
+    return sorted({*range(1, min(_EVERY_DEPTH, _DEEPEST) + 1), *further})
 
 
 def _share(steps: int, low: float, cv: float, high: float) -> int:
@@ -135,17 +176,17 @@ def _share(steps: int, low: float, cv: float, high: float) -> int:
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
 
-def _exact_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions) -> int:
+def _exact_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
     """From exact moments; more than the widest if no width does."""
 
     def above(width: int) -> bool:
-        return moments(MLP([_INPUT, *[width] * (depth - 1), 1], **network), x).cv > cv
+        return moments(family.net(_INPUT, width, depth), x).cv > cv
 
-    if depth == 1:  # no hidden layer, no spread
+    if depth == 1 and family.kind is MLP:  # no hidden layer, no spread
         return 1
     if above(_WIDEST):
         return _WIDEST + 1
-    widths, spreads = _scan(cv, partial(spread_by_width, depth=depth, x=x, **network))
+    widths, spreads = _scan(cv, partial(spread_by_width, depth=depth, x=x, kind=family.kind, **family.options))
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         squares, one = np.square(spreads / cv), np.float64(cv) ** -2
         rounding = 1e-14 * depth * (one + squares)  # of squares, in double precision
@@ -183,16 +224,15 @@ def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
     return high
 
 
-def _must_be_drawn(network: MLPOptions) -> bool:
+def _must_be_drawn(family: Family) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
-    for name, value in network.items():
-        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-            raise FinwidthError(f"{name} is {shown(value)}; give one value, for layers that are all alike")
-    net = check_mlp(MLP([_INPUT, 2, 1], **network))
+    net = family.net(_INPUT, 2, 2)
+    if reasons := not_normalised(net):
+        raise FinwidthError(f"the spread of this network is not known: {reasons[0]}; {instead(net)}")
     if not isinstance(net.activation, SmoothActivation):
+        check_supported("finwidth.moments", net)
         return False
-    reasons = not_gaussian(net)
-    if reasons:
+    if reasons := not_gaussian(net):
         raise FinwidthError(
             f"the spread of {net.activation.name} networks is drawn, and this one cannot be: {'; '.join(reasons)}; "
             'give weight_law="gaussian", bias_law="gaussian"'
@@ -200,22 +240,22 @@ def _must_be_drawn(network: MLPOptions) -> bool:
     return True
 
 
-def _drawn_spread(depth: int, width: int, x: Sequence[float], network: MLPOptions) -> float:
+def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
-    K = sample_gram(MLP([_INPUT, *[width] * (depth - 1), 1], **network), [x], draws, seed=0).K.to_numpy()
+    K = sample_gram(family.net(_INPUT, width, depth), [x], draws, seed=0).K.to_numpy()
     relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
     return float(relative.std() / relative.mean()) if K.any() else 0.0
 
 
-def _drawn_width(depth: int, cv: float, x: Sequence[float], network: MLPOptions) -> int:
+def _drawn_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(_drawn_spread(depth, 1, x, network) ** 2)
+    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(_drawn_spread(depth, 1, x, family) ** 2)
     width, found = 1, 1.0
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
-        width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, network) ** 2)
+        width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, family) ** 2)
         if low > wanted >= high:
             found = width / 2 * 2 ** (math.log(low / wanted) / math.log(low / high))
     return math.ceil(found if high <= wanted else width * high / wanted)

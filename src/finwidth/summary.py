@@ -18,7 +18,6 @@ from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_mlp
 from finwidth.quantities import MOMENTS, Estimate, plain
 from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler, sample_gram
 from finwidth.sampling.one_input.importance import importance_estimates
@@ -116,7 +115,7 @@ def summarize(
         How many networks, and a whole number that fixes them.
     method
         ``"plain"``, or ``"importance"``: networks are drawn in proportion to what they contribute to the means, and
-        weighted; for ReLU with initial biases zero and one output.
+        weighted; for initial biases zero and one output, of an `MLP` with ReLU and of a `ResNet` with any two slopes.
     threads, device, progress
         As in `finwidth.sample`; importance sampling is on threads only.
 
@@ -143,7 +142,7 @@ def summarize(
         if device is not None:
             raise FinwidthError("importance sampling is on threads; leave device out, or take method='plain'")
         known = None if exact is None else dict(exact)
-        found = importance_estimates(check_mlp(net), x, draws, seed, exact=known, threads=threads, progress=progress)
+        found = importance_estimates(net, x, draws, seed, exact=known, threads=threads, progress=progress)
         return Summary(net, draws, seed, found, exact, None)
     sampler = one_input_sampler(net, x, device, first_output=True)
     chunks = draw_chunks(sampler, draws, seed, threads=threads, progress=progress)

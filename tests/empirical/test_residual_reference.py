@@ -22,7 +22,7 @@ NETWORKS = {
 
 
 def torch_kernel(net: ResNet, parameters: list[Any]) -> dict[str, float]:
-    """Output, K_w, K_b, and the derivative of K along the SGD step on N^2/2, of one network."""
+    """Output 0, K_w, K_b, and the derivative of K along the SGD step on |N|^2/2, of one network."""
 
     def phi(y: Any) -> Any:
         if net.activation.name == "gelu":
@@ -36,15 +36,17 @@ def torch_kernel(net: ResNet, parameters: list[Any]) -> dict[str, float]:
         inner = weights[1 + 2 * i] @ x + biases[1 + 2 * i]
         outer = weights[2 + 2 * i] @ phi(inner) + biases[2 + 2 * i]
         x = float(block.skip_squared) ** 0.5 * x + float(block.branch_squared) ** 0.5 * outer
-    output = (weights[-1] @ x + biases[-1])[0]
+    outputs = weights[-1] @ x + biases[-1]
+    output, loss = outputs[0], outputs.square().sum() / 2
     gradients = torch.autograd.grad(output, parameters, create_graph=True)
+    forces = torch.autograd.grad(loss, parameters, retain_graph=True)
     rates = [float(rate) for layer in layers for rate in (layer.weight_multiplier, layer.bias_multiplier)]
     shares = [rate * gradient.square().sum() for rate, gradient in zip(rates, gradients, strict=True)]
     K_w, K_b = sum(shares[::2]), sum(shares[1::2])
     turned = torch.autograd.grad(K_w + K_b, parameters, allow_unused=True)
     dK = sum(
-        -rate * output * (gradient * turn).sum()
-        for rate, gradient, turn in zip(rates, gradients, turned, strict=True)
+        -rate * (force * turn).sum()
+        for rate, force, turn in zip(rates, forces, turned, strict=True)
         if turn is not None
     )
     found = {"output": output, "K_w": K_w, "K_b": K_b, "dK": dK}

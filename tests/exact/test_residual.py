@@ -51,6 +51,8 @@ NETWORKS: dict[str, tuple[ResNet, Sequence[int]]] = {
     "hidden by block": (small(1, 1, [1, 4], 2), [1]),
     "no branch in one block": (small(1, 2, 1, 2, branch=[1, 0]), [1]),
     "no skip, no biases": (small(1, 1, 2, 2, skip=[0, 1], bias="none"), [1]),
+    "no skip in the last block": (small(1, 1, 2, 2, skip=[1, 0]), [1]),
+    "no skip, biases outside": (small(1, 1, 1, 2, skip=[0, 1], bias=["trained", "none", "frozen", "trained"]), [1]),
     "no skip, random biases in V": (small(1, 1, 1, 2, skip=[1, 0], bias_variance=[0, 4, 0, 0]), [1]),
     "no skip, random biases in W": (small(1, 1, 1, 2, skip=[0, 1], bias_variance=[0, 0, 4, 0]), [1]),
     "no skip, abs": (small(1, 2, 1, skip=0, activation="abs"), [1]),
@@ -312,7 +314,7 @@ def test_a_neuron_that_is_taken_is_not_new(monkeypatch: pytest.MonkeyPatch) -> N
 
     def any_neuron(self: ResidualTransfer, neurons: tuple[int, int]) -> Any:
         taken, after = neurons
-        return math.perm(self.net.widths[1], after - taken)
+        return math.perm(self.nets[0].widths[1], after - taken)
 
     monkeypatch.setattr(ResidualTransfer, "_meeting", any_neuron)
     wrong = engine(net, x, UP_TO_SIX_PATHS)
@@ -348,11 +350,23 @@ def test_a_block_without_skip() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"skip": 0}, {"skip": [1, 0]}, {"skip": 0, "bias_variance": [1, 0, 0, 1]}], ids=str
+    "options", [{"skip": 0}, {"skip": [0, 1]}, {"skip": 0, "bias_variance": [1, 0, 0, 1]}], ids=str
 )
 def test_a_stream_that_can_die_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(FinwidthError, match="a block without skip, in which the stream can die"):
         finwidth.moments(ResNet([2, 3, 1], 2, **options), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda net: finwidth.signal_moments(net, [1, 2]), "finwidth.signal_moments"),
+        (lambda net: finwidth.infinite_width(net, [1, 2]), "finwidth.infinite_width"),
+    ],
+)
+def test_refusals_name_what_was_called(call, named: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(FinwidthError, match=f"^{named} cannot serve this network"):
+        call(ResNet([2, 3, 1], 2, activation="tanh"))
 
 
 # ---- what else comes of it

@@ -87,7 +87,7 @@ def arguments(r: random.Random, target: str, function: Callable[..., Any], share
 
 def _further(r: random.Random, target: str, name: str, share: float) -> dict[str, Any]:
     if name == "network":
-        found = kind(r)
+        found = kind(r) | ({"branch": "1/sqrt(depth)"} if r.random() < 0.2 else {})
         return {key: junk(r, key) if r.random() < share else value for key, value in found.items()}
     return {"scale": junk(r, "scale")} if name == "ntk_options" and r.random() < share else {}
 

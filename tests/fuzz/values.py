@@ -236,8 +236,24 @@ def kind(r: random.Random) -> dict[str, Any]:
     return found
 
 
+def kinds_of_networks(r: random.Random) -> type[finwidth.MLP | finwidth.ResNet | finwidth.BalancedResNet]:
+    return r.choice([finwidth.MLP, finwidth.ResNet, finwidth.BalancedResNet])
+
+
 def net(r: random.Random) -> finwidth.MLP:
     return finwidth.MLP(widths(r), **kind(r))
+
+
+def net_of_any_kind(r: random.Random) -> finwidth.MLP | finwidth.ResNet | finwidth.BalancedResNet:
+    if r.random() < 0.5:
+        return net(r)
+    given = {key: value for key, value in kind(r).items() if key not in {"base_widths", "parameterization"}}
+    residual: type[finwidth.ResNet | finwidth.BalancedResNet] = r.choice([finwidth.ResNet, finwidth.BalancedResNet])
+    return residual([2, r.choice([1, 2, 8]), r.choice([1, 1, 2])], r.choice([1, 3]), branch=factor(r), **given)
+
+
+def factor(r: random.Random) -> Any:
+    return r.choice([1, 0.5, "sqrt(1/2)", "1/sqrt(depth)", 1e-20, 1e20])
 
 
 def number(r: random.Random) -> Any:
@@ -478,8 +494,13 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.Norm.parameters": one("none", "trained"),
     "finwidth.bounds.net": lambda r: finwidth.MLP([*widths(r)[:-1], 1]) if r.random() < 0.8 else net(r),
     "finwidth.bounds.exact": one(None),
-    "finwidth.compare.net": lambda r: r.choice([net, module])(r),
-    "finwidth.regime.net": lambda r: r.choice([net, module])(r),
+    "finwidth.compare.net": lambda r: r.choice([net_of_any_kind, module])(r),
+    "finwidth.regime.net": lambda r: r.choice([net_of_any_kind, module])(r),
+    "finwidth.sampling.one_input.importance.importance_estimates.net": net_of_any_kind,
+    "finwidth.summarize.net": net_of_any_kind,
+    "finwidth.growth.net": net_of_any_kind,
+    "finwidth.report.report.net": net_of_any_kind,
+    "finwidth.plots.growth_with_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
     "finwidth.tangent_kernel.outputs": law_outputs,
     "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.MatrixFreeLinear(2, 1).parameters()),
     "finwidth.empirical.Ensemble.net": ensemble_of,
@@ -507,6 +528,13 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.plots.law_of_kernel.K": lambda r: (
         np.array([abs(r.gauss(0, 1)) for _ in range(20)]) * r.choice([1, 0, 1e200])
     ),
+    "finwidth.exact.grid.moments_grid.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_width.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_depth.kind": kinds_of_networks,
+    "finwidth.plots.growth_with_depth.kind": kinds_of_networks,
+    "finwidth.width_for.kind": kinds_of_networks,
+    "finwidth.depth_for.kind": kinds_of_networks,
+    "finwidth.exact.grid.spread_by_depth.depths": numbers,
     "finwidth.exact.grid.moments_grid.widths": numbers,
     "finwidth.exact.grid.spread_by_width.widths": numbers,
 }

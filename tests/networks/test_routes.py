@@ -73,7 +73,7 @@ def test_a_refusal_names_all_that_serve_and_nothing_else(place: int) -> None:
 
 
 def test_importance_sampling_knows_its_networks() -> None:
-    for net in NETWORKS:
+    for net in [*NETWORKS, *RESNETS]:
         refused = bool(importance.unsupported(net))
         try:
             importance.importance_estimates(net, X[0], 10)

@@ -16,7 +16,11 @@ from scipy import integrate, special, stats
 import finwidth
 from finwidth import MLP, SmoothActivation, sample_gram
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix import change, passes
+from finwidth.sampling.kernel_matrix import gaussian_layer, stacks
+from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
+from finwidth.sampling.kernel_matrix.maps import ActivationPass
+from finwidth.sampling.kernel_matrix.passes import DrawnNetworks
+from finwidth.sampling.kernel_matrix.rows import Rows
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.sampler import Chunk
@@ -94,23 +98,36 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
 
-def without_inverse(gram: FloatArray, squares: FloatArray | None = None) -> passes.Factor:
+def without_inverse(gram: FloatArray) -> stacks.Factor:
     """A wrong `factorise`: what was met on the side it is asked for is forgotten."""
-    return passes.Factor(passes.factorise(gram, squares).root, lambda: np.zeros_like(gram))
+    return stacks.Factor(stacks.factorise(gram).root, lambda: np.zeros_like(gram))
 
 
 def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
-    real = passes.Known.__init__
+    real = GaussianLayer.forward
 
-    def init(self, layer, gram, A_factor):  # type: ignore[no-untyped-def]
-        real(self, layer, gram, passes.Factor(A_factor.root, lambda: np.zeros_like(gram)))
+    def forward(self: GaussianLayer, A: Rows) -> Rows:
+        found = real(self, A)
+        self.A_factor = without_inverse(self.A_factor.root @ self.A_factor.root.swapaxes(1, 2))
+        return found
 
-    patch.setattr(passes.Known, "__init__", init)
+    patch.setattr(GaussianLayer, "forward", forward)
 
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """The update only: the backward pass takes the root of the factor, not the inverse."""
-    patch.setattr(passes.Known, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+    patch.setattr(GaussianLayer, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+
+
+def forget_the_tangent(patch: pytest.MonkeyPatch) -> None:
+    """What is across the rows of A' in the tangent is forgotten when its own tangent comes from the left."""
+
+    def factorise(gram: FloatArray, squares: FloatArray | None = None) -> stacks.Factor:
+        if squares is None:
+            return stacks.factorise(gram)
+        return stacks.Factor(stacks.factorise(gram, squares).root, lambda: np.zeros_like(gram))
+
+    patch.setattr(gaussian_layer, "factorise", factorise)
 
 
 @pytest.mark.parametrize(
@@ -141,23 +158,23 @@ def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> t
     They are equal for every network, as g_a^T H_b g_c is the same from either end; in draws, only if each product
     u W t is the same from both sides of W, whatever met W first.
     """
-    phi, rng = net.activation, stream(9, 0)
-    known = passes.forward(net, X, draws, rng)
-    passes.backward(phi, known, rng, keep=True)
-    residuals = known[-1].Y[0] - targets
-    made = change.KernelChange(phi, known, residuals, rng)
-    tangents, outputs = made.forward(), targets.shape[1]
+    phi, outputs = net.activation, targets.shape[1]
+    networks = DrawnNetworks(net, X, draws, stream(9, 0))
+    residuals = networks.forward() - targets
+    networks.backward(keep=True)
+    networks.move(residuals)
     r = residuals.reshape(draws, -1)
     second = np.zeros_like(r)
-    for step, tangent in zip(known[1:], tangents, strict=True):
-        pulled = (
-            passes.for_pairs(passes.transposed(tangent.TA), outputs) * step.J_gram
-        )  # of all pairs (a, b): J_b dW T_b, up to -c_i r_a
-        second -= 2 * float(step.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
-    for step, tangent in zip(known, tangents, strict=False):
-        for y, L, dY in zip(step.Y, step.L, made.moves(step, tangent.TW, tangent.push), strict=True):
-            second += passes.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
-    dK = made.backward(tangents)
+    for layer in networks.layers[1:]:
+        assert layer.tangent_in is not None
+        pulled = stacks.for_pairs(stacks.transposed(layer.tangent_in.TA), outputs) * layer.J_gram
+        second -= 2 * float(layer.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
+    for stage, above in zip(networks.stages[:-1], networks.layers[1:], strict=True):
+        between = stage.steps[1]
+        assert isinstance(between, ActivationPass)
+        for y, L, dY in zip(between.x, above.L, between.T, strict=True):
+            second += stacks.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
+    dK = networks.pull_back()
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
 
@@ -177,7 +194,7 @@ def test_a_weight_matrix_is_the_same_from_both_sides(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["deep", "wide", "deep relu"])
 def test_a_tangent_that_is_forgotten_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change, "factorise", without_inverse)
+    forget_the_tangent(monkeypatch)
     one, other = two_sides(SIDES[name], 200)
     assert one != pytest.approx(other, rel=1e-3, abs=1e-3 * np.median(np.abs(one)))
 
@@ -297,8 +314,8 @@ def test_threads_and_the_number_of_draws_do_not_change_the_numbers() -> None:
 )
 def test_products_in_pieces_are_the_products(shape: tuple[int, ...]) -> None:
     one, other = np.random.default_rng(0).normal(size=(2, *shape))
-    assert np.allclose(passes.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
-    assert np.allclose(passes.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
+    assert np.allclose(stacks.product(one, other), np.einsum("dan,dbn->dab", one, other), rtol=1e-12, atol=1e-9)
+    assert np.allclose(stacks.square(one), np.einsum("dan,dbn->dab", one, one), rtol=1e-12, atol=1e-9)
 
 
 def test_kernels_are_positive_semi_definite_and_symmetric() -> None:

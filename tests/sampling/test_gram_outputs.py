@@ -14,10 +14,10 @@ import pytest
 import finwidth
 from finwidth import MLP, sample_gram
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix import change
+from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.sampler import Chunk
-from sampling.test_gram import forget_the_forward_pass, forget_the_gradient, two_sides, without_inverse
+from sampling.test_gram import forget_the_forward_pass, forget_the_gradient, forget_the_tangent, two_sides
 from stats import same_law, same_mean
 
 FloatArray = npt.NDArray[Any]
@@ -107,7 +107,12 @@ def test_a_device_draws_the_same_law() -> None:
 
 def mix_up_outputs_and_inputs(patch: pytest.MonkeyPatch) -> None:
     """The update only: the wrong rows of A go with rows of J."""
-    patch.setattr(change, "for_pairs", lambda gram, outputs: np.tile(gram, (1, outputs, outputs)))
+
+    def mixed_up(self: GaussianLayer) -> FloatArray:
+        wrong: FloatArray = np.tile(self.share, (1, self.batch.outputs, self.batch.outputs)) * self.UJ
+        return wrong
+
+    patch.setattr(GaussianLayer, "change_by_gradient", mixed_up)
 
 
 def test_a_forgotten_conditioning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +149,7 @@ def test_a_weight_matrix_is_the_same_from_both_sides(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wide", "deep relu"])
 def test_a_tangent_that_is_forgotten_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change, "factorise", without_inverse)
+    forget_the_tangent(monkeypatch)
     one, other = two_sides(SIDES[name], 200, targets(SIDES[name]))
     assert one != pytest.approx(other, rel=1e-3, abs=1e-3 * np.median(np.abs(one)))
 

@@ -13,7 +13,7 @@ import pytest
 import finwidth
 from finwidth import MLP, sample
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
-from finwidth.sampling.kernel_matrix.passes import Factor, factorise
+from finwidth.sampling.kernel_matrix.stacks import Factor, factorise
 from finwidth.sampling.one_input import outputs_chain
 from finwidth.sampling.one_input.outputs_chain import wishart_root
 from finwidth.sampling.one_input.sample import one_input_sampler

@@ -143,7 +143,9 @@ def with_weights(name: str, centred: bool, monkeypatch: pytest.MonkeyPatch) -> t
 
     def remembering(*given: Any) -> Networks:
         networks = Networks(*given)
-        made.append((networks, [each.weights.copy() for each in networks.layers], [b.bias for b in networks.layers]))
+        made.append(
+            (networks, [each.weights.copy() for each in networks.layers], [b.bias.value for b in networks.layers])
+        )
         return networks
 
     monkeypatch.setattr("finwidth.sampling.training.train.Networks", remembering)

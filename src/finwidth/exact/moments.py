@@ -532,7 +532,7 @@ def infinite_width(net: Network, x: Vector) -> float:
     >>> finwidth.infinite_width(finwidth.MLP([2, 3, 3, 1]), [1, 2])   # 3 * 5/2 + 1 + 2/2
     9.5
     """
-    check_supported("finwidth.moments", net)
+    check_supported("finwidth.moments", net, called="finwidth.infinite_width")
     starts = {kind: pairs(kind) for kind in "wb"}
     values = _evaluate(starts, net, Input.of(exact_input(net, x), 2), exact=False, dead_layers=False)
     with decimal.localcontext(CONTEXT):

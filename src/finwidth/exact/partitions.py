@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import combinations, permutations
+from itertools import chain, combinations, groupby, permutations, product
 from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
 
@@ -76,13 +76,24 @@ def _sorted(state: State) -> State:
 
 @cache
 def _smallest(states: tuple[State, ...]) -> tuple[State, ...]:
-    """The smallest of all renamings, the same in all of the states."""
-    marks = sorted({mark for state in states for block in state for path in block for mark in path})
-    weights = sum(mark.isupper() for mark in marks)  # these are sorted before the biases
+    """The smallest of the renamings, the same in all of the states, in which marks come by the places they are in."""
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for half, state in enumerate(states):
+        for block in state:
+            for path in block:
+                if path:
+                    place = (half, len(path), len(block), *map(len, block))
+                    for mark in path:
+                        seen.setdefault(mark, []).append(place)
+    if len(seen) < 2:
+        return tuple(_renamed(state, {mark: "A" if mark.isupper() else "a" for mark in seen}) for state in states)
+    places = {mark: (mark.islower(), sorted(found)) for mark, found in seen.items()}
+    alike = [list(group) for _, group in groupby(sorted(places, key=places.__getitem__), key=places.__getitem__)]
+    weights = sum(map(str.isupper, seen))  # these are sorted before the biases
+    names = ascii_uppercase[:weights] + ascii_lowercase[: len(seen) - weights]
     return min(
-        tuple(_renamed(state, dict(zip(marks, capitals + small, strict=True))) for state in states)
-        for capitals in permutations(ascii_uppercase[:weights])
-        for small in permutations(ascii_lowercase[: len(marks) - weights])
+        tuple(_renamed(state, dict(zip(chain(*order), names, strict=True))) for state in states)
+        for order in product(*map(permutations, alike))
     )
 
 

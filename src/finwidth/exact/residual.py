@@ -173,49 +173,61 @@ def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kind
 
 
 class ResidualTransfer:
-    """One pass up a residual network: the values of all states of a program on the stream.
+    """One pass up residual networks of one kind: the values of all states of a program on the stream.
 
     Parameters
     ----------
     program
         What to compute.
-    net
-        The network.
+    nets
+        One network, or several that differ in widths, gains and factors only.
     x
         The input.
     convert
         Sets the arithmetic.
+    gather
+        Makes one number, such as an array, of the values that the networks have; by default that of the first.
     """
 
-    def __init__(self, program: ResidualProgram, net: ResidualNetwork, x: Input, convert: Convert) -> None:
-        self.program, self.net, self.convert = program, net, convert
+    def __init__(
+        self,
+        program: ResidualProgram,
+        nets: Sequence[ResidualNetwork],
+        x: Input,
+        convert: Convert,
+        gather: Callable[[Sequence[Fraction]], Number] | None = None,
+    ) -> None:
+        self.program, self.nets, self.convert = program, nets, convert
+        self._gather = gather or (lambda values: convert(values[0]))
         self._one = convert(Fraction(1))
         split = [program.block[kind] for kind in ("chosen", "hidden") if kind in program.block]
         ties = {tie for step in (program.head[0], program.stem, *split) for factor in step.weights for tie in factor}
         highest = max((order for _, order in ties), default=0)
-        self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
+        self._cumulants = {tie: convert(value) for tie, value in cumulants(nets[0], highest).items()}
         # At the input zero the stream is exactly zero up to the first random bias.
-        self._vanishing = x.zero and not net.stem.bias_variance
-        self._latest: tuple[Block | BalancedBlock, bool, list[Matrix]] | None = None
+        self._vanishing = x.zero and not nets[0].stem.bias_variance
+        self._latest: tuple[Sequence[Block | BalancedBlock], bool, list[Matrix]] | None = None
         given = [x.value(state, convert) for state in program.input]
-        self.stream = self._times(program.stem.matrix(self._split(net.stem)), given)
+        self.stream = self._times(program.stem.matrix(self._split([net.stem for net in nets])), given)
 
-    def block(self, block: Block | BalancedBlock) -> None:
-        """Go up one block."""
-        zero = self._vanishing and not (isinstance(block, Block) and block.inner.bias_variance)
-        self._vanishing = zero and not (block.outer.bias_variance and block.branch_squared)
-        if self._latest is None or self._latest[:2] != (block, zero):
+    def block(self, *blocks: Block | BalancedBlock) -> None:
+        """Go up one block, of each network."""
+        first = blocks[0]
+        zero = self._vanishing and not (isinstance(first, Block) and first.inner.bias_variance)
+        self._vanishing = zero and not (first.outer.bias_variance and first.branch_squared)
+        if self._latest is None or self._latest[:2] != (blocks, zero):
             weigh = {
-                "stream": self._choice(block),
-                "chosen": self._split(block.outer),
-                "tied": self._landing(block, zero=zero),
+                "stream": self._choice(blocks),
+                "chosen": self._split([block.outer for block in blocks]),
+                "tied": self._landing(blocks, zero=zero),
                 "gated": self._meeting,
                 "returning": self._meeting,
             }
-            if isinstance(block, Block):
-                weigh["hidden"] = self._split(block.inner)
+            inner = [block.inner for block in blocks if isinstance(block, Block)]
+            if inner:
+                weigh["hidden"] = self._split(inner)
             matrices = [step.matrix(weigh[kind]) for kind, step in self.program.block.items()]
-            self._latest = block, zero, matrices
+            self._latest = blocks, zero, matrices
         for matrix in reversed(self._latest[2]):
             self.stream = self._times(matrix, self.stream)
 
@@ -225,37 +237,42 @@ class ResidualTransfer:
 
     def output(self) -> list[Number]:
         """Values of the program's starts."""
-        return self._times(self.program.head[0].matrix(self._split(self.net.head)), self.returning())
+        heads = [net.head for net in self.nets]
+        return self._times(self.program.head[0].matrix(self._split(heads)), self.returning())
 
     def _times(self, matrix: Matrix, values: list[Number]) -> list[Number]:
         value, zero = values.__getitem__, self.convert(Fraction(0))
         return [sum(map(operator.mul, row, map(value, below)), zero) for below, row in matrix]
 
-    def _split(self, layer: Layer) -> Weigh:
-        numbers = LayerNumbers.of([layer], lambda values: self.convert(values[0]))
+    def _split(self, layers: Sequence[Layer]) -> Weigh:
+        numbers = LayerNumbers.of(layers, self._gather)
 
         def weigh(factor: Factor) -> Number:
             return math.prod((tie_number(numbers, tie, self._cumulants) for tie in factor), start=self._one)
 
         return weigh
 
-    def _choice(self, block: Block | BalancedBlock) -> Weigh:
-        skip, branch = self.convert(block.skip_squared), self.convert(block.branch_squared)
+    def _choice(self, blocks: Sequence[Block | BalancedBlock]) -> Weigh:
+        skip = self._gather([block.skip_squared for block in blocks])
+        branch = self._gather([block.branch_squared for block in blocks])
         return lambda paths: self._one * power(skip, paths[0] // 2) * power(branch, paths[1] // 2)
 
-    def _landing(self, block: Block | BalancedBlock, *, zero: bool) -> Weigh:
+    def _landing(self, blocks: Sequence[Block | BalancedBlock], *, zero: bool) -> Weigh:
         """The gates of the neurons, and the ways to choose these if they are hidden ones."""
-        phi = self.net.activation.frozen_at_zero() if zero else self.net.activation
+        activation = self.nets[0].activation
+        phi = activation.frozen_at_zero() if zero else activation
         gates = gate_numbers(phi, self.program.block["tied"].weights, self.convert)
-        if isinstance(block, BalancedBlock):
+        inner = [block.inner for block in blocks if isinstance(block, Block)]
+        if not inner:
             return gates.__getitem__
-        width = self.convert(Fraction(block.inner.fan_out))
+        width = self._gather([Fraction(layer.fan_out) for layer in inner])
         return lambda sizes: neuron_choices(width, len(sizes), gates[sizes])
 
     def _meeting(self, neurons: tuple[int, int]) -> Number:
         """The ways to choose the neurons of the stream that are new: those of the paths that stayed are taken."""
         taken, after = neurons
-        return neuron_choices(self.convert(Fraction(self.net.widths[1] - taken)), after - taken, self._one)
+        free = self._gather([Fraction(net.widths[1] - taken) for net in self.nets])
+        return neuron_choices(free, after - taken, self._one)
 
 
 class ResNetMoments:
@@ -265,9 +282,8 @@ class ResNetMoments:
     def unsupported(net: ResidualNetwork) -> list[str]:
         """Reasons why there are no moments of this network; none if there are."""
         reasons = unsupported_laws(net)
-        revived = any(map(operator.mul, net.bias_variance[1:-1], net.bias_scale[1:-1]))  # in blocks
-        if not (all(net.skip_squared) or revived) and net.activation.can_die and "trained" in net.bias:
-            reasons.append("it has trained biases and a block without skip, in which the stream can die")
+        if net.outlived:
+            reasons.append("it has trained biases above a block without skip, in which the stream can die")
         return reasons
 
     @staticmethod
@@ -282,7 +298,7 @@ class ResNetMoments:
     ) -> tuple[list[Number], list[list[Number]]]:
         """As `finwidth.exact.transfer.MLPMoments.values`; watched are the neurons of the stream, from x_0 to x_L."""
         program = compile_residual(starts, net)
-        transfer = ResidualTransfer(program, net, x, convert)
+        transfer = ResidualTransfer(program, [net], x, convert)
         wanted = [program.returning.index(canonical_pair((), ties)) for ties in watched]
         seen = [list(map(transfer.returning().__getitem__, wanted))] if watched else []
         # Fractions get longer from block to block, and what it takes to reduce them grows like the square of that.

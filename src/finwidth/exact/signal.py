@@ -101,7 +101,7 @@ def signal_moments(net: Network, x: Vector, *, exact: bool = False, order: int =
     (10.125, 10.125)
     """
     net, exact, order = check_network(net), arguments.flag("exact", exact), check_order(order)
-    check_supported("finwidth.moments", net)
+    check_supported("finwidth.moments", net, called="finwidth.signal_moments")
     if exact:
         check_exact(net)
     powers = range(1, order + 1)

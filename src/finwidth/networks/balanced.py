@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Gains, Layer
+from finwidth.networks.description import Gains, Layer, Signs, Step
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.residual import Factor, ResidualNetwork
 
@@ -93,3 +93,7 @@ class BalancedResNet(ResidualNetwork):
         n = self.widths[1]
         described = list(zip(self.skip_squared, self.branch_squared, strict=True))
         return self._blocks(described, lambda factors: BalancedBlock(*factors, self._layer("W", n, n)))
+
+    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
+        inside = (Signs(), self.activation)
+        return [(each.skip_squared, each.branch_squared, inside, each.outer) for each in self.blocks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -30,6 +30,83 @@ class Layer:
     weight_multiplier: Fraction
     bias_variance: Fraction
     bias_multiplier: Fraction
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A fair random sign for each neuron, times what enters; drawn with the weights, fixed in training."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """x becomes skip x + branch(x); a branch without steps adds nothing."""
+
+    skip: float
+    branch: tuple[Step, ...]
+
+
+# What a network does to vectors, one after the other.  The factor of a branch is in its last layer (`branch_layer`).
+Step: TypeAlias = "Layer | Activation | Norm | Signs | Residual"
+
+
+def branch_layer(layer: Layer, factor_squared: Fraction) -> Layer:
+    """The layer times a fixed number, as a layer: its weights, biases and derivatives all have the factor."""
+    c = factor_squared
+    return Layer(
+        layer.fan_in, layer.fan_out, c * layer.weight_variance, c * layer.weight_multiplier,
+        c * layer.bias_variance, c * layer.bias_multiplier,
+    )  # fmt: skip
+
+
+def kept_widths(net: Network, *, norms: bool = False) -> list[int]:
+    """The widths of all that is new in a pass: of what each weight layer and each residual block gives, in that order.
+
+    With ``norms`` also of what each norm gives.
+
+    >>> from finwidth import ResNet
+    >>> from finwidth.networks.description import kept_widths
+    >>> kept_widths(ResNet([2, 4, 1], 1, 7)), kept_widths(ResNet([2, 4, 1], 1, 7, norm="rms"), norms=True)
+    ([4, 7, 4, 4, 1], [4, 4, 7, 4, 4, 4, 1])
+    """
+
+    def widths(steps: Iterable[Step], n: int) -> list[int]:
+        found: list[int] = []
+        for step in steps:
+            if isinstance(step, Layer):
+                n = step.fan_out
+                found.append(n)
+            elif isinstance(step, Norm) and norms:
+                found.append(n)
+            elif isinstance(step, Residual):
+                found += [*widths(step.branch, n), n]
+        return found
+
+    return [width for stage in _with_widths(net) for width in widths(*stage)]
+
+
+def _with_widths(net: Network) -> Iterator[tuple[tuple[Step, ...], int]]:
+    """Each stage, and the width of what enters it."""
+    n = net.widths[0]
+    for stage in net.stages:
+        yield stage, n
+        n = next((step.fan_out for step in reversed(stage) if isinstance(step, Layer)), n)
+
+
+def weight_layers(steps: Iterable[Step]) -> list[Layer]:
+    """The weight layers among the steps and their branches, in the order in which they are passed.
+
+    >>> from finwidth import ResNet
+    >>> from finwidth.networks.description import weight_layers
+    >>> [(layer.fan_in, layer.fan_out) for stage in ResNet([2, 4, 1], 1, 7).stages for layer in weight_layers(stage)]
+    [(2, 4), (4, 7), (7, 4), (4, 1)]
+    """
+    found: list[Layer] = []
+    for step in steps:
+        if isinstance(step, Layer):
+            found.append(step)
+        elif isinstance(step, Residual):
+            found += weight_layers(step.branch)
+    return found
 
 
 class Network:
@@ -63,6 +140,19 @@ class Network:
     def random_bias(self) -> bool:
         """Whether any initial bias is random."""
         return any(variance and scale for variance, scale in zip(self.bias_variance, self.bias_scale, strict=True))
+
+    @property
+    def stages(self) -> tuple[tuple[Step, ...], ...]:
+        """What the network does, step by step; between two stages are its hidden vectors.
+
+        Every route that walks through networks reads this, so that a new kind of network is a new list of steps.
+        """
+        raise NotImplementedError
+
+    @property
+    def hidden_places(self) -> range:
+        """The numbers of the hidden vectors, which lie between the stages: of the layer that makes each."""
+        return range(1, len(self.stages))
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

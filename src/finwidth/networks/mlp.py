@@ -27,7 +27,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Gains, Layer, Network, Places, few_values
+from finwidth.networks.description import Gains, Layer, Network, Places, Step, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.widths import check_widths, format_widths
@@ -233,6 +233,14 @@ class MLP(Network):
             made.append(made[-1] if inner and own == last else self._layer(i))
             last = own if inner else None
         return tuple(made)
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Step, ...], ...]:
+        """Layer and activation for each hidden layer, with the norm before or after the activation; the last layer."""
+        after: tuple[Step, ...] = (self.activation,)
+        if self.norm is not None:
+            after = (self.norm, self.activation) if self.norm.position == "before" else (self.activation, self.norm)
+        return (*((layer, *after) for layer in self.layers[:-1]), (self.layers[-1],))
 
     def _numbers(self) -> tuple[tuple[object, ...], ...]:
         """What a layer inside the network depends on, by layer."""

@@ -19,7 +19,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Layer, Network, Places, few_values
+from finwidth.networks.description import Layer, Network, Places, Residual, Step, branch_layer, few_values
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
@@ -94,6 +94,18 @@ class ResidualNetwork(Network):
         """L, the number of blocks."""
         return len(self.skip_squared)
 
+    @property
+    def outlived(self) -> bool:
+        """Whether gates that a dead stream keeps closed have trained biases above: a block without skip lies below.
+
+        A stream dies in a block without skip, if all its gates are closed and no bias is random.  What reaches such a
+        block from above is zero then, gates or not; so only biases of the blocks above it can tell.
+        """
+        inside = range(1, len(self.layer_kinds) - 1)
+        trained = any(self.bias[i] == "trained" and self.bias_scale[i] for i in inside)
+        revived = any(self.bias_variance[i] and self.bias_scale[i] for i in inside)
+        return self.activation.can_die and trained and not revived and not all(self.skip_squared[:-1])
+
     @cached_property
     def stem(self) -> Layer:
         """The first layer, from the input to the stream."""
@@ -122,6 +134,28 @@ class ResidualNetwork(Network):
         afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")
         made = {each: make(each) for each in different}
         return tuple(map(made.__getitem__, described))
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Step, ...], ...]:
+        """The stem; each block, and a norm that is after it; the head, and a norm before it."""
+        before: tuple[Step, ...] = ()
+        after: tuple[Step, ...] = ()
+        if self.norm is not None:
+            before, after = ((self.norm,), ()) if self.norm.position == "before" else ((), (self.norm,))
+        blocks = []
+        for skip_squared, branch_squared, inside, outer in self._branches():
+            branch = (*before, *inside, branch_layer(outer, branch_squared)) if branch_squared else ()
+            blocks.append((Residual(float(skip_squared) ** 0.5, branch), *after))
+        return ((self.stem,), *blocks, (*before, self.head))
+
+    @property
+    def hidden_places(self) -> range:
+        """0 for what the stem gives, then the numbers of the blocks."""
+        return range(self.depth + 1)
+
+    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
+        """Of each block the squares of skip and branch, the steps before its last layer, and that layer."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 
 from finwidth import arguments
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Gains, Layer, Places
+from finwidth.networks.description import Gains, Layer, Places, Step
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.residual import Factor, ResidualNetwork
-from finwidth.networks.widths import check_widths, format_widths
+from finwidth.networks.widths import check_width, format_widths
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,10 @@ class ResNet(ResidualNetwork):
 
         return self._blocks(list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True)), block)
 
+    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
+        phi = self.activation
+        return [(each.skip_squared, each.branch_squared, (each.inner, phi), each.outer) for each in self.blocks]
+
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
         return {**super().describe(), "hidden": list(self.hidden)}
@@ -148,6 +152,7 @@ class ResNet(ResidualNetwork):
 def _hidden_widths(given: int | Sequence[int], blocks: Places) -> tuple[int, ...]:
     array = arguments.real_array(given)
     if array is None or not array.ndim:
-        return check_widths([arguments.count("hidden", given), 1], "hidden")[:1] * blocks.number
+        return (check_width("hidden", given),) * blocks.number
     wanted = f"whole numbers, one or one for each of {blocks.number} blocks"
-    return check_widths([*blocks.values("hidden", given, wanted), 1], "hidden")[:-1]
+    values = blocks.values("hidden", given, wanted)
+    return tuple(check_width(f"hidden of block {i}", each) for i, each in enumerate(values, 1))

@@ -54,8 +54,10 @@ FUNCTIONS = (
 )
 
 
-def check_supported(function: str, net: Network) -> None:
+def check_supported(function: str, net: Network, *, called: str = "") -> None:
     """Raise FinwidthError, which names the functions that serve a network, unless this one does.
+
+    ``called`` is what the user called, if that serves the networks that ``function`` does.
 
     Examples
     --------
@@ -68,7 +70,9 @@ def check_supported(function: str, net: Network) -> None:
     """
     (route,) = (each for each in FUNCTIONS if each.function == function)
     if reasons := route.unsupported(check_network(net)):
-        raise FinwidthError(f"{function} cannot {route.verb} this network: {'; '.join(reasons)}; {instead(net)}")
+        raise FinwidthError(
+            f"{called or function} cannot {route.verb} this network: {'; '.join(reasons)}; {instead(net)}"
+        )
 
 
 def instead(net: Network, *, without: str = "") -> str:

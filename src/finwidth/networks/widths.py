@@ -34,6 +34,14 @@ def check_widths(widths: Sequence[int], name: str = "widths") -> tuple[int, ...]
     return tuple(checked)
 
 
+def check_width(name: str, width: object) -> int:
+    """One width of a network."""
+    number = arguments.count(name, width)
+    if number > _WIDEST:
+        raise FinwidthError(f"{name} is {shown(width)}; give at most {_WIDEST:.0e}")
+    return number
+
+
 def format_widths(widths: Sequence[int]) -> str:
     """Widths as the command line writes them: ``16,64x8,1``."""
     parts = [str(widths[0])]

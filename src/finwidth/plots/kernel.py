@@ -11,17 +11,22 @@ import numpy as np
 from finwidth.arguments import array, count, items, real, text
 from finwidth.errors import FinwidthError
 from finwidth.exact.grid import moments_grid
+from finwidth.exact.growth import growth
 from finwidth.exact.moments import moments
+from finwidth.networks.description import Network, check_network
+from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions
-from finwidth.networks.routes import check_mlp
+from finwidth.networks.mlp import MLP
+from finwidth.networks.routes import check_supported
 from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LARGEST_LOG = 575.0
+_FLAT = 2.0  # a ratio up to which the axis is linear
+_SIGNAL = ("hidden", "skip", "branch", "activation", "gains")  # options that growth to first order depends on
 
 
 @styled
@@ -71,44 +76,73 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
 
 @styled
 def growth_with_depth(
-    x: Vector, widths: Sequence[int], depths: Sequence[int], here: MLP | None = None, **network: Unpack[MLPOptions]
+    x: Vector,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    here: Network | None = None,
+    *,
+    kind: type[Network] = MLP,
+    **network: Unpack[FamilyOptions],
 ) -> Figure:
-    """E[K^2]/E[K]^2 over depth d for a few hidden widths: exact (lines) against exp(5 d/n) (dashes).
+    """E[K^2]/E[K]^2 over depth for a few widths: exact (lines) against its exponent to first order in 1/width (dashes).
+
+    The exponent is that of `finwidth.growth`: 5 d/n for ReLU, up to 5/n, and for a `ResNet` what its blocks give.
 
     Parameters
     ----------
     x
         The input, shape (n_0,).
     widths, depths
-        Hidden widths n, at most five, and numbers d of weight layers.
+        Widths n, at most five, and depths: numbers d of weight layers, or L of blocks.
     here
         A network to mark, if any.
-    network
-        Further arguments of `MLP` for the lines; by default the paper's network.
+    kind, network
+        `MLP`, `ResNet` or `BalancedResNet`, and further arguments of it for the lines; by default the paper's network.
 
     Examples
     --------
+    >>> from finwidth import ResNet
     >>> from finwidth.plots import growth_with_depth
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
+    >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8], kind=ResNet, branch="1/sqrt(depth)")
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = items("depths", depths, "numbers of layers")
+    here = None if here is None else check_network(here)
     figure, axes = new_axes()
-    grid = moments_grid(widths, depths, x, **network)
+    grid = moments_grid(widths, depths, x, kind=kind, **network)
     check_alive(grid)
+    family = Family(kind, {**network})
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
     for width, colour in zip(widths, PALETTE, strict=False):
         axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
-        axes.plot(grid.depth, np.exp(np.minimum(5 * grid.depth / width, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
+        exponents = [_exponent(family, width, depth) for depth in grid.depth.to_numpy().tolist()]
+        axes.plot(grid.depth, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
-        found = moments(check_mlp(here), x)
+        check_supported("finwidth.moments", here)
+        found = moments(here, x)
         ratio = np.exp(min(found.log_second_moment - 2 * found.K.log_raw[0], _LARGEST_LOG))
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
-    axes.plot([], [], color="black", lw=1.0, ls="--", label=r"$\exp(5\,d/n)$")
-    axes.set_yscale("log")
-    axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", xlim=(0, max(depths)))
-    axes.set_ylim(bottom=1)
-    plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend()
+    symbol = "d" if kind is MLP else "L"
+    form = r"$\exp(5\,d/n)$" if kind is MLP else "exp of the growth exponent"
+    axes.plot([], [], color="black", lw=1.0, ls="--", label=form)
+    axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
+    axes.set(xlim=(0, max(depths)))
+    top = axes.get_ylim()[1]
+    if top < _FLAT:
+        axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=1)
+        plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.legend(loc="upper left" if top < _FLAT else "best")
     return figure
+
+
+def _exponent(family: Family, width: int, depth: int) -> float:
+    """The exponent of E[K^2] / E[K]^2 to first order in 1/width: of the paper, or of as many blocks as there are."""
+    if family.kind is MLP:
+        return 5 * depth / width
+    options = {name: value for name, value in family.of_depth(depth).options.items() if name in _SIGNAL}
+    return depth * growth(Family(family.kind, options).net(1, width, 1)).leading

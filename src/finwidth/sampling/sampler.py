@@ -19,7 +19,7 @@ import numpy as np
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.memory import afford
-from finwidth.networks.mlp import MLP
+from finwidth.networks.description import Network
 from finwidth.progress import check_time, stage
 from finwidth.sampling.random.device import DeviceGenerator
 from finwidth.sampling.random.streams import check_seed, check_threads, in_order, stream
@@ -206,7 +206,7 @@ def _workers(sampler: Sampler, threads: int | None) -> int:
     return min(wanted, max(1, _THREADS_BYTES // sampler.memory(sampler.chunk_size)))
 
 
-def not_gaussian(net: MLP) -> list[str]:
+def not_gaussian(net: Network) -> list[str]:
     """Reasons why this network is not Gaussian throughout, as conditioning its weight matrices requires."""
     reasons = []
     if net.weight_law.name != "gaussian":

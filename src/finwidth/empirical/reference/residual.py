@@ -60,7 +60,10 @@ def draw_residual_networks(net: ResNet, networks: int, rng: np.random.Generator)
 
 
 def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str, FloatArray]:
-    """Output 0, and K_w, K_b, K and dK (target 0) of it, of given networks at one input; shape (networks,) each."""
+    """Output 0, and K_w, K_b, K and dK of it, of given networks at one input; shape (networks,) each.
+
+    dK is the change under a step on |N|^2/2, all outputs.
+    """
     phi, networks = net.activation, len(drawn[0].weight)
     factors = [(float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5) for block in net.blocks]
     stem, head, pairs = drawn[0], drawn[-1], list(zip(drawn[1:-1:2], drawn[2:-1:2], strict=True))
@@ -73,21 +76,25 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
         pre.append(y)
         stream = a * stream + b * outer.forward(values[-1])
     values.append(stream)
-    output = head.forward(stream)[:, 0]
+    outputs = head.forward(stream)
+    output = outputs[:, 0]
 
-    gradients = [np.zeros((networks, net.widths[-1]))]  # dN/d(what each layer gives)
-    gradients[0][:, 0] = 1
-    G = head.backward(gradients[0])
-    for (a, b), (inner, outer), y in reversed(list(zip(factors, pairs, pre, strict=True))):
-        J = phi.derivative(y) * outer.backward(b * G)
-        gradients = [J, b * G, *gradients]
-        G = a * G + inner.backward(J)
-    gradients = [G, *gradients]
+    def gradients_of(cotangents: FloatArray) -> list[FloatArray]:
+        """By what each layer gives, from those by the outputs."""
+        found = [cotangents]
+        G = head.backward(cotangents)
+        for (a, b), (inner, outer), y in reversed(list(zip(factors, pairs, pre, strict=True))):
+            J = phi.derivative(y) * outer.backward(b * G)
+            found = [J, b * G, *found]
+            G = a * G + inner.backward(J)
+        return [G, *found]
 
-    steps = [
-        layer.step(output[:, None] * gradient, value)
-        for layer, gradient, value in zip(drawn, gradients, values, strict=True)
-    ]
+    unit = np.zeros_like(outputs)
+    unit[:, 0] = 1
+    gradients = gradients_of(unit)
+    one = net.widths[-1] == 1
+    forces = [output[:, None] * gradient for gradient in gradients] if one else gradients_of(outputs)
+    steps = [layer.step(force, value) for layer, force, value in zip(drawn, forces, values, strict=True)]
     moved = [np.zeros_like(values[0])]  # the derivatives of ``values`` along the step
     dstream, dpre = steps[0].forward(values[0]), []
     for i, (a, b) in enumerate(factors):

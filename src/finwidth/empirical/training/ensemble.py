@@ -26,7 +26,9 @@ from finwidth.empirical.training.tracker import one_output
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount, check_memory
 from finwidth.networks import mlp as network
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
+from finwidth.networks.routes import instead
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, check_varied, observe, spread, target_gram, targets_are
 from finwidth.progress import stage
 from finwidth.quantities import attributes, storable
@@ -99,6 +101,7 @@ class Ensemble:
             self.parameters = _drawn(module, seeds)
             self._attrs = attributes(net, method="ensemble of torch networks", seed=seed)
         else:
+            _refuse_description(net)
             make = function("net", net, "a finwidth.MLP, or a function that makes a torch module")
             modules = [_made_module(make, seeds[0])]
             self._afford(2 * self.draws * sum(each.nbytes for each in modules[0].parameters()), "parameters")
@@ -389,3 +392,10 @@ def _with_slope(phi: nn.Module, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Te
         value = phi(Y)
         (slope,) = torch.autograd.grad(value.sum(), Y)
     return value.detach(), slope
+
+
+def _refuse_description(net: object) -> None:
+    """A description that is not an `MLP` has no module."""
+    if isinstance(net, Network):
+        told = f"{type(net).__name__}s are not made here; {instead(net)}"
+        raise FinwidthError(f"net is {net}; {told}; or give a function that makes a torch module of it")

@@ -1,6 +1,7 @@
 """Several inputs: the joint law of outputs, kernel and its first change in O(n m^2) a layer, with no weight matrix.
 
-For Gaussian weights, any activation.  The passes are in `passes` and `change`; here is what the user calls.
+For Gaussian weights, any activation, and whatever the network is made of: the passes are in `passes`, which reads
+`Network.stages`; here is what the user calls.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import array_namespace
-from finwidth.networks.description import Network
+from finwidth.networks.balanced import BalancedResNet
+from finwidth.networks.description import Network, kept_widths, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import algorithm, check_supported, not_normalised, unsupported_by
+from finwidth.networks.residual import ResidualNetwork
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
-from finwidth.sampling.kernel_matrix.change import KernelChange
-from finwidth.sampling.kernel_matrix.passes import DEVICE_BLOCK, Generator, backward, forward, scaled
+from finwidth.sampling.kernel_matrix.passes import DrawnNetworks
+from finwidth.sampling.kernel_matrix.stacks import DEVICE_BLOCK, Generator
 from finwidth.sampling.random.device import as_array
 from finwidth.sampling.random.normals import BLOCK, Normals
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 _UPDATE = Quantity("dK", "first-order change of K under one SGD step on the full batch", "learning rate")
 
 
-_HIDDEN = Quantity("hidden", "Gram matrix of a hidden layer over its width, A A^T / n")
+_HIDDEN = Quantity("hidden", "Gram matrix of hidden vectors over their width, A A^T / n")
 
 
 def check_targets(targets: npt.ArrayLike, m: int, outputs: int = 1) -> FloatArray:
@@ -51,12 +55,14 @@ def check_targets(targets: npt.ArrayLike, m: int, outputs: int = 1) -> FloatArra
     return array
 
 
-def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
+def bytes_per_draw(net: Network, m: int, *, targets: bool = False) -> int:
     """Bytes that one draw of `sample_gram` needs at its peak, for m inputs.
 
     Every hidden layer's Y and two such arrays of the widest; with targets every hidden layer's Y, L and dY and five.
-    Those that hold gradients are as many times as large as there are outputs.  A few blocks of constant size and, for
-    each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output) come on top.
+    Those that hold gradients are as many times as large as there are outputs.  A residual block counts as one more
+    layer, and a norm keeps two more arrays with targets; either works with a few more at a time.  A few blocks of
+    constant size and, for each layer, 7 or up to 16 Gram matrices of the inputs and 3 or 4 of pairs (input, output)
+    come on top.
 
     Examples
     --------
@@ -65,27 +71,29 @@ def bytes_per_draw(net: MLP, m: int, *, targets: bool = False) -> int:
     >>> bytes_per_draw(MLP([8, *[10**6] * 15, 1]), 8) / 2**30      # n = 10^6, d = 16: under 1.1 GiB
     1.02...
     """
-    outputs, hidden = net.widths[-1], net.widths[1:]
-    arrays = sum(hidden) + (1 + outputs) * max(hidden)
+    outputs, widths = net.widths[-1], kept_widths(net)
+    residual, normalised = isinstance(net, ResidualNetwork), net.norm is not None
+    arrays = sum(widths) + (1 + residual + normalised) * (1 + outputs) * max(widths)
     if targets:
-        arrays = (2 + outputs) * sum(hidden) + (2 + 3 * outputs) * max(hidden)
-    rows = m * outputs
-    of_inputs, of_pairs = (16, 4 * net.depth + 14) if targets else (7, 3 * net.depth + 8)
-    grams = of_inputs * m**2 * (net.depth + 2) + of_pairs * (rows**2 - m**2)
-    return 8 * (m * arrays + 5 * min(BLOCK, rows * max(hidden)) + grams)
+        arrays = (2 + outputs) * sum(widths) + (1 + outputs) * (sum(kept_widths(net, norms=True)) - sum(widths))
+        arrays += (2 + 3 * outputs + (residual + 2 * normalised) * (1 + outputs)) * max(widths)
+    rows, layers = m * outputs, len(widths)
+    of_inputs, of_pairs = (16, 4 * layers + 14) if targets else (7, 3 * layers + 8)
+    grams = of_inputs * m**2 * (layers + 2) + of_pairs * (rows**2 - m**2)
+    return 8 * (m * arrays + 5 * min(BLOCK, rows * max(widths)) + grams)
 
 
-class MLPAtSeveralInputs(Sampler):
-    """Draws of a fully connected network at inputs X, shape (m, n_0), layer by layer.
+class NetworkAtSeveralInputs(Sampler):
+    """Draws of a network at inputs X, shape (m, n_0), step by step.
 
-    With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden layers.
+    With targets also of dK, and with ``hidden`` of the Gram matrices of the hidden vectors.
     """
 
     fewer: ClassVar = "take fewer draws, inputs, outputs or threads, or a narrower network"
 
     def __init__(
         self,
-        net: MLP,
+        net: Network,
         X: FloatArray,
         targets: FloatArray | None = None,
         device: torch.device | None = None,
@@ -93,25 +101,27 @@ class MLPAtSeveralInputs(Sampler):
         hidden: bool = False,
     ) -> None:
         self.net, self.X, self.targets, self.device = net, X, targets, device
+        self.widths = kept_widths(net)
+        self.neurons = sum(layer.fan_out for stage in net.stages for layer in weight_layers(stage))
         m, outputs = len(X), net.widths[-1]
         several = (outputs,) if outputs > 1 else ()
         names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")
         self.shapes = {"output": (m, *several)} | dict.fromkeys(names, (m, m, *several, *several))
         if hidden:
-            self.shapes["hidden"] = (net.depth - 1, m, m)
+            self.shapes["hidden"] = (len(net.stages) - 1, m, m)
 
     @staticmethod
-    def unsupported(net: MLP) -> list[str]:
+    def unsupported(net: Network) -> list[str]:
         """Reasons why the kernel of several inputs of this network is not drawn; none if it is."""
-        return not_normalised(net) + not_gaussian(net)
+        return not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:
         """Draws of a chunk, by the network and m only: as many as fit into a block."""
-        block, m, hidden = DEVICE_BLOCK if self.device else BLOCK, len(self.X), self.net.widths[1:]
+        block, m, widths = DEVICE_BLOCK if self.device else BLOCK, len(self.X), self.widths
         rows = m * self.net.widths[-1]
-        kept = rows * (sum(hidden) + (rows - m) * self.net.depth)  # also matrices of outputs, where there are several
-        return max(1, min(block // (rows * max(hidden)), 8 * block // kept))
+        kept = rows * (sum(widths) + (rows - m) * len(widths))  # also matrices of outputs, where there are several
+        return max(1, min(block // (rows * max(widths)), 8 * block // kept))
 
     def memory(self, draws: int) -> int:
         """Bytes that so many draws made at once need at their peak."""
@@ -121,40 +131,33 @@ class MLPAtSeveralInputs(Sampler):
     @property
     def seconds(self) -> float:
         """About how long a draw takes in one thread."""
-        rows, neurons = len(self.X) * self.net.widths[-1], sum(self.net.widths[1:])
-        return 1e-7 * rows * neurons + 1e-9 * rows**2 * (neurons + rows * self.net.depth)
+        rows, neurons = len(self.X) * self.net.widths[-1], self.neurons
+        return 1e-7 * rows * neurons + 1e-9 * rows**2 * (neurons + rows * len(self.widths))
 
     def task(self, draws: int) -> str:
         """The work in words."""
-        neurons = sum(self.net.widths[1:])
-        return f"drawing the kernel of {amount(len(self.X))} inputs and {amount(neurons)} neurons {amount(draws)} times"
+        inputs, neurons = amount(len(self.X)), amount(self.neurons)
+        return f"drawing the kernel of {inputs} inputs and {neurons} neurons {amount(draws)} times"
 
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk, in the shapes of ``shapes``."""
         rng: Generator = chunk.stream_on(self.device)
         if isinstance(rng, np.random.Generator):
             rng = Normals(rng)
-        phi, with_change = self.net.activation, self.targets is not None
+        with_change, drawn = self.targets is not None, {}
         with np.errstate(all="ignore"):  # overflow is seen in the results
             try:
-                known = forward(self.net, as_array(rng, self.X, "float64"), chunk.draws, rng)
-                backward(phi, known, rng, keep=with_change)
-                output = scaled(known[-1].Y[0], known[-1].power)
-                drawn = {
-                    "output": output,
-                    "K_w": sum(step.weight_share(step.J_gram) for step in known),
-                    "K_b": sum(float(step.layer.bias_multiplier) * step.J_gram for step in known),
-                }
+                networks = DrawnNetworks(self.net, as_array(rng, self.X, "float64"), chunk.draws, rng)
+                output = drawn["output"] = networks.forward()
+                drawn["K_w"], drawn["K_b"] = networks.backward(keep=with_change)
                 drawn["K"] = drawn["K_w"] + drawn["K_b"]
                 if with_change:
                     targets = as_array(rng, self.targets, "float64").reshape(output.shape[1:])
-                    change = KernelChange(phi, known, output - targets, rng)
-                    drawn["dK"] = change.backward(change.forward())
+                    drawn["dK"] = networks.change(output - targets)
             except FloatingPointError:
                 raise self._overflow("dK" if with_change else "K") from None
-        if "hidden" in self.shapes:
-            xp = array_namespace(output)
-            drawn["hidden"] = xp.stack([each.mean_gram for each in known[1:]], 1)
+            if "hidden" in self.shapes:
+                drawn["hidden"] = array_namespace(output).stack(networks.hidden_grams(), 1)
         found = {name: np.asarray(values if self.device is None else values.cpu()) for name, values in drawn.items()}
         return {name: _arranged(found[name], shape) for name, shape in self.shapes.items()}
 
@@ -180,7 +183,9 @@ def _arranged(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     return values.reshape(len(values), m, outputs, m, outputs).swapaxes(2, 3)
 
 
-SAMPLERS: dict[type, type[MLPAtSeveralInputs]] = {MLP: MLPAtSeveralInputs}
+SAMPLERS: dict[type, type[NetworkAtSeveralInputs]] = dict.fromkeys(
+    (MLP, ResNet, BalancedResNet), NetworkAtSeveralInputs
+)
 
 
 def unsupported(net: Network) -> list[str]:
@@ -189,7 +194,7 @@ def unsupported(net: Network) -> list[str]:
 
 
 def kernel_matrix_sampler(
-    net: MLP,
+    net: Network,
     X: npt.ArrayLike,
     y: npt.ArrayLike | None = None,
     device: str | torch.device | None = None,
@@ -198,7 +203,7 @@ def kernel_matrix_sampler(
 ) -> Sampler:
     """What draws a network at several inputs; raises FinwidthError unless something does.
 
-    With targets ``y`` also the change, with ``hidden`` also the Gram matrices of the hidden layers.
+    With targets ``y`` also the change, with ``hidden`` also the Gram matrices of the hidden vectors.
 
     Examples
     --------
@@ -218,12 +223,12 @@ def kernel_matrix_sampler(
     place = None if device is None else check_device(device)
     if place is not None:
         _check_takes_tensors(net, place)
-    if arguments.flag("hidden", hidden) and net.depth == 1:
+    if arguments.flag("hidden", hidden) and len(net.stages) == 1:
         raise FinwidthError("hidden=True needs a network with hidden layers; this one has none")
     return algorithm(SAMPLERS, net)(net, inputs, wanted, place, hidden=hidden)
 
 
-def _check_takes_tensors(net: MLP, place: torch.device) -> None:
+def _check_takes_tensors(net: Network, place: torch.device) -> None:
     """Raise FinwidthError unless the activation takes tensors on a device."""
     import torch
 
@@ -238,7 +243,7 @@ def _check_takes_tensors(net: MLP, place: torch.device) -> None:
 
 
 def sample_gram(
-    net: MLP,
+    net: Network,
     X: npt.ArrayLike,
     draws: int,
     seed: int = 0,
@@ -254,7 +259,8 @@ def sample_gram(
     Parameters
     ----------
     net
-        A network with Gaussian weights, any activation, o outputs; biases from zero, Gaussian, frozen or absent.
+        A network of any description, fully connected or residual, normalised or not, with Gaussian weights, any
+        activation, o outputs; biases from zero, Gaussian, frozen or absent.
     X
         Inputs x_a, shape (m, n_0); duplicates and linear dependence are fine, and so are any sizes side by side.
     draws
@@ -265,7 +271,7 @@ def sample_gram(
         Targets, shape (m,), or (m, o) of several outputs; then ``dK`` is drawn too. A smooth activation needs its
         second derivative for it.
     hidden
-        Whether to give ``hidden`` too, the Gram matrices of the hidden layers.
+        Whether to give ``hidden`` too, the Gram matrices of the hidden vectors.
     threads
         How many to use; by default one for each core, fewer if their memory would exceed 2 GiB together.
     device
@@ -281,8 +287,12 @@ def sample_gram(
         step on all inputs and outputs with the loss sum_a |N(x_a) - y_a|^2 / 2, a sum over the batch and not a mean.
         With several outputs ``output`` is over (draw, input, component), and the matrices over (draw, input, input_,
         component, component_): entry (a, b, k, l) of K is the sum over parameters of dN_k(x_a) dN_l(x_b). ``hidden``
-        over (draw, layer, input, input_) holds A_i A_i^T / n_i of the activations of layer i = 1, ..., d - 1, the mean
-        over neurons of the products of their values at two inputs. Dimensionless, float64.
+        over (draw, layer, input, input_) holds A_i A_i^T / n_i, the mean over neurons of the products of the values at
+        two inputs: of an `MLP` A_i is what layer i = 1, ..., d - 1 hands on, after activation and norm; of a residual
+        network the stream after the stem, i = 0, and after each block i = 1, ..., L (and after the norm of a
+        post-norm one). Dimensionless, float64.
+        A norm at a vector that is zero gives zero, and takes its derivative to be zero too; vectors whose length over
+        sqrt(n) is not within 1e-100 and 1e100 are refused there.
         Time O(depth n m^2 o^2) a draw; memory is that of the result and `bytes_per_draw` for each thread. Inputs or
         layers within an angle of 10^-5 of linear dependence are taken as dependent.
 
@@ -314,6 +324,13 @@ def sample_gram(
     >>> cosines = (H[..., 0, 1] / lengths).mean("draw")
     >>> bool((cosines.diff("layer") > 0).all())
     True
+
+    In a residual network they hardly do:
+
+    >>> net = finwidth.ResNet([2, 20, 1], 8, branch="1/sqrt(depth)")
+    >>> H = finwidth.sample_gram(net, np.eye(2), draws=1000, hidden=True).hidden
+    >>> float((H[..., 0, 1] / np.sqrt(H[..., 0, 0] * H[..., 1, 1])).mean("draw")[-1]) < 0.5
+    True
     """
     import xarray as xr
 
@@ -330,6 +347,6 @@ def sample_gram(
     dims |= {"output": ("draw", "input", *components[:1]), "hidden": ("draw", "layer", "input", "input_")}
     return xr.Dataset(
         {name: (dims[name], column, meanings[name].attrs) for name, column in columns.items()},
-        coords={"layer": range(1, net.depth)} if hidden else None,
+        coords={"layer": net.hidden_places} if hidden else None,
         attrs=provenance,
     )

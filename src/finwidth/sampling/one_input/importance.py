@@ -28,10 +28,12 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import Estimate
 from finwidth.sampling.one_input.norm_chain import NormChain, Workspace, plain_relu
-from finwidth.sampling.one_input.sample import MLPAtOneInput
+from finwidth.sampling.one_input.residual_importance import ResNetByImportance
+from finwidth.sampling.one_input.sample import AtOneInput, MLPAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
@@ -64,7 +66,7 @@ class MLPByImportance(MLPAtOneInput):
         return self.mixture.draw(self.norm, Variates(chunk.stream()), chunk.draws)
 
 
-SAMPLERS: dict[type, type[MLPByImportance]] = {MLP: MLPByImportance}
+SAMPLERS: dict[type, type[AtOneInput]] = {MLP: MLPByImportance, ResNet: ResNetByImportance}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -72,7 +74,7 @@ def unsupported(net: Network) -> list[str]:
     return unsupported_by(SAMPLERS, net)
 
 
-def importance_sampler(net: MLP, x: Vector) -> Sampler:
+def importance_sampler(net: Network, x: Vector) -> Sampler:
     """What draws a network at one input in proportion to its kernel; raises FinwidthError unless something does."""
     check_supported("finwidth.sample", net)
     if reasons := unsupported(net):
@@ -83,7 +85,7 @@ def importance_sampler(net: MLP, x: Vector) -> Sampler:
 
 
 def importance_estimates(
-    net: MLP,
+    net: Network,
     x: Vector,
     draws: int,
     seed: int = 0,
@@ -97,7 +99,8 @@ def importance_estimates(
     Parameters
     ----------
     net, x
-        A ReLU network with Gaussian weights, initial biases zero and one output; one input, shape (n_0,).
+        An `MLP` with ReLU, or a `ResNet`, with Gaussian weights, initial biases zero and one output; one input, shape
+        (n_0,).
     draws, seed, threads, progress
         As in `finwidth.sample`; as many draws are made, with weights.
     exact
@@ -107,12 +110,13 @@ def importance_estimates(
     -------
     dict
         `Estimate` by name, as `finwidth.quantities.DRAWN` lists. The relative standard error of K_w and K_b is at most
-        sqrt(6/draws), that of K_w^2 and K_b^2 at most sqrt(12/draws), whatever the network (docs/theory/importance.md).
+        sqrt(6/draws), that of K_w^2 and K_b^2 of an `MLP` at most sqrt(12/draws), whatever the network; of a `ResNet`
+        it grows like the square root of its depth (docs/theory/importance.md).
 
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, the network is not one the norm chain of ReLU draws, or a double overflows.
+        If an argument is not allowed, the network is not one that is drawn so, or a double overflows.
 
     Examples
     --------

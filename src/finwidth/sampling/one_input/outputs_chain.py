@@ -21,7 +21,7 @@ import numpy as np
 from finwidth.networks.activations import Array
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.sampling.kernel_matrix.passes import Factor, factorise, transposed
+from finwidth.sampling.kernel_matrix.stacks import Factor, factorise, transposed
 from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
 from finwidth.sampling.one_input.two_slope_chain import Generator, HiddenVectors, TwoSlopeChain
 from finwidth.sampling.random.device import as_array, generator_namespace

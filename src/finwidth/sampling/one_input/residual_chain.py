@@ -38,7 +38,7 @@ from finwidth.sampling.random.variates import Variates
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class MatrixNumbers:
     """A layer's numbers as floats: variance and multiplier of its weights, and of its biases."""
 
     width: int
@@ -49,28 +49,30 @@ class _Matrix:
     beta: float  # b0 / v
 
     @staticmethod
-    def of(layer: Layer) -> _Matrix:
+    def of(layer: Layer) -> MatrixNumbers:
+        """The numbers of a layer."""
         v, b0 = float(layer.weight_variance), float(layer.bias_variance)
-        return _Matrix(layer.fan_out, v, float(layer.weight_multiplier), b0, float(layer.bias_multiplier), b0 / v)
+        return MatrixNumbers(layer.fan_out, v, float(layer.weight_multiplier), b0, float(layer.bias_multiplier), b0 / v)
 
 
 @dataclass(frozen=True)
-class _Numbers:
+class BlockNumbers:
     """A block's numbers as floats."""
 
     a: float
     b: float
-    V: _Matrix
-    W: _Matrix
+    V: MatrixNumbers
+    W: MatrixNumbers
 
     @staticmethod
-    def of(block: Block) -> _Numbers:
+    def of(block: Block) -> BlockNumbers:
+        """The numbers of a block."""
         a, b = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
-        return _Numbers(a, b, _Matrix.of(block.inner), _Matrix.of(block.outer))
+        return BlockNumbers(a, b, MatrixNumbers.of(block.inner), MatrixNumbers.of(block.outer))
 
 
 @dataclass(slots=True)
-class _Passed:
+class Passed:
     """One block of all draws: shape (draws,), or with the groups of neurons first, (groups, draws)."""
 
     U2: Array  # the square of the unit U
@@ -111,11 +113,11 @@ class ResidualChain:
         self.norm = norm
         self.exponent = exponent
         self.width = net.widths[1]
-        self.stem, self.head = _Matrix.of(net.stem), _Matrix.of(net.head)
-        made: dict[int, _Numbers] = {}  # blocks that are equal are one object
+        self.stem, self.head = MatrixNumbers.of(net.stem), MatrixNumbers.of(net.head)
+        made: dict[int, BlockNumbers] = {}  # blocks that are equal are one object
         for block in net.blocks:
             if id(block) not in made:
-                made[id(block)] = _Numbers.of(block)
+                made[id(block)] = BlockNumbers.of(block)
         self.blocks = [made[id(block)] for block in net.blocks]
         self.random_bias = net.random_bias
         phi = net.activation
@@ -143,7 +145,7 @@ class ResidualChain:
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[_Passed], Array, Array]:
+    def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
         R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
@@ -163,7 +165,7 @@ class ResidualChain:
             h = xp.sqrt(block.W.v * Z1)
             h_along, h_across = h * rng.standard_normal(draws), h * xp.sqrt(self._chi_square(rng, draws, 1))
             step, cos, sin = polar(block.a * along + block.b * h_along, block.b * h_across)
-            at = _Passed(U2, along, share, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step)
+            at = Passed(U2, along, share, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step)
             R, at.grown = U2 * step * step, step
             U2, along, share = self._unit(R, above)
             if self.random_bias:
@@ -173,7 +175,7 @@ class ResidualChain:
             passed.append(at)
         return passed, U2, along
 
-    def _unit(self, R: Array, above: _Matrix) -> tuple[Array, Array, Array]:
+    def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array]:
         """U^2, |x|^2 with the constant neuron of the layer above; |x| / U, and that neuron's share of U^2.
 
         Where U = 0 any unit would do.
@@ -203,7 +205,7 @@ class ResidualChain:
         return columns, xp.stack([positive, width - positive]) if len(slopes) == 2 else positive[None]
 
     def _backward(
-        self, passed: list[_Passed], U2: Array, along: Array, rng: Any
+        self, passed: list[Passed], U2: Array, along: Array, rng: Any
     ) -> tuple[Array, Array, Array, tuple[Array, Array, Array]]:
         """The blocks from the head down: N, K_w and K_b, and at the stem's output N / U and the two parts of G."""
         xp, draws = generator_namespace(rng), len(U2)
@@ -216,40 +218,52 @@ class ResidualChain:
         output = xp.sqrt(U2) * F
         K_w, K_b = self.head.c * U2 * along * along, self.head.e * xp.ones_like(U2)
         for block, at in zip(reversed(self.blocks), reversed(passed), strict=True):
-            at.above, at.square = (nu, rho), nu * nu + rho * rho
-            _, t, out = polar(rng.standard_normal(draws), xp.sqrt(self._chi_square(rng, draws, 2)))
-            at.turn = t, out
-            across, g3 = rho * t, rho * out
-            g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
-            pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
-            self._through_outer(block, at, pulled, rng)
-            at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
-            at.J2 = (at.J * at.J).sum(0)
-            spread = xp.sqrt(block.V.v * at.J2)
-            at.q = (
-                spread * self._normal(rng, draws, 2),
-                spread * self._normal(rng, draws, 3),
-                spread * xp.sqrt(self._chi_square(rng, draws, 3)),
-            )
-            length, *inner = polar(block.a * g3 + at.q[1], at.q[2])
-            rho, *outer = polar(block.a * g2 + at.q[0], length)
-            at.frame = (*outer, *inner)
+            nu, rho = self._block_down(block, at, nu, rho, rng)
             at.F = F = F * at.grown
-            nu = nu * at.step * at.along
-            if self.random_bias:
-                at.q_fresh = spread * self._left_open(at.share, rng, draws)
-                nu = nu + block.a * at.share * g1 + at.q_fresh
-                nu = nu + at.along * block.b * (xp.sqrt(at.Z) * at.p_fresh - at.W_share * pulled)
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
         return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
 
+    def _block_down(self, block: BlockNumbers, at: Passed, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
+        """One block from its output down: the two parts of G below it, of those of G' above it."""
+        xp, draws = generator_namespace(rng), len(nu)
+        at.above, at.square = (nu, rho), nu * nu + rho * rho
+        _, t, out = polar(rng.standard_normal(draws), xp.sqrt(self._chi_square(rng, draws, 2)))
+        at.turn = t, out
+        across, g3 = rho * t, rho * out
+        g1, g2 = nu * at.cos - across * at.sin, nu * at.sin + across * at.cos
+        pulled = at.h[0] * g1 + at.h[1] * g2  # h . G'
+        self._through_outer(block, at, pulled, rng)
+        at.J = block.b * xp.concatenate([at.slopes, at.slopes]) * at.p
+        at.J2 = (at.J * at.J).sum(0)
+        spread = xp.sqrt(block.V.v * at.J2)
+        at.q = (
+            spread * self._normal(rng, draws, 2),
+            spread * self._normal(rng, draws, 3),
+            spread * xp.sqrt(self._chi_square(rng, draws, 3)),
+        )
+        rho = self._across_below(block, at, g2, g3)
+        nu = nu * at.step * at.along
+        if self.random_bias:
+            at.q_fresh = spread * self._left_open(at.share, rng, draws)
+            nu = nu + block.a * at.share * g1 + at.q_fresh
+            nu = nu + at.along * block.b * (xp.sqrt(at.Z) * at.p_fresh - at.W_share * pulled)
+        return nu, rho
+
+    @staticmethod
+    def _across_below(block: BlockNumbers, at: Passed, g2: Array, g3: Array) -> Array:
+        """The length of G across x; its frame, by the parts of G' along h and along the rest of G'."""
+        length, *inner = polar(block.a * g3 + at.q[1], at.q[2])
+        rho, *outer = polar(block.a * g2 + at.q[0], length)
+        at.frame = (*outer, *inner)
+        return rho
+
     def _left_open(self, share: Array, rng: Any, draws: int) -> Array:
         """What a constant neuron with this share of a vector's square leaves open along the vector, standardised."""
         return share**0.5 * rng.standard_normal(draws) if self.random_bias else 0.0
 
-    def _through_outer(self, block: _Numbers, at: _Passed, pulled: Array, rng: Any) -> None:
+    def _through_outer(self, block: BlockNumbers, at: Passed, pulled: Array, rng: Any) -> None:
         """Draw p = W^T G' in its frame: known along z from h.G', but for the constant neuron, and fresh across it."""
         xp, length = generator_namespace(rng), at.Z**0.5
         variance = block.W.v * at.square
@@ -266,7 +280,7 @@ class ResidualChain:
         at.p = xp.concatenate([plane, xp.sqrt(variance * rng.chi_square(at.counts, less=1))])
 
     def _tangent(
-        self, passed: list[_Passed], head: Array, G: tuple[Array, Array, Array], rng: Any
+        self, passed: list[Passed], head: Array, G: tuple[Array, Array, Array], rng: Any
     ) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
         F, nu, rho = G
@@ -280,7 +294,7 @@ class ResidualChain:
             X1, X2, X3 = self._stream_tangent(block, at, X, hidden, rng)
         return -4 * (total + self.head.c * head * X1), (X1, X2)
 
-    def _in_frame(self, at: _Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
+    def _in_frame(self, at: Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
         """The tangent across x: along h, along the rest of G', along the rest of q, and beyond them."""
         xp, draws = generator_namespace(rng), len(X2)
         cos, sin, inner_cos, inner_sin = at.frame
@@ -297,7 +311,7 @@ class ResidualChain:
         )
 
     def _hidden_tangent(
-        self, block: _Numbers, at: _Passed, X: tuple[Array, ...], rng: Any
+        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
         xp, groups, (X1, *moved) = generator_namespace(rng), len(at.slopes), X
@@ -318,7 +332,7 @@ class ResidualChain:
         return dz, (at.z * dz[:groups]).sum(0), rest
 
     def _stream_tangent(
-        self, block: _Numbers, at: _Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
+        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent above the block: along x', along the rest of G', and the length of what is left."""
         xp, draws, groups = generator_namespace(rng), len(at.U2), len(at.slopes)

@@ -118,7 +118,7 @@ class Variates:
         """
         out = np.empty(k.shape) if out is None else out
         flat, drawn = k.reshape(-1), out.reshape(-1)
-        if flat.min() - less < 3:
+        if flat.min(initial=np.inf) - less < 3:
             self.rng.standard_gamma(np.maximum((flat - less) / 2, 0), out=drawn)
             drawn *= 2 * scale
             return out

@@ -11,9 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from finwidth.memory import amount
+from finwidth.networks.balanced import BalancedResNet
+from finwidth.networks.description import Network, kept_widths
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import not_normalised
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import algorithm, unsupported_by
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
 from finwidth.sampling.training.losses import SQUARED
@@ -24,7 +27,7 @@ _SECONDS = 1e-7  # about so many for a neuron of a draw
 _CHUNK_NEURONS = 2**18  # of all layers and draws of a chunk
 
 
-def sampled_kernels(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArray:
+def sampled_kernels(net: Network, x: FloatArray, draws: int, seed: int) -> FloatArray:
     """K_00(x,x) of random networks, shape (draws,); `sampled_first_step` with the same seed draws the same networks.
 
     Examples
@@ -35,11 +38,11 @@ def sampled_kernels(net: MLP, x: FloatArray, draws: int, seed: int) -> FloatArra
     >>> abs(float(sampled_kernels(MLP([2, 3, 3, 1]), np.array([1.0, 2.0]), 100_000, seed=0).mean()) - 151 / 16) < 0.2
     True
     """
-    return collect(FirstStep(net, x), draws, seed, threads=1)["before"]
+    return collect(algorithm(SAMPLERS, net)(net, x), draws, seed, threads=1)["before"]
 
 
 def sampled_first_step(  # noqa: PLR0917
-    net: MLP, x: FloatArray, target: FloatArray, lr: float, draws: int, seed: int
+    net: Network, x: FloatArray, target: FloatArray, lr: float, draws: int, seed: int
 ) -> tuple[FloatArray, FloatArray]:
     """K_00(x,x) before and after one step on |N(x) - t|^2 / 2, each of shape (draws,).
 
@@ -69,7 +72,7 @@ def sampled_first_step(  # noqa: PLR0917
     >>> before.shape, bool((before != after).any())
     ((1000,), True)
     """
-    columns = collect(FirstStep(net, x, target, lr), draws, seed, threads=1)
+    columns = collect(algorithm(SAMPLERS, net)(net, x, target, lr), draws, seed, threads=1)
     return columns["before"], columns["after"]
 
 
@@ -78,15 +81,15 @@ class FirstStep(Sampler):
 
     fewer: ClassVar[str] = "draw fewer, or take a narrower network"
 
-    def __init__(self, net: MLP, x: FloatArray, target: FloatArray | None = None, lr: float = 0.0) -> None:
+    def __init__(self, net: Network, x: FloatArray, target: FloatArray | None = None, lr: float = 0.0) -> None:
         self.net, self.x, self.target, self.lr = net, x, target, lr
-        self.neurons = sum(net.widths[1:])
+        self.neurons = sum(kept_widths(net))
         self.shapes = {"before": ()} if target is None else {"before": (), "after": ()}
 
     @staticmethod
-    def unsupported(net: MLP) -> list[str]:
+    def unsupported(net: Network) -> list[str]:
         """Reasons why this network is not drawn so; none if it is."""
-        return not_normalised(net) + not_gaussian(net)
+        return not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:
@@ -117,16 +120,24 @@ class FirstStep(Sampler):
                 cotangents = np.zeros_like(forward.output)
                 cotangents[..., 0] = 1.0
                 backward = networks.backward(forward, cotangents, None)
-                kernels[when] = networks.kernel(forward, backward, None, 1)[:, 0, 0]  # K_00
+                kernels[when] = networks.kernel(backward, None, 1)[:, 0, 0]  # K_00
                 if self.target is not None and when == "before":
                     slope = forward.output - self.target
                     if len(self.target) > 1:
                         backward = networks.backward(forward, slope, None)
                         slope = np.ones_like(slope[..., :1])
-                    networks.step(forward, backward, slope[..., 0], self.lr, 0.0)
+                    networks.step(backward, slope[..., 0], self.lr, 0.0)
         return kernels
 
     def check(self, drawn: Columns) -> None:
         """Raise NotFiniteError where the step led past a double's range."""
         if "after" in drawn and not np.isfinite(drawn["after"]).all():
             raise NotFiniteError("a kernel after the step is not finite")
+
+
+SAMPLERS: dict[type, type[FirstStep]] = dict.fromkeys((MLP, ResNet, BalancedResNet), FirstStep)
+
+
+def unsupported(net: Network) -> list[str]:
+    """Reasons why the first step of this network is not drawn so; none if it is."""
+    return unsupported_by(SAMPLERS, net)

@@ -1,72 +1,37 @@
 r"""Networks under gradient descent whose weights are revealed only along the vectors they are multiplied with.
 
-Rows are inputs.  With the weights W_hat_i of layer i, a `Combination` of its initial matrix, and explicit biases b_i::
+Rows are inputs.  A network is a chain of steps (`Network.stages`); in a weight layer, with the weights W_hat_i, a
+`Combination` of its initial matrix, and explicit biases b_i::
 
-    forward   Y_i = A_{i-1} W_hat_i^T + b_i,   A_i = phi(Y_i)
-    backward  J_{i-1} = phi'(Y_{i-1}) * (J_i W_hat_i),   J_d given: unit vectors, or the slope of the loss
+    forward   Y_i = A_{i-1} W_hat_i^T + b_i
+    backward  J_i W_hat_i from J_i; the first J_i are given: unit vectors, or the slope of the loss
     step      W_hat_i <- W_hat_i - lr c_i J_i^T diag(w) A_{i-1},   b_i <- b_i - lr e_i w^T J_i
     kernel    K_ab = sum_i (c_i A_{i-1} A_{i-1}^T + e_i)_ab sum_o (J_i J_i^T)_{ao,bo}
 
-The inputs are known in advance, so only their inner products matter: the first layer acts on their coordinates in an
-orthonormal basis, and is a small matrix that is drawn as a whole, as is the last.
+and in a trained norm the same with its scales and shifts.  The inputs are known in advance, so only their inner
+products matter: the first layer acts on their coordinates in an orthonormal basis, and is a small matrix that is drawn
+as a whole, as is the last.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Layer
+from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
+from finwidth.networks.norm import Norm
 from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix, sgd_step
-from finwidth.sampling.lazy_matrix.gaussian import transpose
+from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError, transpose
 
 RowIndex: TypeAlias = npt.NDArray[np.intp]  # numbers of rows, (draws or 1, q)
 
-
-@dataclass
-class _TrainedLayer:
-    """A weight layer of ``draws`` networks."""
-
-    layer: Layer
-    initial: SharedMatrix[FloatArray]
-    weights: Combination[FloatArray]
-    velocity: Combination[FloatArray]
-    bias: FloatArray  # (draws, 1, n_i)
-    bias_velocity: FloatArray | float = 0.0
-
-    def move_bias(self, slope: FloatArray, lr: float, momentum: float) -> None:
-        """One step along the slope of the loss by the bias, (draws, 1, n_i)."""
-        self.bias_velocity = momentum * self.bias_velocity + slope
-        self.bias = self.bias - lr * self.bias_velocity
-
-
-@dataclass
-class ForwardPass:
-    """The forward pass of some rows: the input of each layer, its coordinates, and Y_i."""
-
-    A: list[FloatArray]
-    coordinates: list[FloatArray]
-    Y: list[FloatArray]
-
-    @property
-    def output(self) -> FloatArray:
-        """N, shape (draws, rows, n_d)."""
-        return self.Y[-1]
-
-
-@dataclass
-class BackwardPass:
-    """J_i of each layer and its coordinates; row q belongs to row ``rows[q]`` of the forward pass."""
-
-    J: list[FloatArray]
-    coordinates: list[FloatArray]
-    rows: RowIndex | None
+_SMALLEST, _LARGEST = 1e-100, 1e100  # of a vector that is normalised: beyond, gradients by it would leave a double
 
 
 def pick(array: FloatArray, rows: RowIndex | None) -> FloatArray:
@@ -80,78 +45,319 @@ def pick(array: FloatArray, rows: RowIndex | None) -> FloatArray:
     return picked
 
 
+class Learns(Protocol):
+    """What a backward pass leaves of a step with parameters: their gradients."""
+
+    def step(self, weights: FloatArray, lr: float, momentum: float) -> None:
+        """A step of SGD along sum_q weights_q times the gradient of cotangent q, weights (draws, q)."""
+
+    def kernel(self, rows: RowIndex | None, outputs: int) -> FloatArray:
+        """Its part of K."""
+
+
+class Passed(Protocol):
+    """What a forward pass leaves of a step."""
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        """Derivatives by what entered from those by what came out, row q at row ``rows[q]``; adds its gradients."""
+
+
+class TrainedStep(Protocol):
+    """A step of ``draws`` networks, with its parameters."""
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        """What comes out, (draws, rows, n), and what the backward pass needs."""
+
+
+@dataclass
+class TrainedVector:
+    """A parameter of each neuron, (draws, 1, n)."""
+
+    value: FloatArray
+    velocity: FloatArray | float = 0.0
+
+    def move(self, slope: FloatArray, lr: float, momentum: float) -> None:
+        """One step along the slope of the loss."""
+        self.velocity = momentum * self.velocity + slope
+        self.value = self.value - lr * self.velocity
+
+
+def _gram_of_outputs(slopes: FloatArray, p: int, outputs: int) -> FloatArray:
+    """sum_o of products of the slopes (draws, q, n) of output o at two of p inputs, (draws, p, p)."""
+    rows = slopes[:, : p * outputs].reshape(len(slopes), p, -1)
+    gram: FloatArray = rows @ transpose(rows)
+    return gram
+
+
+@dataclass
+class TrainedLayer:
+    """A weight layer of ``draws`` networks."""
+
+    layer: Layer
+    initial: SharedMatrix[FloatArray]
+    weights: Combination[FloatArray]
+    velocity: Combination[FloatArray]
+    bias: TrainedVector
+    first: bool
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        """Y."""
+        coordinates = self.initial.right(x)
+        return self.weights.from_right(coordinates) + self.bias.value, _PassedLayer(self, x, coordinates)
+
+
+@dataclass
+class _PassedLayer:
+    of: TrainedLayer
+    A: FloatArray
+    coordinates: FloatArray
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        coordinates = self.of.initial.left(J)
+        learns.append(_LearningLayer(self, rows, J, coordinates))
+        return J if self.of.first else self.of.weights.from_left(coordinates)  # nothing is below the first
+
+
+@dataclass
+class _LearningLayer:
+    passed: _PassedLayer
+    rows: RowIndex | None
+    J: FloatArray
+    coordinates: FloatArray
+
+    def step(self, weights: FloatArray, lr: float, momentum: float) -> None:
+        of = self.passed.of
+        weighted = weights[:, :, None] * self.coordinates
+        gradient = transpose(weighted) @ pick(self.passed.coordinates, self.rows)
+        sgd_step(of.weights, of.velocity, gradient, lr * float(of.layer.weight_multiplier), momentum)
+        of.initial.materialize_if_smaller()
+        if of.layer.bias_multiplier:
+            of.bias.move(weights[:, None, :] @ self.J, lr * float(of.layer.bias_multiplier), momentum)
+
+    def kernel(self, rows: RowIndex | None, outputs: int) -> FloatArray:
+        layer, probed = self.passed.of.layer, pick(self.passed.A, rows)
+        of_weights = float(layer.weight_multiplier) * (probed @ transpose(probed))
+        return (of_weights + float(layer.bias_multiplier)) * _gram_of_outputs(self.J, probed.shape[1], outputs)
+
+
+@dataclass
+class _ActivationStep:
+    phi: Activation
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        return self.phi.value(x), _PassedActivation(self.phi, x)
+
+
+@dataclass
+class _PassedActivation:
+    phi: Activation
+    x: FloatArray
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        pulled: FloatArray = pick(self.phi.derivative(self.x), rows) * J
+        return pulled
+
+
+@dataclass
+class _SignsStep:
+    signs: FloatArray  # (draws, 1, n)
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        return self.signs * x, self
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        return self.signs * J
+
+
+@dataclass
+class _NormStep:
+    """scale u + shift, u = C x / s (`kernel_matrix.maps` has the same in other arrays)."""
+
+    norm: Norm
+    scale: TrainedVector
+    shift: TrainedVector
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        if self.norm.centred:
+            x = x - x.mean(-1, keepdims=True)
+        size = np.sqrt(np.square(x).mean(-1, keepdims=True) + float(self.norm.epsilon))
+        if not (((size > _SMALLEST) & (size < _LARGEST)) | ~x.any(-1, keepdims=True)).all():
+            raise NotFiniteError("a vector is too small or too large to be normalised")
+        factor = (size > 0) / (size + (size == 0))
+        u = factor * x
+        return self.scale.value * u + self.shift.value, _PassedNorm(self, u, factor)
+
+
+@dataclass
+class _PassedNorm:
+    of: _NormStep
+    u: FloatArray
+    factor: FloatArray  # 1/s, (draws, rows, 1)
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        if self.of.norm.parameters == "trained":
+            learns.append(_LearningNorm(self, rows, J))
+        u, J = pick(self.u, rows), self.of.scale.value * J
+        if self.of.norm.centred:
+            J = J - J.mean(-1, keepdims=True)
+        pulled: FloatArray = pick(self.factor, rows) * (J - u * (u * J).mean(-1, keepdims=True))
+        return pulled
+
+
+@dataclass
+class _LearningNorm:
+    passed: _PassedNorm
+    rows: RowIndex | None
+    J: FloatArray
+
+    @property
+    def by_scale(self) -> FloatArray:
+        """Derivatives by the scales, for each cotangent."""
+        return pick(self.passed.u, self.rows) * self.J
+
+    def step(self, weights: FloatArray, lr: float, momentum: float) -> None:
+        self.passed.of.scale.move(weights[:, None, :] @ self.by_scale, lr, momentum)
+        if self.passed.of.norm.centred:
+            self.passed.of.shift.move(weights[:, None, :] @ self.J, lr, momentum)
+
+    def kernel(self, rows: RowIndex | None, outputs: int) -> FloatArray:
+        p = self.passed.u.shape[1] if rows is None else rows.shape[1]
+        K = _gram_of_outputs(self.by_scale, p, outputs)
+        return K + _gram_of_outputs(self.J, p, outputs) if self.passed.of.norm.centred else K
+
+
+@dataclass
+class _Chain:
+    """Steps one after the other."""
+
+    steps: Sequence[TrainedStep]
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        passed = []
+        for step in self.steps:
+            x, seen = step.forward(x)
+            passed.append(seen)
+        return x, _PassedChain(passed)
+
+
+@dataclass
+class _PassedChain:
+    passed: list[Passed]
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        for each in reversed(self.passed):
+            J = each.backward(J, rows, learns)
+        return J
+
+
+@dataclass
+class _ResidualStep:
+    """skip x + branch(x)."""
+
+    skip: float
+    branch: _Chain
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        inside, passed = self.branch.forward(x)
+        joined = self.skip * x + inside if self.branch.steps else self.skip * x
+        return joined, _PassedResidual(self, passed)
+
+
+@dataclass
+class _PassedResidual:
+    of: _ResidualStep
+    passed: Passed
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        inside = self.passed.backward(J, rows, learns)
+        return self.of.skip * J + inside if self.of.branch.steps else self.of.skip * J
+
+
+@dataclass
+class ForwardPass:
+    """The forward pass of some rows: the outputs N, shape (draws, rows, n_d), and what each step keeps."""
+
+    output: FloatArray
+    passed: Passed
+
+
+@dataclass
+class BackwardPass:
+    """The gradients of all parameters along some cotangents, first to last."""
+
+    learns: list[Learns] = field(default_factory=list)
+
+
 class Networks:
     """``draws`` networks at fixed inputs, shape (inputs, n_0), that can pass forward, backward, and step."""
 
-    def __init__(self, net: MLP, inputs: FloatArray, draws: int, rng: np.random.Generator) -> None:
-        self.phi: Activation = net.activation
+    def __init__(self, net: Network, inputs: FloatArray, draws: int, rng: np.random.Generator) -> None:
         triangle: FloatArray = np.asarray(np.linalg.qr(inputs.T, mode="r"))
         self.inputs = transpose(triangle)[None]  # triangle^T Q^T; W_hat Q has the law of W_hat[:, :columns]
-        self.layers = []
-        for i, layer in enumerate(net.layers):
-            columns = layer.fan_in if i else self.inputs.shape[2]
-            deviation = float(layer.weight_variance) ** 0.5
-            initial = SharedMatrix(layer.fan_out, columns, rng, deviation=deviation, draws=draws)
-            weights, velocity = Combination(initial, scale=1.0), Combination(initial)
-            if i in {0, net.depth - 1}:
-                initial.materialize()
-            bias = np.zeros((draws, 1, layer.fan_out))
-            if layer.bias_variance:
-                bias += float(layer.bias_variance) ** 0.5 * rng.standard_normal(bias.shape)
-            self.layers.append(_TrainedLayer(layer, initial, weights, velocity, bias))
+        self.draws, self.rng = draws, rng
+        self.layers: list[TrainedLayer] = []
+        self.signs: list[FloatArray] = []
+        self._total = sum(len(weight_layers(stage)) for stage in net.stages)
+        self.chain = _Chain([self._trained(step) for stage in net.stages for step in stage])
+
+    def _trained(self, step: Step) -> TrainedStep:
+        """A step in these networks."""
+        if isinstance(step, Layer):
+            return self._layer(step)
+        if isinstance(step, Activation):
+            return _ActivationStep(step)
+        if isinstance(step, Residual):
+            return _ResidualStep(step.skip, _Chain([self._trained(each) for each in step.branch]))
+        n = self.layers[-1].layer.fan_out  # of the vectors here: every step but a layer keeps the width
+        if isinstance(step, Signs):
+            self.signs.append(np.where(self.rng.standard_normal((self.draws, 1, n)) < 0, -1.0, 1.0))
+            return _SignsStep(self.signs[-1])
+        shape = (self.draws, 1, n) if step.parameters == "trained" else (1, 1, 1)
+        return _NormStep(step, TrainedVector(np.ones(shape)), TrainedVector(np.zeros(shape)))
+
+    def _layer(self, layer: Layer) -> TrainedLayer:
+        number, draws = len(self.layers), self.draws
+        columns = layer.fan_in if number else self.inputs.shape[2]
+        deviation = float(layer.weight_variance) ** 0.5
+        initial = SharedMatrix(layer.fan_out, columns, self.rng, deviation=deviation, draws=draws)
+        weights, velocity = Combination(initial, scale=1.0), Combination(initial)
+        if number in {0, self._total - 1}:
+            initial.materialize()
+        bias = np.zeros((draws, 1, layer.fan_out))
+        if layer.bias_variance:
+            bias += float(layer.bias_variance) ** 0.5 * self.rng.standard_normal(bias.shape)
+        made = TrainedLayer(layer, initial, weights, velocity, TrainedVector(bias), first=not number)
+        self.layers.append(made)
+        return made
 
     def forward(self, rows: RowIndex | None) -> ForwardPass:
         """The forward pass of some inputs."""
-        done = ForwardPass([], [], [])
-        A = pick(self.inputs, rows)
-        for each in self.layers:
-            coordinates = each.initial.right(A)
-            Y = each.weights.from_right(coordinates) + each.bias
-            for kept, value in ((done.A, A), (done.coordinates, coordinates), (done.Y, Y)):
-                kept.append(value)
-            if each is not self.layers[-1]:
-                A = self.phi.value(Y)
-        return done
+        return ForwardPass(*self.chain.forward(pick(self.inputs, rows)))
 
-    def backward(self, forward: ForwardPass, cotangents: FloatArray, rows: RowIndex | None) -> BackwardPass:
+    @staticmethod
+    def backward(forward: ForwardPass, cotangents: FloatArray, rows: RowIndex | None) -> BackwardPass:
         """The backward pass of J_d = cotangents, (draws, q, n_d), at these rows of a forward pass."""
-        done = BackwardPass([cotangents], [], rows)
-        for i in reversed(range(len(self.layers))):
-            layer, J = self.layers[i], done.J[0]
-            coordinates = layer.initial.left(J)
-            done.coordinates.insert(0, coordinates)
-            if i:
-                slopes = pick(self.phi.derivative(forward.Y[i - 1]), rows)
-                done.J.insert(0, slopes * layer.weights.from_left(coordinates))
+        done = BackwardPass()
+        forward.passed.backward(cotangents, rows, done.learns)
+        done.learns.reverse()
         return done
 
-    def step(
-        self, forward: ForwardPass, backward: BackwardPass, weights: FloatArray, lr: float, momentum: float
-    ) -> None:
+    @staticmethod
+    def step(backward: BackwardPass, weights: FloatArray, lr: float, momentum: float) -> None:
         """A step of SGD along sum_q weights_q times the gradient of cotangent q, weights (draws, q).
 
         Coordinates from before it are of no use after it: matrices may be materialized now.
         """
-        for i, each in enumerate(self.layers):
-            weighted = weights[:, :, None] * backward.coordinates[i]
-            gradient = transpose(weighted) @ pick(forward.coordinates[i], backward.rows)
-            rate = lr * float(each.layer.weight_multiplier)
-            sgd_step(each.weights, each.velocity, gradient, rate, momentum)
-            each.initial.materialize_if_smaller()
-            if each.layer.bias_multiplier:
-                slope = weights[:, None, :] @ backward.J[i]
-                each.move_bias(slope, lr * float(each.layer.bias_multiplier), momentum)
+        for each in backward.learns:
+            each.step(weights, lr, momentum)
 
-    def kernel(self, forward: ForwardPass, backward: BackwardPass, rows: RowIndex | None, outputs: int) -> FloatArray:
+    @staticmethod
+    def kernel(backward: BackwardPass, rows: RowIndex | None, outputs: int) -> FloatArray:
         """K of these rows of the forward pass, (draws, p, p), a trace over the outputs.
 
         The first p * outputs cotangents are the unit vectors, output by output for each row.
         """
         K: FloatArray = np.zeros(())
-        for each, A, J in zip(self.layers, forward.A, backward.J, strict=True):
-            probed = pick(A, rows)
-            p = probed.shape[1]
-            slopes = J[:, : p * outputs].reshape(len(J), p, -1)
-            of_weights = float(each.layer.weight_multiplier) * (probed @ transpose(probed))
-            K = K + (of_weights + float(each.layer.bias_multiplier)) * (slopes @ transpose(slopes))
+        for each in backward.learns:
+            K = K + each.kernel(rows, outputs)
         return K

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,9 @@ from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
+from finwidth.networks.description import Network, kept_widths, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.progress import check_time
 from finwidth.sampling.lazy_matrix.gaussian import work_numbers
@@ -36,7 +35,7 @@ class TrainingSpec:
     (m, n_d), for classes one-hot.  Where ``centred``, outputs are those minus their values at initialization.
     """
 
-    net: MLP
+    net: Network
     inputs: FloatArray
     targets: FloatArray
     steps: int
@@ -97,7 +96,7 @@ def _resolved(inputs: FloatArray, what: str) -> FloatArray:
     return inputs
 
 
-def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray:
+def _check_targets(net: Network, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray:
     """Targets as (m, n_d), classes as one-hot rows."""
     outputs = net.widths[-1]
     wanted = f"({m},)" if outputs == 1 else f"({m}, {outputs})"
@@ -115,7 +114,7 @@ def _check_targets(net: MLP, y: npt.ArrayLike, m: int, loss: Loss) -> FloatArray
 
 
 def training_spec(
-    net: MLP,
+    net: Network,
     X: npt.ArrayLike,
     y: npt.ArrayLike,
     steps: int,
@@ -166,17 +165,19 @@ def training_bytes(spec: TrainingSpec) -> int:
     4.5...
     """
     left, right, at_once = spec.vectors
-    widths = [min(spec.net.widths[0], len(spec.inputs)), *spec.net.widths[1:]]
+    layers = [layer for stage in spec.net.stages for layer in weight_layers(stage)]
     copies = 2 if spec.momentum else 1  # the weights, their velocity
     kept = at_work = 0
-    for i, (columns, rows) in enumerate(pairwise(widths)):
+    for i, layer in enumerate(layers):
+        columns, rows = layer.fan_in if i else min(layer.fan_in, len(spec.inputs)), layer.fan_out
         known = (left + right) * (rows + columns)
-        dense = i in {0, spec.net.depth - 1} or 2 * known > rows * columns
+        dense = i in {0, len(layers) - 1} or 2 * known > rows * columns
         core = rows * columns if dense else left * right
         kept += copies * core + (0 if dense else known)
-        kept += 4 * at_once * rows + (1 + copies) * rows  # A, Y, J and the slope; the bias
+        kept += (1 + copies) * rows  # the bias
         at_work = max(at_work, 2 * core + work_numbers(rows, columns, at_once))  # the gradient, and lr times it
-    return 8 * (kept + at_work)
+    passed = 4 * at_once * sum(kept_widths(spec.net))  # A, Y, J and the slope
+    return 8 * (kept + passed + at_work)
 
 
 def result_bytes(spec: TrainingSpec) -> int:
@@ -198,5 +199,5 @@ def result_bytes(spec: TrainingSpec) -> int:
 def training_seconds(spec: TrainingSpec) -> float:
     """About how long a draw takes: each step multiplies the vectors that were met before by new ones."""
     left, right, at_once = spec.vectors
-    met = min(left + right, max(spec.net.widths))
-    return (spec.steps + 1) * (_STEP + 5e-10 * sum(spec.net.widths[1:]) * met * at_once)
+    met = min(left + right, max(kept_widths(spec.net)))
+    return (spec.steps + 1) * (_STEP + 5e-10 * sum(kept_widths(spec.net)) * met * at_once)

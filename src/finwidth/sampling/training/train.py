@@ -17,11 +17,13 @@ import numpy.typing as npt
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
-from finwidth.networks.description import Network
+from finwidth.networks.balanced import BalancedResNet
+from finwidth.networks.description import Network, kept_widths
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import algorithm, not_normalised, unsupported_by
+from finwidth.networks.resnet import ResNet
+from finwidth.networks.routes import algorithm, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
@@ -54,13 +56,13 @@ QUANTITIES = {
 }
 
 
-def training_chunk_size(net: MLP, inputs: int) -> int:
+def training_chunk_size(net: Network, inputs: int) -> int:
     """Number of draws that share a random stream; from network and inputs only, so that a seed fixes the numbers."""
-    return max(1, _CHUNK_CELLS // (inputs * sum(net.widths[1:])))
+    return max(1, _CHUNK_CELLS // (inputs * sum(kept_widths(net))))
 
 
-class MLPTraining(Sampler):
-    """Fully connected networks that are trained as a `TrainingSpec` says, from initialization to the last step."""
+class NetworkTraining(Sampler):
+    """Networks that are trained as a `TrainingSpec` says, from initialization to the last step."""
 
     verb: ClassVar[str] = "training"
     fewer: ClassVar[str] = "record fewer steps, probe fewer inputs, or take a narrower network"
@@ -76,9 +78,9 @@ class MLPTraining(Sampler):
         }
 
     @staticmethod
-    def unsupported(net: MLP) -> list[str]:
+    def unsupported(net: Network) -> list[str]:
         """Reasons why this network is not trained; none if it is."""
-        return not_normalised(net) + not_gaussian(net)
+        return not_gaussian(net)
 
     @property
     def chunk_size(self) -> int:
@@ -131,17 +133,17 @@ class MLPTraining(Sampler):
                         cotangents = _unrecorded(spec, output, rows)
                     backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
                     if recorded:
-                        K = _finite(networks.kernel(forward, backward, probed, spec.outputs))
+                        K = _finite(networks.kernel(backward, probed, spec.outputs))
                         records.append(_record(spec, output, K))
                     if not last:
-                        networks.step(forward, backward, cotangents.weights, spec.lr, spec.momentum)
+                        networks.step(backward, cotangents.weights, spec.lr, spec.momentum)
                     chunk.tick(chunk.draws)
         except (NotFiniteError, np.linalg.LinAlgError):
             raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.inputs)) from None
         return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
 
 
-SAMPLERS: dict[type, type[MLPTraining]] = {MLP: MLPTraining}
+SAMPLERS: dict[type, type[NetworkTraining]] = dict.fromkeys((MLP, ResNet, BalancedResNet), NetworkTraining)
 
 
 def unsupported(net: Network) -> list[str]:
@@ -227,7 +229,7 @@ def _recorded(spec: TrainingSpec, output: FloatArray, rows: RowIndex, *, last: b
 
 
 def train(  # noqa: PLR0917
-    net: MLP,
+    net: Network,
     X: npt.ArrayLike,
     y: npt.ArrayLike,
     steps: int,
@@ -252,15 +254,16 @@ def train(  # noqa: PLR0917
     Parameters
     ----------
     net
-        A network with Gaussian weights, any activation, any number of outputs; biases from zero, Gaussian, frozen or
-        absent.
+        A network of any description, fully connected or residual, normalised or not, with Gaussian weights, any
+        activation, any number of outputs; biases from zero, Gaussian, frozen or absent. The signs of a `BalancedResNet`
+        are drawn and fixed; scales and shifts of a norm are trained where it says so.
     X
         Training inputs, shape (m, n_0); duplicates and linear dependence are fine. Entries may be as small as 1e-300.
     y
         Targets: for the squared loss shape (m,) with one output, (m, n_d) with several; for cross-entropy m classes.
     steps, lr
         Number of steps of SGD and the learning rate of the network's parameterization: lr moves the weights of layer i
-        at the rate lr times its multiplier (`MLP.layers`).
+        at the rate lr times its multiplier (`MLP.layers`), and a norm's parameters at the rate lr.
     draws, seed
         How many independent networks, and a whole number that fixes every number.
     probe
@@ -356,7 +359,7 @@ def _dataset(spec: TrainingSpec, columns: dict[str, FloatArray], seed: int) -> x
     return xr.Dataset(variables, coords={"step": list(spec.record)}, attrs=provenance)
 
 
-def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float = 0.0) -> float:
+def default_rate(net: Network, X: npt.ArrayLike, seed: int = 0, *, momentum: float = 0.0) -> float:
     """A learning rate at which most draws are stable: (1 - momentum) / (largest eigenvalue of the mean initial kernel).
 
     The kernel is averaged over the outputs and over 16 draws (fewer of networks wider than 6,250) that are independent
@@ -372,8 +375,8 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
     inputs, seed = check_inputs(net, X), check_seed(seed)
     targets = np.broadcast_to(0.0, (len(inputs), net.widths[-1]))
     spec = training_spec(net, inputs, targets, 1, 1.0, momentum=momentum)
-    afford_draws(MLPTraining(spec), 1, 1)
-    pilots = max(1, min(16, 10**5 // max(net.widths)))
+    afford_draws(NetworkTraining(spec), 1, 1)
+    pilots = max(1, min(16, 10**5 // max(kept_widths(net))))
     K: FloatArray = np.zeros(())
     with np.errstate(all="ignore"):
         for pilot in range(pilots):
@@ -381,7 +384,7 @@ def default_rate(net: MLP, X: npt.ArrayLike, seed: int = 0, *, momentum: float =
             forward = networks.forward(None)
             units = _recorded(spec, forward.output, spec.probed, last=True)
             backward = networks.backward(forward, units.vectors, units.rows)
-            K = K + networks.kernel(forward, backward, None, spec.outputs)[0]
+            K = K + networks.kernel(backward, None, spec.outputs)[0]
     if not np.isfinite(K).all():
         raise _overflow(inputs)
     top = float(np.linalg.eigvalsh(K / (pilots * spec.outputs))[-1])
