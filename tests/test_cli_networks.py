@@ -79,6 +79,7 @@ REFUSED = {
     "--blocks 2 --hidden 2.5": "--hidden: '2.5' is not a width",
     "--blocks 2 --branch 1/sqrt(L)": "branch is '1/sqrt(L)'; give numbers",
     "--blocks 0": "depth is 0",
+    "--blocks 2.5": "--blocks: '2.5' is not a whole number; give how many blocks",
     "--bias-variance 9x99999999999999999": "at most 10,000,000 layers",
     "--activation 1,2,3": "give a name, or two slopes",
     "--activation 1,b": "'b' is not a number",
@@ -226,10 +227,20 @@ def test_sizes_of_networks_as_options_say() -> None:
     told = call(["width-for", "3", "--cv", "0.9"]).output
     assert max(map(len, told.splitlines())) <= 80
     assert "depend on the widths" in call(["width-for", "4", "--pytorch", "default"]).errors
+    found = document('width-for --blocks 16 --cv 0.2 --branch "1/sqrt(depth)"')
+    assert found["width"] == finwidth.width_for(16, 0.2, kind=ResNet, branch="1/sqrt(depth)")
+    assert found["network"]["kind"] == "ResNet"
+    for line in ("width-for", "width-for 3 --blocks 3", "width-for --blocks any"):
+        assert "give the number of weight layers" in call(line.split()).errors
 
 
 def test_depth_for() -> None:
     assert document("depth-for 3723") == {"width": 3723, "cv": 0.1, "depth": 16, "notes": []}
+    blocks = document("depth-for 400 --cv 0.2 --blocks any --balanced --branch 0.5")["depth"]
+    assert blocks == finwidth.depth_for(400, 0.2, kind=BalancedResNet, branch=0.5)
+    assert call(shlex.split('depth-for 400 --blocks any --branch "1/sqrt(depth)"')).output.startswith("any\n")
+    assert "what depth-for finds" in call(["depth-for", "9", "--blocks", "2"]).errors
+    assert "is for depth-for" in call(["moments", "3,4,1", "-i", "ones", "--blocks", "any"]).errors
     told = call(shlex.split("depth-for 3 --cv 2 --gains 0.1")).output.splitlines()
     assert told[0] == "10000"
     assert told[1].startswith("! at width 3 the spread is at most 2.0 at every depth looked at")

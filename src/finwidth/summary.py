@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -249,10 +249,10 @@ def summarize_gram(
     >>> from finwidth.summary import summarize_gram
     >>> found = summarize_gram(finwidth.MLP([2, 64, 64, 1], activation="tanh"), np.eye(2), draws=2000)
     >>> one = found.estimates["K"][0][1]
-    >>> one.trust, abs(one.value - found.infinite_width[0, 1]) < 0.1
+    >>> one.trust, bool(abs(one.value - found.infinite_width[0, 1]) < 0.1)
     (True, True)
     """
-    chunks = draw_chunks(kernel_matrix_sampler(cast("MLP", net), X, y), draws, seed)
+    chunks = draw_chunks(kernel_matrix_sampler(net, X, y), draws, seed)
     return _gram_summary(net, X, (dict(chunk) for chunk in chunks), draws, seed)
 
 
@@ -260,7 +260,7 @@ def sample_and_summarize_gram(
     net: Network, X: npt.ArrayLike, draws: int, seed: int, *, y: npt.ArrayLike | None = None
 ) -> tuple[GramSummary, xr.Dataset]:
     """The draws of `finwidth.sample_gram`, to be written to a file, and their summary."""
-    dataset = sample_gram(cast("MLP", net), X, draws, seed, y=y)
+    dataset = sample_gram(net, X, draws, seed, y=y)
     columns = {str(name): column.to_numpy() for name, column in dataset.items()}
     return _gram_summary(net, X, [columns], draws, seed), dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from finwidth.inputs import parse_input
 from finwidth.networks.description import Network
 from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
-
-if TYPE_CHECKING:
-    from finwidth.networks.mlp import MLP
 
 Keep = Annotated[
     Path | None,
@@ -146,7 +143,7 @@ def report_command(
 
     check_folder(output, FILES)
     x = parse_input(input, net.widths[0])
-    found = report(cast("MLP", net), x, draws, seed)
+    found = report(net, x, draws, seed)
     paths = write(found, x, output)
     if as_json:
         print_json(found.to_json() | {"files": [str(path) for path in paths]})
@@ -173,7 +170,7 @@ def compare_command(
     from finwidth.comparison import compare
 
     x = parse_input(input, net.widths[0])
-    found = compare(cast("MLP", net), x, draws=draws, networks=networks, seed=seed)
+    found = compare(net, x, draws=draws, networks=networks, seed=seed)
     if as_json:
         print_json(found.to_json())
         return

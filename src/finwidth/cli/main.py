@@ -107,8 +107,18 @@ _add(
     "16,64x3,1 --activation tanh --bias none",
 )  # fmt: skip
 _add("measure", measure_command, "model.py:make -i X.npy", "model.py:make -i X.npy --outputs 0 --json")
-_add("width-for", width_for_command, "16 --cv 0.1", "8 --cv 0.3 --activation tanh")
-_add("depth-for", depth_for_command, "256 --cv 0.3", "1000 --law uniform --bias none")
+_add(
+    "width-for", width_for_command,
+    "16 --cv 0.1",
+    "8 --cv 0.3 --activation tanh",
+    '--blocks 16 --branch "1/sqrt(depth)"',
+)  # fmt: skip
+_add(
+    "depth-for", depth_for_command,
+    "256 --cv 0.3",
+    "1000 --law uniform --bias none",
+    "400 --cv 0.2 --blocks any --branch 0.5",
+)  # fmt: skip
 _add("paper", paper_command, "", "theorem-1", "-o paper.html")
 app.add_typer(sweep_app, name="sweep")
 

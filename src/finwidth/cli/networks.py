@@ -21,8 +21,9 @@ from finwidth.inputs import parse_number, whole
 from finwidth.networks.activations import ACTIVATIONS, Activation
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import BIASES, Network
+from finwidth.networks.family import Family
 from finwidth.networks.laws import LAWS
-from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, MLPOptions, options_of
+from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, options_of
 from finwidth.networks.norm import parse_norm
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.widths import parse_widths
@@ -69,7 +70,7 @@ NormOf = Annotated[
     _of_network("--norm", "Of hidden layers, or before each block: rms or layer; or such as layer,after,1e-5,trained."),
 ]
 Blocks = Annotated[
-    int | None, _of_blocks("--blocks", "Number of blocks x + W relu(V x); the widths are input, stream, output.")
+    str | None, _of_blocks("--blocks", "Number of blocks x + W relu(V x); the widths are input, stream, output.")
 ]
 Hidden = Annotated[str | None, _of_blocks("--hidden", "Hidden width, or one for each block: 64x3,32.", "stream's")]
 Skip = Annotated[str | None, _of_blocks("--skip", "Factor of x, or one for each block.", "1")]
@@ -103,21 +104,28 @@ class Described:
 
     def network(self, widths: Sequence[int]) -> Network:
         """The network of these widths."""
+        if self.arguments.get("depth", 1) is None:
+            raise FinwidthError("--blocks any is for depth-for, which finds their number; give one, such as --blocks 8")
         return self.make(widths, **self.arguments)
 
-    def of_any_width(self) -> MLPOptions:
-        """The arguments of `MLP`, for layers that are alike whatever their widths; refused if there are none."""
-        if self.make is MLP:
-            return cast("MLPOptions", dict(self.arguments))
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks, if that is said."""
+        found: int | None = self.arguments.get("depth")
+        return found
+
+    def family(self) -> Family:
+        """Networks of any width and depth with layers, or blocks, like these; refused if that depends on the widths."""
         if self.make != MLP.pytorch:
-            raise FinwidthError("sizes are found for fully connected networks; leave out --blocks")
-        found = options_of(MLP.pytorch([2, 3, 1], **self.arguments))
-        if found is None:
+            kind = cast("type[Network]", self.make)
+            return Family(kind, {name: value for name, value in self.arguments.items() if name != "depth"})
+        alike = options_of(MLP.pytorch([2, 3, 1], **self.arguments))
+        if alike is None:
             raise FinwidthError(
                 "biases of --pytorch depend on the widths, which are to be found; give them as zeros or none, such as "
                 "--pytorch default,zeros"
             )
-        return found
+        return Family(MLP, alike)
 
 
 def read_options(
@@ -146,7 +154,7 @@ def read_options(
         "bias_scale": bias_scale, "hidden": hidden, "skip": skip, "branch": branch,
     }  # fmt: skip
     given: dict[str, Any] = {name: _READ[name](_flag(name), text) for name, text in texts.items() if text is not None}
-    given |= {"depth": blocks} if blocks is not None else {}
+    given |= {"depth": None if blocks == "any" else _number_of_blocks(blocks)} if blocks is not None else {}
     given |= {"balanced": True} if balanced else {}
     if pytorch is not None:
         given |= {"neural_tangents": neural_tangents} if neural_tangents is not None else {}
@@ -251,6 +259,13 @@ def _whole_number_typed(flag: str, text: str) -> int:
     number = whole(text)
     if number is None:
         raise FinwidthError(f"{flag}: {shown(text)} is not a width; give a whole number")
+    return number
+
+
+def _number_of_blocks(text: str) -> int:
+    number = whole(text)
+    if number is None:
+        raise FinwidthError(f"--blocks: {shown(text)} is not a whole number; give how many blocks, such as 8")
     return number
 
 

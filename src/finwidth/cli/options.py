@@ -38,12 +38,7 @@ def examples(command: str, *lines: str) -> str:
     """The end of a command's help.
 
     >>> from finwidth.cli.options import examples
-    >>> print(examples("paper", "", "theorem-1"))
-
-    Examples:
-    <BLANKLINE>
-      finwidth paper
-    <BLANKLINE>
-      finwidth paper theorem-1
+    >>> examples("paper", "theorem-1")
+    'Examples:\\n\\n  finwidth paper theorem-1'
     """
     return "\n\n".join(["Examples:", *(f"  finwidth {command} {line}".rstrip() for line in lines)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict
 from typing import Annotated, cast
@@ -11,8 +12,9 @@ import typer
 from finwidth.cli.networks import Described, network_of, read_options, taking
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json, wrapped
+from finwidth.errors import FinwidthError
 from finwidth.networks.description import Network
-from finwidth.networks.mlp import MLP
+from finwidth.networks.family import FamilyOptions
 
 Spread = Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")]
 InputNorm = Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")]
@@ -45,7 +47,7 @@ def regime_command(
     from finwidth.inputs import parse_input, parse_numbers
 
     x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
-    found = regime(cast("MLP", net), x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
+    found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
     if as_json:
         told = asdict(found)
         print_json({"network": net.describe(), "regime": told.pop("name")} | told)
@@ -56,8 +58,10 @@ def regime_command(
 
 @taking("layers", read_options)
 def width_for_command(
-    depth: Annotated[int, typer.Argument(help="Number of weight layers.", show_default=False)],
     layers: Described,
+    depth: Annotated[
+        int | None, typer.Argument(help="Number of weight layers; or give --blocks.", show_default=False)
+    ] = None,
     cv: Spread = 0.1,
     input_norm: InputNorm = 1.0,
     target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
@@ -65,13 +69,13 @@ def width_for_command(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The smallest hidden width from which on the kernel's spread is at most CV; what a step of SGD does there."""
+    """The smallest width from which on the kernel's spread is at most CV; what a step of SGD does there."""
     from finwidth.advice import regime, too_large
     from finwidth.sizing import width_for
 
-    alike = layers.of_any_width()
-    width = width_for(depth, cv, input_norm=input_norm, **alike)
-    net = MLP([64, *[width] * (depth - 1), 1], **alike)
+    family, depth = layers.family(), _only_one(depth, layers.blocks)
+    width = width_for(depth, cv, kind=family.kind, input_norm=input_norm, **cast("FamilyOptions", family.options))
+    net = family.net(64, width, depth)
     reason = too_large(net)
     found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
     if as_json:
@@ -82,28 +86,44 @@ def width_for_command(
     if found is None:
         typer.echo(wrapped(f"What one step of SGD does to a network of this width is not known: {reason}."))
         return
-    which = f"{depth} weight layers" if depth > 1 else "one weight layer, without hidden ones,"
+    which = f"{depth} {family.layers if depth > 1 else family.layers.removesuffix('s')}"
     typer.echo(wrapped(f"A network of {which} at this width is {found.name}: {found.advice}."))
+
+
+def _only_one(depth: int | None, blocks: int | None) -> int:
+    if depth is not None and blocks is None:
+        return depth
+    if blocks is not None and depth is None:
+        return blocks
+    raise FinwidthError("give the number of weight layers, such as width-for 8, or of blocks, such as --blocks 8")
 
 
 @taking("layers", read_options)
 def depth_for_command(
-    width: Annotated[int, typer.Argument(help="Width of the hidden layers.", show_default=False)],
+    width: Annotated[
+        int, typer.Argument(help="Width of the hidden layers; with --blocks any of the stream.", show_default=False)
+    ],
     layers: Described,
     cv: Spread = 0.1,
     input_norm: InputNorm = 1.0,
     as_json: Json = False,
 ) -> None:
-    """The largest number of weight layers at which the kernel's spread is at most CV."""
+    """The largest number of weight layers, or of blocks, at which the kernel's spread is at most CV."""
     from finwidth.sizing import depth_for
 
+    if layers.blocks is not None:
+        raise FinwidthError("the number of blocks is what depth-for finds; give --blocks any")
+    family = layers.family()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        depth = depth_for(width, cv, input_norm=input_norm, **layers.of_any_width())
+        depth = depth_for(
+            width, cv, kind=family.kind, input_norm=input_norm, **cast("FamilyOptions", family.options)
+        )  # fmt: skip
     notes = [str(each.message) for each in told]
+    notes += ["the spread is at most that at every depth"] if math.isinf(depth) else []
     if as_json:
         print_json({"width": width, "cv": cv, "depth": depth, "notes": notes})
         return
-    typer.echo(depth)
+    typer.echo("any" if math.isinf(depth) else depth)
     for note in notes:
         typer.echo(wrapped(f"! {note}."))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from finwidth.cli.output import print_json
 from finwidth.networks.description import Network
 from finwidth.outputs import RULE, check, write_netcdf
 from finwidth.sampling.training.losses import LOSSES, loss_called
-
-if TYPE_CHECKING:
-    from finwidth.networks.mlp import MLP
 
 _OF_CLASSES = either(name for name, loss in LOSSES.items() if loss.classes)
 
@@ -73,9 +70,9 @@ def train_command(
     check(output)
     X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
     if lr is None:
-        lr = default_rate(cast("MLP", net), X, seed, momentum=momentum)
+        lr = default_rate(net, X, seed, momentum=momentum)
     run = train(
-        cast("MLP", net), X, y, steps, lr, draws, seed,
+        net, X, y, steps, lr, draws, seed,
         batch=batch, momentum=momentum, loss=loss, centred=centred, record=parse_record(record), memory=memory,
     )  # fmt: skip
     if output is not None:

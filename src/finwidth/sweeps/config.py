@@ -257,7 +257,7 @@ def _read_network(document: Document, axes: Iterable[str], kind: NetworkTable) -
         found[key] = value
     for key, some in (*((f"network.{name}", {name: value}) for name, value in found.items()), ("network", found)):
         with document.at(key):
-            kind_of(kind).make(1, 2, 2, {**some, **kind_of(kind).beside})
+            kind_of(kind).family({**some, **kind_of(kind).beside}).net(1, 2, 2)
     return found
 
 

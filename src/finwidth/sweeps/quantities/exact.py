@@ -13,9 +13,9 @@ from finwidth.exact.bounds import STATEMENTS, log_forms, unsupported
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.moments import moments
 from finwidth.networks.description import Network
+from finwidth.networks.family import FamilyOptions
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP, MLPOptions
-from finwidth.networks.routes import check_mlp, check_supported, not_normalised, other_kind
+from finwidth.networks.routes import check_mlp, check_supported, not_normalised
 from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
@@ -35,7 +35,7 @@ class NoSettings(TypedDict):
 
 
 class ExactQuantity(SweepQuantity[NoSettings]):
-    """Exact moments: of fully connected networks all of a block at once, of others one by one."""
+    """Exact moments: of a block at once, of normalised networks one by one."""
 
     name = "exact"
     block = (64, 256)
@@ -59,8 +59,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
         for first, places in _alike(cells):
             check_cancelled()
             x = batch.vectors[first.input, first.n_0]
-            net = first.network(common)
-            compute = _each_by_itself if other_kind(net, MLP) or not_normalised(net) else _on_a_grid
+            compute = _each_by_itself if not_normalised(first.network(common)) else _on_a_grid
             records[places] = compute([cells[place] for place in places], common, x, check_cancelled)
         return records
 
@@ -78,7 +77,8 @@ def _on_a_grid(
     """All depths and widths in one pass."""
     depths, widths = (sorted({getattr(cell, axis) for cell in cells}) for axis in ("depth", "width"))
     with np.errstate(over="ignore"):  # inf says so
-        found = moments_grid(widths, depths, x, **cast("MLPOptions", cells[0].arguments(common)))
+        family = cells[0].family(common)
+        found = moments_grid(widths, depths, x, kind=family.kind, **cast("FamilyOptions", family.options))
     rows = np.searchsorted(widths, [cell.width for cell in cells])
     columns = np.searchsorted(depths, [cell.depth for cell in cells])
     return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)

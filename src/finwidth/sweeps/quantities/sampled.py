@@ -14,7 +14,6 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
@@ -318,7 +317,7 @@ class GramQuantity(SeveralInputs[GramTable]):
         check_cancelled: Callable[[], None],
     ) -> FloatArray:
         """`finwidth.sample_gram` with the cell's seed makes the same draws."""
-        net, table = cast("MLP", cell.network(settings.network)), settings.table
+        net, table = cell.network(settings.network), settings.table
         seed = cell_seed(settings.seed, cell, "gram", "draws")
         sampler = kernel_matrix_sampler(net, X, table.get("targets"))
         entries = len(self.goals(table)) * len(X) ** 2
@@ -340,7 +339,7 @@ class GramQuantity(SeveralInputs[GramTable]):
 
     def memory(self, cell: Cell, settings: Settings[GramTable]) -> int:
         """Bytes of the draws that are made at once."""
-        net, table = cast("MLP", cell.network(settings.network)), settings.table
+        net, table = cell.network(settings.network), settings.table
         X = np.ones((len(table["inputs"]), cell.n_0))
         sampler = kernel_matrix_sampler(net, X, table.get("targets"))
         return sampler.memory(min(table["draws"], sampler.chunk_size))

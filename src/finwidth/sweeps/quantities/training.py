@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from finwidth.empirical.reference.brute_force import weights_of
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
-from finwidth.networks.description import Network
+from finwidth.networks.description import Network, weight_layers
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
@@ -123,7 +122,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         check_cancelled: Callable[[], None],
     ) -> FloatArray:
         """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
-        net, table = cast("MLP", cell.network(settings.network)), settings.table
+        net, table = cell.network(settings.network), settings.table
         entries = len(_FOLLOWED) * len(table["record"])
         sums = ResumableSums(entries, _at_once(net, table), table["draws"], previous)
         for number, count in sums.chunks():
@@ -145,21 +144,25 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
 
     def memory(self, cell: Cell, settings: Settings[TrainingTable]) -> int:
         """Bytes of the networks that are trained at once."""
-        net, table = cast("MLP", cell.network(settings.network)), settings.table
+        net, table = cell.network(settings.network), settings.table
         m = len(table["inputs"])
         if table["method"] == "law":
             X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
             one = training_bytes(TrainingSpec(net, X, y, table["steps"], 1.0, 0.0, m, SQUARED, table["record"]))
         else:
-            one = 40 * weights_of(net)
+            one = 40 * _weights_of(net)
         return one * min(table["draws"], _at_once(net, table))
 
 
-def _at_once(net: MLP, table: TrainingTable) -> int:
+def _at_once(net: Network, table: TrainingTable) -> int:
     """How many networks share a seed."""
     if table["method"] == "networks":
-        return max(1, _CHUNK_WEIGHTS // weights_of(net))
+        return max(1, _CHUNK_WEIGHTS // _weights_of(net))
     return training_chunk_size(net, len(table["inputs"]))
+
+
+def _weights_of(net: Network) -> int:
+    return sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
 
 
 def _defined(values: xr.DataArray) -> FloatArray:
@@ -169,7 +172,7 @@ def _defined(values: xr.DataArray) -> FloatArray:
 
 
 def _train_some(
-    net: MLP,
+    net: Network,
     X: FloatArray,
     table: TrainingTable,
     networks: int,
@@ -186,4 +189,6 @@ def _train_some(
     from finwidth import empirical
 
     check_cancelled()
-    return empirical.Ensemble(net, networks, seed).train(X, np.array(table["targets"], float), steps, lr, record=record)
+    return empirical.Ensemble(cast("MLP", net), networks, seed).train(
+        X, np.array(table["targets"], float), steps, lr, record=record
+    )

@@ -15,6 +15,7 @@ from finwidth.errors import FinwidthError
 from finwidth.inputs import OF_ANY_WIDTH, parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import BIASES, Network
+from finwidth.networks.family import Family
 from finwidth.networks.inputs import check_input
 from finwidth.networks.laws import LAWS, FloatArray
 from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
@@ -92,7 +93,11 @@ class Cell(NamedTuple):
 
     def network(self, common: NetworkTable) -> Network:
         """The network of the cell, of the kind that ``common`` says."""
-        return kind_of(common).make(self.n_0, self.width, self.depth, self.arguments(common))
+        return self.family(common).net(self.n_0, self.width, self.depth)
+
+    def family(self, common: NetworkTable) -> Family:
+        """The networks that are as that of the cell but for width and depth."""
+        return kind_of(common).family(self.arguments(common))
 
 
 def axes_of(network: NetworkTable) -> dict[str, Axis]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
+from finwidth.networks.family import Family
 from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm, parse_norm
-from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet
 from finwidth.sweeps.schema.document import as_typed
 
@@ -32,8 +32,6 @@ class NetworkKind:
     ----------
     description
         Its class.
-    build
-        The network of an input width, a width, a depth, and arguments of the description.
     depth, width
         What these two axes mean.
     beside
@@ -41,39 +39,27 @@ class NetworkKind:
     """
 
     description: type[Network]
-    build: Callable[[int, int, int, Mapping[str, Any]], Network]
     depth: str
     width: str
     beside: Mapping[str, Value] = field(default_factory=dict)
 
-    def make(self, n_0: int, width: int, depth: int, arguments: Mapping[str, Value]) -> Network:
-        """The network of an input width, a width, a depth, and arguments as a config has them."""
-        return self.build(n_0, width, depth, {name: _READ.get(name, _as_it_is)(arguments[name]) for name in arguments})
+    def family(self, arguments: Mapping[str, Value]) -> Family:
+        """The networks of any width and depth with these arguments, as a config has them."""
+        read = {name: _READ.get(name, _as_it_is)(value) for name, value in arguments.items()}
+        return Family(self.description, read)
 
     def takes(self, argument: str) -> bool:
         """Whether the description has an argument."""
         return argument in signature(self.description).parameters
 
 
-def _mlp(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> MLP:
-    return MLP([n_0, *[width] * (depth - 1), 1], **arguments)
-
-
-def _residual(description: Callable[..., ResidualNetwork]) -> Callable[..., ResidualNetwork]:
-    def make(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> ResidualNetwork:
-        return description([n_0, width, 1], depth, **arguments)
-
-    return make
-
-
+_BLOCKS = ("depth L, the number of blocks", "width n of the stream")
 KINDS = {
     "mlp": NetworkKind(
-        MLP, _mlp, "depth d, the number of weight layers", "width n of the hidden layers", {"parameterization": "mup"}
+        MLP, "depth d, the number of weight layers", "width n of the hidden layers", {"parameterization": "mup"}
     ),
-    "resnet": NetworkKind(ResNet, _residual(ResNet), "depth L, the number of blocks", "width n of the stream"),
-    "balanced": NetworkKind(
-        BalancedResNet, _residual(BalancedResNet), "depth L, the number of blocks", "width n of the stream"
-    ),
+    "resnet": NetworkKind(ResNet, *_BLOCKS),
+    "balanced": NetworkKind(BalancedResNet, *_BLOCKS),
 }
 DEFAULT_KIND = "mlp"
 
