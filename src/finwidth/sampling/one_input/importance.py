@@ -29,7 +29,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, check_supported, unsupported_by
+from finwidth.networks.routes import algorithm, check_supported, not_normalised, unsupported_by
 from finwidth.quantities import Estimate
 from finwidth.sampling.one_input.norm_chain import NormChain, Workspace, plain_relu
 from finwidth.sampling.one_input.residual_importance import ResNetByImportance
@@ -56,7 +56,7 @@ class MLPByImportance(MLPAtOneInput):
     @staticmethod
     def unsupported(net: MLP) -> list[str]:
         """Reasons why there are no such draws of this network."""
-        reasons = MLPAtOneInput.unsupported(net)
+        reasons = MLPAtOneInput.unsupported(net) or not_normalised(net)
         if not reasons and not (plain_relu(net) and net.widths[-1] == 1):
             reasons = ["tilted draws need ReLU, zero initial biases and one output"]
         return reasons
