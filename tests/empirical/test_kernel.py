@@ -86,7 +86,14 @@ class Functional(nn.Module):
         self.layer = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.layer(x)) @ self.layer.weight
+        return torch.einsum("na,ab->nb", torch.tanh(self.layer(x)), self.layer.weight)
+
+
+class Product(nn.Linear):
+    """A layer whose weight has one more use, as the factor of a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(super().forward(x)) @ self.weight
 
 
 class SequenceFirst(nn.Module):
@@ -248,6 +255,7 @@ CASES: dict[str, Case] = {
     "used twice": (Twice, normal(3), NOTHING),
     "tied": (Tied, words(5), NOTHING),
     "used behind its back": (Functional, normal(3), {"layer.weight"}),
+    "matrix product": (lambda: Product(3, 2), normal(3), NOTHING),
     "parametrized": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)),
         normal(4),

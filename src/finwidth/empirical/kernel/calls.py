@@ -30,7 +30,7 @@ from finwidth.errors import FinwidthError
 Tensor = torch.Tensor
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
 _KINDS: dict[type, bool] = {}  # whether objects of a type draw random numbers
-_UNTOUCHED: set[int] = set()  # the ids of modules inside `untouched`
+_UNTOUCHED: dict[int, _RandomStates] = {}  # of modules inside `untouched`, by their ids
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
@@ -162,7 +162,7 @@ def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
     """The buffers and parameters that a pass of inputs x changes in place."""
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-    with same_attributes(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
+    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
         torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
         born = dict(module.named_parameters()).keys() - held.keys()
         if born:
@@ -299,29 +299,25 @@ def _uncached() -> Iterator[None]:
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
-    if id(module) in _UNTOUCHED:  # gradients and random numbers are looked after outside
+    outside = _UNTOUCHED.get(id(module))
+    if outside is not None:  # where gradients and random numbers are put back
         with same_attributes(module), same_buffers(module):
             yield
+        outside.check()
         return
     gradients = [(each, each.grad) for each in module.parameters()]
     states, snapshot = _RandomStates(module), Snapshot(module)
-    _UNTOUCHED.add(id(module))
+    _UNTOUCHED[id(module)] = states
     try:
         with same_buffers(module):
             yield
+            states.check()
     finally:
-        _UNTOUCHED.discard(id(module))
-        drawn = states.changed()
-        if drawn:
-            states.restore()
+        del _UNTOUCHED[id(module)]
+        states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
-    if drawn:
-        raise FinwidthError(
-            "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
-            "call is of another network; call module.eval() first, or give it fixed numbers"
-        )
 
 
 @contextmanager
@@ -374,10 +370,14 @@ class _RandomStates:
         cuda = torch.cuda.get_rng_state_all() if self.cuda else []
         return _States(torch.random.get_rng_state(), random.getstate(), of_numpy, cuda, [*map(_state, self.own)])
 
-    def changed(self) -> bool:
-        """Whether random numbers were drawn."""
-        before, now = (_state_values(each) for each in (self.before, self._states()))
-        return not all(map(_same, before, now))
+    def check(self) -> None:
+        """Raise FinwidthError if random numbers were drawn."""
+        before, now = (list(_state_values(each)) for each in (self.before, self._states()))
+        if not all(map(_same, before, now)):
+            raise FinwidthError(
+                "the module draws random numbers when it is called (dropout, stochastic depth, noise?), so that each "
+                "call is of another network; call module.eval() first, or give it fixed numbers"
+            )
 
     def restore(self) -> None:
         """Put the states back."""
