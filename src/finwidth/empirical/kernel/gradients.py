@@ -21,7 +21,7 @@ from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientF
 from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of, pass_through, record
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
@@ -83,7 +83,9 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
-        backward = record(network, rows.flip(0), network.parameters, numbers)
+        with Recorder(network.parameters, numbers) as recorder:
+            reversed_output = apply(network, rows.flip(0), network.parameters)
+        backward = recorder.record(reversed_output)
         alone = apply(network, rows[:1], network.parameters)
         if not output.requires_grad:
             raise FinwidthError(
@@ -153,11 +155,13 @@ def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]
         return each
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
-            recorder, output = pass_through(network, x, network.parameters)
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda each: each)
+        with hooks, Recorder(network.parameters) as recorder:
+            output = apply(network, x, network.parameters)
         return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
-        recorder, output = pass_through(network, x, network.parameters)
+        with Recorder(network.parameters) as recorder:
+            output = apply(network, x, network.parameters)
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
@@ -293,13 +297,15 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
     if len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
-            pass_ = record(network, x, leaves, plan.numbers)
+            with Recorder(leaves, plan.numbers) as recorder:
+                output = apply(network, x, leaves)
+            pass_ = recorder.record(output)
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found, rough = _factors(network, plan, pass_, columns, leaves)
             found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
-            del pass_, columns
+            del recorder, output, pass_, columns
     if plan.general:
         found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
