@@ -301,8 +301,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
     outside = _UNTOUCHED.get(id(module))
     if outside is not None:  # where gradients and random numbers are put back
-        with same_attributes(module), same_buffers(module):
-            yield
+        snapshot = Snapshot(module, hooks=False)
+        try:
+            with same_buffers(module):
+                yield
+        finally:
+            snapshot.restore()
         outside.check()
         return
     gradients = [(each, each.grad) for each in module.parameters()]
@@ -318,16 +322,6 @@ def untouched(module: nn.Module) -> Iterator[None]:
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-@contextmanager
-def same_attributes(module: nn.Module) -> Iterator[None]:
-    """What a call may change of a module's parts (counters, caches) is as before; the rest is for `untouched`."""
-    snapshot = Snapshot(module, hooks=False)
-    try:
-        yield
-    finally:
-        snapshot.restore()
 
 
 @contextmanager

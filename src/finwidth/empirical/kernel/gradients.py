@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -357,12 +357,14 @@ def _factors(
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
-            own = _own_factor(use, axes, D.to(plan.dtype))
+            x, by_result, times = _samples_first(use, axes, D.to(plan.dtype))
             if any(name in direct for name in use.names):
-                sites.setdefault(_site(use), []).append(own(*(direct.get(name or "") for name in use.names)))
-            for key, *scales in zip(use.names, (1.0, None), (None, 1.0), strict=True):
+                scales = (direct.get(name or "") for name in use.names)
+                sites.setdefault(_site(use), []).append(factor(use.rule, x, by_result, *scales).gathered(times))
+            for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    weights.setdefault(key, []).append((use.rule, own(*scales)))
+                    own = factor(use.rule, x, by_result, weight, bias).gathered(times)
+                    weights.setdefault(key, []).append((use.rule, own))
         found = [together(parts) for parts in sites.values()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
         rough: Weights = {}
@@ -390,14 +392,13 @@ def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weight
     return [weights for _, weights in groups]
 
 
-def _own_factor(use: Use, axes: Axes, D: Tensor) -> Callable[[float | None, float | None], GradientFactor]:
-    """The gradients by a use's weight and bias as a function of their scales, from those by its result."""
+def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int]:
+    """A use's input and the gradients by its result, as `factor` takes them; and how many rows of both a sample has."""
     if isinstance(use.rule, Expansion):
-        rows = torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1)
-        return partial(factor, use.rule, use.input, rows)
+        return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
     x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
     x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-    return lambda weight, bias: factor(use.rule, x, moved, weight, bias).gathered(axes.times)
+    return x, moved, axes.times
 
 
 def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
