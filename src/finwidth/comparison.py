@@ -374,9 +374,9 @@ def _real_networks(net: Network, x: Vector, networks: int | None, seed: int) -> 
     if isinstance(net, MLP) and net.norm is None:
         return _networks(net, x, networks, seed)
     from finwidth import empirical
-    from finwidth.empirical.modules.table import weights_of as weights_of_any
+    from finwidth.empirical.modules.table import module_weights
 
-    number = networks or max(1, min(_MOST_NETWORKS // 10, _WEIGHTS // weights_of_any(net)))
+    number = networks or max(1, min(_MOST_NETWORKS // 10, _WEIGHTS // module_weights(net)))
     if isinstance(net, ResNet) and net.norm is None:
         return simulate_residual(net, x, count("networks", number), np.random.default_rng(seed))
     ensemble = empirical.Ensemble(net, number, seed)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, apply, differentiable
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
 from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
 from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
@@ -30,7 +30,7 @@ class KernelJob:
     much there is.
     """
 
-    network: Network
+    network: MeasuredModule
     x1: Tensor
     x2: Tensor | None
     outputs: str | int

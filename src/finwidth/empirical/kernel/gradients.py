@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
 from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
@@ -73,7 +73,7 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]:
+def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
@@ -120,7 +120,7 @@ Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
 
 
 def _places(
-    network: Network, two: Record, three: Record, backward: Record
+    network: MeasuredModule, two: Record, three: Record, backward: Record
 ) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
@@ -146,7 +146,7 @@ def _site(use: Use) -> Site:
     return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]:
+def _pass_and_saved(network: MeasuredModule, x: Tensor) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
@@ -165,7 +165,7 @@ def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
-def general_plan(network: Network, plan: GradientPlan, ways: list[str]) -> GradientPlan:
+def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -> GradientPlan:
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
@@ -201,7 +201,7 @@ def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
     return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
+def why_unlike(network: MeasuredModule, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
     """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
@@ -285,7 +285,7 @@ def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tenso
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
+def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
     Raises
@@ -312,7 +312,7 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
-def _columns(network: Network, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
+def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
     Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
@@ -344,7 +344,7 @@ def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
 
 
 def _factors(
-    network: Network, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
 ) -> tuple[list[GradientFactor], list[Weights]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
@@ -407,7 +407,7 @@ def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -
 
 
 def _parameter_gradients(
-    network: Network, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
 ) -> DenseFactor:
     """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
     rows = []
@@ -428,7 +428,7 @@ def _parameter_gradients(
     return DenseFactor(found)
 
 
-def _pullback(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
+def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
     """Small backward passes from weights to the parameters they are made of.
 
     All rows go back at once, but for long ones, which take less time one after another, and far less memory.

@@ -47,6 +47,6 @@ def module_of(
     return _kind(net)(net, seed, activation=activation, dtype=dtype, device=device)
 
 
-def weights_of(net: Network) -> int:
-    """How many weights a network has."""
+def module_weights(net: Network) -> int:
+    """How many weights the module of a network has."""
     return sum(place.weights for place in _kind(net).places_of(net))

@@ -23,7 +23,7 @@ from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.modules.described import DescribedModule
 from finwidth.empirical.modules.redrawing import made_module
-from finwidth.empirical.modules.table import check_described, module_of, weights_of
+from finwidth.empirical.modules.table import check_described, module_of, module_weights
 from finwidth.empirical.training.tracker import one_output
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount, check_memory
@@ -90,7 +90,7 @@ class Ensemble:
     ) -> None:
         self.draws = count("draws", draws)
         seed = count("seed", seed, 0)
-        weights = weights_of(check_described(net)) if isinstance(net, Network) else 0
+        weights = module_weights(check_described(net)) if isinstance(net, Network) else 0
         self._afford(self.draws * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
         seeds = np.random.SeedSequence(seed).spawn(self.draws)
         self.network = net if isinstance(net, Network) else None
