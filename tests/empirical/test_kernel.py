@@ -355,7 +355,7 @@ def test_is_that_of_the_jacobian(name: str) -> None:
 def test_what_goes_the_general_way(name: str) -> None:
     module, x1, _ = make(name)
     parameters = dict(module.named_parameters())
-    network = calls.Network(module, parameters, dict.fromkeys(parameters, 1.0), calls.Snapshot(module))
+    network = calls.MeasuredModule(module, parameters, dict.fromkeys(parameters, 1.0), calls.Snapshot(module))
     assert gradients.plan_gradients(network, x1[:3])[0].general.keys() == CASES[name][2]
 
 
@@ -388,7 +388,7 @@ def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytes
     shapes: list[tuple[int, ...]] = []
     pull = gradients._pullback
 
-    def noted(network: calls.Network, weights: list[Tensor], leaves: Any) -> factors.Pull:
+    def noted(network: calls.MeasuredModule, weights: list[Tensor], leaves: Any) -> factors.Pull:
         shapes.extend(tuple(each.shape) for each in weights)
         return pull(network, weights, leaves)
 

@@ -74,7 +74,7 @@ def _same_objects(one: Container, other: Container) -> bool:
 
 
 @dataclass(frozen=True)
-class Network:
+class MeasuredModule:
     """A module and its counted parameters, with the scale of each.
 
     With a ``direction``, one tensor for each parameter, gradients are dual numbers: their tangents are the derivatives
@@ -128,7 +128,7 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
         output.register_hook(torch.Tensor.contiguous)
 
 
-def apply(network: Network, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+def apply(network: MeasuredModule, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters."""
     module = network.module
     own = dict(module.named_buffers()) if network.changing else {}
@@ -218,7 +218,7 @@ class _Results(TorchFunctionMode):
         return found
 
 
-def coarsest(network: Network, x: Tensor) -> float:
+def coarsest(network: MeasuredModule, x: Tensor) -> float:
     """The rounding of the coarsest type that the module computes in, whatever its parameters are (RMSNorm, softmax)."""
     with _Results() as results:
         output = apply(network, x, network.parameters)
@@ -301,8 +301,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
     outside = _UNTOUCHED.get(id(module))
     if outside is not None:  # where gradients and random numbers are put back
-        with same_attributes(module), same_buffers(module):
-            yield
+        snapshot = Snapshot(module, hooks=False)
+        try:
+            with same_buffers(module):
+                yield
+        finally:
+            snapshot.restore()
         outside.check()
         return
     gradients = [(each, each.grad) for each in module.parameters()]
@@ -318,16 +322,6 @@ def untouched(module: nn.Module) -> Iterator[None]:
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
-
-
-@contextmanager
-def same_attributes(module: nn.Module) -> Iterator[None]:
-    """What a call may change of a module's parts (counters, caches) is as before; the rest is for `untouched`."""
-    snapshot = Snapshot(module, hooks=False)
-    try:
-        yield
-    finally:
-        snapshot.restore()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, gradient, telling
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, gradient, telling
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.gradients import MEETING, near, why_unlike
 from finwidth.errors import FinwidthError
@@ -112,7 +112,7 @@ def _check_company(job: KernelJob) -> None:
                 raise FinwidthError(MEETING)
 
 
-def _outputs(network: Network, x: Tensor) -> Tensor:
+def _outputs(network: MeasuredModule, x: Tensor) -> Tensor:
     """Without gradients, unless the module needs them."""
     try:
         with torch.no_grad():
@@ -164,7 +164,7 @@ def _seen(eps: float) -> float:
 
 
 def discrepancies(
-    job: KernelJob, network: Network, K: Tensor, parts: list[tuple[Tensor, KernelJob]]
+    job: KernelJob, network: MeasuredModule, K: Tensor, parts: list[tuple[Tensor, KernelJob]]
 ) -> Iterator[Discrepancy]:
     """Numbers of the kernel, and the same by backward passes; of a trace those of `by_output`, and their sums."""
     for part_K, part in parts:
@@ -238,7 +238,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _backward_products(
-    network: Network, pairs: list[_Pair], groups: list[list[Tensor]]
+    network: MeasuredModule, pairs: list[_Pair], groups: list[list[Tensor]]
 ) -> list[list[tuple[float, float]]]:
     """For every group and pair what the kernel (or its change) should be, and the size of its terms."""
     members = {id(each): each for pair in pairs for each in pair}
@@ -261,13 +261,13 @@ def _backward_products(
     return found
 
 
-def _measured(network: Network, g: list[Tensor], moved: list[Tensor]) -> _Gradients:
+def _measured(network: MeasuredModule, g: list[Tensor], moved: list[Tensor]) -> _Gradients:
     """Gradients and their derivatives along the direction (none without one), with their lengths."""
     length, speed = (_scaled_product(network, each, each) ** 0.5 if each else 0.0 for each in (g, moved))
     return _Gradients(g, moved, length, speed)
 
 
-def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[float, float]:
+def _product(network: MeasuredModule, one: _Gradients, other: _Gradients) -> tuple[float, float]:
     if network.direction is None:
         found = one.length**2 if one is other else _scaled_product(network, one.g, other.g)
         return found, one.length * other.length
@@ -275,7 +275,7 @@ def _product(network: Network, one: _Gradients, other: _Gradients) -> tuple[floa
     return found, one.speed * other.length + one.length * other.speed
 
 
-def _scaled_product(network: Network, g: list[Tensor], h: list[Tensor]) -> float:
+def _scaled_product(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> float:
     """sum_p scale_p <g_p, h_p>."""
     parts = map(_inner_product, g, h)
     return sum(network.scales[name] * part for name, part in zip(network.parameters, parts, strict=True))
@@ -288,7 +288,9 @@ def _inner_product(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)))
 
 
-def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _gradient(
+    network: MeasuredModule, output: Tensor, samples: _Samples, c: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the weighted outputs, by a plain backward pass; and its derivative along the direction by one."""
     parameters, direction = list(network.parameters.values()), network.direction
     weights = (samples.weights[:, None] * c).to(output)
@@ -299,7 +301,7 @@ def _gradient(network: Network, output: Tensor, samples: _Samples, c: Tensor) ->
     return [each.detach() for each in g], gradient(along.sum(), parameters)
 
 
-def _by_steps(network: Network, output: Tensor, samples: _Samples, c: Tensor) -> list[Tensor]:
+def _by_steps(network: MeasuredModule, output: Tensor, samples: _Samples, c: Tensor) -> list[Tensor]:
     """The derivative of the gradient along the direction, by a central difference."""
     assert network.direction is not None
     weights = (samples.weights[:, None] * c).to(output)

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, differentiable
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
 from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
 from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
-from finwidth.empirical.kernel.recording import record
+from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
@@ -30,7 +30,7 @@ class KernelJob:
     much there is.
     """
 
-    network: Network
+    network: MeasuredModule
     x1: Tensor
     x2: Tensor | None
     outputs: str | int
@@ -135,7 +135,9 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():
-            pass_ = record(job.network, x, job.network.parameters, job.plan.numbers)
+            with Recorder(job.network.parameters, job.plan.numbers) as recorder:
+                output = apply(job.network, x, job.network.parameters)
+            pass_ = recorder.record(output)
         if follows(pass_, job.plan, len(x)):
             return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
     return replace(job, sizes=replace(job.sizes, most=2**62)).generalised(*job.plan.ways)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, apply, differentiable, dual, gradient, telling
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable, dual, gradient, telling
 from finwidth.empirical.kernel.factors import DenseFactor
 
 Tensor = torch.Tensor
@@ -27,7 +27,7 @@ class OtherWayError(Exception):
 
 
 def formed(
-    network: Network, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, *, mean: int
+    network: MeasuredModule, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, *, mean: int
 ) -> DenseFactor:
     """The gradients by some parameters in the first of these ways that takes the module; others are removed.
 
@@ -40,7 +40,7 @@ def formed(
             del ways[0]
 
 
-def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients by some parameters, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
     buffers = dict(network.module.named_buffers())
@@ -63,7 +63,7 @@ def _by_vmap(network: Network, names: frozenset[str], x: Tensor, outputs: range,
     return DenseFactor(found.detach())
 
 
-def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _few_at_once(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients that torch.func cannot: by passes of a few samples, and backward for all their outputs at once.
 
     In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
@@ -80,7 +80,7 @@ def _few_at_once(network: Network, names: frozenset[str], x: Tensor, outputs: ra
     return DenseFactor(torch.cat(found))
 
 
-def _scaled_rows(network: Network, by_name: Mapping[str, Tensor], n: int) -> Tensor:
+def _scaled_rows(network: MeasuredModule, by_name: Mapping[str, Tensor], n: int) -> Tensor:
     """Gradients of n numbers by parameters, shapes (n, *parameter), with the roots of their scales: (n, numbers)."""
     roots = {name: network.scales[name] ** 0.5 for name in by_name}
     rows = (each if roots[name] == 1 else roots[name] * each for name, each in by_name.items())
@@ -102,7 +102,7 @@ def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, 
     return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
 
 
-def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _one_by_one(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
     """Form gradients of any module: by a pass for every sample, and a backward pass for each of its outputs."""
     samples = []
     with differentiable(), telling(network.module, x[:1]):
@@ -116,7 +116,7 @@ def _one_by_one(network: Network, names: frozenset[str], x: Tensor, outputs: ran
     return DenseFactor(dual(G, change) if network.mix is None else G + network.mix * change)
 
 
-def mix_of(network: Network, x: Tensor) -> float:
+def mix_of(network: MeasuredModule, x: Tensor) -> float:
     """The step along the direction that changes gradients by about their own size."""
     with differentiable(), telling(network.module, x[:1]):
         value = apply(network, x[:1], network.parameters)[0]
@@ -126,7 +126,7 @@ def mix_of(network: Network, x: Tensor) -> float:
 
 
 def _gradients_and_tangents(
-    network: Network, names: frozenset[str], value: Tensor, outputs: range
+    network: MeasuredModule, names: frozenset[str], value: Tensor, outputs: range
 ) -> tuple[Tensor, Tensor]:
     """Gradients of some outputs of one sample by some parameters, and their tangents (zero without a direction).
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import TypeAlias
 
 import torch
 
-from finwidth.empirical.kernel.calls import Network, apply, coarsest, differentiable, dual, telling, unpack_dual
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
 from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of, pass_through, record
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
@@ -73,7 +73,7 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]:
+def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
@@ -83,7 +83,9 @@ def plan_gradients(network: Network, rows: Tensor) -> tuple[GradientPlan, Sizes]
         (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
-        backward = record(network, rows.flip(0), network.parameters, numbers)
+        with Recorder(network.parameters, numbers) as recorder:
+            reversed_output = apply(network, rows.flip(0), network.parameters)
+        backward = recorder.record(reversed_output)
         alone = apply(network, rows[:1], network.parameters)
         if not output.requires_grad:
             raise FinwidthError(
@@ -118,7 +120,7 @@ Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
 
 
 def _places(
-    network: Network, two: Record, three: Record, backward: Record
+    network: MeasuredModule, two: Record, three: Record, backward: Record
 ) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
@@ -144,7 +146,7 @@ def _site(use: Use) -> Site:
     return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]:
+def _pass_and_saved(network: MeasuredModule, x: Tensor) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
@@ -153,15 +155,17 @@ def _pass_and_saved(network: Network, x: Tensor) -> tuple[Recorder, Tensor, int]
         return each
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
-            recorder, output = pass_through(network, x, network.parameters)
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda each: each)
+        with hooks, Recorder(network.parameters) as recorder:
+            output = apply(network, x, network.parameters)
         return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
-        recorder, output = pass_through(network, x, network.parameters)
+        with Recorder(network.parameters) as recorder:
+            output = apply(network, x, network.parameters)
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
-def general_plan(network: Network, plan: GradientPlan, ways: list[str]) -> GradientPlan:
+def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -> GradientPlan:
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
@@ -197,7 +201,7 @@ def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
     return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: Network, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
+def why_unlike(network: MeasuredModule, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
     """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
@@ -281,7 +285,7 @@ def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tenso
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
+def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
     Raises
@@ -293,20 +297,22 @@ def gradients(network: Network, plan: GradientPlan, x: Tensor, outputs: range) -
     if len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
-            pass_ = record(network, x, leaves, plan.numbers)
+            with Recorder(leaves, plan.numbers) as recorder:
+                output = apply(network, x, leaves)
+            pass_ = recorder.record(output)
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found, rough = _factors(network, plan, pass_, columns, leaves)
             found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
-            del pass_, columns
+            del recorder, output, pass_, columns
     if plan.general:
         found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
-def _columns(network: Network, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
+def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
     Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
@@ -338,7 +344,7 @@ def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
 
 
 def _factors(
-    network: Network, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
 ) -> tuple[list[GradientFactor], list[Weights]]:
     """Factors from the gradients by the uses' results, one for all uses of one weight and bias.
 
@@ -351,12 +357,14 @@ def _factors(
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
-            own = _own_factor(use, axes, D.to(plan.dtype))
+            x, by_result, times = _samples_first(use, axes, D.to(plan.dtype))
             if any(name in direct for name in use.names):
-                sites.setdefault(_site(use), []).append(own(*(direct.get(name or "") for name in use.names)))
-            for key, *scales in zip(use.names, (1.0, None), (None, 1.0), strict=True):
+                scales = (direct.get(name or "") for name in use.names)
+                sites.setdefault(_site(use), []).append(factor(use.rule, x, by_result, *scales).gathered(times))
+            for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    weights.setdefault(key, []).append((use.rule, own(*scales)))
+                    own = factor(use.rule, x, by_result, weight, bias).gathered(times)
+                    weights.setdefault(key, []).append((use.rule, own))
         found = [together(parts) for parts in sites.values()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
         rough: Weights = {}
@@ -384,14 +392,13 @@ def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weight
     return [weights for _, weights in groups]
 
 
-def _own_factor(use: Use, axes: Axes, D: Tensor) -> Callable[[float | None, float | None], GradientFactor]:
-    """The gradients by a use's weight and bias as a function of their scales, from those by its result."""
+def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int]:
+    """A use's input and the gradients by its result, as `factor` takes them; and how many rows of both a sample has."""
     if isinstance(use.rule, Expansion):
-        rows = torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1)
-        return partial(factor, use.rule, use.input, rows)
+        return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
     x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
     x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-    return lambda weight, bias: factor(use.rule, x, moved, weight, bias).gathered(axes.times)
+    return x, moved, axes.times
 
 
 def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
@@ -400,7 +407,7 @@ def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -
 
 
 def _parameter_gradients(
-    network: Network, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
 ) -> DenseFactor:
     """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
     rows = []
@@ -421,7 +428,7 @@ def _parameter_gradients(
     return DenseFactor(found)
 
 
-def _pullback(network: Network, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
+def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
     """Small backward passes from weights to the parameters they are made of.
 
     All rows go back at once, but for long ones, which take less time one after another, and far less memory.

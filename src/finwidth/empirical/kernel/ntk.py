@@ -24,7 +24,15 @@ from finwidth.empirical.kernel.arguments import (
     check_parameters,
     numpy_of,
 )
-from finwidth.empirical.kernel.calls import ModuleError, Network, Snapshot, apply, differentiable, measuring, settled
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    ModuleError,
+    Snapshot,
+    apply,
+    differentiable,
+    measuring,
+    settled,
+)
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
 from finwidth.empirical.kernel.gradients import plan_gradients
@@ -189,7 +197,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
     check_affordable(inputs, pairs, pairs * inputs.element_size())  # before the module is called; K has at least those
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
-    network = Network(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
+    network = MeasuredModule(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
     alike = others is not None and inputs.shape[1:] == others.shape[1:] and inputs.dtype == others.dtype
     with _told_from_a_fixed_batch(network, inputs):
         few = _three(torch.cat([inputs[:64], others[:64]]) if others is not None and alike else inputs)
@@ -203,7 +211,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
 
 
 @contextlib.contextmanager
-def _told_from_a_fixed_batch(network: Network, whole: Tensor) -> Iterator[None]:
+def _told_from_a_fixed_batch(network: MeasuredModule, whole: Tensor) -> Iterator[None]:
     """Where a module cannot be called with a few of the inputs, say so if it can be called with all of them."""
     try:
         yield

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from finwidth.empirical.kernel.calls import Network, apply
 from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
 
@@ -115,20 +113,23 @@ class Recorder(TorchFunctionMode):
                 "call module.eval() first, or give it fixed numbers"
             )
         if func in MEETINGS:
-            return _replaced(func, args, kwargs, self._expanded(MEETINGS[func](*args, **kwargs)))
-        if func in OPERATIONS:
+            args, kwargs = _replaced(args, kwargs, self._expanded(MEETINGS[func](*args, **kwargs)))
+        elif func in OPERATIONS:
             self.operations += 1
             operation = OPERATIONS[func](*args, **kwargs) if self._wanted(self.operations) else None
             if operation is not None and _is_usual(operation):
-                return self._noted(self.operations, operation, lambda views: _replaced(func, args, kwargs, views))
+                views = self._views(operation)
+                args, kwargs = _replaced(args, kwargs, views)
+                return self._noted(self.operations, operation, views, func(*args, **kwargs))
         return func(*args, **kwargs)
 
     def _wanted(self, number: int) -> bool:
         return self.numbers is None or number in self.numbers
 
-    def _counts(self, weight: Tensor) -> bool:
-        """Whether it is a counted parameter, or may be made of some."""
-        return weight.requires_grad and (id(weight) in self.names or weight.grad_fn is not None)
+    def _views(self, operation: Operation) -> dict[int, Tensor]:
+        """Views of an operation's weights that count, or may be made of parameters that do, by the id of these."""
+        trained = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
+        return {id(each): each.view_as(each) for each in trained if id(each) in self.names or each.grad_fn is not None}
 
     def _expanded(self, meeting: Meeting | None) -> dict[int, Tensor]:
         """The expansions of the tensors that an elementwise operation expands, by the id of these."""
@@ -138,32 +139,33 @@ class Recorder(TorchFunctionMode):
         for each in meeting.tensors:
             self.expansions -= 1
             smaller = each.shape != meeting.shape or self.numbers is not None  # of a single sample it is as large
-            if smaller and self._wanted(self.expansions) and self._counts(each):
+            if smaller and self._wanted(self.expansions):
                 whole = Operation(Expansion(each.shape), each, None, None)
-                found[id(each)] = self._noted(self.expansions, whole, partial(_expand, each, meeting.shape))
+                views = self._views(whole)
+                if views:
+                    found[id(each)] = self._noted(self.expansions, whole, views, views[id(each)].expand(meeting.shape))
         return found
 
-    def _noted(self, number: int, operation: Operation, call: Callable[[Mapping[int, Tensor]], Tensor]) -> Tensor:
-        """The result of a call that is given views of its weights, by the id of these; and note it."""
-        weights = operation.weight, operation.bias
-        views = {id(each): each.view_as(each) for each in weights if each is not None and self._counts(each)}
-        found = call(views)
-        if views and found.requires_grad:
-            source, edge = found if operation.input is None else operation.input, get_gradient_edge(found)
+    def _noted(self, number: int, operation: Operation, views: Mapping[int, Tensor], result: Tensor) -> Tensor:
+        """The result of an operation that was given views of its weights, by the id of these; and note it."""
+        if views and result.requires_grad:
+            weights = operation.weight, operation.bias
+            source, edge = result if operation.input is None else operation.input, get_gradient_edge(result)
             weight, bias = (views[id(each)].grad_fn if id(each) in views else None for each in weights)
-            use = Use(number, operation.rule, weights, source, source._version, edge, found.shape, (weight, bias))
+            use = Use(number, operation.rule, weights, source, source._version, edge, result.shape, (weight, bias))
             self.uses.append(use)
-        return found
+        return result
 
-    def record(self, output: Tensor, numbers: Collection[int]) -> Record:
-        """The record of a pass under this mode that gave this output, of the calls with these numbers."""
+    def record(self, output: Tensor, numbers: Collection[int] | None = None) -> Record:
+        """The record of a pass under this mode that gave this output, of the calls with these numbers or of all."""
         graph = _Graph(output)
         if any("CheckpointFunction" in node.name() for node in graph.users):
             raise FinwidthError(
                 "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
                 "autograd.grad; give use_reentrant=False"
             )
-        uses, made = self._named([each for each in self.uses if each.number in numbers and graph.has(each)])
+        chosen = (each for each in self.uses if numbers is None or each.number in numbers)
+        uses, made = self._named([each for each in chosen if graph.has(each)])
         leaves = {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
         results = {use.edge.node for use in uses}
         below = {name: reachable(weight.grad_fn) for name, weight in made.items()}
@@ -189,35 +191,14 @@ class Recorder(TorchFunctionMode):
         return found, made
 
 
-def _expand(weight: Tensor, shape: torch.Size, views: Mapping[int, Tensor]) -> Tensor:
-    return views[id(weight)].expand(shape)
-
-
 def _replaced(
-    func: Callable[..., Tensor], args: tuple[object, ...], kwargs: Mapping[str, object], others: Mapping[int, Tensor]
-) -> Tensor:
-    """A call with other tensors in the place of some, by the id of these."""
+    args: tuple[object, ...], kwargs: Mapping[str, object], others: Mapping[int, Tensor]
+) -> tuple[tuple[object, ...], Mapping[str, object]]:
+    """The arguments of a call with other tensors in the place of some, by the id of these."""
     if not others:
-        return func(*args, **kwargs)
-    return func(
-        *(others.get(id(each), each) for each in args),
-        **{key: others.get(id(each), each) for key, each in kwargs.items()},
-    )
-
-
-def pass_through(
-    network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None
-) -> tuple[Recorder, Tensor]:
-    """Pass ``x`` through the module with the given tensors as its counted parameters: what it noted, and the output."""
-    recorder = Recorder(parameters, numbers)
-    with recorder:
-        return recorder, apply(network, x, parameters)
-
-
-def record(network: Network, x: Tensor, parameters: Mapping[str, Tensor], numbers: Collection[int]) -> Record:
-    """The record of a pass, of the calls with these numbers."""
-    recorder, output = pass_through(network, x, parameters, numbers)
-    return recorder.record(output, numbers)
+        return args, kwargs
+    replaced = {key: others.get(id(each), each) for key, each in kwargs.items()}
+    return tuple(others.get(id(each), each) for each in args), replaced
 
 
 def numbers_of(two: Recorder, three: Recorder) -> frozenset[int]:

@@ -19,8 +19,8 @@ from finwidth import arguments
 from finwidth.arguments import flag, function, real
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, check_tensor
 from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
     ModuleError,
-    Network,
     differentiable,
     first_line,
     gradient,
@@ -178,7 +178,7 @@ def _targets(batch: Tensor, y: object, dtype: torch.dtype) -> Tensor:
     return targets.to(dtype) if targets.is_floating_point() else targets
 
 
-def _step(network: Network, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
+def _step(network: MeasuredModule, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
     """The change of each parameter in one SGD step."""
     with untouched(network.module), differentiable():
         with telling(network.module, x):
