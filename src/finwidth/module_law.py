@@ -145,7 +145,7 @@ def law_of_module(module: nn.Module, factory: Factory | None = None, *, reason: 
     if factory is not None:
         make = arguments.function("factory", factory, "a function without arguments that makes a torch module")
         law = ModuleLaw(check_module(module), make, "networks that factory makes")
-        return replace(law, moved=_moved(law))
+        return replace(law, moved=_unlike_draws(law))
     plan = plan_of(check_module(module))
     if plan.kept:
         raise FinwidthError(
@@ -156,7 +156,7 @@ def law_of_module(module: nn.Module, factory: Factory | None = None, *, reason: 
     return ModuleLaw(module, redrawn(module, plan), told, not_recognised=reason)
 
 
-def _moved(law: ModuleLaw) -> tuple[str, ...]:
+def _unlike_draws(law: ModuleLaw) -> tuple[str, ...]:
     """The parameters that do not pass for those of a few draws."""
     from finwidth.empirical.modules.redrawing import differing, seeds_of
 
@@ -205,7 +205,7 @@ def _squared_gradient(module: nn.Module, X: torch.Tensor) -> float:
     from finwidth.empirical.modules.described import DescribedModule
     from finwidth.sampling.layers.modules import tangent_kernel
 
-    output = _outputs(module, X)[:1]
+    output = _outputs_at(module, X)[:1]
     if _is_matrix_free(module):
         return float(tangent_kernel(output, module.parameters()))
     named = {name: each for name, each in module.named_parameters() if each.requires_grad}
@@ -221,7 +221,7 @@ def _kernel_function(module: nn.Module, X: torch.Tensor) -> Callable[[nn.Module,
     return _squared_gradient if math.isclose(careful, fast, rel_tol=_SAME) else kernel_of
 
 
-def _outputs(module: nn.Module, X: torch.Tensor) -> torch.Tensor:
+def _outputs_at(module: nn.Module, X: torch.Tensor) -> torch.Tensor:
     """All outputs at one input, shape (O,)."""
     from finwidth.empirical.kernel.calls import check_output, differentiable, telling
 
@@ -268,7 +268,7 @@ def steps_of_draws(  # noqa: PLR0917
         for i, each in enumerate(seeds):
             module = law.draw(each)
             K[0, i] = kernel(module, X)
-            _step(module, X, target, lr)
+            _step_of_sgd(module, X, target, lr)
             finite = all(bool(each.isfinite().all()) for each in _formed(module))
             K[1, i] = kernel(module, X) if finite else math.inf
             told(i + 1)
@@ -281,7 +281,7 @@ def _formed(module: nn.Module) -> list[torch.Tensor]:
     return [each for each in module.parameters() if not isinstance(each, MatrixFreeTensor)]
 
 
-def _step(module: nn.Module, X: torch.Tensor, target: FloatArray, lr: float) -> None:
+def _step_of_sgd(module: nn.Module, X: torch.Tensor, target: FloatArray, lr: float) -> None:
     import torch
 
     from finwidth.empirical.modules.described import DescribedModule
@@ -290,7 +290,7 @@ def _step(module: nn.Module, X: torch.Tensor, target: FloatArray, lr: float) -> 
     groups = module.parameter_groups(lr) if isinstance(module, DescribedModule) else trained
     optimizer = torch.optim.SGD(groups, lr=lr)
     optimizer.zero_grad()
-    outputs = _outputs(module, X)
+    outputs = _outputs_at(module, X)
     loss = (outputs - torch.tensor(target).to(outputs)).square().sum() / 2
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -301,7 +301,7 @@ def number_of_outputs(module: nn.Module, X: torch.Tensor) -> int:
     from finwidth.empirical.kernel.calls import untouched
 
     with untouched(module):
-        return len(_outputs(module, X))
+        return len(_outputs_at(module, X))
 
 
 def one_input(module: nn.Module, x: object) -> torch.Tensor:
@@ -389,11 +389,11 @@ def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
             nn.init.uniform_(layer.get_parameter("bias"), -(fan_in**-0.5), fan_in**-0.5)
     with torch.no_grad():
         _fill(found, rest)
-    found.told_in_law = _told(replaced, rest)  # type: ignore[assignment]
+    found.told_in_law = _in_law_and_rest(replaced, rest)  # type: ignore[assignment]
     return found
 
 
-def _told(replaced: Mapping[str, object], rest: Plan) -> str:
+def _in_law_and_rest(replaced: Mapping[str, object], rest: Plan) -> str:
     from finwidth.empirical.modules.redrawing import names_of
 
     number = len(replaced)

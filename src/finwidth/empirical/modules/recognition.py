@@ -278,7 +278,7 @@ def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] 
     law: initialization.LawOptions = {}
     if biases:
         law |= initialization.biases(biases, fan_ins, test=init is None)
-    phi, norm = read.activation, _norm(module, read, fresh=init is None)
+    phi, norm = read.activation, _norm_of_modules(module, read, fresh=init is None)
     law |= initialization.inferred(weights, phi) if init is None else initialization.stated(init, widths, phi)
     kinds = [_bias_kind(biases.get(layer.name)) for layer in read.layers]
     if not read.blocks:
@@ -298,8 +298,8 @@ def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] 
         [widths[0], widths[1], widths[-1]],
         len(read.blocks),
         widths[2:-2:2],
-        skip=[_factor(block.skip) for block in read.blocks],
-        branch=[_factor(block.branch) for block in read.blocks],
+        skip=[_by_square(block.skip) for block in read.blocks],
+        branch=[_by_square(block.branch) for block in read.blocks],
         activation=phi,
         parameterization="standard",
         norm=norm,
@@ -311,7 +311,7 @@ def _bias_kind(bias: nn.Parameter | None) -> str:
     return "none" if bias is None else "trained" if bias.requires_grad else "frozen"
 
 
-def _norm(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | None:
+def _norm_of_modules(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | None:
     if not read.norms:
         return None
     if len({(each.kind, each.epsilon, len(each.parameters)) for each in read.norms}) > 1:
@@ -328,7 +328,7 @@ def _norm(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | None:
     return Norm(first.kind, read.position, epsilon=float(first.epsilon), parameters=parameters)
 
 
-def _factor(factor: float) -> str | float:
+def _by_square(factor: float) -> str | float:
     """A factor by its square, if that is a simple fraction."""
     square = Fraction(factor * factor).limit_denominator(_LARGEST)
     close = math.isclose(float(square), factor * factor, rel_tol=1e-15)

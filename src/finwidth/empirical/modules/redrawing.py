@@ -176,10 +176,10 @@ def differing(module: nn.Module, draws: list[nn.Module]) -> list[str]:
     given = dict(module.named_parameters())
     others = [dict(each.named_parameters()) for each in draws]
     allowed = _FALSE_REFUSALS / max(1, len(given))
-    return [name for name, each in given.items() if not _alike(each, [other[name] for other in others], allowed)]
+    return [name for name, each in given.items() if not _of_one_law(each, [other[name] for other in others], allowed)]
 
 
-def _alike(one: torch.Tensor, drawn: list[torch.Tensor], allowed: float) -> bool:
+def _of_one_law(one: torch.Tensor, drawn: list[torch.Tensor], allowed: float) -> bool:
     from scipy import stats
 
     numbers, pools = _few(one), [_few(each) for each in drawn]

@@ -23,7 +23,7 @@ def check_described(net: Network) -> Network:
     return net
 
 
-def _kind(net: Network) -> type[DescribedModule]:
+def _module_class(net: Network) -> type[DescribedModule]:
     return next(module for kind, module in MODULES.items() if isinstance(net, kind))
 
 
@@ -44,9 +44,9 @@ def module_of(
     >>> type(module_of(finwidth.BalancedResNet([2, 4, 1], 3))).__name__
     'ResNet'
     """
-    return _kind(net)(net, seed, activation=activation, dtype=dtype, device=device)
+    return _module_class(net)(net, seed, activation=activation, dtype=dtype, device=device)
 
 
 def weights_of(net: Network) -> int:
     """How many weights a network has."""
-    return sum(place.weights for place in _kind(net).places_of(net))
+    return sum(place.weights for place in _module_class(net).places_of(net))

@@ -59,7 +59,7 @@ def _mlp(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> MLP:
     return MLP([n_0, *[width] * (depth - 1), 1], **arguments)
 
 
-def _residual(description: Callable[..., ResidualNetwork]) -> Callable[..., ResidualNetwork]:
+def _maker_of(description: Callable[..., ResidualNetwork]) -> Callable[..., ResidualNetwork]:
     def make(n_0: int, width: int, depth: int, arguments: Mapping[str, Any]) -> ResidualNetwork:
         return description([n_0, width, 1], depth, **arguments)
 
@@ -70,9 +70,9 @@ KINDS = {
     "mlp": NetworkKind(
         MLP, _mlp, "depth d, the number of weight layers", "width n of the hidden layers", {"parameterization": "mup"}
     ),
-    "resnet": NetworkKind(ResNet, _residual(ResNet), "depth L, the number of blocks", "width n of the stream"),
+    "resnet": NetworkKind(ResNet, _maker_of(ResNet), "depth L, the number of blocks", "width n of the stream"),
     "balanced": NetworkKind(
-        BalancedResNet, _residual(BalancedResNet), "depth L, the number of blocks", "width n of the stream"
+        BalancedResNet, _maker_of(BalancedResNet), "depth L, the number of blocks", "width n of the stream"
     ),
 }
 DEFAULT_KIND = "mlp"
