@@ -48,7 +48,7 @@ from finwidth.sampling.kernel_matrix.stacks import (
 
 
 @dataclass(frozen=True)
-class Batch:
+class NetworkBatch:
     """Networks that are drawn together, at some inputs."""
 
     draws: int
@@ -99,7 +99,7 @@ class GaussianLayer:
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
-    def __init__(self, layer: Layer, batch: Batch, sizes: list[int], *, first: bool) -> None:
+    def __init__(self, layer: Layer, batch: NetworkBatch, sizes: list[int], *, first: bool) -> None:
         self.layer, self.batch, self.sizes, self.first = layer, batch, sizes, first
         self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
         self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
@@ -118,7 +118,7 @@ class GaussianLayer:
     def constant_in_units(self) -> float | Array:
         """The same in the units of the rows of A, if there are any, (draws or 1, 1, m)."""
         value = self.constant
-        return value if self.A.power is None or not value else transposed(_column(value, self.A.power))
+        return value if self.A.power is None or not value else transposed(_in_row_units(value, self.A.power))
 
     @cached_property
     def J_factor(self) -> Factor:
@@ -159,7 +159,7 @@ class GaussianLayer:
         if self.A.power is None or not self.constant:
             with_constant = self.gram + float(self.layer.bias_variance / self.layer.weight_variance)
         else:
-            column = _column(self.constant, self.A.power)
+            column = _in_row_units(self.constant, self.A.power)
             with_constant = self.gram + column * transposed(column)
         self.A_factor = factorise(with_constant)
         root, draws, rng, sizes = self.deviation * self.A_factor.root, self.batch.draws, self.batch.rng, self.sizes
@@ -307,7 +307,7 @@ class GaussianLayer:
         return float(self.layer.weight_multiplier) * for_pairs(TA, self.batch.outputs) * self.J_gram
 
 
-def _column(value: float, power: Array) -> Array:
+def _in_row_units(value: float, power: Array) -> Array:
     """A number in each row's units."""
     return scaled(0.0 * power + value, power, -1)
 

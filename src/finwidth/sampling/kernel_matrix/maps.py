@@ -12,14 +12,14 @@ from typing import Protocol
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
 from finwidth.networks.norm import Norm
-from finwidth.sampling.kernel_matrix.gaussian_layer import Batch
+from finwidth.sampling.kernel_matrix.gaussian_layer import NetworkBatch
 from finwidth.sampling.kernel_matrix.rows import Rows, kept, listed
 from finwidth.sampling.kernel_matrix.stacks import gate_in_place, gated, product, repeated, square, summed
 
 _SIZES = (1e-100, 1e100)  # of a vector that is normalised: beyond, gradients by it would leave a double
 
 
-class Pass(Protocol):
+class DrawnStep(Protocol):
     """A step of a network in the networks of a batch, through which the passes go in this order."""
 
     def forward(self, x: Rows) -> Rows:
@@ -83,7 +83,7 @@ class ActivationPass:
 class SignsPass:
     """A random sign of each neuron, times it."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: NetworkBatch) -> None:
         self.batch = batch
 
     def forward(self, x: Rows) -> Rows:
@@ -123,7 +123,7 @@ class NormPass:
         dg = -sum r J u,  dh = -sum r J over pairs     cotangent: the derivative of the backward map of g J
     """
 
-    def __init__(self, norm: Norm, batch: Batch) -> None:
+    def __init__(self, norm: Norm, batch: NetworkBatch) -> None:
         self.norm, self.batch, self.trained = norm, batch, norm.parameters == "trained"
 
     def forward(self, x: Rows) -> Rows:

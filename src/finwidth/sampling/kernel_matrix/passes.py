@@ -18,8 +18,8 @@ import numpy as np
 from finwidth.networks.activations import Activation, Array
 from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
 from finwidth.networks.norm import Norm
-from finwidth.sampling.kernel_matrix.gaussian_layer import Batch, GaussianLayer
-from finwidth.sampling.kernel_matrix.maps import ActivationPass, NormPass, Pass, SignsPass
+from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
+from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
 from finwidth.sampling.kernel_matrix.rows import Rows, common_units, kept, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import Generator, block_sizes, row_powers, scaled, transposed
 from finwidth.sampling.random.device import as_array
@@ -28,7 +28,7 @@ from finwidth.sampling.random.device import as_array
 class Chain:
     """Steps one after the other."""
 
-    def __init__(self, steps: Sequence[Pass]) -> None:
+    def __init__(self, steps: Sequence[DrawnStep]) -> None:
         self.steps = steps
 
     def forward(self, x: Rows) -> Rows:
@@ -112,14 +112,14 @@ class DrawnNetworks:
 
     def __init__(self, net: Network, X: Array, draws: int, rng: Generator) -> None:
         outputs = net.widths[-1]
-        self.batch = Batch(draws, len(X), outputs, rng)
+        self.batch = NetworkBatch(draws, len(X), outputs, rng)
         self.layers: list[GaussianLayer] = []
         self.norms: list[NormPass] = []
         self._total = sum(len(weight_layers(stage)) for stage in net.stages)
         self.stages = [Chain([self._passed(step) for step in stage]) for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 
-    def _passed(self, step: Step) -> Pass:
+    def _passed(self, step: Step) -> DrawnStep:
         """What a step does in these networks."""
         if isinstance(step, Layer):
             return self._layer(step)
