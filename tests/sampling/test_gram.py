@@ -170,11 +170,11 @@ def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> t
         pulled = stacks.for_pairs(stacks.transposed(layer.tangent_in.TA), outputs) * layer.J_gram
         second -= 2 * float(layer.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for stage, above in zip(networks.stages[:-1], networks.layers[1:], strict=True):
-        between = stage.steps[1]
+        between = stage[1]
         assert isinstance(between, ActivationPass)
         for y, L, dY in zip(between.x, above.L, between.T, strict=True):
             second += stacks.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
-    dK = networks.pull_back()
+    dK = networks.change()
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
 

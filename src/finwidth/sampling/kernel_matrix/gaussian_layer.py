@@ -99,8 +99,8 @@ class GaussianLayer:
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
-    def __init__(self, layer: Layer, batch: NetworkBatch, sizes: list[int], *, first: bool) -> None:
-        self.layer, self.batch, self.sizes, self.first = layer, batch, sizes, first
+    def __init__(self, layer: Layer, batch: NetworkBatch, sizes: list[int], *, first: bool, last: bool) -> None:
+        self.layer, self.batch, self.sizes, self.first, self.last = layer, batch, sizes, first, last
         self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
         self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
 
@@ -198,10 +198,12 @@ class GaussianLayer:
     # ---- tangents
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); made when it is needed."""
+        """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); not for the last layer."""
         self.r = r
         self.push = repeated(self.share, self.batch.outputs, -1) * r
         self.tangent_in = None if T is None else self._split_tangent(T)
+        if not self.last:
+            self._meet_tangent()
         return Rows(self._moves)
 
     def _split_tangent(self, T: Rows) -> _Tangent:
@@ -228,8 +230,6 @@ class GaussianLayer:
 
     def _moves(self) -> Iterator[Array]:
         """dY_i."""
-        if not self.TW:
-            self._meet_tangent()
         return iter(self.moves) if self.moves is not None else self._made_moves()
 
     def _made_moves(self) -> Iterator[Array]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import iadd
 from typing import TypeAlias
 
 import numpy as np
@@ -113,7 +114,7 @@ def product(X: Array, Y: Array) -> Array:
     """X Y^T, in pieces that are summed: NumPy lets no other thread run while it makes fewer than 500 numbers."""
     n, numbers = X.shape[-1], math.prod(X.shape[:-1]) * Y.shape[-2]
     if not 0 < numbers < _ALONE or n < 2 * _PIECE or not isinstance(X, np.ndarray):
-        return X @ transposed(Y)
+        return X @ Y.swapaxes(-1, -2)
     pieces = min(-(-_ALONE // numbers), n // _PIECE)
     size, rest = divmod(n, pieces)
     left, right = (Z[..., rest:].reshape(*Z.shape[:-1], pieces, size).swapaxes(-2, -3) for Z in (X, Y))
@@ -133,16 +134,12 @@ def square(X: Array) -> Array:
 
 def products(left: Iterable[Array], right: Iterable[Array]) -> Array:
     """Left right^T, a sum over the blocks."""
-    return summed(product(one, other) for one, other in zip(left, right, strict=True))
+    return reduce(iadd, (product(one, other) for one, other in zip(left, right, strict=True)))
 
 
 def summed(terms: Iterable[Array]) -> Array:
     """The sum of arrays of one shape, the first of which is new."""
-    each = iter(terms)
-    total = next(each)
-    for term in each:
-        total += term
-    return total
+    return reduce(iadd, terms)
 
 
 def repeated(X: Array, times: int, axis: int) -> Array:
