@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
-from finwidth.sampling.kernel_matrix.rows import Powers, Rows, kept, with_gram
+from finwidth.sampling.kernel_matrix.rows import Powers, Rows, kept, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import (
     Blocks,
     Factor,
@@ -93,6 +93,7 @@ class GaussianLayer:
     gram: Array
     A_factor: Factor  # of A' A'^T
     J_gram: Array
+    J_factor: Factor  # of J J^T; of the first layer not made
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
@@ -119,11 +120,6 @@ class GaussianLayer:
         """The same in the units of the rows of A, if there are any, (draws or 1, 1, m)."""
         value = self.constant
         return value if self.A.power is None or not value else transposed(_in_row_units(value, self.A.power))
-
-    @cached_property
-    def J_factor(self) -> Factor:
-        """Of J_i J_i^T."""
-        return factorise(self.J_gram)
 
     # ---- the kernel
 
@@ -180,16 +176,24 @@ class GaussianLayer:
             self.JY = self.JY + product(j, y)
         if keep:
             self.J = J
-        if self.first or not keep:
-            return Rows(self._pulled, once=True)
-        self.L = kept(self._pulled)
+        if self.first:
+            return listed([])
+        self.J_factor = factorise(self.J_gram)
+        pulled = partial(self._pulled, *self._meet_gradient())
+        if not keep:
+            return Rows(pulled, once=True)
+        self.L = kept(pulled)
         return self.L
 
-    def _pulled(self) -> Iterator[Array]:
-        """J_i W_i, given that A' has met W_i."""
+    def _meet_gradient(self) -> tuple[Array, Array, Blocks, Blocks]:
+        """W_i meets J_i, having met A': J_i W_i = root Z + along A'."""
         rng, root, A = self.batch.rng, self.deviation * self.J_factor.root, list(self.A)
         Z = fresh(rng, root, A)
-        along = (self.JY - root @ overlap(rng, Z, A, self.constant_in_units)) @ self.A_factor.inverse
+        return root, (self.JY - root @ overlap(rng, Z, A, self.constant_in_units)) @ self.A_factor.inverse, Z, A
+
+    @staticmethod
+    def _pulled(root: Array, along: Array, Z: Blocks, A: Blocks) -> Iterator[Array]:
+        """J_i W_i, of blocks that are let go one after the other."""
         while Z:
             L = root @ Z.pop(0)  # not kept: what is freed is still in the cache, and used again
             L += along @ A.pop(0)

@@ -99,9 +99,9 @@ def _cholesky(gram: Array, squares: Array) -> Array | None:
 
 def _cosines(gram: Array, squares: Array) -> tuple[Array, Array]:
     """The matrix of cosines, and the reciprocal lengths of the vectors (0 for a zero vector)."""
-    lengths = array_namespace(gram).sqrt(squares)[..., None]
+    lengths = squares[..., None] ** 0.5
     scales = (lengths > 0) / (lengths + (lengths == 0))
-    return gram * scales * transposed(scales), scales
+    return gram * scales * scales.swapaxes(-1, -2), scales
 
 
 def _inverse(gram: Array, squares: Array) -> Array:
