@@ -97,13 +97,13 @@ class GaussianLayer:
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
+    moves: Rows  # dY
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
     def __init__(self, layer: Layer, batch: NetworkBatch, sizes: list[int], *, first: bool, last: bool) -> None:
         self.layer, self.batch, self.sizes, self.first, self.last = layer, batch, sizes, first, last
         self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
-        self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
 
     @property
     def deviation(self) -> float:
@@ -208,7 +208,10 @@ class GaussianLayer:
         self.tangent_in = None if T is None else self._split_tangent(T)
         if not self.last:
             self._meet_tangent()
-        return Rows(self._moves)
+        push = self.push
+        self.moves = self.J.map(lambda j, w: w - push @ j, self.TW)
+        self._moves_anew = self.moves.make
+        return self.moves
 
     def _split_tangent(self, T: Rows) -> _Tangent:
         power, rows, TT = _rescaled(list(T), self.batch.rng)
@@ -232,25 +235,25 @@ class GaussianLayer:
         self.TW = [along @ y + toward @ j + root @ z for y, j, z in zip(self.Y, J, Z, strict=True)]
         self.JTW = products(J, self.TW)
 
-    def _moves(self) -> Iterator[Array]:
-        """dY_i."""
-        return iter(self.moves) if self.moves is not None else self._made_moves()
-
-    def _made_moves(self) -> Iterator[Array]:
-        return (w - self.push @ j for w, j in zip(self.TW, self.J, strict=True))
-
     def keep_moves(self) -> None:
-        """Keep dY from its next use on, until U comes."""
-        self.moves = kept(self._made_moves)
+        """Keep dY from its next use on."""
+        self.moves.make = kept(self._moves_anew).make
+
+    def forget_moves(self) -> None:
+        """Make dY anew again for each use."""
+        self.moves.make = self._moves_anew
 
     # ---- cotangents
 
     def cotangent(self, U: Rows | None) -> Rows:
         """dL_{i-1}, for the tangent U of J_i (None: 0); made when it is needed."""
         if U is None:
-            return Rows(self._pushed, once=True)
+            pull = -self._pull
+            pushed = self.A.map(lambda a: pull @ a)  # J does not move
+            pushed.once = True
+            return pushed
         rows = list(U)
-        self.moves = None
+        self.forget_moves()
         self.UJ = products(rows, self.J)
         return Rows(self._pull_cotangent(self._split_cotangent(rows)).__iter__, once=True)
 
@@ -271,11 +274,6 @@ class GaussianLayer:
         """c_i J_i J_i^T diag(r), in the units of A; the outputs of an input push its A together."""
         pull = float(self.layer.weight_multiplier) * self.J_gram * self.r
         return _columns_scaled(pull.reshape(*pull.shape[:2], -1, self.batch.outputs).sum(-1), self.A.power)
-
-    def _pushed(self) -> Iterator[Array]:
-        """DL where J does not move."""
-        pull = -self._pull
-        return (pull @ a for a in self.A)
 
     def _pull_cotangent(self, met: _Cotangent | None) -> Iterator[Array]:
         """dL_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""

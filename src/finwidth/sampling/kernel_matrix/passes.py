@@ -173,7 +173,7 @@ class DrawnNetworks:
         for step in reversed(self.steps):
             U = step.cotangent(U)
         for layer in self.layers:
-            layer.moves = None  # also where no one needed them
+            layer.forget_moves()  # also where no one needed them
         half = 0 * self.layers[-1].J_gram
         for layer in reversed(self.layers[:-1]):
             half = half + layer.change_by_gradient()
