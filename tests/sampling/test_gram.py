@@ -173,7 +173,7 @@ def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> t
         between = stage[1]
         assert isinstance(between, ActivationPass)
         for y, L, dY in zip(between.x, above.L, between.T, strict=True):
-            second += stacks.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
+            second += stacks.gated(L, phi.second_derivative(y) * np.square(dY)).sum(-1)
     dK = networks.change()
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 

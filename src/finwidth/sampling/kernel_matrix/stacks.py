@@ -152,17 +152,18 @@ def for_pairs(matrix: Array, outputs: int) -> Array:
     return repeated(repeated(matrix, outputs, -1), outputs, -2)
 
 
-def gated(gate: Array, rows: Array) -> Array:
+def gated(rows: Array, gate: Array) -> Array:
     """Rows of inputs or of pairs, (draws, m or m o, n), each times the gate's row of its input."""
     draws, m, n = gate.shape
     return (gate[:, :, None] * rows.reshape(draws, m, -1, n)).reshape(rows.shape)
 
 
-def gate_in_place(gate: Array, rows: Array) -> None:
-    """`gated` into the rows, which are contiguous."""
+def gated_in_place(rows: Array, gate: Array) -> Array:
+    """`gated`, written into the rows, which are contiguous."""
     draws, m, n = gate.shape
     pairs = rows.reshape(draws, m, -1, n)
     pairs *= gate[:, :, None]
+    return rows
 
 
 def ordinary(gram: Array) -> bool:
