@@ -116,7 +116,15 @@ def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """The update only: the backward pass takes the root of the factor, not the inverse."""
-    patch.setattr(GaussianLayer, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+    real = GaussianLayer.backward
+
+    def backward(self: GaussianLayer, J: Rows, *, keep: bool) -> Rows:
+        found = real(self, J, keep=keep)
+        if not self.first:
+            self.J_factor = without_inverse(self.J_gram)
+        return found
+
+    patch.setattr(GaussianLayer, "backward", backward)
 
 
 def forget_the_tangent(patch: pytest.MonkeyPatch) -> None:
