@@ -78,7 +78,7 @@ def check(*paths: Path | None) -> list[Path]:
 def check_folder(folder: Path, names: Iterable[str]) -> None:
     """As `check`, for files of these names in a folder that need not be there yet."""
     first = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-    with _told(folder, "a folder"):
+    with _writing(folder, "a folder"):
         _refuse_unwritable(first)
         refuse_inside_store(folder)
     if first == folder:
@@ -150,7 +150,7 @@ def replacing_in(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Path]
     check_folder(folder, names)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        with _told(folder, "a folder"):
+        with _writing(folder, "a folder"):
             folder.mkdir(parents=True, exist_ok=True)
         with replacing(*(folder / name for name in names)) as partials:
             yield dict(zip(names, partials, strict=True))
@@ -190,7 +190,7 @@ def _fitting(dataset: xr.Dataset) -> dict[str, xr.Variable]:
 
 def _place(path: Path) -> Path:
     """Where the file at ``path`` is, links followed, so that a link stays one; raises FinwidthError as `check`."""
-    with _told(path, "a file"):
+    with _writing(path, "a file"):
         place = Path(os.path.realpath(path))
         refuse_inside_store(path)
         try:
@@ -224,7 +224,7 @@ def _refuse_unwritable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path, other: str) -> Iterator[None]:
+def _writing(path: Path, other: str) -> Iterator[None]:
     """Turn an error of the system about a path into a FinwidthError."""
     try:
         yield

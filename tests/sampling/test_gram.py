@@ -116,7 +116,15 @@ def forget_the_forward_pass(patch: pytest.MonkeyPatch) -> None:
 
 def forget_the_gradient(patch: pytest.MonkeyPatch) -> None:
     """The update only: the backward pass takes the root of the factor, not the inverse."""
-    patch.setattr(GaussianLayer, "J_factor", property(lambda self: without_inverse(self.J_gram)))
+    real = GaussianLayer.backward
+
+    def backward(self: GaussianLayer, J: Rows, *, keep: bool) -> Rows:
+        found = real(self, J, keep=keep)
+        if not self.first:
+            self.J_factor = without_inverse(self.J_gram)
+        return found
+
+    patch.setattr(GaussianLayer, "backward", backward)
 
 
 def forget_the_tangent(patch: pytest.MonkeyPatch) -> None:
@@ -170,11 +178,11 @@ def two_sides(net: MLP, draws: int, targets: FloatArray = TARGETS[:, None]) -> t
         pulled = stacks.for_pairs(stacks.transposed(layer.tangent_in.TA), outputs) * layer.J_gram
         second -= 2 * float(layer.layer.weight_multiplier) * np.einsum("da,dab->db", r, pulled)
     for stage, above in zip(networks.stages[:-1], networks.layers[1:], strict=True):
-        between = stage.steps[1]
+        between = stage[1]
         assert isinstance(between, ActivationPass)
         for y, L, dY in zip(between.x, above.L, between.T, strict=True):
-            second += stacks.gated(phi.second_derivative(y) * np.square(dY), L).sum(-1)
-    dK = networks.pull_back()
+            second += stacks.gated(L, phi.second_derivative(y) * np.square(dY)).sum(-1)
+    dK = networks.change()
     return np.einsum("da,dab,db->d", r, dK, r), -2 * (r * second).sum(1)
 
 

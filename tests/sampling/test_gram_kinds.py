@@ -85,7 +85,8 @@ def draw_and_record(net: Network, draws: int, inputs: FloatArray = X) -> tuple[D
             return Rows(lambda: iter(blocks), once=True)
 
         patch.setattr(GaussianLayer, "cotangent", recording)
-        dK = made.change(output - targets(net))
+        made.move(output - targets(net))
+        dK = made.change()
     return made, {"output": output, "K_w": K_w, "K_b": K_b, "dK": dK}
 
 
@@ -134,8 +135,8 @@ def held(net: Network, made: DrawnNetworks, draws: int) -> tuple[dict[str, Any],
         found = [weights_of(layer, draw) for draw in range(draws)]
         at[f"{name} weight"] = torch.tensor(np.stack([W for W, _ in found]) / factor)
         at[f"{name} bias"] = torch.tensor(np.stack([b for _, b in found]) / factor)
-    passes = [step for stage in made.stages for step in stage.steps]
-    inside = [each for step in passes if isinstance(step, ResidualPass) for each in step.branch.steps]
+    passes = [step for stage in made.stages for step in stage]
+    inside = [each for step in passes if isinstance(step, ResidualPass) for each in step.branch]
     drawn = [each.signs for each in inside if isinstance(each, SignsPass)]
     for name, rows in zip(signs, drawn, strict=True):
         signs[name] = torch.tensor(whole(rows)[:, 0])

@@ -172,14 +172,14 @@ def _tidy(form: sympy.Expr) -> sympy.Expr:
 
 def _collected(form: sympy.Expr) -> sympy.Expr:
     parts = sympy.collect(sympy.expand(form), (_GROWN, _DECAYED, _ALIVE), evaluate=False)
-    terms = {power: _by_depth(sympy.factor(part)) for power, part in parts.items()}
+    terms = {power: _collected_by_depth(sympy.factor(part)) for power, part in parts.items()}
     if terms.get(_GROWN, 0) + terms.get(sympy.S.One, 0) == 0:
         del terms[sympy.S.One]
         terms[_GROWN - 1] = terms.pop(_GROWN)
     return sympy.Add(*(power * coefficient for power, coefficient in terms.items()))
 
 
-def _by_depth(coefficient: sympy.Expr) -> sympy.Expr:
+def _collected_by_depth(coefficient: sympy.Expr) -> sympy.Expr:
     return sympy.Mul(*(sympy.collect(part, (d, _DEAD), sympy.factor) for part in sympy.Mul.make_args(coefficient)))
 
 

@@ -57,7 +57,7 @@ from finwidth.exact.transfer import (
 from finwidth.networks.balanced import BalancedBlock, BalancedResNet
 from finwidth.networks.description import Layer
 from finwidth.networks.residual import ResidualNetwork
-from finwidth.networks.resnet import Block, ResNet
+from finwidth.networks.resnet import ResNet, ResNetBlock
 from finwidth.progress import stage
 
 Node: TypeAlias = Any  # a state of the stream, or a pair
@@ -68,14 +68,14 @@ Weigh: TypeAlias = Callable[[Weight], Number]  # the number of a weight in some 
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """A step between two lists of nodes, as indices: of each node above (below, weight, multiplicity)."""
 
     rows: tuple[tuple[tuple[int, int, int], ...], ...]
     weights: tuple[Weight, ...]
 
     @classmethod
-    def of(cls, rows: Rows, below: Iterable[Node]) -> Step:
+    def of(cls, rows: Rows, below: Iterable[Node]) -> Transition:
         """The step that ``rows`` say, to the nodes ``below``."""
         weights = dict.fromkeys(weight for row in rows.values() for _, weight in row)
         state_at = {state: index for index, state in enumerate(below)}
@@ -103,9 +103,9 @@ class Step:
 class ResidualProgram:
     """The states that can be reached from some starts, and the steps between them."""
 
-    head: tuple[Step, Step]  # from the outputs to ties, and to the stream
-    block: dict[str, Step]  # from the stream down to the stream, by the kind of node above
-    stem: Step
+    head: tuple[Transition, Transition]  # from the outputs to ties, and to the stream
+    block: dict[str, Transition]  # from the stream down to the stream, by the kind of node above
+    stem: Transition
     returning: tuple[Pair, ...]
     input: tuple[State, ...]
 
@@ -164,9 +164,9 @@ def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kind
     stem: Rows = {stream: dict(splits(stream, occurring)) for stream in rows["stream"]}
     given = tuple(dict.fromkeys(ties for row in stem.values() for ties, _ in row))
     return ResidualProgram(
-        head=(Step.of(head, rows["returning"]), Step.of(rows["returning"], rows["stream"])),
-        block={kind: Step.of(rows[kind], rows[after[kind]]) for kind in kinds},
-        stem=Step.of(stem, given),
+        head=(Transition.of(head, rows["returning"]), Transition.of(rows["returning"], rows["stream"])),
+        block={kind: Transition.of(rows[kind], rows[after[kind]]) for kind in kinds},
+        stem=Transition.of(stem, given),
         returning=tuple(rows["returning"]),
         input=given,
     )
@@ -206,14 +206,14 @@ class ResidualTransfer:
         self._cumulants = {tie: convert(value) for tie, value in cumulants(nets[0], highest).items()}
         # At the input zero the stream is exactly zero up to the first random bias.
         self._vanishing = x.zero and not nets[0].stem.bias_variance
-        self._latest: tuple[Sequence[Block | BalancedBlock], bool, list[Matrix]] | None = None
+        self._latest: tuple[Sequence[ResNetBlock | BalancedBlock], bool, list[Matrix]] | None = None
         given = [x.value(state, convert) for state in program.input]
         self.stream = self._times(program.stem.matrix(self._split([net.stem for net in nets])), given)
 
-    def block(self, *blocks: Block | BalancedBlock) -> None:
+    def block(self, *blocks: ResNetBlock | BalancedBlock) -> None:
         """Go up one block, of each network."""
         first = blocks[0]
-        zero = self._vanishing and not (isinstance(first, Block) and first.inner.bias_variance)
+        zero = self._vanishing and not (isinstance(first, ResNetBlock) and first.inner.bias_variance)
         self._vanishing = zero and not (first.outer.bias_variance and first.branch_squared)
         if self._latest is None or self._latest[:2] != (blocks, zero):
             weigh = {
@@ -223,7 +223,7 @@ class ResidualTransfer:
                 "gated": self._meeting,
                 "returning": self._meeting,
             }
-            inner = [block.inner for block in blocks if isinstance(block, Block)]
+            inner = [block.inner for block in blocks if isinstance(block, ResNetBlock)]
             if inner:
                 weigh["hidden"] = self._split(inner)
             matrices = [step.matrix(weigh[kind]) for kind, step in self.program.block.items()]
@@ -252,17 +252,17 @@ class ResidualTransfer:
 
         return weigh
 
-    def _choice(self, blocks: Sequence[Block | BalancedBlock]) -> Weigh:
+    def _choice(self, blocks: Sequence[ResNetBlock | BalancedBlock]) -> Weigh:
         skip = self._gather([block.skip_squared for block in blocks])
         branch = self._gather([block.branch_squared for block in blocks])
         return lambda paths: self._one * power(skip, paths[0] // 2) * power(branch, paths[1] // 2)
 
-    def _landing(self, blocks: Sequence[Block | BalancedBlock], *, zero: bool) -> Weigh:
+    def _landing(self, blocks: Sequence[ResNetBlock | BalancedBlock], *, zero: bool) -> Weigh:
         """The gates of the neurons, and the ways to choose these if they are hidden ones."""
         activation = self.nets[0].activation
         phi = activation.frozen_at_zero() if zero else activation
         gates = gate_numbers(phi, self.program.block["tied"].weights, self.convert)
-        inner = [block.inner for block in blocks if isinstance(block, Block)]
+        inner = [block.inner for block in blocks if isinstance(block, ResNetBlock)]
         if not inner:
             return gates.__getitem__
         width = self._gather([Fraction(layer.fan_out) for layer in inner])
@@ -304,7 +304,7 @@ class ResNetMoments:
         # Fractions get longer from block to block, and what it takes to reduce them grows like the square of that.
         exponent, every = (3, 1) if convert is Fraction else (1, 64)
         with stage("exact moments", net.depth**exponent) as told:
-            blocks: Sequence[Block | BalancedBlock] = net.blocks
+            blocks: Sequence[ResNetBlock | BalancedBlock] = net.blocks
             for i, block in enumerate(blocks, 1):
                 transfer.block(block)
                 if watched:

@@ -24,7 +24,7 @@ from finwidth.progress import stage
 _AT_ONCE = 1024  # networks, whose matrices take some megabytes
 
 
-def _column(values: Sequence[Fraction]) -> FloatArray:
+def _as_column(values: Sequence[Fraction]) -> FloatArray:
     return np.array([float(value) for value in values])[:, None]
 
 
@@ -65,7 +65,7 @@ def _log_outputs(
     program: ResidualProgram, nets: Sequence[ResNet | BalancedResNet], exponents: npt.NDArray[np.int64], x: Input
 ) -> FloatArray:
     """The logarithms of the program's starts, shape (starts, networks), with so many blocks after the first."""
-    transfer = ResidualTransfer(program, nets, x, float, _column)
+    transfer = ResidualTransfer(program, nets, x, float, _as_column)
     transfer.block(*(net.blocks[0] for net in nets))
     states = len(transfer.stream)
     values = np.stack([np.broadcast_to(each, (len(nets), 1))[:, 0] for each in transfer.stream], axis=1)

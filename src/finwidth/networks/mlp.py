@@ -155,7 +155,7 @@ class MLP(Network):
             "bias_law": _weight_law(bias_law),
             "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),
             "base_widths": _base_widths(base_widths, checked, parameterization),
-            "norm": _norm(norm, checked, parameterization),
+            "norm": _allowed_norm(norm, checked, parameterization),
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -292,7 +292,7 @@ _activation = activation
 _weight_law = weight_law
 
 
-def _norm(given: str | Norm | None, widths: tuple[int, ...], parameterization: str) -> Norm | None:
+def _allowed_norm(given: str | Norm | None, widths: tuple[int, ...], parameterization: str) -> Norm | None:
     norm = check_norm(given, widths[1:-1])
     if norm is not None and norm.parameters == "trained" and parameterization == "mup":
         raise FinwidthError(

@@ -191,12 +191,12 @@ def _squares(name: str, given: Factor | Sequence[Factor], blocks: Places) -> tup
     )
     array = arguments.real_array(given)
     if isinstance(given, str) or (array is not None and not array.ndim):
-        return (_square(name, given, wanted, blocks.number),) * blocks.number
+        return (_as_square(name, given, wanted, blocks.number),) * blocks.number
     values = blocks.values(name, given, wanted)
-    return tuple(_square(f"{name} of block {i}", each, wanted, blocks.number) for i, each in enumerate(values, 1))
+    return tuple(_as_square(f"{name} of block {i}", each, wanted, blocks.number) for i, each in enumerate(values, 1))
 
 
-def _square(name: str, given: Any, wanted: str, depth: int) -> Fraction:
+def _as_square(name: str, given: Any, wanted: str, depth: int) -> Fraction:
     text = given if isinstance(given, str) else ""
     if text == "1/sqrt(depth)":
         return Fraction(1, depth)

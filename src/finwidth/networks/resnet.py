@@ -32,7 +32,7 @@ from finwidth.networks.widths import check_width, format_widths
 
 
 @dataclass(frozen=True)
-class Block:
+class ResNetBlock:
     """One block, x + branch * outer(phi(inner(x))) with x times skip; the factors by their squares."""
 
     skip_squared: Fraction
@@ -121,13 +121,13 @@ class ResNet(ResidualNetwork):
         object.__setattr__(self, "norm", check_norm(norm, self.widths[1:2]))
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[ResNetBlock, ...]:
         """The L blocks, first to last; those that are equal are one object."""
         n = self.widths[1]
 
-        def block(described: tuple[Fraction, Fraction, int]) -> Block:
+        def block(described: tuple[Fraction, Fraction, int]) -> ResNetBlock:
             a, b, m = described
-            return Block(a, b, self._layer("V", n, m), self._layer("W", m, n))
+            return ResNetBlock(a, b, self._layer("V", n, m), self._layer("W", m, n))
 
         return self._blocks(list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True)), block)
 

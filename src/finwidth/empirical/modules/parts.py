@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
         return f"skip={self.skip:.6g}, factor={self.factor:.6g}"
 
 
-class Signs(nn.Module):
+class RandomSigns(nn.Module):
     """x -> signs * x; the signs are a buffer."""
 
     def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:

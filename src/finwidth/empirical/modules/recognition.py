@@ -298,8 +298,8 @@ def _described(module: nn.Module, read: _Read, init: str | Mapping[str, object] 
         [widths[0], widths[1], widths[-1]],
         len(read.blocks),
         widths[2:-2:2],
-        skip=[_factor(block.skip) for block in read.blocks],
-        branch=[_factor(block.branch) for block in read.blocks],
+        skip=[_by_square(block.skip) for block in read.blocks],
+        branch=[_by_square(block.branch) for block in read.blocks],
         activation=phi,
         parameterization="standard",
         norm=norm,
@@ -328,7 +328,7 @@ def _norm_of_module(module: nn.Module, read: _Read, *, fresh: bool) -> Norm | No
     return Norm(first.kind, read.position, epsilon=float(first.epsilon), parameters=parameters)
 
 
-def _factor(factor: float) -> str | float:
+def _by_square(factor: float) -> str | float:
     """A factor by its square, if that is a simple fraction."""
     square = Fraction(factor * factor).limit_denominator(_LARGEST)
     close = math.isclose(float(square), factor * factor, rel_tol=1e-15)

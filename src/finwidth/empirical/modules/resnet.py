@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.modules.described import DescribedModule, Place, weight_generator
-from finwidth.empirical.modules.parts import ResidualBlock, Signs, norm_module
+from finwidth.empirical.modules.parts import RandomSigns, ResidualBlock, norm_module
 from finwidth.networks import balanced, resnet
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.residual import ResidualNetwork
@@ -74,7 +74,7 @@ class ResNet(DescribedModule):
         each, inside = (len(layers) - 2) // net.depth, iter(layers[1:-1])
         self.append(layers[0])
         for skip, factor in factors:
-            inner = [next(inside)] if each == 2 else [Signs(n, dtype, device)]
+            inner = [next(inside)] if each == 2 else [RandomSigns(n, dtype, device)]
             parts: list[nn.Module] = [*inner, phi, next(inside)]
             if norm is not None and norm.position == "before":
                 parts.insert(0, norm_module(norm, n, dtype, device))

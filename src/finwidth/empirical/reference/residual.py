@@ -32,11 +32,11 @@ class DrawnLayer:
 
     def forward(self, values: FloatArray) -> FloatArray:
         """What the layer makes of vectors of shape (networks, fan_in)."""
-        return _product(self.weight, values) + self.bias
+        return _times_vectors(self.weight, values) + self.bias
 
     def backward(self, gradients: FloatArray) -> FloatArray:
         """Gradients by the layer's input, from those by its output."""
-        return _product(self.weight.transpose(0, 2, 1), gradients)
+        return _times_vectors(self.weight.transpose(0, 2, 1), gradients)
 
     def step(self, force: FloatArray, values: FloatArray) -> DrawnLayer:
         """The SGD step of the layer, -multiplier x the gradient by each parameter; ``force`` is N dN/d(output)."""
@@ -99,10 +99,10 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
     dstream, dpre = steps[0].forward(values[0]), []
     for i, (a, b) in enumerate(factors):
         (inner, outer), (dinner, douter) = pairs[i], steps[1 + 2 * i : 3 + 2 * i]
-        dpre.append(dinner.forward(values[1 + 2 * i]) + _product(inner.weight, dstream))
+        dpre.append(dinner.forward(values[1 + 2 * i]) + _times_vectors(inner.weight, dstream))
         dz = phi.derivative(pre[i]) * dpre[i]
         moved += [dstream, dz]
-        dstream = a * dstream + b * (douter.forward(values[2 + 2 * i]) + _product(outer.weight, dz))
+        dstream = a * dstream + b * (douter.forward(values[2 + 2 * i]) + _times_vectors(outer.weight, dz))
     moved.append(dstream)
 
     turned = [np.zeros_like(gradients[-1])]  # the derivatives of ``gradients``
@@ -148,7 +148,7 @@ def simulate_residual(net: ResNet, x: Vector, networks: int, rng: np.random.Gene
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _product(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
+def _times_vectors(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
     product: FloatArray = np.einsum("bij,bj->bi", matrices, vectors)
     return product
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
-from finwidth.sampling.kernel_matrix.rows import Powers, Rows, kept, with_gram
+from finwidth.sampling.kernel_matrix.rows import Powers, Rows, kept, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import (
     Blocks,
     Factor,
@@ -49,7 +49,7 @@ from finwidth.sampling.kernel_matrix.stacks import (
 
 
 @dataclass(frozen=True)
-class Batch:
+class NetworkBatch:
     """Networks that are drawn together, at some inputs."""
 
     draws: int
@@ -98,18 +98,19 @@ class GaussianLayer:
     gram: Array
     A_factor: Factor  # of A' A'^T
     J_gram: Array
+    J_factor: Factor  # of J J^T; of the first layer not made
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
+    moves: Rows  # dY
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
-    def __init__(self, layer: Layer, batch: Batch, *, first: bool, last: bool) -> None:
-        self.layer, self.batch, self.first = layer, batch, first
+    def __init__(self, layer: Layer, batch: NetworkBatch, *, first: bool, last: bool) -> None:
+        self.layer, self.batch, self.first, self.last = layer, batch, first, last
         self.sizes = [layer.fan_out] if last else batch.sizes(layer.fan_out)
         self.sizes_in = batch.sizes(layer.fan_in)
         self.TW: Blocks = []  # T W^T; dY = TW - push J, kept apart, as the push may be so large that it hides the rest
-        self.moves: Rows | None = None  # dY, kept from its first use to its last while cotangents are pulled back
 
     @property
     def deviation(self) -> float:
@@ -125,12 +126,7 @@ class GaussianLayer:
     def constant_in_units(self) -> float | Array:
         """The same in the units of the rows of A, if there are any, (draws or 1, 1, m)."""
         value = self.constant
-        return value if self.A.power is None or not value else transposed(_column(value, self.A.power))
-
-    @cached_property
-    def J_factor(self) -> Factor:
-        """Of J_i J_i^T."""
-        return factorise(self.J_gram)
+        return value if self.A.power is None or not value else transposed(_in_row_units(value, self.A.power))
 
     # ---- the kernel
 
@@ -166,7 +162,7 @@ class GaussianLayer:
         if self.A.power is None or not self.constant:
             with_constant = self.gram + float(self.layer.bias_variance / self.layer.weight_variance)
         else:
-            column = _column(self.constant, self.A.power)
+            column = _in_row_units(self.constant, self.A.power)
             with_constant = self.gram + column * transposed(column)
         self.A_factor = factorise(with_constant)
         root, draws, rng, sizes = self.deviation * self.A_factor.root, self.batch.draws, self.batch.rng, self.sizes
@@ -187,17 +183,25 @@ class GaussianLayer:
             self.JY = self.JY + product(j, y)
         if keep:
             self.J = J
-        if self.first or not keep:
-            return Rows(self._pulled, once=True)
-        self.L = kept(self._pulled)
+        if self.first:
+            return listed([])
+        self.J_factor = factorise(self.J_gram)
+        pulled = partial(self._pulled, *self._meet_gradient())
+        if not keep:
+            return Rows(pulled, once=True)
+        self.L = kept(pulled)
         return self.L
 
-    def _pulled(self) -> Iterator[Array]:
-        """J_i W_i, given that A' has met W_i."""
+    def _meet_gradient(self) -> tuple[Array, Array, Blocks, Blocks]:
+        """W_i meets J_i, having met A': J_i W_i = root Z + along A'."""
         rng, root = self.batch.rng, self.deviation * self.J_factor.root
         Z = fresh(rng, root, self.sizes_in, self.batch.draws)
         A = list(self.A)
-        along = (self.JY - root @ overlap(rng, Z, A, self.constant_in_units)) @ self.A_factor.inverse
+        return root, (self.JY - root @ overlap(rng, Z, A, self.constant_in_units)) @ self.A_factor.inverse, Z, A
+
+    @staticmethod
+    def _pulled(root: Array, along: Array, Z: Blocks, A: Blocks) -> Iterator[Array]:
+        """J_i W_i, of blocks that are let go one after the other."""
         while Z:
             L = root @ Z.pop(0)  # not kept: what is freed is still in the cache, and used again
             L += along @ A.pop(0)
@@ -206,11 +210,16 @@ class GaussianLayer:
     # ---- tangents
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); made when it is needed."""
+        """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); not for the last layer."""
         self.r = r
         self.push = repeated(self.share, self.batch.outputs, -1) * r
         self.tangent_in = None if T is None else self._split_tangent(T)
-        return Rows(self._moves)
+        if not self.last:
+            self._meet_tangent()
+        push = self.push
+        self.moves = self.J.map(lambda j, w: w - push @ j, self.TW)
+        self._moves_anew = self.moves.make
+        return self.moves
 
     def _split_tangent(self, T: Rows) -> _Tangent:
         power, rows, TT = _rescaled(list(T), self.batch.rng)
@@ -234,27 +243,25 @@ class GaussianLayer:
         self.TW = [along @ y + toward @ j + root @ z for y, j, z in zip(self.Y, J, Z, strict=True)]
         self.JTW = products(J, self.TW)
 
-    def _moves(self) -> Iterator[Array]:
-        """dY_i."""
-        if not self.TW:
-            self._meet_tangent()
-        return iter(self.moves) if self.moves is not None else self._made_moves()
-
-    def _made_moves(self) -> Iterator[Array]:
-        return (w - self.push @ j for w, j in zip(self.TW, self.J, strict=True))
-
     def keep_moves(self) -> None:
-        """Keep dY from its next use on, until U comes."""
-        self.moves = kept(self._made_moves)
+        """Keep dY from its next use on."""
+        self.moves.make = kept(self._moves_anew).make
+
+    def forget_moves(self) -> None:
+        """Make dY anew again for each use."""
+        self.moves.make = self._moves_anew
 
     # ---- cotangents
 
     def cotangent(self, U: Rows | None) -> Rows:
         """dL_{i-1}, for the tangent U of J_i (None: 0); made when it is needed."""
         if U is None:
-            return Rows(self._pushed, once=True)
+            pull = -self._pull
+            pushed = self.A.map(lambda a: pull @ a)  # J does not move
+            pushed.once = True
+            return pushed
         rows = list(U)
-        self.moves = None
+        self.forget_moves()
         self.UJ = products(rows, self.J)
         return Rows(self._pull_cotangent(self._split_cotangent(rows)).__iter__, once=True)
 
@@ -275,11 +282,6 @@ class GaussianLayer:
         """c_i J_i J_i^T diag(r), in the units of A; the outputs of an input push its A together."""
         pull = float(self.layer.weight_multiplier) * self.J_gram * self.r
         return _columns_scaled(pull.reshape(*pull.shape[:2], -1, self.batch.outputs).sum(-1), self.A.power)
-
-    def _pushed(self) -> Iterator[Array]:
-        """DL where J does not move."""
-        pull = -self._pull
-        return (pull @ a for a in self.A)
 
     def _pull_cotangent(self, met: _Cotangent | None) -> Iterator[Array]:
         """dL_{i-1}: W_i meets U_i, having met J_i, A' and T_{i-1}."""
@@ -314,7 +316,7 @@ class GaussianLayer:
         return float(self.layer.weight_multiplier) * for_pairs(TA, self.batch.outputs) * self.J_gram
 
 
-def _column(value: float, power: Array) -> Array:
+def _in_row_units(value: float, power: Array) -> Array:
     """A number in each row's units."""
     return scaled(0.0 * power + value, power, -1)
 

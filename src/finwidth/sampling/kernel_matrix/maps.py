@@ -8,18 +8,19 @@ of x along the SGD step that of f(x); and of the tangent U of J that of the deri
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import mul
 from typing import Protocol
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
 from finwidth.networks.norm import Norm
-from finwidth.sampling.kernel_matrix.gaussian_layer import Batch
+from finwidth.sampling.kernel_matrix.gaussian_layer import NetworkBatch
 from finwidth.sampling.kernel_matrix.rows import Rows, kept, listed
-from finwidth.sampling.kernel_matrix.stacks import gate_in_place, gated, product, repeated, square, summed
+from finwidth.sampling.kernel_matrix.stacks import gated, gated_in_place, product, repeated, square, summed
 
 _SIZES = (1e-100, 1e100)  # of a vector that is normalised: beyond, gradients by it would leave a double
 
 
-class Pass(Protocol):
+class DrawnStep(Protocol):
     """A step of a network in the networks of a batch, through which the passes go in this order."""
 
     def forward(self, x: Rows) -> Rows:
@@ -44,46 +45,39 @@ class ActivationPass:
     def forward(self, x: Rows) -> Rows:
         """phi(x); two slopes do not depend on units, and keep them."""
         self.x = x.in_units(None) if isinstance(self.phi, SmoothActivation) else x
+        self.slopes = self.x.map(self.phi.derivative)
         return self.x.map(self.phi.value, power=self.x.power)
 
     def backward(self, J: Rows, *, keep: bool) -> Rows:
         """phi'(x) J."""
-        slope = self.phi.derivative
         if keep:
             self.J = J
-        if not J.once:
-            return J.map(lambda j, x: gated(slope(x), j), self.x)
-
-        def in_place(j: Array, x: Array) -> Array:
-            gate_in_place(slope(x), j)
-            return j
-
-        return J.map(in_place, self.x)
+        return J.map(gated_in_place if J.once else gated, self.slopes)
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """phi'(x) T."""
         assert T is not None
-        self.T, slope = T, self.phi.derivative
-        return T.map(lambda t, x: slope(x) * t, self.x)
+        self.T = T
+        return T.map(mul, self.slopes)
 
     def cotangent(self, U: Rows | None) -> Rows:
         """phi'(x) U + phi''(x) T J."""
         assert U is not None
-        phi = self.phi
-        if not isinstance(phi, SmoothActivation):
-            return self.backward(U, keep=False)
+        turned = self.backward(U, keep=False)
+        if not isinstance(self.phi, SmoothActivation):
+            return turned
 
-        def bent(u: Array, x: Array, t: Array, j: Array) -> Array:
-            u += gated(phi.second_derivative(x) * t, j)
+        def bent(u: Array, curvature: Array, t: Array, j: Array) -> Array:
+            u += gated(j, curvature * t)
             return u
 
-        return self.backward(U, keep=False).map(bent, self.x, self.T, self.J)
+        return turned.map(bent, self.x.map(self.phi.second_derivative), self.T, self.J)
 
 
 class SignsPass:
     """A random sign of each neuron, times it."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: NetworkBatch) -> None:
         self.batch = batch
 
     def forward(self, x: Rows) -> Rows:
@@ -123,7 +117,7 @@ class NormPass:
         dg = -sum r J u,  dh = -sum r J over pairs     cotangent: the derivative of the backward map of g J
     """
 
-    def __init__(self, norm: Norm, batch: Batch) -> None:
+    def __init__(self, norm: Norm, batch: NetworkBatch) -> None:
         self.norm, self.batch, self.trained = norm, batch, norm.parameters == "trained"
 
     def forward(self, x: Rows) -> Rows:
@@ -147,7 +141,7 @@ class NormPass:
         J = listed(list(J)) if J.once else J
         self.J = J
         if self.trained:
-            self.K_w = summed(square(gated(u, j)) for u, j in zip(self.u, J, strict=True))
+            self.K_w = summed(square(gated(j, u)) for u, j in zip(self.u, J, strict=True))
             self.K_b = summed(square(j) for j in J) if self.norm.centred else 0 * self.K_w
         self.J_along, self.J_mean = self._along(self.u, J), self._mean(J)
         made = self._pulled(J, self.J_along, self.J_mean)
@@ -166,7 +160,7 @@ class NormPass:
         self.du = T.map(lambda t, u: factor * (t - mean - along * u), self.u)
         if not self.trained:
             return self.du
-        self.dg = kept(self.u.map(lambda u, j: -(r @ gated(u, j)), self.J).make)
+        self.dg = kept(self.u.map(lambda u, j: -(r @ gated(j, u)), self.J).make)
         if not self.norm.centred:
             return self.du.map(lambda du, u, dg: du + dg * u, self.u, self.dg)
         return self.du.map(lambda du, u, dg, j: du + dg * u - r @ j, self.u, self.dg, self.J)
@@ -177,7 +171,7 @@ class NormPass:
         V = listed(list(U))
         if self.trained:
             self.half_change = summed(
-                product(gated(u, v) + gated(du, j), gated(u, j))
+                product(gated(v, u) + gated(j, du), gated(j, u))
                 for v, u, du, j in zip(V, self.u, self.du, self.J, strict=True)
             )
             if self.norm.centred:
@@ -197,7 +191,7 @@ class NormPass:
 
     def _along(self, u: Rows, J: Rows) -> Array:
         """J u / n, a number for each pair, (draws, m o, 1)."""
-        return _row_mean(J.map(lambda j, u: gated(u, j), u), self.n)
+        return _row_mean(J.map(gated, u), self.n)
 
     def _mean(self, rows: Rows) -> Array | float:
         """What C takes away."""

@@ -2,7 +2,7 @@
 
 A network is a chain of steps (`Network.stages`), each of which knows its forward and its backward map and the tangents
 of both: weight layers in `gaussian_layer`, what is between them in `maps`, and here the chain and the residual block,
-which has a chain of its own.  The kernel is a sum over layers and trained norms (entrywise products)::
+which has a chain of its own, its branch.  The kernel is a sum over layers and trained norms (entrywise products)::
 
     K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T) + ...,   K_b = sum_i e_i J_i J_i^T + ...
 
@@ -18,57 +18,26 @@ import numpy as np
 from finwidth.networks.activations import Activation, Array
 from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
 from finwidth.networks.norm import Norm
-from finwidth.sampling.kernel_matrix.gaussian_layer import Batch, GaussianLayer
-from finwidth.sampling.kernel_matrix.maps import ActivationPass, NormPass, Pass, SignsPass
+from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
+from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
 from finwidth.sampling.kernel_matrix.rows import Rows, common_units, kept, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, transposed
 from finwidth.sampling.random.device import as_array
 
 
-class Chain:
-    """Steps one after the other."""
-
-    def __init__(self, steps: Sequence[Pass]) -> None:
-        self.steps = steps
-
-    def forward(self, x: Rows) -> Rows:
-        """Through all steps."""
-        for step in self.steps:
-            x = step.forward(x)
-        return x
-
-    def backward(self, J: Rows, *, keep: bool) -> Rows:
-        """From the last to the first."""
-        for step in reversed(self.steps):
-            J = step.backward(J, keep=keep)
-        return J
-
-    def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """Through all steps."""
-        for step in self.steps:
-            T = step.tangent(T, r)
-        assert T is not None
-        return T
-
-    def cotangent(self, U: Rows | None) -> Rows:
-        """From the last to the first."""
-        for step in reversed(self.steps):
-            U = step.cotangent(U)
-        assert U is not None
-        return U
-
-
 class ResidualPass:
     """skip x + branch(x)."""
 
-    def __init__(self, skip: float, branch: Chain) -> None:
+    def __init__(self, skip: float, branch: Sequence[DrawnStep]) -> None:
         self.skip, self.branch = skip, branch
 
     def forward(self, x: Rows) -> Rows:
         """Kept, as every block reads the stream several times."""
-        if not self.branch.steps:
+        if not self.branch:
             return self._skipped(x)
-        y = self.branch.forward(x)
+        y = x
+        for step in self.branch:
+            y = step.forward(y)
         if x.power is not None or y.power is not None:
             power = common_units(x, y)
             x, y = x.in_units(power), y.in_units(power)
@@ -77,21 +46,33 @@ class ResidualPass:
     def backward(self, J: Rows, *, keep: bool) -> Rows:
         """The sum over both ways."""
         J = listed(list(J)) if J.once else J
-        if not self.branch.steps:
+        if not self.branch:
             return self._skipped(J)
-        inside = self.branch.backward(J, keep=keep)
+        inside = J
+        for step in reversed(self.branch):
+            inside = step.backward(inside, keep=keep)
         return self._joined(J, inside) if keep else inside.map(self._onto, J)
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """The sum over both ways."""
         assert T is not None
-        return self._joined(T, self.branch.tangent(T, r)) if self.branch.steps else self._skipped(T)
+        if not self.branch:
+            return self._skipped(T)
+        inside = T
+        for step in self.branch:
+            inside = step.tangent(inside, r)
+        return self._joined(T, inside)
 
     def cotangent(self, U: Rows | None) -> Rows:
         """The sum over both ways."""
         assert U is not None
         U = listed(list(U))
-        return self.branch.cotangent(U).map(self._onto, U) if self.branch.steps else self._skipped(U)
+        if not self.branch:
+            return self._skipped(U)
+        inside = U
+        for step in reversed(self.branch):
+            inside = step.cotangent(inside)
+        return inside.map(self._onto, U)
 
     def _skipped(self, rows: Rows) -> Rows:
         """Made at once: in a long row of blocks without a branch each would ask the next for its blocks."""
@@ -112,14 +93,14 @@ class DrawnNetworks:
 
     def __init__(self, net: Network, X: Array, draws: int, rng: Generator) -> None:
         outputs = net.widths[-1]
-        self.batch = Batch(draws, len(X), outputs, rng)
+        self.batch = NetworkBatch(draws, len(X), outputs, rng)
         self.layers: list[GaussianLayer] = []
         self.norms: list[NormPass] = []
         self._total = sum(len(weight_layers(stage)) for stage in net.stages)
-        self.stages = [Chain([self._passed(step) for step in stage]) for stage in net.stages]
+        self.stages = [[self._passed(step) for step in stage] for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 
-    def _passed(self, step: Step) -> Pass:
+    def _passed(self, step: Step) -> DrawnStep:
         """What a step does in these networks."""
         if isinstance(step, Layer):
             return self._layer(step)
@@ -131,13 +112,18 @@ class DrawnNetworks:
         if isinstance(step, Signs):
             return SignsPass(self.batch)
         assert isinstance(step, Residual)
-        return ResidualPass(step.skip, Chain([self._passed(each) for each in step.branch]))
+        return ResidualPass(step.skip, [self._passed(each) for each in step.branch])
 
     def _layer(self, layer: Layer) -> GaussianLayer:
         number = len(self.layers)
         last = number == self._total - 1
         self.layers.append(GaussianLayer(layer, self.batch, first=not number, last=last))
         return self.layers[-1]
+
+    @property
+    def steps(self) -> list[DrawnStep]:
+        """Those of all stages."""
+        return [step for stage in self.stages for step in stage]
 
     @property
     def trained_norms(self) -> list[NormPass]:
@@ -149,7 +135,8 @@ class DrawnNetworks:
         self.hidden: list[Rows] = []  # what passes between the stages
         x = self.inputs
         for stage in self.stages:
-            x = stage.forward(x)
+            for step in stage:
+                x = step.forward(x)
             self.hidden.append(x)
         (output,) = self.hidden.pop()
         return scaled(output, x.power)
@@ -159,42 +146,33 @@ class DrawnNetworks:
         return [_mean_gram(rows, self.batch.rng) for rows in self.hidden]
 
     def backward(self, *, keep: bool) -> tuple[Array, Array]:
-        """K_w and K_b, (draws, m o, m o), after `forward`; ``keep`` what `change` needs."""
+        """K_w and K_b, (draws, m o, m o), after `forward`; ``keep`` what `move` and `change` need."""
         draws, m, outputs = self.batch.draws, self.batch.inputs, self.batch.outputs
         units = np.broadcast_to(np.tile(np.eye(outputs), (m, 1)), (draws, m * outputs, outputs))
         J = listed([as_array(self.batch.rng, units.copy(), "float64")])
-        for stage in reversed(self.stages):
-            J = stage.backward(J, keep=keep)
+        for step in reversed(self.steps):
+            J = step.backward(J, keep=keep)
         parts: list[GaussianLayer | NormPass] = [*self.layers, *self.trained_norms]
         return sum(each.K_w for each in parts), sum(each.K_b for each in parts)
 
-    def change(self, residuals: Array) -> Array:
-        """The first change of K per unit learning rate, (draws, m o, m o), after `backward` that kept.
-
-        ``residuals`` are N - t, shape (draws, m, o).
-        """
-        power = self.move(residuals)
-        return scaled(self.pull_back(), power)
-
-    def move(self, residuals: Array) -> Array | None:
-        """The tangents of all hidden vectors; dK is linear in the residuals, whose unit is returned."""
+    def move(self, residuals: Array) -> None:
+        """The tangents of all hidden vectors, after `backward` that kept; ``residuals`` are N - t, (draws, m, o)."""
         r = residuals.reshape(len(residuals), 1, -1)
-        power = row_powers([r], self.batch.rng)
-        r = scaled(r, power, -1)  # (draws, 1, m o): times a matrix, its columns weighted
+        self.unit = row_powers([r], self.batch.rng)  # dK is linear in the residuals
+        r = scaled(r, self.unit, -1)  # (draws, 1, m o): times a matrix, its columns weighted
         T: Rows | None = None
-        for stage in self.stages:
-            T = stage.tangent(T, r)
-        return power
+        for step in self.steps:
+            T = step.tangent(T, r)
 
-    def pull_back(self) -> Array:
-        """DK from the tangents of all derivatives."""
+    def change(self) -> Array:
+        """The first change of K per unit learning rate, (draws, m o, m o), after `move`."""
         for layer in self.layers:
             layer.keep_moves()
         U: Rows | None = None
-        for stage in reversed(self.stages):
-            U = stage.cotangent(U)
+        for step in reversed(self.steps):
+            U = step.cotangent(U)
         for layer in self.layers:
-            layer.moves = None  # also where no one needed them
+            layer.forget_moves()  # also where no one needed them
         half = 0 * self.layers[-1].J_gram
         for layer in reversed(self.layers[:-1]):
             half = half + layer.change_by_gradient()
@@ -202,7 +180,7 @@ class DrawnNetworks:
             half = half + layer.change_by_activation()
         for norm in self.trained_norms:
             half = half + norm.half_change
-        return half + transposed(half)
+        return scaled(half + transposed(half), self.unit)
 
 
 def _mean_gram(rows: Rows, rng: Generator) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from finwidth.networks.activations import Array, array_namespace
@@ -34,7 +35,7 @@ class Rows:
 
     def map(self, function: Callable[..., Array], *others: Iterable[Array], power: Powers = None) -> Rows:
         """The function of each block, and of the others' beside it; the result in units of ``power``."""
-        return Rows(lambda: map(function, self, *others), power, self.once)
+        return Rows(partial(map, function, self, *others), power, self.once)
 
     def in_units(self, power: Powers) -> Rows:
         """The same rows in other units."""

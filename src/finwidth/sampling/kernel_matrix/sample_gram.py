@@ -155,7 +155,8 @@ class NetworkAtSeveralInputs(Sampler):
                 drawn["K"] = drawn["K_w"] + drawn["K_b"]
                 if with_change:
                     targets = as_array(rng, self.targets, "float64").reshape(output.shape[1:])
-                    drawn["dK"] = networks.change(output - targets)
+                    networks.move(output - targets)
+                    drawn["dK"] = networks.change()
             except FloatingPointError:
                 raise self._overflow("dK" if with_change else "K") from None
             if "hidden" in self.shapes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import iadd
 from typing import TypeAlias
 
 import numpy as np
@@ -98,9 +99,9 @@ def _cholesky(gram: Array, squares: Array) -> Array | None:
 
 def _cosines(gram: Array, squares: Array) -> tuple[Array, Array]:
     """The matrix of cosines, and the reciprocal lengths of the vectors (0 for a zero vector)."""
-    lengths = array_namespace(gram).sqrt(squares)[..., None]
+    lengths = squares[..., None] ** 0.5
     scales = (lengths > 0) / (lengths + (lengths == 0))
-    return gram * scales * transposed(scales), scales
+    return gram * scales * scales.swapaxes(-1, -2), scales
 
 
 def _inverse(gram: Array, squares: Array) -> Array:
@@ -113,7 +114,7 @@ def product(X: Array, Y: Array) -> Array:
     """X Y^T, in pieces that are summed: NumPy lets no other thread run while it makes fewer than 500 numbers."""
     n, numbers = X.shape[-1], math.prod(X.shape[:-1]) * Y.shape[-2]
     if not 0 < numbers < _ALONE or n < 2 * _PIECE or not isinstance(X, np.ndarray):
-        return X @ transposed(Y)
+        return X @ Y.swapaxes(-1, -2)
     pieces = min(-(-_ALONE // numbers), n // _PIECE)
     size, rest = divmod(n, pieces)
     left, right = (Z[..., rest:].reshape(*Z.shape[:-1], pieces, size).swapaxes(-2, -3) for Z in (X, Y))
@@ -133,16 +134,12 @@ def square(X: Array) -> Array:
 
 def products(left: Iterable[Array], right: Iterable[Array]) -> Array:
     """Left right^T, a sum over the blocks."""
-    return summed(product(one, other) for one, other in zip(left, right, strict=True))
+    return reduce(iadd, (product(one, other) for one, other in zip(left, right, strict=True)))
 
 
 def summed(terms: Iterable[Array]) -> Array:
     """The sum of arrays of one shape, the first of which is new."""
-    each = iter(terms)
-    total = next(each)
-    for term in each:
-        total += term
-    return total
+    return reduce(iadd, terms)
 
 
 def repeated(X: Array, times: int, axis: int) -> Array:
@@ -155,17 +152,18 @@ def for_pairs(matrix: Array, outputs: int) -> Array:
     return repeated(repeated(matrix, outputs, -1), outputs, -2)
 
 
-def gated(gate: Array, rows: Array) -> Array:
+def gated(rows: Array, gate: Array) -> Array:
     """Rows of inputs or of pairs, (draws, m or m o, n), each times the gate's row of its input."""
     draws, m, n = gate.shape
     return (gate[:, :, None] * rows.reshape(draws, m, -1, n)).reshape(rows.shape)
 
 
-def gate_in_place(gate: Array, rows: Array) -> None:
-    """`gated` into the rows, which are contiguous."""
+def gated_in_place(rows: Array, gate: Array) -> Array:
+    """`gated`, written into the rows, which are contiguous."""
     draws, m, n = gate.shape
     pairs = rows.reshape(draws, m, -1, n)
     pairs *= gate[:, :, None]
+    return rows
 
 
 def ordinary(gram: Array) -> bool:

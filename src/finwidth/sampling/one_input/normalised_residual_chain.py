@@ -19,11 +19,11 @@ from finwidth.sampling.one_input.arithmetic import over
 from finwidth.sampling.one_input.normalised_chain import Normaliser
 from finwidth.sampling.one_input.residual_chain import (
     BlockNumbers,
+    BlockState,
+    FirstBlockTilt,
     Gradient,
     MatrixNumbers,
-    Passed,
     ResidualChain,
-    Tilt,
 )
 
 
@@ -44,14 +44,14 @@ class NormalisedResidualChain(ResidualChain):
         """How many numbers of a block are kept for each draw."""
         return super().arrays + 5
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
+    def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
         passed, U2, along = super()._forward(rng, draws)
         for at in passed:
             at.normed = not self.pre or at is passed[-1]
         first = passed[0]
         if self.tilted:
             cos = over(first.length, first.along) + (first.along == 0)
-            first.tilt = Tilt(cos, ((1 - cos) * (1 + cos)) ** 0.5)
+            first.tilt = FirstBlockTilt(cos, ((1 - cos) * (1 + cos)) ** 0.5)
         return passed, U2, along
 
     def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
@@ -68,14 +68,14 @@ class NormalisedResidualChain(ResidualChain):
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
 
     def _backward(
-        self, passed: list[Passed], U2: Array, along: Array, rng: Any
+        self, passed: list[BlockState], U2: Array, along: Array, rng: Any
     ) -> tuple[Array, Array, Array, Gradient]:
         output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
         if tilt := passed[0].tilt:
             K_w, K_b = K_w + self.stem.c * self.norm * tilt.G**2, K_b + self.stem.e * tilt.G**2
         return output, K_w, K_b, (output, nu, rho)
 
-    def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
+    def _pulled_to_sum(self, at: BlockState, nu: Array, rho: Array) -> tuple[Array, Array]:
         if not at.normed:
             return nu, rho
         R = at.U2 * at.step * at.step
@@ -83,18 +83,18 @@ class NormalisedResidualChain(ResidualChain):
         at.pulled_above = factor * R**0.5 * nu
         return self.normaliser.loose(R) * factor * nu, factor * rho
 
-    def _read(self, at: Passed, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _read(self, at: BlockState, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return vectors
         factor = self.normaliser.factor(at.U2 * at.length * at.length)
         return tuple(factor * each for each in vectors)
 
-    def _read_along(self, at: Passed, part: Array) -> Array:
+    def _read_along(self, at: BlockState, part: Array) -> Array:
         """`_read` for the part of a vector along x, of a pre-norm network."""
         R = at.U2 * at.length * at.length
         return self.normaliser.loose(R) * self.normaliser.factor(R) * part
 
-    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
+    def _below(self, block: BlockNumbers, at: BlockState, nu: Array, g1: Array, rng: Any) -> Array:
         if not self.pre and at.tilt is None:
             return super()._below(block, at, nu, g1, rng)
         z_p = (1 - at.W_share) * at.pulled + at.Z**0.5 * at.p_fresh
@@ -106,7 +106,9 @@ class NormalisedResidualChain(ResidualChain):
         at.tilt.G = q - block.a * at.tilt.sin * g1
         return block.a * at.tilt.cos * g1 + at.q_along
 
-    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent(
+        self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
+    ) -> tuple[Array, tuple[Array, Array]]:
         for at in passed:
             at.F = over(1.0, at.U2**0.5)
         output, nu, rho = G
@@ -115,7 +117,7 @@ class NormalisedResidualChain(ResidualChain):
         total, parts = super()._tangent(passed, head, (passed[0].F, nu, rho), rng)
         return output * total, parts
 
-    def _read_tangent(self, at: Passed, X: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         if at.tilt is not None:
             return (*X[:4], at.tilt.X, *X[4:])
         if not self.pre:
@@ -129,13 +131,13 @@ class NormalisedResidualChain(ResidualChain):
         return read
 
     def _stream_tangent(
-        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
+        self, block: BlockNumbers, at: BlockState, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
     ) -> tuple[Array, Array, Array]:
         if at.tilt is not None:
             X = (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
         return super()._stream_tangent(block, at, X, hidden, rng)
 
-    def _normed_tangent(self, at: Passed, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
+    def _normed_tangent(self, at: BlockState, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
         if not at.normed:
             return X1, X2, X3
         (nu, rho), U = at.above, at.U2**0.5 * at.grown

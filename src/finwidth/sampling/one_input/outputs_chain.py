@@ -79,7 +79,7 @@ class OutputsChain(TwoSlopeChain):
             plane = plane * (layer.counts >= 1).T[:, None]
             fresh = [v * (root @ wishart_root(rng, counts, o, less=1)) for counts in layer.counts]
             J = self._slopes(layer, rng) * xp.concatenate([plane, *fresh], -1)
-            gram, p = _symmetric(J @ transposed(J)), layer.norm[:, None] * along
+            gram, p = _symmetrised(J @ transposed(J)), layer.norm[:, None] * along
             made.insert(0, Gradients(J, gram, factorise(gram), p))
             root = made[0].factor.root
         return made
@@ -122,7 +122,7 @@ class OutputsChain(TwoSlopeChain):
             rest = [root @ wishart_root(rng, counts, o, less=1 + o) for counts in layer.counts]
             rest = [slopes[..., g : g + 1] * each for g, each in enumerate(rest)]
             vectors = xp.concatenate([turned[..., None], dx[..., 2:], *rest], -1)
-            across = _symmetric(vectors @ transposed(vectors))
+            across = _symmetrised(vectors @ transposed(vectors))
         dK = dK - times_power_of_two(self.weight_multiplier[-1] * _pushed(unit, u, output), self.units[-1])
         return dK + 0.0  # no negative zeros
 
@@ -156,6 +156,6 @@ def _pushed(S: Array, u: Array, N: Array) -> Array:
     return 2 * S * (N * u).sum(-1)[:, None, None] + (SN + transposed(SN))
 
 
-def _symmetric(stack: Array) -> Array:
+def _symmetrised(stack: Array) -> Array:
     """The same on both sides, to the last bit."""
     return (stack + transposed(stack)) / 2

@@ -31,7 +31,7 @@ import numpy as np
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.resnet import Block, ResNet
+from finwidth.networks.resnet import ResNet, ResNetBlock
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
 from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
 from finwidth.sampling.random.variates import Variates
@@ -67,14 +67,14 @@ class BlockNumbers:
     W: MatrixNumbers
 
     @staticmethod
-    def of(block: Block) -> BlockNumbers:
+    def of(block: ResNetBlock) -> BlockNumbers:
         """The numbers of a block."""
         a, b = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
         return BlockNumbers(a, b, MatrixNumbers.of(block.inner), MatrixNumbers.of(block.outer))
 
 
 @dataclass(slots=True)
-class Tilt:
+class FirstBlockTilt:
     """Of a first block that reads x, and adds to x less its mean: a direction in the plane of both, across x."""
 
     cos: Array  # of the angle of the two
@@ -84,7 +84,7 @@ class Tilt:
 
 
 @dataclass(slots=True)
-class Passed:
+class BlockState:
     """One block of all draws: shape (draws,), or with the groups of neurons first, (groups, draws)."""
 
     U2: Array  # the square of the unit U
@@ -115,7 +115,7 @@ class Passed:
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
     pulled: Array = None  # h . G'
-    tilt: Tilt | None = None
+    tilt: FirstBlockTilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
     pulled_above: Array = 0.0  # what the norm of a x + b h gives . its gradient
     bend: Array = 0.0  # half of what their curvature gives of the output's second derivative along the tangent
@@ -165,7 +165,7 @@ class ResidualChain:
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
         return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[Passed], Array, Array]:
+    def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
         U2, along, share, length = self._from_stem(rng, draws)
@@ -184,7 +184,7 @@ class ResidualChain:
             h = xp.sqrt(block.W.v * Z1)
             h_along, h_across = h * rng.standard_normal(draws), h * xp.sqrt(self._chi_square(rng, draws, 1))
             step, cos, sin = polar(block.a * length + block.b * h_along, block.b * h_across)
-            at = Passed(
+            at = BlockState(
                 U2, along, share, length, slopes, counts, z, Z, Z1, W_share, (h_along, h_across), cos, sin, step
             )
             R, at.grown = U2 * step * step, step
@@ -232,7 +232,7 @@ class ResidualChain:
         return columns, xp.stack([positive, width - positive]) if len(slopes) == 2 else positive[None]
 
     def _backward(
-        self, passed: list[Passed], U2: Array, along: Array, rng: Any
+        self, passed: list[BlockState], U2: Array, along: Array, rng: Any
     ) -> tuple[Array, Array, Array, Gradient]:
         """The blocks from the head down: N, K_w and K_b, and at the stem's output N / U and the two parts of G."""
         xp, draws = generator_namespace(rng), len(U2)
@@ -254,7 +254,7 @@ class ResidualChain:
         square = nu * nu + rho * rho
         return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
 
-    def _block_down(self, block: BlockNumbers, at: Passed, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
+    def _block_down(self, block: BlockNumbers, at: BlockState, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
         """One block from its output down: the two parts of G below it, of those of G' above it."""
         xp, draws = generator_namespace(rng), len(nu)
         nu, rho = self._pulled_to_sum(at, nu, rho)
@@ -278,7 +278,7 @@ class ResidualChain:
             at.q_fresh = spread * self._left_open(at.share, rng, draws)
         return self._below(block, at, nu, g1, rng), rho
 
-    def _across_below(self, block: BlockNumbers, at: Passed, g2: Array, g3: Array) -> Array:
+    def _across_below(self, block: BlockNumbers, at: BlockState, g2: Array, g3: Array) -> Array:
         """The length of G across x; its frame, by the parts of G' along h and along the rest of G'."""
         q = self._read(at, at.q)
         length, *inner = polar(block.a * g3 + q[1], q[2])
@@ -286,15 +286,15 @@ class ResidualChain:
         at.frame = (*outer, *inner)
         return rho
 
-    def _pulled_to_sum(self, at: Passed, nu: Array, rho: Array) -> tuple[Array, Array]:
+    def _pulled_to_sum(self, at: BlockState, nu: Array, rho: Array) -> tuple[Array, Array]:
         """The parts of the gradient by the sum a x + b h, from those by what is made of it."""
         return nu, rho
 
-    def _read(self, at: Passed, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _read(self, at: BlockState, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         """Vectors across x, taken through the derivative of what V reads of x."""
         return vectors
 
-    def _below(self, block: BlockNumbers, at: Passed, nu: Array, g1: Array, rng: Any) -> Array:
+    def _below(self, block: BlockNumbers, at: BlockState, nu: Array, g1: Array, rng: Any) -> Array:
         """The part of G along x; above the block the gradient has ``nu`` along x' and ``g1`` along x."""
         nu = nu * at.step * at.along
         if self.random_bias:
@@ -306,7 +306,7 @@ class ResidualChain:
         """What a constant neuron with this share of a vector's square leaves open along the vector, standardised."""
         return share**0.5 * rng.standard_normal(draws) if self.random_bias else 0.0
 
-    def _through_outer(self, block: BlockNumbers, at: Passed, pulled: Array, rng: Any) -> None:
+    def _through_outer(self, block: BlockNumbers, at: BlockState, pulled: Array, rng: Any) -> None:
         """Draw p = W^T G' in its frame: known along z from h.G', but for the constant neuron, and fresh across it."""
         xp, length = generator_namespace(rng), at.Z**0.5
         variance = block.W.v * at.square
@@ -322,7 +322,9 @@ class ResidualChain:
             plane = along * unit + across * xp.stack([-unit[1], unit[0]]) * (at.counts >= 1)
         at.p = xp.concatenate([plane, xp.sqrt(variance * rng.chi_square(at.counts, less=1))])
 
-    def _tangent(self, passed: list[Passed], head: Array, G: Gradient, rng: Any) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent(
+        self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
         F, nu, rho = G
         k = times_power_of_two(self.stem.c * self.norm, 2 * self.exponent) + self.stem.e
@@ -338,15 +340,15 @@ class ResidualChain:
         total = total + sum(at.bend for at in passed)
         return -4 * (total + self.head.c * head * X1), (X1, X2)
 
-    def _read_tangent(self, at: Passed, X: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         """The tangent of what V reads of x."""
         return X
 
-    def _normed_tangent(self, at: Passed, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
+    def _normed_tangent(self, at: BlockState, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
         """The tangent of what is made of the sum a x + b h."""
         return X1, X2, X3
 
-    def _in_frame(self, at: Passed, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
+    def _in_frame(self, at: BlockState, X2: Array, X3: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
         """The tangent across x: along h, along the rest of G', along the rest of q, and beyond them."""
         xp, draws = generator_namespace(rng), len(X2)
         cos, sin, inner_cos, inner_sin = at.frame
@@ -363,7 +365,7 @@ class ResidualChain:
         )
 
     def _hidden_tangent(
-        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], rng: Any
+        self, block: BlockNumbers, at: BlockState, X: tuple[Array, ...], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent dz in the frame of p, z . dz, and the squared length of dz outside that frame."""
         xp, groups, (X1, *moved) = generator_namespace(rng), len(at.slopes), X
@@ -384,7 +386,7 @@ class ResidualChain:
         return dz, (at.z * dz[:groups]).sum(0), rest
 
     def _stream_tangent(
-        self, block: BlockNumbers, at: Passed, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
+        self, block: BlockNumbers, at: BlockState, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
     ) -> tuple[Array, Array, Array]:
         """The tangent above the block: along x', along the rest of G', and the length of what is left."""
         xp, draws, groups = generator_namespace(rng), len(at.U2), len(at.slopes)

@@ -31,7 +31,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import not_normalised
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
-from finwidth.sampling.one_input.residual_chain import BlockNumbers, Passed, ResidualChain
+from finwidth.sampling.one_input.residual_chain import BlockNumbers, BlockState, ResidualChain
 from finwidth.sampling.one_input.sample import ResNetAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns
@@ -292,7 +292,7 @@ class ResidualMixture(ResidualChain):
             K_w, dK = (times_power_of_two(each, 2 * self.exponent) for each in (K_w, dK + 0.0))
             return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK, "weight": 1 / density}
 
-    def _kernel(self, passed: list[Passed], R: FloatArray, square: FloatArray) -> tuple[FloatArray, ...]:
+    def _kernel(self, passed: list[BlockState], R: FloatArray, square: FloatArray) -> tuple[FloatArray, ...]:
         """K_w, K_b and the density of the mixture against the plain law."""
         zero = np.zeros_like(R)
         K_w, K_b, density = zero, zero + self.head.e, zero + 1 / (1 + len({law.power for law in self.laws} - {0}))
@@ -312,7 +312,7 @@ class ResidualMixture(ResidualChain):
 
     def both_passes(
         self, law: Indices, rng: Variates
-    ) -> tuple[list[Passed], FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
+    ) -> tuple[list[BlockState], FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """The blocks, |x_L|^2, N, and the two parts of G at the stem's output, of draws from these laws in order."""
         draws, depth = len(law), len(self.blocks)
         upper = np.searchsorted(self._cut[law], np.arange(depth), side="right")  # draws for which a block is above
@@ -350,7 +350,7 @@ class ResidualMixture(ResidualChain):
         modes: Indices = np.where(inside, table[1, self._powers_above[law]], table[0, powers[law]])
         return modes
 
-    def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> Passed:
+    def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> BlockState:
         """Block ``i`` below the terms of these laws, from its input up."""
         block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._powers_below), rng)
         slopes = np.array(self.slopes)[:, None]
@@ -362,10 +362,10 @@ class ResidualMixture(ResidualChain):
 
     def _record(
         self, block: BlockNumbers, R: FloatArray, counts: FloatArray, z: FloatArray, h: tuple[FloatArray, FloatArray]
-    ) -> Passed:
+    ) -> BlockState:
         """What the pass along x keeps of a block without random biases."""
         step, cos, sin = polar(block.a + block.b * h[0], block.b * h[1])
-        return Passed(
+        return BlockState(
             U2=R, along=1.0, share=0.0, length=1.0, slopes=np.array(self.slopes)[:, None], counts=counts, z=z,
             Z=(z * z).sum(0), Z1=(z * z).sum(0), W_share=0.0, h=h, cos=cos, sin=sin, step=step, grown=step,
         )  # fmt: skip
@@ -381,7 +381,7 @@ class ResidualMixture(ResidualChain):
 
     def _push(
         self, block: BlockNumbers, down: _Pulled, towards: FloatArray, R: FloatArray, rng: Variates
-    ) -> tuple[Passed, FloatArray]:
+    ) -> tuple[BlockState, FloatArray]:
         """A block that was drawn along G' first, now from its input up: its record in the frame of x.
 
         ``towards``: the parts of the unit vector x along G and across it; the same above the block comes back. Vectors
@@ -442,7 +442,7 @@ def _log_of(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def _joined(one: Passed, other: Passed) -> Passed:
+def _joined(one: BlockState, other: BlockState) -> BlockState:
     """One record of the draws of two."""
 
     def join(first: Array, second: Array) -> Array:
@@ -451,8 +451,8 @@ def _joined(one: Passed, other: Passed) -> Passed:
         by_draw = isinstance(first, np.ndarray) and first.shape[-1:] != (1,)  # slopes are the same for all
         return np.concatenate([first, second], axis=-1) if by_draw else first
 
-    names = [each.name for each in fields(Passed)]
-    return Passed(*(join(getattr(one, name), getattr(other, name)) for name in names))
+    names = [each.name for each in fields(BlockState)]
+    return BlockState(*(join(getattr(one, name), getattr(other, name)) for name in names))
 
 
 class ResNetByImportance(ResNetAtOneInput):

@@ -123,7 +123,7 @@ class NetworkTraining(Sampler):
                     recorded, last = step in spec.record, step == spec.steps
                     fed = None if recorded else rows
                     forward = networks.forward(fed)
-                    output = _finite(forward.output)
+                    output = _finite_outputs(forward.output)
                     if spec.centred:
                         start = start if step else output  # step 0 is recorded: these are the outputs at all inputs
                         output = output - pick(start, fed)
@@ -133,7 +133,7 @@ class NetworkTraining(Sampler):
                         cotangents = _unrecorded(spec, output, rows)
                     backward = networks.backward(forward, cotangents.vectors, cotangents.rows)
                     if recorded:
-                        K = _finite(networks.kernel(backward, probed, spec.outputs))
+                        K = _finite_outputs(networks.kernel(backward, probed, spec.outputs))
                         records.append(_record(spec, output, K))
                     if not last:
                         networks.step(backward, cotangents.weights, spec.lr, spec.momentum)
@@ -165,7 +165,7 @@ def _batches(spec: TrainingSpec, draws: int, rng: np.random.Generator) -> Iterat
             yield order[:, start : start + spec.batch]
 
 
-def _finite(array: FloatArray) -> FloatArray:
+def _finite_outputs(array: FloatArray) -> FloatArray:
     if not np.isfinite(array).all():
         raise NotFiniteError("outputs")
     return array
