@@ -130,7 +130,6 @@ class _LearningLayer:
         weighted = weights[:, :, None] * self.coordinates
         gradient = transpose(weighted) @ pick(self.passed.coordinates, self.rows)
         sgd_step(of.weights, of.velocity, gradient, lr * float(of.layer.weight_multiplier), momentum)
-        of.initial.materialize_if_smaller()
         if of.layer.bias_multiplier:
             of.bias.move(weights[:, None, :] @ self.J, lr * float(of.layer.bias_multiplier), momentum)
 
@@ -227,50 +226,31 @@ class _LearningNorm:
 
 
 @dataclass
-class _Chain:
-    """Steps one after the other."""
-
-    steps: Sequence[TrainedStep]
-
-    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
-        passed = []
-        for step in self.steps:
-            x, seen = step.forward(x)
-            passed.append(seen)
-        return x, _PassedChain(passed)
-
-
-@dataclass
-class _PassedChain:
-    passed: list[Passed]
-
-    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
-        for each in reversed(self.passed):
-            J = each.backward(J, rows, learns)
-        return J
-
-
-@dataclass
 class _ResidualStep:
     """skip x + branch(x)."""
 
     skip: float
-    branch: _Chain
+    branch: Sequence[TrainedStep]
 
     def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
-        inside, passed = self.branch.forward(x)
-        joined = self.skip * x + inside if self.branch.steps else self.skip * x
-        return joined, _PassedResidual(self, passed)
+        inside, passed = x, []
+        for step in self.branch:
+            inside, seen = step.forward(inside)
+            passed.append(seen)
+        joined = self.skip * x + inside if self.branch else self.skip * x
+        return joined, _PassedResidual(self.skip, passed)
 
 
 @dataclass
 class _PassedResidual:
-    of: _ResidualStep
-    passed: Passed
+    skip: float
+    passed: Sequence[Passed]  # of the branch
 
     def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
-        inside = self.passed.backward(J, rows, learns)
-        return self.of.skip * J + inside if self.of.branch.steps else self.of.skip * J
+        inside = J
+        for each in reversed(self.passed):
+            inside = each.backward(inside, rows, learns)
+        return self.skip * J + inside if self.passed else self.skip * J
 
 
 @dataclass
@@ -278,7 +258,7 @@ class ForwardPass:
     """The forward pass of some rows: the outputs N, shape (draws, rows, n_d), and what each step keeps."""
 
     output: FloatArray
-    passed: Passed
+    passed: Sequence[Passed]
 
 
 @dataclass
@@ -298,7 +278,7 @@ class Networks:
         self.layers: list[TrainedLayer] = []
         self.signs: list[FloatArray] = []
         self._total = sum(len(weight_layers(stage)) for stage in net.stages)
-        self.chain = _Chain([self._trained(step) for stage in net.stages for step in stage])
+        self.steps = [self._trained(step) for stage in net.stages for step in stage]
 
     def _trained(self, step: Step) -> TrainedStep:
         """A step in these networks."""
@@ -307,7 +287,7 @@ class Networks:
         if isinstance(step, Activation):
             return _ActivationStep(step)
         if isinstance(step, Residual):
-            return _ResidualStep(step.skip, _Chain([self._trained(each) for each in step.branch]))
+            return _ResidualStep(step.skip, [self._trained(each) for each in step.branch])
         n = self.layers[-1].layer.fan_out  # of the vectors here: every step but a layer keeps the width
         if isinstance(step, Signs):
             self.signs.append(np.where(self.rng.standard_normal((self.draws, 1, n)) < 0, -1.0, 1.0))
@@ -332,24 +312,30 @@ class Networks:
 
     def forward(self, rows: RowIndex | None) -> ForwardPass:
         """The forward pass of some inputs."""
-        return ForwardPass(*self.chain.forward(pick(self.inputs, rows)))
+        x, passed = pick(self.inputs, rows), []
+        for step in self.steps:
+            x, seen = step.forward(x)
+            passed.append(seen)
+        return ForwardPass(x, passed)
 
     @staticmethod
     def backward(forward: ForwardPass, cotangents: FloatArray, rows: RowIndex | None) -> BackwardPass:
         """The backward pass of J_d = cotangents, (draws, q, n_d), at these rows of a forward pass."""
-        done = BackwardPass()
-        forward.passed.backward(cotangents, rows, done.learns)
+        J, done = cotangents, BackwardPass()
+        for each in reversed(forward.passed):
+            J = each.backward(J, rows, done.learns)
         done.learns.reverse()
         return done
 
-    @staticmethod
-    def step(backward: BackwardPass, weights: FloatArray, lr: float, momentum: float) -> None:
+    def step(self, backward: BackwardPass, weights: FloatArray, lr: float, momentum: float) -> None:
         """A step of SGD along sum_q weights_q times the gradient of cotangent q, weights (draws, q).
 
         Coordinates from before it are of no use after it: matrices may be materialized now.
         """
         for each in backward.learns:
             each.step(weights, lr, momentum)
+        for layer in self.layers:
+            layer.initial.materialize_if_smaller()
 
     @staticmethod
     def kernel(backward: BackwardPass, rows: RowIndex | None, outputs: int) -> FloatArray:
