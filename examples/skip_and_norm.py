@@ -83,6 +83,7 @@ def draw_moments(axes: Any, matrices: Sequence[int], draws: int) -> None:
             if found.trust:
                 axes.plot(count, ratio, kind.style["marker"], color=kind.style["color"], ms=4)
     axes.set(xscale="log", yscale="log", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", ylim=(0.95, 30))
+    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes.set_title("(a) second moment", loc="left")
 
 
@@ -100,6 +101,7 @@ def draw_spreads(axes: Any, matrices: Sequence[int], draws: int, networks: int) 
             line = f"  {plain(name):>20}, {count:>3} matrices: {drawn[list(matrices).index(count)]:.4f}"
             print(f"{line}, {value:.3f} +- {error:.3f}", flush=True)
     axes.set(xscale="log", yscale="log", ylabel=r"standard deviation of $\log K$")
+    axes.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
     axes.set_title("(b) spread", loc="left")
 
 

@@ -23,3 +23,14 @@ def test_digits_movement(tmp_path: Path) -> None:
     assert len(rows) == process.stdout.count("\n| ") - 1
     assert all(low <= middle <= high for row in rows for middle, low, high in [row["drift at the end"]])
     assert (tmp_path / "movement.png").stat().st_size > 10_000
+
+
+def test_skip_and_norm(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    few = ["--draws", "500", "--networks", "5", "--matrices", "4", "6"]
+    command = [sys.executable, str(EXAMPLES / "skip_and_norm.py"), *few, "-o", "figure.png"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert not process.stderr
+    assert len([line for line in process.stdout.splitlines() if " matrices: " in line]) == 4 * 2 + 7 + 7 * 2
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
