@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
@@ -311,7 +311,8 @@ def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -
 
 def _spread_of_quantiles(K: FloatArray, reason: str) -> _Spread:
     law = QuantileSketch.of(K)
-    return _Spread(_positive(law.quantile(0.5).value, _MEDIAN), *astuple(law.relative_spread), _MEDIAN, reason)
+    spread = law.relative_spread
+    return _Spread(_positive(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, reason)
 
 
 def _positive_mean(K: FloatArray) -> float:

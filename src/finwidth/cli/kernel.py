@@ -142,7 +142,7 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
-    from finwidth.report import FILES, report, write
+    from finwidth.report import FILES, Report, report, write
 
     check_folder(output, FILES)
     x = parse_input(input, net.widths[0])
@@ -153,7 +153,10 @@ def report_command(
         return
     from finwidth.cli import tables
 
-    tables.print_report(found)
+    if isinstance(found, Report):
+        tables.print_report(found)
+    else:
+        tables.print_quantile_report(found)
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
-    from finwidth.report import Report
+    from finwidth.report import QuantileReport, Report
     from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
     from finwidth.summary import GramSummary, Summary
     from finwidth.sweeps.store.dataset import Status
@@ -226,6 +226,24 @@ def print_report(found: Report) -> None:
     )
     notes += _doubts({row.quantity: row.sampled for row in found.rows}) + (_CAPTION if found.bounds else "")
     show(str(found.network), table, notes)
+
+
+def print_quantile_report(found: QuantileReport) -> None:
+    """Print quantiles and the spread of K, and the means that exist."""
+    summary, table = found.summary, _table("quantity", "sampled", "std. err.")
+    law, spread = summary.K, summary.spread
+    assert law is not None
+    assert spread is not None
+    rows = {f"{share:.0%} quantile of K": law.quantile(share) for share in SHOWN}
+    rows |= {"(q84 - q16) / (2 median)": spread, "standard deviation of log K": law.log_sd}
+    for name, each in rows.items():
+        table.add_row(name, number(each.value), f"{each.se:.2g}")
+    for name, estimate in summary.estimates.items():
+        table.add_row(MOMENTS[name].label, *_sampled(estimate, None)[:2])
+    infinite = ", ".join(MOMENTS[name].label for name in summary.infinite)
+    notes = f"No exact moments: {found.reason}.\n"
+    notes += f"Not finite, or not sure to be: {infinite}.\n" if infinite else ""
+    show(str(found.network), table, notes + _doubts(summary.estimates))
 
 
 def _sampled(estimate: Estimate, exact: float | None) -> tuple[str, str, str]:

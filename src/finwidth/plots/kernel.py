@@ -19,9 +19,9 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
+from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 from finwidth.sampling.statistics.quantile_sketch import Measured
 from finwidth.summary import summarize
-from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,10 +170,10 @@ def spread_over_depth(
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
-    family, x = Family(kind, {**network}), list(x)
+    family, n_0 = Family(kind, {**network}), len(np.asarray(x))
     figure, axes = new_axes()
     for width, colour in zip(widths, PALETTE, strict=False):
-        found = [_spread_of(family.net(len(x), width, depth), x, draws, seed) for depth in depths]
+        found = [_spread_of(family.net(n_0, width, depth), x, draws, seed) for depth in depths]
         values, errors = [each.value for each in found], [2 * each.se for each in found]
         axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")
     if here is not None:
