@@ -77,11 +77,11 @@ def test_reports_of_residual_networks(tmp_path: Path) -> None:
 def test_reports_of_normalised_networks(net: MLP | ResNet, tmp_path: Path) -> None:
     """Quantiles and the spread against real networks, which torch differentiates; no mean in the figure."""
     pytest.importorskip("torch")
-    from normalised_networks import simulate_normalised
+    from autograd_networks import autograd_networks
 
     found = report(net, X, 20_000)
     assert isinstance(found, QuantileReport)
-    law, K = found.summary.K, simulate_normalised(net, X, 4000, seed=1)["K"]
+    law, K = found.summary.K, autograd_networks(net, [X], [0.0], 4000, seed=1)["K"][:, 0, 0]
     assert law is not None
     for share in (0.16, 0.5, 0.84):
         here = law.quantile(share)

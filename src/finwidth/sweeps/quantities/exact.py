@@ -78,7 +78,8 @@ def _on_a_grid(
     """All depths and widths in one pass."""
     depths, widths = (sorted({getattr(cell, axis) for cell in cells}) for axis in ("depth", "width"))
     with np.errstate(over="ignore"):  # inf says so
-        found = moments_grid(widths, depths, x, **cast("MLPOptions", cells[0].arguments(common)))
+        options = {name: value for name, value in cells[0].arguments(common).items() if name != "norm"}  # there is none
+        found = moments_grid(widths, depths, x, **cast("MLPOptions", options))
     rows = np.searchsorted(widths, [cell.width for cell in cells])
     columns = np.searchsorted(depths, [cell.depth for cell in cells])
     return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)
