@@ -173,7 +173,7 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Exact values, draws in law and real networks side by side, with errors and verdicts."""
-    from finwidth.comparison import compare
+    from finwidth.comparison import Comparison, compare
 
     x = parse_input(input, net.widths[0])
     found = compare(cast("MLP", net), x, draws=draws, networks=networks, seed=seed)
@@ -182,4 +182,7 @@ def compare_command(
         return
     from finwidth.cli import tables
 
-    tables.print_comparison(found)
+    if isinstance(found, Comparison):
+        tables.print_comparison(found)
+    else:
+        tables.print_quantile_comparison(found)

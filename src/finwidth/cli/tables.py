@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from finwidth.comparison import Comparison, ModuleComparison
+    from finwidth.comparison import Comparison, ModuleComparison, QuantileComparison
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
@@ -282,6 +282,17 @@ def print_comparison(found: Comparison) -> None:
     ):
         notes += _doubts(estimates, source)
     show(str(found.network), table, notes)
+
+
+def print_quantile_comparison(found: QuantileComparison) -> None:
+    """Print quantiles of K by draws in law and by real networks."""
+    table = _table("quantity", "in law", "std. err.", "networks", "std. err.", "z")
+    for row in found.rows:
+        name = "(q84 - q16) / (2 median)" if row.quantity == "spread" else f"{row.quantity} of K"
+        values = (f for each in (row.sampled, row.networks) for f in (number(each.value), f"{each.se:.2g}"))
+        table.add_row(name, *values, f"{row.z:+.2f}")
+    notes = f"{_of_several(found.network)}{found.networks} real networks, {found.draws} draws in law.\n"
+    show(str(found.network), table, f"{notes}No exact moments: {found.reason}.\n")
 
 
 def print_measurement(found: Measurement) -> None:

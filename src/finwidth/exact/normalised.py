@@ -113,7 +113,8 @@ def why_no_moments(net: Network) -> str:
 def why_quantiles(net: Network) -> str:
     """Why quantiles, and not means, tell of the kernel of a normalised network; empty for networks without a norm.
 
-    Also where means are finite: they rest on the rare networks that make others infinite.
+    Of all of them, so that networks which differ in width or depth only, on which it depends whether a mean is finite,
+    are told of in one way.
 
     Examples
     --------
@@ -121,8 +122,8 @@ def why_quantiles(net: Network) -> str:
     >>> from finwidth.exact.normalised import why_quantiles
     >>> why_quantiles(MLP([3, 50, 50, 1], norm="rms")), why_quantiles(MLP([3, 50, 50, 1]))
     ('E[K] is infinite', '')
-    >>> why_quantiles(ResNet([3, 50, 1], 4, norm="rms"))
-    'E[K^p] is infinite for p >= 5.4'
+    >>> why_quantiles(ResNet([3, 50, 1], 24, norm="rms")), why_quantiles(MLP([3, 50, 1], norm="rms"))
+    ('E[K^p] is infinite for p >= 1.48', 'E[K] and E[K^2] are finite, but not known')
     """
     if net.norm is None:
         return ""
@@ -131,8 +132,8 @@ def why_quantiles(net: Network) -> str:
     if isinstance(net.activation, SmoothActivation):
         return "E[K] need not be finite"
     exponent = tail_exponent(net)
-    if exponent == math.inf:
-        return "E[K] is finite, but not known"
+    if exponent > 4:  # as those of the squares of K^2, on which the errors of draws rest
+        return "E[K] and E[K^2] are finite, but not known"
     return "E[K] is infinite" if exponent <= 1 else f"E[K^p] is infinite for p >= {exponent:.3g}"
 
 
