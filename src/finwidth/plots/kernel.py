@@ -170,11 +170,15 @@ def spread_over_depth(
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
-    family, n_0 = Family(kind, {**network}), len(np.asarray(x))
+    wanted = "one input, finite numbers of shape (n_0,)"
+    family, given = Family(kind, {**network}), array("x", x, wanted)
+    if given.ndim != 1 or not len(given):
+        raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
     figure, axes = new_axes()
     for width, colour in zip(widths, PALETTE, strict=False):
-        found = [_spread_of(family.net(n_0, width, depth), x, draws, seed) for depth in depths]
-        values, errors = [each.value for each in found], [2 * each.se for each in found]
+        found = [_spread_of(family.net(len(given), width, depth), x, draws, seed) for depth in depths]
+        told = np.array([(each.value, 2 * each.se) for each in found])
+        values, errors = np.where(np.isfinite(told), told, np.nan).T  # infinite where half of the networks are dead
         axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")
     if here is not None:
         value = _spread_of(check_network(here), x, draws, seed).value
