@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 import finwidth
 from dense_training import dense_training
-from finwidth import MLP, BalancedResNet, ResNet, moments, regime
+from finwidth import MLP, BalancedResNet, Norm, ResNet, moments, regime
 from finwidth.empirical.training import first_step as dense
 from finwidth.networks.description import Network
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
@@ -107,11 +107,56 @@ def autograd_steps(net: Network, x: Array, target: float, rates: tuple[float, ..
     return [each.detach().numpy() for each in vmap(one)(*networks.draw(draws, seed=5))]
 
 
+NORMALISED: list[Network] = [
+    MLP([3, 16, 16, 1], norm="rms"),
+    MLP([3, 16, 12, 1], norm="layer"),
+    MLP([3, 12, 12, 1], activation="tanh", norm=Norm("layer", "after", parameters="trained")),
+    ResNet([3, 16, 1], 2, norm=Norm("layer", parameters="trained", epsilon=1e-5)),
+    ResNet([3, 12, 1], 2, norm=Norm("rms", "after"), activation="gelu", branch=0.5),
+]
+
+
+def robust_spread(K: Array) -> float:
+    low, middle, high = np.quantile(K, scipy_stats.norm.cdf([-1, 0, 1]))
+    return float(high - low) / float(2 * middle)
+
+
+@pytest.mark.parametrize("net", NORMALISED, ids=str)
+def test_regime_of_normalised_networks_is_that_of_networks_with_weights(net: Network) -> None:
+    """Median, robust spread and median movement against steps by autograd; a step half as long must be seen."""
+    pytest.importorskip("torch")
+    found = regime(net, POINT, draws=DRAWS)
+    before, after, half = autograd_steps(net, POINT, 1.0, (found.lr, found.lr / 2), 4000)
+    middle, errors = np.median(before), (1 + DRAWS / 4000) ** 0.5  # of the other sample, too
+    assert abs(1 / found.lr / middle - 1) < 6 * found.cv_error
+    assert abs(found.cv - robust_spread(before)) < 5.5 * errors * found.cv_error
+    moved, less = np.median(change(before, after)) / middle, np.median(change(before, half)) / middle
+    assert abs(found.movement - moved) < 5.5 * errors * found.movement_error < abs(found.movement - less)
+    assert found.relative_to == "median"
+    assert found.movement == found.median
+
+
+def test_a_normalised_network_is_told_by_quantiles() -> None:
+    """Not by means: 100 times as many draws do not move what is told, which they would move the mean of K."""
+    few, many = (regime(MLP([3, 6, 6, 6, 1], norm="rms"), draws=draws, seed=1) for draws in (1000, 100_000))
+    assert abs(few.cv - many.cv) < 5 * few.cv_error
+    assert abs(few.movement - many.movement) < 5 * few.movement_error
+    assert "(q84 - q16)/2; E[K] is infinite" in few.advice
+    assert "= 1/median K" in few.advice
+    assert "of its median or more in half of the networks" in few.advice
+
+
+def test_normalised_networks_that_are_not_drawn() -> None:
+    with pytest.raises(finwidth.FinwidthError, match=r"its weights are uniform.*finwidth\.empirical\.Ensemble"):
+        regime(MLP([3, 10, 1], "uniform", norm="rms"))
+    dead = MLP([3, *[1] * 6, 1], norm="rms", bias="none")
+    with pytest.raises(finwidth.FinwidthError, match="median kernel of this network is zero"):
+        regime(dead)
+
+
 def test_residual_networks_that_are_not_drawn() -> None:
     with pytest.raises(finwidth.FinwidthError, match=r"finwidth\.regime cannot serve.*its weights are uniform"):
         regime(ResNet([3, 10, 1], 2, weight_law="uniform"))
-    with pytest.raises(finwidth.FinwidthError, match="normalised"):
-        regime(ResNet([3, 10, 1], 2, norm="rms"))
     with pytest.raises(finwidth.FinwidthError, match=r"only if you say how often: it has 6.1e"):
         regime(ResNet([3, 10**6, 1], 20))
     assert regime(ResNet([3, 4000, 1], 16, branch="1/sqrt(depth)"), draws=32).name == "near-deterministic"

@@ -208,6 +208,7 @@ def test_gram_is_that_of_sample_gram(tmp_path: Path) -> None:
                 MLP([4, 20, 20, 2], activation="tanh"), [0.5] * 4, target=[0, 1], lr=0.1, draws=100, seed=3
             ),
         ),
+        ("regime 4,20x2,1 --norm layer", lambda: finwidth.regime(MLP([4, 20, 20, 1], norm="layer"))),
     ],
 )
 def test_regime(line: str, python: Callable[[], finwidth.Regime]) -> None:
@@ -216,6 +217,21 @@ def test_regime(line: str, python: Callable[[], finwidth.Regime]) -> None:
     told = call(line.split()).output
     assert wanted.advice in " ".join(told.split())
     assert max(map(len, told.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("compare 4,16x2,1 --norm rms -i ones --draws 2000 --networks 100", "No exact moments: E[K] is infinite."),
+        ("report 4,16,1 --blocks 2 --norm rms -i ones --draws 2000 -o {folder}", "(q84 - q16) / (2 median)"),
+        ("width-for 3 --cv 0.4 --norm rms", "of its median"),
+        ("depth-for 60 --cv 0.4 --norm layer", ""),
+    ],
+)
+def test_commands_on_normalised_networks(line: str, told: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    output = call(line.format(folder=tmp_path / "r").split()).output
+    assert told in " ".join(output.split())
 
 
 def test_sizes_of_networks_as_options_say() -> None:

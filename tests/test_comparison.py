@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import finwidth
-from finwidth import MLP, BalancedResNet, ResNet, compare
+from finwidth import MLP, BalancedResNet, Norm, ResNet, compare
 from finwidth.cli import tables
+from finwidth.comparison import Comparison, QuantileComparison, QuantileRow
 from finwidth.exact.moments import exact_values
+from finwidth.networks.description import Network
 from finwidth.quantities import DRAWN, MOMENTS, Moment
+from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 NETWORKS = {
     "relu": MLP([2, 16, 16, 1]),
@@ -25,10 +28,16 @@ NETWORKS = {
 }
 
 
+def of_means(net: Network, x: list[float], **options: Any) -> Comparison:
+    found = compare(net, x, **options)
+    assert isinstance(found, Comparison)
+    return found
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_routes_agree(name: str) -> None:
     net = NETWORKS[name]
-    found = compare(net, [1, 2], draws=200_000, networks=20_000, seed=1)
+    found = of_means(net, [1, 2], draws=200_000, networks=20_000, seed=1)
     exact = finwidth.moments(net, [1, 2])
     assert found.rows[0].exact == exact.mean
     assert found.not_sampled is None
@@ -42,7 +51,7 @@ def test_routes_agree(name: str) -> None:
 
 
 def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
-    found = compare(MLP([2, *[5] * 15, 1]), [1, 2], draws=50_000, networks=500)
+    found = of_means(MLP([2, *[5] * 15, 1]), [1, 2], draws=50_000, networks=500)
     for row in found.rows:
         assert row.sampled is not None
         assert row.tilted is not None
@@ -55,7 +64,7 @@ def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
 
 
 def test_residual_networks_where_plain_draws_cannot_be_trusted() -> None:
-    found = compare(ResNet([2, 4, 1], 14), [1, 2], draws=40_000, networks=500)
+    found = of_means(ResNet([2, 4, 1], 14), [1, 2], draws=40_000, networks=500)
     by_name = {row.quantity: row for row in found.rows}
     assert by_name["K^2"].sampled is not None
     assert not by_name["K^2"].sampled.trust
@@ -66,7 +75,7 @@ def test_residual_networks_where_plain_draws_cannot_be_trusted() -> None:
 
 
 def test_residual_networks_without_the_sampled_route() -> None:
-    found = compare(ResNet([2, 12, 2], 2, weight_law="uniform", branch=0.5), [1, 2], networks=20_000)
+    found = of_means(ResNet([2, 12, 2], 2, weight_law="uniform", branch=0.5), [1, 2], networks=20_000)
     assert "its weights are uniform" in str(found.not_sampled)
     assert all(row.networks.trust for row in found.rows)
     with pytest.raises(finwidth.FinwidthError, match=r"it is a BalancedResNet \(MLP and ResNet are supported\)"):
@@ -75,8 +84,43 @@ def test_residual_networks_without_the_sampled_route() -> None:
         compare(ResNet([2, 10_000, 1], 2), [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("net", "plain"),
+    [
+        (MLP([3, 16, 16, 1], norm="rms"), MLP([3, 16, 16, 1])),
+        (
+            MLP([3, 12, 12, 2], activation="tanh", norm=Norm("layer", epsilon=1e-5, parameters="trained")),
+            MLP([3, 12, 12, 2], activation="tanh"),
+        ),
+        (ResNet([3, 16, 1], 2, norm=Norm("rms", "after")), ResNet([3, 16, 1], 2)),
+    ],
+    ids=str,
+)
+def test_normalised_networks_by_their_quantiles(
+    net: Network, plain: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    x = [1.0, -0.5, 1.5]
+    found = compare(net, x, draws=20_000, networks=2_000, seed=1)
+    assert isinstance(found, QuantileComparison)
+    assert [row.quantity for row in found.rows] == ["q16", "median", "q84", "spread"]
+    assert all(abs(row.z) < 5 for row in found.rows)
+    assert (found.draws, found.networks) == (20_000, 2_000)
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["no_moments"] == found.reason
+    without = finwidth.sample_gram(plain, [x], 20_000).K.to_numpy().reshape(20_000, -1)[:, 0]
+    wrong = QuantileRow("median", QuantileSketch.of(without).quantile(0.5), found.rows[1].networks)
+    assert abs(wrong.z) > 5  # the negative control: no norm
+    tables.print_quantile_comparison(found)
+    assert "(q84 - q16) / (2 median)" in capsys.readouterr().out
+
+
+def test_normalised_networks_of_other_laws_are_refused() -> None:
+    with pytest.raises(finwidth.FinwidthError, match=r"its weights are uniform.*finwidth\.empirical\.Ensemble"):
+        compare(MLP([2, 3, 1], "uniform", norm="rms"), [1, 2])
+
+
 def test_networks_without_the_sampled_route() -> None:
-    found = compare(MLP([2, 8, 1], "uniform", "abs"), [1, 2], networks=5_000)
+    found = of_means(MLP([2, 8, 1], "uniform", "abs"), [1, 2], networks=5_000)
     assert found.not_sampled is not None
     assert "its weights are uniform" in found.not_sampled
     assert all(row.sampled is None and row.networks.trust for row in found.rows)
@@ -91,7 +135,7 @@ def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> 
     right = exact_values
 
     monkeypatch.setattr(comparison, "exact_values", lambda found: {k: 1.1 * v for k, v in right(found).items()})
-    row = compare(MLP([2, 16, 16, 1]), [1, 2], draws=50_000, networks=20_000).rows[0]
+    row = of_means(MLP([2, 16, 16, 1]), [1, 2], draws=50_000, networks=20_000).rows[0]
     assert row.sampled is not None
     assert not row.sampled.trust
     assert not row.networks.trust
@@ -106,7 +150,7 @@ def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         monkeypatch.setitem(MOMENTS, each.name, each)
         monkeypatch.setitem(DRAWN, each.name, each.drawn)
     net = MLP([2, 16, 16, 1])
-    found = compare(net, [1, 2], draws=50_000, networks=20_000)
+    found = of_means(net, [1, 2], draws=50_000, networks=20_000)
     rows = {row.quantity: row for row in found.rows}
     for name in ("K*K_b", "wrong"):
         row = rows[name]
@@ -128,6 +172,6 @@ def test_mistakes_are_told(arguments: dict[str, int], words: str) -> None:
 
 def test_networks_of_very_many_outputs_are_not_drawn_in_law() -> None:
     """A draw takes a time in proportion to the cube of their number; real networks are drawn all the same."""
-    found = compare(MLP([3, 4, 40]), [1, 2, 3], draws=100, networks=100)
+    found = of_means(MLP([3, 4, 40]), [1, 2, 3], draws=100, networks=100)
     assert "40 outputs" in str(found.not_sampled)
     assert found.rows[0].networks.draws == 100

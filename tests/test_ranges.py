@@ -18,6 +18,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, Activation, FinwidthError
+from finwidth.comparison import Comparison
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.one_input.importance import importance_estimates
@@ -60,6 +61,7 @@ def test_means_agree_with_the_exact_ones(name: str, size: float) -> None:
     """Draws, tilted draws and drawn networks, each within its own error of exact arithmetic."""
     net, x = NETWORKS[name], [size, -size]
     exact = finwidth.compare(net, x, draws=20_000, networks=2000, seed=1)
+    assert isinstance(exact, Comparison)
     rows = [row for row in exact.rows if row.exact == 0 or abs(row.exact) > 1e-312]  # below, draws have few digits
     for row in rows:
         for found in (row.sampled, row.tilted, row.networks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, BalancedResNet, FinwidthError, ResNet
-from finwidth.report import _depth_figure, report, verify, write
+from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet
+from finwidth.report import QuantileReport, Report, _depth_figure, report, verify, write
 
 X = [1.0, 1.0, 1.0, 1.0]
 ALIKE: dict[str, dict[str, Any]] = {
@@ -61,6 +62,7 @@ def test_a_residual_network_of_unlike_blocks_is_said_to_be_one() -> None:
 
 def test_reports_of_residual_networks(tmp_path: Path) -> None:
     found = report(RESIDUAL["plain"], X, 20_000)
+    assert isinstance(found, Report)
     assert found.bounds is None
     assert found.provenance["method"] == "exact transfer; residual chain"
     z = {row.quantity: row.sampled.z(row.exact) for row in found.rows}
@@ -69,9 +71,41 @@ def test_reports_of_residual_networks(tmp_path: Path) -> None:
     verify(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "net", [MLP([4, 16, 16, 1], norm="rms"), ResNet([4, 16, 1], 3, norm=Norm("layer", epsilon=1e-5))], ids=str
+)
+def test_reports_of_normalised_networks(net: MLP | ResNet, tmp_path: Path) -> None:
+    """Quantiles and the spread against real networks, which torch differentiates; no mean in the figure."""
+    pytest.importorskip("torch")
+    from autograd_networks import autograd_networks
+
+    found = report(net, X, 20_000)
+    assert isinstance(found, QuantileReport)
+    law, K = found.summary.K, autograd_networks(net, [X], [0.0], 4000, seed=1)["K"][:, 0, 0]
+    assert law is not None
+    for share in (0.16, 0.5, 0.84):
+        here = law.quantile(share)
+        assert abs(here.value - np.quantile(K, share)) < 15 * here.se  # that of 4000 is over twice as large
+        assert abs(here.value - np.quantile(K, share - 0.1)) > 15 * here.se
+    write(found, X, tmp_path)
+    verify(tmp_path)
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["no_moments"] == found.reason
+    assert (told["estimates"] == {}) == (net.norm is not None and not net.norm.epsilon)
+    labels = [str(line.get_label()) for line in found.law("").axes[0].lines]
+    assert [label[:6] for label in labels] == ["median"]
+    figure = _depth_figure(net, X).axes[0]
+    assert "q_{84}" in figure.get_ylabel()
+    assert {"$n = 8$", "$n = 16$", "$n = 32$", "this network"} <= set(figure.get_legend_handles_labels()[1])
+
+
 def test_reports_are_of_networks_that_are_drawn() -> None:
     with pytest.raises(FinwidthError, match=r"it is a BalancedResNet.*finwidth\.moments"):
         report(BalancedResNet([2, 3, 1], 2), [1, 2], 1000)
+    with pytest.raises(FinwidthError, match=r"finwidth\.sample cannot draw.*its LayerNorm.*finwidth\.sample_gram"):
+        report(MLP([2, 3, 3, 1], norm="layer"), [1, 2], 1000)
+    with pytest.raises(FinwidthError, match="zero at this input"):
+        report(MLP([2, *[1] * 40, 1], bias="none", norm="rms"), [1, 2], 1000)
     with pytest.raises(FinwidthError, match=r"its activation is tanh"):
         finwidth.plots.growth_with_depth([1, 2], [3], [1, 2], here=ResNet([2, 5, 1], 3, activation="tanh"))
 

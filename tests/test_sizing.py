@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, BalancedResNet, ResNet, depth_for, moments, sizing, width_for
+from finwidth import MLP, BalancedResNet, Norm, ResNet, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
 from finwidth.networks.family import Family
 from finwidth.networks.mlp import MLPOptions
@@ -283,6 +283,43 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         check_smooth(depth, wanted, 4_000, activation=phi, parameterization=parameterization)
 
 
+def robust_spread(net: MLP | ResNet, x: Sequence[float] = X) -> tuple[float, float]:
+    """From the chain at one input, which shares no code with `sample_gram`."""
+    found = finwidth.summarize(net, x, draws=40_000).spread
+    assert found is not None
+    return found.value, found.se
+
+
+@pytest.mark.parametrize("norm", ["rms", Norm("rms", "after", epsilon=0.01)], ids=str)
+@pytest.mark.parametrize("depth", [3, 6])
+def test_width_for_of_normalised_networks(depth: int, norm: str | Norm) -> None:
+    """The spread at the width found is the one asked for, to 10%; at widths half and twice it is not."""
+    width = width_for(depth, 0.3, norm=norm)
+    at, half, twice = (
+        robust_spread(MLP([64, *[n] * (depth - 1), 1], norm=norm))[0] for n in (width, width // 2, 2 * width)
+    )
+    assert at == pytest.approx(0.3, rel=0.1)
+    assert twice < 0.27
+    assert half > 0.33
+    deepest = depth_for(width, 0.3, norm=norm)
+    assert abs(deepest - depth) <= 1
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_sizes_of_normalised_residual_networks(norm: str) -> None:
+    width = width_for(4, 0.25, kind=ResNet, norm=norm)
+    assert robust_spread(ResNet([64, width, 1], 4, norm=norm))[0] == pytest.approx(0.25, rel=0.1)
+    assert abs(depth_for(width, 0.25, kind=ResNet, norm=norm) - 4) <= 1
+
+
+def test_normalised_networks_that_die_have_a_spread_all_the_same() -> None:
+    """K is 0 in more than half of the narrow ones, whose spread relative to the median is infinite."""
+    width = width_for(12, 0.6, norm="rms", bias="none")
+    net = MLP([64, *[width] * 11, 1], norm="rms", bias="none")
+    assert robust_spread(net)[0] == pytest.approx(0.6, rel=0.15)
+    assert width_for(1, 0.3, norm="layer") == 2
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -298,8 +335,13 @@ def test_width_for_smooth_activations_at_length(phi: str, parameterization: str)
         (lambda: depth_for(-3, 0.1), "width is -3"),
         (lambda: width_for(4, 0.05, kind=ResNet, hidden=16), "no width up to"),
         (lambda: width_for(4, 0.05, skip=2), "skip is no option of kind=MLP"),
-        (lambda: depth_for(4, 0.05, kind=ResNet, norm="rms"), "normalised"),
-        (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", norm="rms"), "normalised"),
+        (
+            lambda: width_for(4, 0.1, norm="rms", weight_law="uniform"),
+            'with a norm is drawn.*give weight_law="gaussian"',
+        ),
+        (lambda: width_for(33, 0.1, norm="layer"), "at most 32 for a norm"),
+        (lambda: depth_for(10**4, 0.1, norm="rms"), "at most 8192 for a norm"),
+        (lambda: depth_for(1, 0.1, norm="layer"), "give widths of at least 2"),
         (lambda: width_for(4, 0.1, kind=ResNet, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: width_for(4, 0.05, kind=dict), "give one of finwidth.MLP"),  # type: ignore[arg-type]
         (lambda: depth_for(10, 0.1, input_norm=-1), "input_norm is -1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,17 @@ from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.moments import moments
 from finwidth.exact.moments import unsupported as no_moments
+from finwidth.exact.normalised import why_quantiles
 from finwidth.module_law import ModuleLaw
 from finwidth.networks.description import Network, check_network, kept_widths, weight_layers
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import instead, not_normalised
+from finwidth.networks.routes import instead
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import not_gaussian
+from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training import first_step as in_law
 
 if TYPE_CHECKING:
@@ -38,11 +40,33 @@ _FEWEST = 32
 _NEURONS, _WEIGHTS = 10**7, 10**8  # of all draws of a network: about a second
 _MOST_NEURONS, _MOST_WEIGHTS = 4 * 10**6, 3 * 10**7  # of one network: some ten seconds for the fewest draws
 _MEANING = {
-    "near-deterministic": "one fixed kernel, its mean, describes it up to there",
-    "noisy": "average over initializations, or widen it, before trusting any one kernel",
+    "near-deterministic": "one fixed kernel, its {centre}, describes it up to there",
+    "noisy": "{average} over initializations, or widen it, before trusting any one kernel",
     "moving": "a fixed kernel does not describe even this step",
 }
 _CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
+
+
+class _Center(NamedTuple):
+    """How the middle of a law is told: its name, of K in a formula, and what to do with many kernels."""
+
+    name: str
+    of_kernel: str
+    average: str
+
+
+_MEAN = _Center("mean", "E[K]", "average")
+_MEDIAN = _Center("median", "median K", "take the median")
+
+
+class _Spread(NamedTuple):
+    """Where the law of K is, and how far it spreads relative to that, with its standard error."""
+
+    middle: float
+    cv: float
+    error: float
+    center: _Center = _MEAN
+    reason: str = ""  # why it is not the mean
 
 
 @dataclass(frozen=True)
@@ -58,11 +82,16 @@ class Regime:
         ``"moving"``: movement above 0.1.
     cv, cv_error
         Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact.
+        Of normalised networks (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
     movement, movement_error
         E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
-        error.  NaN where so few networks carry the mean that draws do not tell it.
+        error.  NaN where so few networks carry the mean that draws do not tell it.  Of normalised networks the median
+        of |K_1 - K_0| over that of K.
     median
-        Of |K_1 - K_0| / E[K]: half of the networks move by less.  NaN if the step leads past a double's range.
+        Of |K_1 - K_0| / E[K], of normalised networks over the median of K: half of the networks move by less.  NaN if
+        the step leads past a double's range.
+    relative_to
+        ``"mean"`` or, of normalised networks, ``"median"``.
     target, lr
         Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
@@ -75,6 +104,7 @@ class Regime:
     movement: float
     movement_error: float
     median: float
+    relative_to: str
     target: float | tuple[float, ...]
     lr: float
     advice: str
@@ -95,11 +125,14 @@ def regime(
 
     The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
     drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
+    Of normalised networks, whose E[K] is often infinite, both are told by quantiles of drawn networks, relative to the
+    median of K.
 
     Parameters
     ----------
     net
-        The network: an `MLP`, or a `ResNet` or `BalancedResNet` with Gaussian weights. Or a torch module: then the law
+        The network: an `MLP`, or a `ResNet` or `BalancedResNet` with Gaussian weights, which normalised networks have
+        as well. Or a torch module: then the law
         is that of its initialization, and the rate that of torch.optim.SGD. A module that
         `finwidth.empirical.recognise` does not know is drawn again, layer by layer or by ``factory``, as for `compare`.
         Of several outputs K is that of output 0; all are trained.
@@ -109,7 +142,7 @@ def regime(
         One number, or one for each output.
     lr
         Learning rate of the network's parameterization, by default 1/E[K]: the rate at which a fixed kernel would fit
-        the target in one step.
+        the target in one step.  Of normalised networks 1 over the median of K.
     draws, seed
         How many networks, by default 4000, fewer of large ones, 32 of modules that are not recognised, and a whole
         number that fixes them.
@@ -135,6 +168,9 @@ def regime(
     >>> found = finwidth.regime(finwidth.MLP([10, *[200] * 4, 1]), target=0, lr=0.01)
     >>> found.movement < 0.02, found.movement_error < 0.001
     (True, True)
+    >>> found = finwidth.regime(finwidth.MLP([10, *[200] * 4, 1], norm="layer"), draws=400)
+    >>> found.name, found.relative_to
+    ('noisy', 'median')
     """
     found, seed = _network(net, init, factory), check_seed(seed)
     if isinstance(found, ModuleLaw):
@@ -145,15 +181,15 @@ def regime(
     draws = _default_draws(net) if draws is None else count("draws", draws)
     if draws == 1:
         raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
-    mean, cv, cv_error = _spread(net, point if x is None else x, point, draws, seed)
-    rate = _rate(lr, mean)
-    moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / mean
+    spread = _spread(net, point if x is None else x, point, draws, seed)
+    rate = _rate(lr, spread.middle)
+    moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / spread.middle
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
-    return _regime_told(cv, cv_error, moved, towards, rate, default=lr is None)
+    return _regime_told(spread, moved, towards, rate, default=lr is None)
 
 
-def _rate(lr: float | None, mean: float) -> float:
-    return 1 / mean if lr is None else real("lr", lr, "a finite number above 0", lambda rate: 0 < rate < math.inf)
+def _rate(lr: float | None, middle: float) -> float:
+    return 1 / middle if lr is None else real("lr", lr, "a finite number above 0", lambda rate: 0 < rate < math.inf)
 
 
 def _regime_of_draws(  # noqa: PLR0917
@@ -174,12 +210,13 @@ def _regime_of_draws(  # noqa: PLR0917
     moved = np.abs(after - before) / mean
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     cv_error = _cv_error(before / mean) if cv else 0.0
-    return _regime_told(cv, cv_error, moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: ")
+    return _regime_told(
+        _Spread(mean, cv, cv_error), moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: "
+    )
 
 
 def _regime_told(
-    cv: float,
-    cv_error: float,
+    spread: _Spread,
     moved: FloatArray,
     towards: float | tuple[float, ...],
     rate: float,
@@ -188,18 +225,24 @@ def _regime_told(
     of: str = "",
 ) -> Regime:
     """What is found, in numbers and words."""
-    moved = np.where(np.isfinite(moved), moved, math.inf)
-    movement, error = _mean(moved)
+    moved, center = np.where(np.isfinite(moved), moved, math.inf), spread.center
     median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
-    name = "moving" if moved.mean() > MOVEMENT else "noisy" if cv > SPREAD else "near-deterministic"
-    spread = f"{cv:.2g}{f' +- {2 * cv_error:.1g}' * bool(cv_error)}"
-    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{' = 1/E[K]' * default}"
+    if center is _MEAN:
+        (movement, error), typical = _mean(moved), moved.mean()
+    else:
+        movement, typical = median, np.median(moved)
+        error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
+    name = "moving" if typical > MOVEMENT else "noisy" if spread.cv > SPREAD else "near-deterministic"
+    varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {center.name}"
+    why = f" ((q84 - q16)/2; {spread.reason})" * bool(spread.reason)
+    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{center.of_kernel}' * default}"
     advice = (
-        f"{of}at this input its kernel varies by {spread} of its mean between initializations, and the first step of "
-        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median)}: "
-        f"{_MEANING[name]}; longer training, more inputs, another target or rate are another matter"
+        f"{of}at this input its kernel varies by {varies}{why} between initializations, and the first step of "
+        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median, center)}: "
+        f"{_MEANING[name].format(centre=center.name, average=center.average)}; "
+        "longer training, more inputs, another target or rate are another matter"
     )
-    return Regime(name, cv, cv_error, movement, error, median, towards, rate, advice)
+    return Regime(name, spread.cv, spread.error, movement, error, median, center.name, towards, rate, advice)
 
 
 def too_large(net: Network) -> str | None:
@@ -218,7 +261,12 @@ def _weights(net: Network) -> int:
 
 def unsupported(net: Network) -> list[str]:
     """Reasons why `regime` does not serve this network; none if it does."""
-    return not_normalised(net) or in_law.unsupported(net) * (not isinstance(net, MLP))
+    return [] if _holds_weights(net) else in_law.unsupported(net)
+
+
+def _holds_weights(net: Network) -> TypeGuard[MLP]:
+    """Whether networks are drawn with their weights, as fully connected ones of another law than Gaussian are."""
+    return isinstance(net, MLP) and net.norm is None and bool(not_gaussian(net))
 
 
 def _network(
@@ -249,8 +297,10 @@ def _default_draws(net: Network) -> int:
     return max(_FEWEST, min(_DRAWS, affordable))
 
 
-def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -> tuple[float, float, float]:
-    """E[K], the cv of K, and the standard error of the latter: exact where there are exact moments, else drawn."""
+def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -> _Spread:
+    """E[K] and the cv of K, exact where there are exact moments, else drawn; of normalised networks from quantiles."""
+    if reason := why_quantiles(net):
+        return _spread_of_quantiles(_initial_kernels(net, point, draws, seed), reason)
     if not no_moments(net):
         exact = moments(net, x)
         mean, cv, error = float(exact.mean), exact.cv, 0.0
@@ -258,25 +308,36 @@ def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -
         K = _initial_kernels(net, point, draws, seed)
         mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
         error = _cv_error(K / K.mean()) if cv else 0.0
-    return _usable_mean(mean), cv, error
+    return _Spread(_usable(mean), cv, error)
+
+
+def _spread_of_quantiles(K: FloatArray, reason: str) -> _Spread:
+    law = QuantileSketch.of(K)
+    spread = law.relative_spread
+    return _Spread(_usable(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, reason)
 
 
 def _mean_of_draws(K: FloatArray) -> float:
     """E[K] of draws."""
-    return _usable_mean(float(K.mean()))
+    return _usable(float(K.mean()))
 
 
-def _usable_mean(mean: float) -> float:
-    """E[K], if a step can be drawn with it."""
-    if not mean:
-        raise FinwidthError("the kernel of this network is zero at this input: nothing is trained; use bias='trained'")
-    if not 0 < mean < math.inf or math.isinf(1 / mean):
-        raise FinwidthError(f"E[K] is {mean:.3g}, past the range in which a step can be drawn; rescale gains or input")
-    return mean
+def _usable(middle: float, center: _Center = _MEAN) -> float:
+    """The mean or median of K, if a step can be drawn with it."""
+    if not middle:
+        raise FinwidthError(
+            f"the {'kernel' if center is _MEAN else 'median kernel'} of this network is zero at this input: nothing is "
+            "trained; use bias='trained'"
+        )
+    if not 0 < middle < math.inf or math.isinf(1 / middle):
+        raise FinwidthError(
+            f"{center.of_kernel} is {middle:.3g}, past the range in which a step can be drawn; rescale gains or input"
+        )
+    return middle
 
 
 def _initial_kernels(net: Network, x: FloatArray, draws: int, seed: int) -> FloatArray:
-    if isinstance(net, MLP) and not_gaussian(net):
+    if _holds_weights(net):
         return dense.initial(net, x, draws, seed)
     return in_law.sampled_kernels(net, x, draws, seed)
 
@@ -292,7 +353,7 @@ def _cv_error(relative: FloatArray) -> float:
 def _moved(net: Network, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
     """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
     try:
-        if isinstance(net, MLP) and not_gaussian(net):
+        if _holds_weights(net):
             before, after = dense.first_step(net, x, target, lr, draws, seed)
         else:
             before, after = in_law.sampled_first_step(net, x, target, lr, draws, seed)
@@ -319,10 +380,11 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 
 
-def _movement_in_words(movement: float, error: float, median: float) -> str:
+def _movement_in_words(movement: float, error: float, median: float, center: _Center) -> str:
     """How far a step moves the kernel, in words."""
     if math.isnan(median):
         return "past a double's range in some networks"
     if math.isnan(movement):
         return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
-    return f"by {movement:.2g} +- {2 * error:.1g} of its mean"
+    half = " or more in half of the networks" * (center is _MEDIAN)
+    return f"by {movement:.2g} +- {2 * error:.1g} of its {center.name}{half}"

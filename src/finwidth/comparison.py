@@ -15,19 +15,22 @@ from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.exact.moments import unsupported as no_moments
+from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.activations import SmoothActivation
-from finwidth.networks.description import Network, check_network, weight_layers
+from finwidth.networks.description import Network, check_network, kept_widths, weight_layers
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import instead, not_normalised, other_kind
+from finwidth.networks.routes import instead, other_kind
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
+from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
+from finwidth.sampling.training import first_step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +40,8 @@ _WEIGHTS = 2 * 10**8  # that the default number of real networks draws in all: s
 _MOST_NETWORKS = 10_000
 _REDRAWN = 200  # by default, of a module that is not recognised
 _ROUNDING = 1e-6  # of kernels in float32
+_NEURONS = 10**8  # of networks that are drawn neuron by neuron: some ten seconds
+_SHARES = {"q16": 0.16, "median": 0.5, "q84": 0.84}
 
 # How real networks are drawn and differentiated.
 SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
@@ -86,6 +91,59 @@ class Comparison:
         return document
 
 
+@dataclass(frozen=True)
+class QuantileRow:
+    """A quantile of K, or its spread, of draws in law and of real networks."""
+
+    quantity: str
+    sampled: Measured
+    networks: Measured
+
+    @property
+    def z(self) -> float:
+        """Difference over the standard error of both; 0 where neither varies."""
+        error = float(np.hypot(self.sampled.se, self.networks.se))
+        return (self.sampled.value - self.networks.value) / error if error else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        return {"sampled": self.sampled.to_json(), "networks": self.networks.to_json(), "z": self.z}
+
+
+@dataclass(frozen=True)
+class QuantileComparison:
+    """The result of `compare` for a normalised network: quantiles by two routes, as means need not exist.
+
+    Attributes
+    ----------
+    rows
+        ``q16``, ``median`` and ``q84`` of K, and the ``spread`` (q84 - q16) / (2 median).
+    draws, networks
+        How many were drawn in law, and how many real networks.
+    reason
+        Why there are no exact moments.
+    """
+
+    network: Network
+    rows: tuple[QuantileRow, ...]
+    draws: int
+    networks: int
+    reason: str
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        document: dict[str, object] = plain(
+            {
+                "network": self.network.describe(),
+                "quantities": {row.quantity: row.to_json() for row in self.rows},
+                "draws": self.draws,
+                "networks": self.networks,
+                "no_moments": self.reason,
+            }
+        )
+        return document
+
+
 @overload
 def compare(
     net: Network,
@@ -95,7 +153,7 @@ def compare(
     networks: int | None = ...,
     seed: int = ...,
     progress: Callable[[int], object] | None = ...,
-) -> Comparison: ...
+) -> Comparison | QuantileComparison: ...
 
 
 @overload
@@ -122,13 +180,16 @@ def compare(
     init: str | Mapping[str, object] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Comparison | ModuleComparison:
+) -> Comparison | QuantileComparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
     The three routes share no code beyond the network's definition (its layers), so agreement is evidence. The verdict
     of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value. Where one
     of the draws in law cannot, ReLU networks, and residual ones, are drawn once more in proportion to what they carry
     (`sampling.one_input.importance`); these estimates hold at any depth.
+
+    Of normalised networks, whose E[K] is often infinite, quantiles of K and their spread are compared, of draws in law
+    (by neurons, and fewer, where `finwidth.sample` does not draw them) and of real networks, which need PyTorch.
 
     A torch module takes the place of the network where `finwidth.empirical.recognise` knows it. Then the kernel of that
     very module (of its output 0), and its first-order change dK per unit learning rate under SGD on sum N^2 / 2, stand
@@ -161,7 +222,7 @@ def compare(
 
     Returns
     -------
-    Comparison, or for a torch module ModuleComparison
+    Comparison, for a normalised network QuantileComparison, or for a torch module ModuleComparison
 
     Examples
     --------
@@ -181,6 +242,8 @@ def compare(
     net = check_network(net)
     if reasons := unsupported(net):
         raise FinwidthError(f"finwidth.compare cannot serve this network: {'; '.join(reasons)}; {instead(net)}")
+    if reason := why_quantiles(net):
+        return _compare_quantiles(net, x, reason, tell, draws=draws, networks=networks, seed=seed)
     exact = exact_values(moments(net, x))
     not_sampled = _not_sampled(net)
     sampler = None if not_sampled else sample.one_input_sampler(net, x, first_output=True)
@@ -195,7 +258,31 @@ def compare(
 
 def unsupported(net: Network) -> list[str]:
     """Reasons why `compare` does not serve this network; none if it does."""
-    return other_kind(net, *SIMULATIONS) or not_normalised(net)
+    if net.norm is not None:
+        return first_step.unsupported(net)
+    return other_kind(net, *SIMULATIONS)
+
+
+def _compare_quantiles(
+    net: Network,
+    x: Vector,
+    reason: str,
+    tell: Callable[[int], object],
+    *,
+    draws: int,
+    networks: int | None,
+    seed: int,
+) -> QuantileComparison:
+    real = QuantileSketch.of(_real_networks(net, x, networks, seed)["K"])
+    if _not_sampled(net) is None:
+        K = collect(sample.one_input_sampler(net, x, first_output=True), draws, seed, progress=tell)["K"]
+    else:
+        draws = max(1, min(draws, _NEURONS // sum(kept_widths(net))))
+        K = first_step.sampled_kernels(net, check_input(net, x), draws, seed)
+    law = QuantileSketch.of(K)
+    rows = [QuantileRow(name, law.quantile(share), real.quantile(share)) for name, share in _SHARES.items()]
+    rows.append(QuantileRow("spread", law.relative_spread, real.relative_spread))
+    return QuantileComparison(net, tuple(rows), law.draws, real.draws, reason)
 
 
 def _not_sampled(net: Network) -> str | None:

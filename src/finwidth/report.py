@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,6 +17,7 @@ from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, unsupported
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
+from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.family import Family, FamilyOptions, family_of
 from finwidth.networks.inputs import Vector
@@ -26,9 +27,10 @@ from finwidth.networks.routes import check_supported
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
-from finwidth.sampling.one_input.sample import one_input_sampler
-from finwidth.sampling.sampler import draw_chunks
+from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
+from finwidth.sampling.sampler import Columns, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
+from finwidth.summary import Summary, summary_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,14 +75,43 @@ class Report:
         }
         return {key: plain(value) for key, value in document.items()}
 
+    def law(self, title: str) -> Figure:
+        """The figure of K's law."""
+        return plots.law_of_kernel(self.drawn, float(self.moments.mean), self.infinite_width, title)
+
+
+@dataclass(frozen=True)
+class QuantileReport:
+    """The result of `report` for a normalised network: what draws tell of K; ``reason`` says why not its means.
+
+    ``drawn`` holds draws of K for the figure, shape (draws,).
+    """
+
+    network: Network
+    summary: Summary
+    reason: str
+    drawn: FloatArray
+    provenance: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types: the summary's document, the spread, and why there are no exact moments."""
+        spread = self.summary.spread
+        more = {"spread": spread and spread.to_json(), "no_moments": self.reason, "provenance": dict(self.provenance)}
+        return {key: plain(value) for key, value in (self.summary.to_json() | more).items()}
+
+    def law(self, title: str) -> Figure:
+        """The figure of K's law, without a mean."""
+        return plots.law_of_kernel(self.drawn, None, None, title)
+
 
 def report(
     net: Network, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
-) -> Report:
+) -> Report | QuantileReport:
     """Exact moments, the paper's forms and draws in law of one network at one input, side by side.
 
     Of an `MLP`, or of a `ResNet`, which the paper's forms do not cover.  Parameters as in `finwidth.sample`. Of several
-    outputs K is that of output 0, and a step trains all.
+    outputs K is that of output 0, and a step trains all.  Of normalised networks, whose E[K] is often infinite, it
+    tells quantiles of the draws, the spread, and those means that exist.
 
     Examples
     --------
@@ -89,27 +120,60 @@ def report(
     >>> found = report(finwidth.MLP([2, 16, 16, 1]), [1, 2], draws=20_000)
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
+    >>> found = report(finwidth.MLP([2, 16, 16, 1], norm="rms"), [1, 2], draws=20_000)
+    >>> found.reason, round(found.summary.spread.value, 1)
+    ('E[K] is infinite', 0.5)
     """
     net, draws = check_network(net), count("draws", draws)
+    if reason := why_quantiles(net):
+        return _report_of_quantiles(net, one_input_sampler(net, x), reason, draws, seed, progress)
     check_supported("finwidth.moments", net)
     sampler = one_input_sampler(net, x, first_output=True)
     exact = moments(net, x)
     if not exact.mean:
-        raise FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
+        raise _nothing()
     forms = bounds(net, x, exact=exact) if isinstance(net, MLP) and not unsupported(net) else None
     values = exact_values(exact)
-    totals, pictured, done = MomentAccumulators(), [], 0
-    for drawn in draw_chunks(sampler, draws, seed, progress=progress):
+    totals, pictured = MomentAccumulators(), list[FloatArray]()
+    for drawn in _keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured):
         totals.add(drawn)
-        pictured.append(drawn["K"][: max(0, _PICTURED - done)])
-        done += len(drawn["K"])
     found = totals.estimates(values)
     rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method=f"exact transfer; {sampler.method}", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
 
 
-def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
+def _report_of_quantiles(  # noqa: PLR0917
+    net: Network,
+    sampler: AtOneInput,
+    reason: str,
+    draws: int,
+    seed: int,
+    progress: Callable[[int], object] | None,
+) -> QuantileReport:
+    pictured = list[FloatArray]()
+    chunks = _keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured)
+    summary = summary_of(net, chunks, draws, seed, None)
+    if summary.K is not None and summary.K.zeros == 1:
+        raise _nothing()
+    provenance = attributes(net, method=sampler.method, seed=seed, draws=draws)
+    return QuantileReport(net, summary, reason, np.concatenate(pictured), provenance)
+
+
+def _nothing() -> FinwidthError:
+    return FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
+
+
+def _keeping(chunks: Iterable[Columns], kept: list[FloatArray]) -> Iterator[Columns]:
+    """The chunks, one by one; K of the first draws, which the histogram shows, is appended to ``kept``."""
+    done = 0
+    for drawn in chunks:
+        kept.append(drawn["K"][: max(0, _PICTURED - done)])
+        done += len(drawn["K"])
+        yield drawn
+
+
+def write(found: Report | QuantileReport, x: Vector, folder: str | Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
     All files are whole before the first of them takes its place, and manifest.json, which holds their hashes, is the
@@ -121,12 +185,14 @@ def write(found: Report, x: Vector, folder: str | Path) -> list[Path]:
         If the folder cannot be made or written, or one of the files is there and finwidth did not write it.
     """
     folder = arguments.path("the folder", folder)
-    arguments.instance("found", found, Report, "what finwidth.report.report returns")
+    if not isinstance(found, QuantileReport):
+        arguments.instance("found", found, Report, "what finwidth.report.report returns")
     net = found.network
     blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
-    title = f"{format_widths(net.widths)}{blocks}, {len(found.drawn):,} draws"
+    norm = "" if net.norm is None else f", {net.norm}"
+    title = f"{format_widths(net.widths)}{blocks}{norm}, {len(found.drawn):,} draws"
     figures = {
-        "law": plots.law_of_kernel(found.drawn, float(found.moments.mean), found.infinite_width, title),
+        "law": found.law(title),
         "depth": _depth_figure(net, x),
     }
     contents = {"report.json": _document(found.to_json())}
@@ -180,16 +246,22 @@ def _fingerprint(content: bytes) -> dict[str, str | int]:
 
 
 def _depth_figure(net: Network, x: Vector) -> Figure:
-    """Growth with depth around this network: half, once and twice its typical width, up to twice its depth."""
+    """Growth with depth around this network: half, once and twice its typical width, up to twice its depth.
+
+    Of a normalised network the spread of draws.
+    """
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
-    widths = sorted({max(1, typical // 2), typical, 2 * typical})
+    normed = {} if net.norm is None else {"norm": net.norm}
+    narrowest = 2 if net.norm is not None and net.norm.centred else 1
+    widths = sorted({max(narrowest, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
-    depths = sorted({*range(1, deepest + 1, math.ceil(deepest / 40)), net.depth})
+    plot, most = (plots.spread_over_depth, 10) if normed else (plots.growth_with_depth, 40)
+    depths = sorted({*range(1, deepest + 1, math.ceil(deepest / most)), net.depth})
     family = family_of(net)
-    usual = Family(type(net), {"activation": net.activation, "parameterization": net.parameterization})
+    usual = Family(type(net), {"activation": net.activation, "parameterization": net.parameterization} | normed)
     drawn = family or usual
-    figure = plots.growth_with_depth(x, widths, depths, here=net, kind=drawn.kind, **cast(FamilyOptions, drawn.options))
+    figure = plot(x, widths, depths, here=net, kind=drawn.kind, **cast(FamilyOptions, drawn.options))
     if family is None:
         told = f"this network's {usual.layers} differ; lines: default gains, factors and biases"
         figure.axes[0].set_title(told.replace("weight ", ""), fontsize="small")

@@ -20,15 +20,17 @@ from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
+from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_supported, instead, not_normalised
+from finwidth.networks.routes import check_supported
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.sampler import not_gaussian
+from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 Widths = npt.NDArray[np.int64]
 
@@ -36,6 +38,7 @@ _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
 _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far apart
 _EVERY_DEPTH = 128  # of blocks, then as far apart
+_LARGEST = 1e9  # spread that is told from others
 _HUMP = 1e-3  # the most, relative to the spread, that a tip can rise above widths so close
 _NEURONS = 2**15  # of the largest network that is drawn
 _DRAWS, _FEWEST = 2000, 250
@@ -51,8 +54,10 @@ def width_for(
 
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
     every width up to 1024, and beyond of widths 1% apart, over which the spread is a smooth function.  For smooth
-    activations, and up to 32 layers, the spread of 2000 networks is drawn, at widths a factor of two apart, and taken
-    to fall as it does in the limit beyond the widest drawn: the width is then right to about 10% (two standard errors).
+    activations and normalised networks, and up to 32 layers, the spread of 2000 networks is drawn, at widths a factor
+    of two apart, and taken to fall as it does in the limit beyond the widest drawn: the width is then right to about
+    10% (two standard errors).  Of normalised networks, whose E[K] is often infinite, cv stands for
+    (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def width_for(
         Of an `MLP` d, the number of weight layers; the network is (64, n, ..., n, 1). Of a `ResNet` or `BalancedResNet`
         L, the number of blocks, and the width is that of the stream.
     cv
-        Wanted coefficient of variation of K(x,x), positive.
+        Wanted coefficient of variation of K(x,x), positive; of normalised networks (q84 - q16) / (2 median).
     kind
         The kind of network: `MLP`, `ResNet` or `BalancedResNet`.
     input_norm
@@ -72,7 +77,7 @@ def width_for(
     Raises
     ------
     FinwidthError
-        If an argument is not allowed, no width up to 10^12 does, or the activation is smooth and the weights are not
+        If an argument is not allowed, no width up to 10^12 does, or networks have to be drawn and the weights are not
         Gaussian.
 
     Examples
@@ -82,13 +87,15 @@ def width_for(
     3723
     >>> finwidth.width_for(16, cv=0.1, kind=finwidth.ResNet, branch="1/sqrt(depth)")
     346
+    >>> 50 < finwidth.width_for(4, cv=0.3, norm="rms") < 75
+    True
     """
     depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(input_norm)
     family = Family(kind, {**network})
     drawn = _must_be_drawn(family)
     deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
     if depth > deepest:
-        which = " for a smooth activation, whose networks are drawn" * drawn
+        which = f" for {_drawn_kind(family)}, whose networks are drawn" if drawn else ""
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
     width = _drawn_width(depth, cv, x, family) if drawn else _exact_width(depth, cv, x, family)
     if width > _WIDEST:
@@ -105,14 +112,15 @@ def depth_for(
     beyond.  Where the spread does not grow with depth, some shallower networks may have more.  The answer is `math.inf`
     where any depth will do: residual networks with skip 1 and branch 1/sqrt(depth) have a limit of infinite depth.
     If in others the spread is at most cv still at a depth of 10^4, that is the answer, with a warning: there may be no
-    largest.  For smooth activations the spread is drawn at twelve depths up to 32, the most that is answered: right to
-    about 10% or one layer, 20% of networks wider than 4000.  Other arguments as in `width_for`.
+    largest.  For smooth activations and normalised networks the spread is drawn at twelve depths up to 32, the most
+    that is answered: right to about 10% or one layer, 20% of networks wider than 4000.  Other arguments, and what cv is
+    of normalised networks, as in `width_for`.
 
     Raises
     ------
     FinwidthError
         If an argument is not allowed, residual networks of no depth have such a spread (a single layer of an `MLP` has
-        none), or the activation is smooth and the weights are not Gaussian, or wider than 8192.
+        none), or networks have to be drawn and the weights are not Gaussian, or wider than 8192.
 
     Examples
     --------
@@ -128,7 +136,9 @@ def depth_for(
     family = Family(kind, {**network})
     drawn = _must_be_drawn(family)
     if drawn and width > _WIDEST_DRAWN:
-        raise FinwidthError(f"width is {width}; give at most {_WIDEST_DRAWN} for a smooth activation, which is drawn")
+        raise FinwidthError(
+            f"width is {width}; give at most {_WIDEST_DRAWN} for {_drawn_kind(family)}, whose networks are drawn"
+        )
     depths = _DEPTHS_DRAWN if drawn else _depths(kind)
 
     def spreads_at(depths: Sequence[int]) -> list[float]:
@@ -227,24 +237,33 @@ def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
 def _must_be_drawn(family: Family) -> bool:
     """Whether networks of this kind have no exact moments, and are drawn; raises FinwidthError where they cannot be."""
     net = family.net(_INPUT, 2, 2)
-    if reasons := not_normalised(net):
-        raise FinwidthError(f"the spread of this network is not known: {reasons[0]}; {instead(net)}")
-    if not isinstance(net.activation, SmoothActivation):
+    if not _drawn_kind(family):
         check_supported("finwidth.moments", net)
         return False
     if reasons := not_gaussian(net):
         raise FinwidthError(
-            f"the spread of {net.activation.name} networks is drawn, and this one cannot be: {'; '.join(reasons)}; "
-            'give weight_law="gaussian", bias_law="gaussian"'
+            f"the spread of networks with {_drawn_kind(family)} is drawn, and this one cannot be: "
+            f'{"; ".join(reasons)}; give weight_law="gaussian", bias_law="gaussian"'
         )
     return True
 
 
+def _drawn_kind(family: Family) -> str:
+    """What about networks of this kind has no exact moments; empty if they have them."""
+    net = family.net(_INPUT, 2, 2)
+    return "a norm" if net.norm is not None else "a smooth activation" * isinstance(net.activation, SmoothActivation)
+
+
 def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) -> float:
     draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
-    K = sample_gram(family.net(_INPUT, width, depth), [x], draws, seed=0).K.to_numpy()
-    relative = K / (K.max() or 1.0)  # squares of K may leave a double's range
-    return float(relative.std() / relative.mean()) if K.any() else 0.0
+    net = family.net(_INPUT, width, depth)
+    K = sample_gram(net, [x], draws, seed=0).K.to_numpy()
+    if not K.any():
+        return 0.0
+    if why_quantiles(net):
+        return min(QuantileSketch.of(K.ravel()).relative_spread.value, _LARGEST)  # infinite where the median is 0
+    relative = K / K.max()  # squares of K may leave a double's range
+    return float(relative.std() / relative.mean())
 
 
 def _drawn_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
@@ -252,8 +271,10 @@ def _drawn_width(depth: int, cv: float, x: Sequence[float], family: Family) -> i
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    wanted, low, high = math.log1p(min(cv, 1e9) ** 2), math.inf, math.log1p(_drawn_spread(depth, 1, x, family) ** 2)
-    width, found = 1, 1.0
+    norm = family.net(_INPUT, 2, 2).norm
+    width = 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
+    found, low, high = float(width), math.inf, math.log1p(_drawn_spread(depth, width, x, family) ** 2)
+    wanted = math.log1p(min(cv, _LARGEST) ** 2)
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
         width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, family) ** 2)
         if low > wanted >= high:

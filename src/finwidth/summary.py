@@ -164,7 +164,7 @@ def summarize(
         return Summary(net, draws, seed, found, exact, None)
     sampler = one_input_sampler(net, x, device, first_output=True)
     chunks = draw_chunks(sampler, draws, seed, threads=threads, progress=progress)
-    return _summary(net, chunks, draws, seed, exact)
+    return summary_of(net, chunks, draws, seed, exact)
 
 
 def sample_and_summarize(net: Network, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
@@ -174,12 +174,13 @@ def sample_and_summarize(net: Network, x: Vector, draws: int, seed: int) -> tupl
     afford_draws(sampler, draws, 1, kept=_WRITTEN * sampler.kept)
     dataset = sample(net, x, draws, seed)
     columns = {str(name): column.to_numpy() for name, column in dataset.items()}
-    return _summary(net, [first_output(columns)], draws, seed, exact), dataset
+    return summary_of(net, [first_output(columns)], draws, seed, exact), dataset
 
 
-def _summary(
+def summary_of(
     net: Network, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int, exact: dict[str, float] | None
 ) -> Summary:
+    """What chunks of draws tell, of one output."""
     totals, K = MomentAccumulators(), QuantileSketch()
     for drawn in chunks:
         K.add(drawn["K"])

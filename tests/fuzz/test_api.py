@@ -27,6 +27,7 @@ SECONDS_EACH = {  # calls of these take seconds; they are in the slow tier only
     "finwidth.plots.kernel_in_training",
     "finwidth.plots.kernel_on_a_circle",
     "finwidth.plots.save",
+    "finwidth.plots.spread_over_depth",
     "finwidth.report.report",
     "finwidth.report.write",
     "finwidth.sweep",

@@ -515,6 +515,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.growth.net": net_of_any_kind,
     "finwidth.report.report.net": net_of_any_kind,
     "finwidth.plots.growth_with_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
+    "finwidth.plots.spread_over_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
     "finwidth.tangent_kernel.outputs": law_outputs,
     "finwidth.tangent_kernel.parameters": lambda r: list(finwidth.MatrixFreeLinear(2, 1).parameters()),
     "finwidth.empirical.Ensemble.net": ensemble_of,
@@ -537,6 +538,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.sample_gram.hidden": one(False, True),
     "finwidth.sample_gram.y": lambda r: r.choice([None, targets(r)]),
     "finwidth.plots.growth_with_depth.widths": numbers,
+    "finwidth.plots.spread_over_depth.widths": numbers,
     "finwidth.plots.kernel_on_a_circle.widths": numbers,
     "finwidth.plots.update_over_depth.widths": numbers,
     "finwidth.plots.law_of_kernel.K": lambda r: (
@@ -546,6 +548,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.exact.grid.spread_by_width.kind": kinds_of_networks,
     "finwidth.exact.grid.spread_by_depth.kind": kinds_of_networks,
     "finwidth.plots.growth_with_depth.kind": kinds_of_networks,
+    "finwidth.plots.spread_over_depth.kind": kinds_of_networks,
     "finwidth.width_for.kind": kinds_of_networks,
     "finwidth.depth_for.kind": kinds_of_networks,
     "finwidth.exact.grid.spread_by_depth.depths": numbers,

@@ -133,6 +133,23 @@ def test_what_a_quantity_serves_is_computed_and_else_refused_before_any_work(
         assert status(tmp_path / "a.zarr")["complete"]
 
 
+@pytest.mark.parametrize("kind", ["mlp", "resnet"])
+@pytest.mark.parametrize("quantity", ["exact", "sampled", "gram"])
+def test_no_mean_is_kept_that_need_not_exist(quantity: str, kind: str, tmp_path: Path) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "gram": {"inputs": ["ones"], "draws": 3},
+        "sampled": {"draws": 10},
+        "exact": {},
+    }
+    axes = {"depth": [2, 3], "width": [6], "n_0": 2, "norm": ["none", "rms"]}
+    config = {"quantities": quantity, "axes": axes, "network": {"kind": kind}, quantity: tables[quantity]}
+    why = "which exact moments do not take" if quantity == "exact" else "a sweep keeps means, which normalised"
+    with pytest.raises(FinwidthError, match=f"norm 'rms': .*{why}"):
+        finwidth.sweep(config, tmp_path / "a.zarr")
+    assert not (tmp_path / "a.zarr").exists()
+    finwidth.sweep(config | {"axes": axes | {"norm": "none"}})
+
+
 def test_the_example_of_the_docs_is_allowed(tmp_path: Path) -> None:
     docs = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
     [example] = re.findall(r'```toml\n([^`]*?kind = "resnet"[^`]*?)```', docs)

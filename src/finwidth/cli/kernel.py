@@ -139,7 +139,7 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
-    from finwidth.report import FILES, report, write
+    from finwidth.report import FILES, Report, report, write
 
     check_folder(output, FILES)
     x = parse_input(input, net.widths[0])
@@ -150,7 +150,10 @@ def report_command(
         return
     from finwidth.cli import tables
 
-    tables.print_report(found)
+    if isinstance(found, Report):
+        tables.print_report(found)
+    else:
+        tables.print_quantile_report(found)
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
 
 
@@ -167,7 +170,7 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Exact values, draws in law and real networks side by side, with errors and verdicts."""
-    from finwidth.comparison import compare
+    from finwidth.comparison import Comparison, compare
 
     x = parse_input(input, net.widths[0])
     found = compare(net, x, draws=draws, networks=networks, seed=seed)
@@ -176,4 +179,7 @@ def compare_command(
         return
     from finwidth.cli import tables
 
-    tables.print_comparison(found)
+    if isinstance(found, Comparison):
+        tables.print_comparison(found)
+    else:
+        tables.print_quantile_comparison(found)

@@ -16,10 +16,16 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
 
-Spread = Annotated[float, typer.Option("--cv", help="Wanted standard deviation of K over its mean.")]
+Spread = Annotated[
+    float,
+    typer.Option("--cv", help="Wanted standard deviation of K over its mean; with --norm (q84 - q16)/(2 median)."),
+]
 InputNorm = Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")]
 Rate = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate of the step; by default 1/E[K].", show_default=False)
+    float | None,
+    typer.Option(
+        "--lr", help="Learning rate of the step; by default 1/E[K], with --norm 1/median.", show_default=False
+    ),
 ]
 
 

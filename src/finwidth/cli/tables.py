@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from finwidth.comparison import Comparison, ModuleComparison
+    from finwidth.comparison import Comparison, ModuleComparison, QuantileComparison
     from finwidth.exact.bounds import Bounds
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
-    from finwidth.report import Report
+    from finwidth.report import QuantileReport, Report
     from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
     from finwidth.summary import GramSummary, Summary
     from finwidth.sweeps.store.dataset import Status
@@ -228,6 +228,24 @@ def print_report(found: Report) -> None:
     show(str(found.network), table, notes)
 
 
+def print_quantile_report(found: QuantileReport) -> None:
+    """Print quantiles and the spread of K, and the means that exist."""
+    summary, table = found.summary, _table("quantity", "sampled", "std. err.")
+    law, spread = summary.K, summary.spread
+    assert law is not None
+    assert spread is not None
+    rows = {f"{share:.0%} quantile of K": law.quantile(share) for share in SHOWN}
+    rows |= {"(q84 - q16) / (2 median)": spread, "standard deviation of log K": law.log_sd}
+    for name, each in rows.items():
+        table.add_row(name, number(each.value), f"{each.se:.2g}")
+    for name, estimate in summary.estimates.items():
+        table.add_row(MOMENTS[name].label, *_sampled(estimate, None)[:2])
+    infinite = ", ".join(MOMENTS[name].label for name in summary.infinite)
+    notes = f"No exact moments: {found.reason}.\n"
+    notes += f"Not finite, or not sure to be: {infinite}.\n" if infinite else ""
+    show(str(found.network), table, notes + _doubts(summary.estimates))
+
+
 def _sampled(estimate: Estimate, exact: float | None) -> tuple[str, str, str]:
     """The columns sampled, std. err., z; an exclamation mark on what cannot be trusted."""
     z = None if exact is None else estimate.z(exact)
@@ -264,6 +282,17 @@ def print_comparison(found: Comparison) -> None:
     ):
         notes += _doubts(estimates, source)
     show(str(found.network), table, notes)
+
+
+def print_quantile_comparison(found: QuantileComparison) -> None:
+    """Print quantiles of K by draws in law and by real networks."""
+    table = _table("quantity", "in law", "std. err.", "networks", "std. err.", "z")
+    for row in found.rows:
+        name = "(q84 - q16) / (2 median)" if row.quantity == "spread" else f"{row.quantity} of K"
+        values = (f for each in (row.sampled, row.networks) for f in (number(each.value), f"{each.se:.2g}"))
+        table.add_row(name, *values, f"{row.z:+.2f}")
+    notes = f"{_of_several(found.network)}{found.networks} real networks, {found.draws} draws in law.\n"
+    show(str(found.network), table, f"{notes}No exact moments: {found.reason}.\n")
 
 
 def print_measurement(found: Measurement) -> None:

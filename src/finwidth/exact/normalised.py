@@ -110,6 +110,33 @@ def why_no_moments(net: Network) -> str:
     return f"{told} and E[K] is infinite, as P(K > t) falls like t^-{exponent:.3g}"
 
 
+def why_quantiles(net: Network) -> str:
+    """Why quantiles, and not means, tell of the kernel of a normalised network; empty for networks without a norm.
+
+    Of all of them, so that networks which differ in width or depth only, on which it depends whether a mean is finite,
+    are told of in one way.
+
+    Examples
+    --------
+    >>> from finwidth import MLP, ResNet
+    >>> from finwidth.exact.normalised import why_quantiles
+    >>> why_quantiles(MLP([3, 50, 50, 1], norm="rms")), why_quantiles(MLP([3, 50, 50, 1]))
+    ('E[K] is infinite', '')
+    >>> why_quantiles(ResNet([3, 50, 1], 24, norm="rms")), why_quantiles(MLP([3, 50, 1], norm="rms"))
+    ('E[K^p] is infinite for p >= 1.48', 'E[K] and E[K^2] are finite, but not known')
+    """
+    if net.norm is None:
+        return ""
+    if net.norm.epsilon:
+        return "its means rest on rare networks, in which a norm divides by little more than its epsilon"
+    if isinstance(net.activation, SmoothActivation):
+        return "E[K] need not be finite"
+    exponent = tail_exponent(net)
+    if exponent > 4:  # as those of the squares of K^2, on which the errors of draws rest
+        return "E[K] and E[K^2] are finite, but not known"
+    return "E[K] is infinite" if exponent <= 1 else f"E[K^p] is infinite for p >= {exponent:.3g}"
+
+
 def perpetuity_moments(net: MLP, least_open: int = 5) -> tuple[Fraction, Fraction]:
     r"""E[K_w] and E[K_w^2] of an `MLP` with RMSNorm, given that each hidden layer has that many open neurons.
 

@@ -1,7 +1,7 @@
 """Figures for papers: vector output, readable at column width, colours that the colour-blind can tell apart."""
 
 from finwidth.plots.gram import kernel_on_a_circle, update_over_depth
-from finwidth.plots.kernel import growth_with_depth, law_of_kernel
+from finwidth.plots.kernel import growth_with_depth, law_of_kernel, spread_over_depth
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, PALETTE, STYLE, VERMILION, save
 from finwidth.plots.training import kernel_in_training
 
@@ -18,5 +18,6 @@ __all__ = [
     "kernel_on_a_circle",
     "law_of_kernel",
     "save",
+    "spread_over_depth",
     "update_over_depth",
 ]

@@ -20,6 +20,8 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
+from finwidth.sampling.statistics.quantile_sketch import Measured
+from finwidth.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +32,10 @@ _SIGNAL = ("hidden", "skip", "branch", "activation", "gains")  # options that gr
 
 
 @styled
-def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str = "") -> Figure:
+def law_of_kernel(K: FloatArray, mean: float | None, infinite_width: float | None, title: str = "") -> Figure:
     """Histogram of draws of K, shape (draws,), on a logarithmic axis, with its mean and the infinite-width value.
+
+    None leaves out the line of a value that does not exist, or is not known.
 
     Examples
     --------
@@ -44,7 +48,7 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     if K.ndim != 1 or not len(K) or K.min() < 0:
         raise FinwidthError(f"K has shape {K.shape}, and its least number is {K.min(initial=0):.3g}; give {wanted}")
     mean, infinite_width = (
-        real(name, value, "a finite number, 0 or more", lambda each: 0 <= each < math.inf)
+        None if value is None else real(name, value, "a finite number, 0 or more", lambda each: 0 <= each < math.inf)
         for name, value in (("mean", mean), ("infinite_width", infinite_width))
     )
     figure, axes = new_axes()
@@ -63,8 +67,10 @@ def law_of_kernel(K: FloatArray, mean: float, infinite_width: float, title: str 
     # A density over log10 K, so that its area is one on the axis that is drawn.
     counts, _ = np.histogram(positive, edges)
     axes.stairs(counts / len(K) / np.diff(np.log10(edges)), edges, fill=True, color=BLUE, alpha=0.75)
-    axes.axvline(mean, color=VERMILION, lw=1.6, label=f"exact mean {mean:.4g}")
-    axes.axvline(infinite_width, color="black", lw=1.2, ls="--", label=f"infinite width {infinite_width:.4g}")
+    if mean is not None:
+        axes.axvline(mean, color=VERMILION, lw=1.6, label=f"exact mean {mean:.4g}")
+    if infinite_width is not None:
+        axes.axvline(infinite_width, color="black", lw=1.2, ls="--", label=f"infinite width {infinite_width:.4g}")
     median = float(np.median(K))
     axes.axvline(median, color=GREEN, lw=1.2, ls=":", label=f"median of the draws {median:.4g}")
     axes.set(xlabel="kernel $K(x,x)$", ylabel=r"density over $\log_{10} K$", title=title)
@@ -138,6 +144,56 @@ def growth_with_depth(
         plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend(loc="upper left" if top < _FLAT else "best")
     return figure
+
+
+@styled
+def spread_over_depth(
+    x: Vector,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    here: Network | None = None,
+    *,
+    draws: int = 4000,
+    seed: int = 0,
+    kind: type[Network] = MLP,
+    **network: Unpack[FamilyOptions],
+) -> Figure:
+    """(q84 - q16) / (2 median) of draws of K over depth for a few widths, with bars of two standard errors.
+
+    For networks whose E[K^2] need not exist, as those with norms; `finwidth.summarize` draws them.  Arguments as in
+    `growth_with_depth`.
+
+    Examples
+    --------
+    >>> from finwidth.plots.kernel import spread_over_depth
+    >>> figure = spread_over_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8], norm="rms", draws=500)
+    """
+    widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
+    depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
+    wanted = "one input, finite numbers of shape (n_0,)"
+    family, given = Family(kind, {**network}), array("x", x, wanted)
+    if given.ndim != 1 or not len(given):
+        raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
+    figure, axes = new_axes()
+    for width, colour in zip(widths, PALETTE, strict=False):
+        found = [_spread_of(family.net(len(given), width, depth), x, draws, seed) for depth in depths]
+        told = np.array([(each.value, 2 * each.se) for each in found])
+        values, errors = np.where(np.isfinite(told), told, np.nan).T  # infinite where half of the networks are dead
+        axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")
+    if here is not None:
+        value = _spread_of(check_network(here), x, draws, seed).value
+        axes.plot(here.depth, value, "o", color="black", ms=5, label="this network", zorder=5)
+    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})")
+    axes.set(ylabel="$(q_{84} - q_{16})\\,/\\,(2\\,q_{50})$ of $K$", xlim=(0, max(depths) + 0.5))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best")
+    return figure
+
+
+def _spread_of(net: Network, x: Vector, draws: int, seed: int) -> Measured:
+    spread = summarize(net, x, draws, seed).spread
+    assert spread is not None  # of plain draws
+    return spread
 
 
 def _exponent(family: Family, width: int, depth: int) -> float:

@@ -76,6 +76,13 @@ class QuantileSketch:
             first = int(bins.min())
             self._count(first, np.bincount(bins - first))
 
+    @classmethod
+    def of(cls, values: FloatArray) -> QuantileSketch:
+        """That of all draws of one array, shape (count,)."""
+        sketch = cls()
+        sketch.add(values)
+        return sketch
+
     def _count(self, first: int, counts: npt.NDArray[np.int64]) -> None:
         """Add counts of the bins from ``first`` on."""
         if not len(self._counts):

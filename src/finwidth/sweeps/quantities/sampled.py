@@ -14,7 +14,7 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.moments import exact_values, moments, unsupported
 from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.routes import check_supported
+from finwidth.networks.routes import check_supported, instead
 from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
 from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
@@ -166,8 +166,9 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
         return {"target": target, "most_draws": most, "of": of}
 
     def check(self, net: Network, settings: Settings[SampledTable]) -> None:
-        """Refuse networks that the chain does not draw."""
+        """Refuse networks that the chain does not draw, or whose means need not exist."""
         check_supported("finwidth.sample", net)
+        _check_means(net)
 
     def dims(self, table: SampledTable) -> Dims:
         """Moments and statistics."""
@@ -199,6 +200,12 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
     def work(self, cell: Cell, table: SampledTable) -> float:
         """Some tens of nanoseconds a layer and draw."""
         return 1e6 * SECONDS * cell.depth * float(table.get("draws", 10**5)) + 1000
+
+
+def _check_means(net: Network) -> None:
+    """Refuse normalised networks: what is kept of a cell is means."""
+    if net.norm is not None:
+        raise FinwidthError(f"a sweep keeps means, which normalised networks need not have; {instead(net)}")
 
 
 @dataclass(frozen=True)
@@ -294,8 +301,9 @@ class GramQuantity(SeveralInputs[GramTable]):
         return [*_GRAM_MOMENTS, *(["dK"] if "targets" in table else [])]
 
     def check(self, net: Network, settings: Settings[GramTable]) -> None:
-        """Refuse networks that cannot be drawn."""
+        """Refuse networks that cannot be drawn, or whose means need not exist."""
         check_supported("finwidth.sample_gram", net)
+        _check_means(net)
         if "targets" in settings.table:
             net.activation.second_derivative(np.zeros(1))
 
