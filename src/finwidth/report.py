@@ -121,8 +121,8 @@ def report(
     >>> [row.quantity for row in found.rows][:3]
     ['K', 'K_w', 'K_b']
     >>> found = report(finwidth.MLP([2, 16, 16, 1], norm="rms"), [1, 2], draws=20_000)
-    >>> found.reason, round(found.summary.spread.value, 1)
-    ('E[K] is infinite', 0.5)
+    >>> found.reason, 0.4 < found.summary.spread.value < 0.5
+    ('E[K] is infinite', True)
     """
     net, draws = check_network(net), count("draws", draws)
     if reason := why_quantiles(net):
