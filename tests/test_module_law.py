@@ -347,8 +347,13 @@ def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     assert f"of 150 {'networks drawn again'}" in found.advice
 
 
-def test_regime_of_a_recognised_residual_module_draws_its_network() -> None:
-    net = finwidth.ResNet([4, 16, 1], 2, norm="rms", parameterization="standard")
+def test_regime_of_a_recognised_residual_module_is_that_of_its_network() -> None:
+    net, x = finwidth.ResNet([4, 16, 1], 2, norm="rms", parameterization="standard"), [1.0, 2.0, 3.0, 4.0]
+    assert finwidth.regime(finwidth.empirical.ResNet(net), x, draws=20) == finwidth.regime(net, x, draws=20)
+
+
+def test_regime_of_a_recognised_module_that_is_not_drawn_in_law_draws_its_network() -> None:
+    net = finwidth.ResNet([4, 16, 1], 2, weight_law="uniform", norm="rms", parameterization="standard")
     found = finwidth.regime(finwidth.empirical.ResNet(net), [1.0, 2.0, 3.0, 4.0], draws=20)
     assert "of 20 draws of ResNet 4,16,1 of 2 blocks" in found.advice
 

@@ -31,6 +31,7 @@ NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.sampling.training.train.mean_trajectory",
 )
 HELPERS = {  # what the package calls with what it has checked
+    "finwidth.exact.grid.MLPGrid",
     "finwidth.networks.activations.array_namespace",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
