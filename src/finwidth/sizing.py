@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 Widths = npt.NDArray[np.int64]
+Search: TypeAlias = Generator[int | list[int], FloatArray, int]
 
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
@@ -97,7 +98,22 @@ def width_for(
     if depth > deepest:
         which = f" for {_drawn_kind(family)}, whose networks are drawn" if drawn else ""
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
-    width = _drawn_width(depth, cv, x, family) if drawn else _exact_width(depth, cv, x, family)
+    if drawn:
+        width = _drawn_width(depth, cv, x, family)
+    elif depth == 1 and kind is MLP:  # no hidden layer, no spread
+        width = 1
+    else:
+        search = _exact_search(depth, cv)
+        asked = next(search)
+        try:
+            while True:
+                if isinstance(asked, int):
+                    spread = np.array(moments(family.net(_INPUT, asked, depth), x).cv)
+                else:
+                    spread = spread_by_width(asked, depth, x, kind=kind, **network)
+                asked = search.send(spread)
+        except StopIteration as found:
+            width = found.value
     if width > _WIDEST:
         raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
@@ -140,13 +156,8 @@ def depth_for(
             f"width is {width}; give at most {_WIDEST_DRAWN} for {_drawn_kind(family)}, whose networks are drawn"
         )
     depths = _DEPTHS_DRAWN if drawn else _depths(kind)
-
-    def spreads_at(depths: Sequence[int]) -> list[float]:
-        if drawn:
-            return [_drawn_spread(depth, width, x, family) for depth in depths]
-        return spread_by_depth(width, depths, x, kind=kind, **network)
-
-    spreads = spreads_at(depths)
+    exact = partial(spread_by_depth, width, x=x, kind=kind, **network)
+    spreads = [_drawn_spread(depth, width, x, family) for depth in depths] if drawn else exact(depths)
     last = max((place for place, spread in enumerate(spreads) if spread <= cv), default=-1)
     if last < 0:
         raise FinwidthError(
@@ -157,8 +168,8 @@ def depth_for(
         if drawn:
             return depths[last] + _share(depths[last + 1] - depths[last], spreads[last], cv, spreads[last + 1])
         between = range(depths[last], depths[last + 1])
-        return max(depth for depth, spread in zip(between, spreads_at(between), strict=True) if spread <= cv)
-    if family.bounded and not drawn and 2 * spreads[-1] - spreads_at([depths[-1] // 2])[0] <= cv:  # less a term in 1/L
+        return max(depth for depth, spread in zip(between, exact(between), strict=True) if spread <= cv)
+    if family.bounded and not drawn and 2 * spreads[-1] - exact([depths[-1] // 2])[0] <= cv:  # less a term in 1/L
         return math.inf
     first = max((place for place, spread in enumerate(spreads) if spread > cv), default=-1) + 1
     warnings.warn(
@@ -186,33 +197,39 @@ def _share(steps: int, low: float, cv: float, high: float) -> int:
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
 
-def _exact_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
-    """From exact moments; more than the widest if no width does."""
+def _exact_search(depth: int, cv: float) -> Search:
+    """The width from exact moments, more than the widest if no width does: a search that asks for spreads.
 
-    def above(width: int) -> bool:
-        return moments(family.net(_INPUT, width, depth), x).cv > cv
-
-    if depth == 1 and family.kind is MLP:  # no hidden layer, no spread
-        return 1
-    if above(_WIDEST):
+    Those of a list of widths in double precision, that of a single one without rounding.
+    """
+    if (yield _WIDEST) > cv:
         return _WIDEST + 1
-    widths, spreads = _scan(cv, partial(spread_by_width, depth=depth, x=x, kind=family.kind, **family.options))
+    widths, spreads = yield from _scan(cv)
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         squares, one = np.square(spreads / cv), np.float64(cv) ** -2
         rounding = 1e-14 * depth * (one + squares)  # of squares, in double precision
         sure = squares > 1 + rounding
     last = int(np.flatnonzero(sure).max(initial=-1))
     unsure = np.flatnonzero(~sure & ~(squares < 1 - rounding))
-    last = next((int(place) for place in unsure[::-1] if place > last and above(int(widths[place]))), last)
-    return 1 if last < 0 else _first_within(above, int(widths[last]), int(widths[last + 1]))
+    for place in unsure[unsure > last][::-1]:
+        if (yield int(widths[place])) > cv:
+            last = int(place)
+            break
+    if last < 0:
+        return 1
+    low, high = int(widths[last]), int(widths[last + 1])  # between them the spread falls below cv
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if (yield middle) > cv else (low, middle)
+    return high
 
 
-def _scan(cv: float, spreads_of: Callable[[list[int]], FloatArray]) -> tuple[Widths, FloatArray]:
+def _scan(cv: float) -> Generator[list[int], FloatArray, tuple[Widths, FloatArray]]:
     """Widths and their spreads: closer and closer together around a hump whose tip may exceed cv."""
     steps = int(math.log(_WIDEST / _EVERY) / math.log(_RATIO))
     wider = [math.ceil(_EVERY * _RATIO**step) for step in range(1, steps + 1)]
     widths = np.array([*range(1, _EVERY + 1), *wider, _WIDEST])
-    spreads = spreads_of(widths.tolist())
+    spreads = yield widths.tolist()
     while True:
         middle = spreads[1:-1]
         tips = (middle >= spreads[:-2]) & (middle >= spreads[2:]) & (middle <= cv) & (middle > cv * (1 - _HUMP))
@@ -222,16 +239,8 @@ def _scan(cv: float, spreads_of: Callable[[list[int]], FloatArray]) -> tuple[Wid
         between = [np.linspace(widths[i], widths[i + 2], 41, dtype=np.int64) for i in np.flatnonzero(tips)]
         finer = np.setdiff1d(np.concatenate(between), widths)
         order = np.argsort(np.concatenate([widths, finer]))
-        spreads = np.concatenate([spreads, spreads_of(finer.tolist())])[order]
+        spreads = np.concatenate([spreads, (yield finer.tolist())])[order]
         widths = np.concatenate([widths, finer])[order]
-
-
-def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
-    """The width at which ``above`` ends, between one where it holds and one where it does not."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if above(middle) else (low, middle)
-    return high
 
 
 def _must_be_drawn(family: Family) -> bool:
