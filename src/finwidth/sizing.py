@@ -98,22 +98,23 @@ def width_for(
     if depth > deepest:
         which = f" for {_drawn_kind(family)}, whose networks are drawn" if drawn else ""
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
-    if drawn:
-        width = _drawn_width(depth, cv, x, family)
-    elif depth == 1 and kind is MLP:  # no hidden layer, no spread
-        width = 1
-    else:
-        search = _exact_search(depth, cv)
-        asked = next(search)
-        try:
-            while True:
-                if isinstance(asked, int):
-                    spread = np.array(moments(family.net(_INPUT, asked, depth), x).cv)
-                else:
-                    spread = spread_by_width(asked, depth, x, kind=kind, **network)
-                asked = search.send(spread)
-        except StopIteration as found:
-            width = found.value
+    if depth == 1 and kind is MLP and not drawn:  # no hidden layer, no spread
+        return 1
+    search = _drawn_search(depth, cv, narrowest=_narrowest(family)) if drawn else _exact_search(depth, cv)
+    asked = next(search)
+    try:
+        while True:
+            if isinstance(asked, list):
+                asked = search.send(spread_by_width(asked, depth, x, kind=kind, **network))
+                continue
+            net = family.net(_INPUT, asked, depth)
+            if drawn:
+                spread = _spread_of_draws(net, sample_gram(net, [x], _draws(asked * depth), seed=0).K.to_numpy())
+            else:
+                spread = moments(net, x).cv
+            asked = search.send(np.array(spread))
+    except StopIteration as found:
+        width: int = found.value
     if width > _WIDEST:
         raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
@@ -157,7 +158,12 @@ def depth_for(
         )
     depths = _DEPTHS_DRAWN if drawn else _depths(kind)
     exact = partial(spread_by_depth, width, x=x, kind=kind, **network)
-    spreads = [_drawn_spread(depth, width, x, family) for depth in depths] if drawn else exact(depths)
+    if drawn:
+        nets = [family.net(_INPUT, width, depth) for depth in depths]
+        gram = partial(sample_gram, X=[x], seed=0)
+        spreads = [_spread_of_draws(net, gram(net, draws=_draws(width * net.depth)).K.to_numpy()) for net in nets]
+    else:
+        spreads = exact(depths)
     last = max((place for place, spread in enumerate(spreads) if spread <= cv), default=-1)
     if last < 0:
         raise FinwidthError(
@@ -263,10 +269,12 @@ def _drawn_kind(family: Family) -> str:
     return "a norm" if net.norm is not None else "a smooth activation" * isinstance(net.activation, SmoothActivation)
 
 
-def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) -> float:
-    draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
-    net = family.net(_INPUT, width, depth)
-    K = sample_gram(net, [x], draws, seed=0).K.to_numpy()
+def _draws(neurons: int) -> int:
+    """How many networks of so many neurons are drawn."""
+    return max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // neurons))
+
+
+def _spread_of_draws(net: Network, K: FloatArray) -> float:
     if not K.any():
         return 0.0
     if why_quantiles(net):
@@ -275,17 +283,21 @@ def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) ->
     return float(relative.std() / relative.mean())
 
 
-def _drawn_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
+def _narrowest(family: Family) -> int:
+    norm = family.net(_INPUT, 2, 2).norm
+    return 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
+
+
+def _drawn_search(depth: int, cv: float, narrowest: int) -> Search:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    norm = family.net(_INPUT, 2, 2).norm
-    width = 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
-    found, low, high = float(width), math.inf, math.log1p(_drawn_spread(depth, width, x, family) ** 2)
+    width = narrowest
+    found, low, high = float(width), math.inf, math.log1p(float((yield width)) ** 2)
     wanted = math.log1p(min(cv, _LARGEST) ** 2)
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
-        width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, family) ** 2)
+        width, low, high = 2 * width, high, math.log1p(float((yield 2 * width)) ** 2)
         if low > wanted >= high:
             found = width / 2 * 2 ** (math.log(low / wanted) / math.log(low / high))
     return math.ceil(found if high <= wanted else width * high / wanted)
