@@ -12,7 +12,6 @@ import pytest
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
-from finwidth.networks.family import Family
 from finwidth.networks.mlp import MLPOptions
 
 X = [1.0] * 64
@@ -216,9 +215,12 @@ DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
     ("depth", "wanted", "network"),
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
 )
-def test_widths_by_draws_are_right_where_exact_ones_exist(depth: int, wanted: float, network: MLPOptions) -> None:
-    drawn = sizing._drawn_width(depth, wanted, X, Family(MLP, {**network}))
-    assert drawn == pytest.approx(width_for(depth, wanted, **network), rel=DRAWN_ERROR)
+def test_widths_by_draws_are_right_where_exact_ones_exist(
+    depth: int, wanted: float, network: MLPOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = width_for(depth, wanted, **network)
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    assert width_for(depth, wanted, **network) == pytest.approx(exact, rel=DRAWN_ERROR)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +237,12 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
 
 
-def test_residual_networks_by_draws() -> None:
+def test_residual_networks_by_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths that are known, and one of a smooth activation at which other draws have the spread."""
-    relu = Family(ResNet, {"branch": "1/sqrt(depth)"})
-    drawn = sizing._drawn_width(4, 0.3, X, relu)
-    assert drawn == pytest.approx(width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)"), rel=DRAWN_ERROR)
+    exact = width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)")
+    with monkeypatch.context() as patch:
+        patch.setattr(sizing, "_must_be_drawn", lambda family: True)
+        assert width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)") == pytest.approx(exact, rel=DRAWN_ERROR)
     width = width_for(3, 0.3, kind=ResNet, activation="gelu", branch=0.5)
     K = finwidth.sample_gram(ResNet([64, width, 1], 3, activation="gelu", branch=0.5), [X], 5000, seed=17).K.to_numpy()
     assert float(K.std() / K.mean()) == pytest.approx(0.3, rel=DRAWN_ERROR / 2 + 3 / np.sqrt(2 * 5000))

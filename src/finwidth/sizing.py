@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 Widths = npt.NDArray[np.int64]
+Search: TypeAlias = Generator[int | list[int], FloatArray, int]
 
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
@@ -97,7 +98,23 @@ def width_for(
     if depth > deepest:
         which = f" for {_drawn_kind(family)}, whose networks are drawn" if drawn else ""
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
-    width = _drawn_width(depth, cv, x, family) if drawn else _exact_width(depth, cv, x, family)
+    if depth == 1 and kind is MLP and not drawn:  # no hidden layer, no spread
+        return 1
+    search = _drawn_search(depth, cv, narrowest=_narrowest(family)) if drawn else _exact_search(depth, cv)
+    asked = next(search)
+    try:
+        while True:
+            if isinstance(asked, list):
+                asked = search.send(spread_by_width(asked, depth, x, kind=kind, **network))
+                continue
+            net = family.net(_INPUT, asked, depth)
+            if drawn:
+                spread = _spread_of_draws(net, sample_gram(net, [x], _draws(asked * depth), seed=0).K.to_numpy())
+            else:
+                spread = moments(net, x).cv
+            asked = search.send(np.array(spread))
+    except StopIteration as found:
+        width: int = found.value
     if width > _WIDEST:
         raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
@@ -140,13 +157,13 @@ def depth_for(
             f"width is {width}; give at most {_WIDEST_DRAWN} for {_drawn_kind(family)}, whose networks are drawn"
         )
     depths = _DEPTHS_DRAWN if drawn else _depths(kind)
-
-    def spreads_at(depths: Sequence[int]) -> list[float]:
-        if drawn:
-            return [_drawn_spread(depth, width, x, family) for depth in depths]
-        return spread_by_depth(width, depths, x, kind=kind, **network)
-
-    spreads = spreads_at(depths)
+    exact = partial(spread_by_depth, width, x=x, kind=kind, **network)
+    if drawn:
+        nets = [family.net(_INPUT, width, depth) for depth in depths]
+        gram = partial(sample_gram, X=[x], seed=0)
+        spreads = [_spread_of_draws(net, gram(net, draws=_draws(width * net.depth)).K.to_numpy()) for net in nets]
+    else:
+        spreads = exact(depths)
     last = max((place for place, spread in enumerate(spreads) if spread <= cv), default=-1)
     if last < 0:
         raise FinwidthError(
@@ -157,8 +174,8 @@ def depth_for(
         if drawn:
             return depths[last] + _share(depths[last + 1] - depths[last], spreads[last], cv, spreads[last + 1])
         between = range(depths[last], depths[last + 1])
-        return max(depth for depth, spread in zip(between, spreads_at(between), strict=True) if spread <= cv)
-    if family.bounded and not drawn and 2 * spreads[-1] - spreads_at([depths[-1] // 2])[0] <= cv:  # less a term in 1/L
+        return max(depth for depth, spread in zip(between, exact(between), strict=True) if spread <= cv)
+    if family.bounded and not drawn and 2 * spreads[-1] - exact([depths[-1] // 2])[0] <= cv:  # less a term in 1/L
         return math.inf
     first = max((place for place, spread in enumerate(spreads) if spread > cv), default=-1) + 1
     warnings.warn(
@@ -186,33 +203,39 @@ def _share(steps: int, low: float, cv: float, high: float) -> int:
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
 
-def _exact_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
-    """From exact moments; more than the widest if no width does."""
+def _exact_search(depth: int, cv: float) -> Search:
+    """The width from exact moments, more than the widest if no width does: a search that asks for spreads.
 
-    def above(width: int) -> bool:
-        return moments(family.net(_INPUT, width, depth), x).cv > cv
-
-    if depth == 1 and family.kind is MLP:  # no hidden layer, no spread
-        return 1
-    if above(_WIDEST):
+    Those of a list of widths in double precision, that of a single one without rounding.
+    """
+    if (yield _WIDEST) > cv:
         return _WIDEST + 1
-    widths, spreads = _scan(cv, partial(spread_by_width, depth=depth, x=x, kind=family.kind, **family.options))
+    widths, spreads = yield from _scan(cv)
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         squares, one = np.square(spreads / cv), np.float64(cv) ** -2
         rounding = 1e-14 * depth * (one + squares)  # of squares, in double precision
         sure = squares > 1 + rounding
     last = int(np.flatnonzero(sure).max(initial=-1))
     unsure = np.flatnonzero(~sure & ~(squares < 1 - rounding))
-    last = next((int(place) for place in unsure[::-1] if place > last and above(int(widths[place]))), last)
-    return 1 if last < 0 else _first_within(above, int(widths[last]), int(widths[last + 1]))
+    for place in unsure[unsure > last][::-1]:
+        if (yield int(widths[place])) > cv:
+            last = int(place)
+            break
+    if last < 0:
+        return 1
+    low, high = int(widths[last]), int(widths[last + 1])  # between them the spread falls below cv
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if (yield middle) > cv else (low, middle)
+    return high
 
 
-def _scan(cv: float, spreads_of: Callable[[list[int]], FloatArray]) -> tuple[Widths, FloatArray]:
+def _scan(cv: float) -> Generator[list[int], FloatArray, tuple[Widths, FloatArray]]:
     """Widths and their spreads: closer and closer together around a hump whose tip may exceed cv."""
     steps = int(math.log(_WIDEST / _EVERY) / math.log(_RATIO))
     wider = [math.ceil(_EVERY * _RATIO**step) for step in range(1, steps + 1)]
     widths = np.array([*range(1, _EVERY + 1), *wider, _WIDEST])
-    spreads = spreads_of(widths.tolist())
+    spreads = yield widths.tolist()
     while True:
         middle = spreads[1:-1]
         tips = (middle >= spreads[:-2]) & (middle >= spreads[2:]) & (middle <= cv) & (middle > cv * (1 - _HUMP))
@@ -222,16 +245,8 @@ def _scan(cv: float, spreads_of: Callable[[list[int]], FloatArray]) -> tuple[Wid
         between = [np.linspace(widths[i], widths[i + 2], 41, dtype=np.int64) for i in np.flatnonzero(tips)]
         finer = np.setdiff1d(np.concatenate(between), widths)
         order = np.argsort(np.concatenate([widths, finer]))
-        spreads = np.concatenate([spreads, spreads_of(finer.tolist())])[order]
+        spreads = np.concatenate([spreads, (yield finer.tolist())])[order]
         widths = np.concatenate([widths, finer])[order]
-
-
-def _first_within(above: Callable[[int], bool], low: int, high: int) -> int:
-    """The width at which ``above`` ends, between one where it holds and one where it does not."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if above(middle) else (low, middle)
-    return high
 
 
 def _must_be_drawn(family: Family) -> bool:
@@ -254,10 +269,12 @@ def _drawn_kind(family: Family) -> str:
     return "a norm" if net.norm is not None else "a smooth activation" * isinstance(net.activation, SmoothActivation)
 
 
-def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) -> float:
-    draws = max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // (width * depth)))
-    net = family.net(_INPUT, width, depth)
-    K = sample_gram(net, [x], draws, seed=0).K.to_numpy()
+def _draws(neurons: int) -> int:
+    """How many networks of so many neurons are drawn."""
+    return max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // neurons))
+
+
+def _spread_of_draws(net: Network, K: FloatArray) -> float:
     if not K.any():
         return 0.0
     if why_quantiles(net):
@@ -266,17 +283,21 @@ def _drawn_spread(depth: int, width: int, x: Sequence[float], family: Family) ->
     return float(relative.std() / relative.mean())
 
 
-def _drawn_width(depth: int, cv: float, x: Sequence[float], family: Family) -> int:
+def _narrowest(family: Family) -> int:
+    norm = family.net(_INPUT, 2, 2).norm
+    return 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
+
+
+def _drawn_search(depth: int, cv: float, narrowest: int) -> Search:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    norm = family.net(_INPUT, 2, 2).norm
-    width = 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
-    found, low, high = float(width), math.inf, math.log1p(_drawn_spread(depth, width, x, family) ** 2)
+    width = narrowest
+    found, low, high = float(width), math.inf, math.log1p(float((yield width)) ** 2)
     wanted = math.log1p(min(cv, _LARGEST) ** 2)
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):
-        width, low, high = 2 * width, high, math.log1p(_drawn_spread(depth, 2 * width, x, family) ** 2)
+        width, low, high = 2 * width, high, math.log1p(float((yield 2 * width)) ** 2)
         if low > wanted >= high:
             found = width / 2 * 2 ** (math.log(low / wanted) / math.log(low / high))
     return math.ceil(found if high <= wanted else width * high / wanted)

@@ -93,7 +93,8 @@ def moments_grid(
     widths = _checked_widths(widths)
     if not widths or not depths:
         raise FinwidthError("the grid is empty; give at least one width and one depth")
-    cells = grid.cells(widths, depths)
+    grid.check_power()
+    cells = grid.algorithm(Cells(grid.family, grid.n_0, widths, depths))
     means = cells.log_values((pairs("w"), pairs("b")), grid.x)
     squares = cells.log_values((pairs("ww"), pairs("wb"), pairs("bb")), grid.x)
     updates = cells.log_values(tuple(update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")), grid.x)
@@ -135,7 +136,11 @@ def spread_by_width(
     """
     depth, widths = count("depth", depth), _checked_widths(items("widths", widths, "widths such as [16, 64]"))
     grid = _Grid(kind, network, x)
-    return grid.spreads(widths, [depth])[:, 0] if widths else np.zeros(0)
+    if not widths:
+        return np.zeros(0)
+    grid.check_power()
+    cells = grid.algorithm(Cells(grid.family, grid.n_0, widths, [depth]))
+    return _spreads(*cells.log_values(_SPREAD, grid.x))[:, 0]
 
 
 def spread_by_depth(
@@ -166,7 +171,9 @@ def spread_by_depth(
         return []
     if kind is not MLP:
         distinct = sorted(set(depths))
-        spreads = dict(zip(distinct, grid.spreads([width], distinct)[0].tolist(), strict=True))
+        grid.check_power()
+        cells = grid.algorithm(Cells(grid.family, grid.n_0, [width], distinct))
+        spreads = dict(zip(distinct, _spreads(*cells.log_values(_SPREAD, grid.x))[0].tolist(), strict=True))
         return [spreads[depth] for depth in depths]
     net = grid.family.net(grid.n_0, width, 4)
     found = _spreads_of_all_depths(check_mlp(net), grid.x, max(depths))
@@ -208,21 +215,20 @@ class _Grid:
         self.x = Input.of(exact_input(smallest, x), 4)
         self.algorithm = GRIDS[kind]
 
-    def cells(self, widths: Sequence[int], depths: Sequence[int]) -> MLPGrid | ResidualGrid:
-        """What computes the values of all cells."""
+    def check_power(self) -> None:
+        """Raise FinwidthError unless doubles hold what the moments are made of."""
         if not all(arguments.is_double(each) for each in self.x.power_sums.values()):
             raise FinwidthError(
                 "the fourth power of the input leaves a double's range; rescale it (or: finwidth.moments)"
             )
-        return self.algorithm(Cells(self.family, self.n_0, widths, depths))
 
-    def spreads(self, widths: Sequence[int], depths: Sequence[int]) -> FloatArray:
-        """Coefficients of variation of K, shape (widths, depths)."""
-        w, b, ww, wb, bb = self.cells(widths, depths).log_values(_SPREAD, self.x)
-        with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
-            log_square = np.logaddexp.reduce([ww, wb + np.log(2), bb])
-            spread: FloatArray = np.sqrt(np.fmax(np.expm1(log_square - 2 * np.logaddexp(w, b)), 0))
-        return spread
+
+def _spreads(w: FloatArray, b: FloatArray, ww: FloatArray, wb: FloatArray, bb: FloatArray) -> FloatArray:
+    """Coefficients of variation of K, from the logarithms of what its moments are made of."""
+    with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
+        log_square = np.logaddexp.reduce([ww, wb + np.log(2), bb])
+        spread: FloatArray = np.sqrt(np.fmax(np.expm1(log_square - 2 * np.logaddexp(w, b)), 0))
+    return spread
 
 
 class MLPGrid:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, reduce
 from itertools import chain, combinations, groupby, permutations, product
 from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
@@ -34,6 +34,7 @@ Splits: TypeAlias = Counter[tuple[State, Factor]]  # ties that go on, and the fa
 Pair: TypeAlias = tuple[State, State]  # paths that stay in neurons of the stream, and paths that pass through the block
 
 END: State = ()  # every path has ended in a bias
+_NO_PATHS: Splits = Counter({(END, ()): 1})  # the one split of no paths
 
 
 def start_state(outputs: Sequence[Sequence[int]], marks: Sequence[tuple[int, int, str]]) -> State:
@@ -105,24 +106,17 @@ def _renamed(state: State, names: dict[str, str]) -> State:
 def splits(state: State, occurring: frozenset[Tie]) -> Splits:
     """Every way in which the paths at the neurons of a layer leave them, by marks and by the ``occurring`` ties."""
     merged: Splits = Counter()
-    for (ties, factor), ways in _all_splits(state, occurring).items():
+    together = reduce(_side_by_side, [_block_splits(block, occurring) for block in state], _NO_PATHS)
+    for (ties, factor), ways in together.items():
         merged[canonical(ties), factor] += ways
     return merged
-
-
-def _all_splits(state: State, occurring: frozenset[Tie]) -> Splits:
-    """The splits of all neurons together, by the names that their marks have."""
-    found: Splits = Counter({(END, ()): 1})
-    for block in state:
-        found = _side_by_side(found, _block_splits(block, occurring))
-    return found
 
 
 @cache
 def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
     """The splits of one neuron: its first path and some others are one tie, and the rest split in turn."""
     if not paths:
-        return Counter({(END, ()): 1})
+        return _NO_PATHS
     first, rest = paths[0], paths[1:]
     found: Splits = Counter()
     for size in range(1, len(paths), 2):
@@ -209,7 +203,8 @@ def pair_splits(pair: Pair, occurring: frozenset[Tie]) -> Counter[tuple[Pair, Fa
     """The splits of the paths that pass through the block, beside those that stay."""
     staying, passing = pair
     merged: Counter[tuple[Pair, Factor]] = Counter()
-    for (ties, factor), ways in _all_splits(passing, occurring).items():
+    together = reduce(_side_by_side, [_block_splits(block, occurring) for block in passing], _NO_PATHS)
+    for (ties, factor), ways in together.items():
         merged[canonical_pair(staying, ties), factor] += ways
     return merged
 

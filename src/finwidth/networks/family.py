@@ -30,26 +30,16 @@ class FamilyOptions(MLPOptions, total=False):
 class _Kind(NamedTuple):
     """How networks of a kind are made, and told of."""
 
-    make: Callable[[type, int, int, int, Mapping[str, Any]], Network]
+    repeats_width: bool  # in its widths; or it has the depth as an argument of its own
     layers: str  # what depth counts
     per_layer: tuple[str, ...]  # options that may differ from layer to layer, or from block to block
 
 
-def _fully_connected(kind: type, n_0: int, width: int, depth: int, options: Mapping[str, Any]) -> Network:
-    net: Network = kind([n_0, *[width] * (depth - 1), 1], **options)
-    return net
-
-
-def _residual(kind: type, n_0: int, width: int, depth: int, options: Mapping[str, Any]) -> Network:
-    net: Network = kind([n_0, width, 1], depth, **options)
-    return net
-
-
 _FACTORS = ("skip", "branch")
 _KINDS = {
-    MLP: _Kind(_fully_connected, "weight layers", tuple(MLPOptions.__annotations__)),
-    ResNet: _Kind(_residual, "blocks", ("hidden", *_FACTORS)),
-    BalancedResNet: _Kind(_residual, "blocks", _FACTORS),
+    MLP: _Kind(repeats_width=True, layers="weight layers", per_layer=tuple(MLPOptions.__annotations__)),
+    ResNet: _Kind(repeats_width=False, layers="blocks", per_layer=("hidden", *_FACTORS)),
+    BalancedResNet: _Kind(repeats_width=False, layers="blocks", per_layer=_FACTORS),
 }
 
 
@@ -99,7 +89,10 @@ class Family:
 
     def net(self, n_0: int, width: int, depth: int) -> Network:
         """The network of this width and depth."""
-        return _KINDS[self.kind].make(self.kind, n_0, width, depth, self.options)
+        make: Callable[..., Network] = self.kind
+        if _KINDS[self.kind].repeats_width:
+            return make([n_0, *[width] * (depth - 1), 1], **self.options)
+        return make([n_0, width, 1], depth, **self.options)
 
     def of_depth(self, depth: int) -> Family:
         """The family in which factors that depend on the depth have the value that they have at this one."""
