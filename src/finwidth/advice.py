@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from finwidth import module_law
 from finwidth.arguments import count, numbers, real
@@ -181,9 +181,18 @@ def regime(
     draws = _default_draws(net) if draws is None else count("draws", draws)
     if draws == 1:
         raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
-    spread = _spread(net, point if x is None else x, point, draws, seed)
+    kernels, step = _drawing(net)
+    if why_quantiles(net) or no_moments(net):
+        spread = _spread_of_kernels(kernels(point, draws, seed), why_quantiles(net))
+    else:
+        exact = moments(net, point if x is None else x)
+        spread = _Spread(_usable(float(exact.mean)), exact.cv, 0.0)
     rate = _rate(lr, spread.middle)
-    moved = _moved(net, point, wanted, rate, draws=draws, seed=seed) / spread.middle
+    try:
+        before, after = step(point, wanted, rate, draws, seed)
+        moved = np.abs(after - before) / spread.middle
+    except NotFiniteError:  # a step leads past a double's range
+        moved = np.full(1, math.inf)
     towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     return _regime_told(spread, moved, towards, rate, default=lr is None)
 
@@ -297,24 +306,14 @@ def _default_draws(net: Network) -> int:
     return max(_FEWEST, min(_DRAWS, affordable))
 
 
-def _spread(net: Network, x: Vector, point: FloatArray, draws: int, seed: int) -> _Spread:
-    """E[K] and the cv of K, exact where there are exact moments, else drawn; of normalised networks from quantiles."""
-    if reason := why_quantiles(net):
-        return _spread_of_quantiles(_initial_kernels(net, point, draws, seed), reason)
-    if not no_moments(net):
-        exact = moments(net, x)
-        mean, cv, error = float(exact.mean), exact.cv, 0.0
-    else:
-        K = _initial_kernels(net, point, draws, seed)
-        mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
-        error = _cv_error(K / K.mean()) if cv else 0.0
-    return _Spread(_usable(mean), cv, error)
-
-
-def _spread_of_quantiles(K: FloatArray, reason: str) -> _Spread:
-    law = QuantileSketch.of(K)
-    spread = law.relative_spread
-    return _Spread(_usable(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, reason)
+def _spread_of_kernels(K: FloatArray, quantiles: str) -> _Spread:
+    """The middle and the spread of drawn kernels; from quantiles, if that is the reason for them."""
+    if quantiles:
+        law = QuantileSketch.of(K)
+        spread = law.relative_spread
+        return _Spread(_usable(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, quantiles)
+    mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
+    return _Spread(_usable(mean), cv, _cv_error(K / K.mean()) if cv else 0.0)
 
 
 def _mean_of_draws(K: FloatArray) -> float:
@@ -336,10 +335,11 @@ def _usable(middle: float, center: _Center = _MEAN) -> float:
     return middle
 
 
-def _initial_kernels(net: Network, x: FloatArray, draws: int, seed: int) -> FloatArray:
+def _drawing(net: Network) -> tuple[Callable[..., FloatArray], Callable[..., tuple[FloatArray, FloatArray]]]:
+    """What draws kernels of a network, and kernels before and after a step."""
     if _holds_weights(net):
-        return dense.initial(net, x, draws, seed)
-    return in_law.sampled_kernels(net, x, draws, seed)
+        return partial(dense.initial, net), partial(dense.first_step, net)
+    return partial(in_law.sampled_kernels, net), partial(in_law.sampled_first_step, net)
 
 
 def _cv_error(relative: FloatArray) -> float:
@@ -348,19 +348,6 @@ def _cv_error(relative: FloatArray) -> float:
     variance = float(np.square(deviations).mean())
     influence = (np.square(deviations) - variance) / (2 * math.sqrt(variance)) - math.sqrt(variance) * deviations
     return float(influence.std()) / math.sqrt(len(relative))
-
-
-def _moved(net: Network, x: FloatArray, target: FloatArray, lr: float, *, draws: int, seed: int) -> FloatArray:
-    """|K_1 - K_0| of drawn networks; infinite if a step leads past a double's range."""
-    try:
-        if _holds_weights(net):
-            before, after = dense.first_step(net, x, target, lr, draws, seed)
-        else:
-            before, after = in_law.sampled_first_step(net, x, target, lr, draws, seed)
-    except NotFiniteError:
-        return np.full(1, math.inf)
-    moved: npt.NDArray[np.float64] = np.abs(after - before)
-    return np.where(np.isfinite(moved), moved, math.inf)
 
 
 def _plainly(target: float | tuple[float, ...]) -> str:
