@@ -39,14 +39,18 @@ def check_inputs(net: Network, X: npt.ArrayLike) -> FloatArray:
 
 def check_input(net: Network, x: Vector) -> FloatArray:
     """One input of shape (n_0,) as float64; raises FinwidthError unless it is finite and fits the network."""
-    wanted = f"give {check_network(net).widths[0]} finite number{'s' * (net.widths[0] > 1)}"
+    return check_vector(x, check_network(net).widths)
+
+
+def check_vector(x: Vector, widths: Sequence[int]) -> FloatArray:
+    """One input for a network of these widths, as `check_input`."""
+    wanted = f"give {widths[0]} finite number{'s' * (widths[0] > 1)}"
     array = arguments.numbers(x)
     if array is None:
         raise FinwidthError(f"the input {shown(x)} is not an array of numbers; {wanted}")
-    if array.shape != (net.widths[0],):
+    if array.shape != (widths[0],):
         raise FinwidthError(
-            f"the input has shape {array.shape}, and the network {format_widths(net.widths)} takes ({net.widths[0]},); "
-            + wanted
+            f"the input has shape {array.shape}, and the network {format_widths(widths)} takes ({widths[0]},); {wanted}"
         )
     if not np.isfinite(array).all():
         place = int(np.flatnonzero(~np.isfinite(array))[0])

@@ -16,9 +16,9 @@ from finwidth.inputs import OF_ANY_WIDTH, parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import BIASES, Network
 from finwidth.networks.family import Family
-from finwidth.networks.inputs import check_input
+from finwidth.networks.inputs import check_vector
 from finwidth.networks.laws import LAWS, FloatArray
-from finwidth.networks.mlp import MLP, PARAMETERIZATIONS
+from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.sweeps.schema.kinds import NetworkTable, Value, factor_text, kind_of, norm_text
 from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
 
@@ -153,4 +153,4 @@ def input_vector(name: str, n_0: int | None, folder: Path) -> FloatArray:
     if n_0 is None and name.startswith(OF_ANY_WIDTH):
         raise FinwidthError(f"the input {name!r} fits any input width, so n_0 must be given")
     vector = np.asarray(parse_input(str(folder / name) if name.endswith(".npy") else name, n_0))
-    return check_input(MLP([len(vector) if n_0 is None else n_0, 1]), vector)
+    return check_vector(vector, [len(vector) if n_0 is None else n_0, 1])
