@@ -30,6 +30,7 @@ from finwidth.sweeps.execution.task import Task
 
 distributed = pytest.importorskip("distributed", reason="needs the dask extra")
 import dask  # noqa: E402
+import tornado.util  # noqa: E402
 
 # What distributed itself leaves open, or warns of, when its workers start and are killed.
 pytestmark = [
@@ -125,6 +126,16 @@ def test_no_scheduler(address: Any, message: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(FinwidthError, match=message) as raised:
         finwidth.sweep(CONFIG, scheduler=address)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), tornado.util.TimeoutError()])
+def test_a_timeout_without_words(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def busy(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(cluster, "_server_kind", busy)
+    with pytest.raises(FinwidthError, match=r"\(timed out after \d+ s\)"):
+        finwidth.sweep(CONFIG, scheduler="tcp://127.0.0.1:1")
 
 
 def test_a_port_where_something_else_listens(two_workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:

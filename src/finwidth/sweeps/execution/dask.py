@@ -290,7 +290,9 @@ def _connect(scheduler: str) -> _Client:
             return client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False, security=security)
     # An address, and Dask's configuration of TLS, decide what is parsed, loaded and connected, and so what is raised.
     except Exception as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        waited = f"timed out after {_CONNECT_SECONDS} s"  # of several libraries, which need not say it
+        name = type(error).__name__
+        why = " ".join(str(error).split())[:200] or (waited if name == "TimeoutError" else name)
         tls = ", and Dask's configuration needs the certificates" if scheduler.startswith("tls:") else ""
         raise FinwidthError(
             f"no Dask scheduler answers at {scheduler!r:.80} ({why}); give the address that dask scheduler prints, "
