@@ -364,3 +364,18 @@ def test_regime_by_a_factory_of_modules_in_law() -> None:
     found = finwidth.regime(module, x, draws=5, factory=lambda: finwidth.in_law(module))
     assert "networks that factory makes" in found.advice
     assert found.movement > 0
+
+
+def test_a_residual_module_of_several_outputs_has_its_update_placed() -> None:
+    """A step on all outputs, as in the exact mean and in the networks that it stands among."""
+    net, x = finwidth.ResNet([3, 6, 2], 2, parameterization="standard"), [1.0, -1.0, 0.5]
+    rows = {row.quantity: row for row in finwidth.compare(finwidth.empirical.ResNet(net), x, networks=400).rows}
+    assert rows["dK"].exact == float(finwidth.moments(net, x).update["dK"])
+    assert 0 < rows["dK"].percentile < 100
+
+
+@pytest.mark.parametrize("networks", [0, -1, 1.5])
+def test_numbers_of_networks_are_checked_for_modules_too(networks: Any) -> None:
+    module = finwidth.empirical.ResNet(finwidth.ResNet([3, 6, 2], 2))
+    with pytest.raises(FinwidthError, match="networks is"):
+        finwidth.compare(module, [1.0, -1.0, 0.5], networks=networks)

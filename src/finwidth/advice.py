@@ -18,7 +18,7 @@ from finwidth.exact.moments import moments
 from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
 from finwidth.module_law import ModuleLaw
-from finwidth.networks.description import Network, check_network, kept_widths, weight_layers
+from finwidth.networks.description import Network, check_network, count_weights, kept_widths
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -47,7 +47,7 @@ _MEANING = {
 _CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
 
 
-class _Center(NamedTuple):
+class _Centre(NamedTuple):
     """How the middle of a law is told: its name, of K in a formula, and what to do with many kernels."""
 
     name: str
@@ -55,8 +55,8 @@ class _Center(NamedTuple):
     average: str
 
 
-_MEAN = _Center("mean", "E[K]", "average")
-_MEDIAN = _Center("median", "median K", "take the median")
+_MEAN = _Centre("mean", "E[K]", "average")
+_MEDIAN = _Centre("median", "median K", "take the median")
 
 
 class _Spread(NamedTuple):
@@ -65,7 +65,7 @@ class _Spread(NamedTuple):
     middle: float
     cv: float
     error: float
-    center: _Center = _MEAN
+    centre: _Centre = _MEAN
     reason: str = ""  # why it is not the mean
 
 
@@ -132,10 +132,9 @@ def regime(
     ----------
     net
         The network: an `MLP`, or a `ResNet` or `BalancedResNet` with Gaussian weights, which normalised networks have
-        as well. Or a torch module: then the law
-        is that of its initialization, and the rate that of torch.optim.SGD. A module that
-        `finwidth.empirical.recognise` does not know is drawn again, layer by layer or by ``factory``, as for `compare`.
-        Of several outputs K is that of output 0; all are trained.
+        as well. Or a torch module: then the law is that of its initialization, and the rate that of torch.optim.SGD. A
+        module that `finwidth.empirical.recognise` does not know is drawn again, layer by layer or by ``factory``, as
+        for `compare`. Of several outputs K is that of output 0; all are trained.
     x
         The input, shape (n_0,); by default all ones.  Of a module that is not recognised, one sample, always given.
     target
@@ -179,8 +178,7 @@ def regime(
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _step_targets(net.widths[-1], target)
     draws = _default_draws(net) if draws is None else count("draws", draws)
-    if draws == 1:
-        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
+    _check_several(draws)
     kernels, step = _drawing(net)
     if why_quantiles(net) or no_moments(net):
         spread = _spread_of_kernels(kernels(point, draws, seed), why_quantiles(net))
@@ -193,8 +191,17 @@ def regime(
         moved = np.abs(after - before) / spread.middle
     except NotFiniteError:  # a step leads past a double's range
         moved = np.full(1, math.inf)
-    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
-    return _regime_told(spread, moved, towards, rate, default=lr is None)
+    return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None)
+
+
+def _check_several(draws: int) -> None:
+    if draws == 1:
+        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
+
+
+def _towards(target: float | Sequence[float], wanted: FloatArray) -> float | tuple[float, ...]:
+    """The target as it was given, one number or one for each output."""
+    return tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
 
 
 def _rate(lr: float | None, middle: float) -> float:
@@ -205,23 +212,21 @@ def _regime_of_draws(  # noqa: PLR0917
     law: ModuleLaw, x: object, target: float | Sequence[float], lr: float | None, draws: int, seed: int
 ) -> Regime:
     """The regime of real networks that are drawn and differentiated one by one."""
-    if draws == 1:
-        raise FinwidthError("draws is 1; give at least 2, for one tells nothing of its error")
+    _check_several(draws)
     if x is None:
         raise FinwidthError(f"x is None; give one input, of the shape of a sample ({law.not_recognised})")
     X = module_law.one_input(law.module, x)
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
-    mean = 1.0 if lr is not None else _mean_of_draws(module_law.kernels_of_draws(law, X, draws, seed))
+    lr = None if lr is None else _rate(lr, 1.0)  # a mistake is told before anything is drawn
+    before = module_law.kernels_of_draws(law, X, draws, seed)
+    mean = _usable(float(before.mean()))
     rate = _rate(lr, mean)
-    before, after = module_law.steps_of_draws(law, X, wanted, rate, draws, seed)
-    mean = _mean_of_draws(before)
+    after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed)
     cv = float(before.std()) / mean
     moved = np.abs(after - before) / mean
-    towards = tuple(wanted.tolist()) if np.ndim(target) else float(wanted[0])
     cv_error = _cv_error(before / mean) if cv else 0.0
-    return _regime_told(
-        _Spread(mean, cv, cv_error), moved, towards, rate, default=lr is None, of=f"of {draws} {law.told}: "
-    )
+    spread, of = _Spread(mean, cv, cv_error), f"of {draws} {law.told}: "
+    return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
 
 
 def _regime_told(
@@ -234,38 +239,34 @@ def _regime_told(
     of: str = "",
 ) -> Regime:
     """What is found, in numbers and words."""
-    moved, center = np.where(np.isfinite(moved), moved, math.inf), spread.center
+    moved, centre = np.where(np.isfinite(moved), moved, math.inf), spread.centre
     median = float(np.median(moved)) if np.isfinite(moved).all() else math.nan
-    if center is _MEAN:
+    if centre is _MEAN:
         (movement, error), typical = _mean(moved), moved.mean()
     else:
         movement, typical = median, np.median(moved)
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
     name = "moving" if typical > MOVEMENT else "noisy" if spread.cv > SPREAD else "near-deterministic"
-    varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {center.name}"
+    varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
     why = f" ((q84 - q16)/2; {spread.reason})" * bool(spread.reason)
-    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{center.of_kernel}' * default}"
+    step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"
     advice = (
         f"{of}at this input its kernel varies by {varies}{why} between initializations, and the first step of "
-        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median, center)}: "
-        f"{_MEANING[name].format(centre=center.name, average=center.average)}; "
+        f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median, centre)}: "
+        f"{_MEANING[name].format(centre=centre.name, average=centre.average)}; "
         "longer training, more inputs, another target or rate are another matter"
     )
-    return Regime(name, spread.cv, spread.error, movement, error, median, center.name, towards, rate, advice)
+    return Regime(name, spread.cv, spread.error, movement, error, median, centre.name, towards, rate, advice)
 
 
 def too_large(net: Network) -> str | None:
     """Why `regime` does not draw a network unless told how often: it is too large; None if it is not."""
     if not_gaussian(net):
-        if _weights(net) > _MOST_WEIGHTS:
-            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {_weights(net):.2g} weights each"
+        if count_weights(net) > _MOST_WEIGHTS:
+            return f"{not_gaussian(net)[0]}, so networks are drawn whole, with {count_weights(net):.2g} weights each"
     elif sum(kept_widths(net)) > _MOST_NEURONS:
         return f"it has {sum(kept_widths(net)):.2g} neurons"
     return None
-
-
-def _weights(net: Network) -> int:
-    return sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
 
 
 def unsupported(net: Network) -> list[str]:
@@ -302,7 +303,7 @@ def _default_draws(net: Network) -> int:
     """Number of draws that take about a second; FinwidthError if even the smallest number takes much longer."""
     if reason := too_large(net):
         raise FinwidthError(f"this network is drawn only if you say how often: {reason}; give draws={_FEWEST}, or so")
-    affordable = _WEIGHTS // _weights(net) if not_gaussian(net) else _NEURONS // sum(kept_widths(net))
+    affordable = _WEIGHTS // count_weights(net) if not_gaussian(net) else _NEURONS // sum(kept_widths(net))
     return max(_FEWEST, min(_DRAWS, affordable))
 
 
@@ -316,21 +317,16 @@ def _spread_of_kernels(K: FloatArray, quantiles: str) -> _Spread:
     return _Spread(_usable(mean), cv, _cv_error(K / K.mean()) if cv else 0.0)
 
 
-def _mean_of_draws(K: FloatArray) -> float:
-    """E[K] of draws."""
-    return _usable(float(K.mean()))
-
-
-def _usable(middle: float, center: _Center = _MEAN) -> float:
+def _usable(middle: float, centre: _Centre = _MEAN) -> float:
     """The mean or median of K, if a step can be drawn with it."""
     if not middle:
         raise FinwidthError(
-            f"the {'kernel' if center is _MEAN else 'median kernel'} of this network is zero at this input: nothing is "
+            f"the {'kernel' if centre is _MEAN else 'median kernel'} of this network is zero at this input: nothing is "
             "trained; use bias='trained'"
         )
     if not 0 < middle < math.inf or math.isinf(1 / middle):
         raise FinwidthError(
-            f"{center.of_kernel} is {middle:.3g}, past the range in which a step can be drawn; rescale gains or input"
+            f"{centre.of_kernel} is {middle:.3g}, past the range in which a step can be drawn; rescale gains or input"
         )
     return middle
 
@@ -367,11 +363,11 @@ def _mean(moved: FloatArray) -> tuple[float, float]:
     return largest * float(relative.mean()), largest * float(relative.std(ddof=1)) / math.sqrt(len(moved))
 
 
-def _movement_in_words(movement: float, error: float, median: float, center: _Center) -> str:
+def _movement_in_words(movement: float, error: float, median: float, centre: _Centre) -> str:
     """How far a step moves the kernel, in words."""
     if math.isnan(median):
         return "past a double's range in some networks"
     if math.isnan(movement):
         return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
-    half = " or more in half of the networks" * (center is _MEDIAN)
-    return f"by {movement:.2g} +- {2 * error:.1g} of its {center.name}{half}"
+    half = " or more in half of the networks" * (centre is _MEDIAN)
+    return f"by {movement:.2g} +- {2 * error:.1g} of its {centre.name}{half}"

@@ -16,8 +16,9 @@ from finwidth.errors import FinwidthError, SizeError
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
+from finwidth.module_law import ModuleLaw
 from finwidth.networks.activations import SmoothActivation
-from finwidth.networks.description import Network, check_network, kept_widths, weight_layers
+from finwidth.networks.description import Network, check_network, count_weights, kept_widths
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
@@ -234,10 +235,10 @@ def compare(
     seed, draws = check_seed(seed), count("draws", draws)
     tell = arguments.progress(progress)
     if not isinstance(net, Network) and hasattr(net, "parameters"):
-        if factory is None:
-            return _compare_recognised(net, x, init, tell, draws=draws, networks=networks, seed=seed)
-        module_law.check_told_once(init, factory)
-        return _compare_in_module_law(net, x, factory, tell, networks=networks, seed=seed)
+        law = module_law.description_or_law(net, init, factory, serves=lambda _: True)
+        if isinstance(law, ModuleLaw):
+            return _compare_in_module_law(law, x, tell, networks=networks, seed=seed)
+        return compare_with_law(law, net, x, tell, draws=draws, networks=networks, seed=seed)
     module_law.check_no_factory(factory)
     net = check_network(net)
     if reasons := unsupported(net):
@@ -299,7 +300,7 @@ def _not_sampled(net: Network) -> str | None:
 
 def _networks(net: Network, x: Vector, networks: int | None, seed: int) -> dict[str, FloatArray]:
     """Real networks, drawn and differentiated, as many as asked for or as seconds allow."""
-    weights = sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
+    weights = count_weights(net)
     if weights > _WEIGHTS:
         raise FinwidthError(
             f"one network of {format_widths(net.widths)} has {weights:.2g} weights, too many to draw; "
@@ -404,30 +405,6 @@ class ModuleComparison:
         return document
 
 
-def _compare_recognised(
-    module: nn.Module,
-    x: Vector,
-    init: str | Mapping[str, object] | None,
-    tell: Callable[[int], object],
-    *,
-    draws: int,
-    networks: int | None,
-    seed: int,
-) -> ModuleComparison:
-    """Beside the law of the network that the module is recognised as, or else in that of its layers."""
-    from finwidth import empirical
-
-    try:
-        net = empirical.recognise(module, init)
-    except FinwidthError as error:
-        if init is not None or not hasattr(module, "named_modules"):
-            raise
-        return _compare_in_module_law(
-            module, x, None, tell, networks=networks, seed=seed, reason=module_law.short_reason(error)
-        )
-    return compare_with_law(net, module, x, tell, draws=draws, networks=networks, seed=seed)
-
-
 def compare_with_law(
     net: Network,
     module: nn.Module,
@@ -463,27 +440,20 @@ def _real_networks(net: Network, x: Vector, networks: int | None, seed: int) -> 
     from finwidth import empirical
     from finwidth.empirical.modules.table import number_of_weights
 
-    number = networks or max(1, min(_MOST_NETWORKS // 10, _WEIGHTS // number_of_weights(net)))
+    affordable = max(1, min(_MOST_NETWORKS // 10, _WEIGHTS // number_of_weights(net)))
+    number = affordable if networks is None else count("networks", networks)
     if isinstance(net, ResNet) and net.norm is None:
-        return simulate_residual(net, x, count("networks", number), np.random.default_rng(seed))
+        return simulate_residual(net, x, number, np.random.default_rng(seed))
     ensemble = empirical.Ensemble(net, number, seed)
     return {"K": ensemble.kernels(check_input(net, x)[None], 0)[:, 0, 0].numpy()}
 
 
 def _compare_in_module_law(
-    module: nn.Module,
-    x: Vector,
-    factory: Callable[[], nn.Module] | None,
-    tell: Callable[[int], object],
-    *,
-    networks: int | None,
-    seed: int,
-    reason: str = "",
+    law: ModuleLaw, x: Vector, tell: Callable[[int], object], *, networks: int | None, seed: int
 ) -> ModuleComparison:
     """K of a module of any kind among draws of its law."""
-    law = module_law.law_of_module(module, factory, reason=reason)
-    X = module_law.one_input(module, x)
-    K = module_law.kernel_of(module, X)
+    X = module_law.one_input(law.module, x)
+    K = module_law.kernel_of(law.module, X)
     number = _REDRAWN if networks is None else count("networks", networks)
     drawn = module_law.kernels_of_draws(law, X, number, seed, tell)
     row = Placed("K", K, None, None, *_percentile(drawn, K))
@@ -491,10 +461,7 @@ def _compare_in_module_law(
 
 
 def _measured_module(net: Network, module: nn.Module, x: Vector) -> dict[str, float]:
-    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth.
-
-    Of residual networks of several outputs the references step on output 0 alone, so there is no update here.
-    """
+    """K of output 0 at the input, its parts where biases are trained, its update unless the activation is smooth."""
     from finwidth import empirical
     from finwidth.empirical.modules.described import DescribedModule
 
@@ -505,7 +472,7 @@ def _measured_module(net: Network, module: nn.Module, x: Vector) -> dict[str, fl
     scale = module.scale if isinstance(module, DescribedModule) else None
     found = {part: float(empirical.ntk(module, X, outputs=0, parameters=p, scale=scale)) for part, p in parts.items()}
     found = {"K": sum(found.values()), **found}
-    if not isinstance(net.activation, SmoothActivation) and (isinstance(net, MLP) or net.widths[-1] == 1):
+    if not isinstance(net.activation, SmoothActivation):
         targets = np.zeros((1, net.widths[-1]))
         found["dK"] = float(empirical.sgd_update(module, X, targets, outputs=0, scale=scale))
     return found

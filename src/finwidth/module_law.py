@@ -85,14 +85,15 @@ def description_or_law(
     from finwidth import empirical
 
     if factory is not None:
-        check_told_once(init, factory)
+        if init is not None:
+            raise FinwidthError("init and factory both say how the module is drawn; give one of them")
         return law_of_module(module, factory)
     try:
         net = empirical.recognise(module, init)
     except FinwidthError as error:
         if init is not None or not hasattr(module, "named_modules"):
             raise
-        return law_of_module(module, reason=short_reason(error))
+        return law_of_module(module, reason=str(error).split(" (recognised are")[0])  # without what is
     if serves(net):
         return net
     return law_of_network(net, module)
@@ -102,17 +103,6 @@ def check_no_factory(factory: object) -> None:
     """Refuse a factory beside a description of a network."""
     if factory is not None:
         raise FinwidthError("factory is for torch modules, and the law of a description is its own; leave factory out")
-
-
-def check_told_once(init: object, factory: object) -> None:
-    """Refuse two statements of how a module is drawn."""
-    if init is not None and factory is not None:
-        raise FinwidthError("init and factory both say how the module is drawn; give one of them")
-
-
-def short_reason(error: FinwidthError) -> str:
-    """Why a module is not recognised, without what is."""
-    return str(error).split(" (recognised are")[0]
 
 
 def law_of_network(net: Network, module: nn.Module) -> ModuleLaw:
@@ -244,10 +234,10 @@ def kernels_of_draws(
     return K
 
 
-def steps_of_draws(  # noqa: PLR0917
+def kernels_after_step(  # noqa: PLR0917
     law: ModuleLaw, X: torch.Tensor, target: FloatArray, lr: float, draws: int, seed: int
 ) -> FloatArray:
-    """K_00(x,x) of draws before and after a step of SGD on |N(x) - t|^2 / 2, shape (2, draws).
+    """`kernel_of` the draws of `kernels_of_draws` after a step of SGD on |N(x) - t|^2 / 2, shape (draws,).
 
     Parameters
     ----------
@@ -258,19 +248,18 @@ def steps_of_draws(  # noqa: PLR0917
     lr
         Learning rate of torch.optim.SGD; of a module of a description, that of its parameterization.
     draws, seed
-        How many, and what fixes them: the draws are those of `kernels_of_draws`.
+        How many, and what fixes them.
     """
     from finwidth.empirical.modules.redrawing import seeds_of
 
-    K, seeds = np.zeros((2, draws)), seeds_of(seed, draws)
+    K, seeds = np.full(draws, math.inf), seeds_of(seed, draws)
     kernel = _kernel_function(law.draw(seeds[0]), X)
     with stage("taking a step", draws) as told:
         for i, each in enumerate(seeds):
             module = law.draw(each)
-            K[0, i] = kernel(module, X)
             _take_step(module, X, target, lr)
-            finite = all(bool(each.isfinite().all()) for each in _formed(module))
-            K[1, i] = kernel(module, X) if finite else math.inf
+            if all(bool(each.isfinite().all()) for each in _formed(module)):
+                K[i] = kernel(module, X)
             told(i + 1)
     return K
 

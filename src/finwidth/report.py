@@ -253,7 +253,7 @@ def _depth_figure(net: Network, x: Vector) -> Figure:
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
     normed = {} if net.norm is None else {"norm": net.norm}
-    narrowest = 2 if net.norm is not None and net.norm.centred else 1
+    narrowest = 1 if net.norm is None else net.norm.narrowest
     widths = sorted({max(narrowest, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
     plot, most = (plots.spread_over_depth, 10) if normed else (plots.growth_with_depth, 40)

@@ -26,6 +26,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
+from finwidth.networks.norm import Norm
 from finwidth.networks.routes import check_supported
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
@@ -100,7 +101,7 @@ def width_for(
         raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
     if depth == 1 and kind is MLP and not drawn:  # no hidden layer, no spread
         return 1
-    search = _drawn_search(depth, cv, narrowest=_narrowest(family)) if drawn else _exact_search(depth, cv)
+    search = _drawn_search(depth, cv, family.net(_INPUT, 2, 2).norm) if drawn else _exact_search(depth, cv)
     asked = next(search)
     try:
         while True:
@@ -283,17 +284,12 @@ def _spread_of_draws(net: Network, K: FloatArray) -> float:
     return float(relative.std() / relative.mean())
 
 
-def _narrowest(family: Family) -> int:
-    norm = family.net(_INPUT, 2, 2).norm
-    return 2 if norm is not None and norm.centred else 1  # LayerNorm of one neuron is zero
-
-
-def _drawn_search(depth: int, cv: float, narrowest: int) -> Search:
+def _drawn_search(depth: int, cv: float, norm: Norm | None) -> Search:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.
     """
-    width = narrowest
+    width = 1 if norm is None else norm.narrowest
     found, low, high = float(width), math.inf, math.log1p(float((yield width)) ** 2)
     wanted = math.log1p(min(cv, _LARGEST) ** 2)
     while 2 * width * depth <= _NEURONS and (width < 4 * depth or high > wanted / 4):

@@ -92,21 +92,34 @@ def _with_widths(net: Network) -> Iterator[tuple[tuple[Step, ...], int]]:
         n = next((step.fan_out for step in reversed(stage) if isinstance(step, Layer)), n)
 
 
-def weight_layers(steps: Iterable[Step]) -> list[Layer]:
-    """The weight layers among the steps and their branches, in the order in which they are passed.
+def weight_layers(net: Network) -> list[Layer]:
+    """The weight layers of a network and its branches, in the order in which they are passed.
 
     >>> from finwidth import ResNet
     >>> from finwidth.networks.description import weight_layers
-    >>> [(layer.fan_in, layer.fan_out) for stage in ResNet([2, 4, 1], 1, 7).stages for layer in weight_layers(stage)]
+    >>> [(layer.fan_in, layer.fan_out) for layer in weight_layers(ResNet([2, 4, 1], 1, 7))]
     [(2, 4), (4, 7), (7, 4), (4, 1)]
     """
-    found: list[Layer] = []
-    for step in steps:
-        if isinstance(step, Layer):
-            found.append(step)
-        elif isinstance(step, Residual):
-            found += weight_layers(step.branch)
-    return found
+
+    def layers(steps: Iterable[Step]) -> Iterator[Layer]:
+        for step in steps:
+            if isinstance(step, Layer):
+                yield step
+            elif isinstance(step, Residual):
+                yield from layers(step.branch)
+
+    return [layer for stage in net.stages for layer in layers(stage)]
+
+
+def count_weights(net: Network) -> int:
+    """How many weights the layers of a network have.
+
+    >>> from finwidth import ResNet
+    >>> from finwidth.networks.description import count_weights
+    >>> count_weights(ResNet([2, 4, 1], 1, 7))
+    68
+    """
+    return sum(layer.fan_in * layer.fan_out for layer in weight_layers(net))
 
 
 class Network:

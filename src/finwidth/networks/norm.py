@@ -77,6 +77,11 @@ class Norm:
         """Whether the mean over neurons is taken away."""
         return self.kind == "layer"
 
+    @property
+    def narrowest(self) -> int:
+        """The least width that it is of use for: LayerNorm of one neuron is zero."""
+        return 2 if self.centred else 1
+
     def describe(self) -> dict[str, Any]:
         """What defines it, in plain types."""
         return {
@@ -130,6 +135,6 @@ def check_norm(given: str | Norm | None, widths: tuple[int, ...]) -> Norm | None
                 'finwidth.Norm("layer", "after")'
             )
         given = Norm(given)
-    if given.centred and 1 in widths:
+    if any(width < given.narrowest for width in widths):
         raise FinwidthError('norm="layer" of width 1 is always zero; give widths of at least 2, or norm="rms"')
     return given

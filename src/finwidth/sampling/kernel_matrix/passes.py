@@ -96,7 +96,7 @@ class DrawnNetworks:
         self.batch = NetworkBatch(draws, len(X), outputs, rng)
         self.layers: list[GaussianLayer] = []
         self.norms: list[NormPass] = []
-        self._total = sum(len(weight_layers(stage)) for stage in net.stages)
+        self._total = len(weight_layers(net))
         self.stages = [[self._passed(step) for step in stage] for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 

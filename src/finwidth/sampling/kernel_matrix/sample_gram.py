@@ -104,7 +104,7 @@ class NetworkAtSeveralInputs(Sampler):
     ) -> None:
         self.net, self.X, self.targets, self.device = net, X, targets, device
         self.widths = kept_widths(net)
-        self.neurons = sum(layer.fan_out for stage in net.stages for layer in weight_layers(stage))
+        self.neurons = sum(layer.fan_out for layer in weight_layers(net))
         m, outputs = len(X), net.widths[-1]
         several = (outputs,) if outputs > 1 else ()
         names = ("K_w", "K_b", "K") if targets is None else ("K_w", "K_b", "K", "dK")

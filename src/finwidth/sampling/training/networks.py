@@ -277,7 +277,7 @@ class Networks:
         self.draws, self.rng = draws, rng
         self.layers: list[TrainedLayer] = []
         self.signs: list[FloatArray] = []
-        self._total = sum(len(weight_layers(stage)) for stage in net.stages)
+        self._total = len(weight_layers(net))
         self.steps = [self._trained(step) for stage in net.stages for step in stage]
 
     def _trained(self, step: Step) -> TrainedStep:

@@ -165,7 +165,7 @@ def training_bytes(spec: TrainingSpec) -> int:
     4.5...
     """
     left, right, at_once = spec.vectors
-    layers = [layer for stage in spec.net.stages for layer in weight_layers(stage)]
+    layers = weight_layers(spec.net)
     copies = 2 if spec.momentum else 1  # the weights, their velocity
     kept = at_work = 0
     for i, layer in enumerate(layers):

@@ -9,7 +9,7 @@ import numpy as np
 
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
-from finwidth.networks.description import Network, weight_layers
+from finwidth.networks.description import Network, count_weights
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
@@ -150,19 +150,15 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
             X, y = np.ones((m, cell.n_0)), np.zeros((m, 1))
             one = training_bytes(TrainingSpec(net, X, y, table["steps"], 1.0, 0.0, m, SQUARED, table["record"]))
         else:
-            one = 40 * _weights_of(net)
+            one = 40 * count_weights(net)
         return one * min(table["draws"], _at_once(net, table))
 
 
 def _at_once(net: Network, table: TrainingTable) -> int:
     """How many networks share a seed."""
     if table["method"] == "networks":
-        return max(1, _CHUNK_WEIGHTS // _weights_of(net))
+        return max(1, _CHUNK_WEIGHTS // count_weights(net))
     return training_chunk_size(net, len(table["inputs"]))
-
-
-def _weights_of(net: Network) -> int:
-    return sum(layer.fan_in * layer.fan_out for stage in net.stages for layer in weight_layers(stage))
 
 
 def _defined(values: xr.DataArray) -> FloatArray:
