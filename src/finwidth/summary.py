@@ -254,7 +254,7 @@ def summarize_gram(
     (True, True)
     """
     chunks = draw_chunks(kernel_matrix_sampler(net, X, y), draws, seed)
-    return _gram_summary(net, X, (dict(chunk) for chunk in chunks), draws, seed)
+    return _gram_summary(net, X, chunks, draws, seed)
 
 
 def sample_and_summarize_gram(
