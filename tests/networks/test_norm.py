@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 import finwidth
-from finwidth import MLP, FinwidthError, Norm, ResNet
+from finwidth import MLP, FinwidthError, Norm, ResNet, plots
+from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
 from finwidth.networks.mlp import options_of
+from finwidth.paper.paths import enumerate_moments
+from finwidth.report import report
+from finwidth.sampling.one_input.importance import importance_estimates
+from finwidth.sampling.training.train import default_rate
+from fuzz.surface import public
 
 
 def test_what_a_norm_is() -> None:
@@ -58,40 +66,83 @@ def test_what_is_not_allowed_is_told(make: Callable[[], object], message: str) -
         make()
 
 
-def _calls(net: Any) -> dict[str, Callable[[], object]]:
-    X = [[1.0, 2.0], [0.5, -1.0]]
-    return {
-        "moments": lambda: finwidth.moments(net, X[0]),
-        "signal_moments": lambda: finwidth.signal_moments(net, X[0]),
-        "bounds": lambda: finwidth.bounds(net, X[0]),
-        "sample": lambda: finwidth.sample(net, X[0], 2),
-        "summarize": lambda: finwidth.summarize(net, X[0], 100),
-        "sample_gram": lambda: finwidth.sample_gram(net, X, 2),
-        "train": lambda: finwidth.train(net, X, [1, 2], draws=2, steps=1, lr=0.1),
-        "infinite_width_gram": lambda: finwidth.infinite_width_gram(net, X),
-        "infinite_width": lambda: finwidth.infinite_width(net, X[0]),
-        "regime": lambda: finwidth.regime(net, X[0], draws=32),
-        "compare": lambda: finwidth.compare(net, X[0], draws=1000, networks=10),
-    }
-
-
+X = [[1.0, 2.0], [0.5, -1.0]]
+OF_NETWORKS: dict[str, Callable[[Any], object]] = {
+    "finwidth.moments": lambda net: finwidth.moments(net, X[0]),
+    "finwidth.signal_moments": lambda net: finwidth.signal_moments(net, X[0]),
+    "finwidth.bounds": lambda net: finwidth.bounds(net, X[0]),
+    "finwidth.growth": finwidth.growth,
+    "finwidth.sample": lambda net: finwidth.sample(net, X[0], 2),
+    "finwidth.summarize": lambda net: finwidth.summarize(net, X[0], 100),
+    "finwidth.sample_gram": lambda net: finwidth.sample_gram(net, X, 2),
+    "finwidth.train": lambda net: finwidth.train(net, X, [1, 2], draws=2, steps=1, lr=0.1),
+    "finwidth.infinite_width_gram": lambda net: finwidth.infinite_width_gram(net, X),
+    "finwidth.infinite_width": lambda net: finwidth.infinite_width(net, X[0]),
+    "finwidth.expansion": lambda net: finwidth.expansion(net, X),
+    "finwidth.regime": lambda net: finwidth.regime(net, X[0], draws=32),
+    "finwidth.compare": lambda net: finwidth.compare(net, X[0], draws=1000, networks=10),
+    "finwidth.report.report": lambda net: report(net, X[0], 1000),
+    "finwidth.paper.paths.enumerate_moments": lambda net: enumerate_moments(net, X[0], "w"),
+    "finwidth.sampling.one_input.importance.importance_estimates": lambda net: importance_estimates(net, X[0], 100),
+    "finwidth.sampling.training.train.default_rate": lambda net: default_rate(net, np.array(X)),
+    "finwidth.empirical.Ensemble": lambda net: finwidth.empirical.Ensemble(net, 2).kernels(X),
+    "finwidth.empirical.MLP": lambda net: finwidth.empirical.MLP(net, 0),
+    "finwidth.empirical.ResNet": lambda net: finwidth.empirical.ResNet(net, 0),
+}
+OF_OPTIONS: dict[str, Callable[[Any], object]] = {  # which make networks themselves
+    "finwidth.width_for": lambda norm: finwidth.width_for(8, 0.7, norm=norm),
+    "finwidth.depth_for": lambda norm: finwidth.depth_for(40, 1.0, norm=norm),
+    "finwidth.exact.grid.moments_grid": lambda norm: moments_grid([4], [3], X[0], norm=norm),
+    "finwidth.exact.grid.spread_by_width": lambda norm: spread_by_width([4], 3, X[0], norm=norm),
+    "finwidth.exact.grid.spread_by_depth": lambda norm: spread_by_depth(4, [3], X[0], norm=norm),
+    "finwidth.plots.growth_with_depth": lambda norm: plots.growth_with_depth(X[0], [4], [3], norm=norm),
+    "finwidth.plots.spread_over_depth": lambda norm: plots.spread_over_depth(X[0], [4], [3], draws=200, norm=norm),
+    "finwidth.plots.update_over_depth": lambda norm: plots.update_over_depth([4], [3], X[0], draws=200, norm=norm),
+    "finwidth.plots.kernel_on_a_circle": lambda norm: plots.kernel_on_a_circle([4], 3, points=5, norm=norm),
+}
 KINDS: dict[str, Callable[[Any], Any]] = {
-    "MLP": lambda norm: MLP([2, 8, 8, 1], norm=norm),
-    "ResNet": lambda norm: ResNet([2, 8, 1], 2, norm=norm),
+    "MLP": lambda norm: MLP([2, 3, 3, 1], norm=norm),
+    "ResNet": lambda norm: ResNet([2, 3, 1], 2, norm=norm),
 }
 
 
+def _seen(found: object) -> str:
+    """What tells one result from another."""
+    if hasattr(found, "axes"):  # a figure
+        return str([line.get_ydata().tolist() for axes in found.axes for line in axes.lines])
+    return repr(found)
+
+
+def _told(call: Callable[[Any], object], normed: object, plain: object) -> str:
+    """The refusal of what is normalised; "served" if that gives something else than what is not."""
+    try:
+        found = _seen(call(normed))
+    except FinwidthError as error:
+        return str(error)
+    return "overlooked" if found == _seen(call(plain)) else "served"
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", _calls(None))
+@pytest.mark.parametrize("name", OF_NETWORKS)
 def test_each_function_serves_or_refuses_a_norm_but_never_overlooks_it(kind: str, name: str) -> None:
     """What is refused is told in one line; what is returned is not what the network without its norm gives."""
-    try:
-        found = _calls(KINDS[kind]("rms"))[name]()
-    except FinwidthError as error:
-        told = str(error)
-    else:
-        told = "" if repr(found) == repr(_calls(KINDS[kind](None))[name]()) else "normalised"
-    assert "normalised" in told or f"is a {kind}" in told
+    if name.startswith("finwidth.empirical"):
+        pytest.importorskip("torch")
+    told = _told(OF_NETWORKS[name], KINDS[kind]("rms"), KINDS[kind](None))
+    assert told == "served" or "normalised" in told or f"is a {kind}" in told
+
+
+@pytest.mark.parametrize("name", OF_OPTIONS)
+def test_no_norm_among_options_is_overlooked(name: str) -> None:
+    told = _told(OF_OPTIONS[name], "rms", None)
+    assert told == "served" or "normalised" in told
+
+
+def test_every_public_function_of_networks_is_called_here() -> None:
+    pytest.importorskip("torch")
+    takes = {name: set(inspect.signature(each).parameters) for name, each in public().items()}
+    assert {name for name, of in takes.items() if "net" in of} == set(OF_NETWORKS)
+    assert {name for name, of in takes.items() if "network" in of} == set(OF_OPTIONS)
 
 
 def test_no_size_is_given_of_a_normalised_network_by_moments_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
