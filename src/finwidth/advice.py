@@ -22,10 +22,9 @@ from finwidth.networks.description import Network, check_network, count_weights,
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import instead
+from finwidth.networks.routes import instead, not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
-from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training import first_step as in_law
 

@@ -27,10 +27,9 @@ from finwidth.networks.family import Family, FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm
-from finwidth.networks.routes import check_supported
+from finwidth.networks.routes import check_supported, not_gaussian
 from finwidth.networks.widths import check_depth
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
-from finwidth.sampling.sampler import not_gaussian
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 Widths = npt.NDArray[np.int64]

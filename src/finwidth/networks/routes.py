@@ -130,6 +130,16 @@ def not_normalised(net: Network) -> list[str]:
     return [] if net.norm is None else [f'it is normalised (norm="{net.norm.kind}")']
 
 
+def not_gaussian(net: Network, rests: str = "the conditioning rests on Gaussian weights") -> list[str]:
+    """Reasons why this network is not Gaussian throughout; ``rests`` says what requires it."""
+    reasons = []
+    if net.weight_law.name != "gaussian":
+        reasons.append(f"its weights are {net.weight_law.name} ({rests})")
+    if net.random_bias and net.bias_law.name != "gaussian":
+        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
+    return reasons
+
+
 def check_mlp(net: object) -> MLP:
     """A fully connected network; raises FinwidthError, which names the functions that serve a network of another kind.
 

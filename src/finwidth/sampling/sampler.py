@@ -19,7 +19,6 @@ import numpy as np
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
 from finwidth.memory import afford
-from finwidth.networks.description import Network
 from finwidth.progress import check_time, stage
 from finwidth.sampling.random.device import DeviceGenerator
 from finwidth.sampling.random.streams import check_seed, check_threads, in_order, stream
@@ -204,13 +203,3 @@ def _workers(sampler: Sampler, threads: int | None) -> int:
     if threads is not None:
         return wanted
     return min(wanted, max(1, _THREADS_BYTES // sampler.memory(sampler.chunk_size)))
-
-
-def not_gaussian(net: Network) -> list[str]:
-    """Reasons why this network is not Gaussian throughout, as conditioning its weight matrices requires."""
-    reasons = []
-    if net.weight_law.name != "gaussian":
-        reasons.append(f"its weights are {net.weight_law.name} (the conditioning rests on Gaussian weights)")
-    if net.random_bias and net.bias_law.name != "gaussian":
-        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
-    return reasons

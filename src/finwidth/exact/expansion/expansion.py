@@ -23,7 +23,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.networks.routes import check_supported, not_normalised, other_kind
+from finwidth.networks.routes import check_supported, not_gaussian, not_normalised, other_kind
 from finwidth.quantities import Quantity, attributes
 
 if TYPE_CHECKING:
@@ -65,12 +65,7 @@ def unsupported(net: Network) -> list[str]:
     """Reasons why `expansion` does not serve this network; none if it does."""
     if not isinstance(net, MLP):
         return other_kind(net, MLP)
-    reasons = not_normalised(net)
-    if net.weight_law.name != "gaussian":
-        reasons.append(f"its weights are {net.weight_law.name} (the expansion in 1/width is that of Gaussian weights)")
-    if net.random_bias and net.bias_law.name != "gaussian":
-        reasons.append(f"its initial biases are {net.bias_law.name} (Gaussian ones are supported)")
-    return reasons
+    return not_normalised(net) + not_gaussian(net, "the expansion in 1/width is that of Gaussian weights")
 
 
 def expansion(

@@ -25,13 +25,13 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, check_supported, unsupported_by
+from finwidth.networks.routes import algorithm, check_supported, not_gaussian, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.kernel_matrix.passes import DrawnNetworks
 from finwidth.sampling.kernel_matrix.stacks import DEVICE_BLOCK, Generator
 from finwidth.sampling.random.device import as_array
 from finwidth.sampling.random.normals import BLOCK, Normals
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from finwidth.networks.description import Network, kept_widths
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, unsupported_by
+from finwidth.networks.routes import algorithm, not_gaussian, unsupported_by
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
 from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.networks import Networks
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes

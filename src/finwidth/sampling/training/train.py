@@ -23,12 +23,12 @@ from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import algorithm, unsupported_by
+from finwidth.networks.routes import algorithm, not_gaussian, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed, stream
-from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect, not_gaussian
+from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect
 from finwidth.sampling.training.networks import Networks, RowIndex, pick
 from finwidth.sampling.training.spec import (
     TrainingSpec,
