@@ -127,6 +127,15 @@ def test_balanced_blocks_have_fair_signs_of_their_own() -> None:
     assert abs(float(torch.stack(drawn).mean())) < 0.15
 
 
+def test_blocks_without_signs() -> None:
+    module = empirical.ResNet(BalancedResNet([3, 6, 1], 2, skip=0.5, branch=2, signs=False), 3)
+    assert not dict(module.named_buffers())
+    s = module[0](torch.tensor(x))
+    for i in (1, 2):
+        s = 0.5 * s + 2 * module[i].branch[1](functional.relu(s))
+    assert torch.allclose(module(torch.tensor(x)), module[3](s))
+
+
 @pytest.mark.parametrize(
     "net",
     [
