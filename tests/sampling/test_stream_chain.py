@@ -221,7 +221,7 @@ def test_slopes_of_one_size_need_no_signs() -> None:
 
 
 def test_without_signs_fewer_gates_are_open_and_the_mean_is_larger() -> None:
-    """Hypoactivation: at n = 6, a^2 = b^2 = 1/2, |x|^2 = n_0 three blocks leave 45.5 % open, and E[K] 7 % above paths."""
+    """Hypoactivation: at n = 6, a^2 = b^2 = 1/2, |x|^2 = n_0, L = 3: 45.5 % open at the top, E[K] 7 % above paths."""
     net, draws, x = NETWORKS["no signs"], 1_000_000, [1, 1, 1]
     counted = float(finwidth.moments(BalancedResNet([3, 6, 1], 3, skip="sqrt(1/2)", branch="sqrt(1/2)"), x).mean)
     assert counted == 7
