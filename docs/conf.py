@@ -1,0 +1,55 @@
+"""The site: Sphinx over docs/, built by scripts/docs. It asks nothing of another host."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import finwidth
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "finwidth"
+author = "the finwidth developers"
+copyright = "the finwidth developers"  # noqa: A001
+release = version = finwidth.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "mathml",
+]
+exclude_patterns = ["_ext", "_build"]
+
+# Markdown
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+suppress_warnings = ["myst.header"]
+
+# The reference, from the docstrings
+default_role = "py:obj"
+autosummary_generate = True
+autodoc_typehints = "none"  # signatures stay short; docstrings give shapes and units
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+html_math_renderer = "mathml"
+
+# The look
+html_theme = "furo"
+html_title = "finwidth"
+html_static_path = ["_static"]
+html_css_files = ["finwidth.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
