@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import finwidth
 from sphinx.application import Sphinx
+
+import finwidth
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "finwidth"
 author = "the finwidth developers"
-copyright = "the finwidth developers"  # noqa: A001
+copyright = "the finwidth developers"
 release = version = finwidth.__version__
 
 extensions = [
@@ -23,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "mathml",
+    "accessible",
     "plain_docstrings",
     "whole_pages",
 ]
