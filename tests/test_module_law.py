@@ -103,11 +103,27 @@ class Default(nn.Module):  # type: ignore[misc, name-defined]
         return self.last(self.attention(h, h, h, need_weights=False)[0].mean(1))
 
 
+class Sequences(nn.Module):  # type: ignore[misc, name-defined]
+    """Convolutions of one side, dilated and in groups, with Gaussian weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 24, 2, padding=1, dilation=2)
+        self.second, self.last = nn.Conv1d(24, 18, 2, stride=2, groups=6), nn.Linear(18, 2)
+        for each in (self.first, self.second, self.last):
+            nn.init.kaiming_normal_(each.weight)
+            nn.init.zeros_(each.bias)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.second(self.first(x).relu()).relu().mean(-1))
+
+
 CASES: dict[str, tuple[Callable[[], Any], Any]] = {
     "default": (lambda: Default().eval(), torch.linspace(-1, 1, 15).reshape(3, 5)),
     "tiny": (lambda: Tiny().eval(), torch.linspace(-1, 1, 12).reshape(2, 2, 3)),
     "ResNet": (lambda: SmallResNet().eval(), torch.linspace(-1, 1, 48).reshape(3, 4, 4)),
     "transformer": (Transformer, torch.tensor([1, 2, 3, 2])),
+    "sequences": (Sequences, torch.linspace(-1, 1, 10).reshape(2, 5)),
 }
 
 
@@ -159,7 +175,7 @@ def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
         for _ in range(DRAWS):
             each = module_law.made_in_law(module, plan)
             for layer in each.modules():
-                if gain != 1 and isinstance(layer, finwidth.MatrixFreeLinear | finwidth.MatrixFreeConv2d):
+                if gain != 1 and type(layer).__name__.startswith("MatrixFree"):
                     layer.weight.data.mul_(gain**0.5)
             output = each(x[None])[:, 0]
             found.append(float(finwidth.tangent_kernel(output, each.parameters())))
@@ -218,9 +234,28 @@ def test_gains_by_name_and_biases() -> None:
     assert isinstance(found[2], nn.Linear)
     with pytest.raises(FinwidthError, match="a positive number"):
         finwidth.in_law(module, gains=-1)
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(FinwidthError, match="its channels are in groups"):
-        finwidth.in_law(grouped, gains={"0": 1})
+    reflecting = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(FinwidthError, match="it does not pad by numbers of zeros"):
+        finwidth.in_law(reflecting, gains={"0": 1})
+
+
+WITHOUT_FORM: dict[str, tuple[Callable[[], Any], str]] = {
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3), "'0' (ConvTranspose2d has no form in law)"),
+    "volumes": (lambda: nn.Conv3d(3, 40, 3), "'0' (Conv3d has no form in law)"),
+    "attention": (lambda: nn.MultiheadAttention(16, 2), "'0' (MultiheadAttention has no form in law)"),
+    "words": (lambda: nn.Embedding(9, 16), "'0' (Embedding has no form in law)"),
+    "uniform": (lambda: nn.Linear(30, 40), "'0' (its weights are default, not Gaussian)"),
+    "padded": (lambda: nn.Conv1d(3, 40, 3, padding="same"), "'0' (it does not pad by numbers of zeros)"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_FORM)
+def test_what_has_no_form_in_law_is_told_with_the_way_out(name: str) -> None:
+    make, reason = WITHOUT_FORM[name]
+    with pytest.raises(FinwidthError) as caught:
+        finwidth.in_law(nn.Sequential(make()))
+    assert f"no layer of this module is drawn in law: {reason}" in str(caught.value)
+    assert "draw it again, or what factory= makes" in str(caught.value)
 
 
 # ---- compare

@@ -306,17 +306,19 @@ def one_input(module: nn.Module, x: object) -> torch.Tensor:
 def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = None) -> nn.Module:
     """A copy of a module whose Gaussian layers are never formed: exact in law at any width.
 
-    Its nn.Linear and nn.Conv2d layers with Gaussian weights become `MatrixFreeLinear` and `MatrixFreeConv2d`. Other
-    parts are drawn again as their numbers tell, by ``reset_parameters`` or from the scheme of their weights; what is
-    neither keeps its numbers. ``torch.manual_seed`` before the call fixes the numbers.
+    Its nn.Linear, nn.Conv1d and nn.Conv2d layers with Gaussian weights become `MatrixFreeLinear`, `MatrixFreeConv1d`
+    and `MatrixFreeConv2d`. Other parts (convolutions that are transposed, of three sides, or pad by other numbers than
+    zeros; embeddings, and what attention holds itself) are drawn again as their numbers tell, by ``reset_parameters``
+    or from the scheme of their weights; what is neither keeps its numbers. ``torch.manual_seed`` before the call fixes
+    the numbers.
 
     Parameters
     ----------
     module
         Any torch module; with ``gains`` it may be on the device "meta", where wide layers take no memory.
     gains
-        fan-in times the variance of the weights of each layer to replace: one number for all nn.Linear and nn.Conv2d,
-        or numbers by name; biases are zero then. By default inferred from the weights, which must be fresh.
+        fan-in times the variance of the weights of each layer to replace: one number for all nn.Linear, nn.Conv1d and
+        nn.Conv2d, or numbers by name; biases are zero then. By default inferred from the weights, which must be fresh.
 
     Returns
     -------
@@ -365,8 +367,9 @@ def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
     }
     if not replaced:
         raise FinwidthError(
-            "no layer of this module is drawn in law: none is an nn.Linear or nn.Conv2d, without groups and with zeros "
-            "for padding, whose weights pass for Gaussian ones of a known scheme; say with gains= what they are"
+            f"no layer of this module is drawn in law{_first_reasons(module, plan)}; give gains= where weights of an "
+            "nn.Linear, nn.Conv1d or nn.Conv2d are Gaussian and do not tell it, or leave the module as it is: "
+            "finwidth.compare and finwidth.regime draw it again, or what factory= makes"
         )
     layers = {name: _matrix_free(module.get_submodule(name), scheme.gain) for name, scheme in replaced.items()}
     memo: dict[int, object] = {id(module.get_submodule(name)): layer for name, layer in layers.items()}
@@ -380,6 +383,18 @@ def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
         _fill(found, rest)
     found.told_in_law = _replacement_told(replaced, rest)  # type: ignore[assignment]
     return found
+
+
+def _first_reasons(module: nn.Module, plan: Plan) -> str:
+    """Why the first few parts with weights have no form in law."""
+    reasons = {}
+    for name, each in module.named_modules():
+        if any(parameter.ndim > 1 for parameter in each.parameters(recurse=False)):
+            scheme = plan.schemes.get(name)
+            drawn = f"its weights are {scheme.names[0]}, not Gaussian" if scheme else "how it is drawn cannot be told"
+            reasons[name] = _why_not(each) or drawn
+    told = [f"{name!r} ({reason})" for name, reason in list(reasons.items())[:3]]
+    return f": {', '.join(told)}{f' and {len(reasons) - 3} more' * (len(reasons) > 3)}" if told else ""
 
 
 def _replacement_told(replaced: Mapping[str, object], rest: Plan) -> str:
@@ -410,12 +425,14 @@ def _stated_plan(module: nn.Module, gains: Mapping[str, float] | float) -> Plan:
     from finwidth.empirical.modules.initialization import LayerScheme
     from finwidth.empirical.modules.redrawing import Plan, has_reset
 
-    able = [name for name, each in module.named_modules() if type(each) in {nn.Linear, nn.Conv2d}]
+    able = [name for name, each in module.named_modules() if type(each) in {nn.Linear, nn.Conv1d, nn.Conv2d}]
     if isinstance(gains, Mapping):
         given = {name: value for name, value in gains.items() if name in able}
         if len(given) < len(gains):
             wrong = next(name for name in gains if name not in given)
-            raise FinwidthError(f"gains names {shown(wrong)}, which is no nn.Linear or nn.Conv2d of the module")
+            raise FinwidthError(
+                f"gains names {shown(wrong)}, which is no nn.Linear, nn.Conv1d or nn.Conv2d of the module"
+            )
     else:
         given = dict.fromkeys(able, gains)
     numbers = {
@@ -436,52 +453,39 @@ def _why_not(layer: nn.Module) -> str:
     """Why a layer has no form in law; "" if it has."""
     from torch import nn
 
-    if type(layer) is nn.Linear:
-        return "" if layer.weight.requires_grad else "its weights are not trained"
-    if type(layer) is not nn.Conv2d:
-        return "it is no nn.Linear or nn.Conv2d"
-    if layer.groups != 1:
-        return "its channels are in groups"
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if type(layer) not in {nn.Linear, nn.Conv1d, nn.Conv2d}:
+        return f"{type(layer).__name__} has no form in law"
+    if isinstance(layer, nn.Conv1d | nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return "it does not pad by numbers of zeros"
-    return "" if layer.weight.requires_grad else "its weights are not trained"
+    return "" if layer.get_parameter("weight").requires_grad else "its weights are not trained"
 
 
 def _matrix_free(layer: nn.Module, gain: float) -> nn.Module:
     from torch import nn
 
-    from finwidth.sampling.layers.modules import MatrixFreeConv2d, MatrixFreeLinear
+    from finwidth.sampling.layers.modules import MatrixFreeConv1d, MatrixFreeConv2d, MatrixFreeLinear
 
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
     device = "cpu" if layer.weight.is_meta else layer.weight.device
+    where = {"dtype": layer.weight.dtype, "device": device}
     made: nn.Module
     if isinstance(layer, nn.Linear):
-        made = MatrixFreeLinear(
-            layer.in_features,
-            layer.out_features,
-            gain=gain,
-            bias=layer.bias is not None,
-            dtype=layer.weight.dtype,
-            device=device,
-        )
+        made = MatrixFreeLinear(layer.in_features, layer.out_features, gain=gain, bias=layer.bias is not None, **where)
     else:
         assert not isinstance(layer.padding, str)
-        made = MatrixFreeConv2d(
+        kind = MatrixFreeConv1d if isinstance(layer, nn.Conv1d) else MatrixFreeConv2d
+        made = kind(
             layer.in_channels,
             layer.out_channels,
-            _two(layer.kernel_size),
-            stride=_two(layer.stride),
-            padding=_two(layer.padding),
-            dilation=_two(layer.dilation),
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
             gain=gain,
             bias=layer.bias is not None,
-            dtype=layer.weight.dtype,
-            device=device,
+            **where,
         )
     if layer.bias is not None:
         made.get_parameter("bias").requires_grad_(layer.bias.requires_grad)
     return made.train(layer.training)
-
-
-def _two(pair: tuple[int, ...]) -> tuple[int, int]:
-    return pair[0], pair[1]
