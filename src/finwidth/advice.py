@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 
-from finwidth import module_law
+from finwidth import arguments, module_law
 from finwidth.arguments import count, numbers, real
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
@@ -119,13 +119,14 @@ def regime(
     seed: int = 0,
     init: str | Mapping[str, object] | None = None,
     factory: Callable[[], nn.Module] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
     The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
     drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
-    Of normalised networks, whose E[K] is often infinite, both are told by quantiles of drawn networks, relative to the
-    median of K.
+    Of normalised networks, whose E[K] is often infinite, and of modules that normalise or whose draws have a heavy tail,
+    both are told by quantiles of drawn networks, relative to the median of K.
 
     Parameters
     ----------
@@ -148,6 +149,8 @@ def regime(
         How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
     factory
         A function without arguments that makes a fresh module like the one given, initialised by torch's generator.
+    progress
+        Called with how far it is while a module that is not recognised is drawn: from 1 to twice ``draws``.
 
     Raises
     ------
@@ -170,9 +173,11 @@ def regime(
     >>> found.name, found.relative_to
     ('noisy', 'median')
     """
+    tell = arguments.progress(progress)
     found, seed = _network(net, init, factory), check_seed(seed)
     if isinstance(found, ModuleLaw):
-        return _regime_of_draws(found, x, target, lr, _FEWEST if draws is None else count("draws", draws), seed)
+        draws = _FEWEST if draws is None else count("draws", draws)
+        return _regime_of_draws(found, x, target, lr, draws, seed, tell)
     net = found
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _step_targets(net.widths[-1], target)
@@ -208,7 +213,13 @@ def _rate(lr: float | None, middle: float) -> float:
 
 
 def _regime_of_draws(  # noqa: PLR0917
-    law: ModuleLaw, x: object, target: float | Sequence[float], lr: float | None, draws: int, seed: int
+    law: ModuleLaw,
+    x: object,
+    target: float | Sequence[float],
+    lr: float | None,
+    draws: int,
+    seed: int,
+    tell: Callable[[int], object],
 ) -> Regime:
     """The regime of real networks that are drawn and differentiated one by one."""
     _check_several(draws)
@@ -217,14 +228,12 @@ def _regime_of_draws(  # noqa: PLR0917
     X = module_law.one_input(law.module, x)
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
     lr = None if lr is None else _rate(lr, 1.0)  # a mistake is told before anything is drawn
-    before = module_law.kernels_of_draws(law, X, draws, seed)
-    mean = _usable(float(before.mean()))
-    rate = _rate(lr, mean)
-    after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed)
-    cv = float(before.std()) / mean
-    moved = np.abs(after - before) / mean
-    cv_error = _cv_error(before / mean) if cv else 0.0
-    spread, of = _Spread(mean, cv, cv_error), f"of {draws} {law.told}: "
+    before = module_law.kernels_of_draws(law, X, draws, seed, tell)
+    spread = _spread_of_kernels(before, module_law.why_quantiles(law, X, before))
+    rate = _rate(lr, spread.middle)
+    after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed, lambda done: tell(draws + done))
+    moved = np.abs(after - before) / spread.middle
+    of = f"of {draws} {law.told}: "
     return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
 
 

@@ -7,7 +7,7 @@ function of the user's makes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from finwidth.empirical.modules.redrawing import Plan
 
 _SAME = 1e-3  # kernels of float32 that agree
+_FEWEST_CARRYING = 1 / 6  # of the draws, to carry a mean, in the sense of `Estimate.effective_draws`
+# Functions of torch that normalise, or that norms written by hand call.
+_NORMS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "local_response_norm", "normalize"}
+_NORMS |= {"norm", "vector_norm", "rsqrt", "sqrt", "std", "var", "std_mean", "var_mean"}
 
 Factory: TypeAlias = "Callable[[], nn.Module]"
 
@@ -234,8 +238,50 @@ def kernels_of_draws(
     return K
 
 
+def why_quantiles(law: ModuleLaw, X: torch.Tensor, K: FloatArray) -> str:
+    """Why quantiles, and not the mean, tell of the kernels K of draws; "" if the mean does.
+
+    A norm divides by a length, which makes tails that few draws show (`finwidth.exact.normalised`).
+    """
+    if called := sorted(_functions_called(law.module, X) & _NORMS):
+        return f"it normalises ({', '.join(called)}), so that E[K] need not be finite"
+    if (
+        np.isfinite(K).all()
+        and K.any()
+        and (K / K.max()).mean() ** 2 < _FEWEST_CARRYING * np.square(K / K.max()).mean()
+    ):
+        return "few of the draws carry their mean"
+    return ""
+
+
+def _functions_called(module: nn.Module, X: torch.Tensor) -> set[str]:
+    """The names of torch's functions that a module calls at an input."""
+    from torch.overrides import TorchFunctionMode
+
+    from finwidth.empirical.kernel.calls import untouched
+
+    names = set[str]()
+
+    class Names(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., object], types: object, args: Sequence[object] = (), kwargs: object = None
+        ) -> object:
+            names.add(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs if isinstance(kwargs, dict) else {}))
+
+    with untouched(module), Names():
+        _outputs_at(module, X)
+    return names
+
+
 def kernels_after_step(  # noqa: PLR0917
-    law: ModuleLaw, X: torch.Tensor, target: FloatArray, lr: float, draws: int, seed: int
+    law: ModuleLaw,
+    X: torch.Tensor,
+    target: FloatArray,
+    lr: float,
+    draws: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
 ) -> FloatArray:
     """`kernel_of` the draws of `kernels_of_draws` after a step of SGD on |N(x) - t|^2 / 2, shape (draws,).
 
@@ -247,14 +293,14 @@ def kernels_after_step(  # noqa: PLR0917
         Of the outputs, shape (O,).
     lr
         Learning rate of torch.optim.SGD; of a module of a description, that of its parameterization.
-    draws, seed
-        How many, and what fixes them.
+    draws, seed, progress
+        How many, what fixes them, and what is called with the number that took the step.
     """
     from finwidth.empirical.modules.redrawing import seeds_of
 
     K, seeds = np.full(draws, math.inf), seeds_of(seed, draws)
     kernel = _kernel_function(law.draw(seeds[0]), X)
-    with stage("taking a step", draws) as told:
+    with stage("taking a step", draws, progress) as told:
         for i, each in enumerate(seeds):
             module = law.draw(each)
             _take_step(module, X, target, lr)
