@@ -146,7 +146,7 @@ def slow(*names: str) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in CASES]
 
 
-@pytest.mark.parametrize("name", slow("default", "ResNet"))
+@pytest.mark.parametrize("name", slow("default", "ResNet", "sequences"))
 def test_layers_drawn_again_have_the_law_of_fresh_modules(name: str) -> None:
     """So that the percentile of a fresh module is uniform; that of one whose last layer is scaled is not."""
     from finwidth import module_law
@@ -357,7 +357,7 @@ def test_a_law_is_told_once() -> None:
 # ---- regime
 
 
-@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer"))
+@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer", "sequences"))
 def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     """Against a loop of torch's own optimizer over modules that are made afresh."""
     make, x = CASES[name]
@@ -380,6 +380,76 @@ def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     assert abs(found.movement - movement) < 6 * math.hypot(error, found.movement_error) + 0.1 * movement
     assert abs(found.cv - K.std() / mean) < 6 * 2**0.5 * found.cv_error
     assert f"of 150 {'networks drawn again'}" in found.advice
+
+
+class Scaled(nn.Module):  # type: ignore[misc, name-defined]
+    """Kernels whose tail is heavy, by the law of one scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.scale = nn.Linear(3, 1), float(torch.rand(()) ** -2)
+
+    def forward(self, x: Any) -> Any:
+        return self.scale * self.last(x)
+
+
+class ByHand(nn.Module):  # type: ignore[misc, name-defined]
+    """An RMSNorm without a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(2, 30, 2), nn.Linear(30, 1)
+
+    def forward(self, x: Any) -> Any:
+        h = self.first(x).mean(-1)
+        return self.last((h * torch.rsqrt(h.square().mean(-1, keepdim=True))).relu())
+
+
+def batch_normalised() -> Any:
+    return nn.Sequential(nn.Conv1d(2, 30, 2), nn.BatchNorm1d(30), nn.ReLU(), nn.Flatten(), nn.Linear(30, 1)).eval()
+
+
+def group_normalised() -> Any:
+    return nn.Sequential(nn.Conv1d(2, 30, 2), nn.GroupNorm(3, 30), nn.ReLU(), nn.Flatten(), nn.Linear(30, 1))
+
+
+HEAVY: dict[str, tuple[Callable[[], Any], Any, str]] = {
+    "group norm": (group_normalised, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), "it normalises (group_norm)"),
+    "norm by hand": (ByHand, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), "it normalises (rsqrt)"),
+    "heavy tail": (Scaled, torch.ones(3), "few of the draws carry their mean"),
+    "batch norm": (batch_normalised, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), ""),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_medians_tell_of_modules_whose_means_need_not_exist(name: str) -> None:
+    make, x, reason = HEAVY[name]
+    done: list[int] = []
+    found = finwidth.regime(make(), x, draws=60, factory=make, progress=done.append)
+    assert done == list(range(1, 121))
+    assert found.relative_to == ("median" if reason else "mean")
+    assert reason in found.advice
+    torch.manual_seed(3)
+    K = np.array([plain_kernel(make(), x) for _ in range(400)])
+    low, middle, high = np.quantile(K, [0.16, 0.5, 0.84])
+    spread = (high - low) / (2 * middle) if reason else K.std() / K.mean()
+    assert abs(found.cv - spread) < 6 * found.cv_error
+    assert found.lr == pytest.approx(1 / (middle if reason else K.mean()), rel=6 * spread * 1.3 / 60**0.5)
+    if name == "heavy tail":  # a control: the mean of draws is far from what they are like
+        assert K.mean() > 3 * middle
+
+
+def test_a_last_layer_that_begins_at_zero_is_told() -> None:
+    def make() -> Any:
+        module = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Tanh(), nn.Linear(8, 1))
+        nn.init.zeros_(module[0].weight)
+        nn.init.zeros_(module[2].weight)
+        return module
+
+    found = finwidth.regime(make(), torch.ones(3), draws=6, factory=make)
+    assert found.cv == 0
+    assert "all draws have one kernel up to rounding" in found.advice
+    assert str(found).startswith(f"{found.name}: of 6 networks that factory makes")
 
 
 def test_regime_of_a_recognised_residual_module_is_that_of_its_network() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
@@ -43,6 +43,15 @@ _MEANING = {
     "noisy": "{average} over initializations, or widen it, before trusting any one kernel",
     "moving": "a fixed kernel does not describe even this step",
 }
+_ROUNDING = 1e-5  # of kernels in float32
+_ALIKE = (
+    "all draws have one kernel up to rounding, as where a last layer begins at zero, which then is all that the first "
+    "step trains: ask again after a step, or with that layer drawn"
+)
+_VARIANTS = (
+    "what would change this is seen by asking the same of variants, by factory=: wider layers, fewer blocks, branches "
+    "times one over the root of their number, a norm before each"
+)
 _CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
 
 
@@ -81,16 +90,16 @@ class Regime:
         ``"moving"``: movement above 0.1.
     cv, cv_error
         Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact.
-        Of normalised networks (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
+        Relative to the median (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
     movement, movement_error
         E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
-        error.  NaN where so few networks carry the mean that draws do not tell it.  Of normalised networks the median
+        error.  NaN where so few networks carry the mean that draws do not tell it.  Relative to the median the median
         of |K_1 - K_0| over that of K.
     median
         Of |K_1 - K_0| / E[K], of normalised networks over the median of K: half of the networks move by less.  NaN if
         the step leads past a double's range.
     relative_to
-        ``"mean"`` or, of normalised networks, ``"median"``.
+        ``"mean"`` or, of normalised networks and of draws with a heavy tail, ``"median"``.
     target, lr
         Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
@@ -107,6 +116,9 @@ class Regime:
     target: float | tuple[float, ...]
     lr: float
     advice: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.advice}"
 
 
 def regime(
@@ -125,8 +137,8 @@ def regime(
 
     The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
     drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
-    Of normalised networks, whose E[K] is often infinite, and of modules that normalise or whose draws have a heavy tail,
-    both are told by quantiles of drawn networks, relative to the median of K.
+    Of normalised networks, whose E[K] is often infinite, and of modules that normalise or whose draws have a heavy
+    tail, both are told by quantiles of drawn networks, relative to the median of K.
 
     Parameters
     ----------
@@ -233,8 +245,9 @@ def _regime_of_draws(  # noqa: PLR0917
     rate = _rate(lr, spread.middle)
     after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed, lambda done: tell(draws + done))
     moved = np.abs(after - before) / spread.middle
-    of = f"of {draws} {law.told}: "
-    return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
+    of, same = f"of {draws} {law.told}: ", spread.cv < _ROUNDING
+    found = _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
+    return replace(found, advice=f"{found.advice}; {_ALIKE if same else _VARIANTS}")
 
 
 def _regime_told(
