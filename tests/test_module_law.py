@@ -108,7 +108,7 @@ class Sequences(nn.Module):  # type: ignore[misc, name-defined]
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv1d(2, 24, 2, padding=1, dilation=2)
+        self.first: Any = nn.Conv1d(2, 24, 2, padding=1, dilation=2)
         self.second, self.last = nn.Conv1d(24, 18, 2, stride=2, groups=6), nn.Linear(18, 2)
         for each in (self.first, self.second, self.last):
             nn.init.kaiming_normal_(each.weight)

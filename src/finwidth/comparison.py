@@ -405,6 +405,14 @@ class ModuleComparison:
         )
         return document
 
+    def __str__(self) -> str:
+        rows = [
+            f"{row.quantity} {row.measured:.4g}: percentile {row.percentile:.3g} "
+            f"({row.interval[0]:.3g} to {row.interval[1]:.3g})"
+            for row in self.rows
+        ]
+        return f"{'; '.join(rows)}, among {self.compared}"
+
 
 def compare_with_law(
     net: Network,

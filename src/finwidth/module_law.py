@@ -525,12 +525,13 @@ def _matrix_free(layer: nn.Module, gain: float) -> nn.Module:
 
     assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
     device = "cpu" if layer.weight.is_meta else layer.weight.device
-    where = {"dtype": layer.weight.dtype, "device": device}
+    dtype, bias = layer.weight.dtype, layer.bias is not None
     made: nn.Module
     if isinstance(layer, nn.Linear):
-        made = MatrixFreeLinear(layer.in_features, layer.out_features, gain=gain, bias=layer.bias is not None, **where)
+        made = MatrixFreeLinear(layer.in_features, layer.out_features, gain=gain, bias=bias, dtype=dtype, device=device)
     else:
         assert not isinstance(layer.padding, str)
+        kind: type[MatrixFreeConv1d | MatrixFreeConv2d]
         kind = MatrixFreeConv1d if isinstance(layer, nn.Conv1d) else MatrixFreeConv2d
         made = kind(
             layer.in_channels,
@@ -541,8 +542,9 @@ def _matrix_free(layer: nn.Module, gain: float) -> nn.Module:
             dilation=layer.dilation,
             groups=layer.groups,
             gain=gain,
-            bias=layer.bias is not None,
-            **where,
+            bias=bias,
+            dtype=dtype,
+            device=device,
         )
     if layer.bias is not None:
         made.get_parameter("bias").requires_grad_(layer.bias.requires_grad)

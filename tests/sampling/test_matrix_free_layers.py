@@ -255,7 +255,8 @@ def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...], 
     if sides == 1:
         options = {name: value[-1:] if isinstance(value, tuple) else value for name, value in options.items()}
         shape = shape[:-1]
-    ours, theirs = ((MatrixFreeConv1d, nn.Conv1d), (MatrixFreeConv2d, nn.Conv2d))[sides - 1]
+    kinds: Any = ((MatrixFreeConv1d, nn.Conv1d), (MatrixFreeConv2d, nn.Conv2d))
+    ours, theirs = kinds[sides - 1]
     layer: Any = ours(4, 8, (2, 3)[-sides:], **options)
     usual: Any = theirs(4, 8, (2, 3)[-sides:], **options)
     initial = layer.weight.combination.copy()
@@ -275,6 +276,7 @@ def test_a_grouped_convolution_trains_as_torchs() -> None:
     """With momentum, and gradients that are clipped."""
     layer: Any = MatrixFreeConv1d(40, 60, 3, groups=2)
     initial, usual = layer.weight.combination.copy(), nn.Conv1d(40, 60, 3, groups=2)
+    assert usual.bias is not None
     x = torch.randn(1, 40, 3)
     outputs = []
     for each in (layer, usual):

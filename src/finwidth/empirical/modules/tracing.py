@@ -315,8 +315,7 @@ class _Reader:
         name, target = node.name, node.target
         terms = [each for each in (*args, *kwargs.values()) if isinstance(each, Term)]
         if not terms:
-            transposed = target in _TRANSPOSE and args and isinstance(args[0], _Parameter)
-            return self._transpose(args[0].name, args[1:]) if transposed else _Unknown()
+            return self._transposed(args[0], args[1:]) if target in _TRANSPOSE and args else _Unknown()
         if target in _ADD or target in _SUBTRACT:
             alpha = kwargs.get("alpha", 1)
             others = kwargs.keys() - {"alpha"}
@@ -342,10 +341,11 @@ class _Reader:
             return self._squeezed(terms[0])
         return self._run_function(node, terms, args, kwargs)
 
-    def _transpose(self, name: str, how: Sequence[_Traced]) -> _Traced:
-        matrix = self.module.get_parameter(name).ndim == 2
+    def _transposed(self, matrix: _Traced, how: Sequence[_Traced]) -> _Traced:
         known = {(), ("T",), ("mT",), (0, 1), (1, 0), (-1, -2), (-2, -1)}
-        return _Transposed(name) if matrix and tuple(how) in known else _Unknown()
+        if isinstance(matrix, _Parameter) and tuple(how) in known and self.module.get_parameter(matrix.name).ndim == 2:
+            return _Transposed(matrix.name)
+        return _Unknown()
 
     def _sum(self, name: str, args: Sequence[_Traced], others: Collection[str], alpha: _Traced) -> Term:
         if args[0] == 0 and alpha == 1 and len(args) == 2 and isinstance(args[1], Term):  # as sum() begins
