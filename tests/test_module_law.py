@@ -176,7 +176,7 @@ def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
             each = module_law.made_in_law(module, plan)
             for layer in each.modules():
                 if gain != 1 and type(layer).__name__.startswith("MatrixFree"):
-                    layer.weight.data.mul_(gain**0.5)
+                    layer.get_parameter("weight").data.mul_(gain**0.5)
             output = each(x[None])[:, 0]
             found.append(float(finwidth.tangent_kernel(output, each.parameters())))
         return np.array(found)
