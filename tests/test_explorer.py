@@ -30,6 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 360, "height": 740})
         page.asked = []
+        page.set_default_timeout(120_000)  # busy machines
         page.on("request", lambda request: page.asked.append(request.url))
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
@@ -163,9 +164,10 @@ def test_the_state_is_in_the_link(page: Any) -> None:
 
 
 def test_it_is_fast(page: Any) -> None:
-    """From a file to numbers in under a second on an idle machine; a tenfold allowance for a busy one."""
-    page.reload()
-    page.wait_for_function("document.body.dataset.done", timeout=10_000)
+    """From a file to exact numbers within a second, here with an allowance for a busy machine; draws follow."""
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_function("at('values').innerText.includes('exact')", timeout=10_000)
+    page.wait_for_function("document.body.dataset.done")
 
 
 def test_the_file_is_replaced_only_if_it_is_ours(tmp_path: Path) -> None:

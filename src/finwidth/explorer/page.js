@@ -36,8 +36,21 @@ const number = (value) => {
 
 const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
 
-const words = (net, exact, spread, cv) => {
-  const size = net.norm ? spread : cv;
+const cvOf = (exact) => Math.sqrt(Math.max(0, exact.second / exact.mean ** 2 - 1));
+
+const rowsOf = (exact, [median, quantiles]) => {
+  const row = (name, value, how) => `<tr><th scope="row">${name}</th><td>${value}</td><td class="soft">${how}</td></tr>`;
+  const rows = exact ? [
+    row("mean, E[K]", number(exact.mean), "exact"),
+    row("second moment, E[K²]", number(exact.second), "exact"),
+    row("standard deviation over mean", number(cvOf(exact)), "exact"),
+    row("mean first change, E[ΔK]/λ", number(exact.update), "exact, gates held"),
+  ] : [];
+  return [...rows, row("median", median, "draws"), row("16% and 84% quantiles", quantiles, "draws")].join("");
+};
+
+const words = (net, exact, spread) => {
+  const size = net.norm ? spread : cvOf(exact);
   const what = net.norm ? "half the distance of its 16% and 84% quantiles is" : "its standard deviation is";
   const much = size > 10 ? "noisy beyond use of its mean" : size > 0.1 ? "noisy" : "settled";
   const varies = `The kernel is ${much} between initializations: ${what} ${number(Number(size.toPrecision(2)))} of its ${net.norm ? "median" : "mean"}.`;
@@ -135,20 +148,12 @@ const show = () => {
   const state = new URLSearchParams({ kind: net.kind, depth: net.depth, width: net.width, input: net.input, negative: net.negative, branch: net.branchText, norm: net.norm || "none", seed });
   history.replaceState(null, "", `#${state}`);
   const exact = net.norm ? null : moments(net);
+  at("values").innerHTML = rowsOf(exact, ["…", "…"]); // exact values at once, draws when they are done
   drawn(net, mine, (K) => {
     const sorted = Float64Array.from(K).sort();
     const [low, middle, high] = [0.16, 0.5, 0.84].map((q) => quantile(sorted, q));
-    const cv = exact ? Math.sqrt(Math.max(0, exact.second / exact.mean ** 2 - 1)) : NaN;
-    const row = (name, value, how) => `<tr><th scope="row">${name}</th><td>${value}</td><td class="soft">${how}</td></tr>`;
-    const rows = exact ? [
-      row("mean, E[K]", number(exact.mean), "exact"),
-      row("second moment, E[K²]", number(exact.second), "exact"),
-      row("standard deviation over mean", number(cv), "exact"),
-      row("mean first change, E[ΔK]/λ", number(exact.update), "exact, gates held"),
-    ] : [];
-    rows.push(row("median", number(middle), "draws"), row("16% and 84% quantiles", `${number(low)}, ${number(high)}`, "draws"));
-    at("values").innerHTML = rows.join("");
-    at("says").textContent = words(net, exact, (high - low) / (2 * middle), cv);
+    at("values").innerHTML = rowsOf(exact, [number(middle), `${number(low)}, ${number(high)}`]);
+    at("says").textContent = words(net, exact, (high - low) / (2 * middle));
     histogram(K, exact ? exact.mean : NaN, infinitelyWide(net, exact));
     document.body.dataset.done = String(mine);
     window.result = { net, exact, K };
