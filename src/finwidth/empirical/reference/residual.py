@@ -144,7 +144,7 @@ def simulate_residual(
     Examples
     --------
     >>> import numpy as np
-    >>> from finwidth import ResNet, ResNetBlock
+    >>> from finwidth import ResNet
     >>> from finwidth.empirical.reference.residual import simulate_residual
     >>> drawn = simulate_residual(ResNet([2, 5, 1], 1, 4, branch=0.5), [1, 1], 20_000, np.random.default_rng(0))
     >>> abs(float(drawn["K_w"].mean()) - 3) < 0.1    # the exact mean
