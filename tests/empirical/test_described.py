@@ -128,7 +128,9 @@ def test_balanced_blocks_have_fair_signs_of_their_own() -> None:
 
 
 def test_blocks_without_signs() -> None:
-    module = empirical.ResNet(BalancedResNet([3, 6, 1], 2, skip=0.5, branch=2, signs=False), 3)
+    module = empirical.ResNet(
+        BalancedResNet([3, 6, 1], 2, skip=0.5, branch=2, parameterization="standard", signs=False), 3
+    )
     assert not dict(module.named_buffers())
     p, s = dict(module.named_parameters()), module[0](torch.tensor(x))
     for i in (1, 2):
