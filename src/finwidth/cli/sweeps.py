@@ -165,7 +165,8 @@ def _print_status(found: Status, *, as_json: bool) -> None:
 @sweep_app.command("check", epilog=examples("sweep", "check grid.zarr"))
 def check_command(store: StoreArgument, as_json: Json = False) -> None:
     """Find every file of a store that is damaged, and mend what can be computed again."""
-    from finwidth.sweeps.store.mending import LEFT, check
+    from finwidth.stores.files import LEFT
+    from finwidth.sweeps.store.mending import check
 
     found = check(store)
     if as_json:

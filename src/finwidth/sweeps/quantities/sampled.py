@@ -19,6 +19,7 @@ from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
 from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
 from finwidth.sampling.sampler import Chunk, Sampler
+from finwidth.stores import numerics
 from finwidth.sweeps.quantities.base import (
     Batch,
     Column,
@@ -35,7 +36,6 @@ from finwidth.sweeps.quantities.stopping import wanted_draws
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
 from finwidth.sweeps.schema.values import checked_value, name_in, nonempty_text, number_in, read_values, whole_number
-from finwidth.sweeps.store import numerics
 
 MOST_DRAWS = 10**12
 _DEFAULT_MOST = 10**7

@@ -20,7 +20,7 @@ def blas() -> dict[str, str | int | None]:
 
     Examples
     --------
-    >>> from finwidth.sweeps.store.numerics import blas
+    >>> from finwidth.stores.numerics import blas
     >>> sorted(blas())
     ['blas', 'kernels', 'scipy', 'threads', 'vectors']
     """
