@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,6 +13,11 @@ from finwidth.execution.task import Cancel, Result, Task
 
 class _CancelledError(Exception):
     """The work ends; raised in the threads that compute."""
+
+
+def cores() -> int:
+    """How many there are to run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_threads(

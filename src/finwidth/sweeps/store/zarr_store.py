@@ -36,6 +36,7 @@ from finwidth.outputs import refuse_inside_store
 from finwidth.stores.arrays import ArraysInMemory, import_zarr, opened, refuse_other_failures
 from finwidth.stores.description import ROOT
 from finwidth.stores.files import disk_errors, irregular, is_vacant, lock, put, remove_leftovers
+from finwidth.stores.numerics import unlike
 from finwidth.sweeps.config import Config, differences
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
@@ -185,11 +186,7 @@ class Store:
     def refuse_other(self, quantity: str, numerics: Mapping[str, Value | None]) -> None:
         """Raise FinwidthError if the bits of a quantity's records depend on something else than ``numerics``."""
         there = self.numerics.get(quantity, numerics)
-        others = [
-            f"{name} {there.get(name)} (here {numerics.get(name)})"
-            for name in sorted({*there, *numerics})
-            if there.get(name) != numerics.get(name)
-        ]
+        others = unlike(there, numerics)
         if others:
             raise FinwidthError(
                 f"the bits of {quantity} depend on the processor and its libraries, and those in {self.path} "
