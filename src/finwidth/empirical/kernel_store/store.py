@@ -165,7 +165,7 @@ class KernelStore:
 
 
 def open_kernel_store(path: Path) -> KernelStore:
-    """An existing store; raises FinwidthError if it is none, of another version's schema, or its description damaged."""
+    """An existing store; raises FinwidthError if it is none, of another version's schema, or damaged."""
     import_zarr()
     root, copy = KIND.descriptions(path)
     if root is None:
