@@ -19,14 +19,14 @@ import finwidth
 from finwidth import FinwidthError
 from finwidth.empirical import ntk
 
-MEMORY = "160kB"  # blocks of five or six inputs
+MEMORY = "60kB"  # blocks of five inputs
 N = 40
 
 
 class Slow(nn.Module):
     """A module of two outputs whose passes take a while."""
 
-    def __init__(self, seconds: float = 0.002) -> None:
+    def __init__(self, seconds: float = 0.0005) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
 
 # A fork of a process with threads; the server of forks has one.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-BLOCKS = 36  # of `stored`, 8 x 8 without those below the diagonal
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -115,24 +114,25 @@ def test_one_block_has_the_bits_of_ntk(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_symmetric_kernel_is_symmetric_to_the_bit(whole: Path) -> None:
+def test_blocks_below_the_diagonal_are_mirror_images(whole: Path) -> None:
     K = xr.open_zarr(whole).K.to_numpy()
-    np.testing.assert_array_equal(K, K.transpose(1, 0, 3, 2))
+    blocks = np.arange(N) // 5
+    apart = blocks[:, None] != blocks
+    np.testing.assert_array_equal(K[apart], K.transpose(1, 0, 3, 2)[apart])
 
 
 @pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 5, "memory": "2MB"}])
 def test_who_computes_it_and_in_which_order_makes_no_difference(
-    tmp_path: Path, whole: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    copied: Path, whole: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for a larger memory, of a store that is begun: its blocks stay as they are."""
-    store, before = tmp_path / "K.zarr", torch.get_num_threads()
-    with started(store) as (process, said):
-        said.recv()
-        process.kill()
-    original = fill._kernel_blocks
+    for i, j in product(range(8), range(3, 8)):
+        (copied / "seal" / f"c.{i}.{j}").unlink()
+        (copied / "K" / f"c.{i}.{j}.0.0").unlink()
+    before, original = torch.get_num_threads(), fill._kernel_blocks
     monkeypatch.setattr(fill, "_kernel_blocks", lambda *given: reversed(list(original(*given))))
-    stored(store, **options)
-    assert tree(store) == tree(whole)
+    stored(copied, **options)
+    assert tree(copied) == tree(whole)
     assert torch.get_num_threads() == before
 
 
@@ -152,7 +152,7 @@ class Counting(nn.Module):
         self.calls += 1
         self.mean += x.mean()
         self.busy = False
-        return self.net(x) + self.mean.detach()
+        return self.net(x)
 
 
 class Locked(Counting):
@@ -192,7 +192,7 @@ def test_each_thread_has_a_module_of_its_own(
 def test_attention_and_general_parameters_on_threads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
-    net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1)), torch.randn(12, 3, 4).double()
+    net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1).double()), torch.randn(12, 3, 4).double()
     found = ntk(net, x, outputs="trace", store=tmp_path / "a", memory="1MB", workers=2)
     np.testing.assert_allclose(found, ntk(net, x, outputs="trace"), rtol=1e-11)
 
@@ -213,6 +213,17 @@ def test_the_remaining_time_is_that_of_what_is_left(copied: Path) -> None:
     assert min(seen) > N * N - 75
     stored(copied, progress=seen.append)
     assert seen[-1] == N * N
+
+
+def test_a_module_that_draws_is_refused_and_what_others_draw_is_not_its_fault(tmp_path: Path) -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) + 1e-30 * torch.rand(1)
+
+    with pytest.raises(FinwidthError, match="the module draws random numbers"):
+        ntk(Noisy(3, 1), inputs(5), store=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    ntk(Slow(), inputs(23), store=tmp_path / "a", memory=MEMORY, progress=lambda done: random.random())
 
 
 # ---- another kernel
@@ -303,7 +314,7 @@ def test_arguments(tmp_path: Path) -> None:
         ({"store": tmp_path / "a", "workers": 2, "scheduler": "tcp://a:1"}, "give one of the two"),
         ({"store": tmp_path / "a", "workers": 0}, "workers is 0; give a whole number"),
         ({"store": 5}, "the store is 5; give a path"),
-        ({"store": tmp_path / "a", "memory": "2kB"}, "give more memory=|give at least memory="),
+        ({"store": tmp_path / "a", "memory": 300}, "give more memory=|give at least memory="),
     ):
         with pytest.raises(FinwidthError, match=message):
             ntk(net, x, **options)  # type: ignore[call-overload]
@@ -350,7 +361,7 @@ def test_kills_at_random_moments(tmp_path: Path, whole: Path, seed: int) -> None
     kill_at_random(tmp_path / "K.zarr", whole, 6, seed)
 
 
-@pytest.mark.parametrize("moments", [range(0, 40, 7), pytest.param(range(60), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [range(0, 45, 15), pytest.param(range(60), marks=pytest.mark.slow)])
 def test_a_kill_between_any_two_files(
     tmp_path: Path, whole: Path, moments: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,7 +539,9 @@ def test_damaged_descriptions(copied: Path, whole: Path, name: str, how: str) ->
     if how == "lost":
         (copied / name).unlink()
     else:
-        (copied / name).write_bytes(content[:-40] if how == "cut" else content.replace(b"40", b"41", 1))
+        (copied / name).write_bytes(
+            content[:-40] if how == "cut" else content.replace(*((b"40", b"41") if b"40" in content else (b"8", b"9")))
+        )
         assert (copied / name).read_bytes() != content
     with pytest.raises(FinwidthError, match=rf"is damaged in {name}, and left as it is"):
         stored(copied)

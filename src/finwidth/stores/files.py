@@ -29,7 +29,7 @@ def put(file: Path, content: bytes, *, lasting: bool = False) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
         beside.replace(file)
-    except OSError:
+    except BaseException:  # an interrupt, too
         beside.unlink(missing_ok=True)
         raise
 

@@ -202,7 +202,7 @@ def ntk(
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     where = check_store(store, workers, scheduler)
-    with measuring(check_module(module)) as stack:
+    with measuring(check_module(module), alone=where is None) as stack:
         job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, held=where is None)
         job = replace(job, progress=tell)
         if where is not None:

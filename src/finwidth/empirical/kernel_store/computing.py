@@ -129,7 +129,7 @@ def _copied(job: KernelJob, stack: ExitStack) -> KernelJob | None:
     except Exception:  # whatever copying parts of the user's module raises: one thread computes
         return None
     network = rebuilt(job, copied)
-    stack.enter_context(untouched(copied))
+    stack.enter_context(untouched(copied, alone=False))
     with on_one_core(job.x1.device):
         try:
             same = function_values(network, job.x1[:1], substituted=True) == function_values(job.network, job.x1[:1])
@@ -192,7 +192,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
         network, *inputs = task.needs()
         sent = _loaded(shared[network])
         x1, *x2 = (cast("Tensor", pickle.loads(shared[each])) for each in inputs)
-        with _IN_PROCESS, measuring(sent.module):
+        with _IN_PROCESS, measuring(sent.module, alone=False):
             job = replace(sent.job, network=rebuilt(sent.job, sent.module))
             with on_one_core(sent.x.device):
                 values = function_values(job.network, sent.x)
