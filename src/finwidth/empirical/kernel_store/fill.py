@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _AT_ONCE = (4, 2, 1)  # so many blocks fit the memory, where one input does
-_COPIES = 4  # of a block beside what computes it: as a tensor, an array, its mirror image, and as a file
+_COPIES = 6  # of a block beside what computes it: computed, waiting, its mirror image, and as a file; and gaps
 
 
 @dataclass(frozen=True)
