@@ -82,7 +82,7 @@ def measured(name: str, workers: int | None = None) -> dict[str, Any]:
         promised.append(threads * fill._block_bytes(job, array))
         return threads
 
-    fill._threads = noting
+    vars(fill)["_threads"] = noting
     with tempfile.TemporaryDirectory(dir=os.environ.get("STORES")) as folder:
         began = time.monotonic()
         K = ntk(module, x, outputs=outputs, store=Path(folder) / "K.zarr", memory=MEMORY[name], workers=workers)

@@ -22,8 +22,10 @@ from torch import nn  # noqa: E402
 
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
-from finwidth.empirical.kernel_store import computing  # noqa: E402
+from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
 from kernel_runs import MEMORY, Slow, inputs, stored  # noqa: E402
+
+computing: Any = _computing  # in which tests put something else
 
 # What distributed itself leaves open, or warns of, when its workers start and are killed.
 pytestmark = [

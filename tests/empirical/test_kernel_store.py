@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,11 +29,16 @@ from torch import nn  # noqa: E402
 
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
-from finwidth.empirical.kernel_store import fill  # noqa: E402
+from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
+from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
 from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 from finwidth.progress import Stage, watching  # noqa: E402
 from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
+
+# Modules in which tests put something else.
+fill: Any = _fill
+computing: Any = _computing
 
 # A fork of a process with threads; the server of forks has one.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -168,7 +175,7 @@ class Closed(Counting):
 
     def __init__(self) -> None:
         super().__init__()
-        self.act = lambda x: self.net(1 * x)
+        self.act: Any = lambda x: self.net(1 * x)
 
     def forward(self, x: Any) -> Any:
         time.sleep(0.001)
@@ -181,8 +188,13 @@ def test_each_thread_has_a_module_of_its_own(
 ) -> None:
     used: list[int] = []
     original = fill.on_threads
-    monkeypatch.setattr(fill, "on_threads", lambda blocks, n, perform: used.append(n) or original(blocks, n, perform))
-    net = kind()
+
+    def counted(blocks: Any, n: int, perform: Any) -> Any:
+        used.append(n)
+        return original(blocks, n, perform)
+
+    monkeypatch.setattr(fill, "on_threads", counted)
+    net: Any = kind()
     found = ntk(net, inputs(23), store=tmp_path / "a", memory="400kB", workers=3)
     assert used == [threads]
     assert (net.calls, float(net.mean), net.together) == (0, 0.0, False)
@@ -230,14 +242,14 @@ def test_a_module_that_draws_is_refused_and_what_others_draw_is_not_its_fault(tm
 
 
 def other_module() -> Any:
-    net = Slow()
+    net: Any = Slow()
     with torch.no_grad():
         net.net[0].weight[3, 1] += 1e-9
     return net
 
 
 def other_function() -> Any:
-    net = Slow()
+    net: Any = Slow()
     net.net[1] = nn.Tanh()
     return net
 
@@ -291,7 +303,7 @@ def test_other_software_and_processors_are_refused(copied: Path, monkeypatch: py
 
     class Elsewhere:
         def __init__(self, device: object) -> None:
-            self.inner = facts(device)  # type: ignore[arg-type]
+            self.inner = facts(device)
 
         def __enter__(self) -> Any:
             return {**self.inner.__enter__(), "torch_vectors": "Another"}
@@ -317,7 +329,7 @@ def test_arguments(tmp_path: Path) -> None:
         ({"store": tmp_path / "a", "memory": 300}, "give more memory=|give at least memory="),
     ):
         with pytest.raises(FinwidthError, match=message):
-            ntk(net, x, **options)  # type: ignore[call-overload]
+            ntk(net, x, **options)
     assert not any((tmp_path / "a").glob("*"))
 
 
@@ -575,6 +587,32 @@ def test_what_is_left_of_nothing(copied: Path) -> None:
             use()
 
 
+def test_the_command_that_checks(copied: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from finwidth.cli.main import main
+
+    flip(copied, random.Random(0))
+    monkeypatch.setattr("sys.argv", ["finwidth", "sweep", "check", str(copied)])
+    for told in (r"K/c\..*: removed; the next call of ntk.*\n1 files of .* were damaged", ".* is as it was stored"):
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        assert re.match(told, capsys.readouterr().out)
+    stored(copied)
+    assert tree(copied) == tree(whole)
+
+
+# ---- memory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "mlp, small memory", "mlp, 10 outputs", "cnn"])
+def test_memory_is_within_what_is_promised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    found = importlib.import_module("kernel_store").run(name)
+    assert found["promised"] <= found["memory"]
+    assert found["promised"] / 3 < found["measured"] < found["promised"]
+
+
 # ---- whose files
 
 
@@ -627,8 +665,6 @@ def test_another_schema_is_told(copied: Path) -> None:
 
 def test_a_wrong_kernel_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block is held against backward passes of the module."""
-    from finwidth.empirical.kernel_store import computing
-
     original = computing.compute
     monkeypatch.setattr(computing, "compute", lambda job: (original(job)[0] * 1.01, job))
     with pytest.raises(FinwidthError, match="a number of the kernel is"):

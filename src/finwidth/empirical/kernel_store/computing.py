@@ -190,7 +190,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
     def perform(task: KernelBlock, shared: Shared) -> ComputedBlock:
         """Compute a block on a worker."""
         network, *inputs = task.needs()
-        sent = _loaded(shared[network])
+        sent = _unpickled(shared[network])
         x1, *x2 = (cast("Tensor", pickle.loads(shared[each])) for each in inputs)
         with _IN_PROCESS, measuring(sent.module, alone=False):
             job = replace(sent.job, network=rebuilt(sent.job, sent.module))
@@ -204,7 +204,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
             return compute_block(job, x1, x2[0] if x2 else None, check=sent.check, cancel=lambda: None)
 
 
-def _loaded(content: bytes) -> _SentKernel:
+def _unpickled(content: bytes) -> _SentKernel:
     try:
         return cast("_SentKernel", pickle.loads(content))
     except Exception as error:  # whatever loading the user's module raises

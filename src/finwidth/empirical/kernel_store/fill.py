@@ -76,7 +76,7 @@ def stored_ntk(
         done = begin(store)
         left = [place for place in store.array.blocks() if not done.issuperset(store.array.mirrored(place))]
         if left:
-            _fill(store, kept, where, stack, left, memory=job.sizes.memory, check=check)
+            _compute_left(store, kept, where, stack, left, memory=job.sizes.memory, check=check)
         elif job.progress is not None:
             job.progress(job.entries.pairs)
     return lazily(where.path)
@@ -154,7 +154,7 @@ def _refuse_another(store: KernelStore, job: KernelJob, *, check: bool) -> None:
         )
 
 
-def _fill(
+def _compute_left(
     store: KernelStore,
     job: KernelJob,
     where: StorePlace,
