@@ -326,7 +326,7 @@ def test_arguments(tmp_path: Path) -> None:
         ({"store": tmp_path / "a", "workers": 2, "scheduler": "tcp://a:1"}, "give one of the two"),
         ({"store": tmp_path / "a", "workers": 0}, "workers is 0; give a whole number"),
         ({"store": 5}, "the store is 5; give a path"),
-        ({"store": tmp_path / "a", "memory": 300}, "give more memory=|give at least memory="),
+        ({"store": tmp_path / "a", "memory": 300}, "memory is 300 bytes; give more|give at least memory="),
     ):
         with pytest.raises(FinwidthError, match=message):
             ntk(net, x, **options)

@@ -16,6 +16,7 @@ Numbers: TypeAlias = npt.NDArray[np.generic]
 
 _CHUNK_BYTES = 2**24  # of a file; a kill loses the work for one on each thread
 _SHARE = 64  # a chunk takes at most this part of the memory
+_PIECES, _FEW = 4, 64  # inputs are cut into so many pieces, for threads, unless a piece would have fewer inputs
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def mirror(entries: Numbers) -> Numbers:
 
 
 def block_sides(sizes: tuple[int, ...], pair_bytes: int, memory: int) -> tuple[int, ...]:
-    """Numbers of inputs of a block along each dimension: nearly equal pieces, as large as a chunk may be.
+    """Numbers of inputs of a block along each dimension: nearly equal pieces, as large as is good.
 
     Examples
     --------
     >>> from finwidth.empirical.kernel_store.array import block_sides
     >>> block_sides((20_000, 20_000), 4, 2**30), block_sides((20_000,), 4, 2**30), block_sides((50, 3), 8, 2**14)
-    ((2000, 2000), (20000,), (5, 3))
+    ((2000, 2000), (5000,), (5, 3))
     """
     pairs = max(1, min(_CHUNK_BYTES, memory // _SHARE) // pair_bytes)
-    most = pairs if len(sizes) == 1 else math.isqrt(pairs)
+    most = min(pairs if len(sizes) == 1 else math.isqrt(pairs), max(_FEW, -(-max(sizes) // _PIECES)))
     return tuple(-(-n // -(-n // most)) for n in sizes)

@@ -20,7 +20,7 @@ from finwidth.empirical.kernel_store.store import KIND, KernelStore, begin, lazi
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.execution.dask import import_distributed, on_dask
 from finwidth.execution.threads import cores, on_threads
-from finwidth.memory import available, size
+from finwidth.memory import afford, available, size
 from finwidth.progress import stage
 from finwidth.stores.arrays import import_zarr
 
@@ -129,7 +129,7 @@ def _block_memory(job: KernelJob, array: KernelArray) -> int:
 def _refuse_large(needed: int, memory: int) -> None:
     """Refuse a block that needs more than the memory there is."""
     if needed > memory:
-        raise SizeError(f"a block of the kernel needs {size(needed)}, and there is {size(memory)}; give more memory=")
+        raise SizeError(f"a block of the kernel needs {size(needed)}, and memory is {size(memory)}; give more")
 
 
 def _block_bytes(job: KernelJob, array: KernelArray) -> int:
@@ -196,6 +196,10 @@ def _kernel_blocks(job: KernelJob, array: KernelArray, places: list[Place]) -> I
 def _threads(job: KernelJob, array: KernelArray, workers: int | None, memory: int) -> int:
     """How many blocks are computed at once: as many as there are workers, and fit the memory."""
     needed = _block_bytes(job, array)
-    there = min(memory, available() * 3 // 4)
-    _refuse_large(needed, there)
-    return 1 if job.x1.is_cuda else min(workers or cores(), there // needed)
+    _refuse_large(needed, memory)
+    if job.x1.device.type != "cpu":
+        return 1
+    afford(
+        needed, f"a block of {array.pairs((0,) * len(array.sides))} pairs of inputs", "begin a store with less memory="
+    )
+    return min(workers or cores(), min(memory, available() * 3 // 4) // needed or 1)

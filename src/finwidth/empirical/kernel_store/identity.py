@@ -100,12 +100,13 @@ def _rows_digest(x: Tensor) -> str:
     """A hash of the type, shape and numbers of a tensor."""
     found = hashlib.blake2b(f"{x.dtype} {tuple(x.shape)}".encode(), digest_size=16)
     for rows in _parts_of(x):
-        found.update(rows.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        found.update(rows.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
 def _parts_of(x: Tensor) -> Iterator[Tensor]:
     """A tensor in parts that do not take much memory."""
+    x = x if x.layout == torch.strided else x.to_dense()
     rows = x if x.ndim else x.reshape(1)
     size = max(1, _ROWS * len(rows) // max(1, rows.numel() * x.element_size()))
     yield from (rows[i : i + size] for i in range(0, len(rows), size))
