@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _AT_ONCE = (4, 2, 1)  # so many blocks fit the memory, where one input does
+_GRADIENTS = 3  # of all parameters, that the check of a block holds after the block is dropped
 _COPIES = 6  # of a block beside what computes it: computed, waiting, its mirror image, and as a file; and gaps
 
 
@@ -133,10 +134,11 @@ def _refuse_large(needed: int, memory: int) -> None:
 
 
 def _block_bytes(job: KernelJob, array: KernelArray) -> int:
-    """What a block takes while it is computed and stored."""
+    """What a block takes while it is computed, checked and stored."""
     rows = job.x1[: array.sides[0]]
     x2 = None if len(array.sides) == 1 else (job.x1 if job.x2 is None else job.x2)[: array.sides[1]]
-    return replace(job, x1=rows, x2=x2).working_bytes + _COPIES * array.chunk_bytes
+    gradient = sum(each.numel() * each.element_size() for each in job.network.parameters.values())
+    return max(replace(job, x1=rows, x2=x2).working_bytes, _GRADIENTS * gradient) + _COPIES * array.chunk_bytes
 
 
 def _refuse_another(store: KernelStore, job: KernelJob, *, check: bool) -> None:

@@ -198,9 +198,15 @@ def writing_kernel(path: Path) -> Iterator[KernelStore | None]:
         refuse_inside_store(path)
         if os.path.lexists(path) and not is_vacant(path, KIND.beginning):
             KIND.descriptions(path)  # refuses what is not ours before it is locked
+        new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-    with lock(path, KIND.option):
-        yield None if is_vacant(path, KIND.beginning) else open_kernel_store(path)
+    try:
+        with lock(path, KIND.option):
+            yield None if is_vacant(path, KIND.beginning) else open_kernel_store(path)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # something was written
+                path.rmdir()
 
 
 def begin(store: KernelStore) -> set[Place]:
