@@ -373,7 +373,7 @@ def test_kills_at_random_moments(tmp_path: Path, whole: Path, seed: int) -> None
     kill_at_random(tmp_path / "K.zarr", whole, 6, seed)
 
 
-@pytest.mark.parametrize("moments", [range(0, 45, 15), pytest.param(range(60), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [range(7, 45, 30), pytest.param(range(60), marks=pytest.mark.slow)])
 def test_a_kill_between_any_two_files(
     tmp_path: Path, whole: Path, moments: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:

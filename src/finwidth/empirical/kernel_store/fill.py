@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = (4, 2, 1)  # so many blocks fit the memory, where one input does
 _GRADIENTS = 3  # of all parameters, that the check of a block holds after the block is dropped
-_COPIES = 6  # of a block beside what computes it: computed, waiting, its mirror image, and as a file; and gaps
+_COPIES = 6  # of a block beside what computes it: computed, waiting, its mirror image, and as a file
+_GAPS = 2  # one part in so many is what the allocator keeps for each thread between what is in use
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _block_bytes(job: KernelJob, array: KernelArray) -> int:
     rows = job.x1[: array.sides[0]]
     x2 = None if len(array.sides) == 1 else (job.x1 if job.x2 is None else job.x2)[: array.sides[1]]
     gradient = sum(each.numel() * each.element_size() for each in job.network.parameters.values())
-    return max(replace(job, x1=rows, x2=x2).working_bytes, _GRADIENTS * gradient) + _COPIES * array.chunk_bytes
+    working = max(replace(job, x1=rows, x2=x2).working_bytes, _GRADIENTS * gradient)
+    return working + working // _GAPS + _COPIES * array.chunk_bytes
 
 
 def _refuse_another(store: KernelStore, job: KernelJob, *, check: bool) -> None:
