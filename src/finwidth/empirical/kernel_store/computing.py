@@ -100,6 +100,8 @@ class BlocksOnThreads:
         for each in jobs:
             self._free.put(each)
         self.threads = len(jobs)
+        # Threads that overlap leave torch another number for new ones than this one has.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
 
     def perform(self, block: KernelBlock, cancel: Cancel) -> ComputedBlock:
         """Compute a block on this thread."""
