@@ -157,7 +157,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
     """The blocks of a kernel on a cluster: the module is sent once, and so is each block of inputs."""
 
     packages = ("finwidth", "numpy", "torch")
-    change = "give less memory="
+    change = "begin another store with less memory="
 
     def __init__(self, job: KernelJob, rounding: float, *, check: bool) -> None:
         self.job, self.check, self.rounding = job, check, rounding
