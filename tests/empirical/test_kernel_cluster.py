@@ -121,7 +121,7 @@ class Elsewhere(nn.Linear):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Unsendable, r"an Unsendable, cannot be sent to a cluster \(TypeError: .*; leave scheduler= out"),
+        (Unsendable, r"a Unsendable, cannot be sent to a cluster \(TypeError: .*; leave scheduler= out"),
         (Unloadable, r"a worker cannot load the module \((RuntimeError|ModuleNotFoundError): .*; install there what"),
         (Elsewhere, r"computes something else on a worker than here|a worker cannot load the module"),
     ],
@@ -131,6 +131,17 @@ def test_modules_that_workers_do_not_have(two_workers: Any, tmp_path: Path, kind
         ntk(kind(), torch.ones(3, 3), store=tmp_path / "K.zarr", scheduler=two_workers.scheduler_address)
     assert not list(tmp_path.glob("K.zarr/seal/c.*"))
     assert not check_kernel(tmp_path / "K.zarr")
+
+
+def test_attention_is_sent_with_its_plan(tmp_path: Path) -> None:
+    """By torch.func, by products and by rules of expansions, as `ntk` found out before."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
+    net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1).double()), torch.randn(6, 3, 4).double()
+    cluster = computing.KernelOnCluster(_job_of(net, x, tmp_path), 1e-8, check=True)
+    block = computing.KernelBlock((0, 1), range(3), range(3, 6), of_x2=False)
+    found = cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
+    np.testing.assert_allclose(found.entries, ntk(net, x)[:3, 3:], rtol=1e-11)
 
 
 def test_a_worker_compares_what_its_module_computes(tmp_path: Path) -> None:
