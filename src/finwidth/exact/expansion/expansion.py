@@ -160,7 +160,9 @@ Orders: TypeAlias = tuple[FloatArray, FloatArray]
 Columns: TypeAlias = dict[str, Orders]
 
 
-def _converged(net: Network, X: FloatArray, points: int, seed: int, *, change: bool) -> tuple[Columns, dict[str, float]]:
+def _converged(
+    net: Network, X: FloatArray, points: int, seed: int, *, change: bool
+) -> tuple[Columns, dict[str, float]]:
     """The quantities, by the coarsest rule that is fine enough, and their errors."""
     layers, found = _at_level(net, X, 0, change=change)
     for level in range(1, FINEST + 1):

@@ -72,10 +72,8 @@ def gaussian_means(
     Without ``change`` those with phi'' are 0; ``centred`` values are those less their means.
     """
     m = len(K)
-    found = (
-        PairMeans(*np.zeros((5, len(ORDERS), m, m)), np.zeros(m), np.zeros(m)),
-        FourMeans(*np.zeros((4, m, m, m, m))),
-    )
+    of_pairs, of_one = np.zeros((5, len(ORDERS), m, m)), np.zeros((2, m))
+    found = PairMeans(*of_pairs, *of_one), FourMeans(*np.zeros((4, m, m, m, m)))
     if centred:
         _take_centres(phi, K, rule, found[0])
     for a in range(m):

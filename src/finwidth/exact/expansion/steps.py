@@ -41,7 +41,8 @@ NeuronMeans: TypeAlias = Callable[[Activation, FloatArray, bool], Means]
 def outputs(net: Network, X: FloatArray, means: NeuronMeans) -> Neurons:
     """The outputs of a network at inputs X, shape (m, n_0)."""
     m, n = X.shape
-    x: Vectors = Averages(n, X @ X.T / n, *np.zeros((3, m, m)), Between.none(m), ())
+    none = np.zeros((m, m))
+    x: Vectors = Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
     for stage in net.stages:
         x = _passed(stage, x, means)
     assert isinstance(x, Neurons)
@@ -131,14 +132,13 @@ def _added(step: Residual, x: Vectors, means: NeuronMeans, after: Step | None) -
     a = step.skip**2
     start = replace(x, streams=(*x.streams, averaged(x).own))
     h = _passed(step.branch, start, means) if step.branch else _nothing(x)
-    across = h.streams[-1]
     return Neurons(
         x.n,
         a * x.K + h.K,
         a * x.Theta + h.Theta,
         a * x.mean_G + h.mean_G,
         a * x.mean_H + h.mean_H,
-        a * a * x.own + a * (across + across.swapped()) + h.own,
+        a * a * x.own + a * _across(h.streams[-1]) + h.own,
         tuple(a * one + other for one, other in zip(x.streams, h.streams[:-1], strict=True)),
     )
 
@@ -238,8 +238,12 @@ def _half_sum(own: FloatArray) -> FloatArray:
 # ---- residual blocks
 
 
+def _across(between: Between) -> Between:
+    """What binds two neurons of the sum through the branch of one and the stream of the other."""
+    return between + between.swapped()
+
+
 def _nothing(x: Vectors) -> Neurons:
     """What a branch without steps adds."""
-    m = len(x.K)
-    none = Between.none(m)
-    return Neurons(x.n, *np.zeros((4, m, m)), none, (none,) * (len(x.streams) + 1))
+    none, nothing = Between.none(len(x.K)), np.zeros_like(x.K)
+    return Neurons(x.n, nothing, nothing, nothing, nothing, none, (none,) * (len(x.streams) + 1))

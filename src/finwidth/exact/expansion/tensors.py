@@ -1,7 +1,7 @@
-r"""What is known of the neurons of a network to first order in 1/width, and the maps of it that every step is made of.
+r"""What is known of the neurons of a network to first order in 1/width, and the maps that steps are made of.
 
-Neurons i, j of a vector have values y_ia at inputs a and kernels H_ij;ab.  Between neuron i of one vector ("here") and a
-different neuron j of the same or of another ("there"), G_ab = y_a y_b of a neuron::
+Neurons i, j of a vector have values y_ia at inputs a and kernels H_ij;ab; G_ab = y_ia y_ib and H_ab = H_ii;ab of one.
+Between neuron i of a vector ("here") and a different neuron j of the same or of another vector ("there")::
 
     V_abcd = Cov(G_ab, G_cd),  D_abcd = Cov(H_ab, G_cd),  E_abcd = Cov(G_ab, H_cd),  A_abcd = Cov(H_ab, H_cd)
     F_acbd = E[H_ij;ab y_ic y_jd],  B_acbd = E[H_ij;ab H_ij;cd]
@@ -16,7 +16,7 @@ may be.  Derivation: docs/theory/expansion.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -105,10 +105,9 @@ class Neurons(Vectors):
 
 @dataclass(frozen=True)
 class Averages(Vectors):
-    """Neurons of any law: ``own`` and ``streams`` are of averages over all of them, each neuron with itself included.
+    """Neurons of any law, by averages over all of them, each with itself included: all that a weight layer reads.
 
-    That is all that a weight layer reads: V is the covariance of sum_i y_ia y_ib/n, B of sum_ij H_ij;ab H_ij;cd/n^2, and so
-    on.
+    V is Cov(avg G_ab, avg G_cd), B is E[sum_ij H_ij;ab H_ij;cd]/n^2, and so on.
     """
 
 
@@ -186,7 +185,8 @@ def through_norm(here: Between, K: FloatArray, Theta: FloatArray, inverse: Float
 
     def taken(of: FloatArray) -> FloatArray:
         """The part along the first vector."""
-        return np.einsum("aa...->a...", of)[:, None]
+        found: FloatArray = np.einsum("aa...->a...", of)[:, None]
+        return found
 
     return Between(
         V - on_pair(K, lengths(V)),
