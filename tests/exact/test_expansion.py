@@ -182,13 +182,13 @@ def test_one_hidden_layer_is_a_mean_over_neurons() -> None:
 Mutant = Callable[..., Any]
 
 
-def without(name: str, factor: float = 0.0) -> Callable[[Mutant], Mutant]:
+def without(*names: str, factor: float = 0.0) -> Callable[[Mutant], Mutant]:
     """A part of what binds neurons that is left out, or multiplied."""
 
     def mutant(right: Mutant) -> Mutant:
         def wrong(*given: Any) -> Any:
             found = right(*given)
-            return replace(found, **{name: factor * getattr(found, name)})
+            return replace(found, **{name: factor * getattr(found, name) for name in names})
 
         return wrong
 
@@ -202,11 +202,11 @@ def dropped(right: Mutant) -> Mutant:
 MUTANTS: dict[str, tuple[Any, str, Callable[[Mutant], Mutant]]] = {
     "no F": (steps, "_sampled", without("F")),
     "no B": (steps, "_sampled", without("B")),
-    "B of the other sign": (steps, "_sampled", without("B", -1)),
+    "B of the other sign": (steps, "_sampled", without("B", factor=-1)),
     "no correlation with the weights": (steps, "_slopes_with_weights", dropped),
     "no product of slopes and H": (steps, "_slopes_with_H", dropped),
-    "P of the other sign": (steps, "through_gates", without("P", -1)),
-    "Q of the other sign": (steps, "through_gates", without("Q", -1)),
+    "P of the other sign": (steps, "through_gates", without("P", factor=-1)),
+    "Q of the other sign": (steps, "through_gates", without("Q", factor=-1)),
     "neurons that are not sampled": (steps, "_sampled", dropped),
     "no second derivatives": (steps, "curved", dropped),
     "second derivatives of the other sign": (steps, "curved", lambda right: lambda *given: -right(*given)),

@@ -186,12 +186,13 @@ def _converged(
 def _at_level(net: Network, X: FloatArray, level: int, *, change: bool) -> tuple[list[_WideLayer], Columns]:
     """The quantities, and the means over all wide layers in their order, by rules of one level."""
     layers: list[_WideLayer] = []
+    odd = net.norm is not None and net.norm.centred
 
     def means(phi: Activation, K: FloatArray, centred: bool) -> Means:
         variances = K.diagonal()[K.diagonal() != 0]
         if not ((variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
             raise _out_of_range(X)
-        rule = pair_rule(phi, float(np.sqrt(K.diagonal().max())), level, centred=centred)
+        rule = pair_rule(phi, float(np.sqrt(K.diagonal().max())), level, odd=odd)
         found = gaussian_means(phi, K, rule, change=change, centred=centred)
         layers.append(_WideLayer(phi, K, *found))
         return found
@@ -243,11 +244,14 @@ def _distances(one: Orders, other: Orders) -> list[float]:
 def _worst(net: Network, found: Columns, finer: Columns) -> float:
     """The largest difference of an order of a quantity over its size.
 
-    Corrections that can vanish while their parts do not, those of means, are compared with what they are elsewhere.
+    Corrections that can vanish while their parts do not are compared with what they are elsewhere.
     """
     limits = {name: float(np.abs(orders[0]).max()) for name, orders in finer.items()}
     usual = {name: _inverse_widths(net) * limit for name, limit in limits.items()}
-    usual["dK"] = _inverse_widths(net) * limits["K"] ** 2
+    square = limits["output_covariance"]
+    products = {"dK": limits["K"], "K_covariance": limits["K"], "K_output_covariance": square}
+    usual |= {name: _inverse_widths(net) * limits["K"] * other for name, other in products.items()}
+    usual["output_cumulant"] = _inverse_widths(net) * square**2
     errors = []
     for name, orders in finer.items():
         sizes = limits[name], max(float(np.abs(orders[1]).max()), usual[name])

@@ -5,7 +5,7 @@ each of shape (n,), for means over standard normal z.
 
 - Two slopes: polar coordinates.  Products of values, slopes and Hermite polynomials are homogeneous polynomials between
   the angles where y_a or y_b changes sign: Gauss-Laguerre in r^2/2 is exact, Gauss-Legendre in the angle is right to
-  rounding.  Values less their means have odd powers of r too, and Gauss-Legendre panels in r.
+  rounding.  Odd powers of r, where a mean over neurons is taken away, have Gauss-Legendre panels in r.
 - Smooth functions: the trapezoidal rule, whose error falls exponentially in 1/step.
 - Functions with kinks, and smooth ones at large deviations: nested Gauss-Legendre rules on panels.  These are cut at
   kinks, the outer ones also where y_b has them, in geometric steps; at large deviations also at powers of two.
@@ -47,13 +47,13 @@ _STEPS = tuple(0.35 * 2 ** (-level / 2) for level in range(FINEST + 1))
 _PANELS = tuple(2 * 1.25**-level for level in range(FINEST + 1))  # widths, in deviations
 
 
-def pair_rule(phi: Activation, largest: float, level: int, *, centred: bool = False) -> PairRule:
+def pair_rule(phi: Activation, largest: float, level: int, *, odd: bool = False) -> PairRule:
     """The rule of a level from 0 to `FINEST` for an activation at deviations up to ``largest``.
 
-    ``centred`` values are those less their means.
+    ``odd``: of two slopes also for products of an odd number of values and Hermite polynomials.
     """
     if not isinstance(phi, SmoothActivation):
-        return partial(_polar, _ANGLES[level], _every_radius(_PANELS[level]) if centred else _even_radii())
+        return partial(_polar, _ANGLES[level], _every_radius(_PANELS[level]) if odd else _even_radii())
     size = 2.0 ** np.ceil(np.log2(max(largest, 0.1)))
     kinks = np.zeros(0) if mixture_of(phi) else _kinks(phi, size)
     if not len(kinks) and size <= _ORDINARY:
