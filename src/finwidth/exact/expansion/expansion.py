@@ -1,7 +1,7 @@
 r"""`expansion`: the kernel of wide networks to first order in 1/width, for any activation and several inputs.
 
-The recursion is in `tensors`, the Gaussian means that it needs in `means`, by the rules of `rules`; derivation and what
-the error is: docs/theory/expansion.md.
+What each step of a network does is in `steps`, by the maps of `tensors` and the Gaussian means of `means`, by the rules
+of `rules`; derivation and what the error is: docs/theory/expansion.md.
 """
 
 from __future__ import annotations
@@ -75,12 +75,15 @@ def expansion(
     """Means, covariances and first change of the kernel at several inputs, to first order in 1/width.
 
     Of a network with hidden widths n_1, n_2, ... every quantity is its value at infinite width plus a correction that
-    is linear in 1/n_1, 1/n_2, ...; what is left out is of second order. Any activation serves.
+    is linear in 1/n_1, 1/n_2, ...; what is left out is of second order. Any activation serves, with skip connections
+    and norms or without.
 
     Parameters
     ----------
     net
-        An `MLP` with Gaussian weights; biases from zero, Gaussian, frozen or absent.
+        An `MLP`, `ResNet` or `BalancedResNet` with Gaussian weights; biases from zero, Gaussian, frozen or absent; with a
+        norm or without, but for one of trained parameters. Where a norm makes means infinite at every width, by networks
+        whose probability falls exponentially with it, the expansion is that of all others.
     X
         Inputs x_a, shape (m, n_0). Time and memory grow with m^4. Two inputs within an angle of 3e-7 of parallel, or
         opposite, in a layer are taken as dependent there.
@@ -110,8 +113,8 @@ def expansion(
         ``error`` in the attributes of a variable is the largest error of quadrature of an entry: the difference of two
         rules, or, of more than two inputs, one standard error of the average over points. Attributes of the dataset say
         how far first order serves: ``relative_variance``, the largest Var K_aa / K_aa^2, ``relative_correction``, the
-        largest of E[K_aa] and of E[N_a^2], ``inverse_widths``, sum 1/n_i, and ``first_order``, a verdict: covariances
-        and ``dK`` are then right to 10%, means to 1%.
+        largest of E[K_aa] and of E[N_a^2], ``inverse_widths``, the sum of 1/fan-in over all weight layers but the
+        first, and ``first_order``, a verdict: covariances and ``dK`` are then right to 10%, means to 1%.
 
     Raises
     ------
