@@ -235,7 +235,7 @@ def test_refused(net: Network, said: str) -> None:
 def test_steps_that_are_not_known_are_not_overlooked() -> None:
     class Other(ResNet):
         @property
-        def stages(self) -> tuple[tuple[Step, ...], ...]:  # type: ignore[override]
+        def stages(self) -> tuple[tuple[Step, ...], ...]:
             return ((self.stem,), (Residual(1.0, (object(),)),), (self.head,))  # type: ignore[arg-type]
 
     with pytest.raises(NotImplementedError):
