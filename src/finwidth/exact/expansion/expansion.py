@@ -250,11 +250,9 @@ def _worst(net: Network, found: Columns, finer: Columns) -> float:
     Corrections that can vanish while their parts do not are compared with what they are elsewhere.
     """
     limits = {name: float(np.abs(orders[0]).max()) for name, orders in finer.items()}
-    usual = {name: _inverse_widths(net) * limit for name, limit in limits.items()}
-    square = limits["output_covariance"]
-    products = {"dK": limits["K"], "K_covariance": limits["K"], "K_output_covariance": square}
-    usual |= {name: _inverse_widths(net) * limits["K"] * other for name, other in products.items()}
-    usual["output_cumulant"] = _inverse_widths(net) * square**2
+    K, N = limits["K"], limits["output_covariance"]
+    units = {"K": K, "output_covariance": N, "K_output_covariance": K * N, "output_cumulant": N * N}
+    usual = {name: _inverse_widths(net) * units.get(name, K * K) for name in finer}
     errors = []
     for name, orders in finer.items():
         sizes = limits[name], max(float(np.abs(orders[1]).max()), usual[name])
@@ -320,11 +318,15 @@ def _labelled(net: Network, X: FloatArray, columns: Columns, errors: dict[str, f
 def _served(net: Network, columns: Columns) -> dict[str, float | str]:
     """How far first order serves."""
 
+    def relative(change: FloatArray, limit: FloatArray) -> FloatArray:
+        return np.abs(change / np.where(limit > 0, limit, np.inf))
+
     def largest(change: FloatArray, limit: FloatArray) -> float:
-        return float(np.abs(change / np.where(limit > 0, limit, np.inf)).max())
+        return float(relative(change, limit).max())
 
     means = [[each.diagonal() for each in columns[name]] for name in ("K", "output_covariance")]
-    spread = largest(np.einsum("aaaa->a", columns["K_covariance"][1]), means[0][0] ** 2)
+    limits = means[0][0]
+    spread = largest(relative(np.einsum("aaaa->a", columns["K_covariance"][1]), limits), limits)
     moved = max(largest(correction, limit) for limit, correction in means)
     good = spread <= SPREAD and moved <= CORRECTION
     verdict = "has been seen to be right to 10%" if good else "can be far off: draw with finwidth.sample_gram"
