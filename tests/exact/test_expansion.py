@@ -420,9 +420,9 @@ def test_many_draws_follow_it(activation: str, depth: int) -> None:
     )
 
 
-def many_draws_follow(make: Callable[[int], Network]) -> None:
+def many_draws_follow(make: Callable[[int], Network], draws: int = 200_000) -> None:
     """Three inputs, unequal widths, random biases: means to a part of their deviations, at two widths extrapolated."""
-    narrow, wide = (drawn_and_known(make(scale), X[:3], 200_000, seed) for scale, seed in ((1, 1), (2, 2)))
+    narrow, wide = (drawn_and_known(make(scale), X[:3], draws, seed) for scale, seed in ((1, 1), (2, 2)))
     wrong = 0
     for (name, one, known), (_, two, half) in zip(narrow, wide, strict=True):
         # 4 E[wide] - E[narrow] has no second order where the limit is 0, and with it where that is subtracted.

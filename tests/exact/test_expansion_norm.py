@@ -307,18 +307,18 @@ def test_draws_of_residual_networks_follow_it() -> None:
 
 
 MAKERS: dict[str, Callable[..., Network]] = {
-    "layers": lambda s, **options: MLP([2, 60 * s, 120 * s, 90 * s, 1], **options),
-    "blocks": lambda s, **options: ResNet([2, 60 * s, 1], 2, [50 * s, 90 * s], skip=0.8, branch=0.9, **options),
+    "layers": lambda s, **options: MLP([2, 30 * s, 60 * s, 45 * s, 1], **options),
+    "blocks": lambda s, **options: ResNet([2, 40 * s, 1], 2, [30 * s, 60 * s], skip=0.8, branch=0.9, **options),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.kind} {norm.position}")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_many_draws_follow_it(kind: str, norm: Norm, activation: str) -> None:
     some = Norm(norm.kind, norm.position, epsilon=0.1)
-    many_draws_follow(lambda s: MAKERS[kind](s, activation=activation, norm=some, bias_variance=0.1))
+    many_draws_follow(lambda s: MAKERS[kind](s, activation=activation, norm=some, bias_variance=0.1), 100_000)
 
 
 # ---- refusals

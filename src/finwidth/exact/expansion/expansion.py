@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 _SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
-# Var K / K^2 and the relative corrections of E[K] and E[N^2] up to which covariances and E[dK] have been seen to be
-# right to 10% (docs/expansion.md).
-SPREAD, CORRECTION = 0.1, 0.02
+# Var K / K^2 and the relative corrections of E[K] and E[N^2], of networks without a norm and with one, up to which
+# covariances and E[dK] have been seen to be right to 10% (docs/expansion.md).
+SPREAD, CORRECTION, CORRECTION_OF_NORMALISED = 0.1, 0.02, 0.01
 
 _PAIR, _FOUR = ("input", "input_"), ("input", "input_", "other", "other_")
 _QUANTITIES = {
@@ -114,7 +114,8 @@ def expansion(
         rules, or, of more than two inputs, one standard error of the average over points. Attributes of the dataset say
         how far first order serves: ``relative_variance``, the largest Var K_aa / K_aa^2, ``relative_correction``, the
         largest of E[K_aa] and of E[N_a^2], ``inverse_widths``, the sum of 1/fan-in over all weight layers but the
-        first, and ``first_order``, a verdict: covariances and ``dK`` are then right to 10%, means to 1%.
+        first, and ``first_order``, a verdict: covariances are then right to 10%, ``dK`` to 10% of itself or of Var K,
+        if that is larger, and means to 1%.
 
     Raises
     ------
@@ -328,14 +329,15 @@ def _served(net: Network, columns: Columns) -> dict[str, float | str]:
     limits = means[0][0]
     spread = largest(relative(np.einsum("aaaa->a", columns["K_covariance"][1]), limits), limits)
     moved = max(largest(correction, limit) for limit, correction in means)
-    good = spread <= SPREAD and moved <= CORRECTION
+    allowed = CORRECTION if net.norm is None else CORRECTION_OF_NORMALISED
+    good = spread <= SPREAD and moved <= allowed
     verdict = "has been seen to be right to 10%" if good else "can be far off: draw with finwidth.sample_gram"
     return {
         "inverse_widths": _inverse_widths(net),
         "relative_variance": spread,
         "relative_correction": moved,
         "first_order": f"{verdict} (Var K / K^2 = {spread:.2g}, means are moved by {moved:.1%}; known up to {SPREAD} "
-        f"and {CORRECTION:.0%})",
+        f"and {allowed:.0%})",
     }
 
 
