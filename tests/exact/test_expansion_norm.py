@@ -175,6 +175,27 @@ def test_a_mean_over_neurons_that_is_taken_away() -> None:
     assert max(bent_differences()) < 1e-5
 
 
+def scaled_differences() -> list[float]:
+    """A head that reads trained scales g times a linear stem, as epsilon is large and blocks are without branches.
+
+    N = sqrt(C/n) sum_i w_i g_i y_i with w ~ N(0, 1), g = 1 and y ~ N(0, k): K = (C/n) sum_i [y^2 + w^2 y^2 + k w^2], so
+    that n Var K = C^2 k^2 Var(A + B + A B) with A, B squares of standard normals, 29 - 9, and
+    E[grad K . grad N N] = (C^2/n) E[4 w^2 y^4 + 4 k w^2 y^2 + 4 k w^4 y^2] = 28 (C k)^2/n.
+    """
+    n, C, e = 30, 1.3, 10**12
+    norm = Norm("rms", epsilon=e, parameters="trained")
+    net = ResNet([2, n, 1], 2, skip=0.8, branch=0, gains=[1.5, 1, 1, C * e], norm=norm, bias="none")
+    wide = finwidth.expansion(net, [[0.3, -0.8]], [0])
+    Ck = C * 0.8**4 * 1.5 * 0.73 / 2
+    found = [relative(wide.K[0].item(), 3 * Ck), abs(wide.K[1].item()) / Ck * n]
+    found += [relative(n * wide.K_covariance[1].item(), 20 * Ck**2), relative(n * wide.dK[1].item(), -28 * Ck**2)]
+    return [*found, relative(n * wide.K_output_covariance[1].item(), 12 * Ck**2)]
+
+
+def test_trained_scales_of_a_linear_network() -> None:
+    assert max(scaled_differences()) < 1e-9
+
+
 # ---- networks that are the same
 
 
@@ -272,6 +293,10 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "their first move": (steps, "_of_shared", without("Q", "Q_back")),
     "a mean that is taken away, but fixed": (steps, "_activated_means", unbent("V")),
     "kernels that it does not meet": (steps, "_activated_means", unbent("F")),
+    "scales whose kernels are not those of a neuron": (steps, "_of_scales", without("F")),
+    "scales of fixed kernels": (steps, "_of_scales", without("B")),
+    "scales without a first move": (steps, "_of_scales", without("P", "Q", "Q_back")),
+    "scales whose kernels do not vary": (steps, "through_scales", lambda right: lambda here: here),
 }
 BY_DRAWS = {"no curvature in P", "no curvature in Q", "no F", "their kernels", "their first move"}
 LAYERNORM = MLP([2, 20, 25, 1], activation="gelu", bias_variance=0.2, norm=Norm("layer", epsilon=0.1))
@@ -295,15 +320,16 @@ def test_wrong_recursions_are_seen(name: str, drawn: Any, monkeypatch: pytest.Mo
         known = {"dK 00": wrong.dK[1, 0, 0].item(), "dK 01": wrong.dK[1, 0, 1].item()}
         assert not all(passes(values, known[name]) for name, values, _ in drawn if name in known)
     else:
-        assert max(perpetuity_differences() + sphere_differences() + bent_differences()) > 1e-3
+        assert max(perpetuity_differences() + sphere_differences() + bent_differences() + scaled_differences()) > 1e-3
 
 
 # ---- draws
 
 
 def test_draws_of_residual_networks_follow_it() -> None:
-    norm = Norm("layer", epsilon=0.1)
-    follow_draws(ResNet([2, 40, 1], 2, [30, 60], activation="tanh", bias_variance=0.2, norm=norm), seed=3)
+    norm = Norm("layer", epsilon=0.1, parameters="trained")
+    net = ResNet([2, 40, 1], 2, [30, 60], activation="tanh", bias_variance=0.2, norm=norm)
+    follow_draws(net, seed=3, seen=("dK 01", "K K 0001"))
 
 
 MAKERS: dict[str, Callable[..., Network]] = {
@@ -317,16 +343,18 @@ MAKERS: dict[str, Callable[..., Network]] = {
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.kind} {norm.position}")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_many_draws_follow_it(kind: str, norm: Norm, activation: str) -> None:
-    some = Norm(norm.kind, norm.position, epsilon=0.1)
+    trained = kind == "blocks" and norm.position == "before"
+    some = Norm(norm.kind, norm.position, epsilon=0.1, parameters="trained" if trained else "none")
     many_draws_follow(lambda s: MAKERS[kind](s, activation=activation, norm=some, bias_variance=0.1), 100_000)
 
 
 # ---- refusals
 
 
-def test_trained_parameters_of_a_norm_are_refused() -> None:
-    for make in (MLP, lambda widths, **options: ResNet([2, 5, 1], 2, **options)):
-        net = make([2, 5, 5, 1], norm=Norm("layer", parameters="trained"))
+def test_trained_parameters_of_a_norm_are_refused_where_no_layer_reads_them() -> None:
+    before, after = (Norm("layer", position, parameters="trained") for position in ("before", "after"))
+    layers = [MLP([2, 5, 5, 1], norm=norm) for norm in (before, after)]
+    for net in (*layers, ResNet([2, 5, 1], 2, norm=after)):
         with pytest.raises(FinwidthError, match="the parameters of its norm are trained") as caught:
             finwidth.expansion(net, ORTHOGONAL)
         assert "\n" not in str(caught.value)

@@ -81,9 +81,9 @@ def expansion(
     Parameters
     ----------
     net
-        An `MLP`, `ResNet` or `BalancedResNet` with Gaussian weights; biases from zero, Gaussian, frozen or absent; a
-        norm without trained parameters, or none. Where a norm makes means infinite at every width, through networks
-        whose probability falls exponentially with it, the expansion is that of all others.
+        An `MLP`, `ResNet` or `BalancedResNet` with Gaussian weights; biases from zero, Gaussian, frozen or absent; with
+        a norm, of trained parameters in pre-norm networks only, or none. Where a norm makes means infinite at every
+        width, through networks whose probability falls exponentially with it, the expansion is that of all others.
     X
         Inputs x_a, shape (m, n_0). Time and memory grow with m^4. Two inputs within an angle of 3e-7 of parallel, or
         opposite, in a layer are taken as dependent there.

@@ -6,9 +6,10 @@ residual block adds those of its branch to those of its stream.  Derivation: doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import singledispatch
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -24,8 +25,10 @@ from finwidth.exact.expansion.tensors import (
     averaged,
     curved,
     on_pair,
+    swapped,
     through_gates,
     through_norm,
+    through_scales,
     through_weights,
 )
 from finwidth.networks.activations import Activation
@@ -51,13 +54,28 @@ def outputs(net: Network, X: FloatArray, means: NeuronMeans) -> Neurons:
 
 def unsupported_steps(net: Network) -> list[str]:
     """Reasons against the steps of a network; none if their recursions are known."""
-    branches = [step.branch for stage in net.stages for step in stage if isinstance(step, Residual)]
+    chains = [chain for stage in net.stages for chain in _chains(stage)]
     reasons = []
-    if any(branch and isinstance(branch[0], Activation) for branch in branches):
+    if any(isinstance(step, Residual) and _unsigned(step.branch) for chain in chains for step in chain):
         reasons.append("its activations act on the stream without random signs, which makes its neurons dependent")
-    if net.norm is not None and net.norm.parameters != "none":
-        reasons.append("the parameters of its norm are trained")
+    trained = [step for chain in chains for step in chain if isinstance(step, Norm) and step.parameters == "trained"]
+    read = [one for chain in chains for one, after in pairwise(chain) if isinstance(after, Layer)]
+    made = [one for chain in chains for before, one in pairwise(chain) if isinstance(before, Activation)]
+    if any(step not in read or step in made for step in trained):
+        reasons.append("the parameters of its norm are trained, which is known of pre-norm residual networks only")
     return reasons
+
+
+def _chains(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
+    """Steps one after the other: these, and those of the branches among them."""
+    yield steps
+    for step in steps:
+        if isinstance(step, Residual):
+            yield from _chains(step.branch)
+
+
+def _unsigned(branch: tuple[Step, ...]) -> bool:
+    return bool(branch) and isinstance(branch[0], Activation)
 
 
 def _passed(steps: Sequence[Step], x: Vectors, means: NeuronMeans) -> Vectors:
@@ -116,6 +134,8 @@ def _normalised(step: Norm, x: Vectors, means: NeuronMeans, after: Step | None) 
         through_norm(through_norm(below.own, K, Theta, inverse).swapped(), K, Theta, inverse),
         tuple(through_norm(each, K, Theta, inverse) for each in x.streams),
     )  # fmt: skip
+    if step.parameters == "trained":
+        return _with_parameters(found, float(step.centred))
     return apart(found, -1 / x.n if step.centred else 0.0) if isinstance(x, Neurons) else found
 
 
@@ -228,6 +248,33 @@ def _normalised_means(x: Averages, inverse: FloatArray, *, centred: bool) -> tup
     one, other, both = (np.einsum(f"{which}->ab", F) for which in ("aaba", "abbb", "aabb"))
     lost = inverse[:, None] * one + inverse * other - ratio * x.K * both
     return divided(x.K, mean_G, V), divided(x.Theta, mean_H, x.own.D) - divisors * lost
+
+
+def _with_parameters(x: Averages, shift: float) -> Averages:
+    """Trained scales and shifts of Gaussian neurons, which add u_a u_b + ``shift`` to the kernels of these."""
+    return Averages(
+        x.n,
+        x.K,
+        x.Theta + x.K + shift,
+        x.mean_G,
+        x.mean_H + x.mean_G,
+        through_scales(through_scales(x.own).swapped()) + _of_scales(x, shift),
+        tuple(map(through_scales, x.streams)),
+    )
+
+
+def _of_scales(x: Averages, shift: float) -> Between:
+    """What scales and shifts add to averages for each neuron with itself."""
+    K, Theta, none, outer = x.K, x.Theta, np.zeros(x.own.V.shape), np.multiply.outer
+    one = np.ones_like(K)
+    four = outer(K, K) + np.einsum("ac,bd->abcd", K, K) + np.einsum("ad,bc->abcd", K, K)  # <u_a u_b u_c u_d>
+    F = four + shift * outer(one, K)
+    mixed = outer(Theta, K) + shift * outer(Theta + K, one)
+    B = four + mixed + swapped(mixed) + shift**2
+    Q = outer(Theta, K)
+    P = Q + np.einsum("ac,bd->abcd", Theta, K)
+    F, B = (each.transpose(0, 2, 1, 3) for each in (F, B))
+    return 1 / x.n * Between.same(none, none, none, F, B, P.transpose(0, 3, 1, 2), Q)
 
 
 def _half_sum(own: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ may be.  Derivation: docs/theory/expansion.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -200,6 +200,11 @@ def through_norm(here: Between, K: FloatArray, Theta: FloatArray, inverse: Float
         Q - on_pair(Theta, taken(F)),
         Q_back - on_pair(K, taken(Q_back)),
     )
+
+
+def through_scales(here: Between) -> Between:
+    """By trained scales: kernels of neurons have their squares too, and one of two parameters may be a scale."""
+    return replace(here, D=here.D + here.V, A=here.A + here.E, Q=here.Q + here.F)
 
 
 # ---- how means over Gaussian neurons answer
