@@ -176,11 +176,12 @@ const drawn = (net, mine, done) => {
 const restore = () => {
   const state = new URLSearchParams(location.hash.slice(1));
   for (const [name, { begin }] of Object.entries(NUMBERS)) at(name).value = state.get(name) ?? begin;
-  for (const name of ["kind", "norm"]) {
-    const box = [...document.querySelectorAll(`input[name="${name}"]`)].find((each) => each.value === state.get(name));
-    if (box) box.checked = true;
+  for (const [name, begin] of [["kind", "mlp"], ["norm", "none"]]) {
+    const boxes = [...document.querySelectorAll(`input[name="${name}"]`)];
+    (boxes.find((each) => each.value === state.get(name)) || boxes.find((each) => each.value === begin)).checked = true;
   }
-  if ([...at("branch").options].some((each) => each.value === state.get("branch"))) at("branch").value = state.get("branch");
+  const scales = [...at("branch").options].map((each) => each.value);
+  at("branch").value = scales.includes(state.get("branch")) ? state.get("branch") : "1";
   seed = Number.parseInt(state.get("seed") ?? "0", 10) || 0;
 };
 
