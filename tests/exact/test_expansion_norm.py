@@ -343,9 +343,10 @@ MAKERS: dict[str, Callable[..., Network]] = {
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.kind} {norm.position}")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_many_draws_follow_it(kind: str, norm: Norm, activation: str) -> None:
+    # Outputs hardly vary with the kernel, and dK is small: fewer means are large enough to be seen with another sign.
     trained = kind == "blocks" and norm.position == "before"
     some = Norm(norm.kind, norm.position, epsilon=0.1, parameters="trained" if trained else "none")
-    many_draws_follow(lambda s: MAKERS[kind](s, activation=activation, norm=some, bias_variance=0.1), 100_000)
+    many_draws_follow(lambda s: MAKERS[kind](s, activation=activation, norm=some, bias_variance=0.1), 100_000, seen=0.3)
 
 
 # ---- refusals
