@@ -382,7 +382,7 @@ def test_normalised_networks_that_die_have_a_spread_all_the_same() -> None:
         (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
         (
             lambda: width_for(33, 0.1, activation="tanh"),
-            "give at most 32 for a smooth.*first order in 1/width does not",
+            "at most 32 for a smooth.*first order in 1/width does not",
         ),
         (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),

@@ -38,6 +38,7 @@ from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 Widths = npt.NDArray[np.int64]
 Search: TypeAlias = Generator[int | list[int], FloatArray, int]
 
+EXACTLY = "exact moments"
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
 _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far apart
@@ -62,10 +63,11 @@ def width_for(
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
     every width up to 1024, and beyond of widths 1% apart, over which the spread is a smooth function.  For smooth
     activations, up to 64 layers, the width is from first order in 1/width (`finwidth.expansion`) where that serves
-    there, as for small cv.  Else, and for normalised networks, the spread of 2000 networks is drawn, up to 32 layers, at
-    widths a factor of two apart, and taken to fall as it does in the limit beyond the widest drawn.  The width is then
-    right to about 10%, of draws two standard errors; `spread_from` says which it was.  Of normalised networks, whose
-    E[K] is often infinite, cv stands for (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
+    there, as for small cv.  Else, and for normalised networks, the spread of 2000 networks is drawn, up to 32 layers,
+    at widths a factor of two apart, and taken to fall as it does in the limit beyond the widest drawn.  The width is
+    then right to about 10%, of draws two standard errors; `finwidth.sizing.spread_from` says which it was.  Of
+    normalised networks, whose E[K] is often infinite, cv stands for (q84 - q16) / (2 median) of K, which is the same
+    where K is near to normal.
 
     Parameters
     ----------
@@ -285,9 +287,8 @@ def _why_drawn(family: Family) -> str:
     """Of networks that are drawn, what they have and why that is, for a message."""
     told = f"{_drawn_kind(family)}, whose networks are drawn"
     if family.net(_INPUT, 2, 2).norm is None:
-        told += (
-            f" where first order in 1/width does not serve (it does at small cv, up to {_DEPTHS_EXPANDED[-1]} layers)"
-        )
+        told += " where first order in 1/width does not serve"
+        told += f" (it does at small cv, up to {_DEPTHS_EXPANDED[-1]} {family.layers})"
     return told
 
 
@@ -343,7 +344,7 @@ def spread_from(net: Network, x: Vector) -> str:
     'first order in 1/width, which leaves out at most about 3.5% of Var K'
     """
     if not no_moments(net):
-        return "exact moments"
+        return EXACTLY
     found = _to_first_order(net, x)
     return "draws" if found is None else f"first order in 1/width, which {found.remainder}"
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.expansion import SERVED, expansion, unsupported
-from finwidth.networks.activations import SmoothActivation
+from finwidth.exact.moments import unsupported as no_moments
+from finwidth.exact.normalised import why_quantiles
+from finwidth.networks.activations import has_curvature
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input
 
@@ -80,7 +82,7 @@ def to_first_order(net: Network, x: Vector) -> FirstOrder:
     (2.8174, 0.1059, True)
     """
     targets = [[0.0] * net.widths[-1]] if net.widths[-1] > 1 else [0.0]
-    found = expansion(net, [check_input(net, x)], targets if has_curvature(net) else None)
+    found = expansion(net, [check_input(net, x)], targets if has_curvature(net.activation) else None)
     limit, correction = found.K.to_numpy().ravel()
     change = float(found.dK[1].item()) if "dK" in found else None
     variance = max(0.0, float(found.K_covariance[1].item()))  # of one layer rounding
@@ -88,9 +90,19 @@ def to_first_order(net: Network, x: Vector) -> FirstOrder:
     return FirstOrder(float(limit), float(correction), variance, change, told["left_out"], told["first_order"])
 
 
-def has_curvature(net: Network) -> bool:
-    """Whether phi'' is known, which the change of the kernel needs."""
-    return not isinstance(net.activation, SmoothActivation) or net.activation.d2phi is not None
+def only_to_first_order(net: Network) -> bool:
+    """Whether moments of the kernel are known to first order and not exactly, as for smooth activations.
+
+    Of normalised networks, whose moments are often infinite, quantiles tell instead.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.exact.expansion.one_input import only_to_first_order
+    >>> [only_to_first_order(MLP([2, 9, 1], activation=phi)) for phi in ("relu", "tanh")]
+    [False, True]
+    """
+    return bool(no_moments(net)) and not why_quantiles(net) and not unsupported(net)
 
 
 def where_it_serves(net: Network, x: Vector) -> FirstOrder | None:
