@@ -277,8 +277,7 @@ def test_sizes_to_first_order_are_right_where_exact_ones_exist(
 
 
 def test_depths_to_first_order_are_right_where_exact_ones_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    network: MLPOptions
-    for network in ({}, {"bias": "none"}, {"parameterization": "mup"}):
+    for network in (MLPOptions(), MLPOptions(bias="none"), MLPOptions(parameterization="mup")):
         exact = depth_for(9000, 0.1, **network)
         with monkeypatch.context() as patch:
             patch.setattr(sizing, "_must_be_drawn", lambda family: True)

@@ -170,6 +170,7 @@ def depth_for(
     family = Family(kind, {**network})
     drawn = _must_be_drawn(family)
     exact = partial(spread_by_depth, width, x=x, kind=kind, **network)
+    depths: Sequence[int]
     if drawn:
         known = _spreads_without_moments(family, width, x)
         depths, spreads = list(known), list(known.values())
@@ -311,7 +312,7 @@ def _width_to_first_order(family: Family, depth: int, cv: float, x: list[float])
     return None
 
 
-def _to_first_order(net: Network, x: list[float]) -> FirstOrder | None:
+def _to_first_order(net: Network, x: Vector) -> FirstOrder | None:
     """First order in 1/width where that serves, and the spread is not told by quantiles."""
     return None if why_quantiles(net) else where_it_serves(net, x)
 

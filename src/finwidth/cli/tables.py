@@ -385,10 +385,8 @@ def print_expanded_comparison(found: ExpandedComparison) -> None:
     first = found.rows[0]
     notes = f"{_of_several(found.network)}{first.networks.draws} real networks, {first.sampled.draws} draws in law; "
     notes += f"z is between these.\nFirst order {found.first_order}.\n"
-    for source in ("sampled", "networks"):
-        notes += _doubts(
-            {row.quantity: getattr(row, source) for row in found.rows}, source.replace("sampled", "in law")
-        )
+    notes += _doubts({row.quantity: row.sampled for row in found.rows}, "in law")
+    notes += _doubts({row.quantity: row.networks for row in found.rows}, "networks")
     show(str(found.network), table, notes)
 
 

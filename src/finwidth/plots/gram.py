@@ -17,7 +17,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
-from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, GREY, PALETTE, check_alive, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
@@ -178,7 +178,8 @@ def _update_to_first_order(  # noqa: PLR0917
             _point(axes, depth, found, each.mean, fmt="o", mfc=colour if found.trust else "white", color=colour)
     axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
-    axes.axhline(0, color="#555555", lw=0.6)
+    axes.axhline(0, color=GREY, lw=0.6)
+    axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     axes.legend()
     return figure

@@ -100,8 +100,8 @@ def growth_with_depth(
     """E[K^2]/E[K]^2 over depth for a few widths: exact (lines) against its exponent to first order in 1/width (dashes).
 
     The exponent is that of `finwidth.growth`: 5 d/n for ReLU, up to 5/n, and for a `ResNet` what its blocks give.
-    Where no exact moments are known, as for smooth activations, lines are first order in 1/width (`finwidth.expansion`),
-    dashed where that does not serve, and points are draws with bars of two standard errors.
+    Where no exact moments are known, as for smooth activations, lines are first order in 1/width
+    (`finwidth.expansion`), dashed where that does not serve, and points are draws with bars of two standard errors.
 
     Parameters
     ----------
@@ -183,7 +183,8 @@ def _growth_to_first_order(  # noqa: PLR0917
         axes.plot(depths, growth, color=colour, lw=1.0, ls="--")
         axes.plot(depths, np.where(serves, growth, np.nan), color=colour, lw=1.8, label=f"$n = {width}$")
         told = [_drawn_growth(family.net(n_0, width, depth), x, draws, seed) for depth in drawn_at]
-        axes.errorbar(drawn_at, *np.transpose(told), fmt="o", color=colour, ms=3.5, elinewidth=0.8)
+        values, errors = np.transpose(told)
+        axes.errorbar(drawn_at, values, errors, fmt="o", color=colour, ms=3.5, elinewidth=0.8)
     if here is not None:
         axes.plot(here.depth, 1 + to_first_order(here, x).cv ** 2, "D", color="black", ms=4, label="this network")
     axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
