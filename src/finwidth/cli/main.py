@@ -83,7 +83,7 @@ _add(
 _add(
     "expansion", expansion_command,
     "16,64x8,1 -i ones --activation tanh",
-    "2,100x3,1 -i 1,0.5 -i 0.3,-1.2 --activation gelu -o expansion.nc",
+    "2,99x3,1 -i 1,0 -i 0,1 --activation gelu -o wide.nc",
 )  # fmt: skip
 _add("critical", critical_command, "gelu", "1,0.2")
 _add(
