@@ -1,4 +1,4 @@
-"""What the expansion says of one input, and the rule by which it says whether it serves: what it leaves out of Var K."""
+"""What the expansion says of one input, and the rule for whether it serves: what it leaves out of Var K."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_without_a_second_derivative_there_is_no_change() -> None:
 
 
 SETTINGS: list[dict[str, Any]] = [
-    {}, {"bias": "none"}, {"parameterization": "mup"}, {"parameterization": "standard"}, {"bias_variance": 1}, {"gains": 3},
+    {}, {"bias": "none"}, {"parameterization": "mup"}, {"parameterization": "standard"}, {"bias_variance": 1},
+    {"gains": 3},
 ]  # fmt: skip
 
 
@@ -97,7 +98,9 @@ def more_than_first_order(found: FirstOrder, K: np.ndarray[Any, np.dtype[np.floa
     return float(square.mean()) - 1, float(square.std()) / math.sqrt(len(K))
 
 
-def at_the_border(activation: str | SmoothActivation, depth: int, size: float, **options: Any) -> tuple[MLP, list[float]]:
+def at_the_border(
+    activation: str | SmoothActivation, depth: int, size: float, **options: Any
+) -> tuple[MLP, list[float]]:
     """The narrowest network that is said to be served, about, in the NTK parameterization."""
     n, x = 10**4, [math.sqrt(size)] * 2
     wide = to_first_order(MLP([2, *[n] * (depth - 1), 1], activation=activation, **options), x)
