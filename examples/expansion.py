@@ -102,7 +102,8 @@ def draw_reach(axes: Any, draws: int) -> None:
         panel.set_yticklabels(["1", "2", "5", "10", "20"])
         panel.minorticks_off()
         panel.set(xlabel="left out at most: $r + 16\\,q + 1/n$", ylabel=f"{key}, draws over first order")
-        panel.plot(*(lambda x: (x, 1 + x))(np.geomspace(0.03, 20, 60)), color="#555555", lw=0.8, ls="--")
+        most = np.geomspace(0.03, 20, 60)
+        panel.plot(most, 1 + most, color="#555555", lw=0.8, ls="--")
     axes[0].plot(*exact_over_first(), color="#000000", lw=0.8, label="relu, exact, $d = 5$")
     for name, colour in COLOURS.items():
         axes[0].plot([], [], "o", color=colour, ms=4, label=name)
