@@ -328,7 +328,7 @@ def test_expansion_and_critical(tmp_path: Path) -> None:
     assert max(map(len, table)) <= 80
     assert "First order" in printed.stdout
     net = finwidth.MLP([2, 100, 100, 1], activation="gelu")
-    wide = finwidth.expansion(net, [[1, 0.5], [0, 1]], [0, 0])
+    wide = finwidth.expansion(net, [[1.0, 0.5], [0.0, 1.0]], [0, 0])
     assert f"{wide.K[0, 0, 1].item():.6g}" in printed.stdout
     found = json.loads(run(*line, "--json", "-o", "wide.nc", cwd=tmp_path).stdout)
     assert found["quantities"]["K"]["correction"] == wide.K[1].to_numpy().tolist()
@@ -351,7 +351,7 @@ def test_smooth_activations_by_first_order(tmp_path: Path) -> None:
     printed = run(*line, "-o", "told", cwd=tmp_path)
     assert "First order serves" in printed.stdout
     assert (tmp_path / "told" / "depth.png").stat().st_size > 10_000
-    line = ("compare", "2,16,1", "-i", "1,2", "--activation", "erf", "--draws", "500", "--networks", "50")
-    found = json.loads(run(*line, "--json").stdout)
+    compared = ("compare", "2,16,1", "-i", "1,2", "--activation", "erf", "--draws", "500", "--networks", "50")
+    found = json.loads(run(*compared, "--json").stdout)
     assert found["quantities"]["dK"]["networks"]["draws"] == 50
-    assert "first order" in run(*line).stdout
+    assert "first order" in run(*compared).stdout

@@ -133,7 +133,7 @@ def test_pictures_of_the_expansion(tmp_path: Path) -> None:
         plots.plot(tmp_path / "wide.zarr", picture, tmp_path / f"{picture}.png")
     found = plots.cut(finwidth.sweeps.read(tmp_path / "wide.zarr"), [])
     left = plots.phase(found).axes[0]
-    drawn = np.ma.asarray(left.collections[0].get_array()).reshape(3, 3).T  # type: ignore[union-attr]
+    drawn: Any = np.ma.asarray(left.collections[0].get_array()).reshape(3, 3).T
     serves = found.expansion_serves.to_numpy()
     assert (~np.ma.getmaskarray(drawn)).tolist() == serves.tolist()
     assert drawn.filled()[serves] == pytest.approx(found.expansion_cv.to_numpy()[serves])

@@ -13,11 +13,12 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
+from finwidth.networks.family import Family
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
-from finwidth.plots.style import BLUE, GREY, PALETTE, check_alive, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, GREY, PALETTE, check_alive, input_width, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
@@ -132,8 +133,9 @@ def update_over_depth(
     if not depths:
         raise FinwidthError("depths is empty; give at least one number of layers, 2 or more")
     draws, seed = count("draws", draws), check_seed(seed)
-    if only_to_first_order(MLP([1, 2, 1], **network)):
-        return _update_to_first_order(widths, sorted({*depths}), x, draws, seed, network)
+    family = Family(MLP, {**network})
+    if only_to_first_order(family.net(1, 2, 2)):
+        return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed)
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     check_alive(grid)
@@ -161,12 +163,13 @@ def update_over_depth(
 
 
 def _update_to_first_order(  # noqa: PLR0917
-    widths: Sequence[int], depths: Sequence[int], x: Vector, draws: int, seed: int, network: MLPOptions
+    family: Family, widths: Sequence[int], depths: Sequence[int], x: Vector, draws: int, seed: int
 ) -> Figure:
     """Lines of first order, dashed where it does not serve, and draws."""
+    n_0 = input_width(x)
     figure, axes = new_axes()
     for width, colour in zip(widths, PALETTE, strict=False):
-        nets = [MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network) for depth in depths]
+        nets = [family.net(n_0, width, depth) for depth in depths]
         nets[0].activation.second_derivative(np.zeros(1))  # refuses if there is none
         known = [to_first_order(net, x) for net in nets]
         if not all(each.infinite_width for each in known):

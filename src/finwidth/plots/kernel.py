@@ -20,7 +20,17 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
-from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
+from finwidth.plots.style import (
+    BLUE,
+    GREEN,
+    PALETTE,
+    VERMILION,
+    check_alive,
+    input_width,
+    new_axes,
+    plain_ticks,
+    styled,
+)
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import Measured
@@ -174,8 +184,10 @@ def _growth_to_first_order(  # noqa: PLR0917
     seed: int,
 ) -> Figure:
     """Lines of first order, dashed where it does not serve, and draws at a few of the depths."""
+    n_0, depths = input_width(x), sorted({count("depth", depth) for depth in depths})
+    if not widths or not depths:
+        raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
     figure, axes = new_axes()
-    n_0, depths = len(array("x", x, "one input, finite numbers of shape (n_0,)")), sorted({*depths})
     drawn_at = depths[:: max(1, math.ceil(len(depths) / _POINTS))]
     for width, colour in zip(widths, PALETTE, strict=False):
         found = [to_first_order(family.net(n_0, width, depth), x) for depth in depths]
@@ -227,15 +239,12 @@ def spread_over_depth(
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
-    wanted = "one input, finite numbers of shape (n_0,)"
-    family, given = Family(kind, {**network}), array("x", x, wanted)
     if not widths or not depths:
         raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
-    if given.ndim != 1 or not len(given):
-        raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
+    family, n_0 = Family(kind, {**network}), input_width(x)
     figure, axes = new_axes()
     for width, colour in zip(widths, PALETTE, strict=False):
-        found = [_spread_of(family.net(len(given), width, depth), x, draws, seed) for depth in depths]
+        found = [_spread_of(family.net(n_0, width, depth), x, draws, seed) for depth in depths]
         told = np.array([(each.value, 2 * each.se) for each in found])
         values, errors = np.where(np.isfinite(told), told, np.nan).T  # infinite where half of the networks are dead
         axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")
