@@ -22,6 +22,7 @@ from finwidth.quantities import DRAWN, Estimate
 from finwidth.sampling.kernel_matrix.sample_gram import check_targets, kernel_matrix_sampler
 from finwidth.sampling.one_input.sample import SECONDS, one_input_sampler
 from finwidth.sampling.sampler import Chunk, Sampler
+from finwidth.stores import numerics
 from finwidth.summary import finite_means
 from finwidth.sweeps.quantities.base import (
     Batch,
@@ -49,7 +50,6 @@ from finwidth.sweeps.schema.values import (
     true_or_false,
     whole_number,
 )
-from finwidth.sweeps.store import numerics
 
 MOST_DRAWS = 10**12
 _DEFAULT_MOST = 10**7

@@ -17,6 +17,7 @@ from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
 from finwidth.sampling.training.train import train, training_chunk_size
 from finwidth.schedule import Record, recorded_steps
+from finwidth.stores import numerics
 from finwidth.sweeps.quantities.base import Dims, Numerics, Settings
 from finwidth.sweeps.quantities.records import ResumableSums, estimate_records
 from finwidth.sweeps.quantities.sampled import MOST_DRAWS, InputsTable, SeveralInputs, keeps_quantiles, not_finite
@@ -31,7 +32,6 @@ from finwidth.sweeps.schema.values import (
     read_values,
     whole_number,
 )
-from finwidth.sweeps.store import numerics
 
 if TYPE_CHECKING:
     import xarray as xr
