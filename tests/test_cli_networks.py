@@ -251,7 +251,13 @@ def test_sizes_of_networks_as_options_say() -> None:
 
 
 def test_depth_for() -> None:
-    assert document("depth-for 3723") == {"width": 3723, "cv": 0.1, "depth": 16, "notes": []}
+    assert document("depth-for 3723") == {
+        "width": 3723,
+        "cv": 0.1,
+        "depth": 16,
+        "spread_from": "exact moments",
+        "notes": [],
+    }
     blocks = document("depth-for 400 --cv 0.2 --blocks any --balanced --branch 0.5")["depth"]
     assert blocks == finwidth.depth_for(400, 0.2, kind=BalancedResNet, branch=0.5)
     assert call(shlex.split('depth-for 400 --blocks any --branch "1/sqrt(depth)"')).output.startswith("any\n")

@@ -10,7 +10,8 @@ import pytest
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet, compare
 from finwidth.cli import tables
-from finwidth.comparison import Comparison, QuantileComparison, QuantileRow
+from finwidth.comparison import Comparison, ExpandedComparison, QuantileComparison, QuantileRow
+from finwidth.exact.expansion.one_input import to_first_order
 from finwidth.exact.moments import exact_values
 from finwidth.networks.description import Network
 from finwidth.quantities import DRAWN, MOMENTS, Moment
@@ -175,3 +176,26 @@ def test_networks_of_very_many_outputs_are_not_drawn_in_law() -> None:
     found = of_means(MLP([3, 4, 40]), [1, 2, 3], draws=100, networks=100)
     assert "40 outputs" in str(found.not_sampled)
     assert found.rows[0].networks.draws == 100
+
+
+def test_smooth_activations_to_first_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """First order beside draws in law and real networks, which share no code."""
+    net = MLP([2, 40, 40, 1], activation="tanh")
+    found = compare(net, [1, 2], draws=20_000, networks=5_000, seed=1)
+    assert isinstance(found, ExpandedComparison)
+    rows = {row.quantity: row for row in found.rows}
+    assert all(abs(row.z) < 5 for row in found.rows)
+    known = to_first_order(net, [1, 2])
+    assert {name: row.first_order for name, row in rows.items() if row.first_order is not None} == known.means
+    for name, value in known.means.items():
+        assert abs(rows[name].sampled.z(value) or 0) < 5
+    other = compare(MLP([2, 40, 40, 1], activation="erf"), [1, 2], draws=20_000, networks=500, seed=1)
+    assert isinstance(other, ExpandedComparison)
+    assert abs(other.rows[0].sampled.z(known.mean) or 0) > 5  # the negative control: another activation
+    document: Any = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["quantities"]["K"]["first_order"] == known.mean
+    assert document["first_order"] == known.verdict
+    tables.print_any_comparison(found)
+    told = capsys.readouterr().out
+    assert "first order" in told
+    assert "First order serves" in told

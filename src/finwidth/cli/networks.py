@@ -296,7 +296,13 @@ def _list(read: Callable[[str, str], Item]) -> Callable[[str, str], Item | list[
     return listed
 
 
-def _activation_typed(flag: str, text: str) -> str | Activation:
+def activation_typed(flag: str, text: str) -> str | Activation:
+    """An activation as it is typed: a name, or two slopes.
+
+    >>> from finwidth.cli.networks import activation_typed
+    >>> activation_typed("--activation", "tanh"), str(activation_typed("--activation", "1,0.2").negative)
+    ('tanh', '1/5')
+    """
     if "," not in text:
         return text
     slopes = text.split(",")
@@ -307,7 +313,7 @@ def _activation_typed(flag: str, text: str) -> str | Activation:
 
 _READ: dict[str, Callable[[str, str], object]] = {
     "weight_law": _word,
-    "activation": _activation_typed,
+    "activation": activation_typed,
     "parameterization": _word,
     "gains": _list(_number_typed),
     "base_widths": _list(_whole_number_typed),

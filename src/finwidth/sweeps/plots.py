@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,11 +53,19 @@ _NAMES: dict[type, _Names] = {
 
 def _names(found: xr.Dataset) -> _Names:
     description = kind_of(json.loads(found.attrs["config"])["network"]).description
-    return next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
+    names = next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
+    return replace(names, of_paper=False) if _expanded(found) else names
+
+
+def _expanded(found: xr.Dataset) -> bool:
+    """Whether first order in 1/width is all that the store has, which the paper's forms are not of."""
+    return "expansion_mean" in found and not {"exact_mean", "sampled_mean"} & {*found}
 
 
 def _blocks(found: xr.Dataset) -> str:
-    """What the store says of the blocks of residual networks, for a title."""
+    """What the store says of the blocks of residual networks, or of the activation, for a title."""
+    if _expanded(found):
+        return f"{found.activation.item()}, first order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
     said |= {name: found[name].item() for name in ("hidden", "skip", "branch") if name in found.coords}
     return ", ".join(f"{name} {value}" for name, value in said.items())
@@ -77,7 +85,7 @@ def plot(
     output
         A file that ends in .pdf, .svg or .png; one that finwidth wrote is replaced.
     source
-        ``"exact"`` or ``"sampled"``, of the phase diagram; by default exact if the store has it.
+        ``"exact"``, ``"expansion"`` or ``"sampled"``, of the phase diagram; by default the first that the store has.
     at
         Where to cut an axis of several values, such as ``"law=uniform"``.
 
@@ -127,16 +135,18 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
     """Spread and first change of the kernel over depth and width, with lines of constant d/n.
 
     Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
-    Colours end where the numbers go on; grey cells are not done, or sampled and not to be trusted.
+    Colours end where the numbers go on; grey cells are not done, or sampled and not to be trusted, or wide networks
+    of the expansion too narrow for it.
     """
     from matplotlib.figure import Figure
 
     _need_axes(found)
-    source = source or ("exact" if "exact_cv" in found else "sampled")
-    if source not in {"exact", "sampled"} or f"{source}_mean" not in found:
-        has = [name for name in ("exact", "sampled") if f"{name}_mean" in found]
-        raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or 'neither exact nor sampled'}")
-    cv, update = _exact_panels(found) if source == "exact" else _sampled_panels(found)
+    has = [name for name in _PANELS if f"{name}_mean" in found]
+    source = source or next(iter(has), "exact")
+    if source not in has:
+        none = f"none of {', '.join(_PANELS)}"
+        raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or none}")
+    cv, update = _PANELS[source](found)
     figure = Figure(figsize=(7.0, 3.2))
     left, right = figure.subplots(1, 2, sharey=True)
     names = _names(found)
@@ -159,6 +169,14 @@ def _sampled_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return cv.where(trust.sel(moment="K^2")), abs(update / K).where(trust.sel(moment="dK"))
 
 
+def _expanded_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    update = abs(found.expansion_dK / found.expansion_mean)
+    return found.expansion_cv.where(found.expansion_serves), update.where(found.expansion_serves)
+
+
+_PANELS = {"exact": _exact_panels, "expansion": _expanded_panels, "sampled": _sampled_panels}
+
+
 def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -168,7 +186,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     shown = numbers[np.isfinite(numbers) & (numbers > 0)]
     if not len(shown):
         raise FinwidthError("no cell of this sweep is done, or none can be trusted; there is nothing to draw")
-    low, high = max(shown.min(), _LOWEST), min(shown.max(), _HIGHEST)
+    low, high = max(shown.min(), min(_LOWEST, shown.max() / 100)), min(shown.max(), _HIGHEST)
     colours = colormaps["viridis"].with_extremes(bad="#dddddd")
     masked = np.ma.masked_where(np.isnan(numbers), np.clip(numbers, 1e-300, 1e300))
     mesh = axes.pcolormesh(
@@ -226,10 +244,11 @@ def _lines_of_ratio(axes: Axes, depth: str) -> None:
 def collapse(found: xr.Dataset) -> Figure:
     """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
 
-    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them.
+    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them, nor of
+    networks that are known to first order in 1/width.
     """
     values, names = _relative(found, "K^2", 2), _names(found)
-    beta = (found.depth - 1) / found.width if names.of_paper else found.depth / found.width
+    beta = (found.depth - (names.depth_symbol == "d")) / found.width
     figure, axes = _one_panel()
     _curves(axes, beta, values)
     axes.set(ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
@@ -240,7 +259,9 @@ def collapse(found: xr.Dataset) -> Figure:
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        axes.set(xlabel="$L/n$ (blocks over width of the stream)", xscale="log", title=_blocks(found))
+        blocks = names.depth_symbol == "L"
+        label = "$L/n$ (blocks over width of the stream)" if blocks else r"$\beta=(d-1)/n$"
+        axes.set(xlabel=label, xscale="log", title=_blocks(found))
         if axes.get_ylim()[1] < _LITTLE:
             axes.set_yscale("linear")
     axes.legend(ncols=2)
@@ -280,7 +301,8 @@ def update_collapse(found: xr.Dataset) -> Figure:
     else:
         _curves(axes, found.depth.broadcast_like(found.width), values)
         axes.set(xlabel=names.depth, title=_blocks(found))
-        plain_ticks(axes.yaxis, *axes.get_ylim())
+        for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            plain_ticks(axis, *ends)
     axes.legend(ncols=2, loc="upper left" if names.of_paper else "best")
     return figure
 
@@ -307,7 +329,7 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None
 class _Values:
     """A quantity over its infinite-width scale, over (depth, width), by the routes that the store has."""
 
-    exact: xr.DataArray | None
+    exact: xr.DataArray | None  # or to first order, where that serves
     sampled: xr.DataArray | None
     error: xr.DataArray | None
     trust: xr.DataArray | None
@@ -321,6 +343,9 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
         log = found.exact_log_second_moment if moment == "K^2" else found.exact_log_dK
         exact = np.exp(np.minimum(log - power * np.log(found.exact_mean), _LARGEST_LOG))
         exact = exact.where(exact > 0)  # one layer has no update
+    elif "expansion_mean" in found:
+        exact = 1 + found.expansion_cv**2 if moment == "K^2" else abs(found.expansion_dK / found.expansion_mean)
+        exact = exact.where(found.expansion_serves & (exact > 0))
     if "sampled_mean" in found:
         mean, se = abs(found.sampled_mean.sel(moment=moment)), found.sampled_se.sel(moment=moment)
         K = found.exact_mean if "exact_mean" in found else found.sampled_mean.sel(moment="K")
@@ -329,7 +354,7 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
         error = sampled * (se / mean + of_K)
         trust = found.sampled_trust.sel(moment=moment)
     if exact is None and sampled is None:
-        raise FinwidthError("the store has neither exact nor sampled values, so there is nothing to draw")
+        raise FinwidthError("the store has no exact, expansion or sampled values, so there is nothing to draw")
     return _Values(exact, sampled, error, trust)
 
 
@@ -358,7 +383,7 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
-        if values.exact is not None:
+        if values.exact is not None and values.exact.sel(width=width).notnull().any():
             axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
         if values.sampled is None or values.error is None or values.trust is None:
             continue
