@@ -35,7 +35,7 @@ class BalancedBlock:
     outer: Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BalancedResNet(ResidualNetwork):
     """A random residual network with one matrix a block: x <- skip x + branch (W phi(sigma * x) + s), sigma signs.
 
