@@ -25,8 +25,7 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
-from finwidth.networks.widths import format_widths
-from finwidth.plots.style import rendered
+from finwidth.plots.style import rendered, titled
 from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_several, plain
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
@@ -331,9 +330,7 @@ def write(found: AnyReport, x: Vector, folder: str | Path) -> list[Path]:
     if not isinstance(found, QuantileReport | ExpandedReport):
         arguments.instance("found", found, Report, "what finwidth.report.report returns")
     net = found.network
-    blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
-    norm = "" if net.norm is None else f", {net.norm}"
-    title = f"{format_widths(net.widths)}{blocks}{norm}, {len(found.drawn):,} draws"
+    title = titled(net, x, widths=True, more=f"{len(found.drawn):,} draws")
     figures = {
         "law": found.law(title),
         "depth": _depth_figure(net, x),
