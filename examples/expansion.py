@@ -25,6 +25,7 @@ from finwidth.plots import STYLE
 
 COLOURS = {"relu": "#000000", "gelu": "#D55E00", "silu": "#E69F00", "tanh": "#0072B2", "erf": "#56B4E9"}
 WIDTHS, DEPTHS = (8, 16, 32, 64), {3: "o", 5: "s", 9: "^"}
+OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 1.0, "edgecolor": "none"}  # over the dotted line
 LEAKY = Activation("leaky 0.1", 1, 0.1)
 
 
@@ -107,11 +108,11 @@ def draw_reach(axes: Any, draws: int) -> None:
     axes[0].plot(*exact_over_first(), color="#000000", lw=0.8, label="relu, exact, $d = 5$")
     for name, colour in COLOURS.items():
         axes[0].plot([], [], "o", color=colour, ms=4, label=name)
-    axes[0].legend()
+    axes[0].legend(loc="upper left", **OPAQUE)
     axes[0].set_title("(a) the variance of the kernel", loc="left")
     for depth, marker in DEPTHS.items():
         axes[1].plot([], [], marker, color="#555555", ms=4, label=f"$d = {depth}$")
-    axes[1].legend()
+    axes[1].legend(loc="upper left", **OPAQUE)
     axes[1].set_title("(b) its first move", loc="left")
 
 

@@ -358,9 +358,7 @@ def _default_draws(net: Network) -> int:
 
 def _known_spread(net: Network, x: Vector) -> _Spread | None:
     """The mean and the spread without draws: exactly, or to first order in 1/width; None where neither serves."""
-    if why_quantiles(net):
-        return None
-    if not no_moments(net):
+    if not no_moments(net) and not why_quantiles(net):
         exact = moments(net, x)
         return _Spread(_usable(float(exact.mean)), exact.cv, 0.0)
     found = where_it_serves(net, x)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
-from finwidth.exact.expansion.one_input import FirstOrder, where_it_serves
+from finwidth.exact.expansion.one_input import where_it_serves
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
 from finwidth.exact.moments import unsupported as no_moments
@@ -303,7 +303,7 @@ def _width_to_first_order(family: Family, depth: int, cv: float, x: list[float])
         return None
     width, wanted = _WIDEST, math.log1p(min(cv, _LARGEST) ** 2)
     for _ in range(_STEPS):
-        found = _to_first_order(family.net(_INPUT, width, depth), x)
+        found = where_it_serves(family.net(_INPUT, width, depth), x)
         if found is None:
             return None
         last, width = width, max(1, math.ceil(width * found.cv**2 / wanted))
@@ -312,17 +312,12 @@ def _width_to_first_order(family: Family, depth: int, cv: float, x: list[float])
     return None
 
 
-def _to_first_order(net: Network, x: Vector) -> FirstOrder | None:
-    """First order in 1/width where that serves, and the spread is not told by quantiles."""
-    return None if why_quantiles(net) else where_it_serves(net, x)
-
-
 def _spreads_without_moments(family: Family, width: int, x: list[float]) -> dict[int, float]:
     """Spreads at some depths: to first order in 1/width where that serves, else of draws as far as those go."""
     found: dict[int, float] = {}
     for depth in _DEPTHS_EXPANDED:
         net = family.net(_INPUT, width, depth)
-        wide = _to_first_order(net, x)
+        wide = where_it_serves(net, x)
         if wide is not None:
             found[depth] = math.sqrt(math.expm1(wide.cv**2))
         elif depth > _DEEPEST_DRAWN or width > _WIDEST_DRAWN:
@@ -346,7 +341,7 @@ def spread_from(net: Network, x: Vector) -> str:
     """
     if not no_moments(net):
         return EXACTLY
-    found = _to_first_order(net, x)
+    found = where_it_serves(net, x)
     return "draws" if found is None else f"first order in 1/width, which {found.remainder}"
 
 

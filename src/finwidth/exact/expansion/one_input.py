@@ -112,6 +112,8 @@ def only_to_first_order(net: Network) -> bool:
 def where_it_serves(net: Network, x: Vector) -> FirstOrder | None:
     """What the expansion says of one input; None where it does not serve, or its means cannot be integrated.
 
+    Nor does it of normalised networks, of which quantiles tell.
+
     Examples
     --------
     >>> from finwidth import MLP
@@ -119,7 +121,7 @@ def where_it_serves(net: Network, x: Vector) -> FirstOrder | None:
     >>> [where_it_serves(MLP([2, n, n, 1], activation="tanh"), [1, 2]) is not None for n in (5, 100)]
     [False, True]
     """
-    if unsupported(net):
+    if why_quantiles(net) or unsupported(net):
         return None
     try:
         found = to_first_order(net, x)
