@@ -434,6 +434,7 @@ RESIDUAL: dict[str, Make] = {
     "--skip": among("1", "0.5", "sqrt(1/2)", "1,0", odd=("-1", "nan", "x", "1e200")),
     "--branch": among("1", "0.5", "1/sqrt(depth)", "sqrt(3/4)", "0,1", odd=("0", "sqrt(3)4", "inf", "1/3x2", "")),
     "--balanced": FLAG,
+    "--no-signs": FLAG,
 }
 NETWORK: dict[str, Make] = {
     "--activation": PHI, "--parameterization": among("ntk", "standard", "mup", odd=("mean-field",)), "--law": LAW,

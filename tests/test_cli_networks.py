@@ -58,12 +58,16 @@ LINES: dict[str, Network] = {
         [3, 4, 1], 2, gains=[1, 2, 1, 3], bias="none", weight_law="laplace"
     ),
     "3,4,1 --blocks 2 --balanced --branch 0.5": BalancedResNet([3, 4, 1], 2, branch=0.5),
+    "3,4,1 --blocks 2 --balanced --no-signs": BalancedResNet([3, 4, 1], 2, signs=False),
+    "3,4,1 --blocks 2 --balanced --signs": BalancedResNet([3, 4, 1], 2),
 }  # fmt: skip
 REFUSED = {
     "--hidden 3": "--hidden is for residual networks; say how many blocks, such as --blocks 8",
     "--balanced": "--balanced is for residual networks",
     "--blocks 2 --base-widths 3": "--base-widths does not go with --blocks",
     "--blocks 2 --balanced --hidden 3": "--hidden does not go with --balanced",
+    "--no-signs": "--signs is for residual networks",
+    "--blocks 2 --no-signs": "--signs does not go with --blocks",
     "--blocks 2 --balanced --norm rms": "--norm does not go with --balanced",
     "--blocks 2 --pytorch default": "--blocks does not go with --pytorch",
     "--law gaussian --pytorch default": "--law does not go with --pytorch",

@@ -101,8 +101,8 @@ def test_reports_of_normalised_networks(net: MLP | ResNet, tmp_path: Path) -> No
 
 
 def test_reports_are_of_networks_that_are_drawn() -> None:
-    with pytest.raises(FinwidthError, match=r"it is a BalancedResNet.*finwidth\.moments"):
-        report(BalancedResNet([2, 3, 1], 2), [1, 2], 1000)
+    with pytest.raises(FinwidthError, match=r"it has 2 outputs.*finwidth\.moments"):
+        report(BalancedResNet([2, 3, 2], 2), [1, 2], 1000)
     with pytest.raises(FinwidthError, match=r"finwidth\.sample cannot draw.*its LayerNorm.*finwidth\.sample_gram"):
         report(MLP([2, 3, 3, 1], norm="layer"), [1, 2], 1000)
     with pytest.raises(FinwidthError, match="zero at this input"):

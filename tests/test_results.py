@@ -187,6 +187,7 @@ def test_what_users_name_is_no_markup() -> None:
         RESIDUAL,
         ResNet([16, 64, 1], 2, hidden=[32, 128], gains=[1, 2, 0.5, 1], norm="rms"),
         BalancedResNet([3, 6, 1], 3, skip="sqrt(1/2)", branch="sqrt(1/2)"),
+        BalancedResNet([3, 6, 1], 3, signs=False),
     ],
     ids=str,
 )

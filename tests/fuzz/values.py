@@ -458,7 +458,7 @@ def numbers(r: random.Random) -> list[Any]:
 def residual(r: random.Random) -> Any:
     options: dict[str, Any] = {"branch": r.choice([1, 0.5]), "activation": r.choice(["relu", "tanh"])}
     if r.random() < 0.5:
-        return finwidth.BalancedResNet([2, r.choice([1, 4]), 1], 2, **options)
+        return finwidth.BalancedResNet([2, r.choice([1, 4]), 1], 2, signs=r.choice([True, False]), **options)
     return finwidth.ResNet([2, r.choice([2, 4]), r.choice([1, 2])], 2, norm=r.choice([None, "rms", "layer"]), **options)
 
 
@@ -490,6 +490,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.BalancedResNet.gains": one(None, 1, 2.0, [1, 2, 0.5]),
     "finwidth.BalancedResNet.skip": factors,
     "finwidth.BalancedResNet.branch": factors,
+    "finwidth.BalancedResNet.signs": one(True, False),
     "finwidth.ResNet.widths": lambda r: [2, r.choice([1, 2, 3, 8]), r.choice([1, 1, 2])],
     "finwidth.ResNet.gains": one(None, 1, 2.0, [1, 2, 1, 0.5]),
     "finwidth.ResNet.hidden": one(None, 1, 5, [1, 2], np.array([3, 2])),
