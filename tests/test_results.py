@@ -17,7 +17,8 @@ import finwidth
 from finwidth import MLP, Activation, BalancedResNet, Norm, ResNet, public
 from finwidth.comparison import compare, compare_with_law
 from finwidth.networks.description import Network
-from finwidth.paper import findings, statements
+from finwidth.paper import statements
+from finwidth.paper.findings import output_bias
 from finwidth.report import report
 from finwidth.summary import summarize_gram
 from finwidth.tables import Result, Table, told
@@ -43,6 +44,11 @@ def _of_module(kind: str) -> Result:
     return compare_with_law(net, empirical.MLP(net), X, lambda _: None, draws=500)
 
 
+def _of_quantiles() -> Result:
+    pytest.importorskip("torch")
+    return compare(NORMED, X, draws=500, networks=50)
+
+
 RESULTS: dict[str, list[Callable[[], Result]]] = {
     "KernelMoments": [
         lambda: finwidth.moments(DEEP, ONES, order=4),
@@ -66,23 +72,21 @@ RESULTS: dict[str, list[Callable[[], Result]]] = {
     "Estimate": [lambda: Estimates(1.5, 0.1, 2000, 1800.0, True, "as it should be")],
     "Comparison": [lambda: compare(MLP([2, 8, 8, 2]), X, draws=500, networks=50)],
     "ExpandedComparison": [lambda: compare(SMOOTH, X, draws=200, networks=50)],
-    "QuantileComparison": [lambda: compare(NORMED, X, draws=500, networks=50) if _torch() else _torch()],
+    "QuantileComparison": [_of_quantiles],
     "Report": [lambda: report(DEEP, [200.0] * 64, 500)],
     "ExpandedReport": [lambda: report(SMOOTH, X, 200)],
     "QuantileReport": [lambda: report(NORMED, X, 500)],
     "GramSummary": [lambda: summarize_gram(SMOOTH, np.eye(2), 100, y=[1.0, -1.0])],
     "Statement": [lambda: statements.check("lemma-9")],
-    "Finding": [findings.output_bias],
-    **{kind: [lambda kind=kind: _of_module(kind)] for kind in ("Explanation", "ModuleComparison", "Measurement")},  # type: ignore[misc]
+    "Finding": [output_bias],
+    **{each: [functools.partial(_of_module, each)] for each in ("Explanation", "ModuleComparison", "Measurement")},
 }
 CASES = [pytest.param(make, id=f"{name}-{place}") for name, each in RESULTS.items() for place, make in enumerate(each)]
 
 
-_made = functools.cache(lambda make: make())
-
-
-def _torch() -> bool:
-    return bool(pytest.importorskip("torch"))
+@functools.cache
+def _made(make: Callable[[], Result]) -> Result:
+    return make()
 
 
 def _all_kinds(base: type = Result) -> Iterator[type]:

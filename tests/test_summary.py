@@ -98,7 +98,8 @@ def test_of_several_outputs_it_is_the_first() -> None:
         assert z is not None
         assert abs(z) < 6, name
         assert estimate.value == pytest.approx(found.estimates[name].value, rel=1e-12)
-    assert "plain, output 0 of 3" in str(plain)
+    assert "K is that of output 0;" in str(plain)
+    assert "20000 draws, plain." in str(plain)
 
 
 def test_what_cannot_be_summarized_is_refused() -> None:

@@ -37,7 +37,8 @@ def test_it_draws_into_axes_that_are_given(draw: Callable[..., Figure]) -> None:
     assert right.has_data()
     assert not left.has_data()
     assert right.get_title()
-    inner = whole.subfigures(1, 1).subplots()
+    part: Any = whole.subfigures(1, 1)
+    inner = part.subplots()
     assert draw(ax=inner) is whole
     other = draw()
     assert other is not whole
