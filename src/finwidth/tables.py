@@ -45,8 +45,8 @@ def number(value: float | Fraction | None, log: float | None = None) -> str:
     """Six digits; a fraction as it is; past a double's range from its logarithm.
 
     >>> from finwidth.tables import number
-    >>> number(1080.5312), number(Fraction(15, 2)), number(math.inf, log=1000 * math.log(10))
-    ('1080.53', '15/2', '1.00000e+1000')
+    >>> number(1080.5312), number(Fraction(15, 2)), number(math.inf, log=2000.0)
+    ('1080.53', '15/2', '3.88118e+868')
     """
     if value is None:
         return ""

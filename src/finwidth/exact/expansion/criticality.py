@@ -102,8 +102,7 @@ def critical(activation: str | Activation) -> Criticality:
     --------
     >>> import finwidth
     >>> finwidth.critical("relu")
-    Criticality(activation='relu', gain=2.0, bias_variance=0.0, kernel=None, chi_parallel=1.0, chi_perp=1.0, \
-universality='scale-invariant')
+    <Criticality relu: gain 2, variance of biases 0, scale-invariant>
     >>> finwidth.critical("tanh").universality
     'K* = 0'
     >>> found = finwidth.critical("gelu")
