@@ -134,7 +134,7 @@ def test_programs_can_take_it(make: Callable[[], Result]) -> None:
     assert frame.columns.is_unique
     assert len(frame) == len([row for row in found._table().rows if row])
     dataset = found.to_xarray()
-    assert sorted(dataset.data_vars) == sorted(frame.columns)
+    assert {*dataset.data_vars} == {*frame.columns}
     assert dataset.attrs["title"]
 
 
