@@ -25,6 +25,7 @@ NETWORKS = {
     "random biases": MLP([2, 16, 16, 1], bias_variance=0.3),
     "several outputs": MLP([2, 16, 16, 3]),
     "residual": ResNet([2, 24, 1], 3, 12, branch=0.3),
+    "balanced": BalancedResNet([2, 24, 1], 3, branch=0.3),
     "residual, random biases": ResNet([2, 24, 1], 2, activation="leaky_relu", bias_variance=0.3, branch=0.3),
 }
 
@@ -79,8 +80,8 @@ def test_residual_networks_without_the_sampled_route() -> None:
     found = of_means(ResNet([2, 12, 2], 2, weight_law="uniform", branch=0.5), [1, 2], networks=20_000)
     assert "its weights are uniform" in str(found.not_sampled)
     assert all(row.networks.trust for row in found.rows)
-    with pytest.raises(finwidth.FinwidthError, match=r"it is a BalancedResNet \(MLP and ResNet are supported\)"):
-        compare(BalancedResNet([2, 6, 1], 2), [1, 2])
+    with pytest.raises(finwidth.FinwidthError, match=r"without signs \(signs=False\), where gates are no fair coins"):
+        compare(BalancedResNet([2, 6, 1], 2, signs=False), [1, 2])
     with pytest.raises(finwidth.FinwidthError, match=r"has 4e\+08 weights, too many to draw; finwidth\.moments"):
         compare(ResNet([2, 10_000, 1], 2), [1, 2])
 

@@ -19,6 +19,7 @@ from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
 from finwidth.module_law import ModuleLaw
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network, check_network, count_weights, kept_widths
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
@@ -52,6 +53,7 @@ _SHARES = {"q16": 0.16, "median": 0.5, "q84": 0.84}
 SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
     MLP: simulate,
     ResNet: simulate_residual,
+    BalancedResNet: simulate_residual,
 }
 
 

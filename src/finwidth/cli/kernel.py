@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -19,7 +19,7 @@ from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
 
 if TYPE_CHECKING:
-    from finwidth.networks.mlp import MLP
+    pass
 
 Keep = Annotated[
     Path | None,
@@ -86,7 +86,7 @@ def expansion_command(
     check(output)
     X = parse_matrix(inputs, net.widths[0])
     targets = np.zeros((len(X), net.widths[-1])) if net.widths[-1] > 1 else np.zeros(len(X))
-    found = expansion(cast("MLP", net), X, targets, points=points, seed=seed)
+    found = expansion(net, X, targets, points=points, seed=seed)
     if output is not None:
         write_netcdf(found, output)
     from finwidth.cli import tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.expansion import SERVED, expansion, unsupported
@@ -15,7 +15,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input
 
 if TYPE_CHECKING:
-    from finwidth.networks.mlp import MLP
+    pass
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def to_first_order(net: Network, x: Vector) -> FirstOrder:
     (2.8174, 0.1059, True)
     """
     targets = [[0.0] * net.widths[-1]] if net.widths[-1] > 1 else [0.0]
-    found = expansion(cast("MLP", net), [check_input(net, x)], targets if has_curvature(net.activation) else None)
+    found = expansion(net, [check_input(net, x)], targets if has_curvature(net.activation) else None)
     limit, correction = found.K.to_numpy().ravel()
     change = float(found.dK[1].item()) if "dK" in found else None
     variance = max(0.0, float(found.K_covariance[1].item()))  # of one layer rounding
