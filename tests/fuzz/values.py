@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from matplotlib import figure as figures
 from torch import nn
 
 import finwidth
