@@ -89,7 +89,7 @@ def _made(make: Callable[[], Result]) -> Result:
     return make()
 
 
-def _all_kinds(base: type = Result) -> Iterator[type]:
+def _all_kinds(base: type[Result] = Result) -> Iterator[type[Result]]:
     for kind in base.__subclasses__():
         yield kind
         yield from _all_kinds(kind)
