@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from matplotlib import figure as figures
 from torch import nn
 
 import finwidth
@@ -439,6 +440,7 @@ VALID: dict[str, Make] = {
     "text": one("2,3x4,1", "1,1", "16, 64x3, 1"),
     "threads": one(None, 1, 2),
     "title": one("", "A title"),
+    "ax": lambda r: r.choice([None, figures.Figure().add_subplot()]),
     "value": lambda r: {"a": [number(r), {"b": number(r)}]},
     "weight_law": laws,
     "width": one(1, 2, 8, np.int64(64)),
