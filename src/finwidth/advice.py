@@ -269,7 +269,7 @@ def _regime_of_draws(  # noqa: PLR0917
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
     lr = None if lr is None else _rate(lr, 1.0)  # a mistake is told before anything is drawn
     before = module_law.kernels_of_draws(law, X, draws, seed, tell)
-    spread = _spread_of_kernels(before, module_law.why_quantiles(law, X, before))
+    spread = _spread_of_kernels(before, module_law.heavy_tailed(law, X, before))
     rate = _rate(lr, spread.middle)
     after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed, lambda done: tell(draws + done))
     moved = np.abs(after - before) / spread.middle
