@@ -31,7 +31,7 @@ from finwidth.empirical.kernel import (  # noqa: E402
     recording,
     tiles,
 )
-from finwidth.empirical.kernel.ntk import prepare  # noqa: E402
+from finwidth.empirical.kernel.preparation import prepare  # noqa: E402
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any
