@@ -121,6 +121,16 @@ class Batch:
         return all(torch.equal(each[i], each[j]) for each in self.tensors)
 
     @property
+    def own(self) -> tuple[Tensor, ...]:
+        """All tensors, of the samples and of what they share; graphs as one of their numbers."""
+        return *self.tensors, *(each for each in self.shared if isinstance(each, Tensor))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first tensor."""
+        return self.own[0].dtype
+
+    @property
     def itemsize(self) -> int:
         """Bytes of a number of the inputs, or of the smallest in use."""
         return min((each.element_size() for each in self.tensors if each.is_floating_point()), default=4)

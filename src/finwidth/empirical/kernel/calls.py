@@ -471,6 +471,16 @@ class _RandomStates:
             _put(each, state)
 
 
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Whatever happens inside, the global generators of random numbers are as before."""
+    states = _RandomStates(nn.Module())
+    try:
+        yield
+    finally:
+        states.restore()
+
+
 def _at_hand(module: nn.Module) -> Iterator[object]:
     """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]

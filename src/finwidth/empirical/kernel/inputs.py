@@ -15,6 +15,7 @@ from torch.utils import data
 from finwidth.arguments import index, running
 from finwidth.empirical.kernel.arguments import check_batch, check_tensor
 from finwidth.empirical.kernel.batch import Batch, Form
+from finwidth.empirical.kernel.calls import repeatable
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford
 
@@ -62,7 +63,8 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     graphs = [] if in_dims is None else _graphs(x)
     if graphs:
         return _of_graphs(module, graphs)
-    x, paired = _collected(x, name)
+    with repeatable():  # a DataLoader draws a seed whenever it begins
+        x, paired = _collected(x, name)
     if not isinstance(x, tuple | dict) and in_dims == 0 and isinstance(in_dims, int):
         return Batch.of(check_batch(module, x, name))
     whole, leaves = _leaves(x, name, in_dims, "in_dims")
@@ -140,7 +142,7 @@ def _dims_of(in_dims: object, key: object, keys: list[Any], told: str) -> object
         strange = [each for each in in_dims if each not in keys]
         if strange:
             raise FinwidthError(
-                f"{told} names {shown(strange[0])}, which is no argument; it has {', '.join(map(str, keys))}"
+                f"{told} names {shown(strange[0])}, which is no argument; there are {', '.join(map(str, keys))}"
             )
         return in_dims.get(key, 0)
     if isinstance(in_dims, tuple | list):
@@ -201,8 +203,8 @@ def _of_samples(samples: Any, name: str) -> object:
         raise FinwidthError(f"{name} has no samples; give at least one")
     with running(f"{name}[0]"):
         first = samples[0]
-    numbers = sum(np.size(each) for each in pytree.tree_leaves(first) if isinstance(each, Tensor | np.ndarray))
-    afford(4 * count * numbers, f"{count} samples in memory", "give fewer: torch.utils.data.Subset")
+    needed = sum(each.nbytes for each in pytree.tree_leaves(first) if isinstance(each, Tensor | np.ndarray))
+    afford(2 * count * needed, f"{count} samples in memory", "give fewer: torch.utils.data.Subset")
     with running(f"a sample of {name}"):
         read = [samples[i] for i in range(count)]
     try:

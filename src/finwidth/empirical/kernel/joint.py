@@ -59,8 +59,8 @@ def read_functions(given: object) -> Functions:
     strange = [each for each in functions.values() if not callable(each) or isinstance(each, type)]
     if strange or names or not functions:
         raise FinwidthError(
-            f"the modules are {shown(given)}; give a list of modules and functions that call them, or a dict of those "
-            "by name"
+            f"the module is {shown(given)}; give a torch.nn.Module, or a list (or a dict by name) of modules and of "
+            "functions that call them"
         )
     if not any(isinstance(each, nn.Module) for each in functions.values()):
         raise FinwidthError("none of the functions is a module; give the module whose parameters they share among them")
