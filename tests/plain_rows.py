@@ -20,7 +20,9 @@ def rows(values: Iterable[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     return torch.stack(found)
 
 
-def kernel_of(sample: Callable[[int], Tensor], n: int, module: Any, others: Callable[[int], Tensor] | None = None) -> Any:
+def kernel_of(
+    sample: Callable[[int], Tensor], n: int, module: Any, others: Callable[[int], Tensor] | None = None
+) -> Any:
     """K, shape (n, n, O, O), of what a function returns for each of n samples by itself."""
     one = rows(map(sample, range(n)), list(module.parameters()))
     other = one if others is None else rows(map(others, range(n)), list(module.parameters()))

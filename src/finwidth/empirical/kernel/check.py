@@ -56,6 +56,7 @@ class _Samples:
     weights: Tensor
 
 
+Weighted: TypeAlias = list[tuple[Batch, Tensor]]
 _Pair: TypeAlias = tuple[_Samples, _Samples]
 
 
@@ -280,6 +281,41 @@ def _backward_products(network: MeasuredModule, pairs: list[_Pair], groups: list
                 totals = list(map(torch.add, totals, values)) if totals else values
             found.append(totals)
     return found
+
+
+def check_sum(job: KernelJob, pairs: list[tuple[Weighted, Weighted]], found: Tensor) -> None:
+    """Raise FinwidthError unless a sum over a kernel's entries is what backward passes say.
+
+    For kernels that are put together of the kernels of jobs, of which ``job`` is one. A pair has batches for rows and
+    for columns, with the weights of their numbers, shapes (n, numbers); ``found`` is the sum over all pairs, for every
+    group of parameters.
+    """
+    network, first = job.network, pairs[0][0][0][0]
+    with differentiable(), telling(network.module, first):
+        values = []
+        for one, other in pairs:
+            mine = _measured(network, _sum_of_gradients(network, one), [])
+            theirs = mine if other is one else _measured(network, _sum_of_gradients(network, other), [])
+            values.append(_product(network, mine, theirs))
+        right, size = torch.stack(values).sum(0)
+    off = float((found.double().cpu() - right).abs().max() / size.sum())
+    if off > torch.finfo(job.plan.dtype).eps ** 0.5 and off > coarsest(network, first) ** 0.5:
+        raise FinwidthError(
+            f"a sum of the kernel is {found.tolist()} by its parts, and {right.tolist()} by a backward pass: "
+            f"{_reason(job)}"
+        )
+
+
+def _sum_of_gradients(network: MeasuredModule, terms: Weighted) -> list[Tensor]:
+    """The gradient of the sum of all numbers with their weights."""
+    total: list[Tensor] = []
+    for x, weights in terms:
+        output = apply(network, x, network.parameters)
+        own = network.combinations
+        plain = weights if own is None else torch.stack([own.pulled(each, output.shape[1]) for each in weights])
+        g = gradient(output, list(network.parameters.values()), plain.to(output))
+        total = list(map(torch.add, total, g)) if total else g
+    return total
 
 
 def _measured(network: MeasuredModule, g: list[Tensor], moved: list[Tensor]) -> _Gradients:

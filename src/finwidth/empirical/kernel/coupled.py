@@ -15,6 +15,7 @@ from torch import nn
 
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries
 from finwidth.empirical.kernel.calls import Combinations, called, differentiable, telling, tensor_of
+from finwidth.empirical.kernel.check import check_sum
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable
 from finwidth.empirical.kernel.gradients import plan_whole
 from finwidth.empirical.kernel.inputs import read_batch
@@ -38,6 +39,8 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     by: object,
     find: Callable[[KernelJob], Tensor],
     progress: Callable[[int], object] | None,
+    *,
+    check: bool,
 ) -> tuple[Tensor, KernelJob]:
     """The kernel of all outputs of one batch, in the shape that `ntk` gives, and its job; ``find`` does jobs.
 
@@ -65,7 +68,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     parts = [every] if kind == "full" else [every[[kind]]] if isinstance(kind, int) else torch.split(every, 1)
     found: list[Tensor] = []
     for done, rows in enumerate(parts, 1):
-        K = _of_each_sample(job, rows, n, find)
+        K = _of_each_sample(job, rows, n, find, check=check)
         K = K if kind == "full" else K[..., 0, 0]
         found = [found[0].add_(K)] if found and kind == "trace" else [*found, K]
         if progress is not None:
@@ -78,9 +81,16 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     return K, replace(job, network=replace(network, combinations=own), outputs=kind, sizes=shape)
 
 
-def _of_each_sample(job: KernelJob, rows: Tensor, n: int, find: Callable[[KernelJob], Tensor]) -> Tensor:
+def _of_each_sample(
+    job: KernelJob, rows: Tensor, n: int, find: Callable[[KernelJob], Tensor], *, check: bool
+) -> Tensor:
     """The kernel of these numbers of every sample of the batch, (N, N, k, k) after groups."""
     numbers, k = Combinations(rows, n), len(rows)
     plan = replace(job.plan, outputs=len(numbers))
-    K = find(replace(job, network=replace(job.network, combinations=numbers), plan=plan))[..., 0, 0, :, :]
-    return torch.unflatten(torch.unflatten(K, -1, (n, k)), -3, (n, k)).transpose(-3, -2)
+    job = replace(job, network=replace(job.network, combinations=numbers), plan=plan)
+    K = torch.unflatten(torch.unflatten(find(job)[..., 0, 0, :, :], -1, (n, k)), -3, (n, k)).transpose(-3, -2)
+    if check:
+        c = torch.randn(n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(K.device)
+        weighted = [(job.x1, c.reshape(1, -1))]
+        check_sum(job, [(weighted, weighted)], torch.einsum("...abij,ai,bj->...", K.double(), c, c).reshape(-1))
+    return K

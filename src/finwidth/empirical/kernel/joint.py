@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from finwidth.empirical.kernel.batch import Batch
+from finwidth.empirical.kernel.check import Weighted, check_sum
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable
 from finwidth.empirical.kernel.gradients import unequal_outputs
 from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.errors import FinwidthError, shown
 
 Tensor = torch.Tensor
+_FEW, _OUTPUTS = 3, 16  # inputs of a function, and outputs of a trace, that are held against backward passes
 Function: TypeAlias = "nn.Module | Callable[..., object]"
 
 
@@ -90,6 +92,7 @@ def block_kernel(
     progress: Callable[[int], object] | None,
     *,
     diagonal: bool,
+    check: bool,
 ) -> tuple[Tensor, KernelJob]:
     """The block matrix of the kernels between functions, along the inputs; and the job of its first block.
 
@@ -121,7 +124,42 @@ def block_kernel(
         if progress is not None:
             progress(done)
     assert first is not None
+    if check and not diagonal and (first.outputs != "trace" or first.plan.outputs <= _OUTPUTS):
+        _check_assembled(K, first, sets)
     return K, first
+
+
+def _check_assembled(K: Tensor, job: KernelJob, sets: list[list[Batch]]) -> None:
+    """Hold a sum over entries of all blocks against backward passes."""
+    generator, o = torch.Generator().manual_seed(8), job.plan.outputs
+    sides = [_some_of_each(batches, generator) for batches in sets]
+    (rows, _, s), (columns, _, t) = sides[0], sides[-1]
+    K = K if job.groups else K[None]
+    entries = K[:, rows[:, None].to(K.device), columns.to(K.device)].double().cpu()
+    if job.outputs == "full":
+        outputs = [torch.randn(o, generator=generator, dtype=torch.float64)]
+        entries = entries @ outputs[0] @ outputs[0]
+    else:
+        first = job.outputs if isinstance(job.outputs, int) else 0
+        outputs = list(torch.eye(o, dtype=torch.float64)[first : o if job.outputs == "trace" else first + 1])
+        entries = entries[..., 0] if job.outputs == "diagonal" else entries
+    weighted = [[_weighted(*side[1:], c) for side in sides] for c in outputs]
+    check_sum(job, [(each[0], each[-1]) for each in weighted], torch.einsum("gab,a,b->g", entries, s, t))
+
+
+def _some_of_each(batches: list[Batch], generator: torch.Generator) -> tuple[Tensor, list[Batch], Tensor]:
+    """Numbers of some inputs of every function among those of all; these inputs; and a weight for each."""
+    chosen = [torch.randperm(len(each), generator=generator)[:_FEW] for each in batches]
+    starts = [each.start for each in _slices(batches)]
+    rows = torch.cat([each + start for each, start in zip(chosen, starts, strict=True)])
+    weights = torch.randn(len(rows), generator=generator, dtype=torch.float64)
+    return rows, [batch[each] for batch, each in zip(batches, chosen, strict=True)], weights
+
+
+def _weighted(batches: list[Batch], weights: Tensor, c: Tensor) -> Weighted:
+    """The inputs of every function with the weights of their outputs."""
+    parts = torch.split(weights, list(map(len, batches)))
+    return [(batch, part[:, None] * c) for batch, part in zip(batches, parts, strict=True)]
 
 
 def _whole_shape(job: KernelJob, sets: list[list[Batch]]) -> torch.Size:

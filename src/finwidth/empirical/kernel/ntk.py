@@ -195,14 +195,16 @@ def ntk(
         ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory)
         ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
         if coupled:
-            K, job = coupled_kernel(stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell)
+            K, job = coupled_kernel(
+                stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
+            )
         elif functions is None:
             job = replace(ask(x1=x1, x2=x2), progress=tell)
             K = find(job)
         else:
             given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]
             sets = [read_sets(functions, each, name, in_dims) for name, each in given]
-            K, job = block_kernel(sets, ask, find, tell, diagonal=check_entries(entries) == "diagonal")
+            K, job = block_kernel(sets, ask, find, tell, diagonal=check_entries(entries) == "diagonal", check=check)
     if not labelled:
         return K
     named = label(K, "K", job)
