@@ -160,3 +160,29 @@ def test_faults_are_found(outputs: str | int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("finwidth.empirical.kernel.ntk.compute", other)
     with pytest.raises(FinwidthError, match="a number of the kernel is"):
         ntk(functions, sets, outputs=outputs)
+
+
+class TwoNames(nn.Module):
+    """One layer under two names, by torch.func, which cannot take the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.last = nn.Bilinear(2, 2, 2), nn.LSTM(1, 2, batch_first=True)
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.two(self.one(x, x), x)[..., None])[0][:, -1]
+
+
+def test_layers_under_two_names_keep_their_parameters() -> None:
+    """Without the check too, which would find the gradients of others."""
+    module, (x,) = TwoNames().double(), points(5)
+    J = blocks([module], [x], module.parameters())
+    assert close(
+        ntk(module, x, outputs="trace", check=False),
+        (J @ J.T).unflatten(1, (5, 2)).unflatten(0, (5, 2)).diagonal(dim1=1, dim2=3).sum(-1),
+    )
+    u = field()
+    functions, sets = [u, Laplacian(u)], points(4, 9)
+    J = blocks(functions, sets, u.parameters())
+    assert close(ntk(functions, sets, outputs="trace", check=False), J @ J.T)

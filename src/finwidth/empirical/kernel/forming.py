@@ -70,6 +70,8 @@ def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: 
             found: Tensor = torch.func.vmap(rows)(*x.clone().tensors)
     except Exception as error:  # whatever the user's code or torch raises under transforms
         raise OtherWayError from error
+    finally:
+        network.snapshot.restore()  # torch puts parameters back in the wrong order where two names are of one layer
     return DenseFactor(found.detach())
 
 
