@@ -171,8 +171,7 @@ def _collected(x: object, name: str) -> tuple[object, bool]:
 def _is_samples(x: object) -> bool:
     """Whether it is a list of samples, and no list of numbers."""
     return isinstance(x, list) and any(
-        isinstance(each, Mapping) or _is_tensor(each) or (isinstance(each, tuple | list) and any(map(_is_tensor, each)))
-        for each in x
+        isinstance(each, Mapping) or any(map(_is_tensor, pytree.tree_leaves(each))) for each in x
     )
 
 
