@@ -141,7 +141,9 @@ def draw_ranks(axes: Any, tables: dict[str, FloatArray]) -> None:
         axes.plot(counts, wins, "o-", ms=3, lw=1, color=colour, label=f"{one} against {other}")
         print(f"{one} against {other}: {', '.join(f'{c} networks {w:.0%}' for c, w in zip(counts, wins, strict=True))}")
     axes.axhline(0.5, color="#999999", lw=0.6)
-    axes.set(xscale="log", xlabel="networks of each that are averaged", ylabel="ranked as all of them", ylim=(0.4, 1.02))
+    axes.set(
+        xscale="log", xlabel="networks of each that are averaged", ylabel="ranked as all of them", ylim=(0.4, 1.02)
+    )
     axes.set_xticks(counts, map(str, counts))
     axes.legend()
     axes.set_title("(c) how often two are ranked alike", loc="left")
@@ -158,7 +160,9 @@ def draw_widths(axes: Any, widths: Sequence[int], inits: int) -> None:
         axes.errorbar(widths, spreads, error, fmt="o", ms=3, color=colour, capsize=2, label=f"{depth} plain blocks")
         scale = np.mean(np.array(spreads) * np.sqrt(widths))
         axes.plot(widths, scale / np.sqrt(widths), color=colour, lw=0.8)
-        print(f"{depth} plain: spread of log trace {', '.join(f'{w}: {s:.3f}' for w, s in zip(widths, spreads, strict=True))}")
+        print(
+            f"{depth} plain: spread of log trace {', '.join(f'{w}: {s:.3f}' for w, s in zip(widths, spreads, strict=True))}"
+        )
     axes.set(xscale="log", yscale="log", xlabel="width", ylabel="standard deviation of log trace")
     axes.set_xticks(widths, map(str, widths))
     axes.minorticks_off()

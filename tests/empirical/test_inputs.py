@@ -247,6 +247,7 @@ def test_graphs(graphs: list[Graph]) -> None:
 MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "lengths": (lambda x, y: (x, y[:4]), r"different numbers of samples: x1\[0\] 6, x1\[1\] 4; in_dims="),
     "nothing": (lambda x, y: {}, "no tensor with samples"),
+    "numbers": (lambda x, y: {"input": 1.0}, "no tensor with samples"),
     "no samples": (lambda x, y: (x[:0], y[:0]), "no samples; give at least one"),
     "not a number": (lambda x, y: (x / 0 * 0, y), r"x1\[0\] holds numbers that are not finite"),
     "texts": (lambda x, y: (x, ["a"] * 6), r"x1\[1\] is \['a'"),
@@ -292,6 +293,16 @@ def test_mistakes_are_told_in_one_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_other_samples_have_the_same_outputs() -> None:
+    module = nn.Linear(3, 3)
+    with pytest.raises(FinwidthError, match="3 outputs at x1 and 1 at x2"):
+        ntk(module, torch.ones(2, 3), torch.ones(3))
+    wide = nn.Sequential(nn.AdaptiveAvgPool1d(3), module).double()
+    x, longer = torch.randn(2, 5).double(), torch.randn(4, 9).double()
+    right = kernel_of(lambda a: wide((x, x, longer, longer)[a][[a % 2]]), 4, wide)
+    assert close(ntk(wide, x, longer[:2]), right[:2, 2:])
+
+
 @pytest.mark.parametrize(
     ("in_dims", "words"),
     [
@@ -299,6 +310,7 @@ def test_mistakes_are_told_in_one_line(name: str) -> None:
         ((0, 0), "for 3 arguments; give one for each"),
         ("first", "in_dims is 'first' there"),
         (7, "in_dims is 7 there"),
+        (None, "no tensor with samples by in_dims"),
     ],
 )
 def test_dimensions_that_are_none(in_dims: Any, words: str) -> None:
@@ -331,3 +343,29 @@ def test_the_masks_of_a_batch_may_be_infinite() -> None:
     batch = read_batch(nn.Linear(2, 2), (torch.ones(3, 2), torch.tensor([0.0, -torch.inf, 0.0])))
     assert len(batch) == 3
     assert batch.tensors[1].isinf().sum() == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_graphs_of_pytorch_geometric() -> None:
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.data import Batch, Data
+    from torch_geometric.loader import DataLoader
+    from torch_geometric.nn import GCNConv, global_mean_pool
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = GCNConv(3, 4), nn.Linear(4, 2)
+
+        def forward(self, data: Any) -> Tensor:
+            return self.last(global_mean_pool(torch.tanh(self.first(data.x, data.edge_index)), data.batch))
+
+    some = [Data(x=torch.randn(n, 3).double(), edge_index=torch.randint(n, (2, 2 * n))) for n in (3, 5, 4, 4, 2, 6)]
+    module = Pooled().double()
+    right = kernel_of(lambda a: module(Batch.from_data_list([some[a]])), N, module)
+    assert close(ntk(module, some), right)
+    assert close(ntk(module, Batch.from_data_list(some), by="layer").sum(0), right)
+    assert close(ntk(module, DataLoader(some, batch_size=4)), right)
+    nodes = GCNConv(3, 2).double()
+    whole = ntk(nodes, (some[1].x, some[1].edge_index), coupled=True)
+    assert whole.shape == (5, 5, 2, 2)

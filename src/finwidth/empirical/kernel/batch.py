@@ -122,7 +122,10 @@ class Batch:
 
     @property
     def own(self) -> tuple[Tensor, ...]:
-        """All tensors, of the samples and of what they share; graphs as one of their numbers."""
+        """All tensors, of the samples and of what they share; of graphs those of their batch."""
+        if self.form.collate is not None:
+            whole = getattr(self.call().sample, "to_dict", dict)()
+            return *self.tensors, *(whole[name] for name in sorted(whole) if isinstance(whole[name], Tensor))
         return *self.tensors, *(each for each in self.shared if isinstance(each, Tensor))
 
     @property

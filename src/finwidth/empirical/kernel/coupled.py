@@ -47,7 +47,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     Only what is wanted of each sample meets: the outputs one by one, if no pairs of them are wanted.
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
-    whole = read_batch(module, x, "x1", None)
+    whole = read_batch(module, x, coupled=True)
     network, groups = measured(stack, module, [whole], wanted, parameters, scale, by)
     with differentiable(), telling(module, whole):
         output = tensor_of(called(network, whole, network.buffers()))

@@ -37,7 +37,7 @@ class _Leaf:
     dim: int | None
 
 
-def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object = 0) -> Batch:
+def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object = 0, *, coupled: bool = False) -> Batch:
     """The samples that a user gave, on the module's device and in a dtype that it takes.
 
     Parameters
@@ -52,6 +52,8 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     in_dims
         The dimension of the samples, as for `torch.func.vmap`: one for all tensors, or a tuple or dict like ``x``; None
         for what all samples share, as are numbers, texts and tensors without dimensions in any case.
+    coupled
+        All that was given is one sample.
 
     Raises
     ------
@@ -60,19 +62,19 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     """
     if isinstance(x, Batch):
         return x
-    graphs = [] if in_dims is None else _graphs(x)
-    if graphs:
-        return _of_graphs(module, graphs)
     with repeatable():  # a DataLoader draws a seed whenever it begins
         x, paired = _collected(x, name)
+    graphs, in_dims = [] if coupled else _graphs(x), None if coupled else in_dims
+    if graphs:
+        return _of_graphs(module, graphs)
     if not isinstance(x, tuple | dict) and in_dims == 0 and isinstance(in_dims, int):
         return Batch.of(check_batch(module, x, name))
     whole, leaves = _leaves(x, name, in_dims, "in_dims")
     form = Form(pytree.tree_structure(whole), tuple(each.dim for each in leaves), _names(leaves, name), paired)
     ready = [replace(each, value=_as_given(module, each)) for each in leaves]
     tensors = tuple(each.value.movedim(each.dim, 0) for each in ready if each.dim is not None)  # type: ignore[attr-defined]
-    if not tensors and in_dims is not None:
-        raise FinwidthError(f"{name} is {shown(x)}, which has no tensor with samples; give {_ALLOWED}")
+    if not tensors and not coupled:
+        raise FinwidthError(f"{name} is {shown(x)}, which has no tensor with samples by in_dims; give {_ALLOWED}")
     _check_lengths(tensors, [each for each in ready if each.dim is not None], name)
     return Batch(tensors, tuple(each.value for each in ready if each.dim is None), form)
 
@@ -155,14 +157,18 @@ def _dims_of(in_dims: object, key: object, keys: list[Any], told: str) -> object
 def _collected(x: object, name: str) -> tuple[object, bool]:
     """What the module is called with, in one piece; and whether it is a pair of inputs and targets."""
     if isinstance(x, data.DataLoader):
-        return _as_call(_joined(list(_batches(x, name)), name), name)
+        batches = list(_batches(x, name))
+        if batches and all(map(_graphs, batches)):
+            return [each for batch in batches for each in _graphs(batch)], False
+        return _as_call(_joined(batches, name), name)
     if isinstance(x, data.IterableDataset):
         raise FinwidthError(
             f"{name} is an IterableDataset, which may have no end; give a list of some of its samples: "
             "list(itertools.islice(dataset, 100))"
         )
     if isinstance(x, data.Dataset) or hasattr(x, "__getitems__") or _is_samples(x):
-        return _as_call(_of_samples(x, name), name)
+        samples = _of_samples(x, name)
+        return _as_call(samples, name) if not _graphs(samples) else (samples, False)
     if isinstance(x, Mapping):
         return dict(x), False
     return x, False
@@ -206,6 +212,8 @@ def _of_samples(samples: Any, name: str) -> object:
     afford(2 * count * needed, f"{count} samples in memory", "give fewer: torch.utils.data.Subset")
     with running(f"a sample of {name}"):
         read = [samples[i] for i in range(count)]
+    if _graphs(read):
+        return read
     try:
         return data.default_collate(read)
     except Exception as error:  # whatever it raises of samples that it cannot join

@@ -64,6 +64,8 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
         with _told_from_a_fixed_batch(network, whole):
             few = _three(whole)
             plans.append(plan_gradients(network, few))
+    if len(together) > len(plans):
+        _check_outputs_alike(network, together[1], plans[0][0].outputs)
     kind, network = chosen(network, wanted, few, plans[0][0].outputs)
     plan, sizes = plans[0] if len(plans) == 1 else between_functions(network, *plans)
     plan = replace(plan, outputs=len(network.combinations) if network.combinations else plan.outputs)
@@ -110,6 +112,17 @@ def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> t
         network.snapshot.restore()
     first = next(iter(network.parameters.values()))
     return kind, replace(network, combinations=wanted.combinations(outputs, first))
+
+
+def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:
+    """Raise FinwidthError unless the module has as many outputs at x2, whose samples are not like those of x1."""
+    with differentiable():
+        others = apply(network, x2[:2], network.parameters).shape[1]
+    if others != outputs:
+        raise FinwidthError(
+            f"the module has {outputs} outputs at x1 and {others} at x2, whose samples have other shapes; give the same "
+            "kind of inputs"
+        )
 
 
 def _different_functions(sets: list[Batch]) -> bool:
