@@ -145,6 +145,7 @@ def draw_ranks(axes: Any, tables: dict[str, FloatArray]) -> None:
         xscale="log", xlabel="networks of each that are averaged", ylabel="ranked as all of them", ylim=(0.4, 1.02)
     )
     axes.set_xticks(counts, map(str, counts))
+    axes.minorticks_off()
     axes.legend()
     axes.set_title("(c) how often two are ranked alike", loc="left")
 
@@ -160,11 +161,11 @@ def draw_widths(axes: Any, widths: Sequence[int], inits: int) -> None:
         axes.errorbar(widths, spreads, error, fmt="o", ms=3, color=colour, capsize=2, label=f"{depth} plain blocks")
         scale = np.mean(np.array(spreads) * np.sqrt(widths))
         axes.plot(widths, scale / np.sqrt(widths), color=colour, lw=0.8)
-        print(
-            f"{depth} plain: spread of log trace {', '.join(f'{w}: {s:.3f}' for w, s in zip(widths, spreads, strict=True))}"
-        )
+        listed = ", ".join(f"{width}: {each:.3f}" for width, each in zip(widths, spreads, strict=True))
+        print(f"{depth} plain: spread of log trace by width {listed}")
     axes.set(xscale="log", yscale="log", xlabel="width", ylabel="standard deviation of log trace")
     axes.set_xticks(widths, map(str, widths))
+    axes.set_yticks([0.2, 0.3, 0.5, 0.8], ["0.2", "0.3", "0.5", "0.8"])
     axes.minorticks_off()
     axes.legend()
     axes.set_title(r"(d) spread of the kernel; lines: $1/\sqrt{\mathrm{width}}$", loc="left")
