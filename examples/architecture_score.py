@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def draw_widths(axes: Any, widths: Sequence[int], inits: int) -> None:
     for depth, colour in ((2, VERMILION), (8, BLUE)):
         spreads = []
         for width in widths:
-            found = scores(lambda depth=depth, width=width: network(depth, width, False), inits, 1)[1, :, 0]
+            found = scores(partial(network, depth, width, False), inits, 1)[1, :, 0]
             spreads.append(found.std(ddof=1))
         error = np.array(spreads) / np.sqrt(2 * (inits - 1))
         axes.errorbar(widths, spreads, error, fmt="o", ms=3, color=colour, capsize=2, label=f"{depth} plain blocks")
@@ -182,7 +183,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tables = {}
     for name, shape in ARCHITECTURES.items():
-        tables[name] = scores(lambda shape=shape: network(*shape), given.inits, given.batches)[0]
+        tables[name] = scores(partial(network, *shape), given.inits, given.batches)[0]
         told(name, tables[name])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 6.2))

@@ -62,7 +62,7 @@ def block(K: Any, one: str, other: str) -> Any:
     return K.isel(input=(K.function == one).to_numpy(), input_=(K.function_ == other).to_numpy())
 
 
-def trained(weighted: bool, steps: int) -> tuple[list[int], list[float], list[float]]:
+def trained(weighted: bool, steps: int) -> list[tuple[float, ...]]:
     """Steps, error of the solution and of its boundary values, as Adam minimises both terms.
 
     With weights that make the traces of both blocks equal, renewed ten times.
@@ -71,7 +71,7 @@ def trained(weighted: bool, steps: int) -> tuple[list[int], list[float], list[fl
     residual, weight = Residual(u), 1.0
     optimizer = torch.optim.Adam(u.parameters(), 1e-3)
     right = torch.sin(FREQUENCY * math.pi * inside)
-    told: tuple[list[int], list[float], list[float]] = [], [], []
+    told: list[tuple[float, ...]] = []
     for step in range(steps + 1):
         if weighted and step % max(1, steps // 10) == 0:
             K = kernel(u)
@@ -79,13 +79,12 @@ def trained(weighted: bool, steps: int) -> tuple[list[int], list[float], list[fl
         if step % max(1, steps // 40) == 0:
             with torch.no_grad():
                 errors = (u(inside) - right).square().mean().sqrt(), u(boundary).abs().max()
-            for each, value in zip(told, (step, *map(float, errors)), strict=True):
-                each.append(value)  # type: ignore[arg-type]
+            told.append((step, *map(float, errors)))
         optimizer.zero_grad()
         loss = weight * u(boundary).square().mean() + residual(inside.clone()).square().mean()
         loss.backward()
         optimizer.step()
-    return told
+    return list(zip(*told, strict=True))
 
 
 def draw_matrix(figure: Figure, axes: Any, K: Any) -> None:

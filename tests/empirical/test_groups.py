@@ -119,12 +119,12 @@ def test_groups_of_ones_own() -> None:
     }
     names = [name for name, _ in module.named_parameters()]
     rest = [name for name in names if not any(name in each for each in groups.values())]
-    found = ntk(module, x, by={**groups, "head": module.head}, labelled=True)
+    given: dict[str, Any] = {**groups, "head": module.head}
+    found = ntk(module, x, by=given, labelled=True)
     assert found.group.to_numpy().tolist() == [*groups, "rest"]
     assert close(torch.from_numpy(found.to_numpy()), groups_of(module, x, {**groups, "rest": rest}))
-    halves = ntk(
-        module, x, by={"a": ["body", module.normed, "gain"], "b": ["tied", "recurrent", "head"]}, labelled=True
-    )
+    parts: dict[str, list[Any]] = {"a": ["body", module.normed, "gain"], "b": ["tied", "recurrent", "head"]}
+    halves = ntk(module, x, by=parts, labelled=True)
     assert halves.group.to_numpy().tolist() == ["a", "b"]
     scaled = ntk(module, x, by={"head": "head"}, parameters=lambda name, each: "weight" in name, scale=lambda *_: 2.0)
     assert close(scaled[0], 2 * groups_of(module, x, {"head": ["head.weight"]})[0])
@@ -145,7 +145,7 @@ def test_programs(name: str) -> None:
 def test_a_group_whose_gradients_are_rounding() -> None:
     """The bias of keys moves nothing, but for rounding, which no check can confirm."""
     module = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True).double().eval()
-    K = ntk(Mean(module), torch.randn(N, 3, 4).double(), by=dict(keys="layer.self_attn.in_proj_bias"))
+    K = ntk(Mean(module), torch.randn(N, 3, 4).double(), by={"keys": "layer.self_attn.in_proj_bias"})
     assert torch.isfinite(K).all()
     split = Keys().double()
     parts = ntk(split, torch.randn(N, 3, 4).double(), by={"bias": "keys.bias"})
@@ -179,7 +179,7 @@ def test_memory_is_for_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(asked[:2]) - max(asked[2:]) == 7 * 8 * N * N * 2 * 2
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[Any, str]] = {
     "a word": ("layers", "by is 'layers'; give \"layer\""),
     "nothing": ({}, "by is {}"),
     "unknown": (
@@ -198,7 +198,7 @@ def test_mistakes_are_told(name: str) -> None:
     module, x = mixed()
     by, words = MISTAKES[name]
     with pytest.raises(FinwidthError, match=words):
-        ntk(module, x, by=by)  # type: ignore[arg-type]
+        ntk(module, x, by=by)
     with pytest.raises(FinwidthError, match="no parameter of group 'head' counts"):
         ntk(module, x, parameters=["gain"], by={"head": module.head})
 

@@ -151,7 +151,7 @@ def test_transformers(tmp_path: Path) -> None:
 def test_a_missing_package_is_told(make: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [each for each in sys.modules if each.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(FinwidthError, match=f"needs {package}, which is not installed; pip install {package}"):
         make(X)
 

@@ -64,7 +64,7 @@ def test_arguments_by_name_and_by_place() -> None:
     assert close(ntk(module, given), right)
     assert close(ntk(module, UserDict(given)), right)  # such as transformers' BatchEncoding
     assert close(ntk(module, tuple(given.values())), right)
-    assert close(ntk(module, namedtuple("Given", given)(**given)), right)  # type: ignore[misc]  # noqa: PYI024
+    assert close(ntk(module, namedtuple("Given", given)(**given)), right)
     assert close(ntk(module, {**given, "words": given["words"].numpy()}, memory="20KB"), right)
     assert close(ntk(module, given, {name: each[2:] for name, each in given.items()}), right[:, 2:])
     assert close(ntk(module, given, outputs="trace", entries="diagonal"), torch.einsum("aaii->a", right))
@@ -114,7 +114,7 @@ def test_samples_in_another_dimension() -> None:
         ntk(module, (x, y), in_dims=1)
 
 
-class Pairs(data.Dataset):  # type: ignore[misc, type-arg]
+class Pairs(data.Dataset):  # type: ignore[type-arg]
     """Samples and their classes."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -227,8 +227,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     from types import SimpleNamespace
 
     monkeypatch.setattr(Graph, "__module__", "graph_library")
-    monkeypatch.setitem(sys.modules, "graph_library", SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "graph_library.data", SimpleNamespace(Batch=Batch))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "graph_library", SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "graph_library.data", SimpleNamespace(Batch=Batch))
     sizes = (3, 5, 4, 4, 2, 6)
     return [Graph(torch.randn(n, 3).double(), torch.randint(n, (2, 2 * n))) for n in sizes]
 
@@ -240,7 +240,7 @@ def test_graphs(graphs: list[Graph]) -> None:
     whole = Batch.from_data_list(graphs)
     whole.to_data_list = lambda: graphs  # type: ignore[attr-defined]
     assert close(ntk(module, whole, outputs="trace"), right.diagonal(dim1=2, dim2=3).sum(-1))
-    with pytest.raises(FinwidthError, match="no node has a gradient of its own; .* coupled=True"):
+    with pytest.raises(FinwidthError, match=r"no node has a gradient of its own; .* coupled=True"):
         ntk(module, graphs[0])
 
 
@@ -253,7 +253,7 @@ MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "texts": (lambda x, y: (x, ["a"] * 6), r"x1\[1\] is \['a'"),
     "shuffled": (lambda x, y: data.DataLoader(Pairs(x, y), shuffle=True), "shuffles, so that"),
     "weighted": (
-        lambda x, y: data.DataLoader(Pairs(x, y), sampler=data.WeightedRandomSampler([1.0] * 6, 6)), "shuffles, so that",
+        lambda x, y: data.DataLoader(Pairs(x, y), sampler=data.WeightedRandomSampler([1.0] * 6, 6)), "shuffles, so",
     ),
     "endless": (lambda x, y: Endless(), "may have no end; give a list"),
     "endless loader": (lambda x, y: data.DataLoader(Endless()), "DataLoader of an IterableDataset"),
@@ -261,7 +261,7 @@ MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "ragged": (lambda x, y: [(x[0], 1), (x[0, :2], 0)], "cannot be joined .* one shape"),
     "ragged batches": (
         lambda x, y: data.DataLoader(
-            [torch.ones(2), torch.ones(2), torch.ones(3)], batch_size=2, collate_fn=lambda some: torch.stack(some)),  # type: ignore[arg-type]
+            [torch.ones(2), torch.ones(2), torch.ones(3)], batch_size=2, collate_fn=torch.stack),  # type: ignore[arg-type]
         r"have shapes \(2, 2\), \(1, 3\), which cannot be joined; pad",
     ),
     "empty": (lambda x, y: data.TensorDataset(x[:0]), "no samples; give at least one"),
@@ -270,13 +270,13 @@ MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
 }  # fmt: skip
 
 
-class Endless(data.IterableDataset):  # type: ignore[misc, type-arg]
+class Endless(data.IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Any:
         while True:
             yield torch.ones(3)
 
 
-class Failing(data.Dataset):  # type: ignore[misc, type-arg]
+class Failing(data.Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return 2
 

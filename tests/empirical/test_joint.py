@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_field_and_its_residual() -> None:
     assert found.number_.to_numpy().tolist() == [*range(4), *range(9)]
     assert close(ntk([u, r], sets, outputs="trace", memory="60KB"), J @ J.T)
     assert close(ntk([u, r], sets, outputs=0, entries="diagonal"), (J @ J.T).diagonal())
-    mine = {"u": u, "r": r.forward}  # a function that calls a module
+    mine: dict[str, Any] = {"u": u, "r": r.forward}  # a function that calls a module
     named = ntk(mine, dict(zip("ur", sets, strict=True)), outputs="trace", labelled=True)
     between = named.where((named.function == "u") & (named.function_ == "r"), drop=True).to_numpy()
     assert np.allclose(between, (J[:4] @ J[4:].T).numpy(), rtol=1e-11)
@@ -114,7 +114,7 @@ def test_several_outputs_of_modules_with_parameters_of_their_own() -> None:
     assert close(ntk(heads, sets, by={"first": heads[0].head}).sum(0), right)
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "no module": (lambda u: [torch.sin, torch.cos], "none of the functions is a module"),
     "no function": (lambda u: [u, 3], "the module is"),
     "nothing": (lambda u: [], r"the module is \[\]; give a torch.nn.Module, or a list"),
@@ -128,7 +128,7 @@ def test_mistakes_are_told(name: str) -> None:
     u = field()
     functions, words = MISTAKES[name]
     with pytest.raises(FinwidthError, match=words):
-        ntk(functions(u), points(2, 2))  # type: ignore[operator]
+        ntk(functions(u), points(2, 2))
     with pytest.raises(FinwidthError, match="give the inputs of each of the 2 functions"):
         ntk([u, u], torch.ones(3, 2))
     with pytest.raises(FinwidthError, match="one module at one batch"):
@@ -148,7 +148,7 @@ def test_faults_are_found(outputs: str | int, monkeypatch: pytest.MonkeyPatch) -
             (0, 0, slice(4, 8), slice(0, 4)),
         ]))  # fmt: skip
         assert not close(ntk(functions, sets, outputs=outputs, check=False), right, 1e-2)
-        with pytest.raises(FinwidthError, match="by its parts, and .* by a backward pass"):
+        with pytest.raises(FinwidthError, match=r"by its parts, and .* by a backward pass"):
             ntk(functions, sets, outputs=outputs)
     assert joint._slices is slices
     between = computation.compute

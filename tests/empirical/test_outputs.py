@@ -15,11 +15,11 @@ from torch.nn import functional  # noqa: E402
 from torch.utils import data  # noqa: E402
 
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
-from finwidth.empirical.kernel import calls, computation  # noqa: E402
+from finwidth.empirical.kernel import calls, computation, gradients  # noqa: E402
 from plain_rows import close, kernel_of  # noqa: E402
 
 Tensor = Any
-N, O = 7, 4
+N, M = 7, 4
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +31,9 @@ def network(kind: str) -> tuple[nn.Module, Tensor]:
     """One by products of layers, one by torch.func, one by passes of few, one by one."""
     x = torch.randn(N, 3).double()
     if kind == "products":
-        return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, O)).double(), x
+        return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, M)).double(), x
     if kind == "torch.func":
-        return nn.Sequential(nn.Flatten(1), Bilinear(), nn.Linear(5, O)).double(), x
+        return nn.Sequential(nn.Flatten(1), Bilinear(), nn.Linear(5, M)).double(), x
     return Recurrent().double(), x
 
 
@@ -49,7 +49,7 @@ class Bilinear(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.last = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, O)
+        self.layer, self.last = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, M)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.layer(x[..., None])[0][:, -1])
@@ -67,7 +67,7 @@ def test_some_outputs_and_combinations(kind: str) -> None:
         assert close(ntk(module, x, outputs=chosen), right[:, :, numbers][:, :, :, numbers])
     for some in (slice(1, 3), slice(None, None, 3), slice(-2, None)):
         assert close(ntk(module, x, x[:3], outputs=some), right[:, :3, some, some])
-    C = torch.randn(3, O).double()
+    C = torch.randn(3, M).double()
     combined = torch.einsum("abij,ki,lj->abkl", right, C, C)
     assert close(ntk(module, x, outputs=C), combined)
     assert close(ntk(module, x, outputs=C.tolist(), memory="20KB"), combined)
@@ -79,7 +79,7 @@ def test_some_outputs_and_combinations(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_functions_of_output_and_sample(kind: str) -> None:
     module, x = network(kind)
-    y = torch.randint(O, (N,))
+    y = torch.randint(M, (N,))
 
     def loss(output: Tensor, sample: Tensor) -> Tensor:
         return functional.cross_entropy(output, sample[1], reduction="none")
@@ -119,8 +119,8 @@ def test_labels_and_other_functions() -> None:
     module, x = network("products")
     found = ntk(module, x, outputs=[3, 1], labelled=True)
     assert found.output.to_numpy().tolist() == found.output_.to_numpy().tolist() == [3, 1]
-    y = torch.randn(N, O).double()
-    C = torch.randn(2, O).double()
+    y = torch.randn(N, M).double()
+    C = torch.randn(2, M).double()
     dK = sgd_update(module, x, y)
     assert close(sgd_update(module, x, y, outputs=C), torch.einsum("abij,ki,lj->abkl", dK, C, C))
     assert close(sgd_update(module, x, y, outputs=[1]), dK[:, :, 1:2, 1:2])
@@ -183,15 +183,15 @@ def test_planted_faults_are_found(name: str, outputs: Any, monkeypatch: pytest.M
 def test_labels_of_other_samples_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass that takes the targets of others is not what backward passes of the module say."""
     module, x = network("products")
-    pairs = data.TensorDataset(x, torch.randn(N, O).double())
+    pairs = data.TensorDataset(x, torch.randn(N, M).double())
 
     def loss(output: Tensor, sample: Any) -> Tensor:
         return (output * sample[1]).sum(1)
 
-    right, gradients = ntk(module, pairs, outputs=loss), computation.gradients
+    right, given = ntk(module, pairs, outputs=loss), gradients.gradients
 
     def rotated(network: Any, plan: Any, x: Any, outputs: range) -> Any:
-        return gradients(network, plan, x.like([x.tensors[0], x.tensors[1].roll(1, 0)]), outputs)
+        return given(network, plan, x.like([x.tensors[0], x.tensors[1].roll(1, 0)]), outputs)
 
     monkeypatch.setattr(computation, "gradients", rotated)
     assert not close(ntk(module, pairs, outputs=loss, check=False), right, 1e-3)

@@ -124,8 +124,8 @@ class Batch:
     def own(self) -> tuple[Tensor, ...]:
         """All tensors, of the samples and of what they share; of graphs those of their batch."""
         if self.form.collate is not None:
-            whole = getattr(self.call().sample, "to_dict", dict)()
-            return *self.tensors, *(whole[name] for name in sorted(whole) if isinstance(whole[name], Tensor))
+            whole: dict[str, object] = getattr(self.call().sample, "to_dict", dict)()
+            return *self.tensors, *(each for _, each in sorted(whole.items()) if isinstance(each, Tensor))
         return *self.tensors, *(each for each in self.shared if isinstance(each, Tensor))
 
     @property

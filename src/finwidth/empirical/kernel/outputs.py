@@ -14,9 +14,7 @@ from finwidth.empirical.kernel.calls import Combinations
 from finwidth.errors import FinwidthError, shown
 
 Tensor = torch.Tensor
-Outputs: TypeAlias = (
-    "str | int | slice | Sequence[int] | Sequence[Sequence[float]] | Tensor | Callable[[object, object], Tensor]"
-)
+Outputs: TypeAlias = "str | int | slice | Sequence[int] | Sequence[Sequence[float]] | Tensor | Callable[..., Tensor]"
 _ALLOWED = (
     '"full", "trace", "diagonal", the number of one output, from 0, a list or slice of such numbers, a matrix whose '
     "rows are combinations of the outputs, or a function of output and sample"

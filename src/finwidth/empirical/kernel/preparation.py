@@ -120,8 +120,8 @@ def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> No
         others = apply(network, x2[:2], network.parameters).shape[1]
     if others != outputs:
         raise FinwidthError(
-            f"the module has {outputs} outputs at x1 and {others} at x2, whose samples have other shapes; give the same "
-            "kind of inputs"
+            f"the module has {outputs} outputs at x1 and {others} at x2, whose samples have other shapes; give the "
+            "same kind of inputs"
         )
 
 
