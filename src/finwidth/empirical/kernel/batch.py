@@ -37,6 +37,14 @@ class Form:
     collate: Callable[[list[int]], object] | None = None
     function: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether a module is called with one tensor and nothing else."""
+        return self.spec is _ONE and self.collate is None and self.function is None
+
+
+_ONE = pytree.tree_structure(0)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -62,7 +70,7 @@ class Batch:
     @classmethod
     def of(cls, x: Tensor) -> Batch:
         """The samples of one tensor, the only argument."""
-        return cls((x,), (), Form(pytree.tree_structure(x), (0,), ("",)))
+        return cls((x,), (), Form(_ONE, (0,), ("",)))
 
     def __len__(self) -> int:
         return len(self.tensors[0]) if self.tensors else 1
@@ -89,6 +97,8 @@ class Batch:
 
     def call(self) -> Call:
         """What the module is called with."""
+        if self.form.plain:
+            return Call(self.tensors, {}, self.tensors[0])
         own, shared, leaves = iter(self.tensors), iter(self.shared), list[object]()
         for dim in self.form.dims:
             leaves.append(next(shared) if dim is None else _moved(next(own), dim))

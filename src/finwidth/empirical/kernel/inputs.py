@@ -62,8 +62,7 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     """
     if isinstance(x, Batch):
         return x
-    with repeatable():  # a DataLoader draws a seed whenever it begins
-        x, paired = _collected(x, name)
+    x, paired = _collected(x, name)
     graphs, in_dims = [] if coupled else _graphs(x), None if coupled else in_dims
     if graphs:
         return _of_graphs(module, graphs)
@@ -157,7 +156,8 @@ def _dims_of(in_dims: object, key: object, keys: list[Any], told: str) -> object
 def _collected(x: object, name: str) -> tuple[object, bool]:
     """What the module is called with, in one piece; and whether it is a pair of inputs and targets."""
     if isinstance(x, data.DataLoader):
-        batches = list(_batches(x, name))
+        with repeatable():  # it draws a seed whenever it begins
+            batches = list(_batches(x, name))
         if batches and all(map(_graphs, batches)):
             return [each for batch in batches for each in _graphs(batch)], False
         return _as_call(_joined(batches, name), name)
@@ -167,7 +167,8 @@ def _collected(x: object, name: str) -> tuple[object, bool]:
             "list(itertools.islice(dataset, 100))"
         )
     if isinstance(x, data.Dataset) or hasattr(x, "__getitems__") or _is_samples(x):
-        samples = _of_samples(x, name)
+        with repeatable():
+            samples = _of_samples(x, name)
         return _as_call(samples, name) if not _graphs(samples) else (samples, False)
     if isinstance(x, Mapping):
         return dict(x), False
