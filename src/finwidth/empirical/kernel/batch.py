@@ -40,7 +40,7 @@ class Form:
     @property
     def plain(self) -> bool:
         """Whether a module is called with one tensor and nothing else."""
-        return self.spec is _ONE and self.collate is None and self.function is None
+        return self.dims == (0,) and self.spec == _ONE and self.collate is None and self.function is None
 
 
 _ONE = pytree.tree_structure(0)
@@ -159,7 +159,9 @@ class Batch:
             return f"{len(self)} samples, {self.tensors[0].dtype} of shape {tuple(self.tensors[0].shape)}"
         own, shared = iter(self.tensors), iter(self.shared)
         leaves = [next(shared) if dim is None else next(own) for dim in self.form.dims]
-        shown = [f"{name}: {_shape(each)}" for name, each in zip(self.form.names, leaves, strict=True)]
+        shown = [
+            f"{name}: {_shape(each)}".removeprefix(": ") for name, each in zip(self.form.names, leaves, strict=True)
+        ]
         return f"{len(self)} samples, {', '.join(shown)}"
 
 
