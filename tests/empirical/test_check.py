@@ -31,7 +31,7 @@ from finwidth.empirical.kernel import (  # noqa: E402
     recording,
     tiles,
 )
-from finwidth.empirical.kernel.ntk import prepare  # noqa: E402
+from finwidth.empirical.kernel.preparation import prepare  # noqa: E402
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any
@@ -496,7 +496,11 @@ def expansions_are_those_of_another_sample(patch: pytest.MonkeyPatch) -> None:
 @fault("places")
 def a_row_of_a_table_is_lost(patch: pytest.MonkeyPatch) -> None:
     right = gradients._parameter_gradients
-    patch.setattr(gradients, "_parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
+    patch.setattr(
+        gradients,
+        "_parameter_gradients",
+        lambda *given: [replace(each, G=each.G[..., :-4]) for each in right(*given)],
+    )
 
 
 @fault("places")
@@ -779,7 +783,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
         "use_reentrant=False",
     ),
     "shape": (lambda: nn.Linear(4, 2), lambda: torch.ones(6, 5), "raises RuntimeError for"),
-    "tuple": (lambda: nn.Linear(4, 2), lambda: (torch.ones(6, 4), torch.ones(6, 4)), "give one tensor"),
+    "tuple": (lambda: nn.Linear(4, 2), lambda: (torch.ones(6, 4), torch.ones(6, 4)), "takes 2 positional"),
+    "no tensor": (lambda: nn.Linear(4, 2), lambda: "x", "give one tensor"),
     "no gradient": (
         lambda: Body(lambda m, x: m.net(x).detach(), net=nn.Linear(4, 2)), lambda: torch.ones(6, 4), "does not depend"
     ),
@@ -795,8 +800,8 @@ def test_mistakes_are_told_in_one_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("outputs", [[0, 1], None, 1.0, "sum", True, np.bool_(True), -1, torch.tensor([0, 1])])
-def test_outputs_are_one_of_four(outputs: Any) -> None:
+@pytest.mark.parametrize("outputs", [[], [["a"]], None, 1.0, "sum", True, np.bool_(True), -1, [True, False], {0: 1}])
+def test_outputs_that_are_none(outputs: Any) -> None:
     with pytest.raises(FinwidthError, match="choose"):
         ntk(nn.Linear(4, 2), torch.ones(6, 4), outputs=outputs)
 

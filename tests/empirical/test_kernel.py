@@ -18,6 +18,7 @@ from torch.nn import functional  # noqa: E402
 
 from finwidth.empirical import ntk  # noqa: E402
 from finwidth.empirical.kernel import calls, computation, factors, gradients, layout  # noqa: E402
+from finwidth.empirical.kernel.batch import Batch  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 
 Tensor = Any
@@ -356,7 +357,7 @@ def test_what_goes_the_general_way(name: str) -> None:
     module, x1, _ = make(name)
     parameters = dict(module.named_parameters())
     network = calls.MeasuredModule(module, parameters, dict.fromkeys(parameters, 1.0), calls.Snapshot(module))
-    assert gradients.plan_gradients(network, x1[:3])[0].general.keys() == CASES[name][2]
+    assert gradients.plan_gradients(network, Batch.of(x1[:3]))[0].general.keys() == CASES[name][2]
 
 
 @pytest.mark.parametrize("name", CASES)

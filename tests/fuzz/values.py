@@ -311,6 +311,50 @@ def outputs(r: random.Random) -> Any:
     return r.choice(["full", "trace", "diagonal", 0, 0, 1, np.int64(0)])
 
 
+def chosen_outputs(r: random.Random) -> Any:
+    more = ([0], slice(0, 1), np.eye(1), [1.0], lambda output, sample: output.sum(1), torch.zeros(2, 2), [0, 0])
+    return r.choice([outputs(r), r.choice(more)])
+
+
+def several_inputs(r: random.Random) -> Any:
+    x = torch.tensor(np.asarray(matrix(r, 3), dtype=float))
+    pairs = torch.utils.data.TensorDataset(x, torch.tensor([0, 1, 1]))
+    return r.choice(
+        [
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            (x,),
+            {"input": x},
+            pairs,
+            torch.utils.data.DataLoader(pairs),
+            list(x),
+            (x, x),
+            {"x": x},
+        ]
+    )
+
+
+def several_modules(r: random.Random) -> Any:
+    one = module(r)
+    return r.choice([one, one, one, one, one, one, [one, lambda x: 2 * one(x)], {"u": one}])
+
+
+class Writer:
+    """What a SummaryWriter and a run of W&B have."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        assert np.isfinite(value), tag
+
+    def log(self, values: dict[str, float]) -> None:
+        assert all(map(np.isfinite, values.values())), values
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        pass
+
+
 def law_outputs(r: random.Random) -> torch.Tensor:
     layer = finwidth.MatrixFreeLinear(2, r.choice([1, 2, 3]))
     found: torch.Tensor = layer(torch.ones(2, 2))
@@ -346,9 +390,11 @@ VALID: dict[str, Make] = {
     "bias_scale": variance,
     "base_widths": one(None, 1, 4, [2, 4, 4, 1], 2.5),
     "biases": one("default", "zeros", "none"),
+    "by": one(None, "layer", "module", {"first": "0.weight"}),
     "centred": one(False, True),
     "check": one(True, False),
     "config": config,
+    "coupled": one(False, False, False, True),
     "cv": one(0.1, 0.5, 2, Fraction(1, 3), np.float32(0.3), 50.0),
     "d2phi": one(None, np.cos),
     "deepest": one(1, 3, 9),
@@ -378,6 +424,7 @@ VALID: dict[str, Make] = {
     "i": one(0),
     "id": one("lemma-9", "theorem-1", "figure-1", "definition-1"),
     "in_channels": one(1, 2, 3),
+    "in_dims": one(0, 0, 0, 0, None, (0,), {"input": 0}),
     "in_features": one(1, 2, np.int64(3)),
     "infinite_width": number,
     "init": one(None, None, "default", "kaiming_normal", {"gains": 1}, {"weight_law": "uniform"}),
@@ -388,6 +435,7 @@ VALID: dict[str, Make] = {
     "kinds": one("w", "b", "wb", "ww"),
     "labelled": one(True, False),
     "law": laws,
+    "log": one(None, lambda step, values: None),
     "loss": one(*LOSSES),
     "lr": one(0.01, 0.1, Fraction(1, 100), np.float32(0.1), 1e-3, 1e3, None),
     "mean": number,
@@ -416,6 +464,7 @@ VALID: dict[str, Make] = {
     "phi": one(np.sin, np.tanh),
     "points": one(3, 5, 6),
     "positive": one(1, 2, 0, 0.5, Fraction(1, 4), np.float32(0.5)),
+    "prefix": one("ntk", "k"),
     "probe": lambda r: r.choice([None, matrix(r)]),
     "probe_targets": one(None, [1.0, -1.0, 0.5]),
     "progress": one(None, lambda done: None),
@@ -444,8 +493,9 @@ VALID: dict[str, Make] = {
     "width": one(1, 2, 8, np.int64(64)),
     "widths": widths,
     "workers": one(None, 1, 2),
+    "writer": lambda r: Writer(),
     "x": vector,
-    "x1": matrix,
+    "x1": several_inputs,
     "x2": lambda r: r.choice([None, matrix(r)]),
     "y": targets,
 }
@@ -522,7 +572,10 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.empirical.Ensemble.net": ensemble_of,
     "finwidth.empirical.MLP.activation": tensor_law,
     "finwidth.empirical.Tracker.steps": one("log", 1, 2, [1, 2], {3}),
-    "finwidth.empirical.sgd_update.x": matrix,
+    "finwidth.empirical.ntk.module": several_modules,
+    **{f"finwidth.empirical.{name}.outputs": chosen_outputs for name in ("ntk", "sgd_update", "explain")},
+    "finwidth.empirical.sgd_update.x": several_inputs,
+    "finwidth.empirical.wandb_log.run": lambda r: Writer(),
     "finwidth.empirical.sgd_update.y": lambda r: r.choice([targets(r), torch.ones(3, 1), np.zeros((2, 1)), [[1.0]]]),
     "finwidth.empirical.sgd_update.loss": one(nn.functional.mse_loss, lambda out, y: (out**2).sum(), None),
     "finwidth.empirical.reference.jacobian.jacobian.x": matrix,

@@ -14,7 +14,9 @@ from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.gradients import GradientPlan, gradients
-from finwidth.empirical.kernel.ntk import prepare
+from finwidth.empirical.kernel.inputs import InDims
+from finwidth.empirical.kernel.outputs import Outputs
+from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.kernel.tiles import BlockTiles, compact
 
 Tensor = torch.Tensor
@@ -90,18 +92,19 @@ def explain(
     module: nn.Module,
     x1: object,
     x2: object = None,
-    outputs: str | int = "full",
+    outputs: Outputs = "full",
     *,
     entries: str = "full",
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    in_dims: InDims = 0,
 ) -> Explanation:
     """Which parameters of a module take which route to the kernel and why, and the time and memory to expect.
 
     Parameters
     ----------
-    module, x1, x2, outputs, entries, memory, parameters, scale
+    module, x1, x2, outputs, entries, memory, parameters, scale, in_dims
         As for `finwidth.empirical.ntk`.
 
     Raises
@@ -122,7 +125,7 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
 
 import torch
 
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, dual, telling, unpack_dual
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
+from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, cotangents, formed
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
@@ -73,7 +74,7 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan, Sizes]:
+def plan_gradients(network: MeasuredModule, rows: Batch) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
@@ -84,7 +85,7 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
         with Recorder(network.parameters, numbers) as recorder:
-            reversed_output = apply(network, rows.flip(0), network.parameters)
+            reversed_output = apply(network, rows.flip(), network.parameters)
         backward = recorder.record(reversed_output)
         alone = apply(network, rows[:1], network.parameters)
         if not output.requires_grad:
@@ -110,10 +111,32 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
         one, columns = _of_one_sample(three, uses, plain)
         factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
-    sizes = [sum(network.parameters[name].numel() for name in names) for names in formed]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in sizes))
-    return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
+    return plan, _sizes(network, plan, three, factors, rough, saved, results)
+
+
+def _sizes(  # noqa: PLR0917
+    network: MeasuredModule,
+    plan: GradientPlan,
+    pass_: Record,
+    factors: list[GradientFactor],
+    rough: list[Weights],
+    saved: int,
+    results: list[int],
+) -> Sizes:
+    """What one sample needs: the factors of one, what autograd saves of one, and the results of uses, in numbers."""
+    together = [*(_parameters_behind(plan, pass_, each) for each in rough), list(plan.general)]
+    dense = [each for names in together for each in _numbers_by_group(network, names)]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in dense))
+    largest = max([saved // 8, *results])
+    return Sizes(shapes, saved, sum(results), largest, plan.mean, pass_.output.element_size())
+
+
+def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
+    """How many numbers some parameters of every group have."""
+    numbers = Counter[int]()
+    for name in names:
+        numbers[network.group(name)] += network.parameters[name].numel()
+    return list(numbers.values())
 
 
 Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
@@ -146,7 +169,7 @@ def _site(use: Use) -> Site:
     return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: MeasuredModule, x: Tensor) -> tuple[Recorder, Tensor, int]:
+def _pass_and_saved(network: MeasuredModule, x: Batch) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
@@ -170,6 +193,91 @@ def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
     return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
+
+
+def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Sizes]:
+    """Make the plan for a batch that is one sample: all rows of an operation with a parameter are of this sample."""
+    with differentiable():
+        recorder, output, saved = _pass_and_saved(network, whole)
+        parameters = {use.number for use in recorder.uses if _of_parameters(use, recorder.names)}
+        one = recorder.record(output, parameters)
+        if not output.requires_grad:
+            raise FinwidthError(
+                "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+            )
+        unlike = why_unlike(network, whole, output, [apply(network, whole, network.parameters)])
+        if unlike:
+            raise FinwidthError(unlike)
+        uses = tuple((use.signature, _all_rows(use)) for use in one.uses)
+        general = dict(one.others)
+        for use, (_, axes) in zip(one.uses, uses, strict=True):
+            if axes is None:
+                general |= dict.fromkeys(one.behind(use), "used where there are no rows")
+        sites: dict[str, set[Site]] = {}
+        for use in one.uses:
+            for key in use.views:
+                sites.setdefault(key, set()).add(_site(use))
+        pulled = frozenset(key for key, found in sites.items() if len(found) > 1) - general.keys()
+        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
+        columns, batched = _try_rows(network, one, whole)
+        results = [use.shape.numel() for use in one.uses]
+        mean = max(1, max(saved // output.element_size() // 8, sum(results)) // max(1, len(results)))
+        ways = ["few at once", ALONE]
+        plan = GradientPlan(uses, pulled, general, batched, ways, output.shape[1], mean, dtype)
+        factors, rough = _factors(network, plan, one, columns, network.parameters)
+    return plan, _sizes(network, plan, one, factors, rough, saved // output.element_size(), results)
+
+
+def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
+    """Whether the weights of a use that require a gradient are parameters themselves."""
+    return all(id(each) in names for each in use.weights if each is not None and each.requires_grad)
+
+
+def _all_rows(use: Use) -> Axes | None:
+    """The first dimension of a use, all of it of one sample; None if it cannot be a batch's."""
+    rows = use.shape[0] if use.shape else 0
+    right = rows and use.input.ndim and use.input.shape[0] == rows and use.rule.batched(use.input, 0)
+    return Axes(0, 0, rows) if right else None
+
+
+def _try_rows(network: MeasuredModule, one: Record, x: Batch) -> tuple[list[Tensor], bool]:
+    """Gradients of a combination of the outputs by the results of uses; and whether several can go back at once."""
+    rows = _combined(one.output, torch.ones(1)).expand(2, -1, -1)
+    with telling(network.module, x):
+        try:
+            columns, batched = _backward(one, rows, batched=True), True
+        except RuntimeError:
+            columns, batched = _backward(one, rows, batched=False), False
+    return [each[:1] for each in columns], batched
+
+
+def unequal_outputs(one: int, other: int) -> str:
+    """What is said of functions with different numbers of outputs."""
+    return f"the functions have {one} and {other} outputs; give functions with equally many, such as one each"
+
+
+def between_functions(
+    network: MeasuredModule, one: tuple[GradientPlan, Sizes], other: tuple[GradientPlan, Sizes]
+) -> tuple[GradientPlan, Sizes]:
+    """The plan for the kernel between two functions of the same parameters: all gradients formed, in the same order."""
+    (plan, sizes), (theirs, others) = one, other
+    if plan.outputs != theirs.outputs:
+        raise FinwidthError(unequal_outputs(plan.outputs, theirs.outputs))
+    reasons = dict.fromkeys(network.parameters, "the kernel is between two functions")
+    ways = plan.ways if len(plan.ways) < len(theirs.ways) else theirs.ways
+    numbers = _numbers_by_group(network, network.parameters)
+    plan = replace(
+        plan,
+        uses=(),
+        pulled=frozenset(),
+        general=reasons,
+        batched=False,
+        ways=list(ways),
+        mean=max(plan.mean, theirs.mean),
+        dtype=torch.promote_types(plan.dtype, theirs.dtype),
+    )
+    most = {name: max(getattr(sizes, name), getattr(others, name)) for name in ("saved", "results", "largest", "mean")}
+    return plan, replace(sizes, shapes=tuple(FactorSize(1, 0, 0, each) for each in numbers), **most)
 
 
 def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
@@ -201,7 +309,7 @@ def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
     return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: MeasuredModule, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
+def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[Tensor]) -> str | None:
     """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
@@ -269,11 +377,6 @@ def _combined(output: Tensor, weights: Tensor) -> Tensor:
     return (weights.to(output)[:, None] * combination)[None]
 
 
-def _each_sample(output: Tensor, outputs: range) -> Tensor:
-    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
-    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
-
-
 def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
     """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
     edges, output = [use.edge for use in pass_.uses], pass_.output
@@ -285,7 +388,7 @@ def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tenso
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
+def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
     Raises
@@ -304,27 +407,29 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: r
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found, rough = _factors(network, plan, pass_, columns, leaves)
-            found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
+            for each in rough:
+                found += _parameter_gradients(network, plan, pass_, each, leaves)
             del recorder, output, pass_, columns
     if plan.general:
-        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
+        names = [name for name in network.parameters if name in plan.general]
+        found += by_groups(network, names, formed(network, plan.ways, frozenset(names), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
-def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
+def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
     Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
     random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
     """
     output, n = pass_.output, len(pass_.output)
-    cotangents = _each_sample(output, outputs)
+    rows = cotangents(network, output, outputs)[:, None, :].expand(-1, n, -1)  # each summed over the samples
     weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
     if pass_.reorders:
-        cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
+        rows = torch.cat([rows, (weights[:, None] * rows.sum(0))[None]])
     with telling(network.module, x):  # one that changes what its gradients need raises only now
-        columns = _backward(pass_, cotangents, batched=plan.batched)
+        columns = _backward(pass_, rows, batched=plan.batched)
     if not pass_.reorders:
         return columns
     columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
@@ -351,33 +456,57 @@ def _factors(
     And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
     direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
-    sites: dict[Site, list[GradientFactor]] = {}
+    sites: dict[tuple[int, *Site], list[GradientFactor]] = {}
     weights: Weights = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
             x, by_result, times = _samples_first(use, axes, D.to(plan.dtype))
-            if any(name in direct for name in use.names):
-                scales = (direct.get(name or "") for name in use.names)
-                sites.setdefault(_site(use), []).append(factor(use.rule, x, by_result, *scales).gathered(times))
+            for group, scales in _scales_by_group(network, direct, use):
+                own = factor(use.rule, x, by_result, *scales).gathered(times)
+                sites.setdefault((group, *_site(use)), []).append(own)
             for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
                     own = factor(use.rule, x, by_result, weight, bias).gathered(times)
                     weights.setdefault(key, []).append((use.rule, own))
-        found = [together(parts) for parts in sites.values()]
+        found = [replace(together(parts), group=group) for (group, *_), parts in sites.items()]
         sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
         rough: Weights = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
             names = _parameters_behind(plan, pass_, [key])
             alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
-            if alone and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
+            groups = {network.group(name) for name in names}
+            if alone and len(groups) == 1 and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
                 pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
-                found.append(replace(first, pull=pull))
+                found.append(replace(first, pull=pull, group=groups.pop()))
             else:
                 rough[key] = parts
         return found, _connected(plan, pass_, rough)
+
+
+def _scales_by_group(
+    network: MeasuredModule, direct: Mapping[str, float], use: Use
+) -> list[tuple[int, list[float | None]]]:
+    """The scales of a use's weight and bias, None for what does not count; those of different groups apart."""
+    counted = [name for name in use.names if name is not None and name in direct]
+    groups = dict.fromkeys(map(network.group, counted))
+    return [
+        (group, [direct[each] if each in counted and network.group(each) == group else None for each in use.names])
+        for group in groups
+    ]
+
+
+def by_groups(network: MeasuredModule, names: Sequence[str], formed: DenseFactor) -> list[DenseFactor]:
+    """The gradients by some parameters, one after another in ``formed``, those of every group by themselves."""
+    numbers = [network.parameters[name].numel() for name in names]
+    columns: dict[int, list[Tensor]] = {}
+    for name, part in zip(names, torch.split(formed.G, numbers, 2), strict=True):
+        columns.setdefault(network.group(name), []).append(part)
+    if len(columns) == 1:
+        return [replace(formed, group=next(iter(columns)))]
+    return [DenseFactor(torch.cat(parts, dim=2), group) for group, parts in columns.items()]
 
 
 def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weights]:
@@ -408,7 +537,7 @@ def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -
 
 def _parameter_gradients(
     network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
-) -> DenseFactor:
+) -> list[DenseFactor]:
     """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
     rows = []
     for (rule, first), *more in rough.values():
@@ -419,13 +548,13 @@ def _parameter_gradients(
     (key, *others), weights = rough, {**leaves, **pass_.made}
     if not others and key in leaves:
         root = network.scales[key] ** 0.5
-        return DenseFactor(rows[0] if root == 1 else root * rows[0])
+        return [DenseFactor(rows[0] if root == 1 else root * rows[0], network.group(key))]
     behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
     pull = _pullback(network, [weights[key] for key in rough], behind)
     whole = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
     found = whole.new_empty(*whole.shape[:2], pull.numbers)
     pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
-    return DenseFactor(found)
+    return by_groups(network, list(behind), DenseFactor(found))
 
 
 def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
