@@ -303,3 +303,83 @@ def test_a_force_with_a_gain() -> None:
     module = Body(force, net=nn.Sequential(nn.Linear(3, 4), gain, nn.Linear(4, 1))).double()
     x = torch.randn(5, 3).double()
     assert near(ntk(module, x, check=False), plain.kernel(module, x))
+
+
+class Recurrent(nn.Module):
+    """The last numbers of a recurrent layer's results."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0].flatten(1)[:, -3:]
+
+
+RECURRENT = {
+    "LSTM": lambda: nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True),
+    "LSTM, projected": lambda: nn.LSTM(3, 4, batch_first=True, proj_size=2),
+    "LSTM without biases": lambda: nn.LSTM(3, 4, bias=False, batch_first=True, proj_size=2),
+    "GRU": lambda: nn.GRU(3, 4, 2, batch_first=True, bidirectional=True),
+    "GRU without biases": lambda: nn.GRU(3, 4, bias=False, batch_first=True),
+    "RNN": lambda: nn.RNN(3, 4, batch_first=True),
+    "RNN of ReLUs": lambda: nn.RNN(3, 4, 2, nonlinearity="relu", batch_first=True),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_products_of_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module, x = Recurrent(RECURRENT[name]()).double(), torch.randn(4, 5, 3).double()
+    monkeypatch.setattr(computation.KernelJob, "generalised", lambda *_: pytest.fail("the check fired"))
+    J = truth.jacobians(module, x)
+    assert near(ntk(module, x), truth.kernel(J, dict.fromkeys(J, 1.0)))
+    assert {each.route for each in explain(module, x).routes} == {PRODUCTS}
+
+
+CELLS = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_products_of_layers(name: str) -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = CELLS[name](3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = None
+            for each in x.unbind(1):
+                state = self.cell(each, state)
+            return state if isinstance(state, torch.Tensor) else torch.cat(state, 1)
+
+    torch.manual_seed(0)
+    module, x = Steps().double(), torch.randn(4, 5, 3).double()
+    J = truth.jacobians(module, x)
+    assert near(ntk(module, x), truth.kernel(J, dict.fromkeys(J, 1.0)))
+    assert {each.route for each in explain(module, x).routes} == {PRODUCTS}
+
+
+@pytest.mark.parametrize("given", ["one", "two", "three"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_is_made_of_layers(given: str, bias: bool) -> None:
+    """Of a sequence to itself the projections are one layer; otherwise they are parts of one weight."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(4, 2, bias=bias, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            queries, keys = (x, x) if given == "one" else (x[:, :1], x)
+            values = x.flip(1) if given == "three" else keys
+            return self.layer(queries, keys, values)[0].flatten(1)[:, :3]
+
+    torch.manual_seed(0)
+    module, x = Attending().double(), torch.randn(4, 5, 4).double()
+    J = truth.jacobians(module, x)
+    scales = truth.equal_shares(J)
+    assert near(ntk(module, x, scale=scales), truth.kernel(J, scales))
+    routes = {each.parameter: each.route for each in explain(module, x).routes}
+    assert routes["layer.out_proj.weight"] == PRODUCTS
+    assert routes["layer.in_proj_weight"] == (PRODUCTS if given == "one" else PULLED)

@@ -40,11 +40,25 @@ MEETING = (
 
 @dataclass(frozen=True)
 class Axes:
-    """The dimension of the samples in an operation's input and in its result, which has so many entries of each."""
+    """The dimension of the samples in an operation's input and in its result, which has so many entries of each.
+
+    The entries of a sample come one after another, or (``strided``) the samples do, once for each of the entries.
+    """
 
     input: int
     result: int
     times: int
+    strided: bool = False
+
+    def in_order(self, each: Tensor, dim: int) -> Tensor:
+        """With the entries of a sample one after another along this dimension."""
+        if not self.strided:
+            return each
+        return torch.unflatten(each, dim, (self.times, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+    def first(self, each: Tensor, dim: int) -> Tensor:
+        """The entries of the first sample along this dimension."""
+        return self.in_order(each, dim).narrow(dim, 0, self.times)
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
                 (plain, ahead), batched = _try_backward(three)
-                general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
+                uses, disordered = _ordered(three, backward, uses, plain, ahead) if uses else (uses, {})
+                general |= disordered
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = [ALONE] if hooks else list(WAYS)
         dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
@@ -176,8 +191,8 @@ def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[
     """The inputs of uses, and the gradients by their results, of the first sample."""
     narrowed, found = [], []
     for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
-        narrowed.append(replace(use, input=use.input.narrow(axes.input, 0, axes.times)) if axes else use)
-        found.append(D.narrow(axes.result + 1, 0, axes.times) if axes else D)
+        narrowed.append(replace(use, input=axes.first(use.input, axes.input)) if axes else use)
+        found.append(axes.first(D, axes.result + 1) if axes else D)
     return replace(three, uses=narrowed), found
 
 
@@ -193,8 +208,7 @@ def _axes(three: Use, two: Use) -> Axes | None:
 def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
     """The dimensions that are larger by a half in a pass of three, and how many entries of them a sample has.
 
-    Where windows, positions or tokens are merged with the samples, those of one sample come one after another; if they
-    do not, `_out_of_order` finds out.
+    Where windows, positions or tokens are merged with the samples, `_ordered` finds out how.
     """
     sizes = [(i, *each) for i, each in enumerate(zip(two, three, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
@@ -238,29 +252,37 @@ def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], boo
     return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
-def _out_of_order(
+def _ordered(
     three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
-) -> dict[str, str]:
-    """The parameters with a use in which the samples are in another order than in the batch.
+) -> tuple[Places, dict[str, str]]:
+    """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
     back = _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)
+    places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
-    for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
-        if axes is not None:
-            D, one, other = (_by_sample(each[0], axes) for each in columns)
-            right = D * _AHEAD.to(D)
-            if not (near(right, one) and near(right.flip(-1), other)):
-                found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
-    return found
+    for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
+        candidates = [axes, replace(axes, strided=True)] if axes else []
+        place = next((each for each in candidates if _in_order(each, columns)), None)
+        if candidates and not place:
+            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
+        places.append((signature, place))
+    return tuple(places), found
+
+
+def _in_order(axes: Axes, columns: list[Tensor]) -> bool:
+    """Whether gradients for equal weights, for `_AHEAD`, and for the reversed batch have the samples where axes say."""
+    D, one, other = (_by_sample(each[0], axes) for each in columns)
+    right = D * _AHEAD.to(D)
+    return near(right, one) and near(right.flip(-1), other)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
-    return torch.unflatten(D, axes.result, (-1, axes.times)).movedim(axes.result, -1)
+    return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
 def _combined(output: Tensor, weights: Tensor) -> Tensor:
@@ -394,9 +416,10 @@ def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weight
 
 def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int]:
     """A use's input and the gradients by its result, as `factor` takes them; and how many rows of both a sample has."""
+    D = axes.in_order(D, axes.result + 1)
     if isinstance(use.rule, Expansion):
         return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
-    x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
+    x, moved = axes.in_order(_freed(use.input), axes.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
     x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
     return x, moved, axes.times
 

@@ -20,6 +20,7 @@ import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from finwidth.empirical.kernel.compositions import COMPOSITIONS
 from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
 
@@ -104,7 +105,7 @@ class Recorder(TorchFunctionMode):
         types: Collection[type],
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
-    ) -> Tensor:
+    ) -> object:
         """Call the function, and note it."""
         kwargs = kwargs or {}
         if kwargs.get("generator") is not None:
@@ -114,6 +115,11 @@ class Recorder(TorchFunctionMode):
             )
         if func in MEETINGS:
             args, kwargs = _replaced(args, kwargs, self._expanded(MEETINGS[func](*args, **kwargs)))
+        elif func in COMPOSITIONS:
+            with self:
+                result = COMPOSITIONS[func](*args, **kwargs)
+            if result is not None:
+                return result
         elif func in OPERATIONS:
             self.operations += 1
             operation = OPERATIONS[func](*args, **kwargs) if self._wanted(self.operations) else None
