@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -51,9 +52,15 @@ class Snapshot:
                 held[id(each)] = each
                 waiting += each.values() if isinstance(each, dict) else each
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
+        views = ((each.keys(), each.values()) if isinstance(each, dict) else (each,) for each, _ in self.before)
+        self._now = [*chain.from_iterable(views)]  # which show what the containers hold at any time
+        self._lengths, self._objects = [*map(len, self._now)], [*chain.from_iterable(self._now)]
 
     def restore(self) -> None:
         """Restore everything that has changed."""
+        same = map(operator.is_, chain.from_iterable(self._now), self._objects)
+        if [*map(len, self._now)] == self._lengths and all(same):
+            return
         for each, before in self.before:
             if _same_objects(each, before):
                 continue

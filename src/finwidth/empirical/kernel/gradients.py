@@ -94,13 +94,14 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        (_, alone, less), (of_two, second, more) = (_pass_and_saved(network, rows[:n]) for n in (1, 2))
+        with Recorder(network.parameters) as of_three:
+            output = apply(network, rows, network.parameters)
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
         with Recorder(network.parameters, numbers) as recorder:
             reversed_output = apply(network, rows.flip(0), network.parameters)
         backward = recorder.record(reversed_output)
-        alone = apply(network, rows[:1], network.parameters)
         if not output.requires_grad:
             raise FinwidthError(
                 "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
@@ -151,7 +152,7 @@ def _places(
             pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
             general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
-    general |= {**two.others, **three.others}
+    general |= three.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
     uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
     return uses, frozenset(pulled), general
