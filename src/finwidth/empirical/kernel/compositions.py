@@ -64,7 +64,7 @@ def _long_short_term(linear: Linear, x: Tensor, state: State, weights: Sequence[
     return linear(hidden, weights[-1]) if projected else hidden, cell
 
 
-def _cell(
+def _cell(  # noqa: PLR0917 - the signature of torch
     step: Step,
     mode: TorchFunctionMode,
     x: Tensor,

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
 
 import torch
 
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, dual, telling, unpack_dual
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    ModuleError,
+    apply,
+    coarsest,
+    differentiable,
+    dual,
+    telling,
+    unpack_dual,
+)
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
 from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.kernel.owners import factor_by_owner, owners, sample_weights
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
 from finwidth.errors import FinwidthError
 
@@ -30,6 +40,10 @@ _LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 Weights: TypeAlias = dict[str, list[tuple[Rule, GradientFactor]]]  # the gradients by weights, of every use of each
 
+_NOWHERE = "used where the samples have no dimension of their own"
+_DISORDERED = "used on samples in another order than that of the batch"
+_OTHER_ROUTE = "the module takes another route for other samples"
+_SCATTERED = {_NOWHERE, _DISORDERED, _OTHER_ROUTE}
 
 MEETING = (
     "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
@@ -69,7 +83,8 @@ class GradientPlan:
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
     parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), of which those
     that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
-    ``mean``: how many numbers a typical gradient has for one sample and output.
+    ``mean``: how many numbers a typical gradient has for one sample and output. If ``traced``, there are no places that
+    are the same in every pass: those of the samples are found in each (`owners`), and ``pulled`` are all the others.
     """
 
     uses: tuple[tuple[Signature, Axes | None], ...]
@@ -80,6 +95,7 @@ class GradientPlan:
     outputs: int
     mean: int
     dtype: torch.dtype
+    traced: bool = False
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -124,12 +140,25 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+        traced = traced_plan(network, plan, rows) if _SCATTERED & set(general.values()) else None
         one, columns = _of_one_sample(three, uses, plain)
-        factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
-    sizes = [sum(network.parameters[name].numel() for name in names) for names in formed]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in sizes))
-    return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
+        planned = columns and not traced
+        factors, rough = _factors(network, plan, one, columns, network.parameters) if planned else ([], [])
+    formed = [*(_parameters_behind(plan, three, each) for each in rough), general]
+    shapes = (*map(FactorSize.of, factors), *_formed_sizes(network, formed)) if not traced else traced_sizes(network)
+    sizes = Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
+    return traced or plan, sizes
+
+
+def _formed_sizes(network: MeasuredModule, groups: Iterable[Collection[str]]) -> tuple[FactorSize, ...]:
+    """The sizes of gradients that are formed, of some groups of parameters."""
+    sizes = [sum(network.parameters[name].numel() for name in names) for names in groups if names]
+    return tuple(FactorSize(1, 0, 0, each) for each in sizes)
+
+
+def traced_sizes(network: MeasuredModule) -> tuple[FactorSize, ...]:
+    """The sizes of the gradients by a traced plan: all are formed."""
+    return _formed_sizes(network, [network.parameters])
 
 
 Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
@@ -141,7 +170,7 @@ def _places(
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
-        return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
+        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
@@ -151,7 +180,7 @@ def _places(
             sites.setdefault(key, set()).add(_site(use))
             pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
-            general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
+            general |= dict.fromkeys(three.behind(use), _NOWHERE)
     general |= three.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
     uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
@@ -185,7 +214,82 @@ def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
-    return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
+    return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways, traced=False)
+
+
+def traced_plan(network: MeasuredModule, plan: GradientPlan, rows: Tensor) -> GradientPlan | None:
+    """The plan that finds the samples of every row in each pass; None if these inputs show that it cannot."""
+    reasons = {name: reason for name, reason in plan.general.items() if reason not in _SCATTERED}
+    hooked = {name for name, each in network.parameters.items() if each._backward_hooks}
+    for batched in (True, False):
+        traced = replace(plan, uses=(), traced=True, batched=batched)
+        try:
+            with differentiable():
+                pass_, _, _ = _trace(network, traced, rows, range(1), network.parameters)
+        except OtherRouteError:
+            return None
+        except ModuleError:  # torch cannot run this backward pass for several outputs at once
+            continue
+        general = {**pass_.others, **{name: reasons[name] for name in hooked}}
+        if len(general) == len(network.parameters):
+            return None
+        return replace(traced, general=general, pulled=frozenset(network.parameters.keys() - general.keys()))
+    return None
+
+
+def _trace(
+    network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range, leaves: Mapping[str, Tensor]
+) -> tuple[Record, list[Tensor], list[Tensor]]:
+    """A pass, the gradients of some outputs by the results of its uses, and the samples of the rows of these.
+
+    Of two uses of which one is in the making of the other's weight, the inner one is left if it meets samples.
+    """
+    with Recorder(leaves) as recorder:
+        output = apply(network, x, leaves)
+    pass_ = recorder.record(output)
+    weights = sample_weights(len(x), output)
+    combined = unit_rows(output, outputs) * torch.cos(torch.arange(1.0, len(outputs) + 1)).to(output)[:, None]
+    weighted = (weights[:, None] * combined.sum(0))[None]
+    with telling(network.module, x):
+        columns = _backward(pass_, torch.cat([_each_sample(output, outputs), weighted]), batched=plan.batched)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for i, (use, D) in enumerate(zip(pass_.uses, columns, strict=True)):
+        primal = unpack_dual(D)[0]
+        plain = torch.tensordot(combined.sum(1).to(primal), primal[:-1], 1)
+        owner = owners(use, plain, primal[-1], weights)
+        if owner is not None:
+            found[i] = D[:-1], owner
+    kept = pass_.independent([pass_.uses[i] for i in found])
+    pairs = [found[i] for i, use in enumerate(pass_.uses) if i in found and use in kept]
+    return replace(pass_, uses=kept), [D for D, _ in pairs], [owner for _, owner in pairs]
+
+
+def _traced_gradients(
+    network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range, leaves: Mapping[str, Tensor]
+) -> DenseFactor:
+    """The gradients by all parameters that are not general, in order, where the samples of each pass are looked for."""
+    if len(x) == 1:  # in company, so that what all samples share can be told from what each has
+        return _traced_gradients(network, plan, x.expand(2, *x.shape[1:]), outputs, leaves).part(slice(0, 1))
+    n = len(x)
+    pass_, columns, found = _trace(network, plan, x, outputs, leaves)
+    if not pass_.others.keys() <= plan.general.keys():
+        raise OtherRouteError
+    weights: Weights = {}
+    with torch.no_grad():
+        for use, D, owner in zip(pass_.uses, columns, found, strict=True):
+            for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
+                if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
+                    own = factor_by_owner(use, _freed(use.input), D.to(plan.dtype), owner, n, weight, bias)
+                    weights.setdefault(key, []).append((use.rule, own))
+    parts: dict[str, Tensor] = {}
+    for group in _connected(plan, pass_, weights):
+        behind = _parameters_behind(plan, pass_, group)
+        G = _parameter_gradients(network, plan, pass_, group, leaves).G
+        parts |= dict(zip(behind, torch.split(G, [leaves[name].numel() for name in behind], dim=2), strict=True))
+    nothing = torch.zeros(n, len(outputs), 1, dtype=plan.dtype, device=x.device)
+    names = [name for name in leaves if name in plan.pulled]
+    rows = [parts[name] if name in parts else nothing.expand(-1, -1, leaves[name].numel()) for name in names]
+    return DenseFactor(torch.cat(rows, dim=2))
 
 
 def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
@@ -269,7 +373,7 @@ def _ordered(
         candidates = [axes, replace(axes, strided=True)] if axes else []
         place = next((each for each in candidates if _in_order(each, columns)), None)
         if candidates and not place:
-            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
+            found |= dict.fromkeys(three.behind(use), _DISORDERED)
         places.append((signature, place))
     return tuple(places), found
 
@@ -317,7 +421,10 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: r
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if len(plan.general) < len(network.parameters):
+    if plan.traced:
+        with differentiable():
+            found = [_traced_gradients(network, plan, x, outputs, network.leaves())]
+    elif len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
             with Recorder(leaves, plan.numbers) as recorder:

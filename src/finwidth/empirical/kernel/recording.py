@@ -82,6 +82,12 @@ class Record:
         """The parameters that a use depends on by its weights."""
         return {name for key in use.views for name in self.made_of.get(key, {key})}
 
+    def independent(self, uses: list[Use]) -> list[Use]:
+        """Those of some uses that have no result of another of them in the making of their weights."""
+        results = {use.edge.node for use in uses}
+        nested = {name for name, nodes in self._below.items() if nodes & results}
+        return [use for use in uses if not nested & use.views.keys()]
+
     @cached_property
     def made_of(self) -> Mapping[str, frozenset[str]]:
         """The names of the parameters that computed weights are made of."""
