@@ -148,7 +148,10 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
         if follows(pass_, job.plan, len(x)):
             return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
     job = replace(job, sizes=replace(job.sizes, most=2**62))
-    traced = None if job.plan.traced else traced_plan(job.network, job.plan, job.x1[:3])
+    with differentiable(), Recorder(job.network.parameters) as recorder:
+        output = apply(job.network, job.x1[:3], job.network.parameters)
+    with differentiable():
+        traced = None if job.plan.traced else traced_plan(job.network, job.plan, recorder, output)
     if traced is None:
         return job.generalised(*job.plan.ways)
     return replace(job, plan=traced, sizes=replace(job.sizes, shapes=traced_sizes(job.network)))

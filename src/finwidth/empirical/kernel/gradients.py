@@ -18,7 +18,6 @@ import torch
 
 from finwidth.empirical.kernel.calls import (
     MeasuredModule,
-    ModuleError,
     apply,
     coarsest,
     differentiable,
@@ -140,7 +139,7 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        traced = traced_plan(network, plan, rows) if _SCATTERED & set(general.values()) else None
+        traced = traced_plan(network, plan, of_three, output) if _SCATTERED & set(general.values()) else None
         one, columns = _of_one_sample(three, uses, plain)
         planned = columns and not traced
         factors, rough = _factors(network, plan, one, columns, network.parameters) if planned else ([], [])
@@ -217,20 +216,16 @@ def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -
     return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways, traced=False)
 
 
-def traced_plan(network: MeasuredModule, plan: GradientPlan, rows: Tensor) -> GradientPlan | None:
-    """The plan that finds the samples of every row in each pass; None if these inputs show that it cannot."""
-    reasons = {name: reason for name, reason in plan.general.items() if reason not in _SCATTERED}
+def traced_plan(network: MeasuredModule, plan: GradientPlan, recorder: Recorder, output: Tensor) -> GradientPlan | None:
+    """The plan that finds the samples of every row in each pass; None if this pass shows that it cannot."""
     hooked = {name for name, each in network.parameters.items() if each._backward_hooks}
     for batched in (True, False):
         traced = replace(plan, uses=(), traced=True, batched=batched)
         try:
-            with differentiable():
-                pass_, _, _ = _trace(network, traced, rows, range(1), network.parameters)
-        except OtherRouteError:
-            return None
-        except ModuleError:  # torch cannot run this backward pass for several outputs at once
+            pass_, _, _ = _trace(traced, recorder, output, range(1))
+        except RuntimeError:  # torch cannot run this backward pass for several outputs at once
             continue
-        general = {**pass_.others, **{name: reasons[name] for name in hooked}}
+        general = {**pass_.others, **{name: plan.general[name] for name in hooked}}
         if len(general) == len(network.parameters):
             return None
         return replace(traced, general=general, pulled=frozenset(network.parameters.keys() - general.keys()))
@@ -238,30 +233,27 @@ def traced_plan(network: MeasuredModule, plan: GradientPlan, rows: Tensor) -> Gr
 
 
 def _trace(
-    network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range, leaves: Mapping[str, Tensor]
+    plan: GradientPlan, recorder: Recorder, output: Tensor, outputs: range
 ) -> tuple[Record, list[Tensor], list[Tensor]]:
-    """A pass, the gradients of some outputs by the results of its uses, and the samples of the rows of these.
+    """The record of a pass, gradients of some outputs by the results of its uses, and the samples of the rows of these.
 
     Of two uses of which one is in the making of the other's weight, the inner one is left if it meets samples.
     """
-    with Recorder(leaves) as recorder:
-        output = apply(network, x, leaves)
     pass_ = recorder.record(output)
-    weights = sample_weights(len(x), output)
+    weights = sample_weights(len(output), output)
     combined = unit_rows(output, outputs) * torch.cos(torch.arange(1.0, len(outputs) + 1)).to(output)[:, None]
     weighted = (weights[:, None] * combined.sum(0))[None]
-    with telling(network.module, x):
-        columns = _backward(pass_, torch.cat([_each_sample(output, outputs), weighted]), batched=plan.batched)
+    columns = _backward(pass_, torch.cat([_each_sample(output, outputs), weighted]), batched=plan.batched)
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for i, (use, D) in enumerate(zip(pass_.uses, columns, strict=True)):
+    for use, D in zip(pass_.uses, columns, strict=True):
         primal = unpack_dual(D)[0]
         plain = torch.tensordot(combined.sum(1).to(primal), primal[:-1], 1)
         owner = owners(use, plain, primal[-1], weights)
         if owner is not None:
-            found[i] = D[:-1], owner
-    kept = pass_.independent([pass_.uses[i] for i in found])
-    pairs = [found[i] for i, use in enumerate(pass_.uses) if i in found and use in kept]
-    return replace(pass_, uses=kept), [D for D, _ in pairs], [owner for _, owner in pairs]
+            found[use.number] = D[:-1], owner
+    kept = pass_.without_nested(found)
+    pairs = [found[use.number] for use in kept.uses]
+    return kept, [D for D, _ in pairs], [owner for _, owner in pairs]
 
 
 def _traced_gradients(
@@ -271,7 +263,10 @@ def _traced_gradients(
     if len(x) == 1:  # in company, so that what all samples share can be told from what each has
         return _traced_gradients(network, plan, x.expand(2, *x.shape[1:]), outputs, leaves).part(slice(0, 1))
     n = len(x)
-    pass_, columns, found = _trace(network, plan, x, outputs, leaves)
+    with Recorder(leaves) as recorder:
+        output = apply(network, x, leaves)
+    with telling(network.module, x):  # one that changes what its gradients need raises only now
+        pass_, columns, found = _trace(plan, recorder, output, outputs)
     if not pass_.others.keys() <= plan.general.keys():
         raise OtherRouteError
     weights: Weights = {}
@@ -279,7 +274,7 @@ def _traced_gradients(
         for use, D, owner in zip(pass_.uses, columns, found, strict=True):
             for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    own = factor_by_owner(use, _freed(use.input), D.to(plan.dtype), owner, n, weight, bias)
+                    own = factor_by_owner(use, _input_as(use, plan.dtype), D.to(plan.dtype), owner, n, weight, bias)
                     weights.setdefault(key, []).append((use.rule, own))
     parts: dict[str, Tensor] = {}
     for group in _connected(plan, pass_, weights):
@@ -527,9 +522,14 @@ def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int
     D = axes.in_order(D, axes.result + 1)
     if isinstance(use.rule, Expansion):
         return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
-    x, moved = axes.in_order(_freed(use.input), axes.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
-    x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-    return x, moved, axes.times
+    x = axes.in_order(_input_as(use, D.dtype), axes.input).movedim(axes.input, 0)
+    return x, D.movedim(axes.result + 1, 1), axes.times
+
+
+def _input_as(use: Use, dtype: torch.dtype) -> Tensor:
+    """A use's input without its graph, in this type if it is a factor of the gradients."""
+    x = _freed(use.input)
+    return x.to(dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
 
 
 def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
@@ -541,12 +541,7 @@ def _parameter_gradients(
     network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
 ) -> DenseFactor:
     """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
-    rows = []
-    for (rule, first), *more in rough.values():
-        own = gradient_of(rule, first)
-        for i, each in enumerate(more):
-            own = own.add_(gradient_of(*each)) if i else own + gradient_of(*each)
-        rows.append(own)
+    rows = [_summed(parts) for parts in rough.values()]
     (key, *others), weights = rough, {**leaves, **pass_.made}
     if not others and key in leaves:
         root = network.scales[key] ** 0.5
@@ -557,6 +552,19 @@ def _parameter_gradients(
     found = whole.new_empty(*whole.shape[:2], pull.numbers)
     pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
     return DenseFactor(found)
+
+
+def _summed(parts: list[tuple[Rule, GradientFactor]]) -> Tensor:
+    """The gradients by a weight, the sum of those of its uses; rows that are looked up are added where they are."""
+    looked_up = [each for _, each in parts if isinstance(each, OuterFactor) and each.rows is not None]
+    others = [gradient_of(rule, each) for rule, each in parts if not any(each is one for one in looked_up)]
+    if not others:
+        first, *looked_up = looked_up
+        others = [first.dense().G]
+    found = torch.stack(others).sum(0) if len(others) > 1 else others[0].clone() if looked_up else others[0]
+    for each in looked_up:
+        each.add_rows(found)
+    return found
 
 
 def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:

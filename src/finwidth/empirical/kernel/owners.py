@@ -28,14 +28,16 @@ def owners(use: Use, plain: Tensor, weighted: Tensor, weights: Tensor) -> Tensor
     leading = _leading(use)
     if not leading:
         return None
-    g, other = (each.reshape(use.shape[:leading].numel(), -1) for each in (plain, weighted))
-    if not g.numel():
-        return torch.zeros(len(g), dtype=torch.long, device=g.device)
+    rows = use.shape[:leading].numel()
+    if not plain.numel():
+        return torch.zeros(rows, dtype=torch.long, device=plain.device)
+    g, other = (each.reshape(rows, -1) for each in (plain, weighted))
     weights = weights.to(g)
     ratio = torch.nan_to_num((g * other).sum(1) / g.square().sum(1))
     owner = (ratio[:, None] - weights).abs().argmin(1)
     off = (g * weights[owner][:, None] - other).abs()
-    return owner if bool(off.max() <= torch.finfo(g.dtype).eps ** 0.5 * other.abs().max()) else None
+    coarse = max(torch.finfo(g.dtype).eps, torch.finfo(torch.float32).eps)  # some compute in float32 in any case
+    return owner if bool(off.max() <= coarse**0.5 * other.abs().max()) else None
 
 
 def _leading(use: Use) -> int:

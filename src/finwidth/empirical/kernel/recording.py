@@ -82,17 +82,27 @@ class Record:
         """The parameters that a use depends on by its weights."""
         return {name for key in use.views for name in self.made_of.get(key, {key})}
 
-    def independent(self, uses: list[Use]) -> list[Use]:
-        """Those of some uses that have no result of another of them in the making of their weights."""
-        results = {use.edge.node for use in uses}
-        nested = {name for name, nodes in self._below.items() if nodes & results}
-        return [use for use in uses if not nested & use.views.keys()]
+    def without_nested(self, numbers: Collection[int]) -> Record:
+        """The record of the uses with these numbers, but for those with a result of another in their weights' making.
+
+        Those are operations on what is made of samples, and no weights.
+        """
+        record = replace(self, uses=[use for use in self.uses if use.number in numbers])
+        uses = [use for use in record.uses if not record.nested & use.views.keys()]
+        names = {name for use in uses for name in use.views}
+        return replace(self, uses=uses, made={name: each for name, each in self.made.items() if name in names})
+
+    @cached_property
+    def nested(self) -> set[str]:
+        """The computed weights with a result of a use in their making."""
+        above = self.graph.above(self._results)
+        return {name for name, weight in self.made.items() if weight.grad_fn in above}
 
     @cached_property
     def made_of(self) -> Mapping[str, frozenset[str]]:
         """The names of the parameters that computed weights are made of."""
-        leaves, below = self._leaves, self._below.items()
-        return {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below}
+        leaves, below = self._leaves, {name: reachable(weight.grad_fn) for name, weight in self.made.items()}
+        return {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
 
     @cached_property
     def others(self) -> Mapping[str, str]:
@@ -105,12 +115,10 @@ class Record:
                 "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
                 "autograd.grad; give use_reentrant=False"
             )
-        unsound = {name for name, nodes in self._below.items() if nodes & self._results}
-        found = self._unrecorded(unsound)
-        for name in unsound:
-            found |= dict.fromkeys(
-                self.made_of[name], "used in the making of a weight with others that meet the samples"
-            )
+        found = self._unrecorded()
+        for name in self.nested:
+            reason = "used in the making of a weight with others that meet the samples"
+            found |= dict.fromkeys(self.made_of[name], reason)
         return found
 
     @cached_property
@@ -128,24 +136,19 @@ class Record:
         return {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
 
     @cached_property
-    def _below(self) -> Mapping[str, set[Node]]:
-        """The nodes of the making of computed weights."""
-        return {name: reachable(weight.grad_fn) for name, weight in self.made.items()}
-
-    @cached_property
     def _above(self) -> Mapping[Node, set[Node]]:
         """What uses a view but for the result of its operation."""
         return {view: self.graph.above({view}, use.edge.node) for use in self.uses for view in use.views.values()}
 
-    def _unrecorded(self, unsound: set[str]) -> dict[str, str]:
-        """The parameters with a use that is not recorded, or is one of these weights, and what that use is."""
+    def _unrecorded(self) -> dict[str, str]:
+        """The parameters with a use that is not recorded, or is one of nested weights, and what that use is."""
         views: set[Node] = set()
         differentiated: set[str] = set()
         for use in self.uses:
             for name, node in use.views.items():
                 if self.graph.root in self._above[node]:
                     differentiated.add(name)
-                elif name not in unsound:
+                elif name not in self.nested:
                     views.add(node)
         found: dict[str, str] = {}
         for node in reachable(self.graph.root, views):
