@@ -471,7 +471,7 @@ def a_derivative_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 @fault("tied")
 def a_use_without_rule_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(recording, "_others", lambda *arguments: {})
+    patch.setattr(recording.Record, "others", {})
     patch.delitem(operations.OPERATIONS, functional.embedding)
 
 
@@ -495,13 +495,13 @@ def expansions_are_those_of_another_sample(patch: pytest.MonkeyPatch) -> None:
 
 @fault("places")
 def a_row_of_a_table_is_lost(patch: pytest.MonkeyPatch) -> None:
-    right = gradients._parameter_gradients
-    patch.setattr(gradients, "_parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
+    right = gradients.parameter_gradients
+    patch.setattr(gradients, "parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
 
 
 @fault("places")
 def an_expansion_is_not_seen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(recording, "_others", lambda *arguments: {})
+    patch.setattr(recording.Record, "others", {})
     patch.setitem(operations.MEETINGS, torch.Tensor.mul, lambda *arguments: None)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional  # noqa: E402
 import plain_backward as plain  # noqa: E402
 from architectures import truth  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
-from finwidth.empirical.kernel import computation, gradients  # noqa: E402
+from finwidth.empirical.kernel import computation, weights  # noqa: E402
 from programs import Body, force, linears, normal, perceptron, slope, words  # noqa: E402
 
 Tensor = Any
@@ -292,7 +292,7 @@ def test_first_change_is_that_of_plain_autograd(name: str) -> None:
 
 
 def test_a_long_table_is_pulled_back_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients, "_LONG", 1)
+    monkeypatch.setattr(weights, "_LONG", 1)
     module, x = make("tied")
     assert near(ntk(module, x, check=False), plain.kernel(module, x))
 

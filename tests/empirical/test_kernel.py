@@ -17,7 +17,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth.empirical import ntk  # noqa: E402
-from finwidth.empirical.kernel import calls, computation, factors, gradients, layout  # noqa: E402
+from finwidth.empirical.kernel import calls, computation, factors, gradients, layout, weights  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 
 Tensor = Any
@@ -383,16 +383,16 @@ def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytes
     layers = normed(nn.Conv1d(2, 6, 2)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(18, 5, bias=False))
     module, x1, x2 = nn.Sequential(*layers).double(), torch.randn(5, 2, 4).double(), torch.randn(4, 2, 4).double()
     monkeypatch.setattr(factors, "_PULLED", 1)
-    monkeypatch.setattr(gradients, "_LONG", 1)
+    monkeypatch.setattr(weights, "_LONG", 1)
     monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), o))
     shapes: list[tuple[int, ...]] = []
-    pull = gradients._pullback
+    pull = gradients.pullback
 
-    def noted(network: calls.MeasuredModule, weights: list[Tensor], leaves: Any) -> factors.Pull:
-        shapes.extend(tuple(each.shape) for each in weights)
-        return pull(network, weights, leaves)
+    def noted(network: calls.MeasuredModule, made: list[Tensor], leaves: Any) -> factors.Pull:
+        shapes.extend(tuple(each.shape) for each in made)
+        return pull(network, made, leaves)
 
-    monkeypatch.setattr(gradients, "_pullback", noted)
+    monkeypatch.setattr(gradients, "pullback", noted)
     scale = {name: 0.3 + i for i, name in enumerate(dict(module.named_parameters()))}
     right = reference_ntk(module, x1, x2, scale=scale)
     assert near(ntk(module, x1, x2, scale=scale), right)

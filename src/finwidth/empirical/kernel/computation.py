@@ -9,18 +9,12 @@ from functools import cached_property
 import torch
 
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
-from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
-from finwidth.empirical.kernel.gradients import (
-    GradientPlan,
-    follows,
-    general_plan,
-    gradients,
-    traced_plan,
-    traced_sizes,
-)
+from finwidth.empirical.kernel.forming import ALONE
+from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
+from finwidth.empirical.kernel.weights import OtherRouteError
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.progress import stage
@@ -131,14 +125,14 @@ def _finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:
 
 
 def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
-    """After a pass that did not follow the plan: smaller passes; if they do not either, a trace; then the general way.
+    """After a pass that did not follow the plan: smaller passes, or if they do not follow it either, the general way.
 
     A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk. Where all
     gradients together are few numbers, to look for it takes longer than the general way.
     """
     numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
     few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
-    while inputs_per_pass > 6 and not few and not job.plan.traced:
+    while inputs_per_pass > 6 and not few:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():
@@ -147,11 +141,4 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
             pass_ = recorder.record(output)
         if follows(pass_, job.plan, len(x)):
             return replace(job, sizes=replace(job.sizes, most=inputs_per_pass))
-    job = replace(job, sizes=replace(job.sizes, most=2**62))
-    with differentiable(), Recorder(job.network.parameters) as recorder:
-        output = apply(job.network, job.x1[:3], job.network.parameters)
-    with differentiable():
-        traced = None if job.plan.traced else traced_plan(job.network, job.plan, recorder, output)
-    if traced is None:
-        return job.generalised(*job.plan.ways)
-    return replace(job, plan=traced, sizes=replace(job.sizes, shapes=traced_sizes(job.network)))
+    return replace(job, sizes=replace(job.sizes, most=2**62)).generalised(*job.plan.ways)

@@ -12,18 +12,12 @@ import torch
 
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable, dual, gradient, telling
 from finwidth.empirical.kernel.factors import DenseFactor
+from finwidth.empirical.kernel.owners import OtherWayError, traced
+from finwidth.empirical.kernel.recording import unit_rows
 
 Tensor = torch.Tensor
 _COMPANY = 16  # most samples of a pass that goes back for each of their outputs
 _GRADIENTS = 2**18  # numbers of a typical gradient of such a pass that are few
-
-
-class OtherRouteError(Exception):
-    """A pass cannot be done as the plan says."""
-
-
-class OtherWayError(Exception):
-    """The gradients of single parameters cannot be formed in this way."""
 
 
 def formed(
@@ -151,11 +145,9 @@ def _gradients_and_tangents(
 
 
 ALONE = "one by one"
-WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
-
-
-def unit_rows(value: Tensor, outputs: range) -> Tensor:
-    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
-    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
-    found.diagonal(outputs.start).fill_(1)
-    return found
+WAYS = {
+    "torch.func": _by_vmap,
+    "traced": traced,
+    "few at once": _few_at_once,
+    ALONE: _one_by_one,
+}  # to form gradients, fastest first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
@@ -21,28 +21,27 @@ from finwidth.empirical.kernel.calls import (
     apply,
     coarsest,
     differentiable,
-    dual,
     telling,
-    unpack_dual,
 )
-from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
+from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor
+from finwidth.empirical.kernel.forming import ALONE, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
-from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
-from finwidth.empirical.kernel.owners import factor_by_owner, owners, sample_weights
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
+from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, factor, together
+from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, each_sample, numbers_of
+from finwidth.empirical.kernel.weights import (
+    OtherRouteError,
+    Weights,
+    connected,
+    input_as,
+    parameter_gradients,
+    parameters_behind,
+    pullback,
+)
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
-_LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
-Weights: TypeAlias = dict[str, list[tuple[Rule, GradientFactor]]]  # the gradients by weights, of every use of each
-
-_NOWHERE = "used where the samples have no dimension of their own"
-_DISORDERED = "used on samples in another order than that of the batch"
-_OTHER_ROUTE = "the module takes another route for other samples"
-_SCATTERED = {_NOWHERE, _DISORDERED, _OTHER_ROUTE}
 
 MEETING = (
     "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
@@ -82,8 +81,7 @@ class GradientPlan:
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
     parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), of which those
     that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
-    ``mean``: how many numbers a typical gradient has for one sample and output. If ``traced``, there are no places that
-    are the same in every pass: those of the samples are found in each (`owners`), and ``pulled`` are all the others.
+    ``mean``: how many numbers a typical gradient has for one sample and output.
     """
 
     uses: tuple[tuple[Signature, Axes | None], ...]
@@ -94,7 +92,6 @@ class GradientPlan:
     outputs: int
     mean: int
     dtype: torch.dtype
-    traced: bool = False
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -139,25 +136,12 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         saved = max(0, more - less) // output.element_size()
         mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        traced = traced_plan(network, plan, of_three, output) if _SCATTERED & set(general.values()) else None
         one, columns = _of_one_sample(three, uses, plain)
-        planned = columns and not traced
-        factors, rough = _factors(network, plan, one, columns, network.parameters) if planned else ([], [])
-    formed = [*(_parameters_behind(plan, three, each) for each in rough), general]
-    shapes = (*map(FactorSize.of, factors), *_formed_sizes(network, formed)) if not traced else traced_sizes(network)
-    sizes = Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
-    return traced or plan, sizes
-
-
-def _formed_sizes(network: MeasuredModule, groups: Iterable[Collection[str]]) -> tuple[FactorSize, ...]:
-    """The sizes of gradients that are formed, of some groups of parameters."""
-    sizes = [sum(network.parameters[name].numel() for name in names) for names in groups if names]
-    return tuple(FactorSize(1, 0, 0, each) for each in sizes)
-
-
-def traced_sizes(network: MeasuredModule) -> tuple[FactorSize, ...]:
-    """The sizes of the gradients by a traced plan: all are formed."""
-    return _formed_sizes(network, [network.parameters])
+        factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
+    formed = [names for names in (*(parameters_behind(plan.pulled, three, each) for each in rough), general) if names]
+    numbers_of_each = [sum(network.parameters[name].numel() for name in names) for names in formed]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in numbers_of_each))
+    return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
 
 
 Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
@@ -169,7 +153,7 @@ def _places(
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
-        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
+        return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
@@ -179,7 +163,7 @@ def _places(
             sites.setdefault(key, set()).add(_site(use))
             pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
-            general |= dict.fromkeys(three.behind(use), _NOWHERE)
+            general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
     general |= three.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
     uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
@@ -213,78 +197,7 @@ def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -
     """The plan that forms the gradients of every parameter, in these ways."""
     reasons = dict.fromkeys(network.parameters, "other samples take another route than the first three")
     reasons |= plan.general
-    return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways, traced=False)
-
-
-def traced_plan(network: MeasuredModule, plan: GradientPlan, recorder: Recorder, output: Tensor) -> GradientPlan | None:
-    """The plan that finds the samples of every row in each pass; None if this pass shows that it cannot."""
-    hooked = {name for name, each in network.parameters.items() if each._backward_hooks}
-    for batched in (True, False):
-        traced = replace(plan, uses=(), traced=True, batched=batched)
-        try:
-            pass_, _, _ = _trace(traced, recorder, output, range(1))
-        except RuntimeError:  # torch cannot run this backward pass for several outputs at once
-            continue
-        general = {**pass_.others, **{name: plan.general[name] for name in hooked}}
-        if len(general) == len(network.parameters):
-            return None
-        return replace(traced, general=general, pulled=frozenset(network.parameters.keys() - general.keys()))
-    return None
-
-
-def _trace(
-    plan: GradientPlan, recorder: Recorder, output: Tensor, outputs: range
-) -> tuple[Record, list[Tensor], list[Tensor]]:
-    """The record of a pass, gradients of some outputs by the results of its uses, and the samples of the rows of these.
-
-    Of two uses of which one is in the making of the other's weight, the inner one is left if it meets samples.
-    """
-    pass_ = recorder.record(output)
-    weights = sample_weights(len(output), output)
-    combined = unit_rows(output, outputs) * torch.cos(torch.arange(1.0, len(outputs) + 1)).to(output)[:, None]
-    weighted = (weights[:, None] * combined.sum(0))[None]
-    columns = _backward(pass_, torch.cat([_each_sample(output, outputs), weighted]), batched=plan.batched)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
-    for use, D in zip(pass_.uses, columns, strict=True):
-        primal = unpack_dual(D)[0]
-        plain = torch.tensordot(combined.sum(1).to(primal), primal[:-1], 1)
-        owner = owners(use, plain, primal[-1], weights)
-        if owner is not None:
-            found[use.number] = D[:-1], owner
-    kept = pass_.without_nested(found)
-    pairs = [found[use.number] for use in kept.uses]
-    return kept, [D for D, _ in pairs], [owner for _, owner in pairs]
-
-
-def _traced_gradients(
-    network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range, leaves: Mapping[str, Tensor]
-) -> DenseFactor:
-    """The gradients by all parameters that are not general, in order, where the samples of each pass are looked for."""
-    if len(x) == 1:  # in company, so that what all samples share can be told from what each has
-        return _traced_gradients(network, plan, x.expand(2, *x.shape[1:]), outputs, leaves).part(slice(0, 1))
-    n = len(x)
-    with Recorder(leaves) as recorder:
-        output = apply(network, x, leaves)
-    with telling(network.module, x):  # one that changes what its gradients need raises only now
-        pass_, columns, found = _trace(plan, recorder, output, outputs)
-    if not pass_.others.keys() <= plan.general.keys():
-        raise OtherRouteError
-    weights: Weights = {}
-    with torch.no_grad():
-        for use, D, owner in zip(pass_.uses, columns, found, strict=True):
-            for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
-                if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
-                    own = factor_by_owner(use, _input_as(use, plan.dtype), D.to(plan.dtype), owner, n, weight, bias)
-                    weights.setdefault(key, []).append((use.rule, own))
-    parts: dict[str, Tensor] = {}
-    for group in _connected(plan, pass_, weights):
-        behind = _parameters_behind(plan, pass_, group)
-        G = _parameter_gradients(network, plan, pass_, group, leaves).G
-        parts |= dict(zip(behind, torch.split(G, [leaves[name].numel() for name in behind], dim=2), strict=True))
-    nothing = torch.zeros(n, len(outputs), 1, dtype=plan.dtype, device=x.device)
-    names = [name for name in leaves if name in plan.pulled]
-    rows = [parts[name] if name in parts else nothing.expand(-1, -1, leaves[name].numel()) for name in names]
-    return DenseFactor(torch.cat(rows, dim=2))
+    return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
 
 
 def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
@@ -346,9 +259,9 @@ def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], boo
     """
     cotangents, batched = torch.cat([_combined(three.output, each) for each in (torch.ones(3), _AHEAD)]), True
     try:
-        rows = _backward(three, cotangents, batched=True)
+        rows = three.backward(cotangents, batched=True)
     except RuntimeError:
-        rows, batched = _backward(three, cotangents, batched=False), False
+        rows, batched = three.backward(cotangents, batched=False), False
     return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
@@ -361,14 +274,14 @@ def _ordered(
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    back = _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)
+    back = backward.backward(_combined(backward.output, _AHEAD.flip(0)), batched=False)
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
     for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         candidates = [axes, replace(axes, strided=True)] if axes else []
         place = next((each for each in candidates if _in_order(each, columns)), None)
         if candidates and not place:
-            found |= dict.fromkeys(three.behind(use), _DISORDERED)
+            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
 
@@ -391,22 +304,6 @@ def _combined(output: Tensor, weights: Tensor) -> Tensor:
     return (weights.to(output)[:, None] * combination)[None]
 
 
-def _each_sample(output: Tensor, outputs: range) -> Tensor:
-    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
-    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
-
-
-def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
-    """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
-    edges, output = [use.edge for use in pass_.uses], pass_.output
-    if not edges:
-        return []
-    if batched:
-        return list(torch.autograd.grad(output, edges, cotangents, retain_graph=True, is_grads_batched=True))
-    rows = [torch.autograd.grad(output, edges, each, retain_graph=True) for each in cotangents]
-    return [torch.stack(column) for column in zip(*rows, strict=True)]
-
-
 def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
@@ -416,10 +313,7 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: r
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if plan.traced:
-        with differentiable():
-            found = [_traced_gradients(network, plan, x, outputs, network.leaves())]
-    elif len(plan.general) < len(network.parameters):
+    if len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
             with Recorder(leaves, plan.numbers) as recorder:
@@ -429,7 +323,7 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: r
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found, rough = _factors(network, plan, pass_, columns, leaves)
-            found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
+            found += [parameter_gradients(network, plan.pulled, pass_, each, leaves) for each in rough]
             del recorder, output, pass_, columns
     if plan.general:
         found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
@@ -444,12 +338,12 @@ def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tens
     random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
     """
     output, n = pass_.output, len(pass_.output)
-    cotangents = _each_sample(output, outputs)
+    cotangents = each_sample(output, outputs)
     weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
     if pass_.reorders:
         cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
     with telling(network.module, x):  # one that changes what its gradients need raises only now
-        columns = _backward(pass_, cotangents, batched=plan.batched)
+        columns = pass_.backward(cotangents, batched=plan.batched)
     if not pass_.reorders:
         return columns
     columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
@@ -491,30 +385,18 @@ def _factors(
                     own = factor(use.rule, x, by_result, weight, bias).gathered(times)
                     weights.setdefault(key, []).append((use.rule, own))
         found = [together(parts) for parts in sites.values()]
-        sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
+        sharing = Counter(name for key in weights for name in parameters_behind(plan.pulled, pass_, [key]))
         rough: Weights = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
-            names = _parameters_behind(plan, pass_, [key])
+            names = parameters_behind(plan.pulled, pass_, [key])
             alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
             if alone and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
-                pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
+                pull = pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
                 found.append(replace(first, pull=pull))
             else:
                 rough[key] = parts
-        return found, _connected(plan, pass_, rough)
-
-
-def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weights]:
-    """The weights in groups; those of different groups have no parameters in common."""
-    groups: list[tuple[set[str], Weights]] = []
-    for key, parts in rough.items():
-        names, weights = set(_parameters_behind(plan, pass_, [key])), {key: parts}
-        for group in [each for each in groups if each[0] & names]:
-            groups.remove(group)
-            names, weights = names | group[0], group[1] | weights
-        groups.append((names, weights))
-    return [weights for _, weights in groups]
+        return found, connected(plan.pulled, pass_, rough)
 
 
 def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -522,89 +404,5 @@ def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int
     D = axes.in_order(D, axes.result + 1)
     if isinstance(use.rule, Expansion):
         return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
-    x = axes.in_order(_input_as(use, D.dtype), axes.input).movedim(axes.input, 0)
+    x = axes.in_order(input_as(use, D.dtype), axes.input).movedim(axes.input, 0)
     return x, D.movedim(axes.result + 1, 1), axes.times
-
-
-def _input_as(use: Use, dtype: torch.dtype) -> Tensor:
-    """A use's input without its graph, in this type if it is a factor of the gradients."""
-    x = _freed(use.input)
-    return x.to(dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-
-
-def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
-    """The parameters behind weights, as far as their gradients are pulled back."""
-    return sorted(plan.pulled & {name for key in keys for name in pass_.made_of.get(key, {key})})
-
-
-def _parameter_gradients(
-    network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
-) -> DenseFactor:
-    """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
-    rows = [_summed(parts) for parts in rough.values()]
-    (key, *others), weights = rough, {**leaves, **pass_.made}
-    if not others and key in leaves:
-        root = network.scales[key] ** 0.5
-        return DenseFactor(rows[0] if root == 1 else root * rows[0])
-    behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
-    pull = _pullback(network, [weights[key] for key in rough], behind)
-    whole = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
-    found = whole.new_empty(*whole.shape[:2], pull.numbers)
-    pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
-    return DenseFactor(found)
-
-
-def _summed(parts: list[tuple[Rule, GradientFactor]]) -> Tensor:
-    """The gradients by a weight, the sum of those of its uses; rows that are looked up are added where they are."""
-    looked_up = [each for _, each in parts if isinstance(each, OuterFactor) and each.rows is not None]
-    others = [gradient_of(rule, each) for rule, each in parts if not any(each is one for one in looked_up)]
-    if not others:
-        first, *looked_up = looked_up
-        others = [first.dense().G]
-    found = torch.stack(others).sum(0) if len(others) > 1 else others[0].clone() if looked_up else others[0]
-    for each in looked_up:
-        each.add_rows(found)
-    return found
-
-
-def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
-    """Small backward passes from weights to the parameters they are made of.
-
-    All rows go back at once, but for long ones, which take less time one after another, and far less memory.
-    """
-    sizes, numbers = [each.numel() for each in weights], [each.numel() for each in leaves.values()]
-
-    def into(rows: Tensor, found: Tensor) -> None:
-        at_once = 1 if sum(sizes) > _LONG else len(rows)
-        for some, place in zip(torch.split(rows, at_once), torch.split(found, at_once), strict=True):
-            batched = len(some) > 1
-            given = [
-                each.reshape(*([len(some)] if batched else []), *weight.shape).to(weight.dtype)
-                for each, weight in zip(torch.split(some, sizes, 1), weights, strict=True)
-            ]
-            try:
-                columns = torch.autograd.grad(
-                    weights,
-                    list(leaves.values()),
-                    given,
-                    retain_graph=True,
-                    is_grads_batched=batched,
-                    materialize_grads=True,
-                )
-            except NotImplementedError:  # no forward derivative: there is another route
-                raise
-            except RuntimeError as error:
-                raise OtherRouteError from error
-            for name, column, own in zip(leaves, columns, torch.split(place, numbers, 1), strict=True):
-                root = network.scales[name] ** 0.5
-                own.copy_((column if root == 1 else root * column).reshape(own.shape))
-
-    return Pull(sum(numbers), into)
-
-
-def _freed(x: Tensor) -> Tensor:
-    """The tensor without the graph behind it, but with its tangent, if there is one."""
-    primal, tangent = unpack_dual(x)
-    if tangent is None:
-        return x.detach()
-    return dual(primal.detach(), tangent.detach())

@@ -9,11 +9,85 @@ from __future__ import annotations
 
 import torch
 
-from finwidth.empirical.kernel.factors import GradientFactor
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
+from finwidth.empirical.kernel.factors import DenseFactor, GradientFactor
 from finwidth.empirical.kernel.operations import Expansion, factor
-from finwidth.empirical.kernel.recording import Use
+from finwidth.empirical.kernel.recording import Record, Recorder, Use, each_sample, unit_rows
+from finwidth.empirical.kernel.weights import (
+    OtherRouteError,
+    Weights,
+    connected,
+    input_as,
+    parameter_gradients,
+    parameters_behind,
+)
 
 Tensor = torch.Tensor
+
+
+class OtherWayError(Exception):
+    """The gradients of single parameters cannot be formed in this way."""
+
+
+def traced(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+    """Form gradients by some parameters in one pass, in which the samples of all rows are looked for.
+
+    A weight made of a result that meets samples is none, but another such result.
+    """
+    if len(x) == 1:  # in company, so that what all samples share can be told from what each has
+        return traced(network, names, x.expand(2, *x.shape[1:]), outputs, mean).part(slice(0, 1))
+    leaves = network.parameters
+    with differentiable():
+        with Recorder(leaves) as recorder:
+            output = apply(network, x, leaves)
+        pass_, columns, found = _with_owners(recorder.record(output), outputs)
+        if pass_.others.keys() & names:
+            raise OtherWayError
+        weights: Weights = {}
+        with torch.no_grad():
+            for use, D, owner in zip(pass_.uses, columns, found, strict=True):
+                for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
+                    if key is not None and names & pass_.made_of.get(key, {key}):
+                        own = factor_by_owner(use, D.to(output.dtype), owner, len(x), weight, bias)
+                        weights.setdefault(key, []).append((use.rule, own))
+        try:
+            parts = _by_parameter(network, names, pass_, weights)
+        except OtherRouteError as error:
+            raise OtherWayError from error
+    nothing = output.new_zeros(len(x), len(outputs), 1)
+    rows = [parts.get(name, nothing.expand(-1, -1, leaves[name].numel())) for name in leaves if name in names]
+    return DenseFactor(torch.cat(rows, dim=2).detach())
+
+
+def _by_parameter(network: MeasuredModule, names: frozenset[str], pass_: Record, weights: Weights) -> dict[str, Tensor]:
+    """The gradients by the parameters behind weights, shapes (n, o, numbers)."""
+    leaves, parts = network.parameters, dict[str, Tensor]()
+    for group in connected(names, pass_, weights):
+        behind = parameters_behind(names, pass_, group)
+        G = parameter_gradients(network, names, pass_, group, leaves).G
+        parts |= zip(behind, torch.split(G, [leaves[name].numel() for name in behind], dim=2), strict=True)
+    return parts
+
+
+def _with_owners(pass_: Record, outputs: range) -> tuple[Record, list[Tensor], list[Tensor]]:
+    """The record of uses with a sample in each row, gradients of some outputs by their results, and these samples."""
+    output = pass_.output
+    weights = sample_weights(len(output), output)
+    mix = torch.cos(torch.arange(1.0, len(outputs) + 1)).to(output)  # of the outputs; none is left out
+    weighted = weights[:, None] * (mix @ unit_rows(output, outputs))
+    cotangents = torch.cat([each_sample(output, outputs), weighted[None]])
+    try:
+        columns = pass_.backward(cotangents, batched=True)
+    except RuntimeError:  # torch cannot run this backward pass for several outputs at once
+        columns = pass_.backward(cotangents, batched=False)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for use, D in zip(pass_.uses, columns, strict=True):
+        owner = owners(use, torch.tensordot(mix.to(D), D[:-1], 1), D[-1], weights)
+        if owner is not None:
+            found[use.number] = D[:-1], owner
+    kept = pass_.without_nested(found)
+    pairs = [found[use.number] for use in kept.uses]
+    return kept, [D for D, _ in pairs], [owner for _, owner in pairs]
 
 
 def sample_weights(n: int, like: Tensor) -> Tensor:
@@ -49,10 +123,10 @@ def _leading(use: Use) -> int:
 
 
 def factor_by_owner(  # noqa: PLR0917 - those of `factor`, and whose they are
-    use: Use, x: Tensor, D: Tensor, owner: Tensor, n: int, weight: float | None, bias: float | None
+    use: Use, D: Tensor, owner: Tensor, n: int, weight: float | None, bias: float | None
 ) -> GradientFactor:
-    """The gradients of n samples, as `factor`, from the rows of an operation's input and D (o, *result)."""
-    order = torch.argsort(owner, stable=True)
+    """The gradients of n samples, as `factor`, from D (o, *result) and the samples of the rows."""
+    x, order = input_as(use, D.dtype), torch.argsort(owner, stable=True)
     counts = torch.bincount(owner, minlength=n)
     most, starts = max(1, int(counts.max())), counts.cumsum(0) - counts
     sorted_owner = owner[order]

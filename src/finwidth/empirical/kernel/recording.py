@@ -78,6 +78,16 @@ class Record:
     graph: _Graph
     parameters: Mapping[str, Tensor]
 
+    def backward(self, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
+        """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
+        edges = [use.edge for use in self.uses]
+        if not edges:
+            return []
+        if batched:
+            return list(torch.autograd.grad(self.output, edges, cotangents, retain_graph=True, is_grads_batched=True))
+        rows = [torch.autograd.grad(self.output, edges, each, retain_graph=True) for each in cotangents]
+        return [torch.stack(column) for column in zip(*rows, strict=True)]
+
     def behind(self, use: Use) -> set[str]:
         """The parameters that a use depends on by its weights."""
         return {name for key in use.views for name in self.made_of.get(key, {key})}
@@ -375,3 +385,15 @@ class _Graph:
                     seen.add(user)
                     waiting.append(user)
         return seen
+
+
+def each_sample(output: Tensor, outputs: range) -> Tensor:
+    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
+    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
+
+
+def unit_rows(value: Tensor, outputs: range) -> Tensor:
+    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
+    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
+    found.diagonal(outputs.start).fill_(1)
+    return found
