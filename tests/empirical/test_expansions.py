@@ -14,7 +14,7 @@ from torch.nn import functional  # noqa: E402
 import plain_backward as plain  # noqa: E402
 from architectures import truth  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
-from finwidth.empirical.kernel import computation, weights  # noqa: E402
+from finwidth.empirical.kernel import computation, owners, recording, weights  # noqa: E402
 from programs import Body, force, linears, normal, perceptron, slope, words  # noqa: E402
 
 Tensor = Any
@@ -383,3 +383,49 @@ def test_attention_is_made_of_layers(given: str, bias: bool) -> None:
     routes = {each.parameter: each.route for each in explain(module, x).routes}
     assert routes["layer.out_proj.weight"] == PRODUCTS
     assert routes["layer.in_proj_weight"] == (PRODUCTS if given == "one" else PULLED)
+
+
+def routed(m: Any, x: Tensor) -> Tensor:
+    """Tokens of all samples together, each for the expert of the largest score; the last may get none."""
+    tokens = m.first(x).flatten(0, 1)
+    scores, best = torch.softmax(m.gate(tokens), -1).max(-1)
+    found = torch.zeros_like(tokens)
+    for i, (up, down) in enumerate(zip(m.p0, m.p1, strict=True)):
+        (rows,) = torch.where(best == i)
+        hidden = torch.tanh(functional.linear(tokens[rows], up) + m.p2[i])
+        found = found.index_add(0, rows, functional.linear(hidden, down) * scores[rows, None])
+    return m.last((tokens + found).unflatten(0, x.shape[:2])).mean(1)
+
+
+def of_experts() -> nn.Module:
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(3, 4), "gate": nn.Linear(4, 5), "last": nn.Linear(4, 2)}
+    return Holder(routed, (5, 6, 4), (5, 4, 6), (5, 6), **layers).double()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("outputs", ["full", 1])
+def test_rows_of_experts_are_traced_to_their_samples(n: int, outputs: str | int) -> None:
+    module, x = of_experts(), torch.randn(n, 3, 3).double()
+    J = truth.jacobians(module, x, outputs)
+    scales = truth.equal_shares(J)
+    right = truth.kernel(J, scales)
+    assert near(ntk(module, x, outputs=outputs, scale=scales, check=False).view(right.shape), right)
+    routes = {each.parameter: each.route for each in explain(module, x).routes}
+    assert routes["p0"] == routes["p1"] == routes["p2"] == "traced"
+
+
+def test_a_row_of_several_samples_is_not_traced() -> None:
+    """Each row of the first layer takes part in the outputs of two samples."""
+
+    def mixed_rows(m: Any, x: Tensor) -> Tensor:
+        rows = m.first(x)
+        return m.last(torch.tanh(rows + rows.flip(0) * x.sum(1, keepdim=True)))
+
+    module = Holder(mixed_rows, first=nn.Linear(3, 4), last=nn.Linear(4, 2)).double()
+    leaves = dict(module.named_parameters())
+    with recording.Recorder(leaves) as recorder:
+        output = module(torch.randn(4, 3).double())
+    pass_, _, _ = owners._with_owners(recorder.record(output), range(2))
+    assert {"first.weight", "first.bias"} <= pass_.others.keys()
+    assert not {"last.weight", "last.bias"} & pass_.others.keys()

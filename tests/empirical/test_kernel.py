@@ -263,7 +263,7 @@ CASES: dict[str, Case] = {
     ),
     "sequence first": (lambda: SequenceFirst(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))), normal(3, 3), NOTHING),
     "samples and positions folded": (lambda: Folded(False), normal(3, 3), NOTHING),
-    "positions and samples folded": (lambda: Folded(True), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "positions and samples folded": (lambda: Folded(True), normal(3, 3), NOTHING),
     "transposed convolutions": (
         lambda: flat(
             nn.ConvTranspose1d(4, 6, 3, stride=2, padding=2, output_padding=1, groups=2), nn.Tanh(),
@@ -302,8 +302,6 @@ CASES: dict[str, Case] = {
         NOTHING,
     ),
 }  # fmt: skip
-ATTENTION = {"0.self_attn.in_proj_weight", "0.self_attn.in_proj_bias"}
-ATTENTION |= {"0.self_attn.out_proj.weight", "0.self_attn.out_proj.bias"}
 for norm_first in (False, True):
     for batch_first in (False, True):
 
@@ -313,8 +311,7 @@ for norm_first in (False, True):
             return flat(inner) if batch_first else nn.Sequential(SequenceFirst(inner), nn.Flatten(1))
 
         name = f"transformer, norm_first={norm_first}, batch_first={batch_first}"
-        prefix = "0." if batch_first else "0.inner."
-        CASES[name] = encoder, normal(4, 6), {prefix + each for each in ATTENTION}
+        CASES[name] = encoder, normal(4, 6), NOTHING
 
 
 def make(name: str) -> tuple[nn.Module, Tensor, Tensor]:
