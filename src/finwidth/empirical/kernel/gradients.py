@@ -275,22 +275,34 @@ def _ordered(
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
     back = backward.backward(_combined(backward.output, _AHEAD.flip(0)), batched=False)
+    noise = _noise(ahead)
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
     for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
         candidates = [axes, replace(axes, strided=True)] if axes else []
-        place = next((each for each in candidates if _in_order(each, columns)), None)
+        place = next((each for each in candidates if _in_order(each, columns, noise)), None)
         if candidates and not place:
             found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
 
 
-def _in_order(axes: Axes, columns: list[Tensor]) -> bool:
+def _in_order(axes: Axes, columns: list[Tensor], noise: float) -> bool:
     """Whether gradients for equal weights, for `_AHEAD`, and for the reversed batch have the samples where axes say."""
     D, one, other = (_by_sample(each[0], axes) for each in columns)
     right = D * _AHEAD.to(D)
-    return near(right, one) and near(right.flip(-1), other)
+    return _like(right, one, noise) and _like(right.flip(-1), other, noise)
+
+
+def _like(one: Tensor, other: Tensor, noise: float) -> bool:
+    """Whether gradients are those of the same samples, by modules that compute in float32 too, whatever their type."""
+    gap = (one - other).detach().abs().max() if one.numel() else 0.0
+    return float(gap) <= noise or near(one, other, torch.finfo(torch.float32).eps)
+
+
+def _noise(columns: list[Tensor]) -> float:
+    """What rounding leaves of gradients that cancel, beside the largest of all."""
+    return max(8 * torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
@@ -347,8 +359,9 @@ def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tens
     if not pass_.reorders:
         return columns
     columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
+    noise = _noise(weighted)
     for (_, axes), D, seen in zip(plan.uses, columns, weighted, strict=True):
-        if axes and not near(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes)):
+        if axes and not _like(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes), noise):
             raise OtherRouteError
     return columns
 
