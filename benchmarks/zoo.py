@@ -9,9 +9,10 @@ jacrev.  All three are first held against autograd of the whole batch, float64 a
 by round: medians of seven rounds, three where one takes over two seconds, one where it takes over a minute; with
 --quick of three at N = 16, and one at 64.  Times are
 of the processor, all threads together, which other work on the machine changes least.  "full" is beside a loop that
-does the same but for the last product.  "general" counts the parameters without a rule (`finwidth.empirical.explain` says which).  Peak memory is
-that of the first run above what the process held before.  --together measures all in one process; --summary FILE reads
-a table and says how many rows are as fast as the fastest peer.
+does the same but for the last product.  "general" counts the parameters without a rule, which
+`finwidth.empirical.explain` lists.  Peak memory is that of the first run above what the process held before.
+--together measures all in one process; --summary FILE reads a table and says how many rows are as fast as the fastest
+peer.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _times(entry: Entry, N: int, taking_part: dict[str, Kernel], quick: bool) ->
     whole = sum(each["first"] for each in found.values())
     rounds = next((count for most, count in ROUNDS if whole < most), 1)
     if quick:  # at 64 inputs everything has run before
-        rounds = 2 if N == SIZES[0] else 0
+        rounds = 2 if SIZES[0] == N else 0
     runs = {who: [each["first"]] if quick else [] for who, each in found.items()}
     for _ in range(rounds):
         for who, kernel in taking_part.items():
