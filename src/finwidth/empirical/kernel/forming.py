@@ -144,10 +144,10 @@ def _gradients_and_tangents(
     return G.detach(), change
 
 
-ALONE = "one by one"
+ALONE, TRACED = "one by one", "traced"
 WAYS = {
     "torch.func": _by_vmap,
-    "traced": traced,
+    TRACED: traced,
     "few at once": _few_at_once,
     ALONE: _one_by_one,
 }  # to form gradients, fastest first

@@ -24,7 +24,7 @@ from finwidth.empirical.kernel.calls import (
     telling,
 )
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor
-from finwidth.empirical.kernel.forming import ALONE, WAYS, formed
+from finwidth.empirical.kernel.forming import ALONE, TRACED, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, factor, together
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, each_sample, numbers_of
@@ -43,6 +43,8 @@ Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
+_OTHER_ROUTE = "the module takes another route for other samples"
+_NOWHERE = "used where the samples have no dimension of their own"
 MEETING = (
     "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
     "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
@@ -131,6 +133,8 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
                 general |= disordered
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = [ALONE] if hooks else list(WAYS)
+        if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
+            ways.sort(key=TRACED.__ne__)
         dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
         results = [use.shape.numel() // 3 for use in three.uses]
         saved = max(0, more - less) // output.element_size()
@@ -153,7 +157,7 @@ def _places(
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
-        return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
+        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
@@ -163,7 +167,7 @@ def _places(
             sites.setdefault(key, set()).add(_site(use))
             pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
-            general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
+            general |= dict.fromkeys(three.behind(use), _NOWHERE)
     general |= three.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
     uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
