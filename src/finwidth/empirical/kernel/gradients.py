@@ -306,7 +306,8 @@ def _like(one: Tensor, other: Tensor, noise: float) -> bool:
 
 def _noise(columns: list[Tensor]) -> float:
     """What rounding leaves of gradients that cancel, beside the largest of all."""
-    return max(8 * torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns)
+    largest = (torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns if each.numel())
+    return 8 * max(largest, default=0.0)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
