@@ -544,7 +544,7 @@ def expansions_are_those_of_another_sample(patch: pytest.MonkeyPatch) -> None:
 
 @fault("places")
 def a_row_of_a_table_is_lost(patch: pytest.MonkeyPatch) -> None:
-    right = gradients.parameter_gradients
+    right = weights.parameter_gradients
     patch.setattr(gradients, "parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
 
 

@@ -316,7 +316,7 @@ class Recurrent(nn.Module):
         return self.layer(x)[0].flatten(1)[:, -3:]
 
 
-RECURRENT = {
+RECURRENT: dict[str, Callable[[], nn.Module]] = {
     "LSTM": lambda: nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True),
     "LSTM, projected": lambda: nn.LSTM(3, 4, batch_first=True, proj_size=2),
     "LSTM without biases": lambda: nn.LSTM(3, 4, bias=False, batch_first=True, proj_size=2),

@@ -383,7 +383,7 @@ def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytes
     monkeypatch.setattr(weights, "_LONG", 1)
     monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), o))
     shapes: list[tuple[int, ...]] = []
-    pull = gradients.pullback
+    pull = weights.pullback
 
     def noted(network: calls.MeasuredModule, made: list[Tensor], leaves: Any) -> factors.Pull:
         shapes.extend(tuple(each.shape) for each in made)
