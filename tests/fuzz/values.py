@@ -359,6 +359,7 @@ VALID: dict[str, Make] = {
         np.abs(np.array([[r.gauss(0, 1) for _ in range(2)] for _ in range(3)])) * r.choice([1, 0, 1e200])
     ),
     "dilation": one(1, 2, (1, 2)),
+    "groups": one(1, 1, 2, 3),
     "dphi": one(np.cos, lambda y: -np.sin(y)),
     "draws": one(1, 2, 50, np.int64(20)),
     "dtype": one(torch.float64, torch.float32),
