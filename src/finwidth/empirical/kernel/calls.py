@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -53,9 +54,15 @@ class Snapshot:
                 held[id(each)] = each
                 waiting += each.values() if isinstance(each, dict) else each
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
+        views = ((each.keys(), each.values()) if isinstance(each, dict) else (each,) for each, _ in self.before)
+        self._now = [*chain.from_iterable(views)]  # which show what the containers hold at any time
+        self._lengths, self._objects = [*map(len, self._now)], [*chain.from_iterable(self._now)]
 
     def restore(self) -> None:
         """Restore everything that has changed."""
+        same = map(operator.is_, chain.from_iterable(self._now), self._objects)
+        if [*map(len, self._now)] == self._lengths and all(same):
+            return
         for each, before in self.before:
             if _same_objects(each, before):
                 continue
@@ -158,6 +165,30 @@ class MeasuredModule:
             return self.parameters
         duals = {name: dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
         return {name: each.requires_grad_() for name, each in duals.items()}
+
+
+def selected(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """Some of the numbers that the kernel is of, from the module's outputs, the last dimension of ``values``."""
+    if network.combinations is not None:
+        return network.combinations.of(values, outputs)
+    return values[..., outputs.start : outputs.stop]
+
+
+def cotangents(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """The derivatives of these numbers by the module's outputs, which are the last dimension of ``values``.
+
+    Without combinations they are rows of the unit matrix; the whole of it may be far larger than they.
+    """
+    if network.combinations is not None:
+        return network.combinations.cotangents(outputs, values)
+    found = torch.zeros(len(outputs), values.shape[-1], dtype=values.dtype, device=values.device)
+    found.diagonal(outputs.start).fill_(1)
+    return found
+
+
+def each_sample(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """The cotangents of these numbers, each summed over the samples, shape (o, n, all outputs)."""
+    return cotangents(network, values, outputs)[:, None, :].expand(-1, len(values), -1)
 
 
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:

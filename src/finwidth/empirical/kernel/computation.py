@@ -10,11 +10,12 @@ import torch
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
-from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
+from finwidth.empirical.kernel.forming import ALONE, TRACED
 from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
+from finwidth.empirical.kernel.weights import OtherRouteError
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.progress import stage
@@ -131,11 +132,13 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
     """After a pass that did not follow the plan: smaller passes, or if they do not follow it either, the general way.
 
     A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk. Where all
-    gradients together are few numbers, to look for it takes longer than the general way.
+    gradients together are few numbers, to look for it takes longer than the general way; where control flow follows the
+    data, it is not found.
     """
     numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
     few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
-    while inputs_per_pass > 6 and not few:
+    data_dependent = job.plan.ways[0] == TRACED
+    while inputs_per_pass > 6 and not few and not data_dependent:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():

@@ -36,9 +36,10 @@ class Route:
     route
         ``"products"``: not formed, but for layers where that is quicker; one pass gives those at many inputs.
         ``"pulled back"``: in the same pass the gradients by a weight that is made of the parameter are formed, and from
-        them those by the parameter. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by
-        passes of a few inputs, where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every
-        input and output.
+        them those by the parameter. ``"torch.func"``: formed, input by input, under vmap. Where torch.func cannot
+        follow, ``"traced"``: formed by one pass, in which it is found out which sample every row of an operation
+        belongs to; or ``"few at once"``: by passes of a few inputs. ``"one by one"``: formed by a backward pass for
+        every input and output.
     reason
         Why it is not ``"products"``; empty where it is.
     """

@@ -124,13 +124,16 @@ class OuterFactor:
         if self.pull is not None:
             return DenseFactor(self._pulled(self.pull), self.group)
         if self.rows is not None:
-            D = self.D[:, :, 0].transpose(0, 1)
-            places = self.A[:, None, :, None].expand(n, o, P, c)
-            G = D.new_zeros(n, o, self.rows, c).scatter_add_(2, places, D).flatten(2)
-            return DenseFactor(G, self.group)
+            return DenseFactor(self.add_rows(self.D.new_zeros(n, o, self.rows * c)), self.group)
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         G = torch.bmm(D, self.A.reshape(n * g, P, -1))
         return DenseFactor(G.view(n, g, o, -1).transpose(1, 2).flatten(2), self.group)
+
+    def add_rows(self, G: Tensor) -> Tensor:
+        """Add the gradients by rows that are looked up to others by the same table, shape (n, o, numbers)."""
+        o, n, _, P, c = self.D.shape
+        places = self.A[:, None, :, None].expand(n, o, P, c)
+        return G.view(n, o, -1, c).scatter_add_(2, places, self.D[:, :, 0].transpose(0, 1)).flatten(2)
 
     def _pulled(self, pull: Pull) -> Tensor:
         """The gradients by the parameters behind the weight, shape (n, o, numbers), from some inputs at a time."""

@@ -15,25 +15,20 @@ from finwidth.empirical.kernel.calls import (
     MeasuredModule,
     apply,
     called,
+    cotangents,
     differentiable,
     dual,
     gradient,
+    selected,
     telling,
     tensor_of,
 )
 from finwidth.empirical.kernel.factors import DenseFactor
+from finwidth.empirical.kernel.owners import OtherWayError, traced
 
 Tensor = torch.Tensor
 _COMPANY = 16  # most samples of a pass that goes back for each of their outputs
 _GRADIENTS = 2**18  # numbers of a typical gradient of such a pass that are few
-
-
-class OtherRouteError(Exception):
-    """A pass cannot be done as the plan says."""
-
-
-class OtherWayError(Exception):
-    """The gradients of single parameters cannot be formed in this way."""
 
 
 def formed(
@@ -86,7 +81,7 @@ def _few_at_once(network: MeasuredModule, names: frozenset[str], x: Batch, outpu
     with differentiable():
         most = math.isqrt(max(len(x), _GRADIENTS // (mean * len(outputs))))
         for some in x.split(min(_COMPANY, most)):
-            values = _selected(network, apply(network, some, network.parameters), outputs).flatten()
+            values = selected(network, apply(network, some, network.parameters), outputs).flatten()
             rows = _scaled_rows(network, _all_at_once(values, chosen), len(values))
             found.append(rows.view(len(some), len(outputs), -1))
     return DenseFactor(torch.cat(found))
@@ -149,7 +144,7 @@ def _gradients_and_tangents(
     parameters, direction = network.parameters, network.direction
     chosen = [name for name in parameters if name in names]
     rows = []
-    for each in _selected(network, value, outputs):
+    for each in selected(network, value, outputs):
         columns = gradient(each, [parameters[name] for name in chosen], create_graph=direction is not None)
         rows.append(_scaled_rows(network, dict(zip(chosen, columns, strict=True)), 1))
     G = torch.cat(rows)
@@ -162,24 +157,10 @@ def _gradients_and_tangents(
     return G.detach(), change
 
 
-ALONE = "one by one"
-WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
-
-
-def _selected(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
-    """Some of the numbers that the kernel is of, from the module's outputs."""
-    if network.combinations is not None:
-        return network.combinations.of(values, outputs)
-    return values[..., outputs.start : outputs.stop]
-
-
-def cotangents(network: MeasuredModule, value: Tensor, outputs: range) -> Tensor:
-    """The derivatives of these numbers by the module's outputs, which are the last dimension of ``value``.
-
-    Without combinations they are rows of the unit matrix; the whole of it may be far larger than they.
-    """
-    if network.combinations is not None:
-        return network.combinations.cotangents(outputs, value)
-    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
-    found.diagonal(outputs.start).fill_(1)
-    return found
+ALONE, TRACED = "one by one", "traced"
+WAYS = {
+    "torch.func": _by_vmap,
+    TRACED: traced,
+    "few at once": _few_at_once,
+    ALONE: _one_by_one,
+}  # to form gradients, fastest first

@@ -381,7 +381,7 @@ def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object
 ) -> Meeting | None:
     if attn_mask is None or attn_mask.dtype != query.dtype:
         return None
