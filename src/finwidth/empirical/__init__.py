@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finwidth.empirical.kernel.explanation import explain as explain
     from finwidth.empirical.kernel.ntk import ntk as ntk
     from finwidth.empirical.kernel.sgd_update import sgd_update as sgd_update
+    from finwidth.empirical.matrix_free.kernel_operator import KernelOperator as KernelOperator
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
     from finwidth.empirical.modules.resnet import ResNet as ResNet
@@ -26,6 +27,7 @@ _HOMES = {
     "ntk": "kernel.ntk",
     "sgd_update": "kernel.sgd_update",
     "explain": "kernel.explanation",
+    "KernelOperator": "matrix_free.kernel_operator",
     "MLP": "modules.mlp",
     "ResNet": "modules.resnet",
     "recognise": "modules.recognition",

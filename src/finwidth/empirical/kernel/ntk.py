@@ -185,8 +185,13 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     memory: object,
     parameters: Parameters | None,
     scale: Scale | None,
+    *,
+    formed: bool = True,
 ) -> KernelJob:
-    """The kernel to compute, all arguments checked and the gradients planned, while the stack is open."""
+    """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
+
+    Without ``formed`` nobody asks for the kernel itself, so that it need not fit.
+    """
     outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
@@ -194,7 +199,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     inputs = check_batch(module, x1)
     others = None if x2 is None else check_batch(module, x2, "x2")
-    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
+    pairs = len(inputs) * (1 if entries == "diagonal" or not formed else len(inputs if others is None else others))
     check_affordable(inputs, pairs, pairs * inputs.element_size())  # before the module is called; K has at least those
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
     network = MeasuredModule(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
