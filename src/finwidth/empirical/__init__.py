@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
     from finwidth.empirical.modules.resnet import ResNet as ResNet
+    from finwidth.empirical.prediction.linearised import linearise as linearise
+    from finwidth.empirical.prediction.regression import predict as predict
     from finwidth.empirical.training.ensemble import Ensemble as Ensemble
     from finwidth.empirical.training.tracker import Tracker as Tracker
     from finwidth.empirical.training.tracker import combine as combine
@@ -31,6 +33,8 @@ _HOMES = {
     "MLP": "modules.mlp",
     "ResNet": "modules.resnet",
     "recognise": "modules.recognition",
+    "linearise": "prediction.linearised",
+    "predict": "prediction.regression",
     "Tracker": "training.tracker",
     "Ensemble": "training.ensemble",
     "combine": "training.tracker",
