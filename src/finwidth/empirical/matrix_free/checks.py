@@ -12,7 +12,6 @@ for random u and w.  J1^T u and J2 w are found once, with the samples in another
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +26,7 @@ from finwidth.empirical.kernel.calls import (
     telling,
 )
 from finwidth.empirical.kernel.gradients import MEETING
-from finwidth.empirical.matrix_free.products import WAYS, Jacobian, Vectors, vectors_product
+from finwidth.empirical.matrix_free.products import WAYS, Jacobian, Vectors, single, vectors_product
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
@@ -144,7 +143,7 @@ def plain_square(network: MeasuredModule, x: Tensor, s: Tensor) -> tuple[float, 
     """sum_p scale_p (sum_a s_a dN(x_a)/dp)^2, s of shape (n, O), each sample by itself; and its size without signs."""
     parameters, scales = list(network.parameters.values()), list(network.scales.values())
     totals, size = [torch.zeros_like(each) for each in parameters], 0.0
-    for sample, weights in zip(torch.split(x, 1), torch.split(s, 1), strict=True):
+    for sample, weights in zip(single(x), single(s), strict=True):
         with differentiable(), telling(network.module, sample):
             output = apply(network, sample, network.parameters)
             row = [each.detach() for each in gradient(output, parameters, weights.to(output))]
@@ -156,8 +155,8 @@ def plain_square(network: MeasuredModule, x: Tensor, s: Tensor) -> tuple[float, 
 
 
 UNLIKE = (
-    "a product with the kernel is not what its own backward passes say: samples depend on the others of their batch, or "
-    "the module's derivatives are not those of its output (custom derivatives, hooks that change gradients?); "
+    "a product with the kernel is not what its own backward passes say: samples depend on the others of their batch, "
+    "or the module's derivatives are not those of its output (custom derivatives, hooks that change gradients?); "
     "with check=False it is returned"
 )
 

@@ -59,7 +59,7 @@ def top_eigenpairs(
 
 
 def conjugate_gradients(K: linalg.LinearOperator, ridge: float, b: FloatArray, tol: float, most: int) -> FloatArray:
-    """x with |(K + ridge) x - b| <= tol |b|, by conjugate gradients that begin anew from the residual.
+    """Find x with |(K + ridge) x - b| <= tol |b|, by conjugate gradients that begin anew from the residual.
 
     The residual that CG itself follows drifts from the true one; this one is computed of the answer.
 
@@ -90,8 +90,8 @@ def conjugate_gradients(K: linalg.LinearOperator, ridge: float, b: FloatArray, t
         x, residual, reached = x + step, rest, left
     if not reached <= tol:
         raise FinwidthError(
-            f"conjugate gradients do not converge: after {done} products the residual is {reached:.2g} of y, and tol is "
-            f"{tol:.2g}; give a larger ridge= or tol=, more products=, or module.double()"
+            f"conjugate gradients do not converge: after {done} products the residual is {reached:.2g} of y, and tol "
+            f"is {tol:.2g}; give a larger ridge= or tol=, more products=, or module.double()"
         )
     return x
 
@@ -135,7 +135,7 @@ def mean_estimate(samples: FloatArray, known: float = 0.0) -> Estimate:
 def log_determinant(
     K: linalg.LinearOperator, ridge: float, probes: int, steps: int, rng: np.random.Generator
 ) -> Estimate:
-    """log det (K + ridge) by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, SIAM J. Matrix Anal. Appl. 38).
+    """The logarithm of det (K + ridge) by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, SIMAX 38).
 
     The mean over vectors of signs z of z^T log(K + ridge) z, which Lanczos bounds on both sides (`LogQuadrature`).
     Steps are made until the bounds are a tenth of the standard error apart, or ``steps`` are done.
@@ -228,7 +228,7 @@ class LogQuadrature:
         nodes, vectors = eigh_tridiagonal(diagonal, beside)
         if nodes[0] < -0.6 * self.ridge:
             raise FinwidthError(
-                f"by rounding the kernel has an eigenvalue of {nodes[0]:.2g}, and ridge is {self.ridge:.2g}; give a larger "
-                "one, or module.double()"
+                f"by rounding the kernel has an eigenvalue of {nodes[0]:.2g}, and ridge is {self.ridge:.2g}; give a "
+                "larger one, or module.double()"
             )
         return float((vectors[0] ** 2 * np.log(np.maximum(nodes, -self.ridge / 2) + self.ridge)).sum())

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from torch import nn
 
 from finwidth import arguments
 from finwidth.arguments import count, flag, one_of, real, real_array
-from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, numpy_of
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, check_tensor, numpy_of
 from finwidth.empirical.kernel.calls import Snapshot, measuring, settled
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.ntk import ntk, prepare
@@ -48,7 +48,6 @@ from finwidth.empirical.matrix_free.kernel_product import Index, KernelProduct
 from finwidth.empirical.matrix_free.products import Jacobian
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, size
-from finwidth.networks.laws import FloatArray
 from finwidth.progress import stage
 from finwidth.quantities import Estimate
 
@@ -57,11 +56,18 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 Array: TypeAlias = npt.NDArray[np.floating]
-Vector = TypeVar("Vector", Tensor, Array)
 _PASS_BYTES = 2**20  # of a typical layer's results in a pass; larger ones leave the cache
 _FIXED = 5  # copies of the parameters beside the vectors: two of the probe, a gradient, a product, tangents
 _GRAPHS = 3  # of a pass that is differentiated twice, in those of one that is differentiated once
 _ROWS, _UNITS = 8, 3  # samples, and outputs, of the check at the beginning
+
+
+class OperatorOptions(TypedDict):
+    """Arguments that an operator shares with `ntk`."""
+
+    memory: str | int
+    parameters: Parameters | None
+    scale: Scale | None
 
 
 class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
@@ -69,8 +75,8 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
 
     The kernel is that of `finwidth.empirical.ntk`, but no entry of it is formed: ``K @ v`` takes a backward and a
     forward-mode pass over the inputs, whatever their number, and memory that grows with N alone. It is a
-    `scipy.sparse.linalg.LinearOperator`, real, symmetric where x2 is left out, which SciPy's solvers take; ``K @ v`` and
-    ``K(v)`` of a torch tensor are tensors.
+    `scipy.sparse.linalg.LinearOperator`, real, symmetric where x2 is left out, which SciPy's solvers take; ``K @ v``
+    and ``K(v)`` of a torch tensor are tensors.
 
     Parameters
     ----------
@@ -135,7 +141,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.check, self._told = flag("check", check), arguments.progress(progress)
-        self._given = {"memory": memory, "parameters": parameters, "scale": scale, "check": check}
+        self._options: OperatorOptions = {"memory": memory, "parameters": parameters, "scale": scale}
         self._open: KernelProduct | None = None
         self._probe: Probe | None = None
         with measuring(check_module(module)) as stack:
@@ -223,16 +229,15 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
     def _product(self, x: Tensor) -> Tensor:
         """K x of a tensor, in the kernel's dtype and on the tensor's device."""
         N, b = self.shape[1] // self._entries, self._entries
-        flat = x.shape[:1] == (N * b,)
-        if x.is_complex() or not (x.ndim in {1, 2} and flat or x.ndim in {2, 3} and x.shape[:2] == (N, b)):
-            raise FinwidthError(
-                f"the vector has shape {tuple(x.shape)} and {x.dtype}; give real numbers of shape ({N * b},) or ({N * b}, k)"
-                + f", or ({N}, {b}) or ({N}, {b}, k)" * (b > 1)
-            )
+        flat = self._has_rows("the vector", x.shape, N)
+        if x.is_complex():
+            raise FinwidthError(f"the vector has {x.dtype}; give real numbers")
         if not torch.isfinite(x).all():
             raise FinwidthError("the vector holds numbers that are not finite")
         with self._measured() as product, torch.no_grad():
-            V = x.detach().to(self._job.x1.device, self._job.plan.dtype).reshape(N, b, -1)
+            if self.check and self._probe is None:
+                self._probe = make_probe(product.first, product.second, product.outputs)
+            V = x.detach().to(self._device, self._job.plan.dtype).reshape(N, b, -1)
             at_once = self._columns_at_once(len(product.units) * V.shape[2])
             passed, whole = 0, product.inputs_passed(V.shape[2], at_once)
             with stage("kernel product", whole, self._told) as told:
@@ -246,6 +251,54 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         if not torch.isfinite(found).all():
             raise FinwidthError(f"the product overflows {found.dtype}; rescale it, or give module.double()")
         return found.reshape(len(found) * b if flat else len(found), *x.shape[1:]).to(x.device)
+
+    def _has_rows(self, name: str, shape: tuple[int, ...], N: int) -> bool:
+        """Whether inputs and outputs are in one dimension; FinwidthError unless vectors have this shape."""
+        b = self._entries
+        flat = len(shape) in {1, 2} and shape[0] == N * b
+        if not flat and not (len(shape) in {2, 3} and shape[:2] == (N, b)):
+            more = f", or ({N}, {b}) or ({N}, {b}, k)" * (b > 1)
+            raise FinwidthError(f"{name} has shape {tuple(shape)}; give shape ({N * b},) or ({N * b}, k){more}")
+        return flat
+
+    def outputs_at_rows(self) -> Tensor:
+        """The module's outputs at x1, shape (N1, O)."""
+        with self._measured() as product:
+            return product.first.outputs()
+
+    def to_parameters(self, v: Tensor) -> dict[str, Tensor]:
+        """M J2^T v, by the parameter's name: the direction in which parameters move the outputs by K v.
+
+        Parameters
+        ----------
+        v
+            Shape (N2, O), a number for each output of each input of the columns, whatever ``outputs`` of the operator.
+        """
+        o = self._job.plan.outputs
+        given = check_tensor(v, "v", f"a tensor of shape (N2, {o})").detach()
+        with self._measured() as product, torch.no_grad():
+            N = len(product.second.x)
+            if given.is_complex() or given.shape != (N, o) or not torch.isfinite(given).all():
+                raise FinwidthError(f"v is {shown(v)}; give finite numbers of shape {(N, o)}")
+            found = product.second.pulled_back(given.to(self._device, self._job.plan.dtype)[None], nobody)
+        scales = self._job.network.scales
+        return {name: scales[name] * each[0] for name, each in zip(scales, found, strict=True)}
+
+    def from_parameters(self, direction: Mapping[str, Tensor]) -> Tensor:
+        """J1 d, how a change d of the parameters moves the outputs to first order, shape (N1, O).
+
+        Parameters
+        ----------
+        direction
+            Tensors by the parameter's name, of its shape; parameters that are left out do not move.
+        """
+        vectors = check_direction(self._job.network.parameters, direction)
+        with self._measured() as product, torch.no_grad():
+            return product.first.pushed_forward([each[None] for each in vectors], nobody)[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._job.network.parameters.values())).device
 
     @contextmanager
     def _measured(self) -> Iterator[KernelProduct]:
@@ -268,8 +321,6 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             second = first if job.x2 is None else self._jacobian(job, job.x2)
             self._open = KernelProduct(first, second, self._units(), job.plan.outputs)
             try:
-                if self.check and self._probe is None:
-                    self._probe = make_probe(first, second, job.plan.outputs)
                 yield self._open
             finally:
                 self._open = None
@@ -295,7 +346,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             s = random_rows(len(rows), o if isinstance(b, slice) else 1, 7)
             weights = torch.zeros(len(rows), o, dtype=torch.float64)
             weights[:, unit] = s if isinstance(b, slice) else s[:, 0]
-            V = s[..., None].to(job.x1.device, job.plan.dtype)
+            V = s[..., None].to(self._device, job.plan.dtype)
             found = KernelProduct(few, few, [(unit, b)], o).of(V, 1, nobody, None)
             right, length = plain_square(job.network, few.x, weights)
             if not agree(few, float((found * V).double().sum()), right, length):
@@ -310,7 +361,9 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         room = sizes.memory // sizes.itemsize - (_FIXED + 1) * self._parameter_numbers
         if room < passing:
             needed = size(sizes.itemsize * ((_FIXED + 1) * self._parameter_numbers + passing))
-            raise FinwidthError(f'a product needs {needed} for one input and one vector; give at least memory="{needed}"')
+            raise FinwidthError(
+                f'a product needs {needed} for one input and one vector; give at least memory="{needed}"'
+            )
         enough = _PASS_BYTES // (sizes.itemsize * max(1, sizes.mean))
         return max(1, min(len(job.x1) if job.x2 is None else max(len(job.x1), len(job.x2)), enough, room // passing))
 
@@ -375,7 +428,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         k, tol = count("k", k), real("tol", tol, "a number, 0 or more", lambda each: 0 <= each < math.inf)
         if k >= self.shape[0]:
             raise FinwidthError(
-                f"k is {shown(k)}, and the kernel has {self.shape[0]} rows; give fewer, or form it (ntk) for all of them"
+                f"k is {shown(k)}, and the kernel has {self.shape[0]} rows; give fewer, or form it (ntk) for all"
             )
         self._afford_columns(max(2 * k + 1, 20) + k)
         with self._counting("eigenvalues", products, progress) as K:
@@ -419,7 +472,15 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         method = one_of("method", method, ("exact", "hutch++", "hutchinson"))
         if method == "exact":
             outputs = self._job.outputs if isinstance(self._job.outputs, int) else "trace"
-            K = ntk(self.module, self._job.x1, outputs=outputs, entries="diagonal", progress=progress, **self._given)
+            K = ntk(
+                self.module,
+                self._job.x1,
+                outputs=outputs,
+                entries="diagonal",
+                check=self.check,
+                progress=progress,
+                **self._options,
+            )
             return Estimate(float(K.double().sum()), 0.0, 1, 1.0, True, "exact: the sum of the diagonal")
         m = count("products", products, 12)
         self._afford_columns(2 * m)
@@ -472,7 +533,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         products: int = 1000,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor | Array:
-        """x with (K + ridge) x = y, by conjugate gradients (SciPy), column by column.
+        """Find x with (K + ridge) x = y, by conjugate gradients (SciPy), column by column.
 
         Parameters
         ----------
@@ -501,12 +562,9 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         ridge = real("ridge", ridge, "a number, 0 or more", lambda each: 0 <= each < math.inf)
         tol = real("tol", tol, "a number between 0 and 1", lambda each: 0 < each < 1)
         given = y if isinstance(y, Tensor) else real_array(y)
-        if given is None or given.shape[:1] != self.shape[:1] and given.shape[:2] != (
-            self.shape[0] // self._entries,
-            self._entries,
-        ):
-            wanted = f"numbers of shape ({self.shape[0]},) or ({self.shape[0]}, k)"
-            raise FinwidthError(f"y is {shown(y)}; give {wanted}")
+        if given is None or (isinstance(given, Tensor) and given.is_complex()):
+            raise FinwidthError(f"y is {shown(y)}; give real numbers")
+        self._has_rows("y", given.shape, self.shape[0] // self._entries)
         columns = numpy_of(given).astype(self.dtype).reshape(self.shape[0], -1)
         if not np.isfinite(columns).all():
             raise FinwidthError("y holds numbers that are not finite")
@@ -529,9 +587,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         )
 
     @contextmanager
-    def _counting(
-        self, what: str, most: object, progress: Callable[[int], object] | None
-    ) -> Iterator[LinearOperator]:
+    def _counting(self, what: str, most: object, progress: Callable[[int], object] | None) -> Iterator[LinearOperator]:
         """The matrix with its products counted and told; the module is measured, as begun once."""
         most = count("products", most)
         with self._measured(), stage(what, most, arguments.progress(progress)) as told:
@@ -540,6 +596,24 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
     @staticmethod
     def _generator(seed: object) -> np.random.Generator:
         return np.random.default_rng(count("seed", seed, 0))
+
+
+def check_direction(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> list[Tensor]:
+    """A tensor for each parameter, zeros where none is given."""
+    given = arguments.table("the change of the parameters", direction, "tensors by the parameter's name")
+    for name, each in given.items():
+        if name not in parameters:
+            raise FinwidthError(
+                f"{shown(name)} is no parameter that counts; there are {', '.join(list(parameters)[:6])}"
+            )
+        wanted = f"finite numbers of shape {tuple(parameters[name].shape)}"
+        found = check_tensor(each, f"the change of {name!r}", wanted)
+        if found.is_complex() or found.shape != parameters[name].shape or not torch.isfinite(found).all():
+            raise FinwidthError(f"the change of {name!r} is {shown(each)}; give {wanted}")
+    return [
+        torch.as_tensor(given[name]).detach().to(each) if name in given else torch.zeros_like(each)
+        for name, each in parameters.items()
+    ]
 
 
 def _version(x: Tensor) -> int:

@@ -13,7 +13,9 @@ from finwidth.empirical.matrix_free.products import Jacobian
 
 Tensor = torch.Tensor
 Index: TypeAlias = int | slice
-Column: TypeAlias = tuple[Index, Index, int]  # outputs of the module, entries of b that weigh them, number of the vector
+Column: TypeAlias = tuple[
+    Index, Index, int
+]  # outputs of the module, entries of b that weigh them, number of the vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class KernelProduct:
             if probe is not None:
                 probe.check_pulled(self.second, v, g)
             for name, each in zip(network.parameters, g, strict=True):
-                each *= network.scales[name]
+                each.mul_(network.scales[name])
             f = self.first.pushed_forward(g, told)
             if probe is not None:
                 probe.check_pushed(self.first, g, f)

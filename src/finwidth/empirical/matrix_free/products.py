@@ -65,7 +65,7 @@ def _one_by_one(network: MeasuredModule, x: Tensor, tangents: Vectors) -> Tensor
     """The rows of J, each multiplied and dropped."""
     flat = [each.flatten(1) for each in tangents]
     samples = []
-    for sample in torch.split(x, 1):
+    for sample in single(x):
         with differentiable(), telling(network.module, sample):
             output = apply(network, sample, network.parameters)[0]
             rows = (gradient(each, list(network.parameters.values())) for each in output)
@@ -93,6 +93,12 @@ class Jacobian:
     def blocks(self) -> list[range]:
         """The inputs of every pass."""
         return pieces(range(len(self.x)), self.at_once)
+
+    def outputs(self) -> Tensor:
+        """The module's outputs, shape (N, outputs)."""
+        with differentiable():
+            blocks = (self.x[block.start : block.stop] for block in self.blocks)
+            return torch.cat([apply(self.network, x, self.network.parameters).detach() for x in blocks])
 
     def pulled_back(self, v: Tensor, told: Callable[[int], None]) -> Vectors:
         """J^T v of q vectors, shape (q, N, outputs)."""
@@ -128,11 +134,18 @@ class Jacobian:
                 del self.ways[0]
 
 
+def single(x: Tensor) -> list[Tensor]:
+    """Every sample in a batch of its own."""
+    return [x[i : i + 1] for i in range(len(x))]
+
+
 def vectors_product(one: Vectors, other: Vectors, scales: Sequence[float]) -> list[float]:
     """sum_p scale_p <one_p, other_p> of every pair of vectors in double precision; a single one meets them all."""
     totals = torch.zeros(max(len(one[0]), len(other[0])), dtype=torch.float64)
     for a, b, scale in zip(one, other, scales, strict=True):
-        totals += scale * torch.stack([_dot(*pair) for pair in zip(*torch.broadcast_tensors(a, b), strict=True)])
+        times = len(totals)
+        pairs = zip(a.expand(times, *a.shape[1:]), b.expand(times, *b.shape[1:]), strict=True)
+        totals += scale * torch.stack([_dot(*pair) for pair in pairs])
     return totals.tolist()
 
 

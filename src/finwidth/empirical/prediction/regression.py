@@ -1,8 +1,8 @@
 r"""Training at a fixed kernel, in closed form: `predict`.
 
 The squared loss is sum_a |f(x_a) - y_a|^2 / 2, and f(x) = f_0(x) + J(x) d is linear in the parameters, d their change.
-Gradient flow of the loss, with a ridge r that pulls d back to 0, is d' = -M J^T (f - y) - r d, M the parameters' scales.
-So d = M J^T a with
+Gradient flow of the loss, with a ridge r that pulls d back to 0, is d' = -M J^T (f - y) - r d, M the parameters'
+scales. So d = M J^T a with
 
     a' = -(K + r) a + (y - f_0),    a(0) = 0,    f(x) = f_0(x) + K(x, X) a,
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def predict(
     y: npt.ArrayLike,
     K_test: npt.ArrayLike | LinearOperator | None = None,
     *,
-    t: npt.ArrayLike = math.inf,
+    t: npt.ArrayLike | None = None,
     steps: npt.ArrayLike | None = None,
     lr: float | None = None,
     ridge: float = 0.0,
@@ -62,10 +62,10 @@ def predict(
     y
         Targets, shape (N,) or (N, O).
     K_test
-        The kernel of P test inputs with the training inputs, of the kind of K: shape (P, N, ...), or a `KernelOperator`.
+        The kernel of P test inputs with the training inputs, as K is: shape (P, N, ...), or a `KernelOperator`.
     t
-        Times of gradient flow of sum_a |f - y|^2 / 2, a number or several in any order; infinity, the default, is kernel
-        regression. One step of gradient descent at a small rate is a time of that rate.
+        Times of gradient flow of sum_a |f - y|^2 / 2, a number or several in any order; infinity, the default, is
+        kernel regression. One step of gradient descent at a small rate is a time of that rate.
     steps, lr
         Instead of times, numbers of steps of gradient descent at the rate lr, over all training inputs.
     ridge
@@ -78,8 +78,8 @@ def predict(
     Returns
     -------
     xarray.Dataset
-        ``output`` over (input[, component]) and, with K_test, ``probe_output`` over (probe[, component]), named as those
-        of `finwidth.train`; ``loss``, sum_a |f - y|^2 / 2; ``coefficients``, a of f = f_0 + K a, of the shape of output.
+        ``output`` over (input[, component]) and, with K_test, ``probe_output`` over (probe[, component]), named as
+        those of `finwidth.train`; ``loss``, sum_a |f - y|^2 / 2; ``coefficients``, a of f = f_0 + K a, as output.
         If several times or steps are given, ``time`` or ``step`` comes first. float64.
 
     Raises
@@ -135,7 +135,9 @@ def _by_products(name: str, K: object, a: FloatArray) -> FloatArray:
     """K a of an operator, (1, *shape)."""
     M = getattr(K, "shape", (0, 0))[1]
     if not isinstance(K, LinearOperator) or M not in {a.shape[1], a[0].size}:
-        raise FinwidthError(f"{name} is {shown(K)}; give a KernelOperator with the training inputs as its x2, as K is one")
+        raise FinwidthError(
+            f"{name} is {shown(K)}; give a KernelOperator with the training inputs as its x2, as K is one"
+        )
     found: FloatArray = K @ a.reshape(M, -1).astype(K.dtype)
     return found.astype(np.float64).reshape(1, -1, *a.shape[2:])
 
@@ -148,23 +150,32 @@ class When:
     lr: float | None
     single: bool
 
+    @classmethod
+    def of(cls, name: str, given: npt.ArrayLike, lr: float | None) -> When:
+        """Numbers of 0 or more, one or several."""
+        values = numbers(given)
+        if values is None or values.ndim > 1 or not values.size or not (values >= 0).all():
+            raise FinwidthError(f"{name} is {shown(given)}; give numbers of 0 or more, one or a list")
+        return cls(np.atleast_1d(values), lr, values.ndim == 0)
+
     @property
     def regression(self) -> bool:
         """Whether all are infinite."""
         return bool(np.isinf(self.values).all())
 
     def filters(self, z: FloatArray) -> FloatArray:
-        """phi of every eigenvalue z >= 0 at every time, shape (times, *z).
+        """The values of phi at every eigenvalue z >= 0 at every time, shape (times, *z).
 
         At infinite time of an eigenvalue of 0, where y does not reach, the coefficient is 0.
         """
         n = self.values.reshape(-1, *[1] * z.ndim)
         finite = np.where(np.isinf(n), 0.0, n)
         safe = np.where(z > 0, z, 1.0)
-        if self.lr is None:
-            found = np.where(z > 0, -np.expm1(-safe * finite) / safe, finite)
-        else:
-            found = np.where(z > 0, _descended(self.lr * safe, finite) / safe, self.lr * finite)
+        with np.errstate(over="ignore", invalid="ignore"):  # what diverges is seen in the coefficients
+            if self.lr is None:
+                found = np.where(z > 0, -np.expm1(-safe * finite) / safe, finite)
+            else:
+                found = np.where(z > 0, _descended(self.lr * safe, finite) / safe, self.lr * finite)
         return np.where(np.isinf(n), np.where(z > 0, 1 / safe, 0.0), found)
 
 
@@ -174,29 +185,15 @@ def _descended(hz: FloatArray, n: FloatArray) -> FloatArray:
     return np.where(hz <= 0.5, -np.expm1(n * np.log1p(-slow)), 1 - (1 - hz) ** n)
 
 
-def _when(t: npt.ArrayLike, steps: npt.ArrayLike | None, lr: object) -> When:
-    if (steps is None) != (lr is None):
-        raise FinwidthError("steps and lr belong together: give both, or times t")
-    if steps is None:
-        values, wanted = _times("t", t), "times of 0 or more, a number or a list"
-        rate = None
-    else:
-        if t is not math.inf:
-            raise FinwidthError("give times t, or steps and lr, not both")
-        rate = real("lr", lr, "a positive number", lambda each: 0 < each < math.inf)
-        values, wanted = _times("steps", steps), "whole numbers of 0 or more"
-        if not (values == np.floor(values)).all():
-            raise FinwidthError(f"steps is {shown(steps)}; give {wanted}")
-    if values.ndim > 1 or not values.size or not (values >= 0).all():
-        raise FinwidthError(f"{'t' if rate is None else 'steps'} is {shown(t if rate is None else steps)}; give {wanted}")
-    return When(np.atleast_1d(values), rate, values.ndim == 0)
-
-
-def _times(name: str, values: npt.ArrayLike) -> FloatArray:
-    """Numbers, infinite ones too."""
-    found = numbers(values)
-    if found is None or np.isnan(found).any():
-        raise FinwidthError(f"{name} is {shown(values)}; give numbers of 0 or more")
+def _when(t: npt.ArrayLike | None, steps: npt.ArrayLike | None, lr: object) -> When:
+    if steps is None and lr is None:
+        return When.of("t", math.inf if t is None else t, None)
+    if steps is None or lr is None or t is not None:
+        raise FinwidthError("give times t, or steps and lr together")
+    rate = real("lr", lr, "a positive number", lambda each: 0 < each < math.inf)
+    found = When.of("steps", steps, rate)
+    if not (np.isfinite(found.values) & (found.values == np.floor(found.values))).all():
+        raise FinwidthError(f"steps is {shown(steps)}; give whole numbers of 0 or more")
     return found
 
 
@@ -238,11 +235,13 @@ class _FixedKernel:
         N, o = len(targets), targets[0].size
         allowed = [(N, N), (N, N, o), (N, N, o, o)]
         if given.shape not in allowed:
-            raise FinwidthError(f"K has shape {given.shape}, and y {targets.shape}; give K of shape {allowed[0]}, "
-                f"{allowed[1]} or {allowed[2]}")
+            raise FinwidthError(
+                f"K has shape {given.shape}, and y {targets.shape}; give K of shape {allowed[0]}, "
+                f"{allowed[1]} or {allowed[2]}"
+            )
         afford(4 * 8 * given.size, f"the eigenvectors of a kernel of {amount(given.size)} numbers", "give fewer inputs")
         K = _stacked(given)
-        rounding = float(np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps)
+        rounding = float(np.finfo(given.dtype).eps) if given.dtype.kind == "f" else float(np.finfo(float).eps)
         if not np.abs(K - np.swapaxes(K, 1, 2)).max() <= rounding**0.5 * np.abs(K).max():
             raise FinwidthError("K is not symmetric; give the kernel of the training inputs with themselves")
         return cls(K, given.ndim, K.shape[1] * rounding, targets.shape)
@@ -258,10 +257,13 @@ class _FixedKernel:
         for K, column in zip(self.K, columns, strict=True):
             values, vectors = eigh(K)
             filtered = when.filters(self._positive(values) + ridge)[..., None] * (vectors.T @ column)
-            a.append(vectors @ filtered)
-            f.append(vectors @ (self._positive(values)[:, None] * filtered))
+            with np.errstate(over="ignore", invalid="ignore"):
+                a.append(vectors @ filtered)
+                f.append(vectors @ (self._positive(values)[:, None] * filtered))
         if not np.isfinite(a).all():
-            raise FinwidthError("gradient descent at this rate diverges past a double; give fewer steps, or a smaller lr")
+            raise FinwidthError(
+                "gradient descent at this rate diverges past a double; give fewer steps, or a smaller lr"
+            )
         return self._shaped(np.stack(a, axis=1)), self._shaped(np.stack(f, axis=1))
 
     def at(self, name: str, K_test: npt.ArrayLike, a: FloatArray) -> FloatArray:
@@ -269,7 +271,9 @@ class _FixedKernel:
         given, N, o = _entries(name, K_test), self.shape[0], math.prod(self.shape[1:])
         wanted = (N, o, o)[: self.kind - 1]
         if given.ndim != self.kind or given.shape[1:] != wanted or not len(given):
-            raise FinwidthError(f"{name} has shape {given.shape}; give shape (P, {', '.join(map(str, wanted))}), as K is")
+            raise FinwidthError(
+                f"{name} has shape {given.shape}; give shape (P, {', '.join(map(str, wanted))}), as K is"
+            )
         if self.kind == 4:
             columns = a.reshape(len(a), 1, -1, 1)
         else:
@@ -292,7 +296,7 @@ class _FixedKernel:
         return np.where(values > self.cut * largest, values, 0.0)
 
 
-def _entries(name: str, K: npt.ArrayLike) -> npt.NDArray[np.generic]:
+def _entries(name: str, K: npt.ArrayLike) -> npt.NDArray[Any]:
     """A kernel's numbers, finite, in their own precision."""
     found = real_array(K)
     if found is None or not found.size or not np.isfinite(found).all():
@@ -300,7 +304,7 @@ def _entries(name: str, K: npt.ArrayLike) -> npt.NDArray[np.generic]:
     return found
 
 
-def _stacked(K: npt.NDArray[np.generic]) -> FloatArray:
+def _stacked(K: npt.NDArray[Any]) -> FloatArray:
     """(P, N), (P, N, O) or (P, N, O, O) as matrices (g, rows, columns)."""
     found = K.astype(np.float64)
     if found.ndim == 2:
