@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal, solveh_banded
+from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import linalg
 
 from finwidth.errors import FinwidthError
@@ -119,7 +119,7 @@ def hutch_plus_plus(K: linalg.LinearOperator, m: int, rng: np.random.Generator) 
     third = m // 3
     Q, _ = np.linalg.qr(K @ rademacher(K.shape[0], third, rng))
     Z = rademacher(K.shape[0], m - 2 * third, rng)
-    Z -= Q @ (Q.T @ Z)
+    Z = Z - Q @ (Q.T @ Z)
     return mean_estimate(np.einsum("am,am->m", Z, K @ Z), float(np.einsum("am,am->", Q, K @ Q)))
 
 
@@ -218,10 +218,10 @@ class LogQuadrature:
         if last == 0:
             return self.upper
         node = -self.ridge / 2
-        bands = np.array([self.alpha - node, np.append(self.beta[:-1], 0.0)])
-        unit = np.zeros(len(self.alpha))
-        unit[-1] = last * last
-        shift = solveh_banded(bands, unit, lower=True)[-1]
+        pivot = self.alpha[0] - node  # the last of T - node is 1 / (its inverse's last entry)
+        for diagonal, beside in zip(self.alpha[1:], self.beta[:-1], strict=True):
+            pivot = diagonal - node - beside**2 / pivot
+        shift = last**2 / pivot
         return self._rule(np.append(self.alpha, node + shift), self.beta)
 
     def _rule(self, diagonal: FloatArray, beside: FloatArray) -> float:

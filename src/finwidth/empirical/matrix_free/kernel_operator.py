@@ -569,7 +569,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         if not np.isfinite(columns).all():
             raise FinwidthError("y holds numbers that are not finite")
         most = count("products", products)
-        with self._counting("conjugate gradients", most * columns.shape[1], progress) as K:
+        with self._counting("conjugate gradients", (most + 1) * columns.shape[1], progress) as K:
             found = np.stack([conjugate_gradients(K, ridge, b, tol, most) for b in columns.T], axis=1)
         found = found.reshape(given.shape)
         return torch.from_numpy(found).to(given) if isinstance(given, Tensor) else found
