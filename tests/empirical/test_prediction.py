@@ -130,30 +130,32 @@ def test_wide_networks_are_predicted_in_law() -> None:
             assert np.abs(trained[:2] - start[:2]).max() > 0.01  # it did learn
             off.append(np.abs(trained - np.concatenate([found.output, found.probe_output])).max())
         errors.append(np.mean(off))
-    print(errors)
     assert errors[1] < 0.003
     assert 10 < errors[0] / errors[1] < 40
 
 
-def test_a_wide_torch_network_is_predicted() -> None:
-    errors = []
+def test_wide_torch_networks_are_predicted() -> None:
+    """The same for modules, whose weights are drawn; on the way, where the training inputs are not fitted yet."""
     X, T = torch.tensor([[1.0, 0.3], [-0.5, 1.0], [0.2, -1.0]]).double(), torch.tensor([[0.4, 0.4]]).double()
-    y = torch.tensor([[0.5], [-0.5], [0.2]]).double()
-    for width in (64, 4096):
-        module = finwidth.empirical.MLP(finwidth.MLP([2, width, 1], activation="tanh", parameterization="ntk"), seed=1)
-        K, K_test = ntk(module, X), ntk(module, T, X)
-        found = predict(K, y, K_test, steps=50, lr=0.1, f0=module(X).detach(), f0_test=module(T).detach())
-        f = linearise(module)
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        for _ in range(50):
-            optimizer.zero_grad()
-            ((module(X) - y) ** 2).sum().div(2).backward()
-            optimizer.step()
-        errors.append(np.abs(module(T).detach().numpy() - found.probe_output.to_numpy()).max())
-        assert np.allclose(f(T, f.train(X, y, steps=50, lr=0.1)), found.probe_output, atol=1e-10)
-    print(errors)
-    assert errors[1] < 1e-4
-    assert errors[1] < errors[0] / 8
+    y, both = torch.tensor([[0.5], [-0.5], [0.2]]).double(), torch.cat([X, T])
+    errors = []
+    for width in (32, 2048):
+        net, off = finwidth.MLP([2, width, 1], activation="tanh", parameterization="ntk"), []
+        for seed in range(15):
+            module = finwidth.empirical.MLP(net, seed)
+            K, K_test, f = ntk(module, X), ntk(module, T, X), linearise(module)
+            found = predict(K, y, K_test, steps=10, lr=0.1, f0=module(X).detach(), f0_test=module(T).detach())
+            predicted = np.concatenate([found.output, found.probe_output])
+            optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+            for _ in range(10):
+                optimizer.zero_grad()
+                ((module(X) - y) ** 2).sum().div(2).backward()
+                optimizer.step()
+            off.append(np.abs(module(both).detach().numpy() - predicted).max())
+        assert np.allclose(f(both, f.train(X, y, steps=10, lr=0.1)), predicted, atol=1e-10)
+        errors.append(np.median(off))
+    assert errors[1] < 1e-3
+    assert 20 < errors[0] / errors[1] < 200  # the widths' ratio is 64
 
 
 # ---- numbers at the ends

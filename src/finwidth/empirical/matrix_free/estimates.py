@@ -82,7 +82,8 @@ def conjugate_gradients(K: linalg.LinearOperator, ridge: float, b: FloatArray, t
     for _ in range(_RESTARTS):
         if reached <= tol or done >= most:
             break
-        step, _ = linalg.cg(A, residual, atol=0.5 * tol * length, maxiter=most - done)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what comes of it is looked at
+            step, _ = linalg.cg(A, residual, atol=0.5 * tol * length, maxiter=most - done)
         rest = b - shifted(x + step)
         left = float(np.linalg.norm(rest)) / length
         if not left < reached:  # also where it is NaN

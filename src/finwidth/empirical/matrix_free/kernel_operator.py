@@ -214,14 +214,19 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
     def dot(self, x: object) -> object:
         """K x of a vector or matrix, an array or a tensor; of a number or another operator as SciPy has it.
 
-        A tensor may have the outputs in a dimension of their own, (N2, O) or (N2, O, k), and so has the result.
+        Outputs may have a dimension of their own, (N2, O) or (N2, O, k), and so has the result.
         """
         if isinstance(x, Tensor):
             return self._product(x)
-        return super().dot(x)
+        if isinstance(x, LinearOperator) or np.isscalar(x):
+            return super().dot(x)
+        given = real_array(x)
+        if given is None:
+            raise FinwidthError(f"the vector is {shown(x)}; give an array of real numbers, or a tensor")
+        return self._matmat(given)
 
     def _matmat(self, X: Array) -> Array:
-        found = numpy_of(self._product(torch.from_numpy(np.ascontiguousarray(X, self.dtype))))
+        found = numpy_of(self._product(torch.from_numpy(np.array(X, self.dtype, order="C"))))
         return found.astype(self.dtype, copy=False)
 
     _matvec = _matmat

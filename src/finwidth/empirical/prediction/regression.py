@@ -79,8 +79,9 @@ def predict(
     -------
     xarray.Dataset
         ``output`` over (input[, component]) and, with K_test, ``probe_output`` over (probe[, component]), named as
-        those of `finwidth.train`; ``loss``, sum_a |f - y|^2 / 2; ``coefficients``, a of f = f_0 + K a, as output.
-        If several times or steps are given, ``time`` or ``step`` comes first. float64.
+        those of `finwidth.train`; ``loss``, sum_a |f - y|^2 / 2; ``coefficients``, a of f = f_0 + K a, as output,
+        without what K does not see, eigenvectors of eigenvalue 0. If several times or steps are given, ``time`` or
+        ``step`` comes first. float64.
 
     Raises
     ------
@@ -166,17 +167,13 @@ class When:
     def filters(self, z: FloatArray) -> FloatArray:
         """The values of phi at every eigenvalue z >= 0 at every time, shape (times, *z).
 
-        At infinite time of an eigenvalue of 0, where y does not reach, the coefficient is 0.
+        It is 0 for z = 0: what K does not see changes no output, and grows with time.
         """
         n = self.values.reshape(-1, *[1] * z.ndim)
-        finite = np.where(np.isinf(n), 0.0, n)
         safe = np.where(z > 0, z, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):  # what diverges is seen in the coefficients
-            if self.lr is None:
-                found = np.where(z > 0, -np.expm1(-safe * finite) / safe, finite)
-            else:
-                found = np.where(z > 0, _descended(self.lr * safe, finite) / safe, self.lr * finite)
-        return np.where(np.isinf(n), np.where(z > 0, 1 / safe, 0.0), found)
+            moved = -np.expm1(-safe * n) if self.lr is None else _descended(self.lr * safe, n)
+        return np.where(z > 0, moved / safe, 0.0)
 
 
 def _descended(hz: FloatArray, n: FloatArray) -> FloatArray:
