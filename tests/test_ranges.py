@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, Activation, FinwidthError
 from finwidth.comparison import Comparison
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_at_input
@@ -41,7 +42,7 @@ def powers(values: FloatArray, power: int) -> FloatArray:
     return np.asarray(np.ldexp(values, power))
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, DEVICE])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_input_in_law(name: str, device: str | None) -> None:
     if device:
@@ -94,7 +95,7 @@ X = np.array([[1.0, 2.0], [0.5, -1.0], [2.0, 4.5]])
 POWERS = [[0, -600, 0], [-1074, 0, -400], [0, -515, 300], [-1060, -1060, -1060], [-530, -600, 0]]
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, DEVICE])
 @pytest.mark.parametrize("shifts", POWERS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_several_inputs_in_law_are_scaled_each_by_itself(name: str, shifts: list[int], device: str | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, FinwidthError, ResNet
 from finwidth.cli.tables import print_summary
 from finwidth.sampling.statistics.estimates import estimate_moments
@@ -49,7 +50,7 @@ def test_threads_do_not_change_it_and_a_device_has_the_same_law() -> None:
     one, same = (finwidth.summarize(NET, X, 40_000, threads=threads) for threads in (1, 2))
     assert one.estimates == same.estimates
     pytest.importorskip("torch")
-    other = finwidth.summarize(NET, X, 40_000, device="cpu")
+    other = finwidth.summarize(NET, X, 40_000, device=DEVICE)
     assert other.exact is not None
     assert abs(other.estimates["K"].z(other.exact["K"]) or 0) < 6
     assert other.estimates != one.estimates
@@ -104,7 +105,7 @@ def test_what_cannot_be_summarized_is_refused() -> None:
     with pytest.raises(FinwidthError, match="its activation is tanh"):
         finwidth.summarize(MLP([2, 3, 1], activation="tanh"), X)
     with pytest.raises(FinwidthError, match="importance sampling is on threads"):
-        finwidth.summarize(NET, X, method="importance", device="cpu")
+        finwidth.summarize(NET, X, method="importance", device=DEVICE)
     with pytest.raises(FinwidthError, match="and one output"):
         finwidth.summarize(MLP([2, 3, 2]), X, method="importance")
     with pytest.raises(FinwidthError, match="tilted draws need ReLU"):

@@ -262,9 +262,9 @@ def check_device(device: object) -> torch.device:
     if not isinstance(device, str | torch.device):
         raise FinwidthError(f"device={shown(device)} is no device; {wanted}")
     try:
-        found = torch.device(device)
-        torch.zeros(1, dtype=torch.float64, device=found).item()  # the device "meta" has no numbers
+        probe = torch.zeros(1, dtype=torch.float64, device=device)
+        probe.item()  # the device "meta" has no numbers
     except (RuntimeError, TypeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).splitlines()[0]
         raise FinwidthError(f"device={shown(str(device))} cannot be used: {reason}; {wanted}") from None
-    return found
+    return probe.device  # with its number, as tensors have it

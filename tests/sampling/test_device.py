@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, Activation
 from finwidth.sampling.random.device import DeviceGenerator
 from stats import same_law, same_mean
@@ -24,7 +25,7 @@ NETWORKS = {
 def test_a_device_draws_the_same_law(name: str) -> None:
     net, x = NETWORKS[name]
     here = finwidth.sample(net, x, DRAWS, seed=1)
-    there = finwidth.sample(net, x, DRAWS, seed=2, device="cpu")
+    there = finwidth.sample(net, x, DRAWS, seed=2, device=DEVICE)
     for quantity in ("output", "K_w", "K_b", "dK"):
         assert same_law(*(each[quantity].to_numpy().round(12) for each in (here, there))), quantity
     assert same_law((here.dK / here.K**2).to_numpy().round(12), (there.dK / there.K**2).to_numpy().round(12))
@@ -35,25 +36,24 @@ def test_a_device_draws_the_same_law(name: str) -> None:
 def test_other_biases_on_a_device_are_rejected() -> None:
     net, x = NETWORKS["random biases"]
     wrong = MLP(net.widths, bias_variance=[0.5, 0.3, 0, 0.7])
-    one, other = finwidth.sample(net, x, DRAWS, seed=1), finwidth.sample(wrong, x, DRAWS, seed=2, device="cpu")
+    one, other = finwidth.sample(net, x, DRAWS, seed=1), finwidth.sample(wrong, x, DRAWS, seed=2, device=DEVICE)
     assert not same_law(one.output.to_numpy(), other.output.to_numpy())
 
 
 def test_a_seed_fixes_the_numbers_of_a_device() -> None:
     net, x = NETWORKS["leaky"]
-    one, same, other = (finwidth.sample(net, x, 1000, seed=seed, device="cpu") for seed in (5, 5, 6))
+    one, same, other = (finwidth.sample(net, x, 1000, seed=seed, device=DEVICE) for seed in (5, 5, 6))
     assert one.identical(same)
     assert not np.array_equal(one.K, other.K)
-    assert one.attrs["method"] == "norm chain on a torch device (cpu)"
+    assert one.attrs["method"] == f"norm chain on a torch device ({DEVICE})"
 
 
 def test_generators_follow_their_laws() -> None:
-    rng = DeviceGenerator("cpu", seed=3, chunk=0)
-    xp = rng.xp
-    assert not rng.chi_square(xp.zeros(5, dtype=xp.float64)).any()
-    assert same_mean(rng.chi_square(rng.full(DRAWS, 6.0), less=1).numpy(), 5, 10)
-    assert same_mean(rng.coins(10**9, DRAWS).numpy(), 5e8, 2.5e8)
-    assert same_mean(rng.standard_normal(DRAWS).numpy(), 0, 1)
+    rng = DeviceGenerator(DEVICE, seed=3, chunk=0)
+    assert not rng.chi_square(rng.full(5, 0.0)).any()
+    assert same_mean(rng.chi_square(rng.full(DRAWS, 6.0), less=1).cpu().numpy(), 5, 10)
+    assert same_mean(rng.coins(10**9, DRAWS).cpu().numpy(), 5e8, 2.5e8)
+    assert same_mean(rng.standard_normal(DRAWS).cpu().numpy(), 0, 1)
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "nowhere"])

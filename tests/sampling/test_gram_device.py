@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from devices import DEVICE
 from finwidth import MLP, SmoothActivation, sample_gram
 from finwidth.networks.activations import ACTIVATIONS
 from sampling.test_gram import DRAWS, NETWORKS, TARGETS, VIEWS, X, in_law
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 
 def on_device(net: MLP, draws: int = DRAWS, seed: int = 3) -> dict[str, np.ndarray]:
-    found = sample_gram(net, X, draws, seed, y=TARGETS, device="cpu")
+    found = sample_gram(net, X, draws, seed, y=TARGETS, device=DEVICE)
     return {str(name): found[name].to_numpy() for name in found}
 
 

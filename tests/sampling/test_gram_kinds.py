@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet, sample_gram
 from finwidth.networks.description import Network
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
@@ -270,12 +271,12 @@ def test_wrong_networks_are_rejected() -> None:
 
 def test_a_device_draws_the_same_law() -> None:
     net = NETWORKS["pre-norm, layer, trained"]
-    assert_same(in_law(net, 6000, device="cpu"), held_in_law(net, 6000))
+    assert_same(in_law(net, 6000, device=DEVICE), held_in_law(net, 6000))
 
 
 @pytest.mark.parametrize("name", ["balanced, tanh, two outputs", "branches and skips cut", "post-norm, trained"])
 def test_a_device_draws_what_is_drawn_here(name: str) -> None:
-    ours, there = in_law(NETWORKS[name], 6000), in_law(NETWORKS[name], 6000, device="cpu")
+    ours, there = in_law(NETWORKS[name], 6000), in_law(NETWORKS[name], 6000, device=DEVICE)
     assert_same(ours, there)
 
 

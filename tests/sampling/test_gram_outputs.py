@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, sample_gram
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
@@ -100,7 +101,7 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
 def test_a_device_draws_the_same_law() -> None:
     pytest.importorskip("torch")
     net = NETWORKS["gelu, more outputs than neurons"]
-    ours, theirs = in_law(net, device="cpu"), networks(net)
+    ours, theirs = in_law(net, device=DEVICE), networks(net)
     for view, function in VIEWS.items():
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 
@@ -203,7 +204,7 @@ def test_inputs_of_extreme_sizes(activation: str) -> None:
     assert found.dK.to_numpy() == pytest.approx(np.ldexp(usual.dK.to_numpy(), -800), rel=1e-6, abs=0)
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, DEVICE])
 def test_inputs_of_extreme_sizes_side_by_side(device: str | None) -> None:
     """Rows in units of their own, with random biases: the law of networks that hold their weights."""
     if device is not None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, Activation, FinwidthError, Norm, ResNet
 from finwidth.sampling.one_input.normalised_chain import NormalisedChain, Normaliser
 from finwidth.sampling.one_input.normalised_residual_chain import NormalisedResidualChain
@@ -282,7 +283,7 @@ def test_a_seed_fixes_the_numbers_whatever_the_threads(net: MLP | ResNet) -> Non
 
 @pytest.mark.parametrize("net", SERVED, ids=str)
 def test_a_device_draws_the_same_law(net: MLP | ResNet) -> None:
-    here, there = draw(net, seed=1), draw(net, seed=2, device="cpu")
+    here, there = draw(net, seed=1), draw(net, seed=2, device=DEVICE)
     for view in ("output", "K_w", "dK against both"):
         assert same_law(viewed(view, here), viewed(view, there)), view
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import MLP, sample
 from finwidth.empirical.reference.brute_force import draw_networks, kernel_matrix
 from finwidth.sampling.kernel_matrix.stacks import Factor, factorise
@@ -77,7 +78,7 @@ def test_joint_law_is_that_of_networks(name: str) -> None:
 def test_a_device_draws_the_same_law() -> None:
     pytest.importorskip("torch")
     net = NETWORKS["leaky relu, random biases"]
-    ours, theirs = in_law(net, device="cpu"), networks(net)
+    ours, theirs = in_law(net, device=DEVICE), networks(net)
     for view, function in VIEWS.items():
         assert same_law(function(ours).round(9), function(theirs).round(9)), view
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import Activation, FinwidthError, ResNet
 from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.sampling.one_input.residual_chain import ResidualChain
@@ -236,7 +237,7 @@ def test_the_kernel_is_what_the_output_gains_along_its_gradient(name: str) -> No
     assert error[alive].max() < 1e-12
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, DEVICE])
 @pytest.mark.parametrize("name", ["relu", "leaky", "no biases", "dead streams"])
 def test_inputs_of_any_size(name: str, device: str | None) -> None:
     if device:
@@ -327,7 +328,7 @@ def test_a_seed_fixes_the_numbers_whatever_the_threads() -> None:
 @pytest.mark.parametrize("name", ["relu", "leaky", "stream of 2", "dead streams"])
 def test_a_device_draws_the_same_law(name: str) -> None:
     pytest.importorskip("torch", reason="a torch device")
-    here, there = draw(NETWORKS[name], seed=1), draw(NETWORKS[name], seed=2, device="cpu")
+    here, there = draw(NETWORKS[name], seed=1), draw(NETWORKS[name], seed=2, device=DEVICE)
     for view in VIEWS:
         assert same_law(viewed(view, here), viewed(view, there)), view
 

@@ -62,6 +62,8 @@ def kernel_on_a_circle(
     depth = check_depth("depth", depth)
     if not widths:
         raise FinwidthError("widths is empty; give at least one hidden width")
+    for name in network.keys() - MLPOptions.__annotations__:
+        raise FinwidthError(f"{name} is no option of MLP; it has {', '.join(MLPOptions.__annotations__)}")
     nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
     points = count("points", points, 2)
     angles, X = circle(points)

@@ -172,6 +172,8 @@ def spread_over_depth(
     depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
     wanted = "one input, finite numbers of shape (n_0,)"
     family, given = Family(kind, {**network}), array("x", x, wanted)
+    if not widths or not depths:
+        raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
     if given.ndim != 1 or not len(given):
         raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
     figure, axes = new_axes()

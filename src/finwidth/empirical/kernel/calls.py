@@ -12,7 +12,7 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
@@ -280,10 +280,27 @@ def measuring(module: nn.Module) -> Iterator[ExitStack]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
         warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own
+        if any(each.is_cuda for each in module.parameters()):
+            stack.enter_context(_exact_cudnn(module))
         for layer in module.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 stack.callback(layer.register_forward_hook(_contiguous_gradient).remove)
         yield stack
+
+
+def _exact_cudnn(module: nn.Module) -> AbstractContextManager[None]:
+    """Convolutions in float32, which cuDNN otherwise rounds to 10 bits; no cuDNN for recurrent layers.
+
+    It has no second derivatives of them, and in eval mode no first ones.
+    """
+    now, recurrent = torch.backends.cudnn, any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    flags: AbstractContextManager[None] = now.flags(
+        enabled=now.enabled and not recurrent,
+        benchmark=now.benchmark,
+        deterministic=now.deterministic,
+        allow_tf32=False,
+    )
+    return flags
 
 
 @contextmanager

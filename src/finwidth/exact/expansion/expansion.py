@@ -251,7 +251,7 @@ def _worst(net: MLP, found: Columns, finer: Columns) -> float:
     """
     limits = {name: float(np.abs(orders[0]).max()) for name, orders in finer.items()}
     usual = {name: float(net.beta_hidden) * limit for name, limit in limits.items()}
-    usual["dK"] = float(net.beta_hidden) * limits["K"] ** 2
+    usual["dK"] = float(net.beta_hidden) * limits["K"] * limits["K"]
     errors = []
     for name, orders in finer.items():
         sizes = limits[name], max(float(np.abs(orders[1]).max()), usual[name])
@@ -308,11 +308,15 @@ def _labelled(net: MLP, X: FloatArray, columns: Columns, errors: dict[str, float
 def _served(net: MLP, columns: Columns) -> dict[str, float | str]:
     """How far first order serves."""
 
+    def relative(change: FloatArray, limit: FloatArray) -> FloatArray:
+        return np.abs(change / np.where(limit > 0, limit, np.inf))
+
     def largest(change: FloatArray, limit: FloatArray) -> float:
-        return float(np.abs(change / np.where(limit > 0, limit, np.inf)).max())
+        return float(relative(change, limit).max())
 
     means = [[each.diagonal() for each in columns[name]] for name in ("K", "output_covariance")]
-    spread = largest(np.einsum("aaaa->a", columns["K_covariance"][1]), means[0][0] ** 2)
+    limits = means[0][0]
+    spread = largest(relative(np.einsum("aaaa->a", columns["K_covariance"][1]), limits), limits)
     moved = max(largest(correction, limit) for limit, correction in means)
     good = spread <= SPREAD and moved <= CORRECTION
     verdict = "has been seen to be right to 10%" if good else "can be far off: draw with finwidth.sample_gram"

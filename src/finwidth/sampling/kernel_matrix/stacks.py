@@ -32,6 +32,7 @@ _ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads r
 _SMALL, _LARGE = 1e-200, 1e200  # squared lengths whose products with another such are far from a double's ends
 _USUAL = 160  # powers of two: lengths below it, and above its inverse, need no unit of their own
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
+_AT_ONCE = 2**14  # matrices whose eigenvectors a device finds together
 
 
 def block(rng: Generator) -> int:
@@ -78,12 +79,25 @@ def factorise(gram: Array, squares: Array | None = None) -> Factor:
     cosines, scales = _cosines(gram, squares)
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
-    values, vectors = xp.linalg.eigh(cosines)
+    values, vectors = _eigenvectors(cosines)
     kept = values > RANK * gram.shape[-1]
     root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ transposed(vectors)
     root = xp.sqrt(squares)[..., None] * root
     weights = (kept / (values + ~kept))[..., None, :]
     return Factor(root, lambda: scales * ((vectors * weights) @ transposed(vectors)) * transposed(scales))
+
+
+def _eigenvectors(stack: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of symmetric matrices, shape (draws, m, m).
+
+    A device takes some at a time: it works on all it is given at once, in 30 kB and more for each.
+    """
+    xp = array_namespace(stack)
+    if isinstance(stack, np.ndarray):
+        values, vectors = xp.linalg.eigh(stack)
+        return values, vectors
+    parts = [xp.linalg.eigh(part) for part in stack.split(_AT_ONCE)]
+    return xp.cat([values for values, _ in parts]), xp.cat([vectors for _, vectors in parts])
 
 
 def _cholesky(gram: Array, squares: Array) -> Array | None:
