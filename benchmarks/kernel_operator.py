@@ -51,10 +51,11 @@ def by_hand(module: nn.Module, x: Tensor, block: int) -> Product:
 
     def product(v: Tensor) -> Tensor:
         total = {name: torch.zeros_like(each) for name, each in parameters.items()}
-        for rows, weights in zip(x.split(block), v.split(block), strict=True):
-            (found,) = torch.func.vjp(outputs(rows), parameters)[1](weights)
+        blocks = [slice(start, start + block) for start in range(0, len(x), block)]
+        for some in blocks:
+            (found,) = torch.func.vjp(outputs(x[some]), parameters)[1](v[some])
             total = {name: total[name] + each for name, each in found.items()}
-        return torch.cat([torch.func.jvp(outputs(rows), (parameters,), (total,))[1] for rows in x.split(block)])
+        return torch.cat([torch.func.jvp(outputs(x[some]), (parameters,), (total,))[1] for some in blocks])
 
     return product
 

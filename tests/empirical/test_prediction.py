@@ -84,7 +84,7 @@ def test_regression_by_products(kind: str) -> None:
         (y - module(X)).detach().numpy().ravel(),
     )
     assert np.allclose(right.coefficients.to_numpy().ravel(), weights)
-    one, other = (KernelOperator(module, *x, outputs=kind) for x in ((X,), (T, X)))
+    one, other = KernelOperator(module, X, outputs=kind), KernelOperator(module, T, X, kind)
     found = predict(one, y, other, ridge=0.3, f0=module(X).detach(), f0_test=module(T).detach())
     for name in ("output", "probe_output", "coefficients", "loss"):
         assert np.allclose(found[name], right[name], atol=1e-6)
@@ -254,7 +254,7 @@ def test_it_stays_where_it_was_made() -> None:
     f = linearise(module)
     before = f(X)
     with torch.no_grad():
-        module[0].weight.mul_(2)
+        module.get_parameter("0.weight").mul_(2)
     assert torch.equal(f(X), before)
     assert torch.allclose(f(X, f.train(X, y)), y)
     with pytest.raises(FinwidthError, match=r"'3\.weight' is no parameter that counts"):
@@ -264,4 +264,4 @@ def test_it_stays_where_it_was_made() -> None:
     with pytest.raises(FinwidthError, match="give targets of shape"):
         f.train(X, y[:3])
     with pytest.raises(FinwidthError, match="one time"):
-        f.train(X, y, t=[1, 2])
+        f.train(X, y, t=[1, 2])  # type: ignore[arg-type]
