@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from finwidth.empirical import KernelOperator, ntk, predict
-from finwidth.plots.style import BLUE, GREY, VERMILION, save_as, styled
+from finwidth.plots.style import BLUE, GREY, VERMILION, plain_ticks, save_as, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,11 +96,12 @@ def main(images: int, steps: int, output: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    save_as(figure(np.array(recorded), np.array(rows), np.array(losses), fixed.to_numpy()), Path(output))
+    arrays = (np.array(each) for each in (recorded, rows, losses, fixed))
+    save_as(figure(*arrays, 2 / lr), Path(output))
 
 
 @styled
-def figure(recorded: np.ndarray, rows: np.ndarray, losses: np.ndarray, fixed: np.ndarray) -> Figure:
+def figure(recorded: np.ndarray, rows: np.ndarray, losses: np.ndarray, fixed: np.ndarray, edge: float) -> Figure:
     """The eigenvalues over steps, the spectrum before and after, and both losses."""
     from matplotlib.figure import Figure
 
@@ -108,15 +109,19 @@ def figure(recorded: np.ndarray, rows: np.ndarray, losses: np.ndarray, fixed: np
     left, middle, right = drawn.subplots(1, 3)
     for k in range(rows.shape[1]):
         left.plot(recorded, rows[:, k], color=BLUE, alpha=1 - 0.065 * k, lw=1.2)
+    left.axhline(edge, color=VERMILION, ls="--", lw=1, label="2 / rate")
+    left.legend(loc="lower right")
     left.set(xlabel="step", ylabel="eigenvalue of the kernel", yscale="log", title=f"the {rows.shape[1]} largest")
     ranks = np.arange(1, rows.shape[1] + 1)
     for place, colour, name in ((0, GREY, "step 0"), (-1, VERMILION, f"step {recorded[-1]}")):
         middle.plot(ranks, rows[place] / rows[place][0], "o-", ms=3, color=colour, label=name)
     middle.set(xlabel="rank", ylabel="over the largest", yscale="log", title="the spectrum's shape")
+    middle.set_xticks(ranks[::2])
     middle.legend()
     right.plot(losses, color=BLUE, label="network")
     right.plot(fixed, color=GREY, ls="--", label="kernel of step 0, fixed")
     right.set(xlabel="step", ylabel="loss", yscale="log", title="learning")
+    plain_ticks(right.yaxis, *right.get_ylim())
     right.legend()
     for axes in (left, right):
         axes.set_xscale("symlog", linthresh=1, linscale=0.3)

@@ -119,7 +119,8 @@ def test_parameters_and_scales() -> None:
 def test_a_hook_counts_as_in_backward_passes() -> None:
     """The kernel is that of the gradients that people get; forward mode knows nothing of hooks."""
     module, x = example()
-    module.get_parameter("0.weight").register_hook(lambda g: 2 * g)
+    weight: Tensor = module.get_parameter("0.weight")
+    weight.register_hook(lambda g: 2 * g)
     K = KernelOperator(module, x)
     assert K.way == "double backward"
     assert near(K @ np.eye(14), matrix(ntk(module, x)))

@@ -83,7 +83,7 @@ def conjugate_gradients(K: linalg.LinearOperator, ridge: float, b: FloatArray, t
         if reached <= tol or done >= most:
             break
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what comes of it is looked at
-            step, _ = linalg.cg(A, residual, atol=0.5 * tol * length, maxiter=most - done)
+            step, _ = linalg.cg(A, residual, atol=0.5 * tol * length, maxiter=min(most - done, 10 * len(b)))
         rest = b - shifted(x + step)
         left = float(np.linalg.norm(rest)) / length
         if not left < reached:  # also where it is NaN

@@ -396,7 +396,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         self,
         k: int = 10,
         *,
-        tol: float = 1e-6,
+        tol: float = 1e-4,
         products: int = 1000,
         seed: int = 0,
         progress: Callable[[int], object] | None = None,
@@ -408,7 +408,8 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         k
             How many; fewer than the matrix has rows.
         tol
-            ARPACK's: the residuals |K q - lambda q| to reach, relative to lambda; 0 is machine precision.
+            ARPACK's: the residuals |K q - lambda q| to reach, relative to lambda; 0 is machine precision. In float32
+            products are right to some 1e-7 of the largest eigenvalue, so that small ones cannot have less.
         products
             Most products with the kernel; some 3 to 10 a pair are usual.
         seed
