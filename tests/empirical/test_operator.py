@@ -335,6 +335,8 @@ def test_the_answer_of_conjugate_gradients_is_looked_at() -> None:
     A = np.triu(np.ones((30, 30))) + np.eye(30)
     with pytest.raises(FinwidthError, match="do not converge"):
         estimates.conjugate_gradients(linalg.aslinearoperator(A), 0.0, np.arange(30.0), 1e-10, 200)
+    with pytest.raises(FinwidthError, match="the kernel is 0 where y is not; give a ridge="):
+        estimates.conjugate_gradients(linalg.aslinearoperator(np.zeros((3, 3))), 0.0, np.ones(3), 1e-5, 200)
 
 
 def test_trace() -> None:

@@ -72,6 +72,8 @@ def conjugate_gradients(K: linalg.LinearOperator, ridge: float, b: FloatArray, t
 
     def shifted(v: FloatArray) -> FloatArray:
         nonlocal done
+        if not np.isfinite(v).all():
+            raise FinwidthError("conjugate gradients do not converge: the kernel is 0 where y is not; give a ridge=")
         done += 1
         found: FloatArray = K @ v + ridge * v
         return found
