@@ -96,8 +96,8 @@ def main(images: int, steps: int, output: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    arrays = (np.array(each) for each in (recorded, rows, losses, fixed))
-    save_as(figure(*arrays, 2 / lr), Path(output))
+    drawn = figure(np.array(recorded), np.array(rows), np.array(losses), fixed.to_numpy(), 2 / lr)
+    save_as(drawn, Path(output))
 
 
 @styled
