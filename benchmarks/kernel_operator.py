@@ -5,7 +5,7 @@
 Output 0 of an MLP 784-512-512-10 at 10,000 inputs and of a convolutional network at 2,000 of shape (3, 32, 32), in
 float32. Every way is a process of its own; its products are first held against `ntk` in float64 on a few inputs.
 Times are those of the processor (all threads together), which other work on the machine changes least; peak memory is
-XX: a hundredth of the inputs.
+that of the process, torch included. --few: a hundredth of the inputs.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ def predict(
     >>> K, y = np.array([[2.0, 1.0], [1.0, 2.0]]), [1.0, -1.0]        # y is an eigenvector: K y = y
     >>> predict(K, y, t=[0, 1, np.inf]).output.values.round(6).tolist()         # (1 - exp(-t)) y
     [[0.0, 0.0], [0.632121, -0.632121], [1.0, -1.0]]
-    >>> predict(K, y, steps=[1, 2], lr=0.5).output.values.tolist()              # (1 - 0.5^n) y
+    >>> predict(K, y, steps=[1, 2], lr=0.5).output.values.round(6).tolist()     # (1 - 0.5^n) y
     [[0.5, -0.5], [0.75, -0.75]]
-    >>> predict(K, y, np.array([[1.0, 0.0]]), ridge=1).probe_output.values.tolist()     # k (K + 1)^-1 y
+    >>> predict(K, y, np.array([[1.0, 0.0]]), ridge=1).probe_output.values.round(6).tolist()    # k (K + 1)^-1 y
     [0.5]
     """
     targets = _finite_rows("y", y)
