@@ -85,7 +85,7 @@ def peak() -> int:
 
 
 def measure(way: str, case: str, n: int) -> dict[str, float]:
-    """Seconds of the first product, of one more, and of the ten largest eigenvalues; the peak of the process, in MiB."""
+    """Seconds of the first product, of one more, and of ten eigenvalues; the peak of the process, in MiB."""
     module, x = problem(case, 12, torch.float64)
     v = torch.sin(torch.arange(12.0)).double()
     right = ntk(module, x, outputs=0) @ v

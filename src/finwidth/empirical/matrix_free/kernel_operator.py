@@ -226,7 +226,9 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         return self._matmat(given)
 
     def _matmat(self, X: Array) -> Array:
-        found = numpy_of(self._product(torch.from_numpy(np.array(X, self.dtype, order="C"))))
+        with np.errstate(over="ignore"):  # what is not finite is refused
+            given = np.array(X, self.dtype, order="C")
+        found = numpy_of(self._product(torch.from_numpy(given)))
         return found.astype(self.dtype, copy=False)
 
     _matvec = _matmat
@@ -571,7 +573,8 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         if given is None or (isinstance(given, Tensor) and given.is_complex()):
             raise FinwidthError(f"y is {shown(y)}; give real numbers")
         self._has_rows("y", given.shape, self.shape[0] // self._entries)
-        columns = numpy_of(given).astype(self.dtype).reshape(self.shape[0], -1)
+        with np.errstate(over="ignore"):
+            columns = numpy_of(given).astype(self.dtype).reshape(self.shape[0], -1)
         if not np.isfinite(columns).all():
             raise FinwidthError("y holds numbers that are not finite")
         most = count("products", products)
