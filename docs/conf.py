@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import finwidth
+from finwidth.explorer import write_explorer
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -59,6 +61,8 @@ html_math_renderer = "mathml"
 # The look
 html_theme = "furo"
 html_title = "finwidth"
+# The explorer is a page by itself.
+html_extra_path = [str(write_explorer(Path(mkdtemp()) / "explorer.html"))]
 html_static_path = ["_static"]
 html_css_files = ["finwidth.css"]
 html_copy_source = False

@@ -486,6 +486,7 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         **ONE, "--draws": among("2", "50", odd=("0", "1")), "--seed": SEED, "--lr": NUMBER,
         "--target": among("1", "0", "1,-1", odd=("nan", "x", "1e300")),
     }),
+    "explore": (1, (lambda _: "-o", among("page.html", odd=("absent/x.html", ".", "X.npy"))), {}),  # opens no browser
     "paper": (1, (among("lemma-9", "lemma-7", "figure-1", odd=("lemma-99",)),), {
         "--json": FLAG, "-o": among("page.html", odd=("absent/x.html", ".")), "--markdown": among("page.md"),
     }),

@@ -45,6 +45,7 @@ NEEDS = {
     f"finwidth.sweep({SWEEP})": "sweep",
     f"finwidth.sweep({SWEEP}, 'new.zarr')": "sweep",
     "finwidth.sweeps.read('old.zarr')": "sweep",
+    "finwidth.empirical.check_kernel('old.zarr')": "sweep",
     "finwidth.sweeps.check('old.zarr')": "sweep",
     "finwidth.sweeps.merge(['old.zarr', 'old.zarr'], 'new.zarr')": "sweep",
     "finwidth.inputs.parse_input('digits:3')": "digits",

@@ -103,11 +103,27 @@ class Default(nn.Module):  # type: ignore[misc, name-defined]
         return self.last(self.attention(h, h, h, need_weights=False)[0].mean(1))
 
 
+class Sequences(nn.Module):  # type: ignore[misc, name-defined]
+    """Convolutions of one side, dilated and in groups, with Gaussian weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: Any = nn.Conv1d(2, 24, 2, padding=1, dilation=2)
+        self.second, self.last = nn.Conv1d(24, 18, 2, stride=2, groups=6), nn.Linear(18, 2)
+        for each in (self.first, self.second, self.last):
+            nn.init.kaiming_normal_(each.weight)
+            nn.init.zeros_(each.bias)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.second(self.first(x).relu()).relu().mean(-1))
+
+
 CASES: dict[str, tuple[Callable[[], Any], Any]] = {
     "default": (lambda: Default().eval(), torch.linspace(-1, 1, 15).reshape(3, 5)),
     "tiny": (lambda: Tiny().eval(), torch.linspace(-1, 1, 12).reshape(2, 2, 3)),
     "ResNet": (lambda: SmallResNet().eval(), torch.linspace(-1, 1, 48).reshape(3, 4, 4)),
     "transformer": (Transformer, torch.tensor([1, 2, 3, 2])),
+    "sequences": (Sequences, torch.linspace(-1, 1, 10).reshape(2, 5)),
 }
 
 
@@ -130,7 +146,7 @@ def slow(*names: str) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in CASES]
 
 
-@pytest.mark.parametrize("name", slow("default", "ResNet"))
+@pytest.mark.parametrize("name", slow("default", "ResNet", "sequences"))
 def test_layers_drawn_again_have_the_law_of_fresh_modules(name: str) -> None:
     """So that the percentile of a fresh module is uniform; that of one whose last layer is scaled is not."""
     from finwidth import module_law
@@ -159,8 +175,8 @@ def test_modules_in_law_have_the_law_of_fresh_ones(name: str) -> None:
         for _ in range(DRAWS):
             each = module_law.made_in_law(module, plan)
             for layer in each.modules():
-                if gain != 1 and isinstance(layer, finwidth.MatrixFreeLinear | finwidth.MatrixFreeConv2d):
-                    layer.weight.data.mul_(gain**0.5)
+                if gain != 1 and type(layer).__name__.startswith("MatrixFree"):
+                    layer.get_parameter("weight").data.mul_(gain**0.5)
             output = each(x[None])[:, 0]
             found.append(float(finwidth.tangent_kernel(output, each.parameters())))
         return np.array(found)
@@ -218,9 +234,28 @@ def test_gains_by_name_and_biases() -> None:
     assert isinstance(found[2], nn.Linear)
     with pytest.raises(FinwidthError, match="a positive number"):
         finwidth.in_law(module, gains=-1)
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(FinwidthError, match="its channels are in groups"):
-        finwidth.in_law(grouped, gains={"0": 1})
+    reflecting = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(FinwidthError, match="it does not pad by numbers of zeros"):
+        finwidth.in_law(reflecting, gains={"0": 1})
+
+
+WITHOUT_FORM: dict[str, tuple[Callable[[], Any], str]] = {
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3), "'0' (ConvTranspose2d has no form in law)"),
+    "volumes": (lambda: nn.Conv3d(3, 40, 3), "'0' (Conv3d has no form in law)"),
+    "attention": (lambda: nn.MultiheadAttention(16, 2), "'0' (MultiheadAttention has no form in law)"),
+    "words": (lambda: nn.Embedding(9, 16), "'0' (Embedding has no form in law)"),
+    "uniform": (lambda: nn.Linear(30, 40), "'0' (its weights are default, not Gaussian)"),
+    "padded": (lambda: nn.Conv1d(3, 40, 3, padding="same"), "'0' (it does not pad by numbers of zeros)"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_FORM)
+def test_what_has_no_form_in_law_is_told_with_the_way_out(name: str) -> None:
+    make, reason = WITHOUT_FORM[name]
+    with pytest.raises(FinwidthError) as caught:
+        finwidth.in_law(nn.Sequential(make()))
+    assert f"no layer of this module is drawn in law: {reason}" in str(caught.value)
+    assert "draw it again, or what factory= makes" in str(caught.value)
 
 
 # ---- compare
@@ -322,7 +357,7 @@ def test_a_law_is_told_once() -> None:
 # ---- regime
 
 
-@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer"))
+@pytest.mark.parametrize("name", slow("ResNet", "default", "transformer", "sequences"))
 def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     """Against a loop of torch's own optimizer over modules that are made afresh."""
     make, x = CASES[name]
@@ -345,6 +380,76 @@ def test_the_regime_of_any_module_is_that_of_its_own_steps(name: str) -> None:
     assert abs(found.movement - movement) < 6 * math.hypot(error, found.movement_error) + 0.1 * movement
     assert abs(found.cv - K.std() / mean) < 6 * 2**0.5 * found.cv_error
     assert f"of 150 {'networks drawn again'}" in found.advice
+
+
+class Scaled(nn.Module):  # type: ignore[misc, name-defined]
+    """Kernels whose tail is heavy, by the law of one scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.scale = nn.Linear(3, 1), float(torch.rand(()) ** -2)
+
+    def forward(self, x: Any) -> Any:
+        return self.scale * self.last(x)
+
+
+class ByHand(nn.Module):  # type: ignore[misc, name-defined]
+    """An RMSNorm without a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(2, 30, 2), nn.Linear(30, 1)
+
+    def forward(self, x: Any) -> Any:
+        h = self.first(x).mean(-1)
+        return self.last((h * torch.rsqrt(h.square().mean(-1, keepdim=True))).relu())
+
+
+def batch_normalised() -> Any:
+    return nn.Sequential(nn.Conv1d(2, 30, 2), nn.BatchNorm1d(30), nn.ReLU(), nn.Flatten(), nn.Linear(30, 1)).eval()
+
+
+def group_normalised() -> Any:
+    return nn.Sequential(nn.Conv1d(2, 30, 2), nn.GroupNorm(3, 30), nn.ReLU(), nn.Flatten(), nn.Linear(30, 1))
+
+
+HEAVY: dict[str, tuple[Callable[[], Any], Any, str]] = {
+    "group norm": (group_normalised, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), "it normalises (group_norm)"),
+    "norm by hand": (ByHand, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), "it normalises (rsqrt)"),
+    "heavy tail": (Scaled, torch.ones(3), "few of the draws carry their mean"),
+    "batch norm": (batch_normalised, torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), ""),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_medians_tell_of_modules_whose_means_need_not_exist(name: str) -> None:
+    make, x, reason = HEAVY[name]
+    done: list[int] = []
+    found = finwidth.regime(make(), x, draws=60, factory=make, progress=done.append)
+    assert done == list(range(1, 121))
+    assert found.relative_to == ("median" if reason else "mean")
+    assert reason in found.advice
+    torch.manual_seed(3)
+    K = np.array([plain_kernel(make(), x) for _ in range(400)])
+    low, middle, high = np.quantile(K, [0.16, 0.5, 0.84])
+    spread = (high - low) / (2 * middle) if reason else K.std() / K.mean()
+    assert abs(found.cv - spread) < 6 * found.cv_error
+    assert found.lr == pytest.approx(1 / (middle if reason else K.mean()), rel=6 * spread * 1.3 / 60**0.5)
+    if name == "heavy tail":  # a control: the mean of draws is far from what they are like
+        assert K.mean() > 3 * middle
+
+
+def test_a_last_layer_that_begins_at_zero_is_told() -> None:
+    def make() -> Any:
+        module = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Tanh(), nn.Linear(8, 1))
+        nn.init.zeros_(module[0].weight)
+        nn.init.zeros_(module[2].weight)
+        return module
+
+    found = finwidth.regime(make(), torch.ones(3), draws=6, factory=make)
+    assert found.cv == 0
+    assert "all draws have one kernel up to rounding" in found.advice
+    assert str(found).startswith(f"{found.name}: of 6 networks that factory makes")
 
 
 def test_regime_of_a_recognised_residual_module_is_that_of_its_network() -> None:

@@ -72,3 +72,54 @@ def test_transformers_need_a_factory(example: Any) -> None:
         with torch.no_grad():
             next(each for each in module.parameters() if each.ndim > 1 and each.any()).mul_(1.5)
         assert "does not pass" in finwidth.compare(module, x, networks=3, factory=make).compared
+
+
+ANSWERS = {
+    "ResNet": ("mean", ""),
+    "ViT": ("median", "it normalises (layer_norm)"),
+    "GPT": ("median", "it normalises (layer_norm"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_question_of_a_practitioner_is_answered(example: Any, name: str) -> None:
+    """Settled, noisy or moving, by means or medians, and what to ask next: of each with its own initialization."""
+    image = torch.linspace(-1, 1, 3072).reshape(3, 32, 32)
+    make, x = {
+        "ResNet": (example.resnet((1, 1, 1, 1)), image),
+        "ViT": (example.vit(64, 2), image),
+        "GPT": (example.gpt(64, 2), TEXT),
+    }[name]
+    relative_to, reason = ANSWERS[name]
+    done: list[int] = []
+    found = finwidth.regime(make(), x, draws=16, factory=make, progress=done.append)
+    assert found.relative_to == relative_to
+    assert reason in found.advice
+    assert found.name == "moving"
+    assert "what would change this is seen by asking the same of variants, by factory=: wider layers" in found.advice
+    assert done == list(range(1, 33))
+    placed = finwidth.compare(make(), x, networks=20, factory=make)
+    assert f"among {placed.draws} networks that factory makes" in str(placed)
+    # The movement is that of plain steps of torch's own optimizer.
+    moves = []
+    torch.manual_seed(8)
+    for _ in range(16):
+        module = make()
+        K = module_law.kernel_of(module, x[None])
+        optimizer = torch.optim.SGD(module.parameters(), lr=found.lr)
+        (0.5 * (module(x[None]) - 1).square().sum()).backward()
+        optimizer.step()
+        moves.append(abs(module_law.kernel_of(module, x[None]) - K) * found.lr)
+    middle = np.mean(moves) if relative_to == "mean" else np.median(moves)
+    assert 0.5 < middle / found.movement < 2
+
+
+def test_a_vision_transformer_as_torchvision_makes_it_has_one_kernel(example: Any) -> None:
+    """Its last layer begins at zero."""
+    from torchvision.models import VisionTransformer
+
+    def make() -> Any:
+        return VisionTransformer(32, 8, 2, 1, 64, 128, num_classes=10).eval()
+
+    found = finwidth.regime(make(), torch.linspace(-1, 1, 3072).reshape(3, 32, 32), draws=4, factory=make)
+    assert "all draws have one kernel up to rounding" in found.advice

@@ -249,6 +249,7 @@ TORCH_CALLS: dict[str, Callable[[Any], object]] = {
     "Tracker": lambda e: e.Tracker(e.MLP(NET), MANY),
     "MatrixFreeLinear": lambda e: finwidth.MatrixFreeLinear(10**30, 5),
     "MatrixFreeLinear of draws": lambda e: finwidth.MatrixFreeLinear(10, 5, draws=10**12),
+    "MatrixFreeConv1d": lambda e: finwidth.MatrixFreeConv1d(10**12, 5, 3),
     "MatrixFreeConv2d": lambda e: finwidth.MatrixFreeConv2d(10**12, 5, 3),
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finwidth.module_law import in_law as in_law
     from finwidth.public import *  # noqa: F403
     from finwidth.public import __version__ as __version__
+    from finwidth.sampling.layers.modules import MatrixFreeConv1d as MatrixFreeConv1d
     from finwidth.sampling.layers.modules import MatrixFreeConv2d as MatrixFreeConv2d
     from finwidth.sampling.layers.modules import MatrixFreeLinear as MatrixFreeLinear
     from finwidth.sampling.layers.modules import tangent_kernel as tangent_kernel
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _LAYERS = "finwidth.sampling.layers.modules"
 _OF_TORCH = {
+    "MatrixFreeConv1d": _LAYERS,
     "MatrixFreeConv2d": _LAYERS,
     "MatrixFreeLinear": _LAYERS,
     "in_law": "finwidth.module_law",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 
-from finwidth import module_law
+from finwidth import arguments, module_law
 from finwidth.arguments import count, numbers, real
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
@@ -43,6 +43,15 @@ _MEANING = {
     "noisy": "{average} over initializations, or widen it, before trusting any one kernel",
     "moving": "a fixed kernel does not describe even this step",
 }
+_ROUNDING = 1e-5  # of kernels in float32
+_ALIKE = (
+    "all draws have one kernel up to rounding, as where a last layer begins at zero, which then is all that the first "
+    "step trains: ask again after a step, or with that layer drawn"
+)
+_VARIANTS = (
+    "what would change this is seen by asking the same of variants, by factory=: wider layers, fewer blocks, branches "
+    "times one over the root of their number, a norm before each"
+)
 _CARRIED = 1 / 6  # of the draws have to carry a mean, in the sense of `Estimate.effective_draws`
 
 
@@ -81,16 +90,16 @@ class Regime:
         ``"moving"``: movement above 0.1.
     cv, cv_error
         Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact.
-        Of normalised networks (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
+        Relative to the median (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
     movement, movement_error
         E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
-        error.  NaN where so few networks carry the mean that draws do not tell it.  Of normalised networks the median
+        error.  NaN where so few networks carry the mean that draws do not tell it.  Relative to the median the median
         of |K_1 - K_0| over that of K.
     median
         Of |K_1 - K_0| / E[K], of normalised networks over the median of K: half of the networks move by less.  NaN if
         the step leads past a double's range.
     relative_to
-        ``"mean"`` or, of normalised networks, ``"median"``.
+        ``"mean"`` or, of normalised networks and of draws with a heavy tail, ``"median"``.
     target, lr
         Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
@@ -108,6 +117,9 @@ class Regime:
     lr: float
     advice: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.advice}"
+
 
 def regime(
     net: Network | nn.Module,
@@ -119,13 +131,14 @@ def regime(
     seed: int = 0,
     init: str | Mapping[str, object] | None = None,
     factory: Callable[[], nn.Module] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
     The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
     drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
-    Of normalised networks, whose E[K] is often infinite, both are told by quantiles of drawn networks, relative to the
-    median of K.
+    Of normalised networks, whose E[K] is often infinite, and of modules that normalise or whose draws have a heavy
+    tail, both are told by quantiles of drawn networks, relative to the median of K.
 
     Parameters
     ----------
@@ -148,6 +161,8 @@ def regime(
         How the weights of a module were drawn, as for `finwidth.empirical.recognise`; by default inferred.
     factory
         A function without arguments that makes a fresh module like the one given, initialised by torch's generator.
+    progress
+        Called with how far it is while a module that is not recognised is drawn: from 1 to twice ``draws``.
 
     Raises
     ------
@@ -170,9 +185,11 @@ def regime(
     >>> found.name, found.relative_to
     ('noisy', 'median')
     """
+    tell = arguments.progress(progress)
     found, seed = _network(net, init, factory), check_seed(seed)
     if isinstance(found, ModuleLaw):
-        return _regime_of_draws(found, x, target, lr, _FEWEST if draws is None else count("draws", draws), seed)
+        draws = _FEWEST if draws is None else count("draws", draws)
+        return _regime_of_draws(found, x, target, lr, draws, seed, tell)
     net = found
     point = check_input(net, [1.0] * net.widths[0] if x is None else x)
     wanted = _step_targets(net.widths[-1], target)
@@ -208,7 +225,13 @@ def _rate(lr: float | None, middle: float) -> float:
 
 
 def _regime_of_draws(  # noqa: PLR0917
-    law: ModuleLaw, x: object, target: float | Sequence[float], lr: float | None, draws: int, seed: int
+    law: ModuleLaw,
+    x: object,
+    target: float | Sequence[float],
+    lr: float | None,
+    draws: int,
+    seed: int,
+    tell: Callable[[int], object],
 ) -> Regime:
     """The regime of real networks that are drawn and differentiated one by one."""
     _check_several(draws)
@@ -217,15 +240,14 @@ def _regime_of_draws(  # noqa: PLR0917
     X = module_law.one_input(law.module, x)
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
     lr = None if lr is None else _rate(lr, 1.0)  # a mistake is told before anything is drawn
-    before = module_law.kernels_of_draws(law, X, draws, seed)
-    mean = _usable(float(before.mean()))
-    rate = _rate(lr, mean)
-    after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed)
-    cv = float(before.std()) / mean
-    moved = np.abs(after - before) / mean
-    cv_error = _cv_error(before / mean) if cv else 0.0
-    spread, of = _Spread(mean, cv, cv_error), f"of {draws} {law.told}: "
-    return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
+    before = module_law.kernels_of_draws(law, X, draws, seed, tell)
+    spread = _spread_of_kernels(before, module_law.why_quantiles(law, X, before))
+    rate = _rate(lr, spread.middle)
+    after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed, lambda done: tell(draws + done))
+    moved = np.abs(after - before) / spread.middle
+    of, same = f"of {draws} {law.told}: ", spread.cv < _ROUNDING
+    found = _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None, of=of)
+    return replace(found, advice=f"{found.advice}; {_ALIKE if same else _VARIANTS}")
 
 
 def _regime_told(

@@ -34,6 +34,7 @@ from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketc
 from finwidth.sampling.training import first_step
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _MOST_OUTPUTS = 32  # of networks that are drawn in law as well
@@ -404,6 +405,14 @@ class ModuleComparison:
         )
         return document
 
+    def __str__(self) -> str:
+        rows = [
+            f"{row.quantity} {row.measured:.4g}: percentile {row.percentile:.3g} "
+            f"({row.interval[0]:.3g} to {row.interval[1]:.3g})"
+            for row in self.rows
+        ]
+        return f"{'; '.join(rows)}, among {self.compared}"
+
 
 def compare_with_law(
     net: Network,
@@ -474,8 +483,14 @@ def _measured_module(net: Network, module: nn.Module, x: Vector) -> dict[str, fl
     found = {"K": sum(found.values()), **found}
     if not isinstance(net.activation, SmoothActivation):
         targets = np.zeros((1, net.widths[-1]))
-        found["dK"] = float(empirical.sgd_update(module, X, targets, outputs=0, scale=scale))
+        dK = empirical.sgd_update(module, X, targets, outputs=0, scale=scale, loss=_half_square)
+        found["dK"] = float(dK)
     return found
+
+
+def _half_square(output: torch.Tensor, _: object) -> torch.Tensor:
+    """The loss sum N^2 / 2 of outputs in whatever shape they are, (1, outputs) or (1,)."""
+    return output.square().sum() / 2
 
 
 def _exact_mean(exact: KernelMoments | None, quantity: str) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ function of the user's makes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from finwidth.empirical.modules.redrawing import Plan
 
 _SAME = 1e-3  # kernels of float32 that agree
+_FEWEST_CARRYING = 1 / 6  # of the draws, to carry a mean, in the sense of `Estimate.effective_draws`
+# Functions of torch that normalise, or that norms written by hand call.
+_NORMS = {"layer_norm", "group_norm", "rms_norm", "instance_norm", "local_response_norm", "normalize"}
+_NORMS |= {"norm", "vector_norm", "rsqrt", "sqrt", "std", "var", "std_mean", "var_mean"}
 
 Factory: TypeAlias = "Callable[[], nn.Module]"
 
@@ -234,8 +238,50 @@ def kernels_of_draws(
     return K
 
 
+def why_quantiles(law: ModuleLaw, X: torch.Tensor, K: FloatArray) -> str:
+    """Why quantiles, and not the mean, tell of the kernels K of draws; "" if the mean does.
+
+    A norm divides by a length, which makes tails that few draws show (`finwidth.exact.normalised`).
+    """
+    if called := sorted(_functions_called(law.module, X) & _NORMS):
+        return f"it normalises ({', '.join(called)}), so that E[K] need not be finite"
+    if (
+        np.isfinite(K).all()
+        and K.any()
+        and (K / K.max()).mean() ** 2 < _FEWEST_CARRYING * np.square(K / K.max()).mean()
+    ):
+        return "few of the draws carry their mean"
+    return ""
+
+
+def _functions_called(module: nn.Module, X: torch.Tensor) -> set[str]:
+    """The names of torch's functions that a module calls at an input."""
+    from torch.overrides import TorchFunctionMode
+
+    from finwidth.empirical.kernel.calls import untouched
+
+    names = set[str]()
+
+    class Names(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., object], types: object, args: Sequence[object] = (), kwargs: object = None
+        ) -> object:
+            names.add(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs if isinstance(kwargs, dict) else {}))
+
+    with untouched(module), Names():
+        _outputs_at(module, X)
+    return names
+
+
 def kernels_after_step(  # noqa: PLR0917
-    law: ModuleLaw, X: torch.Tensor, target: FloatArray, lr: float, draws: int, seed: int
+    law: ModuleLaw,
+    X: torch.Tensor,
+    target: FloatArray,
+    lr: float,
+    draws: int,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
 ) -> FloatArray:
     """`kernel_of` the draws of `kernels_of_draws` after a step of SGD on |N(x) - t|^2 / 2, shape (draws,).
 
@@ -247,14 +293,14 @@ def kernels_after_step(  # noqa: PLR0917
         Of the outputs, shape (O,).
     lr
         Learning rate of torch.optim.SGD; of a module of a description, that of its parameterization.
-    draws, seed
-        How many, and what fixes them.
+    draws, seed, progress
+        How many, what fixes them, and what is called with the number that took the step.
     """
     from finwidth.empirical.modules.redrawing import seeds_of
 
     K, seeds = np.full(draws, math.inf), seeds_of(seed, draws)
     kernel = _kernel_function(law.draw(seeds[0]), X)
-    with stage("taking a step", draws) as told:
+    with stage("taking a step", draws, progress) as told:
         for i, each in enumerate(seeds):
             module = law.draw(each)
             _take_step(module, X, target, lr)
@@ -306,17 +352,19 @@ def one_input(module: nn.Module, x: object) -> torch.Tensor:
 def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = None) -> nn.Module:
     """A copy of a module whose Gaussian layers are never formed: exact in law at any width.
 
-    Its nn.Linear and nn.Conv2d layers with Gaussian weights become `MatrixFreeLinear` and `MatrixFreeConv2d`. Other
-    parts are drawn again as their numbers tell, by ``reset_parameters`` or from the scheme of their weights; what is
-    neither keeps its numbers. ``torch.manual_seed`` before the call fixes the numbers.
+    Its nn.Linear, nn.Conv1d and nn.Conv2d layers with Gaussian weights become `MatrixFreeLinear`, `MatrixFreeConv1d`
+    and `MatrixFreeConv2d`. Other parts (convolutions that are transposed, of three sides, or pad by other numbers than
+    zeros; embeddings, and what attention holds itself) are drawn again as their numbers tell, by ``reset_parameters``
+    or from the scheme of their weights; what is neither keeps its numbers. ``torch.manual_seed`` before the call fixes
+    the numbers.
 
     Parameters
     ----------
     module
         Any torch module; with ``gains`` it may be on the device "meta", where wide layers take no memory.
     gains
-        fan-in times the variance of the weights of each layer to replace: one number for all nn.Linear and nn.Conv2d,
-        or numbers by name; biases are zero then. By default inferred from the weights, which must be fresh.
+        fan-in times the variance of the weights of each layer to replace: one number for all nn.Linear, nn.Conv1d and
+        nn.Conv2d, or numbers by name; biases are zero then. By default inferred from the weights, which must be fresh.
 
     Returns
     -------
@@ -377,8 +425,9 @@ def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
     }
     if not replaced:
         raise FinwidthError(
-            "no layer of this module is drawn in law: none is an nn.Linear or nn.Conv2d, without groups and with zeros "
-            "for padding, whose weights pass for Gaussian ones of a known scheme; say with gains= what they are"
+            f"no layer of this module is drawn in law{_first_reasons(module, plan)}; give gains= where weights of an "
+            "nn.Linear, nn.Conv1d or nn.Conv2d are Gaussian and do not tell it, or leave the module as it is: "
+            "finwidth.compare and finwidth.regime draw it again, or what factory= makes"
         )
     layers = {name: _matrix_free(module.get_submodule(name), scheme.gain) for name, scheme in replaced.items()}
     memo: dict[int, object] = {id(module.get_submodule(name)): layer for name, layer in layers.items()}
@@ -392,6 +441,18 @@ def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:
         _fill(found, rest)
     found.told_in_law = _replacement_told(replaced, rest)  # type: ignore[assignment]
     return found
+
+
+def _first_reasons(module: nn.Module, plan: Plan) -> str:
+    """Why the first few parts with weights have no form in law."""
+    reasons = {}
+    for name, each in module.named_modules():
+        if any(parameter.ndim > 1 for parameter in each.parameters(recurse=False)):
+            scheme = plan.schemes.get(name)
+            drawn = f"its weights are {scheme.names[0]}, not Gaussian" if scheme else "how it is drawn cannot be told"
+            reasons[name] = _why_not(each) or drawn
+    told = [f"{name!r} ({reason})" for name, reason in list(reasons.items())[:3]]
+    return f": {', '.join(told)}{f' and {len(reasons) - 3} more' * (len(reasons) > 3)}" if told else ""
 
 
 def _replacement_told(replaced: Mapping[str, object], rest: Plan) -> str:
@@ -422,12 +483,14 @@ def _stated_plan(module: nn.Module, gains: Mapping[str, float] | float) -> Plan:
     from finwidth.empirical.modules.initialization import LayerScheme
     from finwidth.empirical.modules.redrawing import Plan, has_reset
 
-    able = [name for name, each in module.named_modules() if type(each) in {nn.Linear, nn.Conv2d}]
+    able = [name for name, each in module.named_modules() if type(each) in {nn.Linear, nn.Conv1d, nn.Conv2d}]
     if isinstance(gains, Mapping):
         given = {name: value for name, value in gains.items() if name in able}
         if len(given) < len(gains):
             wrong = next(name for name in gains if name not in given)
-            raise FinwidthError(f"gains names {shown(wrong)}, which is no nn.Linear or nn.Conv2d of the module")
+            raise FinwidthError(
+                f"gains names {shown(wrong)}, which is no nn.Linear, nn.Conv1d or nn.Conv2d of the module"
+            )
     else:
         given = dict.fromkeys(able, gains)
     numbers = {
@@ -448,52 +511,41 @@ def _why_not(layer: nn.Module) -> str:
     """Why a layer has no form in law; "" if it has."""
     from torch import nn
 
-    if type(layer) is nn.Linear:
-        return "" if layer.weight.requires_grad else "its weights are not trained"
-    if type(layer) is not nn.Conv2d:
-        return "it is no nn.Linear or nn.Conv2d"
-    if layer.groups != 1:
-        return "its channels are in groups"
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if type(layer) not in {nn.Linear, nn.Conv1d, nn.Conv2d}:
+        return f"{type(layer).__name__} has no form in law"
+    if isinstance(layer, nn.Conv1d | nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return "it does not pad by numbers of zeros"
-    return "" if layer.weight.requires_grad else "its weights are not trained"
+    return "" if layer.get_parameter("weight").requires_grad else "its weights are not trained"
 
 
 def _matrix_free(layer: nn.Module, gain: float) -> nn.Module:
     from torch import nn
 
-    from finwidth.sampling.layers.modules import MatrixFreeConv2d, MatrixFreeLinear
+    from finwidth.sampling.layers.modules import MatrixFreeConv1d, MatrixFreeConv2d, MatrixFreeLinear
 
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
     device = "cpu" if layer.weight.is_meta else layer.weight.device
+    dtype, bias = layer.weight.dtype, layer.bias is not None
     made: nn.Module
     if isinstance(layer, nn.Linear):
-        made = MatrixFreeLinear(
-            layer.in_features,
-            layer.out_features,
-            gain=gain,
-            bias=layer.bias is not None,
-            dtype=layer.weight.dtype,
-            device=device,
-        )
+        made = MatrixFreeLinear(layer.in_features, layer.out_features, gain=gain, bias=bias, dtype=dtype, device=device)
     else:
         assert not isinstance(layer.padding, str)
-        made = MatrixFreeConv2d(
+        kind: type[MatrixFreeConv1d | MatrixFreeConv2d]
+        kind = MatrixFreeConv1d if isinstance(layer, nn.Conv1d) else MatrixFreeConv2d
+        made = kind(
             layer.in_channels,
             layer.out_channels,
-            _two(layer.kernel_size),
-            stride=_two(layer.stride),
-            padding=_two(layer.padding),
-            dilation=_two(layer.dilation),
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
             gain=gain,
-            bias=layer.bias is not None,
-            dtype=layer.weight.dtype,
+            bias=bias,
+            dtype=dtype,
             device=device,
         )
     if layer.bias is not None:
         made.get_parameter("bias").requires_grad_(layer.bias.requires_grad)
     return made.train(layer.training)
-
-
-def _two(pair: tuple[int, ...]) -> tuple[int, int]:
-    return pair[0], pair[1]

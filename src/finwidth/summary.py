@@ -185,11 +185,20 @@ def summary_of(
     for drawn in chunks:
         K.add(drawn["K"])
         totals.add(drawn)
-    return Summary(net, draws, seed, _finite(totals.estimates(exact), tail_exponent(net)), exact, K)
+    return Summary(net, draws, seed, finite_means(totals.estimates(exact), tail_exponent(net)), exact, K)
 
 
-def _finite(estimates: Mapping[str, Estimate], exponent: float) -> dict[str, Estimate]:
-    """Those of means that are finite where E[K^p] is for p < ``exponent``; the errors of some may be infinite still."""
+def finite_means(estimates: Mapping[str, Estimate], exponent: float) -> dict[str, Estimate]:
+    """Those of means that are finite where E[K^p] is for p < ``exponent``; the errors of some may be infinite still.
+
+    Examples
+    --------
+    >>> from finwidth.quantities import Estimate
+    >>> from finwidth.summary import finite_means
+    >>> found = finite_means(dict.fromkeys(["K", "K^2"], Estimate(1.0, 0.1, 900, 450.0, True, "")), 1.5)
+    >>> [(name, each.trust) for name, each in found.items()]
+    [('K', False)]
+    """
     verdict = "its standard error is infinite, whatever the draws say of it"
     found = {name: each for name, each in estimates.items() if MOMENTS[name].order < exponent}
     return {

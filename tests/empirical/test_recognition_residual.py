@@ -47,6 +47,10 @@ Half = block(lambda self, x: x + self.alpha * self.fc2(self.act(self.fc1(x))))
 Scaled = block(lambda self, x: (x + self.fc2(self.act(self.fc1(x)))) / math.sqrt(2))
 Swapped = block(lambda self, x: self.fc2(functional.relu(self.fc1(x))) * 0.25 + x * 0.75)
 Method = block(lambda self, x: torch.add(x, self.fc2(self.fc1(x).clamp(min=0)), alpha=0.3))
+Decayed = block(lambda self, x: x * 0.8 + 0.6 * self.fc2(self.act(self.fc1(self.norm(x)))))
+Summed = block(lambda self, x: sum([x, self.fc2(self.act(self.fc1(x))) / 4]))
+Products = block(lambda self, x: x + torch.mm(self.act(x @ self.fc1.weight.T + self.fc1.bias), self.fc2.weight.t()))
+AddMM = block(lambda self, x: x + torch.addmm(self.fc2.bias, self.fc1(x).relu(), self.fc2.weight.mT))
 InPlace = block(lambda self, x: self.fc2(torch.relu_(self.fc1(x))).mul_(0.5).add_(x))
 PreNorm = block(lambda self, x: x + self.dropout(self.fc2(self.dropout(self.act(self.fc1(self.norm(x)))))))
 PostNorm = block(lambda self, x: self.norm(x + self.fc2(self.act(self.fc1(x)))))
@@ -171,6 +175,17 @@ def net(depth: int, **options: Any) -> ResNet:
     return ResNet([12, N, 3], depth, M, **(law | {"bias_variance": variances} | options))
 
 
+class OneNumber(nn.Module):  # type: ignore[misc, name-defined]
+    """One output, of shape (samples,), in one of the ways that people write it."""
+
+    def __init__(self, last: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.body, self.head, self.last = nn.Sequential(nn.Linear(12, N), Block()), nn.Linear(N, 1), last
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.head(self.body(x)))
+
+
 layer_norm = Norm("layer", epsilon=1e-5, parameters="trained")
 FORMS: dict[str, tuple[Callable[[], Any], Any]] = {
     "usual": (lambda: stack(Block(), Block()), net(2)),
@@ -179,6 +194,16 @@ FORMS: dict[str, tuple[Callable[[], Any], Any]] = {
     "swapped": (lambda: stack(Swapped()), net(1, skip=0.75, branch=0.25)),
     "torch.add, clamp": (lambda: stack(Method()), net(1, branch=0.3)),
     "in place": (lambda: stack(InPlace(), InPlace()), net(2, branch=0.5)),
+    "skips below 1": (
+        lambda: stack(Decayed(norm=plain), Decayed(norm=plain), Decayed(norm=plain), final=plain(N)),
+        net(3, skip="sqrt(16/25)", branch="sqrt(9/25)", norm=Norm("layer", epsilon=1e-5)),
+    ),
+    "skips below 1, and over sqrt 2": (
+        lambda: stack(Scaled(), Decayed(), Scaled()),
+        net(3, skip=["sqrt(1/2)", "sqrt(16/25)", "sqrt(1/2)"], branch=["sqrt(1/2)", "sqrt(9/25)", "sqrt(1/2)"]),
+    ),
+    "sum of a list": (lambda: stack(Summed(), Summed()), net(2, branch=0.25)),
+    "addmm": (lambda: stack(AddMM(), AddMM()), net(2)),
     "nested": (lambda: nn.Sequential(nn.Linear(12, N), nn.Sequential(Block(), Block()), nn.Linear(N, 3)), net(2)),
     "pre-norm, dropout in eval": (
         lambda: stack(PreNorm(norm=nn.LayerNorm), PreNorm(norm=nn.LayerNorm), final=nn.LayerNorm(N)).eval(),
@@ -247,6 +272,33 @@ def test_residual_forms_are_recognised(name: str) -> None:
     assert same(found, wanted), f"{found.describe()}\n{wanted.describe()}"
     squares = [float(b) for b in wanted.branch_squared]
     assert [float(b) for b in found.branch_squared] == pytest.approx(squares, rel=1e-12)
+
+
+LAST: dict[str, Callable[[Any], Any]] = {
+    "squeeze": lambda y: y.squeeze(-1),
+    "view": lambda y: y.view(-1),
+    "flatten": nn.Flatten(0),
+    "column": lambda y: y[:, 0],
+    "ellipsis": lambda y: y[..., 0],
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_one_output_may_have_no_axis(name: str) -> None:
+    module = OneNumber(LAST[name]).eval()
+    found = recognise(module)
+    assert found.widths == (12, N, 1)
+    rows = {row.quantity: row for row in finwidth.compare(module, [1.0] * 12, networks=20).rows}
+    module.last = nn.Identity()
+    same_rows = {row.quantity: row for row in finwidth.compare(module, [1.0] * 12, networks=20).rows}
+    assert rows == same_rows
+
+
+def test_weights_may_be_used_by_matrix_products() -> None:
+    module = stack(Products(bias=True), Products(bias=True))
+    module[1].fc2.bias = module[2].fc2.bias = None
+    wanted = net(2, bias=("trained", "trained", "none", "trained"), bias_variance=[1 / 36, 1 / (3 * N), 0, 1 / (3 * N)])
+    assert same(recognise(module), wanted)
 
 
 NORMALISED: dict[str, tuple[Callable[[], Any], str, str]] = {
@@ -352,6 +404,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: stack(block(lambda s, x: s.fc2(s.act(x + s.fc1(x))))(m=N)),
         "followed by an activation, or is inside a branch",
     ),
+    "two shares of the skip": (
+        lambda: stack(block(lambda s, x: 0.5 * x + 0.25 * x + s.fc2(s.act(s.fc1(x))))()),
+        "is not one of x and of two Linear layers",
+    ),
+    "a multiple inside the branch": (
+        lambda: stack(block(lambda s, x: x + s.fc2(s.act(s.fc1(0.5 * x))))()),
+        "is multiplied by 0.5",
+    ),
+    "weights that are not transposed": (
+        lambda: stack(block(lambda s, x: x + s.act(x @ s.fc1.weight) @ s.fc2.weight.T)(m=N, bias=False)),
+        "of several tensors",
+    ),
+    "half of the samples": (lambda: OneNumber(lambda y: y[::2, 0]), "does not compute"),
     "learned gain": (lambda: stack(Gain()), "multiplies by a parameter, '1.gain'"),
     "layer scale": (lambda: stack(LayerScale()), "multiplies by a parameter, '1.gamma'"),
     "norm on the branch": (

@@ -362,6 +362,7 @@ VALID: dict[str, Make] = {
     ),
     "dilation": one(1, 2, (1, 2)),
     "direction": lambda r: r.choice([{}, {"0.weight": torch.ones(3, 2)}, {"weight": torch.ones(1, 2)}]),
+    "groups": one(1, 1, 2, 3),
     "dphi": one(np.cos, lambda y: -np.sin(y)),
     "draws": one(1, 2, 50, np.int64(20)),
     "dtype": one(torch.float64, torch.float32),

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth import FinwidthError, MatrixFreeConv2d, MatrixFreeLinear, tangent_kernel  # noqa: E402
+from finwidth import FinwidthError, MatrixFreeConv1d, MatrixFreeConv2d, MatrixFreeLinear, tangent_kernel  # noqa: E402
 from finwidth.sampling.lazy_matrix.combination import Combination  # noqa: E402
 from law_modules import Attention, ConvNet, InLaw, ResidualMLP, Usual, inputs_for  # noqa: E402
 
@@ -25,8 +25,11 @@ pytestmark = pytest.mark.usefixtures("double")
 
 
 def entries(initial: Combination[Any]) -> Any:
-    """The initial matrix of one draw, read off by meeting all right vectors."""
-    return initial.from_right(initial.matrix.right(torch.eye(initial.matrix.shape[1])[None]))[0].T
+    """The initial matrix of one draw, or those of all draws and groups, read off by meeting all right vectors."""
+    matrix = initial.matrix
+    number = (matrix.draws or 1) * matrix.groups
+    found = initial.from_right(matrix.right(torch.eye(matrix.shape[1]).repeat(number, 1, 1))).mT
+    return found[0] if number == 1 else found
 
 
 def twin(module: Any, layers: InLaw, phi: Any, width: int) -> Any:
@@ -201,6 +204,9 @@ def test_a_step_between_forward_and_backward_is_refused() -> None:
         ),
         (lambda: MatrixFreeLinear(3, 4)(torch.tensor([1.0, 2.0, float("nan")])), "not finite"),
         (lambda: MatrixFreeConv2d(3, 4, 0), "kernel_size is 0"),
+        (lambda: MatrixFreeConv1d(3, 4, (2, 2)), r"kernel_size is \(2, 2\); give a whole number of at least 1"),
+        (lambda: MatrixFreeConv1d(3, 4, 1, groups=2), "groups is 2; give a divisor of the channels, 3 and 4"),
+        (lambda: MatrixFreeConv1d(3, 4, 1)(torch.ones(2, 2, 5)), r"give a tensor \(..., 3, length\)"),
         (lambda: MatrixFreeConv2d(3, 4, 3, padding="same"), "padding is 'same'"),  # type: ignore[arg-type]
         (
             lambda: MatrixFreeConv2d(3, 4, 3)(torch.ones(1, 2, 5, 5)),
@@ -231,27 +237,74 @@ def test_draws_are_independent_and_seeded_by_torch() -> None:
     assert abs(torch.corrcoef(torch.stack([one, two]))[0, 1]) < 0.8
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"padding": 2, "stride": (2, 1)}, {"dilation": (1, 2), "padding": (0, 3)}],
-    ids=["plain", "stride", "dilation"],
-)
-@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (3, 5, 6), (2, 2, 3, 5, 6)], ids=len)
-def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stride": {"padding": 2, "stride": (2, 1)},
+    "dilation": {"dilation": (1, 2), "padding": (0, 3)},
+    "groups": {"groups": 2, "padding": 1},
+    "depthwise": {"groups": 4, "stride": 2},
+}
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (4, 5, 6), (2, 2, 4, 5, 6)], ids=len)
+@pytest.mark.parametrize("sides", [1, 2])
+def test_convolution_is_torchs(options: dict[str, Any], shape: tuple[int, ...], sides: int) -> None:
+    """Also where one of the groups of channels has the place of another: `expected` would differ."""
     torch.manual_seed(0)
-    layer: Any = MatrixFreeConv2d(3, 8, (2, 3), **options)
-    usual: Any = nn.Conv2d(3, 8, (2, 3), **options)
+    if sides == 1:
+        options = {name: value[-1:] if isinstance(value, tuple) else value for name, value in options.items()}
+        shape = shape[:-1]
+    kinds: Any = ((MatrixFreeConv1d, nn.Conv1d), (MatrixFreeConv2d, nn.Conv2d))
+    ours, theirs = kinds[sides - 1]
+    layer: Any = ours(4, 8, (2, 3)[-sides:], **options)
+    usual: Any = theirs(4, 8, (2, 3)[-sides:], **options)
     initial = layer.weight.combination.copy()
     nn.init.normal_(layer.bias)
     x = torch.randn(shape).requires_grad_()
     y = layer(x)
-    usual.weight.data.copy_(entries(initial).reshape(8, 3, 2, 3))
+    usual.weight.data.copy_(entries(initial).reshape(usual.weight.shape))
     usual.bias.data.copy_(layer.bias.detach())
-    expected = usual(x.reshape(-1, *shape[-3:]))
+    expected = usual(x.reshape(-1, *shape[-sides - 1 :]))
     assert torch.allclose(y, expected.reshape(y.shape), atol=1e-12)
-    (slope,) = torch.autograd.grad(y.square().sum(), x)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
     (expected_slope,) = torch.autograd.grad(expected.square().sum(), x)
     assert torch.allclose(slope, expected_slope, atol=1e-11)
+
+
+def test_a_grouped_convolution_trains_as_torchs() -> None:
+    """With momentum, and gradients that are clipped."""
+    layer: Any = MatrixFreeConv1d(40, 60, 3, groups=2)
+    initial, usual = layer.weight.combination.copy(), nn.Conv1d(40, 60, 3, groups=2)
+    assert usual.bias is not None
+    x = torch.randn(1, 40, 3)
+    outputs = []
+    for each in (layer, usual):
+        if each is usual:
+            usual.weight.data.copy_(entries(initial).reshape(usual.weight.shape))
+            nn.init.zeros_(usual.bias)
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(4):
+            optimizer.zero_grad()
+            each(x).square().sum().backward()
+            nn.utils.clip_grad_norm_(each.parameters(), 3.0)
+            optimizer.step()
+        outputs.append(each(x).detach())
+    assert torch.allclose(*outputs, atol=1e-10)
+
+
+def test_draws_of_grouped_convolutions_are_layers_by_themselves() -> None:
+    torch.manual_seed(1)
+    layer: Any = MatrixFreeConv2d(4, 6, 2, groups=2, draws=3)
+    initial = layer.weight.combination.copy()
+    x = torch.randn(3, 2, 4, 2, 2)
+    y = layer(x)
+    W = entries(initial).reshape(3, 6, 2, 2, 2)
+    for draw in range(3):
+        assert torch.allclose(y[draw], functional.conv2d(x[draw], W[draw], groups=2), atol=1e-12)
+    kernel = tangent_kernel(y.flatten(2)[..., 0], layer.parameters())
+    A = x[:, :, :2].flatten(2)  # of output channel 0, in the first group
+    assert torch.allclose(kernel, A @ A.mT + 1, atol=1e-12)
 
 
 def test_slopes_are_those_of_finite_differences() -> None:

@@ -23,8 +23,8 @@ import pytest
 
 import finwidth
 from finwidth import FinwidthError
+from finwidth.execution import dask as cluster
 from finwidth.sweeps import read
-from finwidth.sweeps.execution import dask as cluster
 from finwidth.sweeps.execution.run import Progress
 from finwidth.sweeps.execution.task import Task
 
@@ -80,20 +80,22 @@ def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_worker(two_workers:
 
 
 def test_a_worker_of_another_version_is_refused(two_workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "environment", lambda: {"finwidth": "99.0", "numpy": np.__version__, "python": "3.9"})
+    monkeypatch.setattr(
+        cluster, "environment", lambda packages: {"finwidth": "99.0", "numpy": np.__version__, "python": "3.9"}
+    )
     with pytest.raises(FinwidthError, match=r"has finwidth .* \(here 99\.0\), python .* \(here 3\.9\); install there"):
         finwidth.sweep(CONFIG, scheduler=two_workers.scheduler_address)
 
 
 def test_a_worker_that_comes_while_others_compute_looks_for_itself(two_workers: Any) -> None:
     with distributed.Client(two_workers.scheduler_address, set_as_default=False) as client:
-        future = client.submit(cluster.perform_batch, [], {"numpy": "0.1"})
+        future = client.submit(cluster.perform_batch, [], {"numpy": "0.1"}, None, {})
         with pytest.raises(FinwidthError, match=r"the worker tcp://.* has .*numpy .* \(here 0\.1\)"):
             future.result()
 
 
 def test_a_mistake_that_a_worker_finds_is_told_as_it_is(two_workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def mistaken(batch: list[Task], wanted: Mapping[str, str]) -> None:
+    def mistaken(batch: list[Task], wanted: Mapping[str, str], *_: object) -> None:
         raise FinwidthError("this needs PyTorch")
 
     monkeypatch.setattr(cluster, "perform_batch", mistaken)
@@ -165,7 +167,7 @@ def test_cheap_tasks_travel_together() -> None:
 
 def test_a_cell_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_ATTEMPTS", 2)
-    monkeypatch.setattr(cluster, "perform_batch", lambda batch, wanted: os._exit(1))
+    monkeypatch.setattr(cluster, "perform_batch", lambda *_: os._exit(1))
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as running,
@@ -189,7 +191,7 @@ def one_small_worker(memory: str) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(all workers of )?tcp:UserWarning")  # there may be none for a while
 def test_a_worker_that_is_killed_for_its_memory_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(batch: list[Task], wanted: Mapping[str, str]) -> None:
+    def large(batch: list[Task], wanted: Mapping[str, str], *_: object) -> None:
         held = np.ones(10**8)
         time.sleep(3)
         assert held.all()

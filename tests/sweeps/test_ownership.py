@@ -168,7 +168,7 @@ def test_an_array_that_lies_elsewhere(tmp_path: Path) -> None:
 
 def test_the_names_of_temporaries_are_those_of_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Zarr writes before it renames it, caught in the act."""
-    from finwidth.sweeps.store import layout
+    from finwidth.stores import files
 
     names = []
 
@@ -180,5 +180,5 @@ def test_the_names_of_temporaries_are_those_of_zarr(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "replace", caught)
     finwidth.sweep(CONFIG, tmp_path / "a.zarr")
     assert {target for _, target in names} == {"zarr.json", "c.0", "c.0.0.0.0.0.0.0.0"}
-    assert all(layout._TEMPORARY.fullmatch(parts[-1]) for parts, _ in names)
+    assert all(files._TEMPORARY.fullmatch(parts[-1]) for parts, _ in names)
     assert LocalStore.__module__ == "zarr.storage._local"

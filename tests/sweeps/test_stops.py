@@ -18,8 +18,8 @@ import pytest
 
 import finwidth
 from finwidth import FinwidthError
+from finwidth.stores import numerics
 from finwidth.sweeps import check, merge, read
-from finwidth.sweeps.store import numerics
 from finwidth.sweeps.store.dataset import status
 
 GRAM: dict[str, Any] = {
@@ -142,28 +142,26 @@ def test_a_signal_that_raises(tmp_path: Path, workers: int) -> None:
 
 def test_what_ends_by_itself_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt while two tasks are computed: the one that ends counts, the one that is cancelled does not."""
-    from finwidth.sweeps.execution import threads
-    from finwidth.sweeps.execution.task import Computed
+    from finwidth.execution import threads
 
     computing: list[str] = []
 
-    def perform(task: Any, check_cancelled: Any) -> Computed:
+    def perform(task: Any, check_cancelled: Any) -> Any:
         computing.append(task)
         while task == "is cancelled":
             check_cancelled()
             time.sleep(0.001)
         time.sleep(0.2)
-        return Computed(np.zeros(1), {})
+        return task
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
         while len(computing) < 2:
             time.sleep(0.001)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(threads, "perform", perform)
     monkeypatch.setattr(threads, "wait", interrupted)
     tasks: Any = iter(["ends", "is cancelled", "never begins"])
-    results: Any = threads.on_threads(tasks, 2)
+    results: Any = threads.on_threads(tasks, 2, perform)
     assert next(results)[0] == "ends"
     with pytest.raises(KeyboardInterrupt):
         next(results)

@@ -21,6 +21,7 @@ import pytest
 import finwidth
 from finwidth import FinwidthError
 from finwidth.quantities import DRAWN
+from finwidth.stores import files
 from finwidth.sweeps import check, merge, read
 from finwidth.sweeps.config import read_config
 from finwidth.sweeps.quantities import sampled
@@ -188,7 +189,7 @@ def test_another_schema_is_told_and_not_touched(tmp_path: Path, schema: int) -> 
     if schema == 1:
         zarr.create_group(store, zarr_format=3, attributes={"finwidth_sweep": {"schema": 1, "axes": {}}})
     else:
-        layout.put(store / "zarr.json", layout.described({"schema": 4}))
+        files.put(store / "zarr.json", layout.KIND.described({"schema": 4}))
     before = tree(store)
     for use in (finwidth.sweep, lambda config, path: read(path), lambda config, path: check(path)):
         with pytest.raises(FinwidthError, match=f"layout {schema} of another version of finwidth, and this one has 3"):

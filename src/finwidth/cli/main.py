@@ -16,6 +16,7 @@ import typer
 
 from finwidth.cli import interrupts
 from finwidth.cli.bars import Bars
+from finwidth.cli.explorer import explore_command
 from finwidth.cli.kernel import compare_command, gram_command, moments_command, report_command, sample_command
 from finwidth.cli.modules import measure_command
 from finwidth.cli.options import examples
@@ -119,6 +120,7 @@ _add(
     "1000 --law uniform --bias none",
     "400 --cv 0.2 --blocks any --branch 0.5",
 )  # fmt: skip
+_add("explore", explore_command, "", "-o explorer.html")
 _add("paper", paper_command, "", "theorem-1", "-o paper.html")
 app.add_typer(sweep_app, name="sweep")
 

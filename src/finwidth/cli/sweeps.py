@@ -162,12 +162,14 @@ def _print_status(found: Status, *, as_json: bool) -> None:
     tables.print_sweep_status(found)
 
 
-@sweep_app.command("check", epilog=examples("sweep", "check grid.zarr"))
+@sweep_app.command("check", epilog=examples("sweep", "check grid.zarr", "check K.zarr"))
 def check_command(store: StoreArgument, as_json: Json = False) -> None:
-    """Find every file of a store that is damaged, and mend what can be computed again."""
-    from finwidth.sweeps.store.mending import LEFT, check
+    """Find every file of a store that is damaged, and mend what can be computed again; also of a kernel's store."""
+    from finwidth.empirical.kernel_store.store import KIND, check_kernel
+    from finwidth.stores.files import LEFT
+    from finwidth.sweeps.store.mending import check
 
-    found = check(store)
+    found = check_kernel(store) if (store / KIND.copy).exists() else check(store)
     if as_json:
         print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
     else:

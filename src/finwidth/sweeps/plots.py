@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -56,11 +56,12 @@ def _names(found: xr.Dataset) -> _Names:
     return next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
 
 
-def _blocks(found: xr.Dataset) -> str:
-    """What the store says of the blocks of residual networks, for a title."""
+def _title(found: xr.Dataset) -> str:
+    """What the store says of the blocks of residual networks, and of norms."""
     said = json.loads(found.attrs["config"])["network"]
-    said |= {name: found[name].item() for name in ("hidden", "skip", "branch") if name in found.coords}
-    return ", ".join(f"{name} {value}" for name, value in said.items())
+    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm") if name in found.coords}
+    shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
 
 
 def plot(
@@ -127,7 +128,9 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
     """Spread and first change of the kernel over depth and width, with lines of constant d/n.
 
     Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
-    Colours end where the numbers go on; grey cells are not done, or sampled and not to be trusted.
+    Where the store has sampled quantiles, as of normalised networks, they are (q84 - q16)/(2 median) and the median of
+    Delta K over that of K.  Colours end where the numbers go on; grey cells are not done, or sampled and not to be
+    trusted.
     """
     from matplotlib.figure import Figure
 
@@ -136,27 +139,57 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
     if source not in {"exact", "sampled"} or f"{source}_mean" not in found:
         has = [name for name in ("exact", "sampled") if f"{name}_mean" in found]
         raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or 'neither exact nor sampled'}")
-    cv, update = _exact_panels(found) if source == "exact" else _sampled_panels(found)
+    (spread, cv), (move, update) = _exact_panels(found) if source == "exact" else _sampled_panels(found)
     figure = Figure(figsize=(7.0, 3.2))
     left, right = figure.subplots(1, 2, sharey=True)
     names = _names(found)
-    _panel(left, cv, r"coefficient of variation of $K$", names)
-    _panel(right, update, r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$", names)
+    _panel(left, cv, spread, names)
+    _panel(right, update, move, names)
     left.set_ylabel(names.width)
-    if not names.of_paper:
-        figure.suptitle(_blocks(found), fontsize="medium")
+    if title := _title(found):
+        figure.suptitle(title, fontsize="medium")
     return figure
 
 
-def _exact_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    return found.exact_cv, np.exp(found.exact_log_dK - np.log(found.exact_mean))
+_Labelled: TypeAlias = "tuple[str, xr.DataArray]"
+_SPREADS = {False: r"coefficient of variation of $K$", True: r"$(q_{84} - q_{16})\,/\,(2\,$median$)$ of $K$"}
+_MOVES = {
+    False: r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$",
+    True: r"$|$median $\Delta K|\,/\,(\lambda\,$median $K)$",
+}  # of means, or of quantiles
 
 
-def _sampled_panels(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+def _exact_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
+    update = np.exp(found.exact_log_dK - np.log(found.exact_mean))
+    return (_SPREADS[False], found.exact_cv), (_MOVES[False], update)
+
+
+def _sampled_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
+    if "sampled_quantile" in found:
+        return (_SPREADS[True], _spread(found)[0]), (_MOVES[True], _median_move(found)[0])
     mean, trust = found.sampled_mean, found.sampled_trust
     K, square, update = (mean.sel(moment=name) for name in ("K", "K^2", "dK"))
-    cv = np.sqrt((square / K**2 - 1).clip(min=0))
-    return cv.where(trust.sel(moment="K^2")), abs(update / K).where(trust.sel(moment="dK"))
+    cv = np.sqrt((square / K**2 - 1).clip(min=0)).where(trust.sel(moment="K^2"))
+    return (_SPREADS[False], cv), (_MOVES[False], abs(update / K).where(trust.sel(moment="dK")))
+
+
+def _of_quantiles(found: xr.Dataset, moment: str, share: float) -> tuple[xr.DataArray, xr.DataArray]:
+    """A quantile and its standard error."""
+    place = {"moment": moment, "quantile": share}
+    return found.sampled_quantile.sel(place), found.sampled_quantile_se.sel(place)
+
+
+def _spread(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """(q84 - q16) / (2 median) of K, and its standard error, as of independent quantiles (`QuantileSketch`)."""
+    (low, of_low), (middle, of_middle), (high, of_high) = (_of_quantiles(found, "K", q) for q in (0.16, 0.5, 0.84))
+    spread = (high - low) / (2 * middle)
+    return spread, (of_low**2 + of_high**2 + (2 * spread * of_middle) ** 2) ** 0.5 / (2 * middle)
+
+
+def _median_move(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """The median of Delta K, without its sign, over that of K; and the sum of their relative errors times that."""
+    (update, of_update), (K, of_K) = (_of_quantiles(found, name, 0.5) for name in ("dK", "K"))
+    return abs(update) / K, (of_update + abs(update) * of_K / K) / K
 
 
 def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
@@ -188,6 +221,8 @@ def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     axes.set_ylim(*_cell_borders(width)[[0, -1]].tolist())
     for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
         axis.set_major_formatter("{x:g}")
+    for axis, values_on_it in ((axes.xaxis, depth), (axes.yaxis, width)):
+        plain_ticks(axis, *_cell_borders(values_on_it)[[0, -1]].tolist())
     axes.spines[:].set_visible(True)
     if masked.mask.any():
         note = {"fc": "#dddddd", "ec": "none", "boxstyle": "square,pad=0.2"}
@@ -226,21 +261,27 @@ def _lines_of_ratio(axes: Axes, depth: str) -> None:
 def collapse(found: xr.Dataset) -> Figure:
     """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
 
-    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them.
+    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them. Where the
+    store has quantiles and no exact values, (q84 - q16)/(2 median) of K in its place.
     """
-    values, names = _relative(found, "K^2", 2), _names(found)
+    names, quantiles = _names(found), _only_quantiles(found)
+    values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
     beta = (found.depth - 1) / found.width if names.of_paper else found.depth / found.width
     figure, axes = _one_panel()
     _curves(axes, beta, values)
-    axes.set(ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
-    if names.of_paper:
+    axes.set(ylabel=_SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
+    if quantiles:
+        over = r"$\beta=(d-1)/n$" if names.of_paper else "$L/n$ (blocks over width of the stream)"
+        axes.set(xlabel=over, xscale="log", title=_title(found))
+        plain_ticks(axes.yaxis, *axes.get_ylim())
+    elif names.of_paper:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
         axes.set(xlabel=r"$\beta=(d-1)/n$")
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        axes.set(xlabel="$L/n$ (blocks over width of the stream)", xscale="log", title=_blocks(found))
+        axes.set(xlabel="$L/n$ (blocks over width of the stream)", xscale="log", title=_title(found))
         if axes.get_ylim()[1] < _LITTLE:
             axes.set_yscale("linear")
     axes.legend(ncols=2)
@@ -270,16 +311,18 @@ def update_collapse(found: xr.Dataset) -> Figure:
     """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
 
     The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
-    and a curve for each beyond.  Of residual networks over the number of blocks.
+    and a curve for each beyond.  Of residual networks, and of medians, over the depth.
     """
-    values, names = _relative(found, "dK", 1), _names(found)
+    names, quantiles = _names(found), _only_quantiles(found)
+    values = _Values(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
     figure, axes = _one_panel()
-    axes.set(ylabel=r"$|\mathbb{E}[\Delta K]|\,/\,(\lambda\,\mathbb{E}[K])$", xscale="log", yscale="log")
-    if names.of_paper:
+    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log")
+    if names.of_paper and not quantiles:
         _update_beside_paper(axes, found, values)
     else:
         _curves(axes, found.depth.broadcast_like(found.width), values)
-        axes.set(xlabel=names.depth, title=_blocks(found))
+        axes.set(xlabel=names.depth, title=_title(found))
+        plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend(ncols=2, loc="upper left" if names.of_paper else "best")
     return figure
@@ -310,7 +353,7 @@ class _Values:
     exact: xr.DataArray | None
     sampled: xr.DataArray | None
     error: xr.DataArray | None
-    trust: xr.DataArray | None
+    trust: xr.DataArray | None = None  # all of it, by default
 
 
 def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
@@ -331,6 +374,12 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
     if exact is None and sampled is None:
         raise FinwidthError("the store has neither exact nor sampled values, so there is nothing to draw")
     return _Values(exact, sampled, error, trust)
+
+
+def _only_quantiles(found: xr.Dataset) -> bool:
+    """Whether sampled quantiles are drawn, as means need not exist: where there are some, and no exact values."""
+    _need_axes(found)
+    return "sampled_quantile" in found and "exact_mean" not in found
 
 
 def _need_axes(found: xr.Dataset) -> None:
@@ -360,9 +409,10 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None:
             axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
-        if values.sampled is None or values.error is None or values.trust is None:
+        if values.sampled is None or values.error is None:
             continue
-        y, bars, trust = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error, values.trust))
+        y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))
+        trust = np.isfinite(y) if values.trust is None else values.trust.sel(width=width).to_numpy()
         axes.errorbar(
             here[trust], y[trust], 2 * bars[trust], color=colour, fmt=marker, ms=4, lw=0, elinewidth=1, zorder=4,
             label=label if values.exact is None else None,

@@ -269,13 +269,20 @@ def check_output(output: object, n: int) -> Tensor:
 
 
 @contextmanager
-def measuring(module: nn.Module) -> Iterator[ExitStack]:
+def measuring(module: nn.Module, *, alone: bool = True) -> Iterator[ExitStack]:
     """Inside, a user's module computes in its own precision, and attention by formulas that every transform can take.
 
-    Afterwards it is as it was before.
+    Afterwards it is as it was before. ``alone`` is as for `untouched`.
     """
     no_cpu, no_cuda = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
-    with torch.inference_mode(False), untouched(module), _uncached(), no_cpu, no_cuda, ExitStack() as stack:
+    with (
+        torch.inference_mode(False),
+        untouched(module, alone=alone),
+        _uncached(),
+        no_cpu,
+        no_cuda,
+        ExitStack() as stack,
+    ):
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an operation vmap runs one by one
@@ -314,8 +321,11 @@ def _uncached() -> Iterator[None]:
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn."""
+def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
+    """Whatever happens inside, the module and all random numbers are as before; told if random numbers were drawn.
+
+    Where it is not ``alone``, since other threads of the process may draw some meanwhile, nothing is said of these.
+    """
     outside = _UNTOUCHED.get(id(module))
     if outside is not None:  # where gradients and random numbers are put back
         snapshot = Snapshot(module, hooks=False)
@@ -332,10 +342,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
     try:
         with same_buffers(module):
             yield
-            states.check()
+            if alone:
+                states.check()
     finally:
         del _UNTOUCHED[id(module)]
-        states.restore()
+        if alone:
+            states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient

@@ -57,7 +57,7 @@ class KernelJob:
     def layout(self) -> Layout:
         """The blocks that fit the memory."""
         entries = self.entries
-        n, o = fit_memory(self.sizes, entries.longest, len(entries.outputs))
+        n, o = fit_memory(replace(self.sizes, both=self.x2 is not None), entries.longest, len(entries.outputs))
         size = self.sizes.block(n, o)
         return Layout(entries, n, o, size.inputs_per_pass, size.tile)
 
@@ -65,7 +65,7 @@ class KernelJob:
     def working_bytes(self) -> int:
         """Peak memory without the kernel itself."""
         layout = self.layout
-        blocks = 2 if layout.inputs < layout.entries.longest else 1
+        blocks = 2 if layout.inputs < layout.entries.longest or self.x2 is not None else 1
         return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)
 
     def rows(self, pass_: Pass) -> tuple[Tensor, range]:

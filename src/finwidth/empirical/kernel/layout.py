@@ -24,8 +24,8 @@ class Sizes:
 
     ``saved``: what autograd keeps of a forward pass; ``results``: the results of the recorded operations; ``largest``
     and ``mean``: the largest of these and their mean; ``itemsize``: bytes of a number; ``all_pairs`` and
-    ``diagonal_only``: as of `Entries`; ``most``: the most inputs of a pass that goes as planned; ``memory``: bytes for
-    everything beside the kernel.
+    ``diagonal_only``: as of `Entries`; ``both``: x2 is not x1, so that a block of each is held even where it has all
+    inputs; ``most``: the most inputs of a pass that goes as planned; ``memory``: bytes for all beside the kernel.
     """
 
     shapes: tuple[FactorSize, ...]
@@ -36,6 +36,7 @@ class Sizes:
     itemsize: int
     all_pairs: bool = False
     diagonal_only: bool = False
+    both: bool = False
     most: int = 2**62
     memory: int = 2**62
 
@@ -99,13 +100,13 @@ class BlockSize:
 
 def fit_memory(sizes: Sizes, N: int, o: int) -> tuple[int, int]:
     """Numbers of inputs (at most N) and outputs (at most o) of a block; FinwidthError if one of each does not fit."""
-    memory = sizes.memory
+    memory, held = sizes.memory, 2 if sizes.both else 1
     if sizes.diagonal_only:  # no pairs of inputs: one pass at a time is enough
         N = sizes.block(N, o).inputs_per_pass
     few = o
-    while few > 1 and not sizes.all_pairs and sizes.block(N, few).bytes(1) > memory:  # fewer at a time: more passes
+    while few > 1 and not sizes.all_pairs and sizes.block(N, few).bytes(held) > memory:  # fewer at a time: more passes
         few = -(-few // 2)
-    if sizes.block(N, few).bytes(1) <= memory:
+    if sizes.block(N, few).bytes(held) <= memory:
         return N, few
     while o > 1 and sizes.block(1, o).bytes(2) > memory:
         o = -(-o // 2)

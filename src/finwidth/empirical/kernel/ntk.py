@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
@@ -36,6 +37,7 @@ from finwidth.empirical.kernel.calls import (
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
 from finwidth.empirical.kernel.gradients import plan_gradients
+from finwidth.empirical.kernel_store.fill import check_store, stored_ntk
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
 from finwidth.quantities import KERNEL_DRAWS
@@ -82,6 +84,26 @@ def ntk(
 ) -> xr.DataArray: ...
 
 
+@overload
+def ntk(
+    module: nn.Module,
+    x1: object,
+    x2: object = ...,
+    outputs: str | int = ...,
+    *,
+    entries: str = ...,
+    memory: str | int = ...,
+    parameters: Parameters | None = ...,
+    scale: Scale | None = ...,
+    check: bool = ...,
+    labelled: bool = ...,
+    progress: Callable[[int], object] | None = ...,
+    store: str | Path,
+    workers: int | None = ...,
+    scheduler: str | None = ...,
+) -> xr.DataArray: ...
+
+
 def ntk(
     module: nn.Module,
     x1: object,
@@ -95,6 +117,9 @@ def ntk(
     check: bool = True,
     labelled: bool = False,
     progress: Callable[[int], object] | None = None,
+    store: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> Tensor | xr.DataArray:
     """The empirical neural tangent kernel of any torch module, K_ij(x_a, x_b) = sum_p s_p <dN_i(x_a)/dp, dN_j(x_b)/dp>.
 
@@ -132,11 +157,19 @@ def ntk(
         Return a DataArray with named dimensions.
     progress
         Called with the number of pairs of inputs finished, each time some are; in the end N1 N2.
+    store
+        A Zarr store that keeps the kernel, block by block as they are done, so that it may be larger than the memory; a
+        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md).
+    workers
+        With a store, how many blocks are computed at once; by default one for each core, as far as ``memory`` allows.
+    scheduler
+        The address of a Dask scheduler whose workers compute the blocks instead, such as ``"tcp://host:8786"``.
 
     Returns
     -------
     torch.Tensor or xarray.DataArray
-        On the module's device and in its dtype, not differentiable.
+        On the module's device and in its dtype, not differentiable. With a store a DataArray of what is in it, whose
+        numbers are read when they are needed.
 
         | outputs | entries="full" | entries="diagonal" |
         |---|---|---|
@@ -148,7 +181,8 @@ def ntk(
     ------
     FinwidthError
         If an argument is not allowed; if the module draws random numbers or mixes the samples of a batch, by layer
-        where one can be named; if ``memory`` does not suffice for one input.
+        where one can be named; if ``memory`` does not suffice for one input; if a store is that of another kernel,
+        damaged, in use or full.
 
     Examples
     --------
@@ -167,10 +201,13 @@ def ntk(
     ('input', 'input_')
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
-    with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
-        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
+    where = check_store(store, workers, scheduler)
+    with measuring(check_module(module), alone=where is None) as stack:
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, held=where is None)
         job = replace(job, progress=tell)
+        if where is not None:
+            return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), check=check)
+        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
         K = checked(job, compute) if check else compute(job)[0]
     return label(K, "K", job) if labelled else K
 
@@ -186,11 +223,11 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     parameters: Parameters | None,
     scale: Scale | None,
     *,
-    formed: bool = True,
+    held: bool = True,
 ) -> KernelJob:
     """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
 
-    Without ``formed`` nobody asks for the kernel itself, so that it need not fit.
+    ``held``: it has to fit the memory.
     """
     outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
@@ -199,8 +236,9 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     inputs = check_batch(module, x1)
     others = None if x2 is None else check_batch(module, x2, "x2")
-    pairs = len(inputs) * (1 if entries == "diagonal" or not formed else len(inputs if others is None else others))
-    check_affordable(inputs, pairs, pairs * inputs.element_size())  # before the module is called; K has at least those
+    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
+    if held:  # before the module is called; K has at least those
+        check_affordable(inputs, pairs, pairs * inputs.element_size())
     changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
     network = MeasuredModule(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
     alike = others is not None and inputs.shape[1:] == others.shape[1:] and inputs.dtype == others.dtype
@@ -248,8 +286,16 @@ def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
     import xarray as xr
 
+    return xr.DataArray(numpy_of(K), dims=_dims(job), name=name, attrs=_attributes(name, job))
+
+
+def _dims(job: KernelJob) -> tuple[str, ...]:
     inputs = ("input",) if job.sizes.diagonal_only else ("input", "input_")
-    attrs = {
+    return (*inputs, *_OUTPUT_DIMS.get(str(job.outputs), ()))
+
+
+def _attributes(name: str, job: KernelJob) -> dict[str, object]:
+    return {
         **KERNEL_DRAWS[name].attrs,
         "long_name": "neural tangent kernel" if name == "K" else "first-order change of the kernel under one SGD step",
         "finwidth_version": version("finwidth"),
@@ -257,4 +303,3 @@ def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
         "module": type(job.network.module).__name__,
         "outputs": job.outputs,
     }
-    return xr.DataArray(numpy_of(K), dims=(*inputs, *_OUTPUT_DIMS.get(str(job.outputs), ())), name=name, attrs=attrs)

@@ -145,7 +145,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         self._open: KernelProduct | None = None
         self._probe: Probe | None = None
         with measuring(check_module(module)) as stack:
-            job = prepare(stack, module, x1, x2, outputs, "full", memory, parameters, scale, formed=False)
+            job = prepare(stack, module, x1, x2, outputs, "full", memory, parameters, scale, held=False)
             self._job, self._ways = job, ["forward mode"]
             first = self._jacobian(job, job.x1[:3])
             self._ways[:] = possible_ways(first)

@@ -378,6 +378,8 @@ def _with_gradients(
     """Outputs, row by row, and the gradients of a sum of multiples of them; None if there are no such outputs."""
     given = {name: each.clone().requires_grad_() for name, each in values.items()}
     found = torch.func.functional_call(module, given, (X.clone(),))
+    if isinstance(found, torch.Tensor) and found.shape == cotangent.shape[:1] and cotangent.shape[1] == 1:
+        found = found[:, None]
     if not isinstance(found, torch.Tensor) or found.shape != cotangent.shape or not found.requires_grad:
         return None
     gradients = torch.autograd.grad((found * cotangent).sum(), list(given.values()), materialize_grads=True)

@@ -11,7 +11,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import permutations
@@ -104,11 +104,18 @@ class _Parameter:
     name: str
 
 
+@dataclass(frozen=True)
+class _Transposed:
+    """The transpose of a parameter."""
+
+    name: str
+
+
 class _Unknown:
     """A number that depends on the input's shape, or the like."""
 
 
-_Traced: TypeAlias = Term | _Parameter | _Unknown | object  # the last: a constant
+_Traced: TypeAlias = Term | _Parameter | _Transposed | _Unknown | object  # the last: a constant
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def traced(module: nn.Module) -> Trace:
     for node in graph.nodes:
         reader.read(node)
     own = all(type(each) in _CERTAIN or isinstance(each, nn.modules.dropout._DropoutNd) for each in module.modules())
-    return Trace(reader.output(), own, reader.coarse)
+    return Trace(reader.output(), own and not reader.reshaped, reader.coarse)
 
 
 _CERTAIN = {nn.Sequential, nn.Linear, nn.Identity, nn.Flatten, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU, nn.SiLU}
@@ -154,6 +161,9 @@ _SUBTRACT = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
 _MULTIPLY = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"}
 _DIVIDE = {operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_"}
 _RESHAPE = {"view", "reshape", "flatten", torch.flatten, torch.reshape}
+_SQUEEZE = {"squeeze", torch.squeeze, operator.getitem, *_RESHAPE}
+_TRANSPOSE = {"t", torch.t, "transpose", torch.transpose, getattr}
+_MATMUL = {operator.matmul, torch.matmul, "matmul", torch.mm, "mm"}
 
 
 class _Reader:
@@ -163,7 +173,8 @@ class _Reader:
         self.module = module
         self.found: dict[fx.Node, _Traced] = {}
         self.result: _Traced = None
-        self.begun = self.coarse = False
+        self.scaled: dict[tuple[Total, float], Total] = {}  # by what multiple of which sum they are
+        self.begun = self.coarse = self.reshaped = False
         self.width = next((each.in_features for each in module.modules() if isinstance(each, nn.Linear)), 1)
         self.dtype = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
 
@@ -227,6 +238,8 @@ class _Reader:
             return term
         if type(leaf) is nn.Identity or (type(leaf) is nn.Flatten and first):
             return term
+        if type(leaf) is nn.Flatten and self._one_number(term):
+            return self._squeezed(term)
         phi = None if type(leaf) is nn.Flatten else _known_activation(name, leaf)
         if phi is None and not first and type(leaf) is not nn.Flatten:
             found = self._run_layer(name, leaf, term)
@@ -267,9 +280,21 @@ class _Reader:
         return Term(Product(name, self._plain(term, name), weight, bias))
 
     def _plain(self, term: Term, name: str) -> Value:
+        """What a layer takes; a multiple of a sum as a sum of multiples, the same one for all that take it."""
+        if term.factor != 1 and isinstance(term.value, Total):
+            each = tuple(Term(part.value, part.factor * term.factor) for part in term.value.terms)
+            return self.scaled.setdefault((term.value, term.factor), Total(term.value.name, each))
         if term.factor != 1:
             not_read(f"what {name!r} takes is multiplied by {term.factor:g}")
         return term.value
+
+    def _one_number(self, term: Term) -> bool:
+        """Whether it is one number a sample, of a layer of one neuron, which the module may give as it likes."""
+        return isinstance(term.value, Product) and self._width(term.value) == 1
+
+    def _squeezed(self, term: Term) -> Term:
+        self.reshaped = True
+        return term
 
     def _width(self, value: Value) -> int:
         """How many numbers a value has for each sample."""
@@ -290,7 +315,7 @@ class _Reader:
         name, target = node.name, node.target
         terms = [each for each in (*args, *kwargs.values()) if isinstance(each, Term)]
         if not terms:
-            return _Unknown()
+            return self._transposed(args[0], args[1:]) if target in _TRANSPOSE and args else _Unknown()
         if target in _ADD or target in _SUBTRACT:
             alpha = kwargs.get("alpha", 1)
             others = kwargs.keys() - {"alpha"}
@@ -303,21 +328,43 @@ class _Reader:
             return self._multiple(name, terms[0], -1)
         if target is functional.linear:
             return self._linear_function(name, *args, **kwargs)
+        if target in _MATMUL and len(args) == 2 and isinstance(args[1], _Transposed):
+            return self._linear_function(name, args[0], _Parameter(args[1].name))
+        if target in {torch.addmm, "addmm"} and len(args) == 3 and not kwargs and isinstance(args[2], _Transposed):
+            return self._linear_function(name, args[1], _Parameter(args[2].name), args[0])
         if target in {functional.layer_norm, getattr(functional, "rms_norm", None)}:
             return self._norm_function(name, target is functional.layer_norm, *args, **kwargs)
         first = type(terms[0].value) is Value
         if len(terms) == 1 and first and target in _RESHAPE:
             return terms[0]
+        if len(terms) == 1 and target in _SQUEEZE and self._one_number(terms[0]):
+            return self._squeezed(terms[0])
         return self._run_function(node, terms, args, kwargs)
 
+    def _transposed(self, matrix: _Traced, how: Sequence[_Traced]) -> _Traced:
+        known = {(), ("T",), ("mT",), (0, 1), (1, 0), (-1, -2), (-2, -1)}
+        if isinstance(matrix, _Parameter) and tuple(how) in known and self.module.get_parameter(matrix.name).ndim == 2:
+            return _Transposed(matrix.name)
+        return _Unknown()
+
     def _sum(self, name: str, args: Sequence[_Traced], others: Collection[str], alpha: _Traced) -> Term:
+        if args[0] == 0 and alpha == 1 and len(args) == 2 and isinstance(args[1], Term):  # as sum() begins
+            return args[1]
+        if len(args) == 2 and not others and alpha == 1 and (layer := _with_bias(*args)):
+            return Term(layer)
         if others or len(args) != 2 or not all(isinstance(each, Term) for each in args):
             not_read(f"it adds what is neither a Linear layer's nor the stream ({name!r})")
         one, other = args
         assert isinstance(one, Term)
         assert isinstance(other, Term)
-        scaled = self._multiple(name, other, alpha)
-        return Term(Total(name, (one, scaled)))
+        return Term(Total(name, (self._as_taken(one), self._as_taken(self._multiple(name, other, alpha)))))
+
+    def _as_taken(self, term: Term) -> Term:
+        """A multiple of a sum as one of the multiple that layers took before, if they did."""
+        for (total, factor), taken in self.scaled.items():
+            if total is term.value:
+                return Term(taken, term.factor / factor)
+        return term
 
     def _multiple(self, name: str, one: _Traced, other: _Traced) -> Term:
         term, number = (one, other) if isinstance(one, Term) else (other, one)
@@ -325,13 +372,7 @@ class _Reader:
             not_read(f"it multiplies by a parameter, {number.name!r}")
         if not isinstance(term, Term) or isinstance(number, bool) or not isinstance(number, int | float):
             not_read(f"it multiplies by what is no number ({name!r})")
-        if number == 1:
-            return term
-        value = term.value
-        if isinstance(value, Total):
-            each = tuple(Term(t.value, t.factor * number) for t in value.terms)
-            return Term(Total(name, each), term.factor)
-        return Term(value, term.factor * number)
+        return term if number == 1 else Term(term.value, term.factor * number)
 
     def _linear_function(self, name: str, input: _Traced, weight: _Traced, bias: _Traced = None) -> Term:
         if not (isinstance(input, Term) and isinstance(weight, _Parameter) and isinstance(bias, _Parameter | None)):
@@ -397,6 +438,14 @@ class _Reader:
         if found is None:
             not_read(f"its forward has {name!r}, which is not known")
         return self._applied(name, found, terms[0])
+
+
+def _with_bias(one: _Traced, bias: _Traced) -> Product | None:
+    """A linear layer without a bias, and a parameter that is added to it; None if that is not what they are."""
+    layer = one.value if isinstance(one, Term) and one.factor == 1 else None
+    if not isinstance(layer, Product) or layer.bias is not None or not isinstance(bias, _Parameter):
+        return None
+    return replace(layer, bias=bias.name)
 
 
 def _times(one: _Traced, other: int) -> _Traced:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NoReturn, Protocol
+from typing import ClassVar, NoReturn, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from finwidth.sampling.random.device import DeviceGenerator
 
 _LARGEST = 2**60  # weights of a layer; torch counts the bytes of a tensor in 63 bits
 _LARGEST_SIDE = 2**20  # of a convolution's kernel, and what else moves it
+_NO_SIDE = {"kernel_size": (1,), "dilation": (1,), "padding": (0,), "stride": (1,)}  # along a side of length 1
 
 
 class _Context(Protocol):
@@ -86,6 +87,7 @@ class _MatrixFreeLayer(nn.Module):
         memory: float | str | None,
         device: str | torch.device,
         dtype: torch.dtype | None,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         wanted = "a positive number, fan-in times the variance of a weight"
@@ -94,15 +96,23 @@ class _MatrixFreeLayer(nn.Module):
         draws, bias = self.draws, arguments.flag("bias", bias)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise FinwidthError(f"dtype is {shown(dtype)}; give torch.float32 or torch.float64")
-        one = (fan_in + fan_out) * (draws or 1)  # numbers for each vector it meets
+        one = (groups * fan_in + fan_out) * (draws or 1)  # numbers for each vector it meets
         what = f"a layer of {amount(fan_out)} x {amount(fan_in)} weights that meets one vector"
         afford(4 * one, what, "take a narrower layer", memory)
         if fan_in * fan_out * (draws or 1) > _LARGEST:
             raise FinwidthError(f"a layer of {fan_in} by {fan_out} weights is too large; give at most {_LARGEST:.0e}")
         kind = str(dtype or torch.get_default_dtype()).removeprefix("torch.")
         generator = DeviceGenerator(check_device(device), int(torch.randint(2**62, ())), 0)
+        deviation = (self.gain / fan_in) ** 0.5
         initial: SharedMatrix[torch.Tensor] = SharedMatrix(
-            fan_out, fan_in, generator, deviation=(self.gain / fan_in) ** 0.5, draws=draws, memory=memory, dtype=kind
+            fan_out // groups,
+            fan_in,
+            generator,
+            deviation=deviation,
+            draws=draws,
+            groups=groups,
+            memory=memory,
+            dtype=kind,
         )
         self.register_parameter("weight", nn.Parameter(MatrixFreeTensor(Combination(initial, scale=1.0))))
         lead = () if draws is None else (draws,)
@@ -127,8 +137,9 @@ class _MatrixFreeLayer(nn.Module):
             )
 
     def _rows(self, X: torch.Tensor) -> torch.Tensor:
-        """X W^T + b for X of shape (..., fan-in); the first axis is over draws, if there are any."""
-        rows = X.reshape(self.draws or 1, -1, X.shape[-1])
+        """X W^T + b for X of shape (..., fan-in); the first axes are over draws and groups, if there are any."""
+        matrix = self.weight.combination.matrix
+        rows = X.reshape((matrix.draws or 1) * matrix.groups, -1, X.shape[-1])
         Y: torch.Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             Y = Y + self.bias.reshape(-1, 1, Y.shape[-1])
@@ -212,11 +223,78 @@ class MatrixFreeLinear(_MatrixFreeLayer):
         return f"{self.in_features}, {self.out_features}, gain={self.gain:g}, bias={self.bias is not None}"
 
 
-class MatrixFreeConv2d(_MatrixFreeLayer):
-    r"""nn.Conv2d with independent N(0, gain / fan-in) weights that are never formed, fan-in = in_channels kh kw.
+class _MatrixFreeConvolution(_MatrixFreeLayer):
+    """Common to convolutions along one side or two; what has one side is an image of height 1."""
 
-    Its weight is a matrix (out_channels, in_channels kh kw) that meets patches of the input, one vector for each
-    position and image, so that it pays where channels outnumber positions. All else is as for `MatrixFreeLinear`.
+    sides: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        gain: float = 1.0,
+        bias: bool = True,
+        draws: int | None = None,
+        memory: float | str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sides = len(self.sides)
+        unfold = {
+            "kernel_size": _side_numbers("kernel_size", kernel_size, 1, sides),
+            "dilation": _side_numbers("dilation", dilation, 1, sides),
+            "padding": _side_numbers("padding", padding, 0, sides),
+            "stride": _side_numbers("stride", stride, 1, sides),
+        }
+        channels, fan_out, groups = (
+            count("in_channels", in_channels),
+            count("out_channels", out_channels),
+            count("groups", groups),
+        )
+        if channels % groups or fan_out % groups:
+            raise FinwidthError(f"groups is {groups}; give a divisor of the channels, {channels} and {fan_out}")
+        fan_in = channels // groups * math.prod(unfold["kernel_size"])
+        super().__init__(fan_in, fan_out, gain, bias, draws, memory, device, dtype, groups)
+        self.in_channels, self.out_channels, self.groups, self._unfold = channels, fan_out, groups, unfold
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution, shape (..., out_channels, positions along each side)."""
+        self._check(x, f"..., {self.in_channels}, {', '.join(self.sides)}", self.in_channels, *[None] * len(self.sides))
+        images, lead = x.shape[-len(self.sides) :], x.shape[: -len(self.sides) - 1]
+        size = [self._positions(n, side) for side, n in enumerate(images)]
+        if min(size) < 1:
+            raise FinwidthError(f"images of {tuple(images)} are smaller than the kernel {self._unfold}")
+        flat = (1,) * (2 - len(self.sides))
+        unfold = {name: (*_NO_SIDE[name] * len(flat), *numbers) for name, numbers in self._unfold.items()}
+        patches = functional.unfold(x.reshape(-1, self.in_channels, *flat, *images), **unfold)
+        by_group = patches.reshape(self.draws or 1, -1, self.groups, patches.shape[1] // self.groups, patches.shape[-1])
+        Y = self._rows(by_group.permute(0, 2, 1, 4, 3)).permute(0, 2, 1, 4, 3)
+        return Y.reshape(*lead, self.out_channels, *size)
+
+    def _positions(self, n: int, side: int) -> int:
+        """Positions along one side."""
+        kernel, dilation, padding, stride = (numbers[side] for numbers in self._unfold.values())
+        return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+    def extra_repr(self) -> str:
+        """For `repr`."""
+        options = ", ".join(f"{name}={numbers}" for name, numbers in self._unfold.items())
+        options += f", groups={self.groups}" * (self.groups > 1)
+        return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
+
+
+class MatrixFreeConv2d(_MatrixFreeConvolution):
+    r"""nn.Conv2d with independent N(0, gain / fan-in) weights that are never formed.
+
+    fan-in = in_channels / groups kh kw. Its weight is a matrix (out_channels, fan-in), one for each group of channels,
+    that meets patches of the input, one vector for each position and image, so that it pays where channels outnumber
+    positions. All else is as for `MatrixFreeLinear`.
 
     Parameters
     ----------
@@ -224,6 +302,8 @@ class MatrixFreeConv2d(_MatrixFreeLayer):
         Numbers of channels.
     kernel_size, stride, padding, dilation
         As in nn.Conv2d, numbers or pairs; zeros are padded.
+    groups
+        As in nn.Conv2d.
     gain, bias, draws, memory, device, dtype
         As for `MatrixFreeLinear`; inputs are (..., in_channels, height, width), the first axis that of draws where
         there are any.
@@ -241,68 +321,53 @@ class MatrixFreeConv2d(_MatrixFreeLayer):
     torch.Size([2, 100000, 4, 4])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        gain: float = 1.0,
-        bias: bool = True,
-        draws: int | None = None,
-        memory: float | str | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        unfold = {
-            "kernel_size": _two_numbers("kernel_size", kernel_size, 1),
-            "dilation": _two_numbers("dilation", dilation, 1),
-            "padding": _two_numbers("padding", padding, 0),
-            "stride": _two_numbers("stride", stride, 1),
-        }
-        channels, fan_out = count("in_channels", in_channels), count("out_channels", out_channels)
-        fan_in = channels * math.prod(unfold["kernel_size"])
-        super().__init__(fan_in, fan_out, gain, bias, draws, memory, device, dtype)
-        self.in_channels, self.out_channels, self._unfold = channels, fan_out, unfold
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The convolution, shape (..., out_channels, height, width)."""
-        self._check(x, f"..., {self.in_channels}, height, width", self.in_channels, None, None)
-        size = [self._positions(n, side) for side, n in enumerate(x.shape[-2:])]
-        if min(size) < 1:
-            raise FinwidthError(f"images of {tuple(x.shape[-2:])} are smaller than the kernel {self._unfold}")
-        patches = functional.unfold(x.reshape(-1, *x.shape[-3:]), **self._unfold)
-        Y = self._rows(transpose(patches).reshape(*x.shape[:-3], -1, patches.shape[1]))
-        images: torch.Tensor = transpose(Y).reshape(*x.shape[:-3], self.out_channels, *size)
-        return images
-
-    def _positions(self, n: int, side: int) -> int:
-        """Positions along one side."""
-        kernel, dilation, padding, stride = (pair[side] for pair in self._unfold.values())
-        return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-    def extra_repr(self) -> str:
-        """For `repr`."""
-        options = ", ".join(f"{name}={pair}" for name, pair in self._unfold.items())
-        return f"{self.in_channels}, {self.out_channels}, {options}, gain={self.gain:g}, bias={self.bias is not None}"
+    sides = ("height", "width")
 
 
-def _two_numbers(name: str, given: object, least: int) -> tuple[int, int]:
-    """Two whole numbers."""
-    pair = given if isinstance(given, tuple) else (given, given)
-    checked = [number for number in map(arguments.index, pair) if number is not None]
-    if (len(pair), len(checked)) != (2, 2) or not all(least <= number <= _LARGEST_SIDE for number in checked):
-        raise FinwidthError(f"{name} is {shown(given)}; give a whole number of at least {least}, or two")
-    return checked[0], checked[1]
+class MatrixFreeConv1d(_MatrixFreeConvolution):
+    r"""nn.Conv1d with independent N(0, gain / fan-in) weights that are never formed, as `MatrixFreeConv2d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Numbers of channels.
+    kernel_size, stride, padding, dilation, groups
+        As in nn.Conv1d; zeros are padded.
+    gain, bias, draws, memory, device, dtype
+        As for `MatrixFreeLinear`; inputs are (..., in_channels, length), the first axis that of draws where there are
+        any.
+
+    Raises
+    ------
+    FinwidthError
+        As for `MatrixFreeLinear`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from finwidth import MatrixFreeConv1d
+    >>> MatrixFreeConv1d(3, 10**5, 3, padding=1, dilation=2)(torch.ones(2, 3, 8)).shape
+    torch.Size([2, 100000, 6])
+    """
+
+    sides = ("length",)
+
+
+def _side_numbers(name: str, given: object, least: int, sides: int) -> tuple[int, ...]:
+    """A whole number for each side."""
+    numbers = given if isinstance(given, tuple) else (given,) * sides
+    checked = [number for number in map(arguments.index, numbers) if number is not None]
+    if (len(numbers), len(checked)) != (sides, sides) or not all(least <= each <= _LARGEST_SIDE for each in checked):
+        raise FinwidthError(
+            f"{name} is {shown(given)}; give a whole number of at least {least}{', or two' * (sides == 2)}"
+        )
+    return tuple(checked)
 
 
 def tangent_kernel(outputs: torch.Tensor, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     r"""The neural tangent kernel K_ab = sum_p <d outputs_a / dp, d outputs_b / dp> of a module with matrix-free layers.
 
-    For each parameter p by itself; of a `MatrixFreeLinear` or `MatrixFreeConv2d`, it is the kernel of its weights,
+    For each parameter p by itself; of a `MatrixFreeLinear` or a convolution, it is the kernel of its weights,
     (A A^T) * (J J^T). It takes one backward pass for each output, which meets left vectors.
 
     Parameters

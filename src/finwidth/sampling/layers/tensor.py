@@ -23,12 +23,12 @@ def refuse(what: str) -> NoReturn:
         "torch.optim.SGD works, with momentum, weight decay and clip_grad_norm_, because sums and multiples of weights "
         "and gradients stay known; what acts on entries (Adam and other elementwise methods, foreach=True), reading or "
         "setting them, copies, files, and a device or dtype other than the layer was made with do not: "
-        "use nn.Linear or nn.Conv2d for this layer"
+        "use nn.Linear, nn.Conv1d or nn.Conv2d for this layer"
     )
 
 
 class MatrixFreeTensor(torch.Tensor):
-    """A `Combination` as a tensor with no storage, shape (out, in) or (draws, out, in)."""
+    """A `Combination` as a tensor with no storage, shape (out, in), with draws and groups, if any, in front."""
 
     combination: Combination[torch.Tensor]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -36,7 +36,8 @@ class MatrixFreeTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, combination: Combination[torch.Tensor]) -> MatrixFreeTensor:  # noqa: D102
         matrix = combination.matrix
-        shape = (*((matrix.draws,) if matrix.draws else ()), *matrix.shape)
+        groups = (matrix.groups,) if matrix.groups > 1 else ()
+        shape = (*((matrix.draws,) if matrix.draws else ()), *groups, *matrix.shape)
         assert isinstance(matrix.rng, DeviceGenerator)
         kind = {"dtype": getattr(torch, matrix.dtype), "device": matrix.rng.device}
         tensor: MatrixFreeTensor = torch.Tensor._make_wrapper_subclass(cls, shape, **kind)

@@ -29,7 +29,8 @@ from finwidth.sampling.lazy_matrix.gaussian import (
 class SharedMatrix(DeferredGaussianMatrix[Array]):
     """W_0, and the combinations of it that are still in use; the arguments are those of `DeferredGaussianMatrix`.
 
-    Once it is materialized it keeps no entries: they are in the combinations.
+    Once it is materialized it keeps no entries: they are in the combinations.  With ``groups`` each of the draws is so
+    many independent matrices; blocks of vectors are then (draws x groups, vectors, length).
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class SharedMatrix(DeferredGaussianMatrix[Array]):
         *,
         deviation: float = 1.0,
         draws: int | None = None,
+        groups: int = 1,
         memory: float | str | None = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(rows, columns, rng, deviation=deviation, draws=draws, memory=memory, dtype=dtype)
+        matrices = draws if groups == 1 else (draws or 1) * groups
+        super().__init__(rows, columns, rng, deviation=deviation, draws=matrices, memory=memory, dtype=dtype)
+        self.draws, self.groups = draws, groups  # None of one draw without an axis of draws
         self.combinations: weakref.WeakSet[Combination[Array]] = weakref.WeakSet()
 
     @property
@@ -77,11 +81,6 @@ class SharedMatrix(DeferredGaussianMatrix[Array]):
             rows = linear_combination(some, right, self.zeros((*some.shape[:2], self.shape[1])))
             add_product(target, vectors[:, : some.shape[1]], rows)
             start += vectors.shape[1]
-
-    @property
-    def draws(self) -> int | None:
-        """Number of independent matrices; None for one matrix without an axis of draws."""
-        return self._draws if self._batched else None
 
     @property
     def left_vectors(self) -> list[Array]:

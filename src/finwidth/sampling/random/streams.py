@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 
 from finwidth.arguments import count, index
 from finwidth.errors import FinwidthError, shown
+from finwidth.execution.threads import cores
 from finwidth.memory import amount
 
 _MOST_THREADS = 4096
@@ -52,7 +52,7 @@ def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:
 def check_threads(threads: int | None) -> int:
     """The number of threads, by default as many as there are cores to run on."""
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
     if (number := count("threads", threads)) > _MOST_THREADS:
         raise FinwidthError(f"threads is {amount(number)}; give at most {_MOST_THREADS}")
     return number

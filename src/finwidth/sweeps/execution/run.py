@@ -18,19 +18,19 @@ import numpy as np
 from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
+from finwidth.execution.dask import import_distributed, on_dask
+from finwidth.execution.threads import on_threads
 from finwidth.memory import afford
 from finwidth.progress import check_time
 from finwidth.sampling.random.streams import check_threads
+from finwidth.stores.arrays import import_zarr
 from finwidth.sweeps.config import Config, cell_at, read_config
-from finwidth.sweeps.execution.dask import import_distributed, on_dask
-from finwidth.sweeps.execution.task import Task
-from finwidth.sweeps.execution.threads import on_threads
+from finwidth.sweeps.execution.task import SweepOnCluster, Task, perform
 from finwidth.sweeps.quantities.base import Batch, Settings
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.document import store_beside
 from finwidth.sweeps.schema.grid import Cell, Vectors
 from finwidth.sweeps.schema.tiling import grid_blocks
-from finwidth.sweeps.store import layout
 from finwidth.sweeps.store.dataset import read
 from finwidth.sweeps.store.zarr_store import Store, writing
 
@@ -127,7 +127,7 @@ def run(
         raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     threads = check_threads(None) if workers is None else count("workers", workers)
     tell = arguments.progress(progress)
-    layout.import_zarr()
+    import_zarr()
     if scheduler is not None:
         arguments.text(
             "scheduler", scheduler, "an address such as tcp://host:8786; a cluster has it as its scheduler_address"
@@ -140,7 +140,9 @@ def run(
         before, start = done, time.monotonic()
         tell(Progress(before, done, total, 0.0))
         tasks = make_tasks(store, vectors)
-        results = on_threads(tasks, threads) if scheduler is None else on_dask(tasks, scheduler)
+        results = (
+            on_threads(tasks, threads, perform) if scheduler is None else on_dask(tasks, scheduler, SweepOnCluster())
+        )
         with closing(results):  # an interrupt anywhere below ends them, too
             for task, (records, numerics) in results:
                 shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from finwidth.execution.task import Cancel, OnCluster, Shared
 from finwidth.networks.laws import FloatArray
 from finwidth.sweeps.quantities.base import Batch, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
@@ -26,6 +26,14 @@ class Task:
         """About how long it takes, in microseconds."""
         return sum(QUANTITIES[self.quantity].work(cell, self.batch.settings.table) for cell in self.batch.cells)
 
+    def told(self) -> str:
+        """What it computes, by its first cell."""
+        return f"{self.quantity} of {self.batch.cells[0]}"
+
+    def needs(self) -> tuple[str, ...]:
+        """Nothing: it holds what it takes."""
+        return ()
+
 
 class Computed(NamedTuple):
     """The records of a task, shape (cells, *dims), and the numerics of where they were computed."""
@@ -34,7 +42,18 @@ class Computed(NamedTuple):
     numerics: Numerics
 
 
-def perform(task: Task, check_cancelled: Callable[[], None] = lambda: None) -> Computed:
+def perform(task: Task, check_cancelled: Cancel = lambda: None) -> Computed:
     """Compute a task, here."""
     quantity = QUANTITIES[task.quantity]
     return Computed(quantity.compute(task.batch, check_cancelled), quantity.numerics(task.batch.settings.table))
+
+
+class SweepOnCluster(OnCluster[Task, Computed]):
+    """The tasks of a sweep on a cluster."""
+
+    change = "make the cell smaller"
+
+    @staticmethod
+    def perform(task: Task, shared: Shared) -> Computed:
+        """Compute a task, on a worker."""
+        return perform(task)

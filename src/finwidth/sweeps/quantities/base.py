@@ -92,6 +92,10 @@ class SweepQuantity(ABC, Generic[Table]):
         There is at least one, with one label where a record is one number.
         """
 
+    def coordinates(self, table: Table) -> Dims:
+        """The dimensions of its variables and their labels: those of a record, unless it makes others of them."""
+        return self.dims(table)
+
     @abstractmethod
     def compute(self, batch: Batch[Table], check_cancelled: Callable[[], None]) -> FloatArray:
         """The records of some cells, shape (cells, *dims).

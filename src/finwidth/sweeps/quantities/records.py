@@ -11,11 +11,17 @@ import numpy as np
 from finwidth.networks.laws import FloatArray
 from finwidth.quantities import Estimate
 from finwidth.sampling.statistics.estimates import Accumulator
+from finwidth.sweeps.quantities.sketches import STATE, BoundedSketch
 
 # The record of an estimate. `draws` made it, `wanted` is the number that the stopping rule asks for; the rest is the
 # state of its accumulator after the last full chunk of draws, from which more draws go on.
 STATISTICS = ("mean", "se", "effective_draws", "trusted", "draws", "wanted", "count", "at", "squares", "low", "high")
 _STATE = STATISTICS.index("count")
+# Where means need not exist, a record goes on with the state of a sketch, and quantiles of all draws with their errors.
+SHARES = (0.05, 0.16, 0.25, 0.5, 0.75, 0.84, 0.95)
+QUANTILES = (*STATE, *(f"quantile {share}" for share in SHARES), *(f"se of quantile {share}" for share in SHARES))
+
+_MANY = 4096  # draws, of which the error of a median is known to some 10%
 
 
 class ResumableSums:
@@ -32,6 +38,8 @@ class ResumableSums:
         Of a chunk, and in all.
     previous
         Records of fewer draws to go on from, shape (entries, statistics).
+    quantiles
+        Whether quantiles are kept as well: `sketches`, one for each entry.
 
     Examples
     --------
@@ -44,13 +52,18 @@ class ResumableSums:
     (10, 0.8, array([8. , 0.5]))
     """
 
-    def __init__(self, entries: int, size: int, draws: int, previous: FloatArray | None = None) -> None:
+    def __init__(
+        self, entries: int, size: int, draws: int, previous: FloatArray | None = None, *, quantiles: bool = False
+    ) -> None:
         self.size, self.draws = size, draws
         self.totals = [Accumulator() for _ in range(entries)]
+        self.sketches = [BoundedSketch() for _ in range(entries if quantiles else 0)]
         if previous is not None:
-            for total, row in zip(self.totals, previous, strict=True):
-                total.count = int(row[_STATE])
-                total.mean, total.squared_deviations, total.smallest, total.largest = map(float, row[_STATE + 1 :])
+            known, sketched = previous[:, _STATE : len(STATISTICS)], previous[:, len(STATISTICS) :][:, : len(STATE)]
+            for total, row in zip(self.totals, known, strict=True):
+                total.count = int(row[0])
+                total.mean, total.squared_deviations, total.smallest, total.largest = map(float, row[1:])
+            self.sketches = [BoundedSketch(row) for row in sketched[: len(self.sketches)]]
         self.states = self._states()
 
     def chunks(self) -> Iterator[tuple[int, int]]:
@@ -61,6 +74,7 @@ class ResumableSums:
         self.states = self._states()
         if rest:
             self.totals = [copy(total) for total in self.totals]
+            self.sketches = [copy(sketch) for sketch in self.sketches]
             yield full, rest
 
     def add(self, values: Sequence[FloatArray]) -> None:
@@ -68,17 +82,36 @@ class ResumableSums:
         with np.errstate(over="ignore", invalid="ignore"):  # `estimate_records` says so
             for total, each in zip(self.totals, values, strict=True):
                 total.add(each)
+            for sketch, each in zip(self.sketches, values, strict=bool(self.sketches)):
+                sketch.add(each)
+
+    def quantiles(self) -> FloatArray:
+        """Those of all draws, and their errors, shape (entries, 2 x `SHARES`), infinite of no draws; or nothing."""
+        rows = [[sketch.quantile(share) for share in SHARES] for sketch in self.sketches]
+        return np.array([[*(q.value for q in row), *(q.se for q in row)] for row in rows])
+
+    def median(self, place: int) -> Estimate:
+        """The median of an entry as an estimate, to be trusted of many draws however heavy the tails are."""
+        found, draws = self.sketches[place].quantile(0.5), self.sketches[place].draws
+        trust = draws >= _MANY and math.isfinite(found.se)
+        return Estimate(found.value, found.se, draws, draws, trust, "of the median")
 
     def _states(self) -> FloatArray:
-        return np.array([[t.count, t.mean, t.squared_deviations, t.smallest, t.largest] for t in self.totals])
+        states = np.array([[t.count, t.mean, t.squared_deviations, t.smallest, t.largest] for t in self.totals])
+        return np.hstack([states, *([[sketch.state() for sketch in self.sketches]] if self.sketches else [])])
 
 
-def estimate_records(estimates: Sequence[Estimate], states: FloatArray, wanted: float) -> FloatArray:
-    """Records of estimates, shape (entries, statistics); inf and not trusted where a double overflowed."""
-    rows = np.empty((len(estimates), len(STATISTICS)))
+def estimate_records(
+    estimates: Sequence[Estimate], states: FloatArray, wanted: float, quantiles: FloatArray | None = None
+) -> FloatArray:
+    """Records of estimates, shape (entries, statistics); inf and not trusted where a double overflowed.
+
+    ``quantiles`` are those of `ResumableSums`, if they are kept.
+    """
+    rows = np.empty((len(estimates), _STATE))
     for row, found in zip(rows, estimates, strict=True):
         trusted = found.trust and math.isfinite(found.se)
-        row[:_STATE] = found.value, found.se, found.effective_draws, trusted, found.draws, wanted
-    rows[:, _STATE:] = states
-    rows[np.isnan(rows)] = np.inf
-    return rows
+        row[:] = found.value, found.se, found.effective_draws, trusted, found.draws, wanted
+    whole = np.hstack([rows, states, *([] if quantiles is None or not len(quantiles) else [quantiles])])
+    whole[np.isnan(whole)] = np.inf
+    return whole

@@ -17,9 +17,10 @@ from finwidth.sampling.training.losses import SQUARED
 from finwidth.sampling.training.spec import TrainingSpec, training_bytes
 from finwidth.sampling.training.train import train, training_chunk_size
 from finwidth.schedule import Record, recorded_steps
+from finwidth.stores import numerics
 from finwidth.sweeps.quantities.base import Dims, Numerics, Settings
-from finwidth.sweeps.quantities.records import STATISTICS, ResumableSums, estimate_records
-from finwidth.sweeps.quantities.sampled import MOST_DRAWS, InputsTable, SeveralInputs
+from finwidth.sweeps.quantities.records import ResumableSums, estimate_records
+from finwidth.sweeps.quantities.sampled import MOST_DRAWS, InputsTable, SeveralInputs, keeps_quantiles, not_finite
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell, cell_seed
 from finwidth.sweeps.schema.values import (
@@ -31,7 +32,6 @@ from finwidth.sweeps.schema.values import (
     read_values,
     whole_number,
 )
-from finwidth.sweeps.store import numerics
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,15 +55,16 @@ class TrainingTable(InputsTable):
 class TrainingQuantity(SeveralInputs[TrainingTable]):
     """Loss, drift and alignment at recorded steps, averaged over networks; drift and alignment over those with K != 0.
 
-    Of `finwidth.train`, or with the method "networks" of real ones, `finwidth.empirical.Ensemble`.
+    Of `finwidth.train`, or with the method "networks" of real ones, `finwidth.empirical.Ensemble`. Of normalised
+    networks, whose loss and drift after a step need not have means, quantiles.
     """
 
     name = "training"
-    keys = ("inputs", "targets", "steps", "lr", "draws", "record", "method")
+    keys = ("inputs", "targets", "steps", "lr", "draws", "record", "method", "quantiles")
 
     def settings(self, document: Document, table: Mapping[str, object]) -> TrainingTable:
         """Inputs, targets, steps, learning rate and draws; the steps to record, by default the first and the last."""
-        needed = self.keys[:-2]
+        needed = self.keys[:5]
         for key in needed:
             if key not in table:
                 wanted = ", ".join(needed)
@@ -83,7 +84,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
         else:
             with document.at("training.record"):
                 recorded = recorded_steps(cast("Record", record), steps)
-        return {
+        found: TrainingTable = {
             "inputs": inputs,
             "steps": steps,
             "lr": lr,
@@ -92,6 +93,9 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
             "record": sorted({0, steps, *recorded}),
             "method": method,
         }
+        if keeps_quantiles(document, self.name, table):
+            found["quantiles"] = True
+        return found
 
     def goals(self, table: TrainingTable) -> list[str]:
         """The loss: at step 0 the drift is zero by definition."""
@@ -107,7 +111,7 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
 
     def dims(self, table: TrainingTable) -> Dims:
         """Loss and observables, recorded steps, statistics."""
-        return {"followed": [*_FOLLOWED], "step": [*table["record"]], "training_statistic": list(STATISTICS)}
+        return {"followed": [*_FOLLOWED], "step": [*table["record"]], "training_statistic": self.statistics(table)}
 
     def numerics(self, table: TrainingTable) -> Numerics:
         """Real networks are torch's."""
@@ -123,8 +127,9 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
     ) -> FloatArray:
         """Each chunk of draws is trained with a seed of its own; inf where training diverges."""
         net, table = cell.network(settings.network), settings.table
-        entries = len(_FOLLOWED) * len(table["record"])
-        sums = ResumableSums(entries, _at_once(net, table), table["draws"], previous)
+        followed = [(name, step) for name in _FOLLOWED for step in table["record"]]
+        entries, quantiles = len(followed), bool(table.get("quantiles"))
+        sums = ResumableSums(entries, _at_once(net, table), table["draws"], previous, quantiles=quantiles)
         for number, count in sums.chunks():
             seed = cell_seed(settings.seed, cell, "training", f"chunk {number}")
             try:
@@ -134,8 +139,12 @@ class TrainingQuantity(SeveralInputs[TrainingTable]):
             except FinwidthError:  # training diverges; the record says so, and the sweep goes on
                 sums.add([np.full(count, np.inf)] * entries)
             else:
-                sums.add([_defined(run[name].sel(step=step)) for name in _FOLLOWED for step in table["record"]])
-        return estimate_records([total.estimate() for total in sums.totals], sums.states, table["draws"])
+                sums.add([_defined(run[name].sel(step=step)) for name, step in followed])
+        means = [
+            total.estimate() if _has_mean(net, *each) else not_finite(total.estimate())
+            for each, total in zip(followed, sums.totals, strict=True)
+        ]
+        return estimate_records(means, sums.states, table["draws"], sums.quantiles())
 
     def work(self, cell: Cell, table: TrainingTable) -> float:
         """About a hundred nanoseconds for each neuron, draw and square of the vectors that it meets."""
@@ -159,6 +168,11 @@ def _at_once(net: Network, table: TrainingTable) -> int:
     if table["method"] == "networks":
         return max(1, _CHUNK_WEIGHTS // count_weights(net))
     return training_chunk_size(net, len(table["inputs"]))
+
+
+def _has_mean(net: Network, name: str, step: int) -> bool:
+    """Whether the mean is sure to be finite: after a step loss and drift grow with powers of the kernel."""
+    return net.norm is None or bool(net.norm.epsilon) or name == "alignment" or step == 0
 
 
 def _defined(values: xr.DataArray) -> FloatArray:

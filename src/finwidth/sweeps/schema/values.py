@@ -68,6 +68,13 @@ def name_in(names: Collection[str]) -> Check[str]:
     return check
 
 
+def true_or_false(value: object) -> bool:
+    """A truth value."""
+    if not isinstance(value, bool | np.bool_):
+        raise FinwidthError(f"{as_typed(value)} is neither true nor false")
+    return bool(value)
+
+
 def checked_value(document: Document, key: str, value: object, check: Check[Checked]) -> Checked:
     """``check(value)``, its error with the key and the line."""
     with document.at(key):

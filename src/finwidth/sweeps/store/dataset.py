@@ -91,7 +91,7 @@ def dataset(store: Store) -> xr.Dataset:
     coords["squared_norm"] = (("n_0", "input"), np.array(norms), {"long_name": "|x|^2 of the input"})
     variables = {}
     for quantity, settings in config.quantities.items():
-        labels = QUANTITIES[quantity].dims(settings)
+        labels = QUANTITIES[quantity].coordinates(settings)
         for name, (dims, values, attrs) in (
             QUANTITIES[quantity].variables(store.records(quantity)[places], settings).items()
         ):

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from finwidth import arguments
+from finwidth.stores.description import ROOT
+from finwidth.stores.files import REWRITTEN, Damage, disk_errors, lock, removed
 from finwidth.sweeps.store import layout
-from finwidth.sweeps.store.zarr_store import Store, descriptions, disk_errors, lock, store_of
+from finwidth.sweeps.store.zarr_store import Store, descriptions, store_of
 
-
-@dataclass(frozen=True)
-class Damage:
-    """A file of a store with other content than was stored there, and its fate."""
-
-    file: str
-    mended: str
-
-
-_REWRITTEN = "written again"
 _REMOVED = "removed; the next sweep computes its cells again"
-LEFT = "left, for the store did not make it; move it away"
 
 
 def check(path: str | Path) -> list[Damage]:
@@ -62,17 +52,18 @@ def check(path: str | Path) -> list[Damage]:
     """
     path = arguments.path("the store", path)
     descriptions(path)  # refuses what is not ours before it is locked
-    with lock(path):
+    with lock(path, layout.KIND.option):
         store, found = _sound_store(path)
-        with disk_errors(path):
-            damaged, files = store.structure()
+        with disk_errors(path, layout.KIND.option):
+            arrays = store.arrays()
+            damaged = arrays.wrong(path)
             if store.grows:  # a kill, no damage
                 damaged = []
             if found or damaged or store.grows:
-                store.describe(files)
-            found += [Damage(name, _REWRITTEN) for name in damaged]
+                store.describe(arrays.files)
+            found += [Damage(name, REWRITTEN) for name in damaged]
             for quantity in store.config.quantities:
-                found += [Damage(name, _removed(path / name)) for name in store.examined(quantity)[1]]
+                found += [removed(path, name, _REMOVED) for name in store.examined(quantity)[1]]
     return found
 
 
@@ -80,28 +71,21 @@ def _sound_store(path: Path) -> tuple[Store, list[Damage]]:
     """The store according to its sound description."""
     root, copy = descriptions(path)
     if root is None or copy is None:
-        content, lost = (copy, layout.ROOT) if root is None else (root, layout.COPY)
+        content, lost = (copy, ROOT) if root is None else (root, layout.KIND.copy)
         assert content is not None
         store = store_of(path, content)
         # A store that is being made has no copy yet.
-        return store, [] if store.grows and root is not None else [Damage(lost, _REWRITTEN)]
+        return store, [] if store.grows and root is not None else [Damage(lost, REWRITTEN)]
     store = store_of(path, root)
     if root == copy or store.grows:
         return store, []
     # Two sound descriptions: one is of another store, and the records tell which.
     other = store_of(path, copy)
     if _sound_numbers(other) > _sound_numbers(store):
-        return other, [Damage(layout.ROOT, _REWRITTEN)]
-    return store, [Damage(layout.COPY, _REWRITTEN)]
+        return other, [Damage(ROOT, REWRITTEN)]
+    return store, [Damage(layout.KIND.copy, REWRITTEN)]
 
 
 def _sound_numbers(store: Store) -> int:
     """How many numbers fit their check values, if the description is right."""
     return sum(int((~np.isnan(store.examined(quantity)[0])).sum()) for quantity in store.config.quantities)
-
-
-def _removed(file: Path) -> str:
-    if file.is_symlink() or not file.is_file():
-        return LEFT
-    file.unlink()
-    return _REMOVED

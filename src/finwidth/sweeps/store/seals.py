@@ -10,8 +10,6 @@ so a cell keeps it when axes grow.  Cells are hashed by BLAKE2b; the entries are
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
+from finwidth.stores.description import digest
 from finwidth.sweeps.schema.kinds import Value
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -28,23 +27,6 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 CHECK = "check"  # the label of the check value among the entries of a record
 _HASH_BYTES = 8
 _BITS = np.uint64(53)  # which a double holds exactly
-
-
-def digest(document: object, size: int = 16) -> str:
-    """A hash of plain types, 2 * size hexadecimal digits; values equal in Python, such as 1 and 1.0, are equal here."""
-    same = json.loads(json.dumps(document), parse_float=_whole_as_int, object_pairs_hook=_without_flags)
-    return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=size).hexdigest()
-
-
-def _whole_as_int(text: str) -> float:
-    """A float; a whole one as an int."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-def _without_flags(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """True as 1, False as 0."""
-    return {name: int(value) if isinstance(value, bool) else value for name, value in pairs}
 
 
 def cell_hashes(

@@ -20,13 +20,12 @@ that it grows, the arrays follow, and last it says so no more.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -34,6 +33,10 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.outputs import refuse_inside_store
+from finwidth.stores.arrays import ArraysInMemory, import_zarr, opened, refuse_other_failures
+from finwidth.stores.description import ROOT
+from finwidth.stores.files import disk_errors, irregular, is_vacant, lock, put, remove_leftovers
+from finwidth.stores.numerics import unlike
 from finwidth.sweeps.config import Config, differences
 from finwidth.sweeps.quantities.base import Dims, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
@@ -43,9 +46,7 @@ from finwidth.sweeps.store import layout, seals
 from finwidth.sweeps.store.layout import Content
 
 if TYPE_CHECKING:
-    from finwidth.sweeps.store.layout import ZarrArray
-
-SCHEMA = 3
+    from finwidth.stores.arrays import ZarrArray
 
 
 def versions() -> dict[str, str]:
@@ -97,7 +98,7 @@ class Store:
 
     def damage(self, file: str) -> FinwidthError:
         """The error that a file has other content than was stored there, unless the store has changed meanwhile."""
-        if layout.description(self.path / layout.ROOT) != self.described:
+        if layout.KIND.description(self.path / ROOT) != self.described:
             return FinwidthError(f"{self.path} was enlarged while it was read; give the same command again")
         return damage(self.path, file)
 
@@ -106,8 +107,8 @@ class Store:
         settings = self.config.quantities[quantity]
         shape = (*map(len, self.axes.values()), *map(len, layout.record_dims(quantity, settings).values()))
         regions = list(grid_blocks(self.config.shape, QUANTITIES[quantity].block))
-        if irregular := layout.irregular(self.path, quantity):
-            return np.full((*shape[:-1], shape[-1] - 1), np.nan), irregular
+        if no_files := irregular(self.path, quantity):
+            return np.full((*shape[:-1], shape[-1] - 1), np.nan), no_files
         stored, unreadable = self._stored(quantity, shape, regions)
         where = self._cell_hashes(quantity)
         records = stored[..., :-1]
@@ -121,35 +122,22 @@ class Store:
     ) -> tuple[FloatArray, list[tuple[slice, ...]]]:
         """The content of the array of a quantity, and the blocks that cannot be read."""
         stored, unreadable = np.full(shape, np.nan), []
-        array = self._array(quantity)
+        array = opened(self.path / quantity)
         if array is None or array.ndim != len(shape):  # in a store that is being made, or mended
             return stored, []
         common = tuple(slice(0, min(sizes)) for sizes in zip(shape, array.shape, strict=True))
         try:
             stored[common] = array[common]
-        # Zarr and its codecs raise exceptions of no common class at a damaged chunk, and MemoryError where it claims to
-        # be large.
-        except Exception as error:
-            _refuse_other_failures(error)
+        except Exception as error:  # as in `opened`
+            refuse_other_failures(error)
             for region in regions:
                 cut = tuple(slice(one.start, min(one.stop, end.stop)) for one, end in zip(region, common, strict=False))
                 try:
                     stored[cut] = array[cut]
                 except Exception as error:
-                    _refuse_other_failures(error)
+                    refuse_other_failures(error)
                     unreadable.append(region)
         return stored, unreadable
-
-    def _array(self, name: str) -> ZarrArray | None:
-        """An array to read from; None if it is not there, or its metadata are damaged."""
-        if not os.path.isfile(self.path / name / "zarr.json"):
-            return None
-        try:
-            array: ZarrArray = layout.import_zarr().open_array(self.path / name, mode="r", zarr_format=3)
-        except Exception as error:  # as in `_stored`
-            _refuse_other_failures(error)
-            return None
-        return array
 
     def _cell_hashes(self, quantity: str) -> seals.Hashes:
         """The hash that binds each cell's record to it, shape (*axes)."""
@@ -185,12 +173,12 @@ class Store:
         """
         self.refuse_other(quantity, numerics)
         self._read.pop(quantity, None)
-        with disk_errors(self.path):
+        with disk_errors(self.path, layout.KIND.option):
             if numerics and quantity not in self.numerics:
                 self.numerics[quantity] = dict(numerics)
                 self.describe({})
             if quantity not in self._writable:
-                array = layout.import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
+                array = import_zarr().open_array(self.path / quantity, mode="r+", zarr_format=3)
                 self._writable[quantity] = array, self._cell_hashes(quantity)
             array, places = self._writable[quantity]
             array[region] = seals.sealed(records, places[region])
@@ -198,11 +186,7 @@ class Store:
     def refuse_other(self, quantity: str, numerics: Mapping[str, Value | None]) -> None:
         """Raise FinwidthError if the bits of a quantity's records depend on something else than ``numerics``."""
         there = self.numerics.get(quantity, numerics)
-        others = [
-            f"{name} {there.get(name)} (here {numerics.get(name)})"
-            for name in sorted({*there, *numerics})
-            if there.get(name) != numerics.get(name)
-        ]
+        others = unlike(there, numerics)
         if others:
             raise FinwidthError(
                 f"the bits of {quantity} depend on the processor and its libraries, and those in {self.path} "
@@ -213,7 +197,7 @@ class Store:
     def content(self) -> Content:
         """The description of the store, in plain types."""
         return {
-            "schema": SCHEMA,
+            "schema": layout.KIND.schema,
             "config": self.config.to_json(),
             "axes": {name: list(values) for name, values in self.axes.items()},
             "labels": layout.labels(self.config.quantities),
@@ -224,11 +208,11 @@ class Store:
     def describe(self, files: Mapping[str, bytes]) -> None:
         """Write the description, and files of its arrays in between; a kill may come at any moment."""
         content = self.content()
-        layout.put(self.path / layout.ROOT, layout.described({**content, "grows": True}), lasting=True)
+        put(self.path / ROOT, layout.KIND.described({**content, "grows": True}), lasting=True)
         for name, wanted in files.items():
-            layout.put(self.path / name, wanted)
-        for name in (layout.COPY, layout.ROOT):
-            layout.put(self.path / name, layout.described(content), lasting=True)
+            put(self.path / name, wanted)
+        for name in (layout.KIND.copy, ROOT):
+            put(self.path / name, layout.KIND.described({**content}), lasting=True)
         self.grows = False
 
     def enlarge(self, config: Config) -> None:
@@ -238,28 +222,12 @@ class Store:
         self.config, self.axes = config, {name: (*self.axes[name], *values) for name, values in added.items()}
         if self.content() != before:
             self._read.clear()
-            with disk_errors(self.path):
-                self.describe(self.structure()[1])
+            with disk_errors(self.path, layout.KIND.option):
+                self.describe(self.arrays().files)
 
-    def structure(self) -> tuple[list[str], dict[str, bytes]]:
-        """The files of the arrays, without records: names of wrong ones, and all with the content they should have."""
-        group, files = layout.arrays(self.axes, self.config.quantities)
-        damaged = []
-        for file, content in files.items():
-            name = file.partition("/")[0]
-            if layout.holds(self.path / file, content):
-                continue
-            # Another version of Zarr may write the same metadata in other words; labels are what they are.
-            found = self._array(name) if file.endswith("zarr.json") else None
-            if found is None or repr(found.metadata) != repr(group[name].metadata):
-                damaged.append(file)
-        return damaged, files
-
-
-def _refuse_other_failures(error: Exception) -> None:
-    """Raise an error in reading again if it tells of the machine rather than of the file."""
-    if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
-        raise FinwidthError(f"cannot read {error.filename}: {error.strerror}") from None
+    def arrays(self) -> ArraysInMemory:
+        """Its arrays, without records."""
+        return layout.arrays(self.axes, self.config.quantities)
 
 
 def open_store(path: str | Path) -> Store:
@@ -267,35 +235,21 @@ def open_store(path: str | Path) -> Store:
     path = arguments.path("the store", path)
     root, copy = descriptions(path)
     if root is None:
-        raise damage(path, layout.ROOT)
+        raise damage(path, ROOT)
     store = store_of(path, root)
     if not store.grows:
         if root != copy:
-            raise store.damage(layout.COPY if copy is None else f"{layout.ROOT} or {layout.COPY}")
-        if damaged := store.structure()[0]:
+            raise store.damage(layout.KIND.copy if copy is None else f"{ROOT} or {layout.KIND.copy}")
+        if damaged := store.arrays().wrong(path):
             raise store.damage(damaged[0])
     return store
 
 
 def descriptions(path: Path) -> tuple[Content | None, Content | None]:
     """The description of a store and its copy, None for one that is not sound; raises FinwidthError if neither is."""
-    layout.import_zarr()
-    root, copy = (layout.description(path / name) for name in (layout.ROOT, layout.COPY))
-    if not os.path.lexists(path):
-        raise FinwidthError(f"there is no store at {path}; finwidth sweep CONFIG -o {path} makes one")
-    found = root or copy or layout.raw_description(path / layout.ROOT)
-    if found is not None and found.get("schema") != SCHEMA:
-        raise FinwidthError(
-            f"{path} has the layout {found.get('schema')} of another version of finwidth, and this one has {SCHEMA}"
-        )
-    if root is not None or copy is not None:
-        return root, copy
-    if found is None and not (path / layout.COPY).exists():
-        raise FinwidthError(f"{path} is not the store of a sweep; it is left as it is. Give another path with -o")
-    raise FinwidthError(
-        f"the store {path} is damaged, and left as it is: neither {layout.ROOT} nor {layout.COPY} says what it holds. "
-        "Run the config with another store (-o)"
-    )
+    import_zarr()
+    root, copy = layout.KIND.descriptions(path)
+    return cast("Content | None", root), cast("Content | None", copy)
 
 
 def store_of(path: Path, content: Content) -> Store:
@@ -328,19 +282,6 @@ def damage(path: Path, file: str) -> FinwidthError:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the system in writing into a FinwidthError."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        raise FinwidthError(
-            f"cannot write to {path}: {'no space is left' if full else error.strerror}. What was stored before is "
-            f"kept; {'make room' if full else 'give another path with -o'}, and the same command goes on"
-        ) from None
-
-
-@contextlib.contextmanager
 def writing(
     path: Path, config: Config, made_by: Mapping[str, str] | None = None, *, here: bool = True
 ) -> Iterator[Store]:
@@ -361,14 +302,14 @@ def writing(
         If another process writes to it, it is damaged or not a store, or it holds what the config does not add to;
         then it is left as it was.
     """
-    layout.import_zarr()
-    with disk_errors(path):
+    import_zarr()
+    with disk_errors(path, layout.KIND.option):
         refuse_inside_store(path)
-        if os.path.lexists(path) and not layout.is_vacant(path):
+        if os.path.lexists(path) and not is_vacant(path, layout.KIND.beginning):
             descriptions(path)  # refuses what is not ours before it is locked
         path.mkdir(parents=True, exist_ok=True)
-    with lock(path):
-        if layout.is_vacant(path):
+    with lock(path, layout.KIND.option):
+        if is_vacant(path, layout.KIND.beginning):
             store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), grows=True)
         else:
             store = open_store(path)
@@ -377,9 +318,8 @@ def writing(
                 if here:
                     store.refuse_other(quantity, QUANTITIES[quantity].numerics(settings))
                 store.records(quantity)  # refuses a store that is damaged
-        with disk_errors(path):
-            for leftover in layout.leftovers(path, store.axes, store.config.quantities):
-                leftover.unlink()
+        with disk_errors(path, layout.KIND.option):
+            remove_leftovers(path, layout.folders(store.axes, store.config.quantities), layout.KIND.beginning)
         store.enlarge(config)
         yield store
 
@@ -394,25 +334,3 @@ def _refuse_mixing(store: Store, config: Config) -> None:
             f"{store.path} is the store of another sweep, which this config does not only add to: {'; '.join(found)}. "
             "Axis values, quantities and draws can be added; for anything else give another store with -o"
         )
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Keep other processes out; the system lets go of the lock when this one ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        raise FinwidthError("sweeps need a system with POSIX file locks, such as Linux or macOS") from None
-    with disk_errors(path):
-        folder = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(folder)
-        if isinstance(error, BlockingIOError):
-            raise FinwidthError(f"another process writes to {path}; wait until it ends, or stop it") from None
-        raise FinwidthError(f"cannot lock {path}: {error.strerror}; put the store on a local disk") from None
-    try:
-        yield
-    finally:
-        os.close(folder)

@@ -1,4 +1,4 @@
-"""The tasks of a sweep on the workers of a Dask scheduler; the process that asks stays the only one that stores."""
+"""Tasks on the workers of a Dask scheduler; the process that asks stays the only one that stores."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import Protocol, TypeAlias, TypedDict, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypedDict, cast
 
 from finwidth.errors import FinwidthError
+from finwidth.execution.task import OnCluster, Result, Shared, Task
 from finwidth.extras import load_extra
-from finwidth.sweeps.execution.task import Computed, Task, perform
-from finwidth.sweeps.schema.grid import Cell
-from finwidth.sweeps.store.zarr_store import versions
 
 # Cheap tasks travel together, up to about this much work, so that the scheduler's own time does not count.
 _BATCH_MICROSECONDS, _BATCH_TASKS = 2e5, 64
@@ -36,7 +35,7 @@ class _Future(Protocol):
 
     status: str
 
-    def result(self) -> list[Computed]: ...
+    def result(self) -> list[Any]: ...
 
     def exception(self) -> BaseException: ...
 
@@ -94,17 +93,24 @@ def import_distributed() -> None:
     load_extra("distributed", "a scheduler")
 
 
-def environment() -> dict[str, str]:
+def environment(packages: Iterable[str]) -> dict[str, str]:
     """Versions that must be the same here and on the workers."""
-    return {**versions(), "python": ".".join(platform.python_version_tuple()[:2])}
+    return {each: version(each) for each in packages} | {"python": ".".join(platform.python_version_tuple()[:2])}
 
 
-def perform_batch(batch: list[Task], wanted: Mapping[str, str]) -> list[Computed]:
-    """The records of some tasks, on a worker; raises FinwidthError if it runs other versions than are wanted."""
+def perform_batch(
+    batch: list[Task], wanted: Mapping[str, str], perform: Callable[[Task, Shared], Result], shared: Shared
+) -> list[Result]:
+    """The results of some tasks, on a worker; raises FinwidthError if it runs other versions than are wanted."""
     from distributed import get_worker
 
-    refuse_other_versions(f"the worker {get_worker().address}", environment(), wanted)
-    return [perform(task) for task in batch]
+    refuse_other_versions(f"the worker {get_worker().address}", environment(wanted.keys() - {"python"}), wanted)
+    return [perform(task, shared) for task in batch]
+
+
+def kept_part(part: object) -> object:
+    """What tasks share, as a task of its own: if the worker that holds it dies, another one gets it again."""
+    return part
 
 
 def refuse_other_versions(who: str, found: Versions, wanted: Versions) -> None:
@@ -132,8 +138,8 @@ def task_batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
         yield batch
 
 
-def on_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Computed]]:
-    """Tasks and their records as they are done; a batch whose worker is lost goes to another one.
+def on_dask(tasks: Iterable[Task], scheduler: str, owner: OnCluster[Task, Result]) -> Generator[tuple[Task, Result]]:
+    """Tasks and their results as they are done; a batch whose worker is lost goes to another one.
 
     Raises
     ------
@@ -147,16 +153,16 @@ def on_dask(tasks: Iterable[Task], scheduler: str) -> Generator[tuple[Task, Comp
     """
     import_distributed()  # before its loggers are hushed, as it sets them up
     with _quiet():
-        cluster = _Cluster(scheduler)
+        cluster = _Connection(scheduler, owner)
         try:
             yield from _results(cluster, task_batches(tasks))
         finally:
             cluster.close()
 
 
-def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Task, Computed]]:
+def _results(cluster: _Connection[Task, Result], left: Iterator[list[Task]]) -> Iterator[tuple[Task, Result]]:
     running: dict[_Future, list[Task]] = {}
-    losses: Counter[tuple[str, Cell]] = Counter()
+    losses: Counter[str] = Counter()
     idle = 0
     batch = next(left, None)
     while batch or running:
@@ -173,26 +179,28 @@ def _results(cluster: _Cluster, left: Iterator[list[Task]]) -> Iterator[tuple[Ta
             continue
         idle = 0
         tasks = running.pop(future)
-        records = cluster.records(future)
-        if records is not None:
-            yield from zip(tasks, records, strict=True)
+        results = cluster.results(future)
+        if results is not None:
+            yield from zip(tasks, results, strict=True)
             continue
-        cell = tasks[0].quantity, tasks[0].batch.cells[0]
-        losses[cell] += 1
-        if losses[cell] == _ATTEMPTS:
+        first = tasks[0].told()
+        losses[first] += 1
+        if losses[first] == _ATTEMPTS:
             raise FinwidthError(
-                f"workers were lost again and again while they computed {cell[0]} of {cell[1]}; give them more memory "
-                "(dask worker --memory-limit), or make the cell smaller"
+                f"workers were lost again and again while they computed {first}; give them more memory "
+                f"(dask worker --memory-limit), or {cluster.owner.change}"
             )
         running[cluster.submit(tasks)] = tasks
 
 
-class _Cluster:
+class _Connection(Generic[Task, Result]):
     """A client of a Dask scheduler; whatever goes wrong between the two is a FinwidthError."""
 
-    def __init__(self, scheduler: str) -> None:
+    def __init__(self, scheduler: str, owner: OnCluster[Task, Result]) -> None:
         self.scheduler = scheduler
-        self.wanted = environment()
+        self.owner = owner
+        self.wanted = environment(owner.packages)
+        self._parts: dict[str, _Future] = {}
         self.done: SimpleQueue[_Future] = SimpleQueue()
         self._known: set[str] = set()  # workers that were asked
         self._client = _connect(scheduler)
@@ -205,9 +213,17 @@ class _Cluster:
     def submit(self, batch: list[Task]) -> _Future:
         """A future, which is put into `done` when it is."""
         with self._if_lost():
-            future = self._client.submit(perform_batch, batch, self.wanted, pure=False)
+            shared = {name: self._part(name) for task in batch for name in task.needs()}
+            future = self._client.submit(perform_batch, batch, self.wanted, self.owner.perform, shared, pure=False)
             future.add_done_callback(self.done.put)
             return future
+
+    def _part(self, name: str) -> _Future:
+        """What tasks share: it is sent once, and stays with the scheduler until we leave."""
+        if name not in self._parts:
+            with warnings.catch_warnings(action="ignore"):  # that it is large
+                self._parts[name] = self._client.submit(kept_part, self.owner.part(name), pure=False)
+        return self._parts[name]
 
     def threads(self) -> int:
         """Threads of all workers; new ones are asked for their versions, as some die of tasks that they cannot read."""
@@ -217,8 +233,8 @@ class _Cluster:
             self._known.update(threads)
         return sum(threads.values())
 
-    def records(self, future: _Future) -> list[Computed] | None:
-        """Records of the batch whose future is done; None if it cost the life of several workers."""
+    def results(self, future: _Future) -> list[Result] | None:
+        """Results of the batch whose future is done; None if it cost the life of several workers."""
         from distributed import KilledWorker
 
         if future.status != "error":
@@ -252,9 +268,9 @@ class _Cluster:
 
     def _refuse_other_software(self) -> None:
         with self._if_lost():
-            found = self._client.get_versions(packages=["finwidth", "numpy"])
+            found = self._client.get_versions(packages=[*self.owner.packages])
         for who, there in {"the scheduler": found["scheduler"], **found["workers"]}.items():
-            has = {package: there["packages"][package] for package in ("finwidth", "numpy")}
+            has = {package: there["packages"][package] for package in self.owner.packages}
             has["python"] = ".".join(there["packages"]["python"].split(".")[:2])
             refuse_other_versions(who if who == "the scheduler" else f"the worker {who}", has, self.wanted)
 

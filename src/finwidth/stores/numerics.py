@@ -8,8 +8,12 @@ known.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
+
+Facts: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 # NumPy's wheels give the functions of their OpenBLAS a prefix, and 64-bit builds a suffix.
 _NAMES = [f"{prefix}openblas_get_{{}}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")]
@@ -20,7 +24,7 @@ def blas() -> dict[str, str | int | None]:
 
     Examples
     --------
-    >>> from finwidth.sweeps.store.numerics import blas
+    >>> from finwidth.stores.numerics import blas
     >>> sorted(blas())
     ['blas', 'kernels', 'scipy', 'threads', 'vectors']
     """
@@ -60,3 +64,12 @@ def _asked(what: str, answer: type[ctypes.c_char_p] | type[ctypes.c_int]) -> str
             found: bytes | int = function()
             return found.decode() if isinstance(found, bytes) else found
     return None
+
+
+def unlike(there: Facts, here: Facts) -> list[str]:
+    """In a message, the facts that differ in two places."""
+    return [
+        f"{name} {there.get(name)} (here {here.get(name)})"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]

@@ -1,25 +1,33 @@
-"""The tasks of a sweep on threads of this process."""
+"""Tasks on threads of this process."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 
-from finwidth.sweeps.execution.task import Computed, Task, perform
+from finwidth.execution.task import Cancel, Result, Task
 
 
 class _CancelledError(Exception):
-    """The sweep ends; raised in the threads that compute."""
+    """The work ends; raised in the threads that compute."""
 
 
-def on_threads(tasks: Iterable[Task], threads: int) -> Generator[tuple[Task, Computed]]:
-    """Tasks and their records as they are done, by threads of this process.
+def cores() -> int:
+    """How many there are to run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    NumPy computes without the interpreter's lock, so threads keep all cores busy; they also end with the process, even
-    when it is killed, and need nothing of the script that calls them.  Where an exception ends it, such as an
-    interrupt, the tasks that end by themselves, rather than at `check_cancelled`, still count.
+
+def on_threads(
+    tasks: Iterable[Task], threads: int, perform: Callable[[Task, Cancel], Result]
+) -> Generator[tuple[Task, Result]]:
+    """Tasks and their results as they are done, by threads of this process.
+
+    NumPy and torch compute without the interpreter's lock, so threads keep all cores busy; they also end with the
+    process, even when it is killed, and need nothing of the script that calls them.  Where an exception ends it, such
+    as an interrupt, the tasks that end by themselves, rather than at `check_cancelled`, still count.
     """
     stop = threading.Event()
 
@@ -29,7 +37,7 @@ def on_threads(tasks: Iterable[Task], threads: int) -> Generator[tuple[Task, Com
 
     left = iter(tasks)
     pool = ThreadPoolExecutor(threads)
-    running: dict[Future[Computed], Task] = {}
+    running: dict[Future[Result], Task] = {}
     try:
         while True:
             for task in islice(left, 2 * threads - len(running)):

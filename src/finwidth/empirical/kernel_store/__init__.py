@@ -1,0 +1,1 @@
+"""Kernels on disk: computed block by block, by threads or a cluster, and resumed to the same bits."""

@@ -1,0 +1,105 @@
+"""How a kernel lies on disk: one array, cut into blocks of inputs, each of which is one chunk, one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Place: TypeAlias = tuple[int, ...]  # of a block: its number along each dimension of inputs
+Numbers: TypeAlias = npt.NDArray[np.generic]
+
+_CHUNK_BYTES = 2**24  # of a file; a kill loses the work for one on each thread
+_SHARE = 64  # a chunk takes at most this part of the memory
+_PIECES, _FEW = 4, 64  # inputs are cut into so many pieces, for threads, unless a piece would have fewer inputs
+
+
+@dataclass(frozen=True)
+class KernelArray:
+    """The array of a kernel, and its blocks.
+
+    ``shape`` has the dimensions ``dims``, of which the first are those of inputs, cut into pieces of ``sides``; with
+    ``symmetric`` a block below the diagonal is the mirror image of one above, and is written with it.
+
+    Examples
+    --------
+    >>> from finwidth.empirical.kernel_store.array import KernelArray
+    >>> whole = KernelArray((5, 5), (2, 2), ("input", "input_"), "float64", symmetric=True)
+    >>> list(whole.blocks())
+    [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    >>> whole.region((1, 2)), whole.pairs((1, 2)), sum(map(whole.pairs, whole.blocks()))
+    ((range(2, 4), range(4, 5)), 4, 25)
+    """
+
+    shape: tuple[int, ...]
+    sides: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: str
+    symmetric: bool
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The shape of a chunk."""
+        return (*self.sides, *self.shape[len(self.sides) :])
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The size of each file."""
+        return math.prod(self.chunks) * np.dtype(self.dtype).itemsize
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Numbers of blocks along the dimensions of inputs."""
+        return tuple(-(-n // side) for n, side in zip(self.shape, self.sides, strict=False))
+
+    def places(self) -> Iterator[Place]:
+        """All of them."""
+        return product(*map(range, self.grid))
+
+    def blocks(self) -> Iterator[Place]:
+        """Those that are computed."""
+        return (place for place in self.places() if place == min(self.mirrored(place)))
+
+    def mirrored(self, place: Place) -> list[Place]:
+        """The places that are written with this one, itself last."""
+        return [place[::-1], place] if self.symmetric and place != place[::-1] else [place]
+
+    def region(self, place: Place) -> tuple[range, ...]:
+        """The inputs of a block."""
+        cuts = zip(place, self.sides, self.shape, strict=False)
+        return tuple(range(i * side, min((i + 1) * side, n)) for i, side, n in cuts)
+
+    def pairs(self, place: Place) -> int:
+        """How many pairs of inputs are done with a block and its mirror image."""
+        return len(self.mirrored(place)) * math.prod(map(len, self.region(place)))
+
+    def chunk(self, entries: Numbers) -> bytes:
+        """The file of a block: its entries, filled up with NaN to the shape of a chunk."""
+        whole = np.full(self.chunks, np.nan, np.dtype(self.dtype).newbyteorder("<"))
+        whole[tuple(map(slice, entries.shape))] = entries
+        return whole.tobytes()
+
+
+def mirror(entries: Numbers) -> Numbers:
+    """The block with its inputs exchanged, and its outputs too."""
+    axes = (1, 0, 3, 2) if entries.ndim == 4 else (1, 0, 2)[: entries.ndim]
+    return entries.transpose(axes)
+
+
+def block_sides(sizes: tuple[int, ...], pair_bytes: int, memory: int) -> tuple[int, ...]:
+    """Numbers of inputs of a block along each dimension: nearly equal pieces, as large as is good.
+
+    Examples
+    --------
+    >>> from finwidth.empirical.kernel_store.array import block_sides
+    >>> block_sides((20_000, 20_000), 4, 2**30), block_sides((20_000,), 4, 2**30), block_sides((50, 3), 8, 2**14)
+    ((2000, 2000), (5000,), (5, 3))
+    """
+    pairs = max(1, min(_CHUNK_BYTES, memory // _SHARE) // pair_bytes)
+    most = min(pairs if len(sizes) == 1 else math.isqrt(pairs), max(_FEW, -(-max(sizes) // _PIECES)))
+    return tuple(-(-n // -(-n // most)) for n in sizes)

@@ -1,0 +1,119 @@
+"""What makes a kernel this one: the numbers of module and inputs, what the module computes, and the arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import nn
+
+from finwidth.empirical.kernel.calls import MeasuredModule, Snapshot, apply, coarsest, differentiable, gradient
+from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.errors import shown
+from finwidth.stores.description import digest
+
+Tensor = torch.Tensor
+_ROWS = 2**24  # bytes of inputs that are hashed at once
+_OUTPUTS = 6  # of the first input, that are kept in a store
+_CHANGED = {  # what is told of a part of the identity that differs
+    "numbers": "the module's parameters or buffers have other numbers",
+    "counted": "other parameters count, or with other scales",
+    "x1": "x1 has other inputs",
+    "x2": "x2 has other inputs",
+    "function": "the module computes something else of the same parameters",
+}
+
+
+def identity(job: KernelJob, *, check: bool) -> dict[str, object]:
+    """What makes a kernel this one, in plain types."""
+    network, module = job.network, job.network.module
+    numbers = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    outputs, *slopes = function_values(network, job.x1[:1])
+    return {
+        "module": type(module).__name__,
+        "numbers": _tensors_digest(numbers),
+        "counted": digest(dict(network.scales)),
+        "x1": _rows_digest(job.x1),
+        "x2": None if job.x2 is None else _rows_digest(job.x2),
+        "outputs": job.outputs,
+        "entries": "diagonal" if job.sizes.diagonal_only else "full",
+        "check": check,
+        "function": [*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))],
+    }
+
+
+def identity_differences(there: Mapping[str, object], here: Mapping[str, object], rounding: float) -> list[str]:
+    """In messages, in what two kernels differ; numbers that the modules compute may differ by rounding."""
+    found = []
+    for name, value in here.items():
+        if name == "function":
+            one, other = (cast("list[float]", each[name]) for each in (there, here))
+            if near_values([one], [other], rounding):
+                continue
+        elif there.get(name) == value:
+            continue
+        found.append(_CHANGED.get(name, f"{name} was {shown(there.get(name))} and is {shown(value)}"))
+    # A module with other numbers, or on other inputs, computes something else; that need not be told.
+    return found if found == [_CHANGED["function"]] else [each for each in found if each != _CHANGED["function"]]
+
+
+def function_values(network: MeasuredModule, x: Tensor, *, substituted: bool = False) -> list[list[float]]:
+    """The outputs at inputs x, and the length of the gradient of a combination of them by each counted parameter.
+
+    With ``substituted`` equal tensors take the place of the parameters.
+    """
+    parameters = network.parameters
+    if substituted:
+        parameters = {name: each.detach().clone().requires_grad_() for name, each in parameters.items()}
+    with differentiable():
+        output = apply(network, x, parameters)
+        weights = torch.cos(torch.arange(1.0, output.numel() + 1)).reshape(output.shape).to(output)
+        slopes = gradient(output, list(parameters.values()), weights)
+    lengths = [math.sqrt(float(each.double().square().sum())) for each in slopes]
+    return [output.detach().double().flatten().tolist(), lengths]
+
+
+def near_values(one: list[list[float]], other: list[list[float]], rounding: float) -> bool:
+    """Whether `function_values` are equal up to rounding, relative to the largest of each list."""
+    return all(
+        len(a) == len(b)
+        and max((abs(u - v) for u, v in zip(a, b, strict=True)), default=0.0)
+        <= rounding * max(map(abs, a), default=0.0)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def function_rounding(network: MeasuredModule, x: Tensor) -> float:
+    """How far `function_values` of the same module on two machines may be apart."""
+    with differentiable():
+        return math.sqrt(coarsest(network, x))
+
+
+def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    return digest([[name, _rows_digest(each.detach())] for name, each in sorted(tensors.items())])
+
+
+def _rows_digest(x: Tensor) -> str:
+    """A hash of the type, shape and numbers of a tensor."""
+    found = hashlib.blake2b(f"{x.dtype} {tuple(x.shape)}".encode(), digest_size=16)
+    for rows in _parts_of(x):
+        found.update(rows.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _parts_of(x: Tensor) -> Iterator[Tensor]:
+    """A tensor in parts that do not take much memory."""
+    x = x if x.layout == torch.strided else x.to_dense()
+    rows = x if x.ndim else x.reshape(1)
+    size = max(1, _ROWS * len(rows) // max(1, rows.numel() * x.element_size()))
+    yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def rebuilt(job: KernelJob, module: nn.Module) -> MeasuredModule:
+    """A copy of the module in the place of the job's own."""
+    network = job.network
+    counted = {name: each for name, each in module.named_parameters() if name in network.scales}
+    return MeasuredModule(module, counted, network.scales, Snapshot(module, hooks=False), changing=network.changing)

@@ -1,0 +1,86 @@
+"""Kernels that are computed into a store by processes that tests start, and stop; they are forks of one with torch."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import finwidth
+from finwidth import FinwidthError
+from finwidth.empirical import ntk
+
+MEMORY = "60kB"  # blocks of five inputs
+N = 40
+
+
+class Slow(nn.Module):
+    """A module of two outputs whose passes take a while."""
+
+    def __init__(self, seconds: float = 0.0005) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+        self.seconds = seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        found: torch.Tensor = self.net(x)
+        return found
+
+
+def inputs(n: int = N) -> torch.Tensor:
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(1)).double()
+
+
+def stored(store: Path, **more: Any) -> Any:
+    """The kernel that all processes compute."""
+    return ntk(Slow(), inputs(), store=store, **{"memory": MEMORY, **more})
+
+
+def _run(pipe: Connection, store: Path, limit: int | None, more: dict[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        stored(store, progress=pipe.send, **more)
+    except FinwidthError as error:
+        pipe.send(str(error))
+    except KeyboardInterrupt:
+        pipe.send("interrupted")
+    pipe.send("over")
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["torch", "zarr", "xarray", finwidth.__name__, __name__])
+
+
+@contextlib.contextmanager
+def started(store: Path, limit: int | None = None, **more: Any) -> Iterator[tuple[ForkServerProcess, Connection]]:
+    """A process that computes `stored`, and what it says: pairs that are done, an error, and that it is over."""
+    here, there = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_run, args=(there, store, limit, more))
+    process.start()
+    there.close()
+    try:
+        yield process, here
+    finally:
+        process.kill()
+        process.join()
+        here.close()
