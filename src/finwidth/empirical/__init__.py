@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from finwidth.empirical.kernel.explanation import explain as explain
     from finwidth.empirical.kernel.ntk import ntk as ntk
     from finwidth.empirical.kernel.sgd_update import sgd_update as sgd_update
-    from finwidth.empirical.matrix_free.kernel_operator import KernelOperator as KernelOperator
     from finwidth.empirical.kernel_store.store import check_kernel as check_kernel
+    from finwidth.empirical.matrix_free.kernel_operator import KernelOperator as KernelOperator
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
     from finwidth.empirical.modules.resnet import ResNet as ResNet
