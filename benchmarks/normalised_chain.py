@@ -18,6 +18,7 @@ from scipy import stats
 
 from chain import rates, versions
 from finwidth import MLP, Norm, ResNet
+from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.norm import Norm as NormKind
 from finwidth.sampling.one_input.sample import one_input_sampler
@@ -32,7 +33,7 @@ KINDS: dict[str, Callable[[int, int], MLP | ResNet]] = {
 }
 
 
-def chain_of(net: MLP | ResNet, threads: int) -> Callable[[], int]:
+def chain_of(net: Network, threads: int) -> Callable[[], int]:
     """Some chunks of draws, as `finwidth.sample` makes them."""
     sampler = one_input_sampler(net, X)
     draws = 8 * sampler.chunk_size

@@ -1,23 +1,28 @@
-"""Draws per second of the residual chain, beside networks that draw their weights and beside its own generators.
+"""Draws per second of the residual chains, beside networks that draw their weights and beside their own generators.
 
     python benchmarks/residual_chain.py
 
-The chain on one thread and on all cores; NumPy's generators, making the same random numbers and nothing else, on one;
-drawing the weights, one forward and one backward pass (K without dK) on all cores.  Checked for correctness (mean of K
-against the exact value) before anything is timed.  Medians of repeated runs that take turns.
+Of blocks of two matrices, by scalars, and of one, with random signs and without, by vectors.  The chain on one thread
+and on all cores; NumPy's generators, making the same random numbers and nothing else, on one; drawing the weights, one
+forward and one backward pass (K without dK) on all cores.  Checked for correctness (mean of K against the exact value,
+or its law against that by weights) before anything is timed.  Medians of repeated runs that take turns.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
 from chain import chain, rates, versions
-from finwidth import ResNet
+from finwidth import BalancedResNet, ResNet
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import check_threads, stream
+from finwidth.sampling.sampler import collect
+from normalised_chain import chain_of
 
 X = [1.0] * 4
 
@@ -40,6 +45,54 @@ def generators(net: ResNet) -> Callable[[], int]:
         return size
 
     return run
+
+
+def vector_generators(net: BalancedResNet) -> Callable[[], int]:
+    """The same for blocks of one matrix: three vectors of normals, and coins if there are signs."""
+    sampler, rng = one_input_sampler(net, X), stream(0, 1)
+    out = np.empty((sampler.chunk_size, net.widths[1]))
+
+    def run() -> int:
+        for _ in range(net.depth):
+            for _ in range(3):
+                rng.standard_normal(out=out)
+            if net.signs:
+                rng.integers(0, 2, out.shape, dtype=np.bool_)
+        return len(out)
+
+    return run
+
+
+def one_matrix_kernels(net: BalancedResNet, batch: int, rng: np.random.Generator) -> FloatArray:
+    """K of a batch of fresh networks of one matrix a block by plain batched NumPy (no dK)."""
+    n, kept = net.widths[1], []
+    x: FloatArray = rng.standard_normal((batch, n, 1))
+    for block in net.blocks:
+        a, b = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
+        W = rng.standard_normal((batch, n, n)) * float(block.outer.weight_variance) ** 0.5
+        signs = 2.0 * rng.integers(0, 2, x.shape) - 1 if net.signs else np.ones(x.shape)
+        slopes = signs * (signs * x > 0)
+        z = slopes * x
+        kept.append((a, b, W, slopes, b * b * (float(block.outer.weight_multiplier) * np.square(z).sum((1, 2)) + 1)))
+        x = a * x + b * (W @ z)
+    G: FloatArray = rng.standard_normal((batch, n, 1)) / n**0.5
+    K: FloatArray = np.square(x).sum((1, 2)) / n + 1
+    for a, b, W, slopes, share in reversed(kept):
+        K += share * np.square(G).sum((1, 2))
+        G = a * G + b * slopes * (W.transpose(0, 2, 1) @ G)
+    K += 2 * np.square(G).sum((1, 2))  # the stem: |x|^2 / n_0 + 1
+    return K
+
+
+def vector_runs(net: BalancedResNet) -> list[Callable[[], int]]:
+    """Generators, the chain on one thread and on all cores, and by weights; the laws of K are compared first."""
+    small = BalancedResNet([4, 8, 1], 3, branch="1/sqrt(depth)", signs=net.signs)
+    drawn = collect(one_input_sampler(small, X), 20_000)["K"]
+    if (p := stats.ks_2samp(drawn, one_matrix_kernels(small, 20_000, np.random.default_rng(1))).pvalue) < 1e-6:
+        sys.exit(f"the chain is wrong: {small}, p = {p}")
+    batch, rng = max(1, 2**21 // net.widths[1] ** 2), np.random.Generator(np.random.SFC64(0))
+    chains = [chain_of(net, threads) for threads in (1, check_threads(None))]
+    return [vector_generators(net), *chains, lambda: len(one_matrix_kernels(net, batch, rng))]
 
 
 def numpy_backprop(net: ResNet) -> Callable[[], int]:
@@ -77,19 +130,30 @@ def main() -> None:
     """Print the table."""
     print(versions())
     cores = check_threads(None)
-    columns = ("generators/s", "chain/s", "times", f"chain on {cores}/s", "times", "by weights/s", "times")
-    print(f"{'n x blocks':>11} " + " ".join(f"{column:>12}" for column in columns))
-    for n, blocks in ((64, 8), (512, 32), (4096, 64)):
+    columns = ("generators/s", "chain/s", "times", f"chain on {cores}/s", "by weights/s", "times")
+    print(f"{'':>14} {'n x blocks':>11} " + " ".join(f"{column:>12}" for column in columns))
+    sizes = ((64, 8), (512, 32), (4096, 64))
+    for n, blocks in sizes:
         net = ResNet([4, n, 1], blocks, branch="1/sqrt(depth)")
         # A network of width 4096 with 64 blocks has 2e9 weights: it is scaled from two blocks.
         timed, scale = (net, 1.0) if n < 4096 else (ResNet([4, n, 1], 2), 2 / blocks)
-        alone, one, all_cores, weights = rates(generators(net), chain(net, 1), chain(net, cores), numpy_backprop(timed))
-        weights *= scale
+        runs = generators(net), chain(net, 1), chain(net, cores), numpy_backprop(timed)
         note = "" if scale == 1 else " (by weights scaled from 2 blocks)"
-        print(
-            f"{n:>6} x {blocks:<3} {alone:>12,.0f} {one:>12,.0f} {one / alone:>12.2f} {all_cores:>12,.0f} "
-            f"{all_cores / alone:>12.2f} {weights:>12.3g} {all_cores / weights:>12,.0f}{note}"
-        )
+        print(row("two matrices", n, blocks, rates(*runs), scale) + note, flush=True)
+    for kind, signs in (("one, signs", True), ("one, no signs", False)):
+        for n, blocks in sizes[:2]:
+            one = BalancedResNet([4, n, 1], blocks, branch="1/sqrt(depth)", signs=signs)
+            print(row(kind, n, blocks, rates(*vector_runs(one))), flush=True)
+
+
+def row(kind: str, n: int, blocks: int, found: list[float], scale: float = 1.0) -> str:
+    """A line of the table: rates of generators, one thread, all cores, and by weights."""
+    alone, one, all_cores, weights = found
+    weights *= scale
+    return (
+        f"{kind:>14} {n:>6} x {blocks:<3} {alone:>12,.0f} {one:>12,.0f} {one / alone:>12.2f} {all_cores:>12,.0f} "
+        f"{weights:>12.3g} {all_cores / weights:>12,.0f}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from finwidth.plots import STYLE
 
 COLOURS = {"relu": "#000000", "gelu": "#D55E00", "silu": "#E69F00", "tanh": "#0072B2", "erf": "#56B4E9"}
 WIDTHS, DEPTHS = (8, 16, 32, 64), {3: "o", 5: "s", 9: "^"}
+OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 1.0, "edgecolor": "none"}  # over the dotted line
 LEAKY = Activation("leaky 0.1", 1, 0.1)
 
 
@@ -67,7 +68,7 @@ def off_diagonal(draws: int) -> None:
 
 
 def ratios(name: str, draws: int) -> Iterator[tuple[int, int, float, dict[str, tuple[float, float]]]]:
-    """Depth, width, Var K_11 / K_11^2 to first order, and draws over first order of three quantities."""
+    """Depth, width, what first order may leave out of Var K, and draws over first order of three quantities."""
     X = at_angles(0, 90)
     for depth in DEPTHS:
         for n in WIDTHS:
@@ -81,47 +82,49 @@ def ratios(name: str, draws: int) -> Iterator[tuple[int, int, float, dict[str, t
                 "E[dK]": (dK, wide.dK[1, 0, 0]),
             }
             found = {key: estimate(values / float(value)) for key, (values, value) in known.items()}
-            yield depth, n, wide.attrs["relative_variance"], found
+            yield depth, n, wide.attrs["left_out"], found
 
 
 def draw_reach(axes: Any, draws: int) -> None:
-    """Panels (a) and (b): draws over first order against the relative variance."""
-    print("draws over first order, by Var K / K^2 at first order: E[K], Var K, E[dK]")
+    """Panels (a) and (b): draws over first order against what it may leave out."""
+    print("draws over first order, by what it may leave out: E[K], Var K, E[dK]")
     for name, colour in COLOURS.items():
-        for depth, n, spread, found in ratios(name, draws):
+        for depth, n, left_out, found in ratios(name, draws):
             for panel, key in zip(axes, ("Var K", "E[dK]"), strict=True):
                 value, error = found[key]
                 face = colour if depth != max(DEPTHS) else "white"
-                panel.errorbar(spread, value, 2 * error, fmt=DEPTHS[depth], ms=4, color=colour, mfc=face, lw=1)
+                panel.errorbar(left_out, value, 2 * error, fmt=DEPTHS[depth], ms=4, color=colour, mfc=face, lw=1)
             told = ", ".join(f"{value:.3f} +- {error:.3f}" for value, error in found.values())
-            print(f"  {name:>5} d = {depth}, n = {n:>2}: {spread:.3f}: {told}", flush=True)
+            print(f"  {name:>5} d = {depth}, n = {n:>2}: {left_out:.3f}: {told}", flush=True)
     for panel, key in zip(axes, (r"$\mathrm{Var}\,K$", r"$\mathbb{E}[\Delta K]$"), strict=True):
         panel.axhspan(0.9, 1.1, color="#dddddd", lw=0)
         panel.axvline(0.1, color="#555555", lw=0.8, ls=":")
         panel.set(xscale="log", yscale="log", ylim=(0.8, 25), yticks=[1, 2, 5, 10, 20])
         panel.set_yticklabels(["1", "2", "5", "10", "20"])
         panel.minorticks_off()
-        panel.set(xlabel=r"$\mathrm{Var}\,K/K^2$ to first order", ylabel=f"{key}, draws over first order")
+        panel.set(xlabel="left out at most: $r + 16\\,q + 1/n$", ylabel=f"{key}, draws over first order")
+        most = np.geomspace(0.03, 20, 60)
+        panel.plot(most, 1 + most, color="#555555", lw=0.8, ls="--")
     axes[0].plot(*exact_over_first(), color="#000000", lw=0.8, label="relu, exact, $d = 5$")
     for name, colour in COLOURS.items():
         axes[0].plot([], [], "o", color=colour, ms=4, label=name)
-    axes[0].legend()
+    axes[0].legend(loc="upper left", **OPAQUE)
     axes[0].set_title("(a) the variance of the kernel", loc="left")
     for depth, marker in DEPTHS.items():
         axes[1].plot([], [], marker, color="#555555", ms=4, label=f"$d = {depth}$")
-    axes[1].legend()
+    axes[1].legend(loc="upper left", **OPAQUE)
     axes[1].set_title("(b) its first move", loc="left")
 
 
 def exact_over_first() -> tuple[list[float], list[float]]:
-    """Var K / K^2 to first order of ReLU networks at d = 5, by width, and the exact Var K over its first order."""
-    x, spreads, found = [math.sqrt(2), 0.0], [], []
+    """What first order may leave out of ReLU networks at d = 5, by width, and the exact Var K over its first order."""
+    x, left_out, found = [math.sqrt(2), 0.0], [], []
     for n in (5, 6, 7, 8, 10, 12, 16, 24, 32, 64, 128, 256):
         net = MLP([2, *[n] * 4, 1])
         known, exact = finwidth.expansion(net, [x]), finwidth.moments(net, x)
-        spreads.append(float(known.attrs["relative_variance"]))
+        left_out.append(float(known.attrs["left_out"]))
         found.append(float(exact.variance) / known.K_covariance[1].item())
-    return spreads, found
+    return left_out, found
 
 
 # ---- what it tells

@@ -50,7 +50,7 @@ class AutogradNetworks:
             for i, block in enumerate(blocks):
                 if isinstance(net, ResNet):
                     self.layers[f"V {i}"] = block.inner
-                else:
+                elif net.signs:
                     self.signs[f"signs {i}"] = n
                 self.layers[f"W {i}"] = block.outer
                 if net.norm is not None:
@@ -132,7 +132,7 @@ class AutogradNetworks:
             skip, branch = float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5
             skip = self.skip if self.skip is not None else skip
             y = normed(f"norm {i}", x) if position == "before" else x
-            y = linear(f"V {i}", y) if isinstance(net, ResNet) else signs[f"signs {i}"] * y
+            y = linear(f"V {i}", y) if isinstance(net, ResNet) else signs.get(f"signs {i}", 1) * y
             x = skip * x + branch * linear(f"W {i}", phi(y))
             if position == "after":
                 x = normed(f"norm {i}", x)

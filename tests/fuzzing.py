@@ -434,6 +434,7 @@ RESIDUAL: dict[str, Make] = {
     "--skip": among("1", "0.5", "sqrt(1/2)", "1,0", odd=("-1", "nan", "x", "1e200")),
     "--branch": among("1", "0.5", "1/sqrt(depth)", "sqrt(3/4)", "0,1", odd=("0", "sqrt(3)4", "inf", "1/3x2", "")),
     "--balanced": FLAG,
+    "--no-signs": FLAG,
 }
 NETWORK: dict[str, Make] = {
     "--activation": PHI, "--parameterization": among("ntk", "standard", "mup", odd=("mean-field",)), "--law": LAW,
@@ -462,6 +463,12 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--loss": among("squared", "cross-entropy"), "--memory": among("1GiB", odd=("1kB", "x")),
         "-o": among("run.nc", odd=("absent/x.nc", ".")), "--centred": FLAG,
     }),
+    "expansion": (3, (WIDTHS,), {
+        **NETWORK, "-i": among("X.npy", "1,2,3", "ones", "random:2", odd=("large.npy", "zeros.npy", "random:x")),
+        "--input": INPUT, "--points": among("8", "100", odd=("0", "x")), "--seed": SEED, "--json": FLAG,
+        "-o": among("wide.nc", odd=("absent/x.nc", ".")),
+    }),
+    "critical": (1, (among("relu", "tanh", "gelu", "1,0.2", odd=("0,0", "nothing", "1,2,3")),), {"--json": FLAG}),
     "report": (1, (WIDTHS,), {**ONE, **DRAWN, "-o": among("report", odd=("X.npy",))}),
     "compare": (3, (WIDTHS,), {**ONE, **DRAWN, "--networks": among("1", "20", odd=("0",))}),
     "measure": (8, (lambda rng: "model.py:" + rng.choice(NAMES),), {

@@ -14,6 +14,7 @@ import finwidth
 from dense_training import dense_training
 from finwidth import MLP, BalancedResNet, Norm, ResNet, moments, regime
 from finwidth.empirical.training import first_step as dense
+from finwidth.exact.expansion.one_input import to_first_order
 from finwidth.networks.description import Network
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.training import first_step as in_law
@@ -335,6 +336,21 @@ def test_drawn_spread_and_its_error() -> None:
         float(k.std() / k.mean()) for k in in_law.sampled_kernels(net, np.ones(10), 100_000, seed=1).reshape(25, -1)
     ]
     assert np.std(found) == pytest.approx(error, rel=0.5)
+
+
+def test_the_spread_of_wide_smooth_networks_is_to_first_order() -> None:
+    """It is that of other draws, within what is told; narrow networks are drawn."""
+    net = MLP([10, 200, 200, 1], activation="gelu")
+    found = regime(net, draws=500)
+    wide = to_first_order(net, [1.0] * 10)
+    assert (found.cv, found.cv_error) == (wide.cv, wide.cv * wide.left_out / 4)
+    assert f"to first order in 1/width, which leaves out at most about {wide.left_out:.1%}" in found.advice
+    K = finwidth.sample_gram(net, [[1.0] * 10], 10_000, seed=7).K.to_numpy()
+    error = 3 / math.sqrt(2 * 10_000)
+    assert 1 - error < float(K.std() / K.mean()) / found.cv < 1 + wide.left_out / 2 + error
+    narrow = regime(MLP([10, 10, 10, 1], activation="gelu"), draws=500)
+    assert "first order in" not in narrow.advice
+    assert narrow.cv_error > 0
 
 
 def test_a_mean_that_few_networks_carry_is_not_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import finwidth
 
@@ -317,3 +319,39 @@ def test_help_and_version() -> None:
     assert run("--version").stdout == f"finwidth {finwidth.__version__}\n"
     assert "moments" in run().stdout
     assert "--exact" in run("moments", "--help").stdout
+
+
+def test_expansion_and_critical(tmp_path: Path) -> None:
+    line = ("expansion", "2,100x2,1", "--input", "1,0.5", "-i", "0,1", "--activation", "gelu")
+    printed = run(*line, cwd=tmp_path, COLUMNS="80")
+    table = printed.stdout.split("\n\n")[1].splitlines()
+    assert max(map(len, table)) <= 80
+    assert "First order" in printed.stdout
+    net = finwidth.MLP([2, 100, 100, 1], activation="gelu")
+    wide = finwidth.expansion(net, [[1.0, 0.5], [0.0, 1.0]], [0, 0])
+    assert f"{wide.K[0, 0, 1].item():.6g}" in printed.stdout
+    found = json.loads(run(*line, "--json", "-o", "wide.nc", cwd=tmp_path).stdout)
+    assert found["quantities"]["K"]["correction"] == wide.K[1].to_numpy().tolist()
+    assert found["first_order"] == wide.attrs["first_order"]
+    assert xr.open_dataset(tmp_path / "wide.nc").dK.to_numpy().tolist() == wide.dK.to_numpy().tolist()
+    refused = run("expansion", "2,9,1", "-i", "1,2", "--law", "uniform")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    known = finwidth.critical("gelu")
+    assert json.loads(run("critical", "gelu", "--json").stdout) == dataclasses.asdict(known)
+    assert "scale-invariant" in run("critical", "1,0.2").stdout
+    assert run("critical", "softplus").returncode == 2
+
+
+def test_smooth_activations_by_first_order(tmp_path: Path) -> None:
+    """The advice says where first order serves; report and compare have it beside draws and networks."""
+    told = " ".join(run("width-for", "3", "--activation", "tanh").stdout.split())
+    assert "This is from first order in 1/width, which leaves out at most about" in told
+    assert json.loads(run("depth-for", "60", "--cv", "0.3", "--activation", "tanh", "--json").stdout)["spread_from"]
+    line = ("report", "2,64x2,1", "-i", "1,2", "--activation", "tanh", "--draws", "2000")
+    printed = run(*line, "-o", "told", cwd=tmp_path)
+    assert "First order serves" in printed.stdout
+    assert (tmp_path / "told" / "depth.png").stat().st_size > 10_000
+    compared = ("compare", "2,16,1", "-i", "1,2", "--activation", "erf", "--draws", "500", "--networks", "50")
+    found = json.loads(run(*compared, "--json").stdout)
+    assert found["quantities"]["dK"]["networks"]["draws"] == 50
+    assert "first order" in run(*compared).stdout

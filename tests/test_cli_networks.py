@@ -58,12 +58,16 @@ LINES: dict[str, Network] = {
         [3, 4, 1], 2, gains=[1, 2, 1, 3], bias="none", weight_law="laplace"
     ),
     "3,4,1 --blocks 2 --balanced --branch 0.5": BalancedResNet([3, 4, 1], 2, branch=0.5),
+    "3,4,1 --blocks 2 --balanced --no-signs": BalancedResNet([3, 4, 1], 2, signs=False),
+    "3,4,1 --blocks 2 --balanced --signs": BalancedResNet([3, 4, 1], 2),
 }  # fmt: skip
 REFUSED = {
     "--hidden 3": "--hidden is for residual networks; say how many blocks, such as --blocks 8",
     "--balanced": "--balanced is for residual networks",
     "--blocks 2 --base-widths 3": "--base-widths does not go with --blocks",
     "--blocks 2 --balanced --hidden 3": "--hidden does not go with --balanced",
+    "--no-signs": "--signs is for residual networks",
+    "--blocks 2 --no-signs": "--signs does not go with --blocks",
     "--blocks 2 --balanced --norm rms": "--norm does not go with --balanced",
     "--blocks 2 --pytorch default": "--blocks does not go with --pytorch",
     "--law gaussian --pytorch default": "--law does not go with --pytorch",
@@ -251,7 +255,13 @@ def test_sizes_of_networks_as_options_say() -> None:
 
 
 def test_depth_for() -> None:
-    assert document("depth-for 3723") == {"width": 3723, "cv": 0.1, "depth": 16, "notes": []}
+    assert document("depth-for 3723") == {
+        "width": 3723,
+        "cv": 0.1,
+        "depth": 16,
+        "spread_from": "exact moments",
+        "notes": [],
+    }
     blocks = document("depth-for 400 --cv 0.2 --blocks any --balanced --branch 0.5")["depth"]
     assert blocks == finwidth.depth_for(400, 0.2, kind=BalancedResNet, branch=0.5)
     assert call(shlex.split('depth-for 400 --blocks any --branch "1/sqrt(depth)"')).output.startswith("any\n")

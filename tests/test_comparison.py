@@ -10,7 +10,8 @@ import pytest
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet, compare
 from finwidth.cli import tables
-from finwidth.comparison import Comparison, QuantileComparison, QuantileRow
+from finwidth.comparison import Comparison, ExpandedComparison, QuantileComparison, QuantileRow
+from finwidth.exact.expansion.one_input import to_first_order
 from finwidth.exact.moments import exact_values
 from finwidth.networks.description import Network
 from finwidth.quantities import DRAWN, MOMENTS, Moment
@@ -24,6 +25,7 @@ NETWORKS = {
     "random biases": MLP([2, 16, 16, 1], bias_variance=0.3),
     "several outputs": MLP([2, 16, 16, 3]),
     "residual": ResNet([2, 24, 1], 3, 12, branch=0.3),
+    "balanced": BalancedResNet([2, 24, 1], 3, branch=0.3),
     "residual, random biases": ResNet([2, 24, 1], 2, activation="leaky_relu", bias_variance=0.3, branch=0.3),
 }
 
@@ -78,8 +80,8 @@ def test_residual_networks_without_the_sampled_route() -> None:
     found = of_means(ResNet([2, 12, 2], 2, weight_law="uniform", branch=0.5), [1, 2], networks=20_000)
     assert "its weights are uniform" in str(found.not_sampled)
     assert all(row.networks.trust for row in found.rows)
-    with pytest.raises(finwidth.FinwidthError, match=r"it is a BalancedResNet \(MLP and ResNet are supported\)"):
-        compare(BalancedResNet([2, 6, 1], 2), [1, 2])
+    with pytest.raises(finwidth.FinwidthError, match=r"without signs \(signs=False\), where gates are no fair coins"):
+        compare(BalancedResNet([2, 6, 1], 2, signs=False), [1, 2])
     with pytest.raises(finwidth.FinwidthError, match=r"has 4e\+08 weights, too many to draw; finwidth\.moments"):
         compare(ResNet([2, 10_000, 1], 2), [1, 2])
 
@@ -175,3 +177,26 @@ def test_networks_of_very_many_outputs_are_not_drawn_in_law() -> None:
     found = of_means(MLP([3, 4, 40]), [1, 2, 3], draws=100, networks=100)
     assert "40 outputs" in str(found.not_sampled)
     assert found.rows[0].networks.draws == 100
+
+
+def test_smooth_activations_to_first_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """First order beside draws in law and real networks, which share no code."""
+    net = MLP([2, 40, 40, 1], activation="tanh")
+    found = compare(net, [1, 2], draws=20_000, networks=5_000, seed=1)
+    assert isinstance(found, ExpandedComparison)
+    rows = {row.quantity: row for row in found.rows}
+    assert all(abs(row.z) < 5 for row in found.rows)
+    known = to_first_order(net, [1, 2])
+    assert {name: row.first_order for name, row in rows.items() if row.first_order is not None} == known.means
+    for name, value in known.means.items():
+        assert abs(rows[name].sampled.z(value) or 0) < 5
+    other = compare(MLP([2, 40, 40, 1], activation="erf"), [1, 2], draws=20_000, networks=500, seed=1)
+    assert isinstance(other, ExpandedComparison)
+    assert abs(other.rows[0].sampled.z(known.mean) or 0) > 5  # the negative control: another activation
+    document: Any = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["quantities"]["K"]["first_order"] == known.mean
+    assert document["first_order"] == known.verdict
+    tables.print_any_comparison(found)
+    told = capsys.readouterr().out
+    assert "first order" in told
+    assert "First order serves" in told

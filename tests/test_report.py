@@ -11,7 +11,8 @@ import pytest
 
 import finwidth
 from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet
-from finwidth.report import QuantileReport, Report, _depth_figure, report, verify, write
+from finwidth.exact.expansion.one_input import to_first_order
+from finwidth.report import ExpandedReport, QuantileReport, Report, _depth_figure, report, verify, write
 
 X = [1.0, 1.0, 1.0, 1.0]
 ALIKE: dict[str, dict[str, Any]] = {
@@ -100,8 +101,8 @@ def test_reports_of_normalised_networks(net: MLP | ResNet, tmp_path: Path) -> No
 
 
 def test_reports_are_of_networks_that_are_drawn() -> None:
-    with pytest.raises(FinwidthError, match=r"it is a BalancedResNet.*finwidth\.moments"):
-        report(BalancedResNet([2, 3, 1], 2), [1, 2], 1000)
+    with pytest.raises(FinwidthError, match=r"it has 2 outputs.*finwidth\.moments"):
+        report(BalancedResNet([2, 3, 2], 2), [1, 2], 1000)
     with pytest.raises(FinwidthError, match=r"finwidth\.sample cannot draw.*its LayerNorm.*finwidth\.sample_gram"):
         report(MLP([2, 3, 3, 1], norm="layer"), [1, 2], 1000)
     with pytest.raises(FinwidthError, match="zero at this input"):
@@ -124,3 +125,39 @@ def test_quantiles_lie_between_the_draws() -> None:
     found = finwidth.summarize(MLP([2, 3, 1]), [0, 0], draws=1000)
     assert found.K is not None
     assert {found.K.quantile(share).value for share in (0.05, 0.5, 0.95)} == {1.0}
+
+
+def test_reports_to_first_order(tmp_path: Path) -> None:
+    """A smooth activation: first order beside draws of the same network; outside its range it says so."""
+    net = MLP([4, 100, 100, 1], activation="tanh")
+    found = report(net, X, 20_000, seed=3)
+    assert isinstance(found, ExpandedReport)
+    assert found.first_order == to_first_order(net, X)
+    assert found.first_order.serves
+    for name, known in found.first_order.means.items():
+        assert abs(found.estimates[name].z(known) or 0) < 5, name
+    assert abs(found.estimates["dK"].z(-found.first_order.means["dK"]) or 0) > 5  # the negative control: its sign
+    write(found, X, tmp_path)
+    verify(tmp_path)
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["first_order"]["variance"] == found.first_order.variance
+    assert told["estimates"]["K"]["first_order"] == found.first_order.mean
+    assert told["estimates"]["K_w"]["first_order"] is None
+    narrow = report(MLP([4, 8, 8, 1], activation="tanh"), X, 1000)
+    assert isinstance(narrow, ExpandedReport)
+    assert "does not serve" in narrow.first_order.verdict
+
+
+def test_the_figure_to_first_order() -> None:
+    """Whole lines where first order serves, dashes beyond; the network on its line; draws beside them."""
+    net = MLP([4, 64, 64, 1], activation="gelu")
+    axes = _depth_figure(net, X).axes[0]
+    lines = {str(line.get_label()): line for line in axes.lines}
+    depths = np.asarray(lines["$n = 64$"].get_xdata(), int).tolist()
+    serves = [to_first_order(MLP([4, *[64] * (d - 1), 1], activation="gelu"), X).serves for d in depths]
+    assert (~np.isnan(np.asarray(lines["$n = 64$"].get_ydata(), float))).tolist() == serves
+    assert True in serves
+    assert False in serves
+    here = float(np.asarray(lines["this network"].get_ydata())[0])
+    assert here == pytest.approx(1 + to_first_order(net, X).cv ** 2)
+    assert "out of its range" in " ".join(lines)

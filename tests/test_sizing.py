@@ -12,6 +12,7 @@ import pytest
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet, depth_for, moments, sizing, width_for
 from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+from finwidth.networks.family import Family
 from finwidth.networks.mlp import MLPOptions
 
 X = [1.0] * 64
@@ -211,6 +212,11 @@ def test_any_depth_will_do_with_small_branches() -> None:
 DRAWN_ERROR = 0.1  # stated: a width by draws is right to about this
 
 
+def by_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    monkeypatch.setattr(sizing, "where_it_serves", lambda net, x: None)
+
+
 @pytest.mark.parametrize(
     ("depth", "wanted", "network"),
     [(4, 0.1, {}), (4, 0.5, {}), (5, 0.05, {"activation": "linear"}), (6, 0.3, {"parameterization": "mup"})],
@@ -219,7 +225,7 @@ def test_widths_by_draws_are_right_where_exact_ones_exist(
     depth: int, wanted: float, network: MLPOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = width_for(depth, wanted, **network)
-    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    by_draws(monkeypatch)
     assert width_for(depth, wanted, **network) == pytest.approx(exact, rel=DRAWN_ERROR)
 
 
@@ -231,7 +237,7 @@ def test_depths_by_draws_are_right_where_exact_ones_exist(
     width: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A depth is the last of whole ones, so its error is told by the spreads there and one deeper: half as large."""
-    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    by_draws(monkeypatch)
     depth = int(depth_for(width, wanted, **network))
     assert cv(width, depth, **network) <= wanted * (1 + DRAWN_ERROR / 2)
     assert cv(width, depth + 1, **network) > wanted * (1 - DRAWN_ERROR / 2)
@@ -241,11 +247,52 @@ def test_residual_networks_by_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths that are known, and one of a smooth activation at which other draws have the spread."""
     exact = width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)")
     with monkeypatch.context() as patch:
-        patch.setattr(sizing, "_must_be_drawn", lambda family: True)
+        by_draws(patch)
         assert width_for(4, 0.3, kind=ResNet, branch="1/sqrt(depth)") == pytest.approx(exact, rel=DRAWN_ERROR)
     width = width_for(3, 0.3, kind=ResNet, activation="gelu", branch=0.5)
     K = finwidth.sample_gram(ResNet([64, width, 1], 3, activation="gelu", branch=0.5), [X], 5000, seed=17).K.to_numpy()
     assert float(K.std() / K.mean()) == pytest.approx(0.3, rel=DRAWN_ERROR / 2 + 3 / np.sqrt(2 * 5000))
+
+
+FIRST_ORDER: list[tuple[int, float, dict[str, Any]]] = [
+    (4, 0.1, {}),
+    (8, 0.05, {"bias": "none"}),
+    (6, 0.25, {}),
+    (6, 0.2, {"parameterization": "mup"}),
+    (6, 0.045, {"gains": 1 / 3, "parameterization": "standard"}),  # the spread rises from width 171 to 1573
+]
+
+
+@pytest.mark.parametrize(("depth", "wanted", "network"), FIRST_ORDER)
+def test_sizes_to_first_order_are_right_where_exact_ones_exist(
+    depth: int, wanted: float, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any draw; at three quarters of the width the spread is seen to be larger."""
+    exact = width_for(depth, wanted, **network)
+    monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
+    monkeypatch.setattr(sizing, "sample_gram", None)
+    width = width_for(depth, wanted, **network)
+    assert width == pytest.approx(exact, rel=0.015)
+    assert cv(3 * width // 4, depth, **network) > wanted * 1.05
+
+
+def test_depths_to_first_order_are_right_where_exact_ones_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    for network in (MLPOptions(), MLPOptions(bias="none"), MLPOptions(parameterization="mup")):
+        exact = depth_for(9000, 0.1, **network)
+        with monkeypatch.context() as patch:
+            patch.setattr(sizing, "_must_be_drawn", lambda family: True)
+            patch.setattr(sizing, "sample_gram", None)
+            assert abs(depth_for(9000, 0.1, **network) - exact) <= 1
+
+
+def test_first_order_is_not_asked_where_it_does_not_serve() -> None:
+    """Large spreads, deep networks; SiLU's means move long before its spread is large."""
+    family, x = Family(MLP, {"activation": "silu"}), [1.0] * 64
+    found = [sizing._width_to_first_order(family, *asked, x) for asked in ((3, 0.5), (65, 0.01), (9, 0.1), (3, 0.1))]
+    assert found[:3] == [None, None, None]
+    assert found[3] is not None
+    assert "leaves out" in sizing.spread_from(family.net(64, found[3], 3), x)
+    assert sizing.spread_from(family.net(64, found[3] // 10, 3), x) == "draws"
 
 
 def test_depth_for_smooth_activations() -> None:
@@ -332,7 +379,10 @@ def test_normalised_networks_that_die_have_a_spread_all_the_same() -> None:
         (lambda: width_for(4, float("nan")), "cv is nan"),
         (lambda: width_for(4, 1e-9), "no width up to"),
         (lambda: width_for(2, 1e-9, activation="tanh"), "no width up to"),
-        (lambda: width_for(33, 0.1, activation="tanh"), "give at most 32 for a smooth"),
+        (
+            lambda: width_for(33, 0.1, activation="tanh"),
+            "at most 32 for a smooth.*first order in 1/width does not",
+        ),
         (lambda: width_for(3, 0.1, gains=[2, 2, 1]), "give one value"),
         (lambda: width_for(4, 0.1, activation="tanh", weight_law="uniform"), 'give weight_law="gaussian"'),
         (lambda: depth_for(-3, 0.1), "width is -3"),

@@ -14,6 +14,7 @@ from finwidth import arguments, module_law
 from finwidth.arguments import count, numbers, real
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
+from finwidth.exact.expansion.one_input import where_it_serves
 from finwidth.exact.moments import moments
 from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
@@ -74,7 +75,7 @@ class _Spread(NamedTuple):
     cv: float
     error: float
     centre: _Centre = _MEAN
-    reason: str = ""  # why it is not the mean
+    how: str = ""  # it is known, where that has to be said
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Regime:
         ``"near-deterministic"``: cv and movement at most 0.1.  ``"noisy"``: cv above 0.1, movement at most 0.1.
         ``"moving"``: movement above 0.1.
     cv, cv_error
-        Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact.
+        Standard deviation of K over its mean, over random initializations, and its standard error: 0 where it is exact,
+        and half of what first order in 1/width leaves out of it where it is from that.
         Relative to the median (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
     movement, movement_error
         E|K_1 - K_0| / E[K], K_t the kernel of a network after t steps, over random initializations, and its standard
@@ -135,7 +137,8 @@ def regime(
 ) -> Regime:
     """How much the kernel K(x,x) of a network varies between initializations, and how much one step of SGD moves it.
 
-    The spread is exact where the activation is positively homogeneous.  The movement is what happens to the kernels of
+    The spread is exact where the activation is positively homogeneous, and to first order in 1/width where the network
+    is wide enough for `finwidth.expansion` to serve; else of draws.  The movement is what happens to the kernels of
     drawn networks, each of which takes the step: gates that flip, and the target's part, are in it (docs/advice.md).
     Of normalised networks, whose E[K] is often infinite, and of modules that normalise or whose draws have a heavy
     tail, both are told by quantiles of drawn networks, relative to the median of K.
@@ -196,11 +199,9 @@ def regime(
     draws = _default_draws(net) if draws is None else count("draws", draws)
     _check_several(draws)
     kernels, step = _drawing(net)
-    if why_quantiles(net) or no_moments(net):
+    spread = _known_spread(net, point if x is None else x)
+    if spread is None:
         spread = _spread_of_kernels(kernels(point, draws, seed), why_quantiles(net))
-    else:
-        exact = moments(net, point if x is None else x)
-        spread = _Spread(_usable(float(exact.mean)), exact.cv, 0.0)
     rate = _rate(lr, spread.middle)
     try:
         before, after = step(point, wanted, rate, draws, seed)
@@ -269,10 +270,10 @@ def _regime_told(
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
     name = "moving" if typical > MOVEMENT else "noisy" if spread.cv > SPREAD else "near-deterministic"
     varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
-    why = f" ((q84 - q16)/2; {spread.reason})" * bool(spread.reason)
+    how = f" ({spread.how})" * bool(spread.how)
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"
     advice = (
-        f"{of}at this input its kernel varies by {varies}{why} between initializations, and the first step of "
+        f"{of}at this input its kernel varies by {varies}{how} between initializations, and the first step of "
         f"SGD, on this input alone with {step}, moves it {_movement_in_words(movement, error, median, centre)}: "
         f"{_MEANING[name].format(centre=centre.name, average=centre.average)}; "
         "longer training, more inputs, another target or rate are another matter"
@@ -328,12 +329,25 @@ def _default_draws(net: Network) -> int:
     return max(_FEWEST, min(_DRAWS, affordable))
 
 
+def _known_spread(net: Network, x: Vector) -> _Spread | None:
+    """The mean and the spread without draws: exactly, or to first order in 1/width; None where neither serves."""
+    if not no_moments(net) and not why_quantiles(net):
+        exact = moments(net, x)
+        return _Spread(_usable(float(exact.mean)), exact.cv, 0.0)
+    found = where_it_serves(net, x)
+    if found is None:
+        return None
+    told = f"to first order in 1/width, which {found.remainder}"
+    return _Spread(_usable(found.mean), found.cv, found.cv * found.left_out / 4, how=told)
+
+
 def _spread_of_kernels(K: FloatArray, quantiles: str) -> _Spread:
     """The middle and the spread of drawn kernels; from quantiles, if that is the reason for them."""
     if quantiles:
         law = QuantileSketch.of(K)
         spread = law.relative_spread
-        return _Spread(_usable(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, quantiles)
+        told = f"(q84 - q16)/2; {quantiles}"
+        return _Spread(_usable(law.quantile(0.5).value, _MEDIAN), spread.value, spread.se, _MEDIAN, told)
     mean, cv = float(K.mean()), float(K.std() / K.mean()) if K.any() else 0.0
     return _Spread(_usable(mean), cv, _cv_error(K / K.mean()) if cv else 0.0)
 

@@ -13,11 +13,13 @@ from finwidth.arguments import count
 from finwidth.empirical.reference.brute_force import simulate
 from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.errors import FinwidthError, SizeError
+from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.moments import KernelMoments, exact_values, moments
 from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
 from finwidth.module_law import ModuleLaw
 from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network, check_network, count_weights, kept_widths
 from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
@@ -26,6 +28,7 @@ from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import instead, other_kind
 from finwidth.networks.widths import format_widths
 from finwidth.quantities import Estimate, plain
+from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
@@ -49,6 +52,7 @@ _SHARES = {"q16": 0.16, "median": 0.5, "q84": 0.84}
 SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
     MLP: simulate,
     ResNet: simulate_residual,
+    BalancedResNet: simulate_residual,
 }
 
 
@@ -88,6 +92,55 @@ class Comparison:
                 "network": self.network.describe(),
                 "quantities": {row.quantity: row.to_json() for row in self.rows},
                 "not_sampled": self.not_sampled,
+            }
+        )
+        return document
+
+
+@dataclass(frozen=True)
+class ExpandedRow:
+    """The mean of one quantity to first order in 1/width, of draws in law and of real networks."""
+
+    quantity: str
+    first_order: float | None
+    sampled: Estimate
+    networks: Estimate
+
+    @property
+    def z(self) -> float:
+        """Difference of the estimates over the standard error of both; 0 where neither varies."""
+        error = float(np.hypot(self.sampled.se, self.networks.se))
+        return (self.sampled.value - self.networks.value) / error if error else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        estimates = {"sampled": self.sampled.to_json(), "networks": self.networks.to_json()}
+        return {"first_order": self.first_order, **estimates, "z": self.z}
+
+
+@dataclass(frozen=True)
+class ExpandedComparison:
+    """The result of `compare` where moments are known to first order in 1/width, as for smooth activations.
+
+    Attributes
+    ----------
+    rows
+        By quantity; K_w and K_b are not known to first order.
+    first_order
+        Whether first order serves at this width, in words.
+    """
+
+    network: Network
+    rows: tuple[ExpandedRow, ...]
+    first_order: str
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        document: dict[str, object] = plain(
+            {
+                "network": self.network.describe(),
+                "quantities": {row.quantity: row.to_json() for row in self.rows},
+                "first_order": self.first_order,
             }
         )
         return document
@@ -155,7 +208,7 @@ def compare(
     networks: int | None = ...,
     seed: int = ...,
     progress: Callable[[int], object] | None = ...,
-) -> Comparison | QuantileComparison: ...
+) -> Comparison | ExpandedComparison | QuantileComparison: ...
 
 
 @overload
@@ -182,13 +235,17 @@ def compare(
     init: str | Mapping[str, object] | None = None,
     factory: Callable[[], nn.Module] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Comparison | QuantileComparison | ModuleComparison:
+) -> Comparison | ExpandedComparison | QuantileComparison | ModuleComparison:
     """Exact values, draws in law and real networks side by side, each estimate with its error and whether to trust it.
 
     The three routes share no code beyond the network's definition (its layers), so agreement is evidence. The verdict
     of an estimate that cannot be trusted says why: too few draws carry it, or it is far from the exact value. Where one
     of the draws in law cannot, ReLU networks, and residual ones, are drawn once more in proportion to what they carry
     (`sampling.one_input.importance`); these estimates hold at any depth.
+
+    Of networks without exact moments, such as those of smooth activations, the place of exact values is taken by first
+    order in 1/width (`finwidth.expansion`), with a verdict on whether it serves; draws in law are by neurons, and fewer
+    of large networks.
 
     Of normalised networks, whose E[K] is often infinite, quantiles of K and their spread are compared, of draws in law
     (by neurons, and fewer, where `finwidth.sample` does not draw them) and of real networks, which need PyTorch.
@@ -224,7 +281,8 @@ def compare(
 
     Returns
     -------
-    Comparison, for a normalised network QuantileComparison, or for a torch module ModuleComparison
+    Comparison, without exact moments ExpandedComparison, for a normalised network QuantileComparison, or for a torch
+    module ModuleComparison
 
     Examples
     --------
@@ -246,6 +304,8 @@ def compare(
         raise FinwidthError(f"finwidth.compare cannot serve this network: {'; '.join(reasons)}; {instead(net)}")
     if reason := why_quantiles(net):
         return _compare_quantiles(net, x, reason, tell, draws=draws, networks=networks, seed=seed)
+    if only_to_first_order(net):
+        return _compare_to_first_order(net, x, tell, draws=draws, networks=networks, seed=seed)
     exact = exact_values(moments(net, x))
     not_sampled = _not_sampled(net)
     sampler = None if not_sampled else sample.one_input_sampler(net, x, first_output=True)
@@ -265,6 +325,21 @@ def unsupported(net: Network) -> list[str]:
     return other_kind(net, *SIMULATIONS)
 
 
+def _compare_to_first_order(
+    net: Network, x: Vector, tell: Callable[[int], object], *, draws: int, networks: int | None, seed: int
+) -> ExpandedComparison:
+    wide = to_first_order(net, x)
+    real = estimate_moments([_networks(net, x, networks, seed)])
+    law = estimate_moments(draw_one_input(net, x, _by_neurons(net, draws), seed, progress=tell))
+    rows = tuple(ExpandedRow(name, wide.means.get(name), each, real[name]) for name, each in law.items())
+    return ExpandedComparison(net, rows, wide.verdict)
+
+
+def _by_neurons(net: Network, draws: int) -> int:
+    """How many of the draws are affordable neuron by neuron."""
+    return max(1, min(draws, _NEURONS // sum(kept_widths(net))))
+
+
 def _compare_quantiles(
     net: Network,
     x: Vector,
@@ -279,7 +354,7 @@ def _compare_quantiles(
     if _not_sampled(net) is None:
         K = collect(sample.one_input_sampler(net, x, first_output=True), draws, seed, progress=tell)["K"]
     else:
-        draws = max(1, min(draws, _NEURONS // sum(kept_widths(net))))
+        draws = _by_neurons(net, draws)
         K = first_step.sampled_kernels(net, check_input(net, x), draws, seed)
     law = QuantileSketch.of(K)
     rows = [QuantileRow(name, law.quantile(share), real.quantile(share)) for name, share in _SHARES.items()]

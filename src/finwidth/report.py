@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from finwidth import arguments, outputs, plots
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import Bounds, bounds, unsupported
+from finwidth.exact.expansion.one_input import FirstOrder, only_to_first_order, to_first_order
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.exact.normalised import why_quantiles
-from finwidth.networks.description import Network, check_network
+from finwidth.networks.description import Network, check_network, kept_widths
 from finwidth.networks.family import Family, FamilyOptions, family_of
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
@@ -27,6 +28,7 @@ from finwidth.networks.routes import check_supported
 from finwidth.networks.widths import format_widths
 from finwidth.plots.style import rendered
 from finwidth.quantities import Estimate, attributes, plain
+from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
 from finwidth.sampling.sampler import Columns, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FILES = ("report.json", "law.png", "law.pdf", "depth.png", "depth.pdf", MANIFEST)
+_DRAWS, _FEWEST = 10**6, 1000
+_NEURONS = 5 * 10**6  # of networks that are drawn neuron by neuron: some seconds
 _PICTURED = 10**6  # draws that the histogram shows; more would not change what is seen
 
 
@@ -81,6 +85,42 @@ class Report:
 
 
 @dataclass(frozen=True)
+class ExpandedReport:
+    """The result of `report` where moments are known to first order in 1/width, as for smooth activations.
+
+    Attributes
+    ----------
+    first_order
+        K to first order, and whether that serves at this width.
+    estimates
+        Of draws, by the names of `finwidth.quantities.MOMENTS`; dK is missing if phi'' is not known.
+    drawn
+        Draws of K for the figure, shape (draws,).
+    """
+
+    network: Network
+    first_order: FirstOrder
+    estimates: Mapping[str, Estimate]
+    drawn: FloatArray
+    provenance: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types: first order, and the estimates beside it."""
+        known = self.first_order.means
+        document: dict[str, object] = {
+            "network": self.network.describe(),
+            "first_order": self.first_order.to_json(),
+            "estimates": {n: each.to_json() | {"first_order": known.get(n)} for n, each in self.estimates.items()},
+            "provenance": dict(self.provenance),
+        }
+        return {key: plain(value) for key, value in document.items()}
+
+    def law(self, title: str) -> Figure:
+        """The figure of K's law, without an exact mean."""
+        return plots.law_of_kernel(self.drawn, None, self.first_order.infinite_width, title)
+
+
+@dataclass(frozen=True)
 class QuantileReport:
     """The result of `report` for a normalised network: what draws tell of K; ``reason`` says why not its means.
 
@@ -104,14 +144,26 @@ class QuantileReport:
         return plots.law_of_kernel(self.drawn, None, None, title)
 
 
+AnyReport: TypeAlias = Report | ExpandedReport | QuantileReport
+
+
 def report(
-    net: Network, x: Vector, draws: int = 10**6, seed: int = 0, *, progress: Callable[[int], object] | None = None
-) -> Report | QuantileReport:
+    net: Network,
+    x: Vector,
+    draws: int | None = None,
+    seed: int = 0,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> AnyReport:
     """Exact moments, the paper's forms and draws in law of one network at one input, side by side.
 
-    Of an `MLP`, or of a `ResNet`, which the paper's forms do not cover.  Parameters as in `finwidth.sample`. Of several
-    outputs K is that of output 0, and a step trains all.  Of normalised networks, whose E[K] is often infinite, it
-    tells quantiles of the draws, the spread, and those means that exist.
+    Of an `MLP`, or of a `ResNet`, which the paper's forms do not cover.  Parameters as in `finwidth.sample`; by default
+    10^6 draws. Of several outputs K is that of output 0, and a step trains all.
+
+    Of networks without exact moments, such as those of smooth activations, first order in 1/width (`expansion`) takes
+    their place, with a verdict on whether it serves. They are drawn neuron by neuron, by default as often as some
+    seconds allow.  Of normalised networks, whose E[K] is often infinite, it tells quantiles of the draws, the spread,
+    and those means that exist.
 
     Examples
     --------
@@ -123,8 +175,14 @@ def report(
     >>> found = report(finwidth.MLP([2, 16, 16, 1], norm="rms"), [1, 2], draws=20_000)
     >>> found.reason, 0.4 < found.summary.spread.value < 0.5
     ('E[K] is infinite', True)
+    >>> found = report(finwidth.MLP([2, 64, 64, 1], activation="tanh"), [1, 2], draws=20_000)
+    >>> found.first_order.serves, abs(found.first_order.mean - found.estimates["K"].value) < 0.02
+    (True, True)
     """
-    net, draws = check_network(net), count("draws", draws)
+    net, given = check_network(net), None if draws is None else count("draws", draws)
+    if only_to_first_order(net):
+        return _report_to_first_order(net, x, given or _by_default(net), seed, progress)
+    draws = given or _DRAWS
     if reason := why_quantiles(net):
         return _report_of_quantiles(net, one_input_sampler(net, x), reason, draws, seed, progress)
     check_supported("finwidth.moments", net)
@@ -141,6 +199,25 @@ def report(
     rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method=f"exact transfer; {sampler.method}", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
+
+
+def _by_default(net: Network) -> int:
+    """How many networks of so many neurons are drawn."""
+    return max(_FEWEST, min(_DRAWS, _NEURONS // sum(kept_widths(net))))
+
+
+def _report_to_first_order(
+    net: Network, x: Vector, draws: int, seed: int, progress: Callable[[int], object] | None
+) -> ExpandedReport:
+    wide = to_first_order(net, x)
+    if not wide.infinite_width:
+        raise _nothing()
+    totals, pictured = MomentAccumulators(), list[FloatArray]()
+    for drawn in _keeping(draw_one_input(net, x, draws, seed, progress=progress), pictured):
+        totals.add(drawn)
+    method = "expansion in 1/width to first order; conditioned Gaussian layers"
+    provenance = attributes(net, method=method, seed=seed, draws=draws)
+    return ExpandedReport(net, wide, totals.estimates(), np.concatenate(pictured), provenance)
 
 
 def _report_of_quantiles(  # noqa: PLR0917
@@ -173,7 +250,7 @@ def _keeping(chunks: Iterable[Columns], kept: list[FloatArray]) -> Iterator[Colu
         yield drawn
 
 
-def write(found: Report | QuantileReport, x: Vector, folder: str | Path) -> list[Path]:
+def write(found: AnyReport, x: Vector, folder: str | Path) -> list[Path]:
     """Write report.json, and the figures law and depth as PNG and PDF, into ``folder``; returns the paths.
 
     All files are whole before the first of them takes its place, and manifest.json, which holds their hashes, is the
@@ -185,7 +262,7 @@ def write(found: Report | QuantileReport, x: Vector, folder: str | Path) -> list
         If the folder cannot be made or written, or one of the files is there and finwidth did not write it.
     """
     folder = arguments.path("the folder", folder)
-    if not isinstance(found, QuantileReport):
+    if not isinstance(found, QuantileReport | ExpandedReport):
         arguments.instance("found", found, Report, "what finwidth.report.report returns")
     net = found.network
     blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
@@ -248,7 +325,7 @@ def _fingerprint(content: bytes) -> dict[str, str | int]:
 def _depth_figure(net: Network, x: Vector) -> Figure:
     """Growth with depth around this network: half, once and twice its typical width, up to twice its depth.
 
-    Of a normalised network the spread of draws.
+    Of a normalised network the spread of draws; exact, or to first order beside draws, of others.
     """
     hidden = net.widths[1:-1]
     typical = round(len(hidden) / sum(1 / n for n in hidden)) if hidden else net.widths[0]
@@ -256,7 +333,8 @@ def _depth_figure(net: Network, x: Vector) -> Figure:
     narrowest = 1 if net.norm is None else net.norm.narrowest
     widths = sorted({max(narrowest, typical // 2), typical, 2 * typical})
     deepest = max(8, 2 * net.depth)
-    plot, most = (plots.spread_over_depth, 10) if normed else (plots.growth_with_depth, 40)
+    plot = plots.spread_over_depth if normed else plots.growth_with_depth
+    most = 10 if normed or only_to_first_order(net) else 40
     depths = sorted({*range(1, deepest + 1, math.ceil(deepest / most)), net.depth})
     family = family_of(net)
     usual = Family(type(net), {"activation": net.activation, "parameterization": net.parameterization} | normed)

@@ -18,12 +18,15 @@ import numpy.typing as npt
 from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
+from finwidth.exact.expansion.one_input import where_it_serves
 from finwidth.exact.grid import spread_by_depth, spread_by_width
 from finwidth.exact.moments import moments
+from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.description import Network
 from finwidth.networks.family import Family, FamilyOptions
+from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm
@@ -35,6 +38,7 @@ from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 Widths = npt.NDArray[np.int64]
 Search: TypeAlias = Generator[int | list[int], FloatArray, int]
 
+EXACTLY = "exact moments"
 _INPUT = 64
 _WIDEST, _DEEPEST = 10**12, 10**4
 _EVERY, _RATIO = 1024, 1.01  # every width up to the first, then widths this far apart
@@ -46,6 +50,9 @@ _DRAWS, _FEWEST = 2000, 250
 _WIDEST_DRAWN = 2**13  # at all of these depths
 _DEPTHS_DRAWN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32)
 _DEEPEST_DRAWN = 32  # so that the largest is 32 times as wide as deep, and log(1 + cv^2) falls like 1/width from there
+_DEPTHS_EXPANDED = (*_DEPTHS_DRAWN, 40, 50, 64)  # to first order in 1/width
+_STEPS = 60  # towards a width to first order
+_ROUNDING = 1e-9  # of its quadrature
 
 
 def width_for(
@@ -55,10 +62,12 @@ def width_for(
 
     That is: a network of this width has it, and so has every wider one; the next narrower has not.  Exact moments of
     every width up to 1024, and beyond of widths 1% apart, over which the spread is a smooth function.  For smooth
-    activations and normalised networks, and up to 32 layers, the spread of 2000 networks is drawn, at widths a factor
-    of two apart, and taken to fall as it does in the limit beyond the widest drawn: the width is then right to about
-    10% (two standard errors).  Of normalised networks, whose E[K] is often infinite, cv stands for
-    (q84 - q16) / (2 median) of K, which is the same where K is near to normal.
+    activations, up to 64 layers, the width is from first order in 1/width (`finwidth.expansion`) where that serves
+    there, as for small cv.  Else, and for normalised networks, the spread of 2000 networks is drawn, up to 32 layers,
+    at widths a factor of two apart, and taken to fall as it does in the limit beyond the widest drawn.  The width is
+    then right to about 10%, of draws two standard errors; `finwidth.sizing.spread_from` says which it was.  Of
+    normalised networks, whose E[K] is often infinite, cv stands for (q84 - q16) / (2 median) of K, which is the same
+    where K is near to normal.
 
     Parameters
     ----------
@@ -94,18 +103,28 @@ def width_for(
     depth, cv, x = check_depth("depth", depth), _positive("cv", cv), _input_of_norm(input_norm)
     family = Family(kind, {**network})
     drawn = _must_be_drawn(family)
-    deepest = _DEEPEST_DRAWN if drawn else _DEEPEST
-    if depth > deepest:
-        which = f" for {_drawn_kind(family)}, whose networks are drawn" if drawn else ""
-        raise FinwidthError(f"depth is {depth}; give at most {deepest}{which} (width grows in proportion to depth)")
+    if depth > _DEEPEST and not drawn:
+        raise FinwidthError(f"depth is {depth}; give at most {_DEEPEST} (width grows in proportion to depth)")
     if depth == 1 and kind is MLP and not drawn:  # no hidden layer, no spread
         return 1
+    width = _width_to_first_order(family, depth, cv, x) if drawn else None
+    if width is None:
+        width = _searched(family, depth, cv, x, drawn=drawn)
+    if width > _WIDEST:
+        raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
+    return width
+
+
+def _searched(family: Family, depth: int, cv: float, x: list[float], *, drawn: bool) -> int:
+    """The width by exact moments, or by draws."""
+    if drawn and depth > _DEEPEST_DRAWN:
+        raise FinwidthError(f"depth is {depth}; give at most {_DEEPEST_DRAWN} for {_why_drawn(family)}")
     search = _drawn_search(depth, cv, family.net(_INPUT, 2, 2).norm) if drawn else _exact_search(depth, cv)
     asked = next(search)
     try:
         while True:
             if isinstance(asked, list):
-                asked = search.send(spread_by_width(asked, depth, x, kind=kind, **network))
+                asked = search.send(spread_by_width(asked, depth, x, kind=family.kind, **family.options))
                 continue
             net = family.net(_INPUT, asked, depth)
             if drawn:
@@ -115,8 +134,6 @@ def width_for(
             asked = search.send(np.array(spread))
     except StopIteration as found:
         width: int = found.value
-    if width > _WIDEST:
-        raise FinwidthError(f"no width up to {_WIDEST:.0e} brings the spread at depth {depth} to {cv}; raise cv")
     return width
 
 
@@ -129,15 +146,15 @@ def depth_for(
     beyond.  Where the spread does not grow with depth, some shallower networks may have more.  The answer is `math.inf`
     where any depth will do: residual networks with skip 1 and branch 1/sqrt(depth) have a limit of infinite depth.
     If in others the spread is at most cv still at a depth of 10^4, that is the answer, with a warning: there may be no
-    largest.  For smooth activations and normalised networks the spread is drawn at twelve depths up to 32, the most
-    that is answered: right to about 10% or one layer, 20% of networks wider than 4000.  Other arguments, and what cv is
-    of normalised networks, as in `width_for`.
+    largest.  For smooth activations and normalised networks the spread is looked at at some depths: to first order in
+    1/width where that serves, up to 64 layers; else of draws, up to 32.  The depth is then right to about 10% or one
+    layer, 20% of networks wider than 4000.  Other arguments, and what cv is of normalised networks, as in `width_for`.
 
     Raises
     ------
     FinwidthError
         If an argument is not allowed, residual networks of no depth have such a spread (a single layer of an `MLP` has
-        none), or networks have to be drawn and the weights are not Gaussian, or wider than 8192.
+        none), or networks have to be drawn and the weights are not Gaussian, or they are wider than 8192.
 
     Examples
     --------
@@ -152,19 +169,17 @@ def depth_for(
     width, cv, x = count("width", width), _positive("cv", cv), _input_of_norm(input_norm)
     family = Family(kind, {**network})
     drawn = _must_be_drawn(family)
-    if drawn and width > _WIDEST_DRAWN:
-        raise FinwidthError(
-            f"width is {width}; give at most {_WIDEST_DRAWN} for {_drawn_kind(family)}, whose networks are drawn"
-        )
-    depths = _DEPTHS_DRAWN if drawn else _depths(kind)
     exact = partial(spread_by_depth, width, x=x, kind=kind, **network)
+    depths: Sequence[int]
     if drawn:
-        nets = [family.net(_INPUT, width, depth) for depth in depths]
-        gram = partial(sample_gram, X=[x], seed=0)
-        spreads = [_spread_of_draws(net, gram(net, draws=_draws(width * net.depth)).K.to_numpy()) for net in nets]
+        known = _spreads_without_moments(family, width, x)
+        depths, spreads = list(known), list(known.values())
     else:
+        depths = _depths(kind)
         spreads = exact(depths)
     last = max((place for place, spread in enumerate(spreads) if spread <= cv), default=-1)
+    if drawn and last == len(depths) - 1 and width > _WIDEST_DRAWN and len(depths) < len(_DEPTHS_EXPANDED):
+        raise FinwidthError(f"width is {width}; give at most {_WIDEST_DRAWN} for {_why_drawn(family)}")
     if last < 0:
         raise FinwidthError(
             f"no number of {family.layers} keeps to a spread of {cv} at width {width}: that of {depths[0]} is "
@@ -267,6 +282,67 @@ def _drawn_kind(family: Family) -> str:
     """What about networks of this kind has no exact moments; empty if they have them."""
     net = family.net(_INPUT, 2, 2)
     return "a norm" if net.norm is not None else "a smooth activation" * isinstance(net.activation, SmoothActivation)
+
+
+def _why_drawn(family: Family) -> str:
+    """Of networks that are drawn, what they have and why that is, for a message."""
+    told = f"{_drawn_kind(family)}, whose networks are drawn"
+    if family.net(_INPUT, 2, 2).norm is None:
+        told += " where first order in 1/width does not serve"
+        told += f" (it does at small cv, up to {_DEPTHS_EXPANDED[-1]} {family.layers})"
+    return told
+
+
+def _width_to_first_order(family: Family, depth: int, cv: float, x: list[float]) -> int | None:
+    """The width from which on log(1 + spread^2) is small enough to first order in 1/width; None if that does not serve.
+
+    Width times log(1 + spread^2) is the same at all widths, or goes over from one constant to another. From the widest
+    down the steps therefore end at the last width that is too narrow, and the first that is not.
+    """
+    if depth > _DEPTHS_EXPANDED[-1]:
+        return None
+    width, wanted = _WIDEST, math.log1p(min(cv, _LARGEST) ** 2)
+    for _ in range(_STEPS):
+        found = where_it_serves(family.net(_INPUT, width, depth), x)
+        if found is None:
+            return None
+        last, width = width, max(1, math.ceil(width * found.cv**2 / wanted))
+        if width > _WIDEST or abs(width - last) <= _ROUNDING * width:
+            return width
+    return None
+
+
+def _spreads_without_moments(family: Family, width: int, x: list[float]) -> dict[int, float]:
+    """Spreads at some depths: to first order in 1/width where that serves, else of draws as far as those go."""
+    found: dict[int, float] = {}
+    for depth in _DEPTHS_EXPANDED:
+        net = family.net(_INPUT, width, depth)
+        wide = where_it_serves(net, x)
+        if wide is not None:
+            found[depth] = math.sqrt(math.expm1(wide.cv**2))
+        elif depth > _DEEPEST_DRAWN or width > _WIDEST_DRAWN:
+            break
+        else:
+            found[depth] = _spread_of_draws(net, sample_gram(net, [x], _draws(width * depth), seed=0).K.to_numpy())
+    return found
+
+
+def spread_from(net: Network, x: Vector) -> str:
+    """Where the spread of a network that `width_for` or `depth_for` found is from, in words.
+
+    Examples
+    --------
+    >>> from finwidth import MLP
+    >>> from finwidth.sizing import spread_from
+    >>> spread_from(MLP([2, 100, 100, 1]), [1, 2])
+    'exact moments'
+    >>> spread_from(MLP([2, 100, 100, 1], activation="tanh"), [1, 2])
+    'first order in 1/width, which leaves out at most about 3.5% of Var K'
+    """
+    if not no_moments(net):
+        return EXACTLY
+    found = where_it_serves(net, x)
+    return "draws" if found is None else f"first order in 1/width, which {found.remainder}"
 
 
 def _draws(neurons: int) -> int:

@@ -127,6 +127,17 @@ def test_balanced_blocks_have_fair_signs_of_their_own() -> None:
     assert abs(float(torch.stack(drawn).mean())) < 0.15
 
 
+def test_blocks_without_signs() -> None:
+    module = empirical.ResNet(
+        BalancedResNet([3, 6, 1], 2, skip=0.5, branch=2, parameterization="standard", signs=False), 3
+    )
+    assert not dict(module.named_buffers())
+    p, s = dict(module.named_parameters()), module[0](torch.tensor(x))
+    for i in (1, 2):
+        s = 0.5 * s + 2 * (functional.relu(s) @ p[f"{i}.branch.1.weight"].T + p[f"{i}.branch.1.bias"])
+    assert torch.allclose(module(torch.tensor(x)), s @ p["3.weight"].T + p["3.bias"])
+
+
 @pytest.mark.parametrize(
     "net",
     [

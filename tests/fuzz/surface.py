@@ -33,6 +33,7 @@ NAMED = (  # of modules that are for the rest of the package otherwise
 HELPERS = {  # what the package calls with what it has checked
     "finwidth.exact.grid.MLPGrid",
     "finwidth.networks.activations.array_namespace",
+    "finwidth.networks.activations.has_curvature",
     "finwidth.quantities.attributes",
     "finwidth.quantities.plain",
     "finwidth.quantities.storable",

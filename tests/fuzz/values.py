@@ -521,7 +521,7 @@ def numbers(r: random.Random) -> list[Any]:
 def residual(r: random.Random) -> Any:
     options: dict[str, Any] = {"branch": r.choice([1, 0.5]), "activation": r.choice(["relu", "tanh"])}
     if r.random() < 0.5:
-        return finwidth.BalancedResNet([2, r.choice([1, 4]), 1], 2, **options)
+        return finwidth.BalancedResNet([2, r.choice([1, 4]), 1], 2, signs=r.choice([True, False]), **options)
     return finwidth.ResNet([2, r.choice([2, 4]), r.choice([1, 2])], 2, norm=r.choice([None, "rms", "layer"]), **options)
 
 
@@ -558,6 +558,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.empirical.KernelOperator.y": lambda r: r.choice([targets(r), torch.ones(2), np.ones((2, 1))]),
     "finwidth.empirical.linearise.x": matrix,
     "finwidth.empirical.linearise.y": lambda r: r.choice([targets(r), torch.ones(2, 1)]),
+    "finwidth.BalancedResNet.signs": one(True, False),
     "finwidth.ResNet.widths": lambda r: [2, r.choice([1, 2, 3, 8]), r.choice([1, 1, 2])],
     "finwidth.ResNet.gains": one(None, 1, 2.0, [1, 2, 1, 0.5]),
     "finwidth.ResNet.hidden": one(None, 1, 5, [1, 2], np.array([3, 2])),

@@ -115,7 +115,6 @@ X = np.eye(2)
 OF_MLPS: dict[str, Callable[[], Any]] = {
     "bounds": lambda: finwidth.bounds(NET, X[0]),  # type: ignore[arg-type]
     "empirical.MLP": lambda: finwidth.empirical.MLP(NET),
-    "expansion": lambda: finwidth.expansion(NET, X),  # type: ignore[arg-type]
     "infinite_width_gram": lambda: finwidth.infinite_width_gram(NET, X),  # type: ignore[arg-type]
     "paper": lambda: paths.enumerate_moments(NET, X[0], "w"),  # type: ignore[arg-type]
 }

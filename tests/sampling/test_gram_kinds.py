@@ -44,6 +44,7 @@ NETWORKS: dict[str, Network] = {
     "stream of 1": ResNet([2, 1, 1], 2, 2, activation="leaky_relu", parameterization="standard", bias_scale=0.5),
     "balanced": BalancedResNet([2, 4, 1], 3, branch="1/sqrt(depth)"),
     "balanced, tanh, two outputs": BalancedResNet([2, 3, 2], 2, activation="tanh", bias_variance=0.2),
+    "no signs": BalancedResNet([2, 4, 1], 3, branch=0.7, signs=False),
     "rms": MLP([2, 4, 4, 1], norm="rms"),
     "rms of widths 2 and 1": MLP([2, 2, 1, 2, 1], norm="rms", activation="tanh"),
     "layer, two outputs": MLP([2, 4, 5, 2], norm="layer", activation="tanh", bias_variance=0.2),

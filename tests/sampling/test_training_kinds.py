@@ -32,6 +32,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "branches and skips cut": ResNet([3, 6, 1], 3, branch=[1, 0, 0.5], skip=[0.5, 1, 0], activation="gelu"),
     "balanced": BalancedResNet([3, 6, 2], 3, branch="1/sqrt(depth)", activation="tanh"),
+    "no signs": BalancedResNet([3, 6, 1], 2, activation="gelu", signs=False),
     "rms": MLP([3, 6, 5, 1], norm="rms", parameterization="standard"),
     "layer after, trained": MLP([3, 6, 5, 2], norm=Norm("layer", "after", parameters="trained"), activation="gelu"),
     "rms, trained": MLP([3, 6, 6, 1], norm=Norm("rms", epsilon=0.01, parameters="trained"), activation="silu"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import finwidth
 from finwidth import MLP, FinwidthError
+from finwidth.exact.expansion.one_input import to_first_order
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.statistics.estimates import Accumulator, estimate_moments
@@ -358,3 +359,33 @@ def test_workers_and_a_scheduler_exclude_each_other() -> None:
         finwidth.sweep(CONFIG, workers=2, scheduler="tcp://127.0.0.1:1")
     with pytest.raises(FinwidthError, match="workers is 0; give a whole number"):
         finwidth.sweep(CONFIG, workers=0)
+
+
+def test_the_expansion_is_that_of_single_networks() -> None:
+    """Smooth and not, at the cell's input; cells where first order does not serve say so."""
+    grid: dict[str, Any] = AXES | {"activation": ["tanh", "relu"], "width": [4, 100]}
+    found = finwidth.sweep({"quantities": ["expansion"], "axes": grid, "network": {"bias_variance": 0.2}})
+    x = input_vector("random:1", 3, Path())
+    for activation, depth, width in itertools.product(("tanh", "relu"), (2, 5), (4, 100)):
+        net = MLP([3, *[width] * (depth - 1), 1], activation=activation, bias_variance=0.2)
+        known, wide = finwidth.expansion(net, [x], [0.0]), to_first_order(net, x)
+        here = found.sel(activation=activation, depth=depth, width=width)
+        assert float(here.expansion_mean) == pytest.approx(known.K.sum().item(), rel=1e-12)
+        assert float(here.expansion_infinite_width) == pytest.approx(known.K[0].item(), rel=1e-12)
+        assert float(here.expansion_dK) == pytest.approx(known.dK[1].item(), rel=1e-12)
+        assert float(here.expansion_cv) ** 2 == pytest.approx(known.attrs["relative_variance"], rel=1e-12)
+        assert float(here.expansion_left_out) == pytest.approx(wide.left_out, rel=1e-12)
+        assert bool(here.expansion_serves) == wide.serves
+    assert {*found.expansion_serves.to_numpy().ravel().tolist()} == {True, False}
+
+
+def test_what_the_expansion_refuses_is_refused_before_any_work() -> None:
+    with pytest.raises(FinwidthError, match=r'"expansion" cannot be had .*its weights are uniform'):
+        finwidth.sweep({"quantities": ["expansion"], "axes": AXES | {"law": ["gaussian", "uniform"]}})
+
+
+def test_a_cell_past_the_range_of_a_double_is_infinite() -> None:
+    axes = {"depth": 2, "width": [4, 8], "n_0": 1, "activation": "tanh", "input": "1e200"}
+    found = finwidth.sweep({"quantities": ["expansion"], "axes": axes})
+    assert np.isinf(found.expansion_mean).all()
+    assert not found.expansion_serves.any()

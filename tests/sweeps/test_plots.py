@@ -123,3 +123,21 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, store: Path) -> None:
             plots.plot(store, arguments[0], tmp_path / arguments[1])
     with pytest.raises(FinwidthError, match="source is for phase"):
         plots.plot(store, "collapse", tmp_path / "a.pdf", source="exact")
+
+
+def test_pictures_of_the_expansion(tmp_path: Path) -> None:
+    """Of smooth activations: what first order says where it serves, without the paper's forms."""
+    axes = {"depth": [2, 4, 8], "width": [16, 64, 256], "n_0": 2, "activation": "tanh"}
+    finwidth.sweep({"quantities": ["expansion"], "axes": axes}, tmp_path / "wide.zarr")
+    for picture in plots.PICTURES:
+        plots.plot(tmp_path / "wide.zarr", picture, tmp_path / f"{picture}.png")
+    found = plots.cut(finwidth.sweeps.read(tmp_path / "wide.zarr"), [])
+    left = plots.phase(found).axes[0]
+    drawn: Any = np.ma.asarray(left.collections[0].get_array()).reshape(3, 3).T
+    serves = found.expansion_serves.to_numpy()
+    assert (~np.ma.getmaskarray(drawn)).tolist() == serves.tolist()
+    assert drawn.filled()[serves] == pytest.approx(found.expansion_cv.to_numpy()[serves])
+    labels = plots.collapse(found).axes[0].get_legend_handles_labels()[1]
+    assert labels == [f"$n={n}$" for n in (16, 64, 256) if found.expansion_serves.sel(width=n).any()]
+    with pytest.raises(FinwidthError, match="has no exact values; it has expansion"):
+        plots.phase(found, "exact")

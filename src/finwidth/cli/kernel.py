@@ -1,20 +1,26 @@
-"""Commands on the kernel of one network at initialization: `moments`, `sample`, `gram`, `report` and `compare`."""
+"""Commands on the kernel of networks at initialization: `moments`, `expansion`, `critical`, `sample`, `gram`, ..."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
-from finwidth.cli.networks import network_of, taking
-from finwidth.cli.options import Draws, Input, Json, Seed
+from finwidth.cli.networks import activation_typed, network_of, taking
+from finwidth.cli.options import Draws, Input, Json, Seed, either
 from finwidth.cli.output import print_json, wrapped
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
+from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
 from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
+
+if TYPE_CHECKING:
+    pass
 
 Keep = Annotated[
     Path | None,
@@ -46,6 +52,71 @@ def moments_command(
     tables.print_moments(found, forms)
     if outside:
         typer.echo(wrapped(f"The paper's forms do not cover this network: {outside}."))
+
+
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--inputs",
+        "--input",
+        "-i",
+        help="An input such as 1,2, ones or random:7, -i for each; a .npy file of shape (m, n_0); or digits:0-5.",
+        show_default=False,
+    ),
+]
+
+
+@taking("net", network_of)
+def expansion_command(
+    net: Network,
+    inputs: Inputs,
+    points: Annotated[
+        int, typer.Option("--points", help="Of more than two inputs: points of averages over four neurons' values.")
+    ] = 2**15,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=f"Write all of it to this netCDF file. {RULE}", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Means, covariances and first change of the kernel to first order in 1/width, any activation, without draws."""
+    from finwidth.exact.expansion.expansion import expansion
+    from finwidth.inputs import parse_matrix
+
+    check(output)
+    X = parse_matrix(inputs, net.widths[0])
+    targets = np.zeros((len(X), net.widths[-1])) if net.widths[-1] > 1 else np.zeros(len(X))
+    found = expansion(net, X, targets, points=points, seed=seed)
+    if output is not None:
+        write_netcdf(found, output)
+    from finwidth.cli import tables
+
+    if as_json:
+        print_json({"network": net.describe()} | tables.expansion_document(found))
+        return
+    tables.print_expansion(net, found)
+    if output is not None:
+        typer.echo(f"Wrote the expansion to {output}.")
+
+
+def critical_command(
+    activation: Annotated[
+        str,
+        typer.Argument(help=f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.", show_default=False),
+    ],
+    as_json: Json = False,
+) -> None:
+    """The gain and the variance of biases at which deep wide networks neither amplify nor forget their inputs."""
+    from finwidth.exact.expansion.criticality import critical
+
+    found = critical(activation_typed("ACTIVATION", activation))
+    if as_json:
+        print_json(asdict(found))
+        return
+    from finwidth.cli import tables
+
+    tables.print_criticality(found)
 
 
 @taking("net", network_of)
@@ -85,15 +156,7 @@ def sample_command(
 @taking("net", network_of)
 def gram_command(
     net: Network,
-    inputs: Annotated[
-        list[str],
-        typer.Option(
-            "--inputs",
-            "-i",
-            help="An input such as 1,2, ones or random:7, -i for each; a .npy file of shape (m, n_0); or digits:0-5.",
-            show_default=False,
-        ),
-    ],
+    inputs: Inputs,
     targets: Annotated[
         str | None,
         typer.Option(
@@ -134,12 +197,20 @@ def report_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help=f"Folder for the figures and report.json. {RULE}")
     ] = Path("report"),
-    draws: Draws = 1_000_000,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws",
+            "-n",
+            help="How many random networks to draw in law; by default a million, fewer with smooth activations.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """The main job: exact values, the paper's forms and draws in law side by side, with figures."""
-    from finwidth.report import FILES, Report, report, write
+    from finwidth.report import FILES, report, write
 
     check_folder(output, FILES)
     x = parse_input(input, net.widths[0])
@@ -150,10 +221,7 @@ def report_command(
         return
     from finwidth.cli import tables
 
-    if isinstance(found, Report):
-        tables.print_report(found)
-    else:
-        tables.print_quantile_report(found)
+    tables.print_any_report(found)
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
 
 
@@ -170,7 +238,7 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Exact values, draws in law and real networks side by side, with errors and verdicts."""
-    from finwidth.comparison import Comparison, compare
+    from finwidth.comparison import compare
 
     x = parse_input(input, net.widths[0])
     found = compare(net, x, draws=draws, networks=networks, seed=seed)
@@ -179,7 +247,4 @@ def compare_command(
         return
     from finwidth.cli import tables
 
-    if isinstance(found, Comparison):
-        tables.print_comparison(found)
-    else:
-        tables.print_quantile_comparison(found)
+    tables.print_any_comparison(found)

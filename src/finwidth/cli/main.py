@@ -17,7 +17,15 @@ import typer
 from finwidth.cli import interrupts
 from finwidth.cli.bars import Bars
 from finwidth.cli.explorer import explore_command
-from finwidth.cli.kernel import compare_command, gram_command, moments_command, report_command, sample_command
+from finwidth.cli.kernel import (
+    compare_command,
+    critical_command,
+    expansion_command,
+    gram_command,
+    moments_command,
+    report_command,
+    sample_command,
+)
 from finwidth.cli.modules import measure_command
 from finwidth.cli.options import examples
 from finwidth.cli.paper import paper_command
@@ -74,6 +82,12 @@ _add(
     "16,64x3,10 --pytorch default -i random:1",
 )  # fmt: skip
 _add(
+    "expansion", expansion_command,
+    "16,64x8,1 -i ones --activation tanh",
+    "2,99x3,1 -i 1,0 -i 0,1 --activation gelu -o wide.nc",
+)  # fmt: skip
+_add("critical", critical_command, "gelu", "1,0.2")
+_add(
     "sample", sample_command,
     "16,64x8,1 -i ones --draws 20000",
     "16,64,1 --blocks 8 --branch 0.5 -i ones -o draws.nc",
@@ -95,6 +109,7 @@ _add(
     "report", report_command,
     "64,64x16,1 -i digits:17 -o report/",
     "2,16x4,1 -i 1,2 --draws 20000",
+    "2,256x4,1 -i 1,2 --activation gelu",
 )  # fmt: skip
 _add(
     "compare", compare_command,

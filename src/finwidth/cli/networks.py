@@ -78,6 +78,9 @@ Branch = Annotated[
     str | None, _of_blocks("--branch", 'Factor of W relu(V x), such as 0.5, "sqrt(3/4)", "1/sqrt(depth)".', "1")
 ]
 Balanced = Annotated[bool, _of_blocks("--balanced", "Blocks x + W relu(signs * x) instead, signs random and fixed.")]
+Signs = Annotated[
+    bool | None, _of_blocks("--signs/--no-signs", "Of --balanced: without them, blocks x + W relu(x).", "with")
+]
 PyTorch = Annotated[
     str | None,
     _of_others(
@@ -144,6 +147,7 @@ def read_options(
     skip: Skip = None,
     branch: Branch = None,
     balanced: Balanced = False,
+    signs: Signs = None,
     pytorch: PyTorch = None,
     neural_tangents: NeuralTangents = None,
 ) -> Described:
@@ -156,6 +160,7 @@ def read_options(
     given: dict[str, Any] = {name: _READ[name](_flag(name), text) for name, text in texts.items() if text is not None}
     given |= {"depth": None if blocks == "any" else _number_of_blocks(blocks)} if blocks is not None else {}
     given |= {"balanced": True} if balanced else {}
+    given |= {"signs": signs} if signs is not None else {}
     if pytorch is not None:
         given |= {"neural_tangents": neural_tangents} if neural_tangents is not None else {}
         init, _, biases = pytorch.partition(",")
@@ -168,7 +173,7 @@ def read_options(
     if blocks is not None:
         kind = BalancedResNet if given.pop("balanced", False) else ResNet
         return _of_kind(kind, given, "--balanced" if balanced else "--blocks")
-    if residual := [name for name in ("hidden", "skip", "branch", "balanced") if name in given]:
+    if residual := [name for name in ("hidden", "skip", "branch", "balanced", "signs") if name in given]:
         raise FinwidthError(
             f"{_flag(residual[0])} is for residual networks; say how many blocks, such as --blocks 8, or leave it out"
         )
@@ -217,7 +222,10 @@ def network_of(widths: Widths, layers: Described) -> Network:
 
 
 def _flag(name: str) -> str:
-    return "--law" if name == "weight_law" else "--blocks" if name == "depth" else f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+_FLAGS = {"weight_law": "--law", "depth": "--blocks", "signs": "--signs"}  # where it is not the name
 
 
 def _of_kind(make: Callable[..., Network], given: Mapping[str, Any], who: str) -> Described:
@@ -296,7 +304,13 @@ def _list(read: Callable[[str, str], Item]) -> Callable[[str, str], Item | list[
     return listed
 
 
-def _activation_typed(flag: str, text: str) -> str | Activation:
+def activation_typed(flag: str, text: str) -> str | Activation:
+    """An activation as it is typed: a name, or two slopes.
+
+    >>> from finwidth.cli.networks import activation_typed
+    >>> activation_typed("--activation", "tanh"), str(activation_typed("--activation", "1,0.2").negative)
+    ('tanh', '1/5')
+    """
     if "," not in text:
         return text
     slopes = text.split(",")
@@ -307,7 +321,7 @@ def _activation_typed(flag: str, text: str) -> str | Activation:
 
 _READ: dict[str, Callable[[str, str], object]] = {
     "weight_law": _word,
-    "activation": _activation_typed,
+    "activation": activation_typed,
     "parameterization": _word,
     "gains": _list(_number_typed),
     "base_widths": _list(_whole_number_typed),

@@ -77,18 +77,21 @@ def width_for_command(
 ) -> None:
     """The smallest width from which on the kernel's spread is at most CV; what a step of SGD does there."""
     from finwidth.advice import regime, too_large
-    from finwidth.sizing import width_for
+    from finwidth.sizing import EXACTLY, spread_from, width_for
 
     family, depth = layers.family(), _only_one(depth, layers.blocks)
     width = width_for(depth, cv, kind=family.kind, input_norm=input_norm, **cast("FamilyOptions", family.options))
-    net = family.net(64, width, depth)
-    reason = too_large(net)
-    found = None if reason else regime(net, [input_norm**0.5] * 64, target=target, lr=lr, seed=seed)
+    net, x = family.net(64, width, depth), [input_norm**0.5] * 64
+    source, reason = spread_from(net, x), too_large(net)
+    found = None if reason else regime(net, x, target=target, lr=lr, seed=seed)
     if as_json:
         told = asdict(found) if found else {"name": None, "not_drawn": reason}
-        print_json({"network": net.describe(), "depth": depth, "width": width, "regime": told.pop("name")} | told)
+        sizes = {"depth": depth, "width": width, "spread_from": source}
+        print_json({"network": net.describe(), **sizes, "regime": told.pop("name")} | told)
         return
     typer.echo(width)
+    if source != EXACTLY:
+        typer.echo(wrapped(f"This is from {source}."))
     if found is None:
         typer.echo(wrapped(f"What one step of SGD does to a network of this width is not known: {reason}."))
         return
@@ -115,7 +118,7 @@ def depth_for_command(
     as_json: Json = False,
 ) -> None:
     """The largest number of weight layers, or of blocks, at which the kernel's spread is at most CV."""
-    from finwidth.sizing import depth_for
+    from finwidth.sizing import EXACTLY, depth_for, spread_from
 
     if layers.blocks is not None:
         raise FinwidthError("the number of blocks is what depth-for finds; give --blocks any")
@@ -127,9 +130,14 @@ def depth_for_command(
         )  # fmt: skip
     notes = [str(each.message) for each in told]
     notes += ["the spread is at most that at every depth"] if math.isinf(depth) else []
+    source = EXACTLY
+    if not math.isinf(depth):
+        source = spread_from(family.net(64, width, int(depth)), [input_norm**0.5] * 64)
     if as_json:
-        print_json({"width": width, "cv": cv, "depth": depth, "notes": notes})
+        print_json({"width": width, "cv": cv, "depth": depth, "spread_from": source, "notes": notes})
         return
     typer.echo("any" if math.isinf(depth) else depth)
+    if source != EXACTLY:
+        typer.echo(wrapped(f"This is from {source}."))
     for note in notes:
         typer.echo(wrapped(f"! {note}."))

@@ -16,14 +16,16 @@ from finwidth.sampling.one_input import importance
 from finwidth.sampling.statistics.quantile_sketch import SHOWN
 
 if TYPE_CHECKING:
+    import xarray as xr
     from rich.console import Console
     from rich.table import Table
 
-    from finwidth.comparison import Comparison, ModuleComparison, QuantileComparison
+    from finwidth.comparison import Comparison, ExpandedComparison, ModuleComparison, QuantileComparison
     from finwidth.exact.bounds import Bounds
+    from finwidth.exact.expansion.criticality import Criticality
     from finwidth.exact.moments import KernelMoments
     from finwidth.measurement import Measurement
-    from finwidth.report import QuantileReport, Report
+    from finwidth.report import AnyReport, ExpandedReport, QuantileReport, Report
     from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
     from finwidth.summary import GramSummary, Summary
     from finwidth.sweeps.store.dataset import Status
@@ -119,6 +121,57 @@ def _form_columns(forms: Bounds | None, name: str) -> tuple[str, ...]:
     if name not in forms.form:
         return "", ""
     return number(forms.form[name], forms.log_form[name]), number(forms.hidden_ratio[name])
+
+
+_ROUNDING = 1e-14  # of a correction that is 0
+
+
+def expansion_document(found: xr.Dataset) -> dict[str, object]:
+    """The expansion as plain types: each quantity by order, its error of quadrature, and how far it serves."""
+    quantities = {
+        str(name): {
+            "infinite_width": each[0].to_numpy().tolist(),
+            "correction": each[1].to_numpy().tolist(),
+            "error": each.attrs["error"],
+        }
+        for name, each in found.items()
+    }
+    told = ("inverse_widths", "relative_variance", "relative_correction", "left_out", "first_order")
+    return {"quantities": quantities, **{name: found.attrs[name] for name in told}}
+
+
+def print_expansion(net: Network, found: xr.Dataset) -> None:
+    """Print what the expansion in 1/width says of each pair of inputs."""
+    columns = ("infinite width", "correction", "E[K_ab]", "std. dev.", "E[ΔK_ab]/λ")
+    table, m = _table("a", "b", *columns), found.sizes["input"]
+    for a, b in combinations_with_replacement(range(min(m, _MOST_INPUTS)), 2):
+        limit, correction = (float(each) for each in found.K[:, a, b])
+        correction *= abs(correction) > _ROUNDING * abs(limit)
+        sd = max(0.0, float(found.K_covariance[1, a, b, a, b])) ** 0.5
+        shown = limit, correction, limit + correction, sd, float(found.dK[1, a, b])
+        table.add_row(str(a), str(b), *(number(each) for each in shown))
+    notes = _of_several(net) + "To first order in 1/width; a and b counted from 0, the step of ΔK on all inputs."
+    notes += f" The table is of the first {_MOST_INPUTS}; --json has all." if m > _MOST_INPUTS else ""
+    error = max(each.attrs["error"] for each in found.values())
+    notes += f" Quadrature errs by {error:.1g} at most; -o and --json have the covariances.\n"
+    show(str(net), table, notes + f"First order {found.attrs['first_order']}.")
+
+
+def print_criticality(found: Criticality) -> None:
+    """Print gain and variance of biases, and what kind of criticality it is."""
+    table = _table("quantity", "value")
+    table.add_row("gain", number(found.gain))
+    table.add_row("variance of biases", number(found.bias_variance))
+    table.add_row("K*", "any" if found.kernel is None else number(found.kernel))
+    table.add_row("class", found.universality)
+    show(f"{found.activation} at criticality", table, _CLASSES[found.universality])
+
+
+_CLASSES = {
+    "scale-invariant": "The variance of pre-activations stays as it is, at any size.",
+    "K* = 0": "The variance of pre-activations falls as a power of depth.",
+    "half-stable": "The variance of pre-activations comes to rest at K* from one side, and leaves it on the other.",
+}
 
 
 def print_summary(found: Summary) -> None:
@@ -228,6 +281,33 @@ def print_report(found: Report) -> None:
     show(str(found.network), table, notes)
 
 
+def print_any_report(found: AnyReport) -> None:
+    """Print a report of any kind."""
+    from finwidth import report
+
+    if isinstance(found, report.Report):
+        print_report(found)
+    elif isinstance(found, report.ExpandedReport):
+        print_expanded_report(found)
+    else:
+        print_quantile_report(found)
+
+
+def print_expanded_report(found: ExpandedReport) -> None:
+    """Print first order in 1/width beside draws, and whether it serves."""
+    table, wide = _table("quantity", "first order", "sampled", "std. err.", "differ"), found.first_order
+    for name, each in found.estimates.items():
+        known = wide.means.get(name)
+        off = "" if not known else f"{each.value / known - 1:+.1%}"
+        table.add_row(MOMENTS[name].label, number(known), *_sampled(each, None)[:2], off)
+    K, square = found.estimates["K"].value, found.estimates["K^2"].value
+    spread = max(0.0, square / K**2 - 1) ** 0.5
+    notes = _of_several(found.network) + f"Infinite width: K = {wide.infinite_width:.6g}. "
+    notes += f"CV of K: {wide.cv:.4g} to first order in 1/width, {spread:.4g} of {len(found.drawn)} draws.\n"
+    notes += f"First order {wide.verdict}.\n"
+    show(str(found.network), table, notes + _doubts(found.estimates))
+
+
 def print_quantile_report(found: QuantileReport) -> None:
     """Print quantiles and the spread of K, and the means that exist."""
     summary, table = found.summary, _table("quantity", "sampled", "std. err.")
@@ -281,6 +361,32 @@ def print_comparison(found: Comparison) -> None:
         ("networks", {row.quantity: row.networks for row in found.rows}),
     ):
         notes += _doubts(estimates, source)
+    show(str(found.network), table, notes)
+
+
+def print_any_comparison(found: Comparison | ExpandedComparison | QuantileComparison) -> None:
+    """Print a comparison of any kind."""
+    from finwidth import comparison
+
+    if isinstance(found, comparison.Comparison):
+        print_comparison(found)
+    elif isinstance(found, comparison.ExpandedComparison):
+        print_expanded_comparison(found)
+    else:
+        print_quantile_comparison(found)
+
+
+def print_expanded_comparison(found: ExpandedComparison) -> None:
+    """Print first order in 1/width beside draws in law and real networks."""
+    table = _table("quantity", "first order", "in law", "std. err.", "networks", "std. err.", "z")
+    for row in found.rows:
+        estimates = (text for each in (row.sampled, row.networks) for text in _sampled(each, None)[:2])
+        table.add_row(MOMENTS[row.quantity].label, number(row.first_order), *estimates, f"{row.z:+.2f}")
+    first = found.rows[0]
+    notes = f"{_of_several(found.network)}{first.networks.draws} real networks, {first.sampled.draws} draws in law; "
+    notes += f"z is between these.\nFirst order {found.first_order}.\n"
+    notes += _doubts({row.quantity: row.sampled for row in found.rows}, "in law")
+    notes += _doubts({row.quantity: row.networks for row in found.rows}, "networks")
     show(str(found.network), table, notes)
 
 

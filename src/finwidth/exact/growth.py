@@ -27,7 +27,7 @@ from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
-from finwidth.networks.routes import instead, not_normalised
+from finwidth.networks.routes import gates_no_coins, instead, not_normalised
 from finwidth.quantities import plain
 
 
@@ -147,7 +147,7 @@ def unsupported(net: Network) -> list[str]:
     """Reasons why `growth` does not serve this network; none if it does."""
     if isinstance(net.activation, SmoothActivation):
         return [f"its activation is {net.activation.name}, which is not positively homogeneous"]
-    reasons = not_normalised(net)
+    reasons = not_normalised(net) + gates_no_coins(net)
     if net.weight_law.name != "gaussian":
         reasons.append(
             f"its weights are {net.weight_law.name}, whose factors depend on the input (Gaussian ones do not)"

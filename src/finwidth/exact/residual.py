@@ -58,6 +58,7 @@ from finwidth.networks.balanced import BalancedBlock, BalancedResNet
 from finwidth.networks.description import Layer
 from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet, ResNetBlock
+from finwidth.networks.routes import gates_no_coins
 from finwidth.progress import stage
 
 Node: TypeAlias = Any  # a state of the stream, or a pair
@@ -281,7 +282,7 @@ class ResNetMoments:
     @staticmethod
     def unsupported(net: ResidualNetwork) -> list[str]:
         """Reasons why there are no moments of this network; none if there are."""
-        reasons = unsupported_laws(net)
+        reasons = unsupported_laws(net) + gates_no_coins(net)
         if net.outlived:
             reasons.append("it has trained biases above a block without skip, in which the stream can die")
         return reasons

@@ -311,6 +311,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def has_curvature(phi: Activation) -> bool:
+    """Whether phi'' is known, which the change of the kernel under a step needs."""
+    return not isinstance(phi, SmoothActivation) or phi.d2phi is not None
+
+
 def activation(given: str | Activation) -> Activation:
     """The activation called ``given``, or ``given`` itself if it already is one."""
     if isinstance(given, SmoothActivation):

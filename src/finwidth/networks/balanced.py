@@ -1,4 +1,4 @@
-"""The residual network of one matrix a block, with random signs inside its activations.
+"""The residual network of one matrix a block, with random signs inside its activations, or without.
 
 Li, Nica and Roy (2021, The future is log-Gaussian: ResNets and their infinite-depth-and-width limit at initialization)
 call it balanced.  Convention, with `Layer` as in `finwidth.networks.mlp`::
@@ -7,9 +7,9 @@ call it balanced.  Convention, with `Layer` as in `finwidth.networks.mlp`::
     x_l = skip_l x_{l-1} + branch_l (W_l phi(sigma_l * x_{l-1}) + s_l),   l = 1..L
     N(x) = W_head x_L + b_head
 
-The sigma_l are fair random signs, one for each neuron, which are fixed and not trained.  Without them the activations
-of one block bias those of the next (hypoactivation), and gates are no fair coins; with them they are, whatever the
-stream.
+The sigma_l are fair random signs, one for each neuron, which are fixed and not trained: with them gates are fair coins,
+whatever the stream is.  Without them, sigma = 1, the activations of one block bias those of the next (hypoactivation:
+fewer and fewer neurons of the stream are positive), and there are no exact moments.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from finwidth.arguments import flag
 from finwidth.networks.activations import Activation
 from finwidth.networks.description import Gains, Layer, Signs, Step
 from finwidth.networks.laws import WeightLaw
@@ -39,12 +40,17 @@ class BalancedBlock:
 class BalancedResNet(ResidualNetwork):
     """A random residual network with one matrix a block: x <- skip x + branch (W phi(sigma * x) + s), sigma signs.
 
+    Li, Nica and Roy (2021) compare it with the same network without signs, which is not balanced.
+
     Parameters
     ----------
     widths, depth, skip, branch, weight_law, activation, parameterization
         As for `ResNet`; the network has L + 2 weight matrices.
     gains, bias, bias_variance, bias_law, bias_scale
         As for `ResNet`, one or three, for stem, W and head; the gain of W is 1/E[phi'^2] by default.
+    signs
+        False: sigma = 1, x <- skip x + branch (W phi(x) + s). Gates are no coins there: such networks can be drawn, but
+        have no exact moments.
 
     Raises
     ------
@@ -59,6 +65,8 @@ class BalancedResNet(ResidualNetwork):
     >>> print(found.mean, found.second_moment, found.update["dK"])
     7 1896181/20736 -597611/20736
     """
+
+    signs: bool
 
     layer_kinds: ClassVar[tuple[str, ...]] = ("stem", "W", "head")
     block_bytes: ClassVar[int] = 900
@@ -79,6 +87,7 @@ class BalancedResNet(ResidualNetwork):
         bias_variance: Gains = 0,
         bias_law: str | WeightLaw = "gaussian",
         bias_scale: Gains = 1,
+        signs: bool = True,
     ) -> None:
         given = {
             "skip": skip, "branch": branch, "weight_law": weight_law, "activation": activation,
@@ -86,6 +95,7 @@ class BalancedResNet(ResidualNetwork):
             "bias_law": bias_law, "bias_scale": bias_scale,
         }  # fmt: skip
         self._set(widths, depth, given)
+        object.__setattr__(self, "signs", flag("signs", signs))
 
     @cached_property
     def blocks(self) -> tuple[BalancedBlock, ...]:
@@ -95,5 +105,12 @@ class BalancedResNet(ResidualNetwork):
         return self._blocks(described, lambda factors: BalancedBlock(*factors, self._layer("W", n, n)))
 
     def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
-        inside = (Signs(), self.activation)
+        inside: tuple[Step, ...] = (Signs(), self.activation) if self.signs else (self.activation,)
         return [(each.skip_squared, each.branch_squared, inside, each.outer) for each in self.blocks]
+
+    def describe(self) -> dict[str, Any]:
+        """What defines the network, in plain types: for JSON and for file attributes."""
+        return {**super().describe(), "signs": self.signs}
+
+    def _told(self) -> list[str]:
+        return [] if self.signs else ["no signs"]

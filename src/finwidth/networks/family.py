@@ -25,6 +25,7 @@ class FamilyOptions(MLPOptions, total=False):
     hidden: int | Sequence[int] | None
     skip: Factor | Sequence[Factor]
     branch: Factor | Sequence[Factor]
+    signs: bool
 
 
 class _Kind(NamedTuple):
@@ -141,6 +142,8 @@ def family_of(net: Network) -> Family | None:
         found["branch"] = BY_DEPTH
     if isinstance(net, ResNet) and set(net.hidden) != {net.widths[1]}:
         found["hidden"] = net.hidden[0]
+    if isinstance(net, BalancedResNet):
+        found["signs"] = net.signs
     kind = type(net)
     family = Family(kind, {name: value for name, value in found.items() if name in signature(kind).parameters})
     made = family.net(net.widths[0], net.widths[1], net.depth)

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from finwidth.errors import FinwidthError
+from finwidth.networks.activations import SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import check_network
 from finwidth.networks.mlp import MLP
 
@@ -128,6 +130,18 @@ def other_kind(net: Network, *kinds: type) -> list[str]:
 def not_normalised(net: Network) -> list[str]:
     """The reason against a normalised network; none if it is not."""
     return [] if net.norm is None else [f'it is normalised (norm="{net.norm.kind}")']
+
+
+def gates_no_coins(net: Network) -> list[str]:
+    """The reason against a network of two slopes whose gates are no fair coins; none if they are.
+
+    Slopes of one size are alike for all that is even in each column of the matrix above.
+    """
+    if not isinstance(net, BalancedResNet) or net.signs or isinstance(net.activation, SmoothActivation):
+        return []
+    if abs(net.activation.positive) == abs(net.activation.negative):
+        return []
+    return ["its activations act on the stream without signs (signs=False), where gates are no fair coins"]
 
 
 def not_gaussian(net: Network, rests: str = "the conditioning rests on Gaussian weights") -> list[str]:

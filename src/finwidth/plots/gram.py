@@ -10,14 +10,17 @@ import numpy as np
 
 from finwidth.arguments import count, items
 from finwidth.errors import FinwidthError
+from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.infinite_width import infinite_width_gram
+from finwidth.networks.family import Family
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
-from finwidth.plots.style import BLUE, PALETTE, check_alive, new_axes, plain_ticks, styled
+from finwidth.plots.style import BLUE, GREY, PALETTE, check_alive, input_width, new_axes, plain_ticks, styled
 from finwidth.quantities import Estimate
+from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.sample import one_input_sampler
@@ -104,7 +107,9 @@ def update_over_depth(
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
 
     Draws whose error cannot be trusted are hollow; crosses are then as many draws by importance sampling, where there
-    is such (`sampling.one_input.importance`).
+    is such (`sampling.one_input.importance`).  Where no exact means are known, as for smooth activations, lines are
+    first order in 1/width (`finwidth.expansion`) at the depths given, dashed where that does not serve, and of
+    E[Delta K]/(lambda E[K]), which has either sign, on a linear axis.
 
     Parameters
     ----------
@@ -121,12 +126,16 @@ def update_over_depth(
     --------
     >>> from finwidth.plots import update_over_depth
     >>> figure = update_over_depth([8, 16], [2, 4], [1.0, 2.0], draws=1000)
+    >>> figure = update_over_depth([50, 100], [2, 4], [1.0, 2.0], activation="tanh", draws=500)
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = [check_depth("depth", depth, 2) for depth in items("depths", depths, "numbers of layers, 2 or more")]
     if not depths:
         raise FinwidthError("depths is empty; give at least one number of layers, 2 or more")
     draws, seed = count("draws", draws), check_seed(seed)
+    family = Family(MLP, {**network})
+    if only_to_first_order(family.net(1, 2, 2)):
+        return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed)
     figure, axes = new_axes()
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     check_alive(grid)
@@ -149,6 +158,34 @@ def update_over_depth(
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
     axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     plain_ticks(axes.xaxis, *axes.get_xlim())
+    axes.legend()
+    return figure
+
+
+def _update_to_first_order(  # noqa: PLR0917
+    family: Family, widths: Sequence[int], depths: Sequence[int], x: Vector, draws: int, seed: int
+) -> Figure:
+    """Lines of first order, dashed where it does not serve, and draws."""
+    n_0 = input_width(x)
+    figure, axes = new_axes()
+    for width, colour in zip(widths, PALETTE, strict=False):
+        nets = [family.net(n_0, width, depth) for depth in depths]
+        nets[0].activation.second_derivative(np.zeros(1))  # refuses if there is none
+        known = [to_first_order(net, x) for net in nets]
+        if not all(each.infinite_width for each in known):
+            raise FinwidthError("the kernels of these networks are zero at this input: give another, or bias='trained'")
+        line = np.array([float(each.change or 0.0) / each.mean for each in known])
+        axes.plot(depths, line, color=colour, lw=1.0, ls="--")
+        serves = [each.serves for each in known]
+        axes.plot(depths, np.where(serves, line, np.nan), color=colour, lw=1.8, label=f"$n = {width}$")
+        for depth, net, each in zip(depths, nets, known, strict=True):
+            found = estimate_moments(draw_one_input(net, x, draws, seed))["dK"]
+            _point(axes, depth, found, each.mean, fmt="o", mfc=colour if found.trust else "white", color=colour)
+    axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
+    axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
+    axes.axhline(0, color=GREY, lw=0.6)
+    axes.locator_params(axis="x", integer=True)
+    axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     axes.legend()
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from finwidth.arguments import array, count, items, real, text
 from finwidth.errors import FinwidthError
+from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.grid import moments_grid
 from finwidth.exact.growth import growth
 from finwidth.exact.moments import moments
@@ -19,14 +20,28 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
-from finwidth.plots.style import BLUE, GREEN, PALETTE, VERMILION, check_alive, new_axes, plain_ticks, styled
+from finwidth.plots.style import (
+    BLUE,
+    GREEN,
+    PALETTE,
+    VERMILION,
+    check_alive,
+    input_width,
+    new_axes,
+    plain_ticks,
+    styled,
+)
+from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
+from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import Measured
 from finwidth.summary import summarize
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _LARGEST_LOG = 575.0
+_POINTS = 5  # of draws on a line, at most
 _FLAT = 2.0  # a ratio up to which the axis is linear
 _SIGNAL = ("hidden", "skip", "branch", "activation", "gains")  # options that growth to first order depends on
 
@@ -87,12 +102,16 @@ def growth_with_depth(
     depths: Sequence[int],
     here: Network | None = None,
     *,
+    draws: int = 2000,
+    seed: int = 0,
     kind: type[Network] = MLP,
     **network: Unpack[FamilyOptions],
 ) -> Figure:
     """E[K^2]/E[K]^2 over depth for a few widths: exact (lines) against its exponent to first order in 1/width (dashes).
 
     The exponent is that of `finwidth.growth`: 5 d/n for ReLU, up to 5/n, and for a `ResNet` what its blocks give.
+    Where no exact moments are known, as for smooth activations, lines are first order in 1/width
+    (`finwidth.expansion`), dashed where that does not serve, and points are draws with bars of two standard errors.
 
     Parameters
     ----------
@@ -102,6 +121,8 @@ def growth_with_depth(
         Widths n, at most five, and depths: numbers d of weight layers, or L of blocks.
     here
         A network to mark, if any.
+    draws, seed
+        Networks that are drawn at each point, if any are, and their seed.
     kind, network
         `MLP`, `ResNet` or `BalancedResNet`, and further arguments of it for the lines; by default the paper's network.
 
@@ -111,14 +132,17 @@ def growth_with_depth(
     >>> from finwidth.plots import growth_with_depth
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8])
     >>> figure = growth_with_depth([1.0, 2.0], [8, 16], [1, 2, 4, 8], kind=ResNet, branch="1/sqrt(depth)")
+    >>> figure = growth_with_depth([1.0, 2.0], [50, 100], [2, 4], activation="tanh", draws=200)
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = items("depths", depths, "numbers of layers")
     here = None if here is None else check_network(here)
+    family = Family(kind, {**network})
+    if only_to_first_order(family.net(1, 2, 2)):
+        return _growth_to_first_order(family, x, widths, depths, here, count("draws", draws, 2), check_seed(seed))
     figure, axes = new_axes()
     grid = moments_grid(widths, depths, x, kind=kind, **network)
     check_alive(grid)
-    family = Family(kind, {**network})
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
     for width, colour in zip(widths, PALETTE, strict=False):
@@ -130,11 +154,16 @@ def growth_with_depth(
         found = moments(here, x)
         ratio = np.exp(min(found.log_second_moment - 2 * found.K.log_raw[0], _LARGEST_LOG))
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
-    symbol = "d" if kind is MLP else "L"
     form = r"$\exp(5\,d/n)$" if kind is MLP else "exp of the growth exponent"
     axes.plot([], [], color="black", lw=1.0, ls="--", label=form)
+    _finish_growth(axes, family, max(depths))
+    return figure
+
+
+def _finish_growth(axes: Axes, family: Family, deepest: float) -> None:
+    symbol = "d" if family.kind is MLP else "L"
     axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
-    axes.set(xlim=(0, max(depths)))
+    axes.set(xlim=(0, deepest))
     top = axes.get_ylim()[1]
     if top < _FLAT:
         axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
@@ -143,7 +172,47 @@ def growth_with_depth(
         axes.set_ylim(bottom=1)
         plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend(loc="upper left" if top < _FLAT else "best")
+
+
+def _growth_to_first_order(  # noqa: PLR0917
+    family: Family,
+    x: Vector,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    here: Network | None,
+    draws: int,
+    seed: int,
+) -> Figure:
+    """Lines of first order, dashed where it does not serve, and draws at a few of the depths."""
+    n_0, depths = input_width(x), sorted({count("depth", depth) for depth in depths})
+    if not widths or not depths:
+        raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
+    figure, axes = new_axes()
+    drawn_at = depths[:: max(1, math.ceil(len(depths) / _POINTS))]
+    for width, colour in zip(widths, PALETTE, strict=False):
+        found = [to_first_order(family.net(n_0, width, depth), x) for depth in depths]
+        growth, serves = np.array([1 + each.cv**2 for each in found]), np.array([each.serves for each in found])
+        axes.plot(depths, growth, color=colour, lw=1.0, ls="--")
+        axes.plot(depths, np.where(serves, growth, np.nan), color=colour, lw=1.8, label=f"$n = {width}$")
+        told = [_drawn_growth(family.net(n_0, width, depth), x, draws, seed) for depth in drawn_at]
+        values, errors = np.transpose(told)
+        axes.errorbar(drawn_at, values, errors, fmt="o", color=colour, ms=3.5, elinewidth=0.8)
+    if here is not None:
+        axes.plot(here.depth, 1 + to_first_order(here, x).cv ** 2, "D", color="black", ms=4, label="this network")
+    axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
+    axes.plot([], [], "o", color="black", ms=3.5, label=f"{draws:,} draws")
+    _finish_growth(axes, family, max(depths) + 0.5)
     return figure
+
+
+def _drawn_growth(net: Network, x: Vector, draws: int, seed: int) -> tuple[float, float]:
+    """E[K^2]/E[K]^2 of draws, and two standard errors by the delta method."""
+    K = np.concatenate([chunk["K"] for chunk in draw_one_input(net, x, draws, seed, change=False)])
+    if not K.any():
+        return math.nan, math.nan
+    moved = K / K.mean() - 1
+    square = float(np.square(moved).mean())
+    return 1 + square, 2 * float((np.square(moved) - 2 * square * moved).std()) / math.sqrt(draws)
 
 
 @styled
@@ -170,15 +239,12 @@ def spread_over_depth(
     """
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = [count("depth", depth) for depth in items("depths", depths, "numbers of layers")]
-    wanted = "one input, finite numbers of shape (n_0,)"
-    family, given = Family(kind, {**network}), array("x", x, wanted)
     if not widths or not depths:
         raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
-    if given.ndim != 1 or not len(given):
-        raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
+    family, n_0 = Family(kind, {**network}), input_width(x)
     figure, axes = new_axes()
     for width, colour in zip(widths, PALETTE, strict=False):
-        found = [_spread_of(family.net(len(given), width, depth), x, draws, seed) for depth in depths]
+        found = [_spread_of(family.net(n_0, width, depth), x, draws, seed) for depth in depths]
         told = np.array([(each.value, 2 * each.se) for each in found])
         values, errors = np.where(np.isfinite(told), told, np.nan).T  # infinite where half of the networks are dead
         axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")

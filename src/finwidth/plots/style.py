@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from finwidth import outputs
-from finwidth.arguments import path
+from finwidth.arguments import array, path
 from finwidth.errors import FinwidthError, shown
+from finwidth.networks.inputs import Vector
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -108,6 +109,15 @@ def save_as(figure: Figure, *paths: Path) -> None:
     with outputs.replacing(*paths) as partials:
         for partial, content in zip(partials, contents, strict=True):
             partial.write_bytes(content)
+
+
+def input_width(x: Vector) -> int:
+    """n_0 of one input; raises FinwidthError unless x is one."""
+    wanted = "one input, finite numbers of shape (n_0,)"
+    given = array("x", x, wanted)
+    if given.ndim != 1 or not len(given):
+        raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
+    return len(given)
 
 
 def check_alive(grid: xr.Dataset) -> None:

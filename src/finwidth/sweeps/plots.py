@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -53,11 +53,19 @@ _NAMES: dict[type, _Names] = {
 
 def _names(found: xr.Dataset) -> _Names:
     description = kind_of(json.loads(found.attrs["config"])["network"]).description
-    return next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
+    names = next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
+    return replace(names, of_paper=False) if _expanded(found) else names
+
+
+def _expanded(found: xr.Dataset) -> bool:
+    """Whether first order in 1/width is all that the store has, which the paper's forms are not of."""
+    return "expansion_mean" in found and not {"exact_mean", "sampled_mean"} & {*found}
 
 
 def _title(found: xr.Dataset) -> str:
-    """What the store says of the blocks of residual networks, and of norms."""
+    """What the store says of the blocks of residual networks, of norms, and of first order."""
+    if _expanded(found):
+        return f"{found.activation.item()}, first order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
     said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm") if name in found.coords}
     shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
@@ -78,7 +86,7 @@ def plot(
     output
         A file that ends in .pdf, .svg or .png; one that finwidth wrote is replaced.
     source
-        ``"exact"`` or ``"sampled"``, of the phase diagram; by default exact if the store has it.
+        ``"exact"``, ``"expansion"`` or ``"sampled"``, of the phase diagram; by default the first that the store has.
     at
         Where to cut an axis of several values, such as ``"law=uniform"``.
 
@@ -130,16 +138,17 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
     Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
     Where the store has sampled quantiles, as of normalised networks, they are (q84 - q16)/(2 median) and the median of
     Delta K over that of K.  Colours end where the numbers go on; grey cells are not done, or sampled and not to be
-    trusted.
+    trusted, or of networks too narrow for first order in 1/width to serve.
     """
     from matplotlib.figure import Figure
 
     _need_axes(found)
-    source = source or ("exact" if "exact_cv" in found else "sampled")
-    if source not in {"exact", "sampled"} or f"{source}_mean" not in found:
-        has = [name for name in ("exact", "sampled") if f"{name}_mean" in found]
-        raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or 'neither exact nor sampled'}")
-    (spread, cv), (move, update) = _exact_panels(found) if source == "exact" else _sampled_panels(found)
+    has = [name for name in _PANELS if f"{name}_mean" in found]
+    source = source or next(iter(has), "exact")
+    if source not in has:
+        none = f"none of {', '.join(_PANELS)}"
+        raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or none}")
+    (spread, cv), (move, update) = _PANELS[source](found)
     figure = Figure(figsize=(7.0, 3.2))
     left, right = figure.subplots(1, 2, sharey=True)
     names = _names(found)
@@ -192,6 +201,15 @@ def _median_move(found: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return abs(update) / K, (of_update + abs(update) * of_K / K) / K
 
 
+def _expanded_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
+    cv, update = found.expansion_cv, abs(found.expansion_dK / found.expansion_mean)
+    serves = found.expansion_serves
+    return (_SPREADS[False], cv.where(serves)), (_MOVES[False], update.where(serves))
+
+
+_PANELS = {"exact": _exact_panels, "expansion": _expanded_panels, "sampled": _sampled_panels}
+
+
 def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -201,7 +219,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
     shown = numbers[np.isfinite(numbers) & (numbers > 0)]
     if not len(shown):
         raise FinwidthError("no cell of this sweep is done, or none can be trusted; there is nothing to draw")
-    low, high = max(shown.min(), _LOWEST), min(shown.max(), _HIGHEST)
+    low, high = max(shown.min(), min(_LOWEST, shown.max() / 100)), min(shown.max(), _HIGHEST)
     colours = colormaps["viridis"].with_extremes(bad="#dddddd")
     masked = np.ma.masked_where(np.isnan(numbers), np.clip(numbers, 1e-300, 1e300))
     mesh = axes.pcolormesh(
@@ -261,12 +279,13 @@ def _lines_of_ratio(axes: Axes, depth: str) -> None:
 def collapse(found: xr.Dataset) -> Figure:
     """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
 
-    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them. Where the
-    store has quantiles and no exact values, (q84 - q16)/(2 median) of K in its place.
+    Of residual networks over the number of blocks over the stream's width; the paper has no forms of them, nor of
+    networks that are known to first order in 1/width. Where the store has quantiles and no exact values,
+    (q84 - q16)/(2 median) of K in its place.
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
-    beta = (found.depth - 1) / found.width if names.of_paper else found.depth / found.width
+    beta = (found.depth - (names.depth_symbol == "d")) / found.width
     figure, axes = _one_panel()
     _curves(axes, beta, values)
     axes.set(ylabel=_SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
@@ -281,7 +300,9 @@ def collapse(found: xr.Dataset) -> Figure:
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        axes.set(xlabel="$L/n$ (blocks over width of the stream)", xscale="log", title=_title(found))
+        blocks = names.depth_symbol == "L"
+        label = "$L/n$ (blocks over width of the stream)" if blocks else r"$\beta=(d-1)/n$"
+        axes.set(xlabel=label, xscale="log", title=_title(found))
         if axes.get_ylim()[1] < _LITTLE:
             axes.set_yscale("linear")
     axes.legend(ncols=2)
@@ -350,7 +371,7 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None
 class _Values:
     """A quantity over its infinite-width scale, over (depth, width), by the routes that the store has."""
 
-    exact: xr.DataArray | None
+    exact: xr.DataArray | None  # or to first order, where that serves
     sampled: xr.DataArray | None
     error: xr.DataArray | None
     trust: xr.DataArray | None = None  # all of it, by default
@@ -364,6 +385,9 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
         log = found.exact_log_second_moment if moment == "K^2" else found.exact_log_dK
         exact = np.exp(np.minimum(log - power * np.log(found.exact_mean), _LARGEST_LOG))
         exact = exact.where(exact > 0)  # one layer has no update
+    elif "expansion_mean" in found:
+        exact = 1 + found.expansion_cv**2 if moment == "K^2" else abs(found.expansion_dK / found.expansion_mean)
+        exact = exact.where(found.expansion_serves & (exact > 0))
     if "sampled_mean" in found:
         mean, se = abs(found.sampled_mean.sel(moment=moment)), found.sampled_se.sel(moment=moment)
         K = found.exact_mean if "exact_mean" in found else found.sampled_mean.sel(moment="K")
@@ -372,7 +396,7 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
         error = sampled * (se / mean + of_K)
         trust = found.sampled_trust.sel(moment=moment)
     if exact is None and sampled is None:
-        raise FinwidthError("the store has neither exact nor sampled values, so there is nothing to draw")
+        raise FinwidthError("the store has no exact, expansion or sampled values, so there is nothing to draw")
     return _Values(exact, sampled, error, trust)
 
 
@@ -407,7 +431,7 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
-        if values.exact is not None:
+        if values.exact is not None and values.exact.sel(width=width).notnull().any():
             axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
         if values.sampled is None or values.error is None:
             continue

@@ -71,11 +71,14 @@ class ResNet(DescribedModule):
         factors = [
             (float(a) ** 0.5, float(b) ** 0.5) for a, b in zip(net.skip_squared, net.branch_squared, strict=True)
         ]
-        each, inside = (len(layers) - 2) // net.depth, iter(layers[1:-1])
+        inside = iter(layers[1:-1])
         self.append(layers[0])
         for skip, factor in factors:
-            inner = [next(inside)] if each == 2 else [RandomSigns(n, dtype, device)]
-            parts: list[nn.Module] = [*inner, phi, next(inside)]
+            parts: list[nn.Module] = [phi, next(inside)]
+            if isinstance(net, resnet.ResNet):
+                parts = [parts[1], phi, next(inside)]
+            elif isinstance(net, balanced.BalancedResNet) and net.signs:
+                parts.insert(0, RandomSigns(n, dtype, device))
             if norm is not None and norm.position == "before":
                 parts.insert(0, norm_module(norm, n, dtype, device))
             self.append(ResidualBlock(nn.Sequential(*parts), skip, factor))

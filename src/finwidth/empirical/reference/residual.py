@@ -7,15 +7,17 @@ the first change of the kernel.  As `brute_force`, it is slow and meant to be re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from finwidth.arguments import FloatArray
 from finwidth.empirical.reference.brute_force import in_batches
 from finwidth.memory import afford, amount
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Layer
 from finwidth.networks.inputs import Vector, check_input
-from finwidth.networks.resnet import ResNet
+from finwidth.networks.resnet import ResNet, ResNetBlock
 from finwidth.progress import check_time
 
 _BATCH_BYTES = 2**25
@@ -47,19 +49,28 @@ class DrawnLayer:
         )
 
 
-def draw_residual_networks(net: ResNet, networks: int, rng: np.random.Generator) -> list[DrawnLayer]:
-    """The layers of random networks: stem, V_1, W_1, ..., V_L, W_L, head."""
-    layers = [net.stem, *(layer for block in net.blocks for layer in (block.inner, block.outer)), net.head]
-    drawn = []
-    for layer in layers:
+def draw_residual_networks(net: ResNet | BalancedResNet, networks: int, rng: np.random.Generator) -> list[DrawnLayer]:
+    """The layers of random networks: stem, V_1, W_1, ..., V_L, W_L, head; a V_l that is not there is diag(sigma_l)."""
+
+    def signs() -> DrawnLayer:
+        n = net.widths[1]
+        sigma = rng.choice([-1.0, 1.0], (networks, n)) if isinstance(net, BalancedResNet) and net.signs else 1.0
+        weight = np.eye(n) * np.broadcast_to(sigma, (networks, n))[:, :, None]
+        return DrawnLayer(Layer(n, n, *[Fraction(0)] * 4), weight, np.zeros((networks, n)))
+
+    def random(layer: Layer) -> DrawnLayer:
         shape = (networks, layer.fan_out, layer.fan_in)
         weight = net.weight_law.sample(rng, shape) * float(layer.weight_variance) ** 0.5
         bias = net.bias_law.sample(rng, shape[:2]) * float(layer.bias_variance) ** 0.5
-        drawn.append(DrawnLayer(layer, weight, bias))
-    return drawn
+        return DrawnLayer(layer, weight, bias)
+
+    drawn = [random(net.stem)]
+    for block in net.blocks:
+        drawn += [random(block.inner) if isinstance(block, ResNetBlock) else signs(), random(block.outer)]
+    return [*drawn, random(net.head)]
 
 
-def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str, FloatArray]:
+def residual_kernel(net: ResNet | BalancedResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str, FloatArray]:
     """Output 0, and K_w, K_b, K and dK of it, of given networks at one input; shape (networks,) each.
 
     dK is the change under a step on |N|^2/2, all outputs.
@@ -125,7 +136,9 @@ def residual_kernel(net: ResNet, drawn: list[DrawnLayer], x: Vector) -> dict[str
     return {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
 
 
-def simulate_residual(net: ResNet, x: Vector, networks: int, rng: np.random.Generator) -> dict[str, FloatArray]:
+def simulate_residual(
+    net: ResNet | BalancedResNet, x: Vector, networks: int, rng: np.random.Generator
+) -> dict[str, FloatArray]:
     """`residual_kernel` of random networks, drawn in batches of bounded memory; raises SizeError for too many.
 
     Examples
@@ -137,10 +150,12 @@ def simulate_residual(net: ResNet, x: Vector, networks: int, rng: np.random.Gene
     >>> abs(float(drawn["K_w"].mean()) - 3) < 0.1    # the exact mean
     True
     """
-    n, weights = net.widths[1], net.widths[1] * (net.widths[0] + 2 * sum(net.hidden) + net.widths[2])
+    n = net.widths[1]
+    hidden = sum(net.hidden) if isinstance(net, ResNet) else n * net.depth
+    weights = n * (net.widths[0] + 2 * hidden + net.widths[2])
     batch = max(1, min(networks, _BATCH_BYTES // (8 * weights)))
     what = f"drawing {amount(networks)} networks of {amount(weights)} weights"
-    vectors = 6 * (net.widths[0] + (2 * net.depth + 3) * n + 2 * sum(net.hidden) + net.widths[2])
+    vectors = 6 * (net.widths[0] + (2 * net.depth + 3) * n + 2 * hidden + net.widths[2])
     afford(8 * batch * (3 * weights + vectors) + 80 * networks, what, "draw fewer or smaller ones")
     check_time(networks, _SECONDS * weights, what, "draw fewer")
     drawn = in_batches(lambda number: draw_residual_networks(net, number, rng), networks, batch)

@@ -33,13 +33,19 @@ _TAIL = 1e-11  # of the mean of four values: the most that may lie where integra
 
 @dataclass(frozen=True)
 class PairMeans:
-    """Means of products of two, each of shape (orders, m, m); ``f(pair, i, j)`` of the class is <d_a^i d_b^j f>."""
+    """Means of products of two, each of shape (orders, m, m); `derivative` has one order.
+
+    ``centre``, shape (m,), is what has been taken away from values: their mean <phi(y_a)>, or 0.  ``bend`` is the mean
+    second derivative <d_a^2 phi(y_a)>, or 0 where nothing has been.
+    """
 
     ss: FloatArray
     tt: FloatArray
     ts: FloatArray
     ut: FloatArray
     us: FloatArray
+    centre: FloatArray
+    bend: FloatArray
 
 
 def derivative(pair: FloatArray, i: int, j: int) -> FloatArray:
@@ -58,17 +64,31 @@ class FourMeans:
     utts: FloatArray
 
 
-def gaussian_means(phi: Activation, K: FloatArray, rule: PairRule, *, change: bool) -> tuple[PairMeans, FourMeans]:
+def gaussian_means(
+    phi: Activation, K: FloatArray, rule: PairRule, *, change: bool, centred: bool = False
+) -> tuple[PairMeans, FourMeans]:
     """Means at covariance K, shape (m, m), by a rule; those of four at more than two inputs are left 0.
 
-    Without ``change`` those with phi'' are 0.
+    Without ``change`` those with phi'' are 0; ``centred`` values are those less their means.
     """
     m = len(K)
-    found = PairMeans(*np.zeros((5, len(ORDERS), m, m))), FourMeans(*np.zeros((4, m, m, m, m)))
+    of_pairs, of_one = np.zeros((5, len(ORDERS), m, m)), np.zeros((2, m))
+    found = PairMeans(*of_pairs, *of_one), FourMeans(*np.zeros((4, m, m, m, m)))
+    if centred:
+        _take_centres(phi, K, rule, found[0])
     for a in range(m):
         for b in range(a, m):
             _one_pair(phi, K, (a, b) if K[a, a] >= K[b, b] else (b, a), rule, found, change=change)
     return found
+
+
+def _take_centres(phi: Activation, K: FloatArray, rule: PairRule, found: PairMeans) -> None:
+    """Fill in the means of values and of their second derivatives."""
+    for a, s in enumerate(np.sqrt(K.diagonal())):
+        z, _, weights = rule(GaussianPair(float(s), 0.0, 1.0, 0.0))
+        values = weights * phi.value(s * z)
+        found.centre[a] = values.sum()
+        found.bend[a] = (values * (z * z - 1)).sum() / s**2 if s else 0.0
 
 
 def _one_pair(
@@ -85,7 +105,7 @@ def _one_pair(
     pair = _gaussian_pair(K, a, b)
     nodes = z, z_, weights = rule(pair)
     at = np.stack([pair.s * z, pair.s_ * (pair.cos * z + pair.sin * z_)])
-    values, slopes = phi.value(at), phi.derivative(at)
+    values, slopes = phi.value(at) - found[0].centre[[a, b], None], phi.derivative(at)
     curves = phi.second_derivative(at) if change else np.zeros_like(at)
     if isinstance(phi, SmoothActivation) and beyond_reach(nodes, np.square(values).prod(0)) > _TAIL:
         raise FinwidthError(
@@ -167,7 +187,7 @@ def with_points(
     rows, columns = np.triu_indices(m)
     place = np.zeros((m, m), dtype=np.int64)
     place[rows, columns] = place[columns, rows] = np.arange(len(rows))
-    f, g = phi.value(y), phi.derivative(y)
+    f, g = phi.value(y) - pairs.centre, phi.derivative(y)
     ss, tt = (x[:, rows] * x[:, columns] for x in (f, g))
     mean_ss, mean_tt, mean_us = (derivative(x, 0, 0) for x in (pairs.ss, pairs.tt, pairs.us))
     # The means of pairs are known: products of what deviates from them have less variance.

@@ -5,7 +5,7 @@ each of shape (n,), for means over standard normal z.
 
 - Two slopes: polar coordinates.  Products of values, slopes and Hermite polynomials are homogeneous polynomials between
   the angles where y_a or y_b changes sign: Gauss-Laguerre in r^2/2 is exact, Gauss-Legendre in the angle is right to
-  rounding.
+  rounding.  Odd powers of r, where a mean over neurons is taken away, have Gauss-Legendre panels in r.
 - Smooth functions: the trapezoidal rule, whose error falls exponentially in 1/step.
 - Functions with kinks, and smooth ones at large deviations: nested Gauss-Legendre rules on panels.  These are cut at
   kinks, the outer ones also where y_b has them, in geometric steps; at large deviations also at powers of two.
@@ -47,10 +47,13 @@ _STEPS = tuple(0.35 * 2 ** (-level / 2) for level in range(FINEST + 1))
 _PANELS = tuple(2 * 1.25**-level for level in range(FINEST + 1))  # widths, in deviations
 
 
-def pair_rule(phi: Activation, largest: float, level: int) -> PairRule:
-    """The rule of a level from 0 to `FINEST` for an activation at deviations up to ``largest``."""
+def pair_rule(phi: Activation, largest: float, level: int, *, odd: bool = False) -> PairRule:
+    """The rule of a level from 0 to `FINEST` for an activation at deviations up to ``largest``.
+
+    ``odd``: of two slopes also for products of an odd number of values and Hermite polynomials.
+    """
     if not isinstance(phi, SmoothActivation):
-        return partial(_polar, _ANGLES[level])
+        return partial(_polar, _ANGLES[level], _every_radius(_PANELS[level]) if odd else _even_radii())
     size = 2.0 ** np.ceil(np.log2(max(largest, 0.1)))
     kinks = np.zeros(0) if mixture_of(phi) else _kinks(phi, size)
     if not len(kinks) and size <= _ORDINARY:
@@ -72,13 +75,26 @@ def _legendre(edges: FloatArray, order: int) -> tuple[FloatArray, FloatArray]:
     return (edges[..., :-1, None] + half * (1 + points)).reshape(shape), (half * weights).reshape(shape)
 
 
-def _polar(order: int, pair: GaussianPair) -> Nodes:
+@cache
+def _even_radii() -> tuple[FloatArray, FloatArray]:
+    """Radii and their weights, exact for even polynomials."""
+    t, weights = np.polynomial.laguerre.laggauss(_RADII)
+    return np.sqrt(2 * t), weights
+
+
+@cache
+def _every_radius(width: float) -> tuple[FloatArray, FloatArray]:
+    """Radii and their weights for all polynomials, by panels."""
+    radii, weights = _legendre(np.append(np.arange(0, REACH, width), REACH), _ORDER)
+    return radii, weights * radii * np.exp(-0.5 * radii * radii)
+
+
+def _polar(order: int, radial: tuple[FloatArray, FloatArray], pair: GaussianPair) -> Nodes:
     quarter, turn = np.pi / 2, 2 * np.pi
     middle = np.arctan2(pair.sin, pair.cos)
     cuts = np.sort(np.mod([quarter, -quarter, middle + quarter, middle - quarter], turn))
     angles, shares = _legendre(np.append(cuts, cuts[0] + turn), order)
-    t, weights = np.polynomial.laguerre.laggauss(_RADII)
-    radii = np.sqrt(2 * t)
+    radii, weights = radial
     z = np.outer(np.cos(angles), radii), np.outer(np.sin(angles), radii)
     return z[0].ravel(), z[1].ravel(), np.outer(shares / turn, weights).ravel()
 

@@ -1,166 +1,216 @@
-r"""The recursion over layers of all that the kernel of wide networks is to first order in 1/width.
+r"""What is known of the neurons of a network to first order in 1/width, and the maps that steps are made of.
 
-Neurons i, j of a layer have pre-activations y_ia at inputs a and kernels H_ij;ab; given the layer below, the pairs
-(y_i, H_ii) are independent, and y is Gaussian of covariance G.  H alone is the mean of H_ii given the layer below::
+Neurons i, j of a vector have values y_ia at inputs a and kernels H_ij;ab; G_ab = y_ia y_ib and H_ab = H_ii;ab of one.
+Between neuron i of a vector ("here") and a different neuron j of the same or of another vector ("there")::
 
-    K, Theta = infinite width;  mean_G, mean_H = first corrections of E[G], E[H]
-    V_abcd = Cov(G_ab, G_cd),  D_abcd = Cov(H_ab, G_cd),  A_abcd = Cov(H_ab, H_cd)
-    F_acbd = E[H_ij;ab y_ic y_jd],  B_acbd = E[H_ij;ab H_ij;cd]     (i != j; first two inputs on i, last two on j)
-    P, Q_0123 = E[sum c c' (d^2 y/dtheta dtheta')(x_0) (dy/dtheta)(x_1) (dy/dtheta')(x_2) y(x_3)],
-        neurons (i, j, j, i) and (i, i, j, j)
+    V_abcd = Cov(G_ab, G_cd),  D_abcd = Cov(H_ab, G_cd),  E_abcd = Cov(G_ab, H_cd),  A_abcd = Cov(H_ab, H_cd)
+    F_acbd = E[H_ij;ab y_ic y_jd],  B_acbd = E[H_ij;ab H_ij;cd]
+    R_0123 = sum c c' (d^2 y/dtheta dtheta')(x_0) (dy/dtheta)(x_1) (dy/dtheta')(x_2) y(x_3), whose means are
+    P, with 0 and 3 here and 1 and 2 there, in the order 0312; P_back, with 1 and 2 here, 1203
+    Q, with 0 and 1 here and 2 and 3 there, 0123; Q_back, with 2 and 3 here, 2301
 
-Derivation: docs/theory/expansion.md.
+The first two indices of each are here.  So a step of the network acts on first two indices, the same for all that there
+may be.  Derivation: docs/theory/expansion.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from finwidth.exact.expansion.means import FourMeans, PairMeans, derivative
-from finwidth.networks.description import Layer
+from finwidth.exact.expansion.means import PairMeans, derivative
 from finwidth.networks.laws import FloatArray
 
 
 @dataclass(frozen=True)
-class Tensors:
-    """A layer, to first order; shapes (m, m) and (m, m, m, m). Tensors and corrections hold their 1/width."""
+class Between:
+    """What binds neurons here to different ones there; shapes (m, m, m, m). They hold their 1/width."""
 
-    K: FloatArray
-    Theta: FloatArray
-    mean_G: FloatArray
-    mean_H: FloatArray
     V: FloatArray
     D: FloatArray
+    E: FloatArray
     A: FloatArray
     F: FloatArray
     B: FloatArray
     P: FloatArray
+    P_back: FloatArray
     Q: FloatArray
+    Q_back: FloatArray
+
+    @classmethod
+    def none(cls, m: int) -> Between:
+        """Of neurons that are independent."""
+        return cls(*np.zeros((len(fields(cls)), *(m,) * 4)))
+
+    @classmethod
+    def same(cls, V: FloatArray, D: FloatArray, A: FloatArray, *others: FloatArray) -> Between:
+        """Of neurons of one vector; ``others`` are F, B, P and Q."""
+        F, B, P, Q = others
+        return cls(V, D, swapped(D), A, F, B, P, swapped(P), Q, swapped(Q))
+
+    def swapped(self) -> Between:
+        """Seen from there."""
+        V, D, E, A, F, B, P, P_back, Q, Q_back = map(swapped, self)
+        return Between(V, E, D, A, F, B, P_back, P, Q_back, Q)
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        return (getattr(self, field.name) for field in fields(self))
+
+    def __add__(self, other: Between) -> Between:
+        return Between(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def __sub__(self, other: Between) -> Between:
+        return self + -1.0 * other
+
+    def __rmul__(self, factor: float) -> Between:
+        return Between(*(factor * each for each in self))
 
 
-def first_layer(layer: Layer, X: FloatArray) -> Tensors:
-    """Layer 1 at inputs X, shape (m, n_0): Gaussian, of a constant kernel."""
-    gram = X @ X.T
-    K = float(layer.bias_variance) + float(layer.weight_variance) * gram
-    Theta = float(layer.bias_multiplier) + float(layer.weight_multiplier) * gram
-    none, nothing = np.zeros_like(gram), np.zeros(gram.shape * 2)
-    return Tensors(K, Theta, none, none, *[nothing] * 7)
+@dataclass(frozen=True)
+class Vectors:
+    """A vector of the network at all inputs, by its n neurons, to first order; shapes (m, m).
+
+    Attributes
+    ----------
+    K, Theta
+        Infinite width: E[y_a y_b] and E[H_ii;ab].
+    mean_G, mean_H
+        Their first corrections.
+    own
+        Between its neurons.
+    streams
+        Between its neurons and those of each stream that it is in a branch of, the outermost first.
+    """
+
+    n: int
+    K: FloatArray
+    Theta: FloatArray
+    mean_G: FloatArray
+    mean_H: FloatArray
+    own: Between
+    streams: tuple[Between, ...]
 
 
-def advance(below: Tensors, layer: Layer, pairs: PairMeans, fours: FourMeans, *, change: bool) -> Tensors:
-    """The layer above, by its weights and the means over the neurons below; P and Q only with ``change``."""
-    step = _Step(below, layer, pairs, fours)
-    half_F = _differentiated(pairs.ts, below.F)
-    F = step.F(half_F)
-    P, Q = step.first_move(half_F, F) if change else (below.P, below.Q)
-    return Tensors(
-        float(layer.bias_variance) + step.C * step.ss,
-        float(layer.bias_multiplier) + step.c * step.ss + step.slope * step.tt,
-        *step.mean_corrections(),
-        *step.covariances(),
-        F,
-        step.B(),
-        P,
-        Q,
+@dataclass(frozen=True)
+class Neurons(Vectors):
+    """Neurons that are Gaussian at infinite width, in a law that does not know how they are turned.
+
+    ``shared`` is what E[y_ia y_jb] is of K, and E[H_ij;ab] of Theta, of two neurons: -1/n where their mean is 0.
+    """
+
+    shared: float = 0.0
+
+
+@dataclass(frozen=True)
+class Averages(Vectors):
+    """Neurons of any law, by averages over all of them, each with itself included: all that a weight layer reads.
+
+    V is Cov(avg G_ab, avg G_cd), B is E[sum_ij H_ij;ab H_ij;cd]/n^2, and so on.
+    """
+
+
+def averaged(x: Vectors) -> Averages:
+    """The averages over neurons, to which each contributes with itself as a Gaussian one does."""
+    if isinstance(x, Averages):
+        return x
+    return Averages(x.n, x.K, x.Theta, x.mean_G, x.mean_H, x.own + _with_themselves(x), x.streams)
+
+
+def apart(x: Averages, shared: float) -> Neurons:
+    """The neurons of averages, if they are Gaussian at infinite width and may be turned."""
+    return Neurons(x.n, x.K, x.Theta, x.mean_G, x.mean_H, x.own - _with_themselves(x), x.streams, shared)
+
+
+def _with_themselves(x: Vectors) -> Between:
+    """What Gaussian neurons contribute to averages beside pairs of different ones."""
+    K, Theta = x.K / x.n, x.Theta
+    four = np.einsum("ac,bd->abcd", K, x.K) + np.einsum("ad,bc->abcd", K, x.K)
+    none = np.zeros_like(four)
+    return Between.same(
+        four, none, none, np.einsum("ab,cd->acbd", Theta, K), np.einsum("ab,cd->acbd", Theta, Theta / x.n), none, none
     )
 
 
-class _Step:
-    """What `advance` computes, tensor by tensor."""
+# ---- maps of the first two indices
 
-    def __init__(self, below: Tensors, layer: Layer, pairs: PairMeans, fours: FourMeans) -> None:
-        self.below, self.n, self.pairs, self.fours = below, layer.fan_in, pairs, fours
-        self.C, self.c = float(layer.weight_variance) * self.n, float(layer.weight_multiplier) * self.n
-        self.ss, self.tt = derivative(pairs.ss, 0, 0), derivative(pairs.tt, 0, 0)
-        self.slope = self.C * below.Theta
 
-    def covariances(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """V, D and A: the layer below moves both, and the neurons are a sample."""
-        from_G = self._H_moves(self.below.V, self.below.D)  # Cov(H', G)
-        from_H = self._H_moves(_swapped(self.below.D), self.below.A)  # Cov(H', H)
-        V, D, A = self._sampled()
-        V = V + self._G_moves(_swapped(self._G_moves(self.below.V)))
-        D = D + _swapped(self._G_moves(_swapped(from_G)))
-        return V, D, A + self._H_moves(_swapped(from_G), _swapped(from_H))
+def through_weights(here: Between, C: float, c: float) -> Between:
+    """By weights of variance C/n and multiplier c/n, which are all averages of values and of kernels once."""
+    return Between(
+        C * here.V,
+        c * here.V + C * here.D,
+        C * here.E,
+        c * here.E + C * here.A,
+        C * here.F,
+        C * here.B,
+        C * here.P,
+        C * here.P_back,
+        C * here.Q + c * here.F,  # one of two parameters is a weight of the layer
+        C * here.Q_back,
+    )
 
-    def _G_moves(self, moved: FloatArray) -> FloatArray:
-        """How G above answers where the first two indices of an array are those of G below."""
-        return self.C * _along(self.pairs.ss, moved)
 
-    def _H_moves(self, moved: FloatArray, moved_H: FloatArray) -> FloatArray:
-        """How H above answers, by what is moved in G and in H below."""
-        through_slopes = _on_pair(self.slope, _along(self.pairs.tt, moved)) + _on_pair(self.C * self.tt, moved_H)
-        return self.c * _along(self.pairs.ss, moved) + through_slopes
+def through_gates(here: Between, Theta: FloatArray, pairs: PairMeans) -> Between:
+    """By an activation, on neurons that have the means ``pairs``: each answer is linear."""
+    ss, tt, ts = pairs.ss, pairs.tt, pairs.ts
+    opened = derivative(tt, 0, 0)
+    us = derivative(pairs.us, 0, 0)
+    both_curved = np.einsum("aabc->abc", here.B)[:, None]
+    return Between(
+        along(ss, here.V),
+        on_pair(Theta, along(tt, here.V)) + on_pair(opened, here.D),
+        along(ss, here.E),
+        on_pair(Theta, along(tt, here.E)) + on_pair(opened, here.A),
+        on_first(ts, here.F),
+        on_pair(opened, here.B),
+        on_pair(us, both_curved) + on_first(ts, here.P),
+        on_pair(opened, here.P_back),
+        on_pair(Theta, on_first(pairs.ut, here.F)) + on_pair(opened, here.Q),
+        on_first(ts, here.Q_back),
+    )
 
-    def _sampled(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Covariances of averages over n independent neurons."""
-        C, c, outer = self.C, self.c, np.multiply.outer
-        ss = self.fours.ssss - outer(self.ss, self.ss)
-        st = (self.fours.sstt - outer(self.ss, self.tt)) * self.slope
-        tt = (self.fours.tttt - outer(self.tt, self.tt)) * self.slope
-        ts = _swapped(st)
-        A = c * (c * ss + st + ts) + _on_pair(self.slope, tt)
-        return C * C * ss / self.n, C * (c * ss + ts) / self.n, A / self.n
 
-    def mean_corrections(self) -> tuple[FloatArray, FloatArray]:
-        """Of G and of H: what is below moves them, curves them, and is correlated with the weights (F)."""
-        below, pairs = self.below, self.pairs
-        values = _along(pairs.ss, below.mean_G) + _curved(pairs.ss, below.V)
-        slopes = below.Theta * (_along(pairs.tt, below.mean_G) + _curved(pairs.tt, below.V))
-        slopes = slopes + self.tt * below.mean_H + self._slopes_with_H() + self._slopes_with_weights()
-        return self.C * values, self.c * values + self.C * slopes
+def through_norm(here: Between, K: FloatArray, Theta: FloatArray, inverse: FloatArray) -> Between:
+    """By a division by the root mean square, whose ``inverse`` square is given, (m,); K, Theta are those above it."""
+    f = np.sqrt(np.outer(inverse, inverse))
+    V, D, E, A, F, B, P, P_back, Q, Q_back = (on_pair(f, each) for each in here)
 
-    def _slopes_with_H(self) -> FloatArray:
-        """Of <t_a t_b> H_ab the part that is linear in both."""
-        D, tt = self.below.D, self.pairs.tt
-        first, second, both = (np.einsum(f"ab{which}->ab", D) for which in ("aa", "bb", "ab"))
-        own: FloatArray = derivative(tt, 2, 0) * first + derivative(tt, 0, 2) * second
-        found: FloatArray = own / 2 + derivative(tt, 1, 1) * both
+    def lengths(of: FloatArray) -> FloatArray:
+        """By how much the lengths of both vectors move."""
+        own = np.einsum("aa...->a...", of)
+        found: FloatArray = (own[:, None] + own[None]) / 2
         return found
 
-    def _slopes_with_weights(self) -> FloatArray:
-        """The correlation of t_ka t_kb and of what H_kk deviates by from its mean over the weights of neuron k."""
-        F, tt = self.below.F, self.pairs.tt
-        one, both, across, other = (np.einsum(f"{which}->ab", F) for which in ("aaba", "aabb", "abba", "abbb"))
-        own: FloatArray = derivative(tt, 2, 0) * one + derivative(tt, 0, 2) * other
-        found: FloatArray = own + derivative(tt, 1, 1) * (both + across)
+    def taken(of: FloatArray) -> FloatArray:
+        """The part along the first vector."""
+        found: FloatArray = np.einsum("aa...->a...", of)[:, None]
         return found
 
-    def F(self, half_F: FloatArray) -> FloatArray:
-        """F above, by `_differentiated` F."""
-        same = self.fours.sstt.transpose(2, 0, 3, 1) * self.below.Theta[:, None, :, None] / self.n
-        return self.C**2 * (same + _on_first(self.pairs.ts, half_F))
-
-    def B(self) -> FloatArray:
-        """B above."""
-        below, tt = self.below, self.tt
-        same = self.fours.tttt * np.einsum("ab,cd->acbd", below.Theta, below.Theta) / self.n
-        found: FloatArray = self.C**2 * (same + np.multiply.outer(tt, tt) * below.B)
-        return found
-
-    def first_move(self, half_F: FloatArray, F: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """P and Q above."""
-        below, pairs, Theta = self.below, self.pairs, self.below.Theta
-        same = self.fours.utts * Theta[:, :, None, None] * Theta[:, None, :, None] / self.n
-        curves = derivative(pairs.us, 0, 0)[:, None, None, :] * np.einsum("aabc->abc", below.B)[..., None]
-        moved = _differentiated(pairs.ts, below.P.transpose(1, 2, 0, 3)).transpose(2, 0, 1, 3)
-        P = same + self.tt[None, :, :, None] * (curves + moved)
-        Q = same + _on_pair(Theta, _on_first(pairs.ut, half_F)) + _on_pair(self.tt, _differentiated(pairs.ts, below.Q))
-        return self.C**2 * P, self.C**2 * Q + self.c / self.C * F
+    return Between(
+        V - on_pair(K, lengths(V)),
+        D - on_pair(Theta, lengths(V)),
+        E - on_pair(K, lengths(E)),
+        A - on_pair(Theta, lengths(E)),
+        F - on_pair(K, taken(F)),
+        B,
+        P - on_pair(K, taken(P) + taken(B)),
+        P_back,
+        Q - on_pair(Theta, taken(F)),
+        Q_back - on_pair(K, taken(Q_back)),
+    )
 
 
-def _swapped(tensor: FloatArray) -> FloatArray:
-    return tensor.transpose(2, 3, 0, 1)
+def through_scales(here: Between) -> Between:
+    """By trained scales: kernels of neurons have their squares too, and one of two parameters may be a scale."""
+    return replace(here, D=here.D + here.V, A=here.A + here.E, Q=here.Q + here.F)
 
 
-def _on_pair(matrix: FloatArray, tensor: FloatArray) -> FloatArray:
-    """The tensor times a matrix over its first two indices."""
-    return matrix[..., None, None] * tensor
+# ---- how means over Gaussian neurons answer
 
 
-def _along(f: FloatArray, moved: FloatArray) -> FloatArray:
+def along(f: FloatArray, moved: FloatArray) -> FloatArray:
     """How <f>_G moves with G, whose indices are the first two of ``moved``: d<f>/dG_gh = <d_g d_h f>/2."""
     rest = (1,) * (moved.ndim - 2)
     own = np.einsum("aa...->a...", moved)
@@ -169,7 +219,7 @@ def _along(f: FloatArray, moved: FloatArray) -> FloatArray:
     return found
 
 
-def _curved(f: FloatArray, V: FloatArray) -> FloatArray:
+def curved(f: FloatArray, V: FloatArray) -> FloatArray:
     """Half the second derivatives of <f>_G by G, with the covariance V of G."""
     own = np.einsum("aaaa->a", V)
     total: FloatArray = derivative(f, 4, 0) * own[:, None] + derivative(f, 0, 4) * own
@@ -178,14 +228,17 @@ def _curved(f: FloatArray, V: FloatArray) -> FloatArray:
     return total / 8
 
 
-def _differentiated(f: FloatArray, tensor: FloatArray) -> FloatArray:
-    """sum_h <d_h f_bd> tensor_..bh in the place of tensor_..bd."""
-    own = np.einsum("...bb->...b", tensor)
-    found: FloatArray = derivative(f, 1, 0) * own[..., None] + derivative(f, 0, 1) * tensor
-    return found
-
-
-def _on_first(f: FloatArray, tensor: FloatArray) -> FloatArray:
+def on_first(f: FloatArray, tensor: FloatArray) -> FloatArray:
     """sum_g <d_g f_ac> tensor_ag.. in the place of tensor_ac.."""
     own = np.einsum("aa...->a...", tensor)
-    return _on_pair(derivative(f, 1, 0), own[:, None]) + _on_pair(derivative(f, 0, 1), tensor)
+    return on_pair(derivative(f, 1, 0), own[:, None]) + on_pair(derivative(f, 0, 1), tensor)
+
+
+def on_pair(matrix: FloatArray, tensor: FloatArray) -> FloatArray:
+    """The tensor times a matrix over its first two indices."""
+    return matrix[..., None, None] * tensor
+
+
+def swapped(tensor: FloatArray) -> FloatArray:
+    """The last two indices first."""
+    return tensor.transpose(2, 3, 0, 1)

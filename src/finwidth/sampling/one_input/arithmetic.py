@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from finwidth.networks.activations import Array
 
 
@@ -12,7 +14,9 @@ def times_power_of_two(values: Array, power: int) -> Array:
 
 
 def over(value: Array, divisor: Array) -> Array:
-    """The quotient, and 0 where the divisor is."""
+    """The quotient, and 0 where the divisor is, which is 0 or more."""
+    if _all_positive(divisor):
+        return value / divisor
     return value / (divisor + (divisor == 0)) * (divisor > 0)
 
 
@@ -27,6 +31,14 @@ def polar(x: Array, y: Array) -> tuple[Array, Array, Array]:
     [[5.0, 0.0], [0.6000000000000001, 1.0], [0.8, 0.0]]
     """
     length = (x * x + y * y) ** 0.5
+    if _all_positive(length):
+        inverse = 1 / length
+        return length, x * inverse, y * inverse
     zero = length == 0
     inverse = 1 / (length + zero)
     return length, x * inverse + zero, y * inverse
+
+
+def _all_positive(values: Array) -> bool:
+    """Whether they are seen to be at once; tensors are not looked at, as a device would have to be waited for."""
+    return isinstance(values, np.ndarray) and bool(values.min(initial=np.inf) > 0)

@@ -18,10 +18,19 @@ LayerNorm of slopes of one size has no more to it than RMSNorm in n - 1 dimensio
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.arithmetic import over
 from finwidth.sampling.one_input.two_slope_chain import HiddenVectors, TwoSlopeChain
+
+
+class Normed(NamedTuple):
+    """What a norm makes of a vector: the factor f, and 1 - t."""
+
+    factor: Array
+    loose: Array
 
 
 class Normaliser:
@@ -36,16 +45,23 @@ class Normaliser:
 
     def loose(self, square: Array) -> Array:
         """1 - t: the share of a change along z that the norm lets through."""
+        if not self.epsilon:
+            return 0.0
         return over(self.width * self.epsilon, square + self.width * self.epsilon)
 
-    def bend(self, square: Array, along: Array, across: Array, gained: Array, pulled: Array) -> Array:
+    def of(self, square: Array) -> Normed:
+        """What the norm makes of vectors of these squared lengths."""
+        return Normed(self.factor(square), self.loose(square))
+
+    def bend(self, loose: Array, along: Array, across: Array, gained: Array, pulled: Array) -> Array:
         """Half of what the norm's curvature gives of the output's second derivative along the tangent dz.
 
-        ``along`` is a and ``across`` b^2; ``gained`` the derivative of the output, and ``pulled`` norm(z) . its
-        gradient.
+        ``loose`` is 1 - t, ``along`` a and ``across`` b^2; ``gained`` the derivative of the output, and ``pulled``
+        norm(z) . its gradient.
         """
-        loose = self.loose(square)
-        return -(1 - loose) * (along * gained + pulled / 2 * (across + loose * along * along))
+        if self.epsilon:
+            across = across + loose * along * along
+        return (loose - 1) * (along * gained + pulled / 2 * across)
 
 
 class NormalisedChain(TwoSlopeChain):
@@ -94,8 +110,9 @@ class NormalisedChain(TwoSlopeChain):
         across = array_namespace(dz).concatenate([dz[:2] - along * z, dz[2:]])
         beyond = over(_square(across) + rest, square)
         norm = self.norms[layer.place]
-        layer.bend = norm.bend(square, along, beyond, w, layer.pulled)
-        across[:2] += norm.loose(square) * along * z
+        loose = norm.loose(square)
+        layer.bend = norm.bend(loose, along, beyond, w, layer.pulled)
+        across[:2] += loose * along * z
         return across
 
 

@@ -79,25 +79,26 @@ class NormalisedResidualChain(ResidualChain):
         if not at.normed:
             return nu, rho
         R = at.U2 * at.step * at.step
-        factor = self.normaliser.factor(R)
+        at.sum_normed = factor, loose = self.normaliser.of(R)
         at.pulled_above = factor * R**0.5 * nu
-        return self.normaliser.loose(R) * factor * nu, factor * rho
+        return loose * factor * nu, factor * rho
 
     def _read(self, at: BlockState, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return vectors
-        factor = self.normaliser.factor(at.U2 * at.length * at.length)
-        return tuple(factor * each for each in vectors)
+        at.x_normed = self.normaliser.of(at.U2 * at.length * at.length)
+        return tuple(at.x_normed.factor * each for each in vectors)
 
     def _read_along(self, at: BlockState, part: Array) -> Array:
         """`_read` for the part of a vector along x, of a pre-norm network."""
-        R = at.U2 * at.length * at.length
-        return self.normaliser.loose(R) * self.normaliser.factor(R) * part
+        return at.x_normed.loose * at.x_normed.factor * part
 
     def _below(self, block: BlockNumbers, at: BlockState, nu: Array, g1: Array, rng: Any) -> Array:
         if not self.pre and at.tilt is None:
             return super()._below(block, at, nu, g1, rng)
-        z_p = (1 - at.W_share) * at.pulled + at.Z**0.5 * at.p_fresh
+        z_p = at.pulled
+        if self.random_bias:
+            z_p = (1 - at.W_share) * z_p + at.Z**0.5 * at.p_fresh
         at.q_along = at.along * block.b * z_p + at.q_fresh
         if at.tilt is None:
             return block.a * g1 + self._read_along(at, at.q_along)
@@ -122,12 +123,12 @@ class NormalisedResidualChain(ResidualChain):
             return (*X[:4], at.tilt.X, *X[4:])
         if not self.pre:
             return X
-        U, R = at.U2**0.5, at.U2 * at.length * at.length
-        read = (self._read_along(at, X[0]), *self._read(at, X[1:]))
+        U, (factor, loose) = at.U2**0.5, at.x_normed
+        read = (self._read_along(at, X[0]), *(factor * each for each in X[1:]))
         gained = U * sum(one * other for one, other in zip((at.q_along, *at.q), read, strict=False))
         across = over(sum(each * each for each in X[1:]), at.length * at.length)
         pulled = U * at.along * at.q_along
-        at.bend = at.bend + self.normaliser.bend(R, over(X[0], at.length), across, gained, pulled)
+        at.bend = at.bend + self.normaliser.bend(loose, over(X[0], at.length), across, gained, pulled)
         return read
 
     def _stream_tangent(
@@ -141,8 +142,8 @@ class NormalisedResidualChain(ResidualChain):
         if not at.normed:
             return X1, X2, X3
         (nu, rho), U = at.above, at.U2**0.5 * at.grown
-        R, length = at.U2 * at.step * at.step, over(at.step, at.grown)  # |a x + b h|^2, and its length over U
+        factor, loose = at.sum_normed
+        length = over(at.step, at.grown)  # of a x + b h, over U
         gained, across = U * (nu * X1 + rho * X2), over(X2 * X2 + X3 * X3, length * length)
-        at.bend = at.bend + self.normaliser.bend(R, over(X1, length), across, gained, at.pulled_above)
-        factor = self.normaliser.factor(R)
-        return self.normaliser.loose(R) * factor * X1, factor * X2, factor * X3
+        at.bend = at.bend + self.normaliser.bend(loose, over(X1, length), across, gained, at.pulled_above)
+        return loose * factor * X1, factor * X2, factor * X3

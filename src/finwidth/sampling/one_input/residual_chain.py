@@ -114,6 +114,8 @@ class BlockState:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
+    x_normed: Any = None  # x, where it is normalised for V, and a x + b h: a `normalised_chain.Normed`
+    sum_normed: Any = None
     pulled: Array = None  # h . G'
     tilt: FirstBlockTilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
@@ -376,7 +378,9 @@ class ResidualChain:
             known = known + at.q_fresh * X1
         variance = block.V.v * variance
         noise = rng.standard_normal((2 * groups, len(X1)))
-        noise = noise * xp.concatenate([at.counts >= 1, at.counts >= 2]) * xp.sqrt(variance)
+        if xp is not np or at.counts.min() < 2:
+            noise = noise * xp.concatenate([at.counts >= 1, at.counts >= 2])
+        noise = noise * xp.sqrt(variance)
         R = at.U2 * at.along * at.along
         k = at.F * (block.V.c * times_power_of_two(R, 2 * self.exponent) + block.V.e)
         pull = k + over(known - (at.J * noise).sum(0), at.J2)
@@ -391,8 +395,9 @@ class ResidualChain:
         """The tangent above the block: along x', along the rest of G', and the length of what is left."""
         xp, draws, groups = generator_namespace(rng), len(at.U2), len(at.slopes)
         a, b, (dz, zdz, rest) = block.a, block.b, hidden
-        dz[:groups] -= over(zdz, at.Z) * at.z
-        share, known = over(zdz, at.Z1), (at.p * dz).sum(0)
+        across = over(zdz, at.Z)
+        dz[:groups] -= across * at.z
+        share, known = over(zdz, at.Z1) if self.random_bias else across, (at.p * dz).sum(0)
         square = (dz * dz).sum(0) + rest
         if self.random_bias:
             along = over(zdz, at.Z**0.5)

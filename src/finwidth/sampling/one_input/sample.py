@@ -2,8 +2,8 @@
 
 For Gaussian weights and activations of two slopes.  Of fully connected networks those with ReLU and without random
 biases take the chain of `norm_chain`, the others that of `two_slope_chain`, and those of several outputs that of
-`outputs_chain`; residual ones that of `residual_chain`.  Normalised ones take `normalised_chain` and
-`normalised_residual_chain`.
+`outputs_chain`; residual ones that of `residual_chain`, with one matrix a block `stream_chain`.  Normalised ones take
+`normalised_chain` and `normalised_residual_chain`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from finwidth.arguments import check_device
 from finwidth.errors import FinwidthError
 from finwidth.memory import amount
 from finwidth.networks.activations import Activation, SmoothActivation
+from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input, exponent
 from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm
+from finwidth.networks.residual import ResidualNetwork
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import KERNEL_DRAWS, attributes
@@ -29,6 +31,7 @@ from finwidth.sampling.one_input.normalised_chain import NormalisedChain
 from finwidth.sampling.one_input.normalised_residual_chain import NormalisedResidualChain
 from finwidth.sampling.one_input.outputs_chain import OutputsChain
 from finwidth.sampling.one_input.residual_chain import ResidualChain
+from finwidth.sampling.one_input.stream_chain import VECTORS, StreamChain, StreamVariates
 from finwidth.sampling.one_input.two_slope_chain import TwoSlopeChain
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 SECONDS = 6e-8  # about so many for a layer of a draw
 RESIDUAL_SECONDS = 3e-7  # and for a block
+STREAM_SECONDS = 3e-8  # and for a neuron of a block of one matrix
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _CHUNK_BYTES = 10**8  # of one chunk of several outputs
@@ -48,6 +52,7 @@ _LARGEST_DEVICE_CHUNK = 2**20
 _LARGEST_RESIDUAL_CHUNK = 2**13
 _RESIDUAL_NUMBERS = 11 * 2**20  # of one chunk: 88 MiB
 _DEVICE_RESIDUAL_NUMBERS = 2**26
+_STREAM_NUMBERS = 2**16  # of a vector for each draw: it stays in a core's cache
 _WIDEST = 2**62  # of the integers of NumPy's binomial generator
 
 
@@ -203,8 +208,34 @@ class MLPAtOneInput(AtOneInput):
         return drawn if self.shapes["output"] else first_output(drawn)
 
 
-class ResNetAtOneInput(AtOneInput):
+class ResidualAtOneInput(AtOneInput):
     """Draws of a residual network at one input."""
+
+    def __init__(
+        self, net: ResidualNetwork, x: Vector, device: torch.device | None = None, *, first_output: bool = False
+    ) -> None:
+        super().__init__(net, x, device, first_output=first_output)
+        if net.random_bias and self.exponent:
+            raise FinwidthError(
+                f"the largest entry of the input is {self.largest:.3g}, and beside random initial biases the chain of "
+                "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
+            )
+
+    @staticmethod
+    def unsupported(net: Any) -> list[str]:
+        """Reasons why the chain does not draw this network; none if it does."""
+        reasons = AtOneInput.unsupported(net)
+        if net.widths[-1] != 1:
+            reasons.append(f"it has {net.widths[-1]} outputs (one is supported of a residual network)")
+        return reasons
+
+    def task(self, draws: int) -> str:
+        """The work in words."""
+        return f"drawing {amount(draws)} networks of {self.depth} blocks"
+
+
+class ResNetAtOneInput(ResidualAtOneInput):
+    """Draws of a `ResNet`, by scalars."""
 
     fewer: ClassVar[str] = "use fewer threads, or take fewer blocks"
     method: ClassVar[str] = "residual chain"
@@ -213,11 +244,6 @@ class ResNetAtOneInput(AtOneInput):
         self, net: ResNet, x: Vector, device: torch.device | None = None, *, first_output: bool = False
     ) -> None:
         super().__init__(net, x, device, first_output=first_output)
-        if net.random_bias and self.exponent:
-            raise FinwidthError(
-                f"the largest entry of the input is {self.largest:.3g}, and beside random initial biases the chain of "
-                "a residual network takes one between 1e-77 and 1e77; rescale the input, or start the biases at zero"
-            )
         self.chain = (
             ResidualChain(net, self.norm, self.exponent)
             if net.norm is None
@@ -227,9 +253,7 @@ class ResNetAtOneInput(AtOneInput):
     @staticmethod
     def unsupported(net: ResNet) -> list[str]:
         """Reasons why the chain does not draw this network; none if it does."""
-        reasons = AtOneInput.unsupported(net)
-        if net.widths[-1] != 1:
-            reasons.append(f"it has {net.widths[-1]} outputs (one is supported of a residual network)")
+        reasons = ResidualAtOneInput.unsupported(net)
         if max(net.hidden) > _WIDEST:
             reasons.append(f"it has a hidden width of {max(net.hidden)} (up to {_WIDEST} is supported)")
         return reasons
@@ -251,17 +275,53 @@ class ResNetAtOneInput(AtOneInput):
         """About how long a draw takes."""
         return RESIDUAL_SECONDS * self.depth
 
-    def task(self, draws: int) -> str:
-        """The work in words."""
-        return f"drawing {amount(draws)} networks of {self.depth} blocks"
-
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
         rng = chunk.stream_on(self.device)
         return self.chain.draw(Variates(rng) if isinstance(rng, np.random.Generator) else rng, chunk.draws)
 
 
-SAMPLERS: dict[type, type[AtOneInput]] = {MLP: MLPAtOneInput, ResNet: ResNetAtOneInput}
+class BalancedResNetAtOneInput(ResidualAtOneInput):
+    """Draws of a `BalancedResNet`, by the vectors of its stream."""
+
+    fewer: ClassVar[str] = "use fewer threads, or take fewer blocks or a narrower stream"
+    method: ClassVar[str] = "stream chain"
+
+    def __init__(
+        self, net: BalancedResNet, x: Vector, device: torch.device | None = None, *, first_output: bool = False
+    ) -> None:
+        super().__init__(net, x, device, first_output=first_output)
+        self.width = net.widths[1]
+        self.chain = StreamChain(net, self.norm, self.exponent)
+
+    @property
+    def chunk_size(self) -> int:
+        """Draws of a chunk, by the network only."""
+        kept = VECTORS * self.width * self.depth
+        if self.device is not None:
+            return max(1, min(_LARGEST_DEVICE_CHUNK, _DEVICE_RESIDUAL_NUMBERS // kept))
+        return max(1, min(_LARGEST_RESIDUAL_CHUNK, _STREAM_NUMBERS // self.width, _RESIDUAL_NUMBERS // kept))
+
+    def memory(self, draws: int) -> int:
+        """Bytes that so many draws made at once need at their peak."""
+        return 8 * draws * ((VECTORS * self.depth + 6) * self.width + 13 * self.depth) + 2**23
+
+    @property
+    def seconds(self) -> float:
+        """About how long a draw takes."""
+        return STREAM_SECONDS * self.width * self.depth
+
+    def draw(self, chunk: Chunk) -> Columns:
+        """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
+        rng = chunk.stream_on(self.device)
+        return self.chain.draw(StreamVariates(rng) if isinstance(rng, np.random.Generator) else rng, chunk.draws)
+
+
+SAMPLERS: dict[type, type[AtOneInput]] = {
+    MLP: MLPAtOneInput,
+    ResNet: ResNetAtOneInput,
+    BalancedResNet: BalancedResNetAtOneInput,
+}
 
 
 def unsupported(net: Network) -> list[str]:
@@ -304,8 +364,9 @@ def sample(
     Parameters
     ----------
     net
-        An `MLP`, of any number o of outputs, or a `ResNet` of one, with Gaussian weights, an activation of two slopes
-        (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian. Normalised ones of one output:
+        An `MLP`, of any number o of outputs, or a `ResNet` or `BalancedResNet` of one, with Gaussian weights, an
+        activation of two slopes (relu, leaky_relu, linear, abs), and initial biases that are zero or Gaussian.
+        Normalised ones of one output:
         of an `MLP` with ``norm="rms"``, of a `ResNet` also ``"layer"``, without trained parameters of the norm.
     x
         One input, shape (n_0,), of any size at which the results are doubles: K_w grows like |x|^2, dK like |x|^4,
@@ -330,7 +391,8 @@ def sample(
         With several outputs ``output`` is over (draw, component), and ``K_w``, ``K_b``, ``K`` and ``dK`` are matrices
         over (draw, component, component_): K_kl = sum dN_k/dtheta dN_l/dtheta, and its change under a step on
         |N - N*|^2/2. Memory: 40 bytes a draw (o^2 times as much with several outputs), and at most 100 MiB a thread;
-        time O(depth), with several outputs O(depth o^3) a draw. The widths do not matter.
+        time O(depth), with several outputs O(depth o^3) a draw. The widths do not matter, but for a `BalancedResNet`,
+        whose draws take O(depth n) numbers and time each.
 
     Raises
     ------

@@ -28,6 +28,7 @@ from finwidth.networks.laws import FloatArray
 Bits = npt.NDArray[np.uint16]
 
 _BUCKETS = 2**16
+_LEAST = -1 + 1e-15  # where r is 1 to all digits, as it is below
 _BLOCK = 2**15  # of chi-squares: their work arrays stay in a core's cache
 # Up to this many coins there is a table: 0.05 s to make and 2,400 thresholds at most. NumPy's binomial beyond.
 MOST_COINS = 2**16
@@ -150,8 +151,9 @@ class Variates:
     def _accept(self, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: Bits) -> None:
         """Draw again what is rejected of the proposals at ``place``."""
         uniform = (bits[place] + self.rng.random(len(place))) / _BUCKETS
-        rejected = uniform < _rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1)
-        drawn[place[rejected]] = 2 * scale * self.rng.standard_gamma(e[rejected] / 2 + 1 / 3)
+        rejected = np.flatnonzero(uniform < _rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1))
+        if len(rejected):
+            drawn[place[rejected]] = 2 * scale * self.rng.standard_gamma(e[rejected] / 2 + 1 / 3)
 
     def _propose(self, k: FloatArray, less: int, scale: float, out: FloatArray, bits: Bits) -> npt.NDArray[np.bool_]:
         """Fill a block with proposals 2 d (1 + s)^3, and tell which of them may have to be rejected."""
@@ -175,7 +177,7 @@ class Variates:
 
 def _rejection(d: FloatArray, s: FloatArray) -> FloatArray:
     """r, the probability that a proposal is rejected."""
-    with np.errstate(divide="ignore"):
-        g = s**3 - 1.5 * s**2 + 3 * s - 3 * np.log1p(np.maximum(s, -1))
-    r: FloatArray = -np.expm1(-d * g)
+    s = np.maximum(s, _LEAST)
+    square = s * s
+    r: FloatArray = -np.expm1(d * (1.5 * square - square * s - 3 * s + 3 * np.log1p(s)))
     return r

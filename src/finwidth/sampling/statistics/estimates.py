@@ -118,16 +118,18 @@ class MomentAccumulators:
     """
 
     def __init__(self) -> None:
-        self._totals = {name: Accumulator() for name in DRAWN}
+        self._totals: dict[str, Accumulator] = {}
         self._units: dict[str, int] = {}  # powers of two by which draws are divided to keep their squares from overflow
 
     def add(self, drawn: Mapping[str, FloatArray]) -> None:
-        """Take in a chunk of draws: the columns of `finwidth.sample`, shape (draws,) each."""
+        """Take in a chunk of draws: the columns of `finwidth.sample`, shape (draws,) each; dK may be missing."""
         for name, value in DRAWN.items():
+            if name == "dK" and name not in drawn:
+                continue
             with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
                 values = value(drawn) * drawn["weight"] if "weight" in drawn else value(drawn)
             k = self._units.setdefault(name, exponent(values))
-            self._totals[name].add(np.ldexp(values, -k) if k else values)
+            self._totals.setdefault(name, Accumulator()).add(np.ldexp(values, -k) if k else values)
 
     def estimates(self, exact: Mapping[str, float] | None = None) -> dict[str, Estimate]:
         """An estimate of each moment, judged by itself and by the ``exact`` values that there are."""

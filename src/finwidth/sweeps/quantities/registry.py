@@ -3,10 +3,10 @@
 from inspect import isabstract
 from typing import Any, TypeAlias
 
-from finwidth.sweeps.quantities import exact, sampled, training
+from finwidth.sweeps.quantities import exact, expansion, sampled, training
 from finwidth.sweeps.quantities.base import SweepQuantity
 
-_MODULES = (exact, sampled, training)  # in the order of messages and of the variables of a result
+_MODULES = (exact, expansion, sampled, training)  # in the order of messages and of the variables of a result
 
 AnyQuantity: TypeAlias = SweepQuantity[Any]  # its settings are those that it made itself
 
