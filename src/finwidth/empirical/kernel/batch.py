@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -41,6 +41,15 @@ class Form:
     def plain(self) -> bool:
         """Whether a module is called with one tensor and nothing else."""
         return self.dims == (0,) and self.spec == _ONE and self.collate is None and self.function is None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle: an example of the structure, since torch warns of a TreeSpec that is loaded."""
+        example = pytree.tree_unflatten([0] * len(self.dims), self.spec)
+        return _form_like, (example, self.dims, self.names, self.paired, self.collate, self.function)
+
+
+def _form_like(example: object, *others: Any) -> Form:
+    return Form(pytree.tree_structure(example), *others)
 
 
 _ONE = pytree.tree_structure(0)
