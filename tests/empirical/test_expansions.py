@@ -430,3 +430,39 @@ def test_a_row_of_several_samples_is_not_traced() -> None:
     pass_, _, _ = owners._with_owners(network, recorder.record(output), range(2))
     assert {"first.weight", "first.bias"} <= pass_.others.keys()
     assert not {"last.weight", "last.bias"} & pass_.others.keys()
+
+
+def test_rows_are_traced_for_groups_and_combinations_of_outputs() -> None:
+    module, x = of_experts(), torch.randn(7, 3, 3).double()
+    groups = {"some": ["p0", "first.bias", "last.weight"], "others": ["p1", "gate.weight"]}
+    rest = [name for name, _ in module.named_parameters() if name not in groups["some"] + groups["others"]]
+    J, mix = truth.jacobians(module, x), torch.randn(3, 2).double()
+    found = ntk(module, x, outputs=mix, by=groups, check=False)
+    for K, names in zip(found, [*groups.values(), rest], strict=True):
+        right = truth.kernel(J, {name: float(name in names) for name in J}).view(7, 7, 2, 2)
+        assert near(K, torch.einsum("ki,abij,lj->abkl", mix, right, mix))
+    squares = ntk(module, x, outputs=lambda output, sample: output**2 * sample[:, 0, :2], check=False)
+    weights = 2 * module(x).detach() * x[:, 0, :2]
+    whole = truth.kernel(J, dict.fromkeys(J, 1.0)).view(7, 7, 2, 2)
+    assert near(squares, torch.einsum("ai,abij,bj->abij", weights, whole, weights))
+    assert "traced" in {each.route for each in explain(module, x, outputs=mix).routes}
+
+
+def test_attention_and_recurrent_layers_have_groups() -> None:
+    torch.manual_seed(0)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.attend = nn.GRU(3, 4, batch_first=True), nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.steps(x)[0]
+            return self.attend(hidden[:, :1], hidden, hidden)[0].flatten(1)[:, :3]
+
+    module, x = Both().double(), torch.randn(4, 5, 3).double()
+    J = truth.jacobians(module, x)
+    by = {"a": ["steps.weight_hh_l0", "attend.in_proj_bias"], "b": ["attend.in_proj_weight", "steps.bias_ih_l0"]}
+    rest = [name for name in J if name not in by["a"] + by["b"]]
+    for K, names in zip(ntk(module, x, by=by, check=False), [*by.values(), rest], strict=True):
+        assert near(K, truth.kernel(J, {name: float(name in names) for name in J}))
