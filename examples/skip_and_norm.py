@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 import finwidth
-from finwidth import MLP, Norm, ResNet
+from finwidth import MLP, Norm, ResNet, module_law
 from finwidth.networks.description import Network
 from finwidth.networks.laws import FloatArray
 from finwidth.plots import STYLE
+from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training.first_step import sampled_first_step
 
 N_0, WIDTH = 16, 64
@@ -58,6 +61,24 @@ KINDS = {
 }
 
 
+@cache
+def torch_kernels(name: str, matrices: int, networks: int) -> FloatArray:
+    """K of torch networks of a kind, shape (networks,)."""
+    ensemble = finwidth.empirical.Ensemble(KINDS[name].make(matrices), networks, seed=matrices)
+    found: FloatArray = ensemble.kernels(X[None]).numpy()[:, 0, 0]
+    return found
+
+
+def torch_moves(name: str, matrices: int, networks: int, rate: float) -> FloatArray:
+    """|K_1 - K_0|/K_0 of torch networks, one by one, after a step of torch.optim.SGD with target 0."""
+    net, x = KINDS[name].make(matrices), torch.ones(1, N_0, dtype=torch.float64)
+    made = finwidth.empirical.MLP(net) if isinstance(net, MLP) else finwidth.empirical.ResNet(net)
+    law = module_law.law_of_network(net, made.double())
+    before = module_law.kernels_of_draws(law, x, networks, matrices)
+    after = module_law.kernels_after_step(law, x, np.zeros(1), rate, networks, matrices)
+    return np.asarray(abs(after - before) / before)
+
+
 def spread(K: FloatArray) -> tuple[float, float]:
     """Standard deviation of log K of networks that live, and its standard error."""
     logs = np.log(K[K > 0])
@@ -67,9 +88,9 @@ def spread(K: FloatArray) -> tuple[float, float]:
     return variance**0.5, error
 
 
-def draw_moments(axes: Any, matrices: Sequence[int], draws: int) -> None:
-    """Panel (a): exact E[K^2]/E[K]^2, and that of draws where few do not carry it."""
-    print("E[K^2]/E[K]^2: exact, and of draws")
+def draw_moments(axes: Any, matrices: Sequence[int], draws: int, networks: int) -> None:
+    """Panel (a): exact E[K^2]/E[K]^2, and those of draws and of torch networks where few do not carry it."""
+    print("E[K^2]/E[K]^2: exact, of draws, and of torch networks")
     for name, kind in KINDS.items():
         if kind.norm:
             continue
@@ -77,11 +98,19 @@ def draw_moments(axes: Any, matrices: Sequence[int], draws: int) -> None:
         axes.plot(matrices, exact, color=kind.style["color"], lw=1.2)
         for count, value in zip(matrices, exact, strict=True):
             found = finwidth.summarize(kind.make(count), X, draws=draws, seed=1).estimates["K^2"]
-            ratio = found.value / float(finwidth.moments(kind.make(count), X).mean) ** 2
-            trust = "" if found.trust else "  not to be trusted"
-            print(f"  {plain(name):>20}, {count:>3} matrices: {value:.4g}, {ratio:.4g}{trust}", flush=True)
+            mean = float(finwidth.moments(kind.make(count), X).mean)
+            ratio, of_torch = found.value / mean**2, ""
             if found.trust:
-                axes.plot(count, ratio, kind.style["marker"], color=kind.style["color"], ms=4)
+                axes.plot(count, ratio, kind.style["marker"], color=kind.style["color"], ms=2.5)
+            if count in matrices[1::2]:
+                square = np.square(torch_kernels(name, count, networks) / mean)
+                error = float(square.std()) / networks**0.5
+                of_torch = f", {square.mean():.3g} +- {error:.2g}"
+                if found.trust:
+                    open_marker = {"fmt": kind.style["marker"], "color": kind.style["color"], "mfc": "white", "ms": 6}
+                    axes.errorbar(count, square.mean(), 2 * error, lw=1, zorder=1, **open_marker)
+            trust = "" if found.trust else "  not to be trusted"
+            print(f"  {plain(name):>20}, {count:>3} matrices: {value:.4g}, {ratio:.4g}{of_torch}{trust}", flush=True)
     axes.set(xscale="log", yscale="log", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", ylim=(0.95, 30))
     axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes.set_title("(a) second moment", loc="left")
@@ -95,8 +124,7 @@ def draw_spreads(axes: Any, matrices: Sequence[int], draws: int, networks: int) 
         axes.plot(matrices, drawn, lw=1.2, color=kind.style["color"], ls=kind.style.get("ls", "-"))
         axes.plot([], [], **kind.style, ms=4, lw=1.2, label=name)
         for count in matrices[1::2]:
-            ensemble = finwidth.empirical.Ensemble(kind.make(count), networks, seed=count)
-            value, error = spread(ensemble.kernels(X[None]).numpy()[:, 0, 0])
+            value, error = spread(torch_kernels(name, count, networks))
             axes.errorbar(count, value, 2 * error, fmt=kind.style["marker"], ms=4, lw=1, color=kind.style["color"])
             line = f"  {plain(name):>20}, {count:>3} matrices: {drawn[list(matrices).index(count)]:.4f}"
             print(f"{line}, {value:.3f} +- {error:.3f}", flush=True)
@@ -105,9 +133,9 @@ def draw_spreads(axes: Any, matrices: Sequence[int], draws: int, networks: int) 
     axes.set_title("(b) spread", loc="left")
 
 
-def draw_moves(axes: Any, matrices: Sequence[int], draws: int) -> None:
+def draw_moves(axes: Any, matrices: Sequence[int], draws: int, networks: int) -> None:
     """Panel (c): the move of K in a step at the rate 1/median K with target 0: real steps, and the derivative's."""
-    print("median of |K_1 - K_0|/K_0 at the rate 1/median K, target 0: steps taken, and by the derivative of K")
+    print("median of |K_1 - K_0|/K_0 at the rate 1/median K, target 0: steps taken, by the derivative, torch networks")
     for name, kind in KINDS.items():
         taken, derived = [], []
         for count in matrices:
@@ -117,8 +145,14 @@ def draw_moves(axes: Any, matrices: Sequence[int], draws: int) -> None:
             before, after = sampled_first_step(net, X, np.zeros(1), rate, draws, seed=4)
             derived.append(float(np.median(rate * abs(first.dK) / first.K)))
             taken.append(float(np.median(abs(after - before) / before)))
-            print(f"  {plain(name):>20}, {count:>3} matrices: {taken[-1]:.4f}, {derived[-1]:.4f}", flush=True)
-        axes.plot(matrices, taken, lw=1.2, ms=4, **kind.style)
+            line = f"  {plain(name):>20}, {count:>3} matrices: {taken[-1]:.4f}, {derived[-1]:.4f}"
+            if count in matrices[1::2]:
+                middle = QuantileSketch.of(torch_moves(name, count, networks // 2, rate)).quantile(0.5)
+                marker = {"fmt": kind.style["marker"], "color": kind.style["color"], "ms": 4}
+                axes.errorbar(count, middle.value, 2 * middle.se, lw=1, **marker)
+                line += f", {middle.value:.3f} +- {middle.se:.3f}"
+            print(line, flush=True)
+        axes.plot(matrices, taken, lw=1.2, color=kind.style["color"], ls=kind.style.get("ls", "-"))
         axes.plot(matrices, derived, lw=0.8, color=kind.style["color"], ls=":")
     axes.set(xscale="log", yscale="log", ylabel=r"median of $|K_1 - K_0|\,/\,K_0$")
     axes.set_title("(c) first step; dotted: by the derivative", loc="left")
@@ -141,9 +175,9 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.6))
         left, middle, right = figure.subplots(1, 3)
-        draw_moments(left, given.matrices, given.draws)
+        draw_moments(left, given.matrices, given.draws, given.networks)
         draw_spreads(middle, given.matrices, given.draws, given.networks)
-        draw_moves(right, given.matrices, max(10, given.draws // 50))
+        draw_moves(right, given.matrices, max(10, given.draws // 50), given.networks)
         for axes in (left, middle, right):
             axes.set_xlabel("weight matrices")
             axes.set_xticks(given.matrices, list(map(str, given.matrices)))

@@ -312,7 +312,9 @@ def test_a_narrow_terminal_shows_every_digit() -> None:
         colored = run(*arguments, FORCE_COLOR="1", COLUMNS=str(columns)).stdout
         narrow = re.sub(r"\x1b\[[0-9;]*m", "", colored)
         assert max(map(len, narrow.splitlines())) <= columns
-        assert sorted(filter(str.isdigit, narrow)) == sorted(filter(str.isdigit, wide))
+        numbers = {word for word in wide.split() if any(map(str.isdigit, word))}
+        assert len(numbers) > 40
+        assert numbers <= {*narrow.split()}  # whole, and in the line of what they are of
 
 
 def test_help_and_version() -> None:

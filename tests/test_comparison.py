@@ -112,7 +112,7 @@ def test_normalised_networks_by_their_quantiles(
     without = finwidth.sample_gram(plain, [x], 20_000).K.to_numpy().reshape(20_000, -1)[:, 0]
     wrong = QuantileRow("median", QuantileSketch.of(without).quantile(0.5), found.rows[1].networks)
     assert abs(wrong.z) > 5  # the negative control: no norm
-    tables.print_quantile_comparison(found)
+    tables.show(found)
     assert "(q84 - q16) / (2 median)" in capsys.readouterr().out
 
 
@@ -158,8 +158,8 @@ def test_a_new_moment_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         row = rows[name]
         assert row.sampled is not None
         assert {row.sampled.trust, row.networks.trust} == {name == "K*K_b"}
-    tables.print_comparison(found)
-    tables.print_moments(finwidth.moments(net, [1, 2], exact=True), None)
+    tables.show(found)
+    tables.show(finwidth.moments(net, [1, 2], exact=True))
     assert capsys.readouterr().out.count("E[K K_b]") == 2
 
 
@@ -196,7 +196,7 @@ def test_smooth_activations_to_first_order(capsys: pytest.CaptureFixture[str]) -
     document: Any = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert document["quantities"]["K"]["first_order"] == known.mean
     assert document["first_order"] == known.verdict
-    tables.print_any_comparison(found)
+    tables.show(found)
     told = capsys.readouterr().out
     assert "first order" in told
     assert "First order serves" in told

@@ -449,7 +449,8 @@ def test_a_last_layer_that_begins_at_zero_is_told() -> None:
     found = finwidth.regime(make(), torch.ones(3), draws=6, factory=make)
     assert found.cv == 0
     assert "all draws have one kernel up to rounding" in found.advice
-    assert str(found).startswith(f"{found.name}: of 6 networks that factory makes")
+    assert " ".join(str(found).split()).endswith(f"{found.advice}.")
+    assert found.advice.startswith("of 6 networks that factory makes")
 
 
 def test_regime_of_a_recognised_residual_module_is_that_of_its_network() -> None:

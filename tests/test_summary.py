@@ -10,7 +10,7 @@ import pytest
 import finwidth
 from devices import DEVICE
 from finwidth import MLP, FinwidthError, ResNet
-from finwidth.cli.tables import print_summary
+from finwidth.cli.tables import show
 from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.summary import sample_and_summarize
 
@@ -64,10 +64,12 @@ def test_json_and_text(method: str) -> None:
     assert document["tilted"] is (method == "importance")
     assert ("law" in document) is (method == "plain")
     text = str(found)
-    assert text.startswith(f"{NET}: 2000 draws, {method}")
-    assert f"E[K]: {found.estimates['K'].value:.6g}" in text
+    assert text.startswith(f"{NET}\n")
+    assert f"\n2000 draws, {method}.\n" in text
+    row = next(line.split() for line in text.splitlines() if line.startswith("E[K] "))
+    assert row[2].rstrip("!") == f"{found.estimates['K'].value:.6g}"
     assert ("Quantiles of K" in text) is (method == "plain")
-    assert ("not to be trusted" in text) is not all(each.trust for each in found.estimates.values())
+    assert ("! E[" in text) is not all(each.trust for each in found.estimates.values())
 
 
 def test_progress_is_told() -> None:
@@ -96,7 +98,8 @@ def test_of_several_outputs_it_is_the_first() -> None:
         assert z is not None
         assert abs(z) < 6, name
         assert estimate.value == pytest.approx(found.estimates[name].value, rel=1e-12)
-    assert "plain, output 0 of 3" in str(plain)
+    assert "K is that of output 0;" in str(plain)
+    assert "20000 draws, plain." in str(plain)
 
 
 def test_what_cannot_be_summarized_is_refused() -> None:
@@ -152,7 +155,7 @@ def test_the_spread_is_the_coefficient_of_variation_of_a_kernel_that_is_near_to_
 
 
 def test_the_table_of_a_network_without_means_has_quantiles_only(capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(finwidth.summarize(MLP([2, 32, 32, 1], norm="rms"), X, 2000))
+    show(finwidth.summarize(MLP([2, 32, 32, 1], norm="rms"), X, 2000))
     told = capsys.readouterr().out
     assert "std. err." not in told
     assert "Not finite, or not sure to be: E[K]," in told

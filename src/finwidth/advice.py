@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
@@ -24,10 +24,12 @@ from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import instead, not_gaussian
+from finwidth.quantities import plain
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training import first_step as in_law
+from finwidth.tables import Result, Table, told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +80,8 @@ class _Spread(NamedTuple):
     how: str = ""  # it is known, where that has to be said
 
 
-@dataclass(frozen=True)
-class Regime:
+@dataclass(frozen=True, repr=False)
+class Regime(Result):
     """What kind of kernel a network has at initialization, at one input, and what one step on that input does to it.
 
     Nothing here is about longer training, several inputs, or another target or rate than those named.
@@ -106,6 +108,8 @@ class Regime:
         Of the step, on |N(x) - target|^2 / 2 in the network's parameterization.
     advice
         The same in a sentence.
+    network
+        Whose it is; None of a module that is not recognised.
     """
 
     name: str
@@ -118,9 +122,31 @@ class Regime:
     target: float | tuple[float, ...]
     lr: float
     advice: str
+    network: Network | None = None
 
-    def __str__(self) -> str:
-        return f"{self.name}: {self.advice}"
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        numbers = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"name", "network"}}
+        network = None if self.network is None else self.network.describe()
+        document: dict[str, object] = plain({"network": network, "regime": self.name, **numbers})
+        return document
+
+    def _table(self) -> Table:
+        spread = "CV of K" if self.relative_to == "mean" else "(q84 - q16) / (2 median) of K"
+        table = Table(f"{self._of}: {self.name}", ("quantity", "value", "std. err."), f"{self.advice}.")
+        table.add(spread, self.cv, told(self.cv_error, ".2g"))
+        table.add("movement of K in a step", self.movement, told(self.movement_error, ".2g"))
+        table.add("half of the networks: less than", self.median)
+        table.add("learning rate", self.lr)
+        return table
+
+    @property
+    def _of(self) -> str:
+        return "a torch module" if self.network is None else str(self.network)
+
+    def _headline(self) -> str:
+        moved = f"a step moves K by {self.movement:.2g} of its {self.relative_to}"
+        return f"{self._of}: {self.name}, CV {self.cv:.2g}, {moved}"
 
 
 def regime(
@@ -208,7 +234,8 @@ def regime(
         moved = np.abs(after - before) / spread.middle
     except NotFiniteError:  # a step leads past a double's range
         moved = np.full(1, math.inf)
-    return _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None)
+    told_of = _regime_told(spread, moved, _towards(target, wanted), rate, default=lr is None)
+    return replace(told_of, network=net)
 
 
 def _check_several(draws: int) -> None:
@@ -242,7 +269,7 @@ def _regime_of_draws(  # noqa: PLR0917
     wanted = _step_targets(module_law.number_of_outputs(law.module, X), target)
     lr = None if lr is None else _rate(lr, 1.0)  # a mistake is told before anything is drawn
     before = module_law.kernels_of_draws(law, X, draws, seed, tell)
-    spread = _spread_of_kernels(before, module_law.why_quantiles(law, X, before))
+    spread = _spread_of_kernels(before, module_law.heavy_tailed(law, X, before))
     rate = _rate(lr, spread.middle)
     after = module_law.kernels_after_step(law, X, wanted, rate, draws, seed, lambda done: tell(draws + done))
     moved = np.abs(after - before) / spread.middle

@@ -268,3 +268,17 @@ def check_device(device: object) -> torch.device:
         reason = str(error).splitlines()[0]
         raise FinwidthError(f"device={shown(str(device))} cannot be used: {reason}; {wanted}") from None
     return probe.device  # with its number, as tensors have it
+
+
+def typed(value: Fraction | int | str) -> str:
+    """A value as one types it: a fraction as a whole number or a float where it is one.
+
+    >>> from finwidth.arguments import typed
+    >>> typed(Fraction(1, 4)), typed(Fraction(3)), typed(Fraction(1, 3)), typed("trained")
+    ('0.25', '3', 'Fraction(1, 3)', "'trained'")
+    """
+    if not isinstance(value, Fraction):
+        return repr(value)
+    if value.denominator == 1:
+        return str(value.numerator)
+    return repr(float(value)) if is_double(value) and Fraction(float(value)) == value else repr(value)

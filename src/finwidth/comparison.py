@@ -27,7 +27,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import instead, other_kind
 from finwidth.networks.widths import format_widths
-from finwidth.quantities import Estimate, plain
+from finwidth.quantities import MOMENTS, Estimate, doubts, of_several, plain
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
@@ -35,6 +35,7 @@ from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch
 from finwidth.sampling.training import first_step
+from finwidth.tables import Cell, Result, Table, Told, number, told
 
 if TYPE_CHECKING:
     import torch
@@ -76,9 +77,18 @@ class Row:
             },
         }
 
+    def in_law(self) -> tuple[Cell, ...]:
+        """What a table has of the draws in law: of tilted ones where plain ones cannot be trusted."""
+        if self.sampled is None:
+            return ()
+        if self.tilted is None or self.sampled.trust:
+            return self.sampled.cells(self.exact)
+        _, *rest = self.tilted.cells(self.exact)
+        return Told(self.tilted.value, f"{number(self.tilted.value)}{'~' if self.tilted.trust else '!'}"), *rest
 
-@dataclass(frozen=True)
-class Comparison:
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """The result of `compare`: rows by quantity, and why the sampled route is missing, if it is."""
 
     network: Network
@@ -95,6 +105,34 @@ class Comparison:
             }
         )
         return document
+
+    def _table(self) -> Table:
+        """The routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
+        sampled = () if self.not_sampled else ("in law", "std. err.", "z")
+        table = Table(str(self.network), ("quantity", "exact", *sampled, "networks", "std. err.", "z"))
+        for row in self.rows:
+            table.add(MOMENTS[row.quantity].label, row.exact, *row.in_law(), *row.networks.cells(row.exact))
+        table.notes = self._notes()
+        return table
+
+    def _notes(self) -> str:
+        first = self.rows[0]
+        notes = f"{of_several(self.network)}{first.networks.draws} real networks"
+        notes += f", {first.sampled.draws} draws in law" if first.sampled else ""
+        notes += f".\n{self.not_sampled or ''}\n"
+        tilted = {row.quantity: row.tilted for row in self.rows if row.tilted}
+        if tilted:
+            notes += (
+                "~ from draws tilted towards the networks that carry these means: plain draws cannot be trusted here.\n"
+            )
+        notes += doubts({row.quantity: row.sampled for row in self.rows if row.sampled}, "in law")
+        notes += doubts(tilted, "tilted")
+        return notes + doubts({row.quantity: row.networks for row in self.rows}, "networks")
+
+    def _headline(self) -> str:
+        row = self.rows[0]
+        law = "" if row.sampled is None else f"in law {row.sampled.value:.6g} ± {row.sampled.se:.2g}, "
+        return f"{self.network}: E[K] {row.exact:.6g}, {law}networks {row.networks.value:.6g} ± {row.networks.se:.2g}"
 
 
 @dataclass(frozen=True)
@@ -118,8 +156,8 @@ class ExpandedRow:
         return {"first_order": self.first_order, **estimates, "z": self.z}
 
 
-@dataclass(frozen=True)
-class ExpandedComparison:
+@dataclass(frozen=True, repr=False)
+class ExpandedComparison(Result):
     """The result of `compare` where moments are known to first order in 1/width, as for smooth activations.
 
     Attributes
@@ -145,6 +183,25 @@ class ExpandedComparison:
         )
         return document
 
+    def _table(self) -> Table:
+        headings = ("quantity", "first order", "in law", "std. err.", "networks", "std. err.", "z")
+        table, first = Table(str(self.network), headings), self.rows[0]
+        for row in self.rows:
+            estimates = (*row.sampled.cells()[:2], *row.networks.cells()[:2])
+            table.add(MOMENTS[row.quantity].label, row.first_order, *estimates, told(row.z, "+.2f"))
+        table.notes = (
+            f"{of_several(self.network)}{first.networks.draws} real networks, {first.sampled.draws} draws in law; "
+            f"z is between these.\nFirst order {self.first_order}.\n"
+        )
+        table.notes += doubts({row.quantity: row.sampled for row in self.rows}, "in law")
+        table.notes += doubts({row.quantity: row.networks for row in self.rows}, "networks")
+        return table
+
+    def _headline(self) -> str:
+        row = self.rows[0]
+        estimates = f"in law {row.sampled.value:.6g}, networks {row.networks.value:.6g}, z {row.z:+.2f}"
+        return f"{self.network}: E[K] {number(row.first_order)} to first order in 1/width, {estimates}"
+
 
 @dataclass(frozen=True)
 class QuantileRow:
@@ -165,8 +222,8 @@ class QuantileRow:
         return {"sampled": self.sampled.to_json(), "networks": self.networks.to_json(), "z": self.z}
 
 
-@dataclass(frozen=True)
-class QuantileComparison:
+@dataclass(frozen=True, repr=False)
+class QuantileComparison(Result):
     """The result of `compare` for a normalised network: quantiles by two routes, as means need not exist.
 
     Attributes
@@ -197,6 +254,20 @@ class QuantileComparison:
             }
         )
         return document
+
+    def _table(self) -> Table:
+        table = Table(str(self.network), ("quantity", "in law", "std. err.", "networks", "std. err.", "z"))
+        for row in self.rows:
+            name = "(q84 - q16) / (2 median)" if row.quantity == "spread" else f"{row.quantity} of K"
+            values = (f for each in (row.sampled, row.networks) for f in (each.value, told(each.se, ".2g")))
+            table.add(name, *values, told(row.z, "+.2f"))
+        notes = f"{of_several(self.network)}{self.networks} real networks, {self.draws} draws in law.\n"
+        table.notes = f"{notes}No exact moments: {self.reason}.\n"
+        return table
+
+    def _headline(self) -> str:
+        apart = ", ".join(f"{row.quantity} {row.sampled.value:.4g} ({row.z:+.2f})" for row in self.rows)
+        return f"{self.network}: in law, and z of the networks: {apart}"
 
 
 @overload
@@ -441,8 +512,8 @@ class Placed:
         return {name: plain(getattr(self, name)) for name in names}
 
 
-@dataclass(frozen=True)
-class ModuleComparison:
+@dataclass(frozen=True, repr=False)
+class ModuleComparison(Result):
     """The result of `compare` for a torch module: its quantities, and their percentiles over initializations.
 
     Attributes
@@ -480,13 +551,35 @@ class ModuleComparison:
         )
         return document
 
-    def __str__(self) -> str:
-        rows = [
-            f"{row.quantity} {row.measured:.4g}: percentile {row.percentile:.3g} "
-            f"({row.interval[0]:.3g} to {row.interval[1]:.3g})"
-            for row in self.rows
-        ]
-        return f"{'; '.join(rows)}, among {self.compared}"
+    @property
+    def _of(self) -> str:
+        return "a torch module" if self.network is None else str(self.network)
+
+    def _table(self) -> Table:
+        exact = ("exact mean", "std. dev.", "z") if self.cv is not None else ()
+        table = Table(self._of, ("quantity", "this module", *exact, "percentile (95 %)"))
+        for row in self.rows:
+            z = None if row.z is None else told(row.z, "+.2f")
+            law = (row.exact, row.sd, z) if exact else ()
+            least, most = row.interval
+            percentile = Told(row.percentile, f"{row.percentile:.3g} % ({least:.3g}, {most:.3g})")
+            table.add(row.quantity.replace("dK", "ΔK/λ"), row.measured, *law, percentile)
+        table.notes = self._notes()
+        return table
+
+    def _notes(self) -> str:
+        outputs = None if self.network is None else self.network.widths[-1]
+        notes = "" if outputs == 1 else f"K is that of output 0{'' if outputs is None else f' of {outputs}'}. "
+        notes += f"Percentile among {self.compared}."
+        if self.network is None:
+            return notes
+        return notes + (" It has no exact moments." if self.cv is None else f" CV of K: {number(self.cv)}.")
+
+    def _headline(self) -> str:
+        row = self.rows[0]
+        return (
+            f"{self._of}: {row.quantity} {row.measured:.6g}, at {row.percentile:.3g} % of {self.draws:,} such networks"
+        )
 
 
 def compare_with_law(

@@ -26,14 +26,15 @@ from finwidth.networks.laws import FloatArray
 from finwidth.observables import spectrum
 from finwidth.quantities import plain
 from finwidth.sampling.random.streams import check_seed
+from finwidth.tables import Result, Table, Told
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Result):
     """The result of `measure`.
 
     Attributes
@@ -97,6 +98,28 @@ class Measurement:
             }
         )
         return document
+
+    @property
+    def _of(self) -> str:
+        inputs = " x ".join(map(str, self.inputs))
+        output = f"output {self.outputs}" if isinstance(self.outputs, int) else f"outputs {self.outputs}"
+        return f"Kernel of {self.module}, {self.parameters:,} parameters, at inputs {inputs}, {output}"
+
+    def _table(self) -> Table:
+        table = Table(self._of, ("quantity", "value"))
+        table.add("shape of K", " x ".join(map(str, self.K.shape)))
+        table.add("trace", self.trace)
+        for k, value in enumerate(self.eigenvalues[:5], 1):
+            table.add(f"eigenvalue {k}", float(value))
+        if len(self.eigenvalues) > 5:
+            table.add(f"eigenvalue {len(self.eigenvalues)}, the smallest", float(self.eigenvalues[-1]))
+        table.add("condition", Told(None, "singular") if self.condition is None else self.condition)
+        if not self.condition:
+            table.notes = f"singular: the smallest eigenvalue is below rounding, {self.rounding:.1g}."
+        return table
+
+    def _headline(self) -> str:
+        return f"{self._of}: trace {self.trace:.6g}"
 
 
 def measure(

@@ -238,7 +238,7 @@ def kernels_of_draws(
     return K
 
 
-def why_quantiles(law: ModuleLaw, X: torch.Tensor, K: FloatArray) -> str:
+def heavy_tailed(law: ModuleLaw, X: torch.Tensor, K: FloatArray) -> str:
     """Why quantiles, and not the mean, tell of the kernels K of draws; "" if the mean does.
 
     A norm divides by a length, which makes tails that few draws show (`finwidth.exact.normalised`).

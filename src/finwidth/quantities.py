@@ -16,6 +16,7 @@ import numpy as np
 from finwidth import arguments
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.laws import FloatArray
+from finwidth.tables import Cell, Result, Table, Told, number, told
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
 
@@ -106,8 +107,8 @@ MOMENTS = {
 DRAWN = {name: each.drawn for name, each in MOMENTS.items() if each.drawn}  # those that draws tell
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Result):
     """A sample mean with its standard error, and whether both can be trusted.
 
     Attributes
@@ -144,6 +145,34 @@ class Estimate:
             "trust": self.trust,
             "verdict": self.verdict,
         }
+
+    def cells(self, exact: float | None = None) -> tuple[Cell, Cell, Cell]:
+        """What a table writes of it: the value, with an exclamation mark if it cannot be trusted; the error; and z."""
+        z = None if exact is None else self.z(exact)
+        mark = " " if self.trust else "!"
+        score = "" if z is None else f"{z:+.2f}" if abs(z) < 100 else ">99"
+        return Told(self.value, number(self.value) + mark), told(self.se, ".2g"), Told(z, score)
+
+    def _table(self) -> Table:
+        told_of = f"{'' if self.trust else '! '}{self.verdict}."
+        table = Table(f"A mean of {self.draws:,} draws", ("quantity", "value", "std. err.", "effective draws"), told_of)
+        table.add("mean", *self.cells()[:2], told(self.effective_draws, ".3g"))
+        return table
+
+    def _headline(self) -> str:
+        doubt = "" if self.trust else f"; not to be trusted: {self.verdict}"
+        return f"{self.value:.6g} ± {self.se:.2g} of {self.draws:,} draws{doubt}"
+
+
+def doubts(found: Mapping[str, Estimate], source: str = "") -> str:
+    """A line for each estimate that cannot be trusted, saying why."""
+    of = f" ({source})" if source else ""
+    return "".join(f"! {MOMENTS[name].label}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+
+
+def of_several(net: Network) -> str:
+    """What K is of a network of several outputs, for a note."""
+    return "" if net.widths[-1] == 1 else "K is that of output 0; the step of ΔK is on all outputs.\n"
 
 
 def attributes(net: Network, *, method: str, **more: Any) -> dict[str, Any]:

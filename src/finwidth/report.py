@@ -15,7 +15,7 @@ import numpy as np
 from finwidth import arguments, outputs, plots
 from finwidth.arguments import count
 from finwidth.errors import FinwidthError
-from finwidth.exact.bounds import Bounds, bounds, unsupported
+from finwidth.exact.bounds import CAPTION, HEADINGS, Bounds, bounds, unsupported
 from finwidth.exact.expansion.one_input import FirstOrder, only_to_first_order, to_first_order
 from finwidth.exact.moments import KernelMoments, exact_values, infinite_width, moments
 from finwidth.exact.normalised import why_quantiles
@@ -25,14 +25,15 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
-from finwidth.networks.widths import format_widths
-from finwidth.plots.style import rendered
-from finwidth.quantities import Estimate, attributes, plain
+from finwidth.plots.style import rendered, titled
+from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_several, plain
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
 from finwidth.sampling.sampler import Columns, draw_chunks
 from finwidth.sampling.statistics.estimates import MomentAccumulators
+from finwidth.sampling.statistics.quantile_sketch import SHOWN
 from finwidth.summary import Summary, summary_of
+from finwidth.tables import Result, Table, number, told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +54,8 @@ class ReportRow:
     sampled: Estimate
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Result):
     """The result of `report`; ``rows`` is the table, ``drawn`` holds draws of K for the figure, shape (draws,)."""
 
     network: Network
@@ -79,13 +80,29 @@ class Report:
         }
         return {key: plain(value) for key, value in document.items()}
 
+    def _table(self) -> Table:
+        """Every quantity by every route."""
+        headings = HEADINGS if self.bounds else ()
+        table = Table(str(self.network), ("quantity", "exact", *headings, "sampled", "std. err.", "z"))
+        for row in self.rows:
+            forms = self.bounds.cells(row.quantity) or ("", "") if self.bounds else ()
+            table.add(MOMENTS[row.quantity].label, row.exact, *forms, *row.sampled.cells(row.exact))
+        table.notes = of_several(self.network) + f"Infinite width: K = {self.infinite_width:.6g}. "
+        table.notes += f"CV of K: {number(self.moments.cv)}.\n"
+        table.notes += doubts({row.quantity: row.sampled for row in self.rows}) + (CAPTION if self.bounds else "")
+        return table
+
+    def _headline(self) -> str:
+        K = self.rows[0]
+        return f"{self.network}: E[K] {number(K.exact)}, sampled {K.sampled.value:.6g}, CV {number(self.moments.cv)}"
+
     def law(self, title: str) -> Figure:
         """The figure of K's law."""
         return plots.law_of_kernel(self.drawn, float(self.moments.mean), self.infinite_width, title)
 
 
-@dataclass(frozen=True)
-class ExpandedReport:
+@dataclass(frozen=True, repr=False)
+class ExpandedReport(Result):
     """The result of `report` where moments are known to first order in 1/width, as for smooth activations.
 
     Attributes
@@ -115,13 +132,36 @@ class ExpandedReport:
         }
         return {key: plain(value) for key, value in document.items()}
 
+    def _table(self) -> Table:
+        """First order in 1/width beside draws, and whether it serves."""
+        table, wide = (
+            Table(str(self.network), ("quantity", "first order", "sampled", "std. err.", "differ")),
+            self.first_order,
+        )
+        for name, each in self.estimates.items():
+            known = wide.means.get(name)
+            off = each.value / known - 1 if known else None
+            table.add(MOMENTS[name].label, known, *each.cells()[:2], "" if off is None else told(off, "+.1%"))
+        K, square = self.estimates["K"].value, self.estimates["K^2"].value
+        spread = max(0.0, square / K**2 - 1) ** 0.5
+        notes = of_several(self.network) + f"Infinite width: K = {wide.infinite_width:.6g}. "
+        notes += f"CV of K: {wide.cv:.4g} to first order in 1/width, {spread:.4g} of {len(self.drawn)} draws.\n"
+        table.notes = notes + f"First order {wide.verdict}.\n" + doubts(self.estimates)
+        return table
+
+    def _headline(self) -> str:
+        K, wide = self.estimates["K"], self.first_order
+        return (
+            f"{self.network}: E[K] {wide.mean:.6g} to first order in 1/width, sampled {K.value:.6g}, CV {wide.cv:.4g}"
+        )
+
     def law(self, title: str) -> Figure:
         """The figure of K's law, without an exact mean."""
         return plots.law_of_kernel(self.drawn, None, self.first_order.infinite_width, title)
 
 
-@dataclass(frozen=True)
-class QuantileReport:
+@dataclass(frozen=True, repr=False)
+class QuantileReport(Result):
     """The result of `report` for a normalised network: what draws tell of K; ``reason`` says why not its means.
 
     ``drawn`` holds draws of K for the figure, shape (draws,).
@@ -138,6 +178,31 @@ class QuantileReport:
         spread = self.summary.spread
         more = {"spread": spread and spread.to_json(), "no_moments": self.reason, "provenance": dict(self.provenance)}
         return {key: plain(value) for key, value in (self.summary.to_json() | more).items()}
+
+    def _table(self) -> Table:
+        """Quantiles and the spread of K, and the means that exist."""
+        table, law, spread = (
+            Table(str(self.network), ("quantity", "sampled", "std. err.")),
+            self.summary.K,
+            self.summary.spread,
+        )
+        assert law is not None
+        assert spread is not None
+        rows = {f"{share:.0%} quantile of K": law.quantile(share) for share in SHOWN}
+        rows |= {"(q84 - q16) / (2 median)": spread, "standard deviation of log K": law.log_sd}
+        for name, each in rows.items():
+            table.add(name, each.value, told(each.se, ".2g"))
+        for name, estimate in self.summary.estimates.items():
+            table.add(MOMENTS[name].label, *estimate.cells()[:2])
+        infinite = ", ".join(MOMENTS[name].label for name in self.summary.infinite)
+        table.notes = f"No exact moments: {self.reason}.\n"
+        table.notes += f"Not finite, or not sure to be: {infinite}.\n" if infinite else ""
+        table.notes += doubts(self.summary.estimates)
+        return table
+
+    def _headline(self) -> str:
+        spread = self.summary.spread
+        return f"{self.network}: (q84 - q16) / (2 median) of K {spread.value if spread else math.nan:.4g}"
 
     def law(self, title: str) -> Figure:
         """The figure of K's law, without a mean."""
@@ -265,9 +330,7 @@ def write(found: AnyReport, x: Vector, folder: str | Path) -> list[Path]:
     if not isinstance(found, QuantileReport | ExpandedReport):
         arguments.instance("found", found, Report, "what finwidth.report.report returns")
     net = found.network
-    blocks = "" if isinstance(net, MLP) else f" of {net.depth} blocks"
-    norm = "" if net.norm is None else f", {net.norm}"
-    title = f"{format_widths(net.widths)}{blocks}{norm}, {len(found.drawn):,} draws"
+    title = titled(net, x, widths=True, more=f"{len(found.drawn):,} draws")
     figures = {
         "law": found.law(title),
         "depth": _depth_figure(net, x),

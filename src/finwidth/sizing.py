@@ -128,7 +128,7 @@ def _searched(family: Family, depth: int, cv: float, x: list[float], *, drawn: b
                 continue
             net = family.net(_INPUT, asked, depth)
             if drawn:
-                spread = _spread_of_draws(net, sample_gram(net, [x], _draws(asked * depth), seed=0).K.to_numpy())
+                spread = _spread_of_draws(net, sample_gram(net, [x], _as_many(asked * depth), seed=0).K.to_numpy())
             else:
                 spread = moments(net, x).cv
             asked = search.send(np.array(spread))
@@ -323,7 +323,7 @@ def _spreads_without_moments(family: Family, width: int, x: list[float]) -> dict
         elif depth > _DEEPEST_DRAWN or width > _WIDEST_DRAWN:
             break
         else:
-            found[depth] = _spread_of_draws(net, sample_gram(net, [x], _draws(width * depth), seed=0).K.to_numpy())
+            found[depth] = _spread_of_draws(net, sample_gram(net, [x], _as_many(width * depth), seed=0).K.to_numpy())
     return found
 
 
@@ -345,7 +345,7 @@ def spread_from(net: Network, x: Vector) -> str:
     return "draws" if found is None else f"first order in 1/width, which {found.remainder}"
 
 
-def _draws(neurons: int) -> int:
+def _as_many(neurons: int) -> int:
     """How many networks of so many neurons are drawn."""
     return max(_FEWEST, min(_DRAWS, _NEURONS * _DRAWS // neurons))
 

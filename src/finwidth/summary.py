@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,15 @@ from finwidth.exact.normalised import tail_exponent
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.mlp import MLP
-from finwidth.quantities import DRAWN, MOMENTS, Estimate, plain
+from finwidth.quantities import DRAWN, MOMENTS, Estimate, doubts, of_several, plain
 from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler, sample_gram
+from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample
 from finwidth.sampling.sampler import afford_draws, draw_chunks
 from finwidth.sampling.statistics.estimates import Accumulator, MomentAccumulators
 from finwidth.sampling.statistics.quantile_sketch import SHOWN, Measured, QuantileSketch
+from finwidth.tables import Cell, Result, Table, told
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,8 +37,8 @@ METHODS = ("plain", "importance")
 _WRITTEN = 3  # times the bytes of a draw, which is kept and written to a file, from a copy
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Result):
     """What `summarize` returns.
 
     Attributes
@@ -90,19 +93,50 @@ class Summary:
         }
         return document if self.K is None else document | {"law": {"K": plain(self.K.to_json())}}
 
-    def __str__(self) -> str:
-        outputs = self.network.widths[-1]
-        of = "" if outputs == 1 else f", output 0 of {outputs}"
-        lines = [f"{self.network}: {self.draws} draws, {self.method}{of}"]
+    def _table(self) -> Table:
+        table = Table(str(self.network), ("quantity", "exact", "sampled", "std. err.", "z", "effective draws"))
+        exact = self.exact or {}
         for name, each in self.estimates.items():
-            line = f"{MOMENTS[name].label}: {each.value:.6g} ± {each.se:.2g}"
-            line += "" if self.exact is None else f", exactly {self.exact[name]:.6g}"
-            lines.append(line if each.trust else f"{line}; not to be trusted: {each.verdict}")
+            value = exact.get(name)
+            table.add(MOMENTS[name].label, value, *each.cells(value), told(each.effective_draws, ".3g"))
+        table.notes = f"{of_several(self.network)}{self.draws} draws, {self.method}.\n{self._notes()}"
+        return table
+
+    def _notes(self) -> str:
+        notes = doubts(self.estimates)
         if self.infinite:
-            lines.append(f"Not finite, or not sure to be: {', '.join(MOMENTS[name].label for name in self.infinite)}")
-        if self.K is not None:
-            lines.append("Quantiles of K: " + ", ".join(f"{s:.0%} {self.K.quantile(s).value:.4g}" for s in SHOWN))
-        return "\n".join(lines)
+            labels = ", ".join(MOMENTS[name].label for name in self.infinite)
+            notes += f"Not finite, or not sure to be: {labels}.\n"
+            notes += f"(q84 - q16) / (2 median) of K: {with_error(self.spread, '.4g')}.\n" if self.spread else ""
+        if self.K is None:
+            return notes + "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
+        if notes and not importance.unsupported(self.network):
+            notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
+        return f"{notes}\n{_law(self.K)}"
+
+    def _headline(self) -> str:
+        found = self.estimates.get("K")
+        mean = f"E[K] {found.value:.6g} ± {found.se:.2g}, " if found else ""
+        median = "" if self.K is None else f"median {self.K.quantile(0.5).value:.4g}, "
+        return f"{self.network}: {mean}{median}{self.draws:,} draws"
+
+
+def _law(law: QuantileSketch) -> str:
+    """Quantiles and moments of the logarithm, with their standard errors."""
+    quantiles = ", ".join(f"{share:.0%} {with_error(law.quantile(share), '.4g')}" for share in SHOWN)
+    lines = [f"Quantiles of K: {quantiles}."]
+    if law.zeros < 1:
+        of = "log K" + (", where K > 0," if law.zeros else "")
+        mean, sd = with_error(law.log_mean, ".4f"), with_error(law.log_sd, ".4f")
+        lines.append(f"Mean of {of} {mean}, standard deviation {sd}.")
+    if law.zeros:
+        lines.append(f"K = 0 in {law.zeros:.2%} of the draws.")
+    return "\n".join(lines)
+
+
+def with_error(measured: Measured, kind: str) -> str:
+    """A statistic in a sentence, its error in one digit."""
+    return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
 
 
 def summarize(
@@ -207,8 +241,8 @@ def finite_means(estimates: Mapping[str, Estimate], exponent: float) -> dict[str
     }
 
 
-@dataclass(frozen=True)
-class GramSummary:
+@dataclass(frozen=True, repr=False)
+class GramSummary(Result):
     """What `summarize_gram` returns.
 
     Attributes
@@ -238,6 +272,30 @@ class GramSummary:
             "estimates": {name: _columns_of(rows) for name, rows in self.estimates.items()},
             "infinite_width": {"K": None if self.infinite_width is None else plain(self.infinite_width.tolist())},
         }
+
+    def _table(self) -> Table:
+        """Of each pair of inputs the mean kernel, its spread, and its change where that was drawn."""
+        headings = ("infinite width",) * (self.infinite_width is not None) + ("E[K_ab]", "std. err.", "std. dev.")
+        headings += ("E[ΔK_ab]/λ", "std. err.") * ("dK" in self.estimates)
+        table = Table(str(self.network), ("a", "b", *headings), named=2)
+        m, doubtful = len(self.estimates["K"]), False
+        for a, b in combinations_with_replacement(range(min(m, MOST_INPUTS)), 2):
+            row: list[Cell] = [] if self.infinite_width is None else [float(self.infinite_width[a, b])]
+            for name, rows in self.estimates.items():
+                row += rows[a][b].cells()[:2]
+                row += [told(rows[a][b].se * rows[a][b].draws ** 0.5, ".3g")] if name == "K" else []
+                doubtful |= not rows[a][b].trust
+            table.add(str(a), str(b), *row)
+        table.notes = of_several(self.network) + f"{self.draws} draws in law at {m} inputs, a and b counted from 0."
+        table.notes += f" The table is of the first {MOST_INPUTS}; --json has all." if m > MOST_INPUTS else ""
+        table.notes += "\n! too few draws carry this mean to trust it." if doubtful else ""
+        return table
+
+    def _headline(self) -> str:
+        return f"{self.network}: {self.draws:,} draws at {len(self.estimates['K'])} inputs"
+
+
+MOST_INPUTS = 6  # whose pairs a table shows
 
 
 def _columns_of(rows: Sequence[Sequence[Estimate]]) -> dict[str, object]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from matplotlib import figure as figures
 from torch import nn
 
 import finwidth
@@ -501,6 +502,7 @@ VALID: dict[str, Make] = {
     "threads": one(None, 1, 2),
     "title": one("", "A title"),
     "v": lambda r: r.choice([torch.ones(2, 1), torch.ones(3, 2), torch.ones(3, 1), np.ones((2, 2))]),
+    "ax": lambda r: r.choice([None, figures.Figure().add_subplot()]),
     "value": lambda r: {"a": [number(r), {"b": number(r)}]},
     "weight_law": laws,
     "width": one(1, 2, 8, np.int64(64)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +48,7 @@ def moments_command(
         return
     from finwidth.cli import tables
 
-    tables.print_moments(found, forms)
+    tables.show(forms or found)
     if outside:
         typer.echo(wrapped(f"The paper's forms do not cover this network: {outside}."))
 
@@ -112,11 +111,11 @@ def critical_command(
 
     found = critical(activation_typed("ACTIVATION", activation))
     if as_json:
-        print_json(asdict(found))
+        print_json(found.to_json())
         return
     from finwidth.cli import tables
 
-    tables.print_criticality(found)
+    tables.show(found)
 
 
 @taking("net", network_of)
@@ -148,7 +147,7 @@ def sample_command(
         return
     from finwidth.cli import tables
 
-    tables.print_summary(found)
+    tables.show(found)
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
@@ -185,7 +184,7 @@ def gram_command(
         return
     from finwidth.cli import tables
 
-    tables.print_gram(found)
+    tables.show(found)
     if output is not None:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
@@ -221,7 +220,7 @@ def report_command(
         return
     from finwidth.cli import tables
 
-    tables.print_any_report(found)
+    tables.show(found)
     typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
 
 
@@ -247,4 +246,4 @@ def compare_command(
         return
     from finwidth.cli import tables
 
-    tables.print_any_comparison(found)
+    tables.show(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict
 from typing import Annotated, cast
 
 import typer
@@ -55,8 +54,7 @@ def regime_command(
     x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
     found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
     if as_json:
-        told = asdict(found)
-        print_json({"network": net.describe(), "regime": told.pop("name")} | told)
+        print_json(found.to_json())
         return
     typer.echo(wrapped(str(net)))
     typer.echo(wrapped(f"The network is {found.name}: {found.advice}."))
@@ -85,9 +83,8 @@ def width_for_command(
     source, reason = spread_from(net, x), too_large(net)
     found = None if reason else regime(net, x, target=target, lr=lr, seed=seed)
     if as_json:
-        told = asdict(found) if found else {"name": None, "not_drawn": reason}
-        sizes = {"depth": depth, "width": width, "spread_from": source}
-        print_json({"network": net.describe(), **sizes, "regime": told.pop("name")} | told)
+        sizes = {"network": net.describe(), "depth": depth, "width": width, "spread_from": source}
+        print_json(sizes | (found.to_json() if found else {"regime": None, "not_drawn": reason}))
         return
     typer.echo(width)
     if source != EXACTLY:

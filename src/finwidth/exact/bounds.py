@@ -12,13 +12,14 @@ import numpy as np
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
-from finwidth.exact.moments import KernelMoments, exp, log, moments
+from finwidth.exact.moments import KernelMoments, exp, log, moment_table, moments
 from finwidth.networks.description import Network, few_runs
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_mlp, instead, not_normalised, other_kind
 from finwidth.progress import stage
-from finwidth.quantities import plain
+from finwidth.quantities import MOMENTS, plain
+from finwidth.tables import Cell, Result, Table, number, told
 
 STATEMENTS = {
     "K": "theorem-1",
@@ -32,16 +33,25 @@ STATEMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Bounds:
+HEADINGS = ("paper's form", "ratio")
+CAPTION = (
+    "ratio: exact value over the paper's form, which holds up to universal constants. The form carries exp(5 β) "
+    "with β summed up to the output layer; the ratio leaves out that layer's constant e⁵. ΔK is compared by its "
+    "absolute value."
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Bounds(Result):
     """The right-hand sides of the paper's statements, which hold up to universal constants, and what they miss.
 
     Each mapping goes by the quantity: K, K^2, K_w^2, K_b^2, K_w*K_b, D_ww, D_wb, dK (see `STATEMENTS`).  ``log_form``
     is the natural logarithm of the form.  ``ratio`` is exact over form (absolute value for dK).  The forms carry
     exp(5 beta) with beta summed up to the output layer, a constant factor exp(5/n_d) that the universal constants
-    absorb; ``hidden_ratio`` leaves it out.
+    absorb; ``hidden_ratio`` leaves it out.  ``exact`` are the moments that they are compared with.
     """
 
+    exact: KernelMoments
     log_form: dict[str, float]
     log_ratio: dict[str, float]
     beta: float
@@ -75,6 +85,22 @@ class Bounds:
             }
         )
         return document
+
+    def cells(self, name: str) -> tuple[Cell, ...]:
+        """What a table has of one quantity under `HEADINGS`: the form and the ratio, if there are any."""
+        if name not in self.log_form:
+            return ()
+        return told(self.form[name], log=self.log_form[name]), self.hidden_ratio[name]
+
+    def _table(self) -> Table:
+        table = moment_table(self.exact, HEADINGS, {name: self.cells(name) for name in self.log_form})
+        table.notes = CAPTION
+        return table
+
+    def _headline(self) -> str:
+        ratios = self.hidden_ratio
+        told_of = ", ".join(f"{MOMENTS[name].label} {number(ratios[name])}" for name in ("K", "K^2", "dK"))
+        return f"{self.exact.network}: exact values over the paper's forms: {told_of}"
 
 
 def _exponentials(logs: dict[str, float]) -> dict[str, float]:
@@ -133,7 +159,7 @@ def bounds(net: MLP, x: Vector, *, exact: KernelMoments | None = None) -> Bounds
         **{key: exact.log_update[key] for key in ("D_ww", "D_wb", "dK")},
     }
     log_ratio = {key: 0.0 if log_exact[key] == log_form[key] else log_exact[key] - log_form[key] for key in log_form}
-    return Bounds(log_form, log_ratio, float(net.beta), float(net.beta_hidden))
+    return Bounds(exact, log_form, log_ratio, float(net.beta), float(net.beta_hidden))
 
 
 def log_forms(net: MLP, x: Vector) -> dict[str, float]:

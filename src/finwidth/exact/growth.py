@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from typing import Any
 
 from finwidth.errors import FinwidthError
@@ -29,10 +30,11 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import gates_no_coins, instead, not_normalised
 from finwidth.quantities import plain
+from finwidth.tables import Result, Table, Told
 
 
-@dataclass(frozen=True)
-class Growth:
+@dataclass(frozen=True, repr=False)
+class Growth(Result):
     """How fast E|x|^4/(E|x|^2)^2 and E[K^2]/E[K]^2 grow over the layers or blocks of a network.
 
     Attributes
@@ -59,28 +61,48 @@ class Growth:
         """Sum of the logarithms of the factors."""
         return math.fsum(math.log1p(float(factor - 1)) for factor in self.factors)
 
+    @property
+    def _runs(self) -> list[tuple[Fraction, int]]:
+        """Each factor once, with how often it occurs in a row."""
+        return [(factor, len(list(run))) for factor, run in groupby(self.factors)]
+
     def to_json(self) -> dict[str, object]:
         """Plain types; each factor once, with how often it occurs in a row."""
-        runs: list[list[Any]] = []
-        for factor in self.factors:
-            if runs and runs[-1][0] == factor:
-                runs[-1][1] += 1
-            else:
-                runs.append([factor, 1])
         document: dict[str, object] = plain(
             {
                 "network": self.network.describe(),
                 "exponent": self.exponent,
                 "leading": self.leading,
                 "form": self.form,
-                "factors": [{"factor": factor, "times": times} for factor, times in runs],
+                "factors": [{"factor": factor, "times": times} for factor, times in self._runs],
             }
         )
         return document
 
-    def __str__(self) -> str:
-        times = f"E|x|^4 / (E|x|^2)^2 grows by exp({self.exponent:.4g}) over the network, and E[K^2] / E[K]^2 alike"
-        return f"{self.network}: {times}; to first order in 1/width exp({self.form}) = exp({self.leading:.4g})"
+    def _table(self) -> Table:
+        table = Table(str(self.network), ("quantity", "value"))
+        table.add("exponent", self.exponent)
+        table.add("to first order in 1/width", self.leading)
+        for factor, times in self._runs[:_MOST_RUNS]:
+            text = str(factor) if len(str(factor)) <= _LONGEST else f"{float(factor):.6g}"
+            table.add(f"factor of {'each of ' * (times > 1)}{times} {_unit(self.network, times)}", Told(factor, text))
+        more = " The first factors are shown; to_json has all." if len(self._runs) > _MOST_RUNS else ""
+        table.notes = (
+            f"E|x|^4 / (E|x|^2)^2 grows by exp(exponent) over the network, and E[K^2] / E[K]^2 alike. To first order "
+            f"in 1/width the exponent is {self.form}.{more}"
+        )
+        return table
+
+    def _headline(self) -> str:
+        return f"{self.network}: exponent {self.exponent:.4g}, to first order in 1/width {self.leading:.4g}"
+
+
+_MOST_RUNS = 10  # that are shown
+_LONGEST = 24  # characters of a fraction
+
+
+def _unit(net: Network, times: int) -> str:
+    return ("layer" if isinstance(net, MLP) else "block") + "s" * (times > 1)
 
 
 def _layer_factors(net: MLP) -> tuple[tuple[Fraction, ...], Fraction, str]:

@@ -32,6 +32,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
 from finwidth.quantities import DRAWN, MOMENTS, plain
+from finwidth.tables import Cell, Result, Table, number, told
 
 Exact: TypeAlias = float | Fraction
 Key = TypeVar("Key", bound=Hashable)
@@ -146,8 +147,8 @@ def exp(exponent: float) -> float:
         return math.inf
 
 
-@dataclass(frozen=True)
-class KernelMoments:
+@dataclass(frozen=True, repr=False)
+class KernelMoments(Result):
     """What `finwidth.moments` returns: the moments of K, of its parts, and the mean of its first update.
 
     ``mean``, ``second_moment``, ``variance``, ``cv`` and ``log_second_moment`` are those of K; ``K``, ``K_w``
@@ -350,6 +351,36 @@ class KernelMoments:
         if self.network.widths[-1] > 1:
             document["between_outputs"] = {"K^2": self.between_outputs}
         return {key: plain(value) for key, value in document.items()}
+
+    def _table(self) -> Table:
+        return moment_table(self)
+
+    def _headline(self) -> str:
+        return f"{self.network}: E[K] {number(self.mean, self.K.log_raw[0])}, CV {number(self.cv, self.log_cv)}"
+
+
+def moment_table(
+    found: KernelMoments, headings: tuple[str, ...] = (), beside: Mapping[str, tuple[Cell, ...]] | None = None
+) -> Table:
+    """Exact values, and beside each quantity what more there is of it."""
+    logs, beside = found.log_by_name, beside or {}
+    table = Table(str(found.network), ("quantity", "exact", *headings))
+    for name, value in found.by_name.items():
+        table.add(MOMENTS[name].label, told(value, log=logs[name]), *beside.get(name, ()))
+    table.add()
+    table.add("Var[K]", told(found.variance, log=found.log_variance))
+    table.add("CV of K", told(found.cv, log=found.log_cv))
+    for exponent, value, log_value in zip("³⁴", found.raw[2:], found.log_raw[2:], strict=False):
+        table.add(f"E[K{exponent}]", told(value, log=log_value))
+    if found.order > 2:
+        table.add("skewness of K", found.skewness)
+    if found.order > 3:
+        table.add("kurtosis of K", found.kurtosis)
+        if found.network.widths[-1] == 1:
+            table.add("Var[ΔK]/λ², N* = 0", found.update_variance())
+    if found.network.widths[-1] > 1:
+        table.add("E[K_ab²], a ≠ b", found.between_outputs)
+    return table
 
 
 # Which paths end in the same output.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,10 +17,11 @@ from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.routes import algorithm, check_supported
 from finwidth.quantities import plain
+from finwidth.tables import Cell, Result, Table, number, told
 
 
-@dataclass(frozen=True)
-class SignalMoments:
+@dataclass(frozen=True, repr=False)
+class SignalMoments(Result):
     """Moments of the output and of the lengths of the hidden vectors of a random network at one input.
 
     Attributes
@@ -60,6 +62,25 @@ class SignalMoments:
             "output": {"raw": plain(list(self.output.raw)), "log_raw": plain(list(self.output.log_raw))},
             "hidden": [{"raw": plain(list(each.raw)), "log_raw": plain(list(each.log_raw))} for each in self.hidden],
         }
+
+    def _table(self) -> Table:
+        powers = tuple(f"E[q{'' if power == 1 else '²³⁴'[power - 2]}]" for power in range(1, len(self.output.raw) + 1))
+        table = Table(str(self.network), ("quantity q", *powers), most=_MOST_ROWS)
+        for place, each in zip(self.network.hidden_places, self.hidden, strict=True):
+            table.add(f"|x_{place}|²", *_raw_cells(each))
+        table.add("N²", *_raw_cells(self.output))
+        table.notes = f"N is one output; its kurtosis is {number(self.kurtosis)}."
+        return table
+
+    def _headline(self) -> str:
+        return f"{self.network}: E[N²] {number(self.output.mean)}, kurtosis of N {number(self.kurtosis)}"
+
+
+_MOST_ROWS = 21  # that are shown
+
+
+def _raw_cells(found: Moments) -> Iterator[Cell]:
+    return (told(value, log=log) for value, log in zip(found.raw, found.log_raw, strict=True))
 
 
 def signal_moments(net: Network, x: Vector, *, exact: bool = False, order: int = 2) -> SignalMoments:

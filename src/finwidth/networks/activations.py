@@ -32,7 +32,7 @@ def _indicator(condition: Array, values: Array) -> Array:
     return condition.astype(values.dtype) if isinstance(values, _OF_NUMPY) else condition.to(values.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activation:
     """phi(y) = positive * y for y > 0, negative * y for y < 0, and phi'(0) = at_zero.
 
@@ -75,6 +75,11 @@ class Activation:
             )
         for key, value in (("name", name), ("positive", up), ("negative", down), ("at_zero", middle)):
             object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        usual = Activation(self.name, self.positive, self.negative).at_zero
+        slopes = [self.positive, self.negative] + [self.at_zero] * (self.at_zero != usual)
+        return f"Activation({self.name!r}, {', '.join(map(arguments.typed, slopes))})"
 
     @property
     def can_die(self) -> bool:

@@ -14,7 +14,7 @@ fewer and fewer neurons of the stream are positive), and there are no exact mome
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -36,7 +36,7 @@ class BalancedBlock:
     outer: Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BalancedResNet(ResidualNetwork):
     """A random residual network with one matrix a block: x <- skip x + branch (W phi(sigma * x) + s), sigma signs.
 
@@ -111,6 +111,11 @@ class BalancedResNet(ResidualNetwork):
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
         return {**super().describe(), "signs": self.signs}
+
+    def _arguments(self) -> Iterator[str]:
+        yield from super()._arguments()
+        if not self.signs:
+            yield "signs=False"
 
     def _told(self) -> list[str]:
         return [] if self.signs else ["no signs"]

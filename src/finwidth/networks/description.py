@@ -10,11 +10,13 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 from finwidth import arguments
+from finwidth.arguments import typed
 from finwidth.errors import FinwidthError, shown
-from finwidth.networks.activations import Activation
-from finwidth.networks.laws import WeightLaw
+from finwidth.networks.activations import ACTIVATIONS, Activation
+from finwidth.networks.laws import LAWS, WeightLaw
 from finwidth.networks.norm import Norm
 
+_LONGEST_REPR = 500  # characters; longer ones give way to the title
 BIASES = ("trained", "frozen", "none")
 
 Gains: TypeAlias = float | Fraction | Sequence[float | Fraction]
@@ -183,6 +185,34 @@ class Network:
             **norm,
         }
 
+    def _arguments(self) -> Iterator[str]:
+        """What makes it, as one types it, without what is the default; the widths come first."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        text = f"{type(self).__name__}({', '.join(self._arguments())})"
+        return text if len(text) <= _LONGEST_REPR else f"<{type(self).__name__} {self}>"
+
+    def _usual_arguments(self, usual_gains: tuple[Fraction, ...]) -> Iterator[str]:
+        """Those that descriptions of all kinds have."""
+        for name, law in (("weight_law", self.weight_law), ("bias_law", self.bias_law)):
+            if law != LAWS["gaussian"]:
+                yield f"{name}={law.name!r}" if law == LAWS.get(law.name) else f"{name}={law!r}"
+        phi = self.activation
+        if phi != ACTIVATIONS["relu"]:
+            yield f"activation={phi.name!r}" if phi == ACTIVATIONS.get(phi.name) else f"activation={phi!r}"
+        if self.parameterization != "ntk":
+            yield f"parameterization={self.parameterization!r}"
+        if self.gains != usual_gains:
+            yield f"gains={typed_values(self.gains)}"
+        if set(self.bias) != {"trained"}:
+            yield f"bias={typed_values(self.bias)}"
+        for name, values, usual in (("bias_variance", self.bias_variance, 0), ("bias_scale", self.bias_scale, 1)):
+            if set(values) != {usual}:
+                yield f"{name}={typed_values(values)}"
+        if self.norm is not None:
+            yield f"norm={self.norm.kind!r}" if self.norm == Norm(self.norm.kind) else f"norm={self.norm!r}"
+
     def _told_biases(self) -> str:
         """The biases in a title, as far as they are not the usual ones."""
         there = [i for i, kind in enumerate(self.bias) if kind != "none"]
@@ -205,6 +235,22 @@ def check_network(net: object) -> Network:
             "finwidth.empirical.recognise makes one of a torch module"
         )
     return net
+
+
+def typed_list(values: Sequence[Fraction | int | str]) -> str:
+    """A list as one types it, runs of equal values in short.
+
+    >>> from finwidth.networks.description import typed_list
+    >>> typed_list([16, 64, 64, 64, 1])
+    '[16, *[64] * 3, 1]'
+    """
+    runs = [(typed(value), len(list(run))) for value, run in groupby(values)]
+    return f"[{', '.join(f'*[{text}] * {times}' if times > 2 else ', '.join([text] * times) for text, times in runs)}]"
+
+
+def typed_values(values: Sequence[Fraction | int | str]) -> str:
+    """One value if they are all equal, else a list."""
+    return typed(values[0]) if len(set(values)) == 1 else typed_list(values)
 
 
 def few_values(values: Sequence[Fraction | float]) -> str:

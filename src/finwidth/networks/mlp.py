@@ -14,7 +14,7 @@ parameter is b^(i) = b_hat^(i)/s_i, so that b_i and e_i have the factor s_i^2; a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -27,7 +27,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Gains, Layer, Network, Places, Step, few_values
+from finwidth.networks.description import Gains, Layer, Network, Places, Step, few_values, typed_list
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.widths import check_widths, format_widths
@@ -52,7 +52,7 @@ class MLPOptions(TypedDict, total=False):
     norm: str | Norm | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MLP(Network):
     """A random fully connected network, the object every other function takes.
 
@@ -272,6 +272,12 @@ class MLP(Network):
         """What defines the network, in plain types: for JSON and for file attributes."""
         bases = {"base_widths": list(self.base_widths)} if self.parameterization == "mup" else {}
         return {**super().describe(), **bases}
+
+    def _arguments(self) -> Iterator[str]:
+        yield typed_list(self.widths)
+        yield from self._usual_arguments(MLP(self.widths, activation=self.activation).gains)
+        if set(self.base_widths) != {1}:
+            yield f"base_widths={typed_list(self.base_widths)}"
 
     def __str__(self) -> str:
         usual = MLP(self.widths, self.weight_law, self.activation, self.parameterization)

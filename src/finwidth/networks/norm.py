@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from finwidth import arguments
+from finwidth.arguments import typed
 from finwidth.errors import FinwidthError, shown
 
 KINDS = ("rms", "layer")
@@ -24,7 +25,7 @@ POSITIONS = ("before", "after")
 PARAMETERS = ("none", "trained")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Norm:
     """How a network normalises its vectors: z / sqrt(mean square of z + epsilon), neuron by neuron.
 
@@ -87,6 +88,12 @@ class Norm:
         return {
             "kind": self.kind, "position": self.position, "epsilon": str(self.epsilon), "parameters": self.parameters
         }  # fmt: skip
+
+    def __repr__(self) -> str:
+        given = [repr(self.kind)] + [repr(self.position)] * (self.position != "before")
+        given += [f"epsilon={typed(self.epsilon)}"] * bool(self.epsilon)
+        given += [f"parameters={self.parameters!r}"] * (self.parameters != "none")
+        return f"Norm({', '.join(given)})"
 
     def __str__(self) -> str:
         told = [f"epsilon {float(self.epsilon):.4g}"] * bool(self.epsilon)

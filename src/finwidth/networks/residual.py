@@ -8,8 +8,9 @@ its last matrix is even in each of its rows.  So means are exact fractions also 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -19,7 +20,17 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
-from finwidth.networks.description import Layer, Network, Places, Residual, Step, branch_layer, few_values
+from finwidth.networks.description import (
+    Layer,
+    Network,
+    Places,
+    Residual,
+    Step,
+    branch_layer,
+    few_values,
+    typed_list,
+    typed_values,
+)
 from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
@@ -28,7 +39,7 @@ Described = TypeVar("Described", bound=Hashable)
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResidualNetwork(Network):
     """A linear stem, blocks that add to a stream, and a linear head; `ResNet` and `BalancedResNet` say which blocks."""
 
@@ -166,6 +177,14 @@ class ResidualNetwork(Network):
             "branch_squared": [str(square) for square in self.branch_squared],
         }
 
+    def _arguments(self) -> Iterator[str]:
+        yield typed_list(self.widths)
+        yield str(self.depth)
+        for name, squares in (("skip", self.skip_squared), ("branch", self.branch_squared)):
+            if set(squares) != {1}:
+                yield f"{name}={typed_values([_root(square) for square in squares])}"
+        yield from self._usual_arguments(self._default_gains(self.activation))
+
     def __str__(self) -> str:
         told = self._told()
         for name, squares in (("skip", self.skip_squared), ("branch", self.branch_squared)):
@@ -181,6 +200,12 @@ class ResidualNetwork(Network):
     def _told(self) -> list[str]:
         """What a title says of the blocks first."""
         return []
+
+
+def _root(square: Fraction) -> Fraction | str:
+    """The factor of a square: a number, or a root such as "sqrt(3/4)"."""
+    root = Fraction(math.isqrt(square.numerator), math.isqrt(square.denominator))
+    return root if root * root == square else f"sqrt({square})"
 
 
 def _squares(name: str, given: Factor | Sequence[Factor], blocks: Places) -> tuple[Fraction, ...]:

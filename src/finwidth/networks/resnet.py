@@ -16,7 +16,7 @@ x_l = norm(skip_l x_{l-1} + branch_l (W_l z_l + s_l)), which the stem's output a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from finwidth import arguments
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Gains, Layer, Places, Step
+from finwidth.networks.description import Gains, Layer, Places, Step, typed_values
 from finwidth.networks.laws import WeightLaw
 from finwidth.networks.norm import Norm, check_norm
 from finwidth.networks.residual import Factor, ResidualNetwork
@@ -41,7 +41,7 @@ class ResNetBlock:
     outer: Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResNet(ResidualNetwork):
     """A random residual network: a linear stem, blocks x <- skip x + branch (W phi(V x + p) + s), and a linear head.
 
@@ -138,6 +138,11 @@ class ResNet(ResidualNetwork):
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
         return {**super().describe(), "hidden": list(self.hidden)}
+
+    def _arguments(self) -> Iterator[str]:
+        yield from super()._arguments()
+        if set(self.hidden) != {self.widths[1]}:
+            yield f"hidden={typed_values(self.hidden)}"
 
     def _told(self) -> list[str]:
         told = []

@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from finwidth.quantities import plain
+from finwidth.tables import Result, Table
 
 Figure: TypeAlias = float | int | str | Fraction
 
 
-@dataclass(frozen=True)
-class Statement:
+@dataclass(frozen=True, repr=False)
+class Statement(Result):
     """One numbered statement of the paper, and the result of checking it.
 
     ``holds`` says that what ``checked_by`` describes came out as ``claim`` says; ``note`` says what that leaves open,
@@ -31,9 +32,20 @@ class Statement:
         document: dict[str, object] = plain(asdict(self))
         return document
 
+    @property
+    def _verdict(self) -> str:
+        return "holds" if self.holds else "FAILS"
 
-@dataclass(frozen=True)
-class Finding:
+    def _table(self) -> Table:
+        notes = f"{self.claim}\nChecked by: {self.checked_by}\n{self.note}"
+        return _of_figures(f"{self.id.replace('-', ' ').capitalize()}: {self._verdict}", self.figures, notes)
+
+    def _headline(self) -> str:
+        return f"{self.id}: {self._verdict}, {len(self.figures)} figures"
+
+
+@dataclass(frozen=True, repr=False)
+class Finding(Result):
     """A place where an exact computation and the print differ, with the numbers."""
 
     title: str
@@ -46,3 +58,16 @@ class Finding:
         """Plain types: fractions as strings, numbers that are not finite as None."""
         document: dict[str, object] = plain(asdict(self))
         return document
+
+    def _table(self) -> Table:
+        return _of_figures(self.title, self.figures, f"Printed: {self.printed}\nExact: {self.exact}\n{self.verdict}")
+
+    def _headline(self) -> str:
+        return self.title
+
+
+def _of_figures(title: str, figures: dict[str, Figure], notes: str) -> Table:
+    table = Table(title, ("figure", "value"), notes)
+    for name, value in figures.items():
+        table.add(name, value)
+    return table

@@ -18,7 +18,18 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP, MLPOptions
 from finwidth.networks.widths import check_depth
-from finwidth.plots.style import BLUE, GREY, PALETTE, check_alive, input_width, new_axes, plain_ticks, styled
+from finwidth.plots.style import (
+    BLUE,
+    GREY,
+    MARKERS,
+    PALETTE,
+    check_alive,
+    input_width,
+    new_axes,
+    plain_ticks,
+    styled,
+    titled,
+)
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
@@ -86,6 +97,7 @@ def kernel_on_a_circle(
     panels[0].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
     panels[0].set_ylim(bottom=0)
     panels[0].legend(loc="lower center")
+    figure.suptitle(titled(nets[0], X[0]), fontsize=9)
     return figure
 
 
@@ -102,6 +114,7 @@ def update_over_depth(
     *,
     draws: int = 100_000,
     seed: int = 0,
+    ax: Axes | None = None,
     **network: Unpack[MLPOptions],
 ) -> Figure:
     """-E[Delta K]/(lambda E[K]) over depth d for a few hidden widths: exact lines, and draws in law with their errors.
@@ -119,6 +132,8 @@ def update_over_depth(
         The input, shape (n_0,).
     draws, seed
         Networks at each point, and their seed.
+    ax
+        Axes of Matplotlib to draw into; the figure is theirs.
     network
         Further arguments of `MLP`.
 
@@ -135,8 +150,8 @@ def update_over_depth(
     draws, seed = count("draws", draws), check_seed(seed)
     family = Family(MLP, {**network})
     if only_to_first_order(family.net(1, 2, 2)):
-        return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed)
-    figure, axes = new_axes()
+        return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed, ax)
+    figure, axes = new_axes(ax)
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
     check_alive(grid)
     if not (grid.dK < 0).any():
@@ -156,6 +171,7 @@ def update_over_depth(
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
     axes.plot([], [], "x", color="black", ms=4, label="as many, importance-sampled")
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
+    axes.set_title(titled(family.net(input_width(x), 2, 2), x))
     axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     plain_ticks(axes.xaxis, *axes.get_xlim())
     axes.legend()
@@ -163,12 +179,12 @@ def update_over_depth(
 
 
 def _update_to_first_order(  # noqa: PLR0917
-    family: Family, widths: Sequence[int], depths: Sequence[int], x: Vector, draws: int, seed: int
+    family: Family, widths: Sequence[int], depths: Sequence[int], x: Vector, draws: int, seed: int, ax: Axes | None
 ) -> Figure:
     """Lines of first order, dashed where it does not serve, and draws."""
     n_0 = input_width(x)
-    figure, axes = new_axes()
-    for width, colour in zip(widths, PALETTE, strict=False):
+    figure, axes = new_axes(ax)
+    for marker, width, colour in zip(MARKERS, widths, PALETTE, strict=False):
         nets = [family.net(n_0, width, depth) for depth in depths]
         nets[0].activation.second_derivative(np.zeros(1))  # refuses if there is none
         known = [to_first_order(net, x) for net in nets]
@@ -180,11 +196,12 @@ def _update_to_first_order(  # noqa: PLR0917
         axes.plot(depths, np.where(serves, line, np.nan), color=colour, lw=1.8, label=f"$n = {width}$")
         for depth, net, each in zip(depths, nets, known, strict=True):
             found = estimate_moments(draw_one_input(net, x, draws, seed))["dK"]
-            _point(axes, depth, found, each.mean, fmt="o", mfc=colour if found.trust else "white", color=colour)
+            _point(axes, depth, found, each.mean, fmt=marker, mfc=colour if found.trust else "white", color=colour)
     axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
     axes.axhline(0, color=GREY, lw=0.6)
     axes.locator_params(axis="x", integer=True)
+    axes.set_title(titled(family.net(n_0, 2, 2), x))
     axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     axes.legend()
     return figure

@@ -23,13 +23,16 @@ from finwidth.networks.routes import check_supported
 from finwidth.plots.style import (
     BLUE,
     GREEN,
+    MARKERS,
     PALETTE,
     VERMILION,
     check_alive,
     input_width,
+    marked,
     new_axes,
     plain_ticks,
     styled,
+    titled,
 )
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.random.streams import check_seed
@@ -47,10 +50,13 @@ _SIGNAL = ("hidden", "skip", "branch", "activation", "gains")  # options that gr
 
 
 @styled
-def law_of_kernel(K: FloatArray, mean: float | None, infinite_width: float | None, title: str = "") -> Figure:
+def law_of_kernel(
+    K: FloatArray, mean: float | None, infinite_width: float | None, title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """Histogram of draws of K, shape (draws,), on a logarithmic axis, with its mean and the infinite-width value.
 
-    None leaves out the line of a value that does not exist, or is not known.
+    None leaves out the line of a value that does not exist, or is not known.  With ``ax`` it is drawn into these axes
+    of Matplotlib, and the figure is theirs.
 
     Examples
     --------
@@ -66,7 +72,7 @@ def law_of_kernel(K: FloatArray, mean: float | None, infinite_width: float | Non
         None if value is None else real(name, value, "a finite number, 0 or more", lambda each: 0 <= each < math.inf)
         for name, value in (("mean", mean), ("infinite_width", infinite_width))
     )
-    figure, axes = new_axes()
+    figure, axes = new_axes(ax)
     positive = K[K > 0]  # a network that is dead and has no trained output bias has K = 0
     if len(positive) < len(K):
         title += f"\nK = 0 in {1 - len(positive) / len(K):.1%} of them"
@@ -104,6 +110,7 @@ def growth_with_depth(
     *,
     draws: int = 2000,
     seed: int = 0,
+    ax: Axes | None = None,
     kind: type[Network] = MLP,
     **network: Unpack[FamilyOptions],
 ) -> Figure:
@@ -123,6 +130,8 @@ def growth_with_depth(
         A network to mark, if any.
     draws, seed
         Networks that are drawn at each point, if any are, and their seed.
+    ax
+        Axes of Matplotlib to draw into; the figure is theirs.
     kind, network
         `MLP`, `ResNet` or `BalancedResNet`, and further arguments of it for the lines; by default the paper's network.
 
@@ -139,14 +148,16 @@ def growth_with_depth(
     here = None if here is None else check_network(here)
     family = Family(kind, {**network})
     if only_to_first_order(family.net(1, 2, 2)):
-        return _growth_to_first_order(family, x, widths, depths, here, count("draws", draws, 2), check_seed(seed))
-    figure, axes = new_axes()
+        draws, seed = count("draws", draws, 2), check_seed(seed)
+        return _growth_to_first_order(family, x, widths, depths, here, draws, seed, ax)
+    figure, axes = new_axes(ax)
     grid = moments_grid(widths, depths, x, kind=kind, **network)
     check_alive(grid)
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
     exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
-    for width, colour in zip(widths, PALETTE, strict=False):
-        axes.plot(grid.depth, exact.sel(width=width), color=colour, lw=1.6, label=f"$n = {width}$")
+    for place, (width, colour) in enumerate(zip(widths, PALETTE, strict=False)):
+        marks = marked(place, grid.sizes["depth"])
+        axes.plot(grid.depth, exact.sel(width=width), lw=1.6, label=f"$n = {width}$", **marks)
         exponents = [_exponent(family, width, depth) for depth in grid.depth.to_numpy().tolist()]
         axes.plot(grid.depth, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
@@ -156,14 +167,14 @@ def growth_with_depth(
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
     form = r"$\exp(5\,d/n)$" if kind is MLP else "exp of the growth exponent"
     axes.plot([], [], color="black", lw=1.0, ls="--", label=form)
-    _finish_growth(axes, family, max(depths))
+    _finish_growth(axes, family, x, max(depths))
     return figure
 
 
-def _finish_growth(axes: Axes, family: Family, deepest: float) -> None:
+def _finish_growth(axes: Axes, family: Family, x: Vector, deepest: float) -> None:
     symbol = "d" if family.kind is MLP else "L"
     axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
-    axes.set(xlim=(0, deepest))
+    axes.set(xlim=(0, deepest), title=titled(family.net(input_width(x), 2, 2), x))
     top = axes.get_ylim()[1]
     if top < _FLAT:
         axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
@@ -182,26 +193,27 @@ def _growth_to_first_order(  # noqa: PLR0917
     here: Network | None,
     draws: int,
     seed: int,
+    ax: Axes | None,
 ) -> Figure:
     """Lines of first order, dashed where it does not serve, and draws at a few of the depths."""
     n_0, depths = input_width(x), sorted({count("depth", depth) for depth in depths})
     if not widths or not depths:
         raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
-    figure, axes = new_axes()
+    figure, axes = new_axes(ax)
     drawn_at = depths[:: max(1, math.ceil(len(depths) / _POINTS))]
-    for width, colour in zip(widths, PALETTE, strict=False):
+    for marker, width, colour in zip(MARKERS, widths, PALETTE, strict=False):
         found = [to_first_order(family.net(n_0, width, depth), x) for depth in depths]
         growth, serves = np.array([1 + each.cv**2 for each in found]), np.array([each.serves for each in found])
         axes.plot(depths, growth, color=colour, lw=1.0, ls="--")
         axes.plot(depths, np.where(serves, growth, np.nan), color=colour, lw=1.8, label=f"$n = {width}$")
         told = [_drawn_growth(family.net(n_0, width, depth), x, draws, seed) for depth in drawn_at]
         values, errors = np.transpose(told)
-        axes.errorbar(drawn_at, values, errors, fmt="o", color=colour, ms=3.5, elinewidth=0.8)
+        axes.errorbar(drawn_at, values, errors, fmt=marker, color=colour, ms=3.5, elinewidth=0.8)
     if here is not None:
         axes.plot(here.depth, 1 + to_first_order(here, x).cv ** 2, "D", color="black", ms=4, label="this network")
     axes.plot([], [], color="black", lw=1.0, ls="--", label="first order, out of its range")
     axes.plot([], [], "o", color="black", ms=3.5, label=f"{draws:,} draws")
-    _finish_growth(axes, family, max(depths) + 0.5)
+    _finish_growth(axes, family, x, max(depths) + 0.5)
     return figure
 
 
@@ -224,6 +236,7 @@ def spread_over_depth(
     *,
     draws: int = 4000,
     seed: int = 0,
+    ax: Axes | None = None,
     kind: type[Network] = MLP,
     **network: Unpack[FamilyOptions],
 ) -> Figure:
@@ -242,16 +255,18 @@ def spread_over_depth(
     if not widths or not depths:
         raise FinwidthError(f"{'depths' if widths else 'widths'} is empty; give at least one")
     family, n_0 = Family(kind, {**network}), input_width(x)
-    figure, axes = new_axes()
-    for width, colour in zip(widths, PALETTE, strict=False):
+    figure, axes = new_axes(ax)
+    for place, width in enumerate(widths[: len(PALETTE)]):
         found = [_spread_of(family.net(n_0, width, depth), x, draws, seed) for depth in depths]
         told = np.array([(each.value, 2 * each.se) for each in found])
         values, errors = np.where(np.isfinite(told), told, np.nan).T  # infinite where half of the networks are dead
-        axes.errorbar(depths, values, errors, color=colour, lw=1.6, elinewidth=0.8, label=f"$n = {width}$")
+        axes.errorbar(
+            depths, values, errors, lw=1.6, elinewidth=0.8, label=f"$n = {width}$", **marked(place, len(depths))
+        )
     if here is not None:
         value = _spread_of(check_network(here), x, draws, seed).value
         axes.plot(here.depth, value, "o", color="black", ms=5, label="this network", zorder=5)
-    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})")
+    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})", title=titled(family.net(n_0, 2, 2), x))
     axes.set(ylabel="$(q_{84} - q_{16})\\,/\\,(2\\,q_{50})$ of $K$", xlim=(0, max(depths) + 0.5))
     axes.set_ylim(bottom=0)
     axes.legend(loc="best")

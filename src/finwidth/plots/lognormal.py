@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = (BLUE, GREEN, ORANGE, VERMILION, GREY)
+DASHES = ("-", (0, (6, 1)), (0, (3, 1)), "-.", (0, (1, 1)))  # with the colours
 BETAS = (0.1, 0.5, 1, 2, 4)
 _INPUT = 16  # its width; |x|^2 = n_0
 _GRID = np.linspace(-4.5, 4.5, 91)
@@ -61,11 +62,12 @@ def law_against_log_normal(
 
     figure = Figure(figsize=(7.0, 5.0))
     panels = figure.subplots(2, 2)
-    for beta, colour in zip(betas, COLOURS, strict=False):
+    for beta, colour, dash in zip(betas, COLOURS, DASHES, strict=False):
+        line = {"color": colour, "ls": dash}
         net = MLP([_INPUT, *[width] * max(1, round(beta * width)), 1])
         drawn = sample(net, np.ones(_INPUT), draws, seed)
         for part, (density, quantiles) in zip(("K_w", "K"), panels.T, strict=True):
-            _add_law(density, quantiles, drawn[part].to_numpy(), rf"$\beta = {float(net.beta_hidden):.3g}$", colour)
+            _add_law(density, quantiles, drawn[part].to_numpy(), rf"$\beta = {float(net.beta_hidden):.3g}$", line)
     for part, (density, quantiles) in zip(("K_w", "K"), panels.T, strict=True):
         density.plot(
             _GRID, np.exp(-(_GRID**2) / 2) / np.sqrt(2 * np.pi), color="black", lw=1.2, ls="--", label="normal"
@@ -80,16 +82,16 @@ def law_against_log_normal(
     return figure
 
 
-def _add_law(density: Axes, quantiles: Axes, K: FloatArray, label: str, colour: str) -> None:
+def _add_law(density: Axes, quantiles: Axes, K: FloatArray, label: str, line: dict[str, Any]) -> None:
     """One law in both panels of a column; its standard deviation goes into the legend."""
     from scipy.stats import norm
 
     standardised, deviation = standardised_log(K)
     counts, edges = np.histogram(standardised, _GRID)
     label += rf",  $\sigma = {deviation:.2f}$"
-    density.stairs(counts / len(standardised) / np.diff(edges), edges, color=colour, lw=1.2, label=label)
+    density.stairs(counts / len(standardised) / np.diff(edges), edges, lw=1.2, label=label, **line)
     normal = np.linspace(-3.2, 3.2, 129)
-    quantiles.plot(normal, np.quantile(standardised, norm.cdf(normal)) - normal, color=colour, lw=1.3)
+    quantiles.plot(normal, np.quantile(standardised, norm.cdf(normal)) - normal, lw=1.3, **line)
 
 
 if __name__ == "__main__":

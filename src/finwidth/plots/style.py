@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import io
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+import numpy as np
+
 from finwidth import outputs
-from finwidth.arguments import array, path
+from finwidth.arguments import array, instance, path
 from finwidth.errors import FinwidthError, shown
+from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector
+from finwidth.networks.laws import FloatArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,6 +39,9 @@ STYLE: Any = {
     "pdf.fonttype": 42,
 }
 PALETTE = (VERMILION, BLUE, GREEN, ORANGE, GREY)
+MARKERS = ("s", "^", "D", "v", "<")  # with the colours, so that lines can be told apart without them
+_MARKED = 8  # points of a line, about
+_TITLE = 64  # characters of a line above a panel
 
 Plot = ParamSpec("Plot")
 
@@ -58,10 +66,19 @@ def _in_notebook(figure: Figure) -> tuple[bytes, dict[str, int]]:
     return rendered(figure, ".png"), {"width": round(100 * figure.get_figwidth())}
 
 
-def new_axes(width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
-    """A figure of one panel, the size of a column; in inches."""
-    from matplotlib.figure import Figure
+def new_axes(ax: Axes | None = None, width: float = 4.6, height: float = 3.1) -> tuple[Figure, Axes]:
+    """A figure of one panel, the size of a column, in inches; or the axes that are given, and their figure."""
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
+    if ax is not None:
+        axes = instance("ax", ax, Axes, "axes of Matplotlib, such as those of plt.subplots(), or leave it out")
+        whole = axes.get_figure()
+        if isinstance(whole, SubFigure):
+            whole = whole.figure
+        if whole is None:
+            raise FinwidthError("ax is in no figure any more; give axes of plt.subplots(), or leave it out")
+        return whole, axes
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot()
 
@@ -113,11 +130,39 @@ def save_as(figure: Figure, *paths: Path) -> None:
 
 def input_width(x: Vector) -> int:
     """n_0 of one input; raises FinwidthError unless x is one."""
+    return len(_one_input(x))
+
+
+def _one_input(x: Vector) -> FloatArray:
     wanted = "one input, finite numbers of shape (n_0,)"
     given = array("x", x, wanted)
     if given.ndim != 1 or not len(given):
         raise FinwidthError(f"x has shape {given.shape}; give {wanted}")
-    return len(given)
+    return given
+
+
+def titled(net: Network, x: Vector | None = None, *, widths: bool = False, more: str = "") -> str:
+    """A title that names law, activation and input, and the widths if they are not what the figure is over.
+
+    >>> from finwidth import MLP
+    >>> from finwidth.plots.style import titled
+    >>> titled(MLP([2, 8, 1]), [3.0, 1.0])
+    'relu, gaussian weights, $|x|^2/n_0 = 5$'
+    """
+    norm = "" if net.norm is None else f", {net.norm}"
+    text = str(net) if widths else f"{net.activation.name}{norm}, {net.weight_law.name} weights"
+    lines = textwrap.wrap(text, _TITLE)
+    size = "" if x is None else f"$|x|^2/n_0 = {float(np.square(_one_input(x)).mean()):.4g}$"
+    note = ", ".join(each for each in (size, more) if each)
+    if note and not widths:
+        return f"{text}, {note}"
+    return "\n".join([*lines, note] if note else lines)
+
+
+def marked(place: int, points: int) -> dict[str, Any]:
+    """Arguments of a line of so many points that mark some of them, the line's place among the others."""
+    marker = MARKERS[place % len(MARKERS)]
+    return {"color": PALETTE[place % len(PALETTE)], "marker": marker, "ms": 3.5, "markevery": max(1, points // _MARKED)}
 
 
 def check_alive(grid: xr.Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,8 @@ from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.kernel.tiles import BlockTiles, compact
+from finwidth.quantities import plain
+from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
 _TRIAL = 64  # inputs at the most
@@ -50,8 +52,8 @@ class Route:
     reason: str
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
     """What `explain` found; printed, it is a table.
 
     Attributes
@@ -73,19 +75,27 @@ class Explanation:
     block: int
     inputs_at_once: int
 
-    def __str__(self) -> str:
-        """A line for each parameter, and one for time and memory."""
-        width = max(len(each.parameter) for each in self.routes)
-        lines = [
-            f"{each.parameter:{width}}  {each.numbers:>11,}  {each.route:11}  {each.reason}" for each in self.routes
-        ]
-        return "\n".join(
-            [
-                *(line.rstrip() for line in lines),
-                f"about {self.seconds:.2g} s; {_size(self.kernel_bytes)} for the kernel and at most "
-                f"{_size(self.working_bytes)} beside it; blocks of {self.block} inputs, "
-                f"{self.inputs_at_once} at a time",
-            ]
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        document: dict[str, object] = plain(asdict(self))
+        return document
+
+    def _table(self) -> Table:
+        """A row for each parameter, and time and memory."""
+        reasons = any(each.reason for each in self.routes)
+        table = Table("Routes to the kernel", ("parameter", "numbers", "route", *["reason"] * reasons))
+        for each in self.routes:
+            table.add(each.parameter, Told(each.numbers, f"{each.numbers:,}"), each.route, *[each.reason] * reasons)
+        table.notes = (
+            f"about {self.seconds:.2g} s; {_size(self.kernel_bytes)} for the kernel and at most "
+            f"{_size(self.working_bytes)} beside it; blocks of {self.block} inputs, {self.inputs_at_once} at a time"
+        )
+        return table
+
+    def _headline(self) -> str:
+        return (
+            f"{len(self.routes)} parameters: about {self.seconds:.2g} s, {_size(self.kernel_bytes)} for the kernel "
+            f"and at most {_size(self.working_bytes)} beside it"
         )
 
 

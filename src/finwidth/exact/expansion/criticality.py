@@ -15,7 +15,7 @@ phi'''(0)/phi'(0) + (3/4) (phi''(0)/phi'(0))^2 < 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.rules import GaussianPair, beyond_reach, pair_rule
 from finwidth.networks.activations import Activation, SmoothActivation, activation
 from finwidth.networks.laws import FloatArray
+from finwidth.quantities import plain
+from finwidth.tables import Result, Table, Told
 
 _LEVEL = 4  # of the quadrature rules
 _KERNELS = np.geomspace(2.0**-8, 2.0**7, 46)  # where <phi phi''> may change sign
@@ -30,8 +32,8 @@ _NEAR = 1e-4  # pre-activations and K that tell how it is at 0
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
-class Criticality:
+@dataclass(frozen=True, repr=False)
+class Criticality(Result):
     """Where deep wide networks of an activation are critical.
 
     Attributes
@@ -57,6 +59,31 @@ class Criticality:
     chi_perp: float
     universality: str
 
+    def to_json(self) -> dict[str, object]:
+        """Plain types."""
+        document: dict[str, object] = plain(asdict(self))
+        return document
+
+    def _table(self) -> Table:
+        table = Table(f"{self.activation} at criticality", ("quantity", "value"), _CLASSES[self.universality])
+        table.add("gain", self.gain)
+        table.add("variance of biases", self.bias_variance)
+        table.add("K*", Told(None, "any") if self.kernel is None else self.kernel)
+        table.add("class", self.universality)
+        return table
+
+    def _headline(self) -> str:
+        return (
+            f"{self.activation}: gain {self.gain:.6g}, variance of biases {self.bias_variance:.6g}, {self.universality}"
+        )
+
+
+_CLASSES = {
+    "scale-invariant": "The variance of pre-activations stays as it is, at any size.",
+    "K* = 0": "The variance of pre-activations falls as a power of depth.",
+    "half-stable": "The variance of pre-activations comes to rest at K* from one side, and leaves it on the other.",
+}
+
 
 def critical(activation: str | Activation) -> Criticality:
     """The gain and the variance of biases at criticality, where chi_parallel = chi_perp = 1.
@@ -75,8 +102,7 @@ def critical(activation: str | Activation) -> Criticality:
     --------
     >>> import finwidth
     >>> finwidth.critical("relu")
-    Criticality(activation='relu', gain=2.0, bias_variance=0.0, kernel=None, chi_parallel=1.0, chi_perp=1.0, \
-universality='scale-invariant')
+    <Criticality relu: gain 2, variance of biases 0, scale-invariant>
     >>> finwidth.critical("tanh").universality
     'K* = 0'
     >>> found = finwidth.critical("gelu")

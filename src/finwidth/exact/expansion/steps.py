@@ -19,7 +19,7 @@ from finwidth.exact.expansion.tensors import (
     Averages,
     Between,
     Neurons,
-    Vectors,
+    Signals,
     along,
     apart,
     averaged,
@@ -45,9 +45,9 @@ def outputs(net: Network, X: FloatArray, means: NeuronMeans) -> Neurons:
     """The outputs of a network at inputs X, shape (m, n_0)."""
     m, n = X.shape
     none = np.zeros((m, m))
-    x: Vectors = Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
+    x: Signals = Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
     for stage in net.stages:
-        x = _passed(stage, x, means)
+        x = _after_steps(stage, x, means)
     assert isinstance(x, Neurons)
     return x
 
@@ -78,20 +78,20 @@ def _unsigned(branch: tuple[Step, ...]) -> bool:
     return bool(branch) and isinstance(branch[0], Activation)
 
 
-def _passed(steps: Sequence[Step], x: Vectors, means: NeuronMeans) -> Vectors:
+def _after_steps(steps: Sequence[Step], x: Signals, means: NeuronMeans) -> Signals:
     for step, after in zip(steps, (*steps[1:], None), strict=True):
         x = _stepped(step, x, means, after)
     return x
 
 
 @singledispatch
-def _stepped(step: Step, x: Vectors, means: NeuronMeans, after: Step | None) -> Vectors:
+def _stepped(step: Step, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
     """What a step makes of vectors; ``after`` is the next."""
     raise NotImplementedError(step)
 
 
 @_stepped.register(Layer)
-def _weighted(step: Layer, x: Vectors, means: NeuronMeans, after: Step | None) -> Neurons:
+def _weighted(step: Layer, x: Signals, means: NeuronMeans, after: Step | None) -> Neurons:
     """Given what is below, neurons are Gaussian and independent."""
     x = averaged(x)
     C, c = float(step.weight_variance) * x.n, float(step.weight_multiplier) * x.n
@@ -107,7 +107,7 @@ def _weighted(step: Layer, x: Vectors, means: NeuronMeans, after: Step | None) -
 
 
 @_stepped.register(Activation)
-def _activated(step: Activation, x: Vectors, means: NeuronMeans, after: Step | None) -> Averages:
+def _activated(step: Activation, x: Signals, means: NeuronMeans, after: Step | None) -> Averages:
     assert isinstance(x, Neurons)
     pairs, fours = means(step, x.K, isinstance(after, Norm) and after.centred)
     own = through_gates(through_gates(x.own, x.Theta, pairs).swapped(), x.Theta, pairs) + _sampled(x, pairs, fours)
@@ -122,7 +122,7 @@ def _activated(step: Activation, x: Vectors, means: NeuronMeans, after: Step | N
 
 
 @_stepped.register(Norm)
-def _normalised(step: Norm, x: Vectors, means: NeuronMeans, after: Step | None) -> Vectors:
+def _after_norm(step: Norm, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
     below = averaged(x)
     square = below.K.diagonal() + float(step.epsilon)
     inverse = 1 / np.where(square > 0, square, np.inf)
@@ -140,18 +140,18 @@ def _normalised(step: Norm, x: Vectors, means: NeuronMeans, after: Step | None) 
 
 
 @_stepped.register(Signs)
-def _signed(step: Signs, x: Vectors, means: NeuronMeans, after: Step | None) -> Vectors:
+def _signed(step: Signs, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
     """Neurons are as likely as their negatives already."""
     return x
 
 
 @_stepped.register(Residual)
-def _added(step: Residual, x: Vectors, means: NeuronMeans, after: Step | None) -> Neurons:
+def _added(step: Residual, x: Signals, means: NeuronMeans, after: Step | None) -> Neurons:
     """The branch adds Gaussian neurons that are not correlated with the stream's, but depend on its averages."""
     assert isinstance(x, Neurons)
     a = step.skip**2
     start = replace(x, streams=(*x.streams, averaged(x).own))
-    h = _passed(step.branch, start, means) if step.branch else _nothing(x)
+    h = _after_steps(step.branch, start, means) if step.branch else _no_signal(x)
     return Neurons(
         x.n,
         a * x.K + h.K,
@@ -290,7 +290,7 @@ def _across(between: Between) -> Between:
     return between + between.swapped()
 
 
-def _nothing(x: Vectors) -> Neurons:
+def _no_signal(x: Signals) -> Neurons:
     """What a branch without steps adds."""
     none, nothing = Between.none(len(x.K)), np.zeros_like(x.K)
     return Neurons(x.n, nothing, nothing, nothing, nothing, none, (none,) * (len(x.streams) + 1))

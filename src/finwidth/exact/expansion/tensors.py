@@ -69,7 +69,7 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class Signals:
     """A vector of the network at all inputs, by its n neurons, to first order; shapes (m, m).
 
     Attributes
@@ -94,7 +94,7 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Neurons(Vectors):
+class Neurons(Signals):
     """Neurons that are Gaussian at infinite width, in a law that does not know how they are turned.
 
     ``shared`` is what E[y_ia y_jb] is of K, and E[H_ij;ab] of Theta, of two neurons: -1/n where their mean is 0.
@@ -104,14 +104,14 @@ class Neurons(Vectors):
 
 
 @dataclass(frozen=True)
-class Averages(Vectors):
+class Averages(Signals):
     """Neurons of any law, by averages over all of them, each with itself included: all that a weight layer reads.
 
     V is Cov(avg G_ab, avg G_cd), B is E[sum_ij H_ij;ab H_ij;cd]/n^2, and so on.
     """
 
 
-def averaged(x: Vectors) -> Averages:
+def averaged(x: Signals) -> Averages:
     """The averages over neurons, to which each contributes with itself as a Gaussian one does."""
     if isinstance(x, Averages):
         return x
@@ -123,7 +123,7 @@ def apart(x: Averages, shared: float) -> Neurons:
     return Neurons(x.n, x.K, x.Theta, x.mean_G, x.mean_H, x.own - _with_themselves(x), x.streams, shared)
 
 
-def _with_themselves(x: Vectors) -> Between:
+def _with_themselves(x: Signals) -> Between:
     """What Gaussian neurons contribute to averages beside pairs of different ones."""
     K, Theta = x.K / x.n, x.Theta
     four = np.einsum("ac,bd->abcd", K, x.K) + np.einsum("ad,bc->abcd", K, x.K)

@@ -69,13 +69,13 @@ class BoundedSketch:
         with np.errstate(divide="ignore"):
             logs = np.clip(np.log(np.abs(values)), None, _LARGEST_LOG)
         places = np.where(values == 0, 0.0, np.ceil(logs / (_WIDTH * 2**self._level)) + _OFFSET / 2**self._level)
-        self._bins, self._counts = _counted(
+        self._bins, self._counts = _gathered(
             np.concatenate([self._bins, (np.sign(values) * places).astype(np.int64)]),
             np.concatenate([self._counts, np.ones(len(values), np.int64)]),
         )
         while len(self._bins) > BINS:
             self._level += 1
-            self._bins, self._counts = _counted(np.sign(self._bins) * ((np.abs(self._bins) + 1) // 2), self._counts)
+            self._bins, self._counts = _gathered(np.sign(self._bins) * ((np.abs(self._bins) + 1) // 2), self._counts)
 
     def quantile(self, share: float) -> Measured:
         """The value that this share of the draws does not exceed; NaN of no draws.
@@ -108,7 +108,7 @@ class BoundedSketch:
             return float(np.copysign(np.exp(_WIDTH * 2**self._level * end), number))
 
 
-def _counted(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
+def _gathered(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """The different bins in order, with the sums of their counts."""
     found, places = np.unique(bins, return_inverse=True)
     return found, np.bincount(places, weights=counts, minlength=len(found)).astype(np.int64)

@@ -1,0 +1,86 @@
+"""What all figures share: axes that are given, titles, and lines that do not differ by colour alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from finwidth import MLP, FinwidthError, Norm, ResNet, plots
+from finwidth.plots.lognormal import law_against_log_normal
+from finwidth.plots.style import titled
+
+X = [1.0, 2.0]
+DRAWING: dict[str, Callable[..., Figure]] = {
+    "law": lambda **more: plots.law_of_kernel(np.array([1.0, 2.0, 3.0]), 2.0, 2.0, "a title", **more),
+    "growth": lambda **more: plots.growth_with_depth(X, [8, 16], [1, 2, 4], **more),
+    "growth to first order": lambda **more: plots.growth_with_depth(
+        X, [50, 100], [2, 4], activation="tanh", draws=50, **more
+    ),
+    "spread": lambda **more: plots.spread_over_depth(X, [8, 16], [1, 2], norm="rms", draws=50, **more),
+    "update": lambda **more: plots.update_over_depth([8, 16], [2, 4], X, draws=100, **more),
+    "update to first order": lambda **more: plots.update_over_depth(
+        [50, 100], [2, 4], X, activation="tanh", draws=50, **more
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWING.values(), ids=DRAWING)
+def test_it_draws_into_axes_that_are_given(draw: Callable[..., Figure]) -> None:
+    whole = Figure()
+    left, right = whole.subplots(1, 2)
+    assert draw(ax=right) is whole
+    assert len(whole.axes) == 2
+    assert right.has_data()
+    assert not left.has_data()
+    assert right.get_title()
+    part: Any = whole.subfigures(1, 1)
+    inner = part.subplots()
+    assert draw(ax=inner) is whole
+    other = draw()
+    assert other is not whole
+    assert other.axes[0].get_title() == right.get_title()
+    with pytest.raises(FinwidthError, match=r"ax is 'left'.*plt\.subplots"):
+        draw(ax="left")
+    inner.remove()
+    with pytest.raises(FinwidthError, match="in no figure any more"):
+        draw(ax=inner)
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWING if name != "law"])
+def test_the_title_names_law_activation_and_input(name: str) -> None:
+    title = DRAWING[name]().axes[0].get_title()
+    phi = "tanh" if "first order" in name else "relu"
+    assert title.startswith(phi)
+    assert "gaussian weights" in title
+    assert "$|x|^2/n_0 = 2.5$" in title
+
+
+def test_titles() -> None:
+    net = ResNet([2, 64, 1], 3, hidden=[1, 2, 3], norm=Norm("layer", epsilon=1e-5))
+    lines = titled(net, X, widths=True, more="10 draws").splitlines()
+    assert max(map(len, lines)) <= 64
+    assert " ".join(lines[:-1]) == str(net)
+    assert lines[-1] == "$|x|^2/n_0 = 2.5$, 10 draws"
+    assert titled(MLP([2, 8, 1], "uniform", "abs")) == "abs, uniform weights"
+
+
+def _look(line: Any) -> tuple[object, ...]:
+    return line.get_marker(), line.get_linestyle()
+
+
+@pytest.mark.parametrize("name", ["growth", "spread"])
+def test_lines_differ_by_more_than_colour(name: str) -> None:
+    axes = DRAWING[name]().axes[0]
+    lines = [line for line in axes.get_lines() if line.get_linestyle() == "-"]
+    assert len(lines) == 2
+    assert len({_look(line) for line in lines}) == 2
+
+
+def test_laws_beside_the_log_normal_one_differ_by_dashes() -> None:
+    figure = law_against_log_normal([0.5, 1, 2], width=8, draws=200)
+    quantiles = figure.axes[2].get_lines()[:3]
+    assert len({str(line._dash_pattern) for line in quantiles}) == 3  # type: ignore[attr-defined]
