@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,18 @@ import plain_backward as plain  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
 from finwidth.empirical.kernel import (  # noqa: E402
     check,
+    compositions,
     computation,
     factors,
     gradients,
     layout,
     operations,
+    owners,
     recording,
     tiles,
+    weights,
 )
-from finwidth.empirical.kernel.ntk import prepare  # noqa: E402
+from finwidth.empirical.kernel.preparation import prepare  # noqa: E402
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any
@@ -379,6 +383,23 @@ def bags() -> nn.Module:
     return nn.Sequential(nn.EmbeddingBag(9, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
+def experts(m: Any, x: Tensor) -> Tensor:
+    """Each sample is for one of two."""
+    best, found = m.gate(x).max(1), x.new_zeros(len(x), 2)
+    for i, expert in enumerate((m.one, m.two)):
+        rows = (best.indices == i).nonzero()[:, 0].flip(0)
+        found = found.index_add(0, rows, expert(x[rows]))
+    return found * best.values[:, None]
+
+
+def recurrent(m: Any, x: Tensor) -> Tensor:
+    return m.layer(x)[0][:, -1]
+
+
+def attending(m: Any, x: Tensor) -> Tensor:
+    return m.layer(x, x, x)[0].flatten(1)[:, :3]
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "perceptron": (lambda: perceptron(3, 6, 5, 3), normal(3)),
     "convolutions": (convolutions, normal(2, 6)),
@@ -390,6 +411,9 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "tied": (lambda: Body(tied, table=nn.Embedding(9, 4)), lambda n: torch.randint(0, 9, (n, 4))),
     "places": (Places, normal(4, 3)),
     "bags": (bags, words(4)),
+    "experts": (lambda: Body(experts, gate=nn.Linear(3, 2), one=perceptron(3, 4, 2), two=nn.Linear(3, 2)), normal(3)),
+    "recurrent": (lambda: Body(recurrent, layer=nn.GRU(3, 4, batch_first=True)), normal(4, 3)),
+    "attention": (lambda: Body(attending, layer=nn.MultiheadAttention(4, 2, batch_first=True)), normal(3, 4)),
 }
 Plant = Callable[[pytest.MonkeyPatch], None]
 FAULTS: dict[str, tuple[str, Plant]] = {}
@@ -469,15 +493,40 @@ def a_derivative_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recording._Graph, "above", itself)
 
 
+@fault("experts")
+def rows_are_those_of_others(patch: pytest.MonkeyPatch) -> None:
+    right = owners.owners
+
+    def next_one(use: Any, plain: Tensor, weighted: Tensor, of_samples: Tensor) -> Tensor:
+        found = right(use, plain, weighted, of_samples)
+        return None if found is None else (found + 1) % len(of_samples)
+
+    patch.setattr(owners, "owners", next_one)
+
+
+@fault("recurrent")
+def a_recurrent_network_is_another(patch: pytest.MonkeyPatch) -> None:
+    def step(*given: Any) -> Any:
+        return (1.01 * compositions._gated(*given)[0],)
+
+    patch.setitem(compositions.COMPOSITIONS, torch.gru, partial(compositions._recurrent, step))
+
+
+@fault("attention")
+def positions_and_samples_are_exchanged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gradients, "_in_order", lambda *arguments: True)
+    patch.setattr(recording, "_reorders", lambda node: False)
+
+
 @fault("tied")
 def a_use_without_rule_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(recording, "_others", lambda *arguments: {})
+    patch.setattr(recording.Record, "others", {})
     patch.delitem(operations.OPERATIONS, functional.embedding)
 
 
 @fault("sorted")
 def another_order_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gradients, "_out_of_order", lambda *arguments: {})
+    patch.setattr(gradients, "_in_order", lambda *arguments: True)
     patch.setattr(recording, "_reorders", lambda node: False)
 
 
@@ -495,13 +544,19 @@ def expansions_are_those_of_another_sample(patch: pytest.MonkeyPatch) -> None:
 
 @fault("places")
 def a_row_of_a_table_is_lost(patch: pytest.MonkeyPatch) -> None:
-    right = gradients._parameter_gradients
-    patch.setattr(gradients, "_parameter_gradients", lambda *given: factors.DenseFactor(right(*given).G[..., :-4]))
+    right = weights.parameter_gradients
+
+    def without_some(network: Any, *given: Any) -> factors.DenseFactor:
+        G = right(network, *given).G.clone()
+        G[..., -4:] = 0
+        return factors.DenseFactor(G)
+
+    patch.setattr(gradients, "parameter_gradients", without_some)
 
 
 @fault("places")
 def an_expansion_is_not_seen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(recording, "_others", lambda *arguments: {})
+    patch.setattr(recording.Record, "others", {})
     patch.setitem(operations.MEETINGS, torch.Tensor.mul, lambda *arguments: None)
 
 
@@ -574,7 +629,7 @@ def test_a_lost_tangent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     module, x, y = perceptron(3, 6, 5, 2).double(), torch.randn(6, 3).double(), torch.randn(6, 2).double()
     right = plain.update(module, x, y)
-    monkeypatch.setattr(gradients, "_freed", lambda x: x.detach())
+    monkeypatch.setattr(weights, "_freed", lambda x: x.detach())
     assert not near(sgd_update(module, x, y, check=False), right, 1e-3)
     assert near(sgd_update(module, x, y), right, 1e-6)
 
@@ -779,7 +834,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
         "use_reentrant=False",
     ),
     "shape": (lambda: nn.Linear(4, 2), lambda: torch.ones(6, 5), "raises RuntimeError for"),
-    "tuple": (lambda: nn.Linear(4, 2), lambda: (torch.ones(6, 4), torch.ones(6, 4)), "give one tensor"),
+    "tuple": (lambda: nn.Linear(4, 2), lambda: (torch.ones(6, 4), torch.ones(6, 4)), "takes 2 positional"),
+    "no tensor": (lambda: nn.Linear(4, 2), lambda: "x", "give one tensor"),
     "no gradient": (
         lambda: Body(lambda m, x: m.net(x).detach(), net=nn.Linear(4, 2)), lambda: torch.ones(6, 4), "does not depend"
     ),
@@ -795,8 +851,8 @@ def test_mistakes_are_told_in_one_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("outputs", [[0, 1], None, 1.0, "sum", True, np.bool_(True), -1, torch.tensor([0, 1])])
-def test_outputs_are_one_of_four(outputs: Any) -> None:
+@pytest.mark.parametrize("outputs", [[], [["a"]], None, 1.0, "sum", True, np.bool_(True), -1, [True, False], {0: 1}])
+def test_outputs_that_are_none(outputs: Any) -> None:
     with pytest.raises(FinwidthError, match="choose"):
         ntk(nn.Linear(4, 2), torch.ones(6, 4), outputs=outputs)
 

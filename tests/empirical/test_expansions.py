@@ -14,7 +14,7 @@ from torch.nn import functional  # noqa: E402
 import plain_backward as plain  # noqa: E402
 from architectures import truth  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
-from finwidth.empirical.kernel import computation, gradients  # noqa: E402
+from finwidth.empirical.kernel import calls, computation, owners, recording, weights  # noqa: E402
 from programs import Body, force, linears, normal, perceptron, slope, words  # noqa: E402
 
 Tensor = Any
@@ -292,7 +292,7 @@ def test_first_change_is_that_of_plain_autograd(name: str) -> None:
 
 
 def test_a_long_table_is_pulled_back_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients, "_LONG", 1)
+    monkeypatch.setattr(weights, "_LONG", 1)
     module, x = make("tied")
     assert near(ntk(module, x, check=False), plain.kernel(module, x))
 
@@ -303,3 +303,166 @@ def test_a_force_with_a_gain() -> None:
     module = Body(force, net=nn.Sequential(nn.Linear(3, 4), gain, nn.Linear(4, 1))).double()
     x = torch.randn(5, 3).double()
     assert near(ntk(module, x, check=False), plain.kernel(module, x))
+
+
+class Recurrent(nn.Module):
+    """The last numbers of a recurrent layer's results."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0].flatten(1)[:, -3:]
+
+
+RECURRENT: dict[str, Callable[[], nn.Module]] = {
+    "LSTM": lambda: nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True),
+    "LSTM, projected": lambda: nn.LSTM(3, 4, batch_first=True, proj_size=2),
+    "LSTM without biases": lambda: nn.LSTM(3, 4, bias=False, batch_first=True, proj_size=2),
+    "GRU": lambda: nn.GRU(3, 4, 2, batch_first=True, bidirectional=True),
+    "GRU without biases": lambda: nn.GRU(3, 4, bias=False, batch_first=True),
+    "RNN": lambda: nn.RNN(3, 4, batch_first=True),
+    "RNN of ReLUs": lambda: nn.RNN(3, 4, 2, nonlinearity="relu", batch_first=True),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_products_of_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module, x = Recurrent(RECURRENT[name]()).double(), torch.randn(4, 5, 3).double()
+    monkeypatch.setattr(computation.KernelJob, "generalised", lambda *_: pytest.fail("the check fired"))
+    J = truth.jacobians(module, x)
+    assert near(ntk(module, x), truth.kernel(J, dict.fromkeys(J, 1.0)))
+    assert {each.route for each in explain(module, x).routes} == {PRODUCTS}
+
+
+CELLS = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_products_of_layers(name: str) -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = CELLS[name](3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = None
+            for each in x.unbind(1):
+                state = self.cell(each, state)
+            return state if isinstance(state, torch.Tensor) else torch.cat(state, 1)
+
+    torch.manual_seed(0)
+    module, x = Steps().double(), torch.randn(4, 5, 3).double()
+    J = truth.jacobians(module, x)
+    assert near(ntk(module, x), truth.kernel(J, dict.fromkeys(J, 1.0)))
+    assert {each.route for each in explain(module, x).routes} == {PRODUCTS}
+
+
+@pytest.mark.parametrize("given", ["one", "two", "three"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_is_made_of_layers(given: str, bias: bool) -> None:
+    """Of a sequence to itself the projections are one layer; otherwise they are parts of one weight."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(4, 2, bias=bias, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            queries, keys = (x, x) if given == "one" else (x[:, :1], x)
+            values = x.flip(1) if given == "three" else keys
+            return self.layer(queries, keys, values)[0].flatten(1)[:, :3]
+
+    torch.manual_seed(0)
+    module, x = Attending().double(), torch.randn(4, 5, 4).double()
+    J = truth.jacobians(module, x)
+    scales = truth.equal_shares(J)
+    assert near(ntk(module, x, scale=scales), truth.kernel(J, scales))
+    routes = {each.parameter: each.route for each in explain(module, x).routes}
+    assert routes["layer.out_proj.weight"] == PRODUCTS
+    assert routes["layer.in_proj_weight"] == (PRODUCTS if given == "one" else PULLED)
+
+
+def routed(m: Any, x: Tensor) -> Tensor:
+    """Tokens of all samples together, each for the expert of the largest score; the last may get none."""
+    tokens = m.first(x).flatten(0, 1)
+    scores, best = torch.softmax(m.gate(tokens), -1).max(-1)
+    found = torch.zeros_like(tokens)
+    for i, (up, down) in enumerate(zip(m.p0, m.p1, strict=True)):
+        (rows,) = torch.where(best == i)
+        hidden = torch.tanh(functional.linear(tokens[rows], up) + m.p2[i])
+        found = found.index_add(0, rows, functional.linear(hidden, down) * scores[rows, None])
+    return m.last((tokens + found).unflatten(0, x.shape[:2])).mean(1)
+
+
+def of_experts() -> nn.Module:
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(3, 4), "gate": nn.Linear(4, 5), "last": nn.Linear(4, 2)}
+    return Holder(routed, (5, 6, 4), (5, 4, 6), (5, 6), **layers).double()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("outputs", ["full", 1])
+def test_rows_of_experts_are_traced_to_their_samples(n: int, outputs: str | int) -> None:
+    module, x = of_experts(), torch.randn(n, 3, 3).double()
+    J = truth.jacobians(module, x, outputs)
+    scales = truth.equal_shares(J)
+    right = truth.kernel(J, scales)
+    assert near(ntk(module, x, outputs=outputs, scale=scales, check=False).view(right.shape), right)
+    routes = {each.parameter: each.route for each in explain(module, x).routes}
+    assert routes["p0"] == routes["p1"] == routes["p2"] == "traced"
+
+
+def test_a_row_of_several_samples_is_not_traced() -> None:
+    """Each row of the first layer takes part in the outputs of two samples."""
+
+    def mixed_rows(m: Any, x: Tensor) -> Tensor:
+        rows = m.first(x)
+        return m.last(torch.tanh(rows + rows.flip(0) * x.sum(1, keepdim=True)))
+
+    module = Holder(mixed_rows, first=nn.Linear(3, 4), last=nn.Linear(4, 2)).double()
+    leaves = dict(module.named_parameters())
+    with recording.Recorder(leaves) as recorder:
+        output = module(torch.randn(4, 3).double())
+    network = calls.MeasuredModule(module, leaves, dict.fromkeys(leaves, 1.0), calls.Snapshot(module))
+    pass_, _, _ = owners._with_owners(network, recorder.record(output), range(2))
+    assert {"first.weight", "first.bias"} <= pass_.others.keys()
+    assert not {"last.weight", "last.bias"} & pass_.others.keys()
+
+
+def test_rows_are_traced_for_groups_and_combinations_of_outputs() -> None:
+    module, x = of_experts(), torch.randn(7, 3, 3).double()
+    groups = {"some": ["p0", "first.bias", "last.weight"], "others": ["p1", "gate.weight"]}
+    rest = [name for name, _ in module.named_parameters() if name not in groups["some"] + groups["others"]]
+    J, mix = truth.jacobians(module, x), torch.randn(3, 2).double()
+    found = ntk(module, x, outputs=mix, by=groups, check=False)
+    for K, names in zip(found, [*groups.values(), rest], strict=True):
+        right = truth.kernel(J, {name: float(name in names) for name in J}).view(7, 7, 2, 2)
+        assert near(K, torch.einsum("ki,abij,lj->abkl", mix, right, mix))
+    squares = ntk(module, x, outputs=lambda output, sample: output**2 * sample[:, 0, :2], check=False)
+    weights = 2 * module(x).detach() * x[:, 0, :2]
+    whole = truth.kernel(J, dict.fromkeys(J, 1.0)).view(7, 7, 2, 2)
+    assert near(squares, torch.einsum("ai,abij,bj->abij", weights, whole, weights))
+    assert "traced" in {each.route for each in explain(module, x, outputs=mix).routes}
+
+
+def test_attention_and_recurrent_layers_have_groups() -> None:
+    torch.manual_seed(0)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.attend = nn.GRU(3, 4, batch_first=True), nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.steps(x)[0]
+            return self.attend(hidden[:, :1], hidden, hidden)[0].flatten(1)[:, :3]
+
+    module, x = Both().double(), torch.randn(4, 5, 3).double()
+    J = truth.jacobians(module, x)
+    by = {"a": ["steps.weight_hh_l0", "attend.in_proj_bias"], "b": ["attend.in_proj_weight", "steps.bias_ih_l0"]}
+    rest = [name for name in J if name not in by["a"] + by["b"]]
+    for K, names in zip(ntk(module, x, by=by, check=False), [*by.values(), rest], strict=True):
+        assert near(K, truth.kernel(J, {name: float(name in names) for name in J}))

@@ -17,7 +17,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from finwidth.empirical import ntk  # noqa: E402
-from finwidth.empirical.kernel import calls, computation, factors, gradients, layout  # noqa: E402
+from finwidth.empirical.kernel import calls, computation, factors, gradients, layout, weights  # noqa: E402
+from finwidth.empirical.kernel.batch import Batch  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 
 Tensor = Any
@@ -263,7 +264,7 @@ CASES: dict[str, Case] = {
     ),
     "sequence first": (lambda: SequenceFirst(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))), normal(3, 3), NOTHING),
     "samples and positions folded": (lambda: Folded(False), normal(3, 3), NOTHING),
-    "positions and samples folded": (lambda: Folded(True), normal(3, 3), {"layer.weight", "layer.bias"}),
+    "positions and samples folded": (lambda: Folded(True), normal(3, 3), NOTHING),
     "transposed convolutions": (
         lambda: flat(
             nn.ConvTranspose1d(4, 6, 3, stride=2, padding=2, output_padding=1, groups=2), nn.Tanh(),
@@ -302,8 +303,6 @@ CASES: dict[str, Case] = {
         NOTHING,
     ),
 }  # fmt: skip
-ATTENTION = {"0.self_attn.in_proj_weight", "0.self_attn.in_proj_bias"}
-ATTENTION |= {"0.self_attn.out_proj.weight", "0.self_attn.out_proj.bias"}
 for norm_first in (False, True):
     for batch_first in (False, True):
 
@@ -313,8 +312,7 @@ for norm_first in (False, True):
             return flat(inner) if batch_first else nn.Sequential(SequenceFirst(inner), nn.Flatten(1))
 
         name = f"transformer, norm_first={norm_first}, batch_first={batch_first}"
-        prefix = "0." if batch_first else "0.inner."
-        CASES[name] = encoder, normal(4, 6), {prefix + each for each in ATTENTION}
+        CASES[name] = encoder, normal(4, 6), NOTHING
 
 
 def make(name: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -356,7 +354,7 @@ def test_what_goes_the_general_way(name: str) -> None:
     module, x1, _ = make(name)
     parameters = dict(module.named_parameters())
     network = calls.MeasuredModule(module, parameters, dict.fromkeys(parameters, 1.0), calls.Snapshot(module))
-    assert gradients.plan_gradients(network, x1[:3])[0].general.keys() == CASES[name][2]
+    assert gradients.plan_gradients(network, Batch.of(x1[:3]))[0].general.keys() == CASES[name][2]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -383,16 +381,16 @@ def test_long_weights_are_pulled_back_one_by_one(inputs: int, monkeypatch: pytes
     layers = normed(nn.Conv1d(2, 6, 2)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(18, 5, bias=False))
     module, x1, x2 = nn.Sequential(*layers).double(), torch.randn(5, 2, 4).double(), torch.randn(4, 2, 4).double()
     monkeypatch.setattr(factors, "_PULLED", 1)
-    monkeypatch.setattr(gradients, "_LONG", 1)
+    monkeypatch.setattr(weights, "_LONG", 1)
     monkeypatch.setattr(computation, "fit_memory", lambda sizes, N, o: (min(N, inputs), o))
     shapes: list[tuple[int, ...]] = []
-    pull = gradients._pullback
+    pull = weights.pullback
 
-    def noted(network: calls.MeasuredModule, weights: list[Tensor], leaves: Any) -> factors.Pull:
-        shapes.extend(tuple(each.shape) for each in weights)
-        return pull(network, weights, leaves)
+    def noted(network: calls.MeasuredModule, made: list[Tensor], leaves: Any) -> factors.Pull:
+        shapes.extend(tuple(each.shape) for each in made)
+        return pull(network, made, leaves)
 
-    monkeypatch.setattr(gradients, "_pullback", noted)
+    monkeypatch.setattr(gradients, "pullback", noted)
     scale = {name: 0.3 + i for i, name in enumerate(dict(module.named_parameters()))}
     right = reference_ntk(module, x1, x2, scale=scale)
     assert near(ntk(module, x1, x2, scale=scale), right)

@@ -171,6 +171,24 @@ def _job_of(net: Any, x: Any, folder: Path) -> Any:
     return caught[0]
 
 
+class OfTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 2)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        return torch.tanh(self.net(x)) * y
+
+
+def test_several_arguments_are_sent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = OfTwo().double(), (torch.randn(6, 3).double(), torch.randn(6, 2).double())
+    cluster = computing.KernelOnCluster(_job_of(net, x, tmp_path), 1e-8, check=True)
+    block = computing.KernelBlock((0, 1), range(3), range(3, 6), of_x2=False)
+    found = cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
+    np.testing.assert_allclose(found.entries, ntk(net, x)[:3, 3:], rtol=1e-11)
+
+
 @pytest.mark.slow
 def test_the_death_of_the_scheduler(tmp_path: Path, whole: Path) -> None:
     """What was stored is kept, and the same call goes on without one."""

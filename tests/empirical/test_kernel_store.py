@@ -672,3 +672,56 @@ def test_a_wrong_kernel_is_not_stored(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(FinwidthError, match="a number of the kernel is"):
         ntk(deepcopy(small_module()), inputs(23), store=tmp_path / "a", memory="100kB")
     assert not list(tmp_path.glob("a/seal/c.*"))
+
+
+class OfTwo(nn.Module):
+    """Of two arguments, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Any, y: Any, gain: float = 1.0) -> Any:
+        return self.last(torch.tanh(self.left(x) + gain * self.right(y)))
+
+
+def test_several_arguments(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x, y = OfTwo().double(), torch.randn(12, 3).double(), torch.randn(12, 2).double()
+    found = ntk(net, {"x": x, "y": y, "gain": 2.0}, store=tmp_path / "K.zarr", memory="100kB")
+    np.testing.assert_allclose(found, ntk(net, {"x": x, "y": y, "gain": 2.0}), rtol=1e-12)
+    others: list[Any] = [{"x": x, "y": y + 1, "gain": 2.0}, {"x": x, "y": y, "gain": 3.0}, (x, y, 2.0)]
+    for each in others:
+        with pytest.raises(FinwidthError, match="is the store of another kernel: x1 has other inputs"):
+            ntk(net, each, store=tmp_path / "K.zarr")
+
+
+def test_in_dims_are_part_of_what_a_kernel_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x, y = OfTwo().double(), torch.randn(3, 3).double(), torch.randn(3, 2).double()
+    ntk(net, (x, y), store=tmp_path / "K.zarr")
+    with pytest.raises(FinwidthError, match="x1 has other inputs"):
+        ntk(net, (x, y[0]), in_dims=(0, None), store=tmp_path / "K.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "layer"}, "with by="),
+        ({"coupled": True}, "with coupled=True"),
+        ({"outputs": [0, 1]}, "with such outputs"),
+        ({"outputs": lambda output, sample: output}, "with such outputs"),
+    ],
+)
+def test_what_no_store_keeps(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(FinwidthError, match=f"a store keeps no kernel {message}; leave store= out"):
+        ntk(nn.Linear(3, 2), torch.ones(3, 3), store=tmp_path / "K.zarr", **options)
+    assert not (tmp_path / "K.zarr").exists()
+
+
+def test_several_functions_have_no_store(tmp_path: Path) -> None:
+    net: Any = nn.Linear(3, 2)
+    with pytest.raises(FinwidthError, match="a store keeps no kernel of several functions"):
+        ntk([net, net], torch.ones(3, 3), store=tmp_path / "K.zarr")  # type: ignore[call-overload]
+    with pytest.raises(FinwidthError, match=r"a store keeps no kernel of .* among its inputs"):
+        ntk(OfTwo(), (torch.ones(3, 3), torch.ones(3, 2), np.float32(1.0)), store=tmp_path / "K.zarr")

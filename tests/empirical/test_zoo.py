@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from architectures import ENTRIES, Entry, truth  # noqa: E402
 from finwidth.empirical import ntk  # noqa: E402
+from finwidth.empirical.kernel.computation import KernelJob  # noqa: E402
 from finwidth.errors import FinwidthError  # noqa: E402
 
 CASES = [
@@ -19,8 +20,19 @@ CASES = [
 
 
 @pytest.mark.parametrize("entry", CASES)
-def test_kernel_is_that_of_plain_autograd(entry: Entry) -> None:
-    """Every parameter counts with a scale that gives it the same part of the kernel, so that no fault can hide."""
+def test_kernel_is_that_of_plain_autograd(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every parameter counts with a scale that gives it the same part of the kernel, so that no fault can hide.
+
+    And the run-time check does not fire, which would hide one too.
+    """
+    retreat = KernelJob.generalised
+    fired: list[str] = []
+
+    def generalised(job: KernelJob, *ways: str) -> KernelJob:
+        fired.extend([] if ways else [entry.name])  # the check gives no ways
+        return retreat(job, *ways)
+
+    monkeypatch.setattr(KernelJob, "generalised", generalised)
     pytest.importorskip(entry.library)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of other libraries
@@ -38,6 +50,7 @@ def test_kernel_is_that_of_plain_autograd(entry: Entry) -> None:
     error = float((K.view(right.shape) - right).abs().max() / right.abs().max())
     print(f"{entry.name}: {error:.1e}, {sum(each == 0 for each in scales.values())} of {len(scales)} gradients are 0")
     assert error < entry.tolerance
+    assert not fired
 
 
 def test_a_single_sample_is_right_where_torch_is_not() -> None:

@@ -89,7 +89,7 @@ def _further(r: random.Random, target: str, name: str, share: float) -> dict[str
     if name == "network":
         found = kind(r) | ({"branch": "1/sqrt(depth)"} if r.random() < 0.2 else {})
         return {key: junk(r, key) if r.random() < share else value for key, value in found.items()}
-    return {"scale": junk(r, "scale")} if name == "ntk_options" and r.random() < share else {}
+    return {"scale": junk(r, "scale")} if name in {"ntk_options", "options"} and r.random() < share else {}
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:

@@ -312,6 +312,50 @@ def outputs(r: random.Random) -> Any:
     return r.choice(["full", "trace", "diagonal", 0, 0, 1, np.int64(0)])
 
 
+def chosen_outputs(r: random.Random) -> Any:
+    more = ([0], slice(0, 1), np.eye(1), [1.0], lambda output, sample: output.sum(1), torch.zeros(2, 2), [0, 0])
+    return r.choice([outputs(r), r.choice(more)])
+
+
+def several_inputs(r: random.Random) -> Any:
+    x = torch.tensor(np.asarray(matrix(r, 3), dtype=float))
+    pairs = torch.utils.data.TensorDataset(x, torch.tensor([0, 1, 1]))
+    return r.choice(
+        [
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            matrix(r),
+            (x,),
+            {"input": x},
+            pairs,
+            torch.utils.data.DataLoader(pairs),
+            list(x),
+            (x, x),
+            {"x": x},
+        ]
+    )
+
+
+def several_modules(r: random.Random) -> Any:
+    one = module(r)
+    return r.choice([one, one, one, one, one, one, [one, lambda x: 2 * one(x)], {"u": one}])
+
+
+class Writer:
+    """What a SummaryWriter and a run of W&B have."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        assert np.isfinite(value), tag
+
+    def log(self, values: dict[str, float]) -> None:
+        assert all(map(np.isfinite, values.values())), values
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        pass
+
+
 def law_outputs(r: random.Random) -> torch.Tensor:
     layer = finwidth.MatrixFreeLinear(2, r.choice([1, 2, 3]))
     found: torch.Tensor = layer(torch.ones(2, 2))
@@ -337,6 +381,7 @@ VALID: dict[str, Make] = {
     "G": lambda r: r.choice([None, kernel(r)]),
     "K": kernel,
     "K_0": kernel,
+    "K_test": lambda r: r.choice([None, matrix(r, 3), np.ones((2, 3)), np.ones((1, 3))]),
     "X": matrix,
     "activation": activations,
     "at_zero": one(None, 0, Fraction(1, 4), 1.0),
@@ -347,10 +392,13 @@ VALID: dict[str, Make] = {
     "bias_scale": variance,
     "base_widths": one(None, 1, 4, [2, 4, 4, 1], 2.5),
     "biases": one("default", "zeros", "none"),
+    "by": one(None, "layer", "module", {"first": "0.weight"}),
     "centred": one(False, True),
     "check": one(True, False),
     "config": config,
+    "coupled": one(False, False, False, True),
     "cv": one(0.1, 0.5, 2, Fraction(1, 3), np.float32(0.3), 50.0),
+    "d": lambda r: r.choice([None, {}, {"0.weight": torch.ones(3, 2)}]),
     "d2phi": one(None, np.cos),
     "deepest": one(1, 3, 9),
     "depth": one(1, 2, 3, np.int64(4), 9),
@@ -360,6 +408,7 @@ VALID: dict[str, Make] = {
         np.abs(np.array([[r.gauss(0, 1) for _ in range(2)] for _ in range(3)])) * r.choice([1, 0, 1e200])
     ),
     "dilation": one(1, 2, (1, 2)),
+    "direction": lambda r: r.choice([{}, {"0.weight": torch.ones(3, 2)}, {"weight": torch.ones(1, 2)}]),
     "groups": one(1, 1, 2, 3),
     "dphi": one(np.cos, lambda y: -np.sin(y)),
     "draws": one(1, 2, 50, np.int64(20)),
@@ -368,9 +417,12 @@ VALID: dict[str, Make] = {
     "entries": one("full", "diagonal"),
     "even_moments": one((1, 3, 15, 105), (1, 1), [1, Fraction(9, 5)], (1.0, 2.5), np.array([1.0, 3.0])),
     "exact": one(True, False, None),
+    "f0": one(0, 0.5, [1.0, -1.0, 0.5]),
+    "f0_test": one(0, 0.5, [1.0, -1.0]),
     "figure": lambda r: finwidth.plots.law_of_kernel(np.array([1.0, 2.0, 3.0]), 2.0, 2.0),
     "findings": one((), []),
     "folder": one("report", Path("report")),
+    "formed": one(True, False),
     "found": run,
     "gain": one(1, 2.0, Fraction(1, 2), np.float32(2)),
     "gains": one(None, 1, 2.0, Fraction(1, 2), [1], [1, 2], (1, 2, 1.5), np.array([1.0, 2.0])),
@@ -379,16 +431,19 @@ VALID: dict[str, Make] = {
     "i": one(0),
     "id": one("lemma-9", "theorem-1", "figure-1", "definition-1"),
     "in_channels": one(1, 2, 3),
+    "in_dims": one(0, 0, 0, 0, None, (0,), {"input": 0}),
     "in_features": one(1, 2, np.int64(3)),
     "infinite_width": number,
     "init": one(None, None, "default", "kaiming_normal", {"gains": 1}, {"weight_law": "uniform"}),
     "input_width": one(1, 2, 5),
     "inputs": lambda r: matrix(r, 3),
+    "k": one(1, 2, np.int64(1)),
     "kernel_size": one(1, 2, (1, 2)),
     "kernels": one(True, False),
     "kinds": one("w", "b", "wb", "ww"),
     "labelled": one(True, False),
     "law": laws,
+    "log": one(None, lambda step, values: None),
     "loss": one(*LOSSES),
     "lr": one(0.01, 0.1, Fraction(1, 100), np.float32(0.1), 1e-3, 1e3, None),
     "mean": number,
@@ -417,11 +472,15 @@ VALID: dict[str, Make] = {
     "phi": one(np.sin, np.tanh),
     "points": one(3, 5, 6),
     "positive": one(1, 2, 0, 0.5, Fraction(1, 4), np.float32(0.5)),
+    "prefix": one("ntk", "k"),
     "probe": lambda r: r.choice([None, matrix(r)]),
     "probe_targets": one(None, [1.0, -1.0, 0.5]),
+    "probes": one(2, 5),
+    "products": one(12, 100),
     "progress": one(None, lambda done: None),
     "quantity": one("K", "K_w", "K_b", "K^2", "dK", "D_ww"),
     "record": one("log", [0, 1], (1,), {1}, range(2), 1),
+    "ridge": one(0, 0.5, 1e-3, Fraction(1, 3), 1e10),
     "run": run,
     "runs": lambda r: [run(r), run(r)],
     "sample": one(lambda rng, shape: rng.standard_normal(shape)),
@@ -435,19 +494,23 @@ VALID: dict[str, Make] = {
     "steps": one(1, 2, np.int64(3)),
     "store": one(None, "store.zarr", Path("other.zarr")),
     "stride": one(1, 2, (1, 2)),
+    "t": one(None, 0, 1.5, [0, 1, math.inf], math.inf, 1e300),
     "target": one(1.0, 0, -0.5, Fraction(1, 3), np.float32(2)),
     "targets": lambda r: r.choice([None, targets(r)]),
+    "tol": one(0, 1e-6, 1e-3),
     "text": one("2,3x4,1", "1,1", "16, 64x3, 1"),
     "threads": one(None, 1, 2),
     "title": one("", "A title"),
+    "v": lambda r: r.choice([torch.ones(2, 1), torch.ones(3, 2), torch.ones(3, 1), np.ones((2, 2))]),
     "ax": lambda r: r.choice([None, figures.Figure().add_subplot()]),
     "value": lambda r: {"a": [number(r), {"b": number(r)}]},
     "weight_law": laws,
     "width": one(1, 2, 8, np.int64(64)),
     "widths": widths,
     "workers": one(None, 1, 2),
+    "writer": lambda r: Writer(),
     "x": vector,
-    "x1": matrix,
+    "x1": several_inputs,
     "x2": lambda r: r.choice([None, matrix(r)]),
     "y": targets,
 }
@@ -492,6 +555,11 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.BalancedResNet.gains": one(None, 1, 2.0, [1, 2, 0.5]),
     "finwidth.BalancedResNet.skip": factors,
     "finwidth.BalancedResNet.branch": factors,
+    "finwidth.empirical.KernelOperator.method": one("exact", "hutch++", "hutchinson"),
+    "finwidth.empirical.KernelOperator.x": lambda r: r.choice([torch.ones(2), np.ones(3), np.ones((2, 2)), 2.0]),
+    "finwidth.empirical.KernelOperator.y": lambda r: r.choice([targets(r), torch.ones(2), np.ones((2, 1))]),
+    "finwidth.empirical.linearise.x": matrix,
+    "finwidth.empirical.linearise.y": lambda r: r.choice([targets(r), torch.ones(2, 1)]),
     "finwidth.BalancedResNet.signs": one(True, False),
     "finwidth.ResNet.widths": lambda r: [2, r.choice([1, 2, 3, 8]), r.choice([1, 1, 2])],
     "finwidth.ResNet.gains": one(None, 1, 2.0, [1, 2, 1, 0.5]),
@@ -525,7 +593,10 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.empirical.Ensemble.net": ensemble_of,
     "finwidth.empirical.MLP.activation": tensor_law,
     "finwidth.empirical.Tracker.steps": one("log", 1, 2, [1, 2], {3}),
-    "finwidth.empirical.sgd_update.x": matrix,
+    "finwidth.empirical.ntk.module": several_modules,
+    **{f"finwidth.empirical.{name}.outputs": chosen_outputs for name in ("ntk", "sgd_update", "explain")},
+    "finwidth.empirical.sgd_update.x": several_inputs,
+    "finwidth.empirical.wandb_log.run": lambda r: Writer(),
     "finwidth.empirical.sgd_update.y": lambda r: r.choice([targets(r), torch.ones(3, 1), np.zeros((2, 1)), [[1.0]]]),
     "finwidth.empirical.sgd_update.loss": one(nn.functional.mse_loss, lambda out, y: (out**2).sum(), None),
     "finwidth.empirical.reference.jacobian.jacobian.x": matrix,

@@ -1,7 +1,7 @@
 """The empirical route: real networks and their own parameters.
 
-`ntk`, `sgd_update`, `explain`, `MLP`, `ResNet`, `recognise`, `Tracker` and `Ensemble` need PyTorch, which is imported
-when one of them is first used.
+`ntk`, `sgd_update`, `explain`, `MLP`, `ResNet`, `recognise`, `Ensemble`, `Tracker` and its adapters to other libraries
+need PyTorch, which is imported when one of them is first used.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from finwidth.empirical.kernel.ntk import ntk as ntk
     from finwidth.empirical.kernel.sgd_update import sgd_update as sgd_update
     from finwidth.empirical.kernel_store.store import check_kernel as check_kernel
+    from finwidth.empirical.matrix_free.kernel_operator import KernelOperator as KernelOperator
     from finwidth.empirical.modules.mlp import MLP as MLP
     from finwidth.empirical.modules.recognition import recognise as recognise
     from finwidth.empirical.modules.resnet import ResNet as ResNet
+    from finwidth.empirical.prediction.linearised import linearise as linearise
+    from finwidth.empirical.prediction.regression import predict as predict
     from finwidth.empirical.training.ensemble import Ensemble as Ensemble
+    from finwidth.empirical.training.hooks import lightning_callback as lightning_callback
+    from finwidth.empirical.training.hooks import tensorboard_log as tensorboard_log
+    from finwidth.empirical.training.hooks import trainer_callback as trainer_callback
+    from finwidth.empirical.training.hooks import wandb_log as wandb_log
     from finwidth.empirical.training.tracker import Tracker as Tracker
     from finwidth.empirical.training.tracker import combine as combine
 
@@ -27,13 +34,20 @@ _HOMES = {
     "ntk": "kernel.ntk",
     "sgd_update": "kernel.sgd_update",
     "explain": "kernel.explanation",
+    "KernelOperator": "matrix_free.kernel_operator",
     "MLP": "modules.mlp",
     "ResNet": "modules.resnet",
     "recognise": "modules.recognition",
+    "linearise": "prediction.linearised",
+    "predict": "prediction.regression",
     "Tracker": "training.tracker",
     "Ensemble": "training.ensemble",
     "check_kernel": "kernel_store.store",
     "combine": "training.tracker",
+    "lightning_callback": "training.hooks",
+    "trainer_callback": "training.hooks",
+    "tensorboard_log": "training.hooks",
+    "wandb_log": "training.hooks",
 }
 
 

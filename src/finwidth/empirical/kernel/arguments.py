@@ -19,8 +19,11 @@ Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
 Scale: TypeAlias = Mapping[str, float] | Callable[[str, nn.Parameter], float]
 
 
-def check_module(module: object) -> nn.Module:
-    """The module, unless it is none that torch.func can call, or a layer mixes the samples of a batch or draws."""
+def check_module(module: object, *, coupled: bool = False) -> nn.Module:
+    """The module, unless it is none that torch.func can call, or a layer draws, or mixes the samples of a batch.
+
+    That it may where the samples are ``coupled``.
+    """
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the module is {shown(module)}; give a torch.nn.Module")
     kind = type(module).__name__
@@ -33,12 +36,12 @@ def check_module(module: object) -> nn.Module:
     _check_numbers(module)
     for name, layer in module.named_modules():
         told = f"layer {name or 'itself'!r}, a {type(layer).__name__},"
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and not coupled:
             raise FinwidthError(
                 f"{told} is in training mode and mixes the samples of a batch, so that no sample has a gradient of its "
-                "own; call module.eval() first"
+                "own; call module.eval() first, or give ntk coupled=True for the kernel of the batch as a whole"
             )
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None and not coupled:
             raise FinwidthError(
                 f"{told} keeps no running statistics (track_running_stats=False) and mixes the samples of a batch in "
                 "every mode; make it with track_running_stats=True, or use GroupNorm or LayerNorm"
@@ -185,9 +188,10 @@ def _takes(module: nn.Module, x: torch.Tensor) -> bool:
     """Whether the module can be called with these inputs."""
     with untouched(module), differentiable():
         try:
-            return isinstance(module(x.clone()), torch.Tensor)
+            module(x.clone())
         except Exception:  # it is told when the module is called in earnest
             return False
+        return True
 
 
 def check_outputs(outputs: object) -> str | int:

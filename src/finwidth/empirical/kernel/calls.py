@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -25,6 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from finwidth.arguments import running
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
@@ -51,9 +54,15 @@ class Snapshot:
                 held[id(each)] = each
                 waiting += each.values() if isinstance(each, dict) else each
         self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
+        views = ((each.keys(), each.values()) if isinstance(each, dict) else (each,) for each, _ in self.before)
+        self._now = [*chain.from_iterable(views)]  # which show what the containers hold at any time
+        self._lengths, self._objects = [*map(len, self._now)], [*chain.from_iterable(self._now)]
 
     def restore(self) -> None:
         """Restore everything that has changed."""
+        same = map(operator.is_, chain.from_iterable(self._now), self._objects)
+        if [*map(len, self._now)] == self._lengths and all(same):
+            return
         for each, before in self.before:
             if _same_objects(each, before):
                 continue
@@ -73,6 +82,45 @@ def _same_objects(one: Container, other: Container) -> bool:
     return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
+@dataclass(frozen=True, eq=False)
+class Combinations:
+    """Numbers that are made of a module's outputs.
+
+    ``rows`` are the numbers of some outputs, or the coefficients of linear combinations, shape (k, outputs). There are
+    as many of each of ``times`` equal parts of the outputs.
+    """
+
+    rows: Tensor
+    times: int = 1
+
+    def __len__(self) -> int:
+        return self.times * len(self.rows)
+
+    def cotangents(self, some: range, values: Tensor) -> Tensor:
+        """The derivatives of some of the numbers by all outputs, shape (some, outputs)."""
+        found = values.new_zeros(len(some), self.times, values.shape[-1] // self.times)
+        for place, number in enumerate(some):
+            part, i = divmod(number, len(self.rows))
+            if self.rows.is_floating_point():
+                found[place, part] = self.rows[i]
+            else:
+                found[place, part, self.rows[i]] = 1
+        return found.flatten(1)
+
+    def of(self, values: Tensor, some: range) -> Tensor:
+        """Some of the numbers, from outputs in the last dimension."""
+        parts = torch.unflatten(values, -1, (self.times, -1))
+        found = parts @ self.rows.T if self.rows.is_floating_point() else parts[..., self.rows]
+        return found.flatten(-2)[..., some.start : some.stop]
+
+    def pulled(self, c: Tensor, outputs: int) -> Tensor:
+        """The weights of the outputs in a sum of all numbers with weights ``c``."""
+        rows = self.rows.to(c.device)
+        if not rows.is_floating_point():
+            rows = nn.functional.one_hot(rows, outputs // self.times)
+        return (c.view(self.times, -1) @ rows.to(c)).flatten()
+
+
 @dataclass(frozen=True)
 class MeasuredModule:
     """A module and its counted parameters, with the scale of each.
@@ -81,6 +129,8 @@ class MeasuredModule:
     as the parameters move that way. A dual level of torch must be open then. With a ``mix`` t besides, gradients G are
     plain numbers G + t dG instead, and found sample by sample. ``steps``, if not 0, asks the check for central
     differences. ``changing`` names the buffers that a pass changes, ``snapshot`` puts everything else back after each.
+    With a ``function``, its values at what the module returns and the samples are the outputs; with ``combinations``,
+    the kernel is of these. ``groups`` has for every parameter the number of its group, if groups are told apart.
     """
 
     module: nn.Module
@@ -91,6 +141,23 @@ class MeasuredModule:
     mix: float | None = None
     steps: float = 0.0
     changing: frozenset[str] = frozenset()
+    function: Callable[[object, object], object] | None = None
+    combinations: Combinations | None = None
+    groups: Mapping[str, int] | None = None
+
+    def group(self, name: str) -> int:
+        """The number of a parameter's group; 0 where groups are not told apart."""
+        return self.groups[name] if self.groups else 0
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers that a pass changes."""
+        own = dict(self.module.named_buffers()) if self.changing else {}
+        return {name: own[name].clone() for name in self.changing}
+
+    @property
+    def number_of_groups(self) -> int:
+        """How many groups of parameters are told apart; 1 if none are."""
+        return 1 + max(self.groups.values()) if self.groups else 1
 
     def leaves(self) -> Mapping[str, Tensor]:
         """The parameters, with their tangents."""
@@ -98,6 +165,30 @@ class MeasuredModule:
             return self.parameters
         duals = {name: dual(each.detach(), self.direction[name]) for name, each in self.parameters.items()}
         return {name: each.requires_grad_() for name, each in duals.items()}
+
+
+def selected(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """Some of the numbers that the kernel is of, from the module's outputs, the last dimension of ``values``."""
+    if network.combinations is not None:
+        return network.combinations.of(values, outputs)
+    return values[..., outputs.start : outputs.stop]
+
+
+def cotangents(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """The derivatives of these numbers by the module's outputs, which are the last dimension of ``values``.
+
+    Without combinations they are rows of the unit matrix; the whole of it may be far larger than they.
+    """
+    if network.combinations is not None:
+        return network.combinations.cotangents(outputs, values)
+    found = torch.zeros(len(outputs), values.shape[-1], dtype=values.dtype, device=values.device)
+    found.diagonal(outputs.start).fill_(1)
+    return found
+
+
+def each_sample(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
+    """The cotangents of these numbers, each summed over the samples, shape (o, n, all outputs)."""
+    return cotangents(network, values, outputs)[:, None, :].expand(-1, len(values), -1)
 
 
 def dual(primal: Tensor, tangent: Tensor) -> Tensor:
@@ -128,19 +219,36 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
         output.register_hook(torch.Tensor.contiguous)
 
 
-def apply(network: MeasuredModule, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-    """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters."""
+def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
+    """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters.
+
+    Of a function of the module's output, its values.
+    """
     module = network.module
-    own = dict(module.named_buffers()) if network.changing else {}
-    given = {name: own[name].clone() for name in network.changing}
+    given = network.buffers()
     if parameters is not network.parameters:
         given |= parameters
     try:
         with telling(module, x):
-            output = torch.func.functional_call(module, given, (x.clone(),)) if given else module(x.clone())
+            output = called(network, x, given)
     finally:
         network.snapshot.restore()
     return check_output(output, len(x))
+
+
+def called(network: MeasuredModule, x: Batch, given: Mapping[str, Tensor]) -> object:
+    """What the module returns with the given tensors in the place of its own, or the user's function makes of it."""
+    output = call_module(network.module, x.clone(), given)
+    if network.function is None:
+        return output
+    with running("outputs="):
+        return network.function(output, x.clone().call().sample)
+
+
+def call_module(module: nn.Module, x: Batch, given: Mapping[str, Tensor] | None = None) -> object:
+    """What a module returns, with the given tensors in the place of its own."""
+    args, kwargs, _ = x.call()
+    return torch.func.functional_call(module, dict(given), args, kwargs) if given else module(*args, **kwargs)
 
 
 def gradient(
@@ -158,12 +266,12 @@ def gradient(
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
-def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
+def changing(module: nn.Module, x: Batch) -> frozenset[str]:
     """The buffers and parameters that a pass of inputs x changes in place."""
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
     with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        torch.func.functional_call(module, copies, (x.clone(),))  # it is told when it is called in earnest
+        call_module(module, x.clone(), copies)  # it is told when it is called in earnest
         born = dict(module.named_parameters()).keys() - held.keys()
         if born:
             raise FinwidthError(
@@ -173,7 +281,7 @@ def changing(module: nn.Module, x: Tensor) -> frozenset[str]:
 
 
 @contextmanager
-def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[str]]:
+def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[str]]:
     """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
 
     Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
@@ -186,7 +294,7 @@ def settled(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[frozenset[s
         if own:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
-                    module(x.clone())
+                    call_module(module, x.clone())
         yield changed - own.keys()
     finally:
         for name, each in own.items():
@@ -218,7 +326,7 @@ class _Results(TorchFunctionMode):
         return found
 
 
-def coarsest(network: MeasuredModule, x: Tensor) -> float:
+def coarsest(network: MeasuredModule, x: Batch) -> float:
     """The rounding of the coarsest type that the module computes in, whatever its parameters are (RMSNorm, softmax)."""
     with _Results() as results:
         output = apply(network, x, network.parameters)
@@ -226,7 +334,7 @@ def coarsest(network: MeasuredModule, x: Tensor) -> float:
 
 
 @contextmanager
-def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
+def telling(module: nn.Module, x: Tensor | Batch) -> Iterator[None]:
     """Turn whatever the module raises at inputs x into a FinwidthError of one line."""
     try:
         yield
@@ -234,8 +342,8 @@ def telling(module: nn.Module, x: Tensor) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModuleError(
-            f"the module, a {type(module).__name__}, raises {type(error).__name__} for {len(x)} samples, {x.dtype} of "
-            f"shape {tuple(x.shape)}: {first_line(error)}"
+            f"the module, a {type(module).__name__}, raises {type(error).__name__} for "
+            f"{Batch.of(x) if isinstance(x, Tensor) else x}: {first_line(error)}"
         ) from error
 
 
@@ -245,12 +353,22 @@ def first_line(error: BaseException) -> str:
     return lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
 
 
+def tensor_of(output: object) -> Tensor:
+    """The one tensor that a module returns; of a mapping such as transformers' ModelOutput, its ``logits``."""
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        output = output["logits"]
+    if isinstance(output, Tensor):
+        return output
+    kind, allowed = type(output).__name__, "outputs=lambda output, sample: output[0]"
+    if isinstance(output, Mapping):
+        first = next((str(name) for name, each in output.items() if isinstance(each, Tensor)), "name")
+        kind, allowed = f"{kind} of {', '.join(map(str, output))}", f"outputs=lambda output, sample: output[{first!r}]"
+    raise FinwidthError(f"the module returns a {kind}; say which tensor of it counts, samples first: {allowed}")
+
+
 def check_output(output: object, n: int) -> Tensor:
     """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
-    if not isinstance(output, torch.Tensor):
-        raise FinwidthError(
-            f"the module returns a {type(output).__name__}; wrap it in one that returns one tensor, samples first"
-        )
+    output = tensor_of(output)
     if not output.numel():
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
@@ -411,6 +529,16 @@ class _RandomStates:
             torch.cuda.set_rng_state_all(self.before.of_cuda)
         for each, state in zip(self.own, self.before.own, strict=True):
             _put(each, state)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Whatever happens inside, the global generators of random numbers are as before."""
+    states = _RandomStates(nn.Module())
+    try:
+        yield
+    finally:
+        states.restore()
 
 
 def _at_hand(module: nn.Module) -> Iterator[object]:

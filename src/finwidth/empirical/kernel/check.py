@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import torch
 
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, gradient, telling
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.gradients import MEETING, near, why_unlike
@@ -50,22 +51,23 @@ class Discrepancy:
 class _Samples:
     """Some of the inputs, and a weight for each."""
 
-    x: Tensor
+    x: Batch
     rows: Tensor
     weights: Tensor
 
 
+Weighted: TypeAlias = list[tuple[Batch, Tensor]]
 _Pair: TypeAlias = tuple[_Samples, _Samples]
 
 
 @dataclass(frozen=True, eq=False)
 class _Gradients:
-    """Gradients by every parameter, their derivatives along the direction, and the lengths of both."""
+    """Gradients by every parameter, their derivatives along the direction, and the lengths of both by group."""
 
     g: list[Tensor]
     moved: list[Tensor]
-    length: float
-    speed: float
+    length: Tensor
+    speed: Tensor
 
 
 def checked(job: KernelJob, compute: Compute) -> Tensor:
@@ -112,7 +114,7 @@ def _check_company(job: KernelJob) -> None:
                 raise FinwidthError(MEETING)
 
 
-def _outputs(network: MeasuredModule, x: Tensor) -> Tensor:
+def _outputs(network: MeasuredModule, x: Batch) -> Tensor:
     """Without gradients, unless the module needs them."""
     try:
         with torch.no_grad():
@@ -166,21 +168,40 @@ def _seen(eps: float) -> float:
 def discrepancies(
     job: KernelJob, network: MeasuredModule, K: Tensor, parts: list[tuple[Tensor, KernelJob]]
 ) -> Iterator[Discrepancy]:
-    """Numbers of the kernel, and the same by backward passes; of a trace those of `by_output`, and their sums."""
+    """Numbers of the kernel, and the same by backward passes; of a trace those of `by_output`, and their sums.
+
+    Where groups of parameters are told apart, each has numbers of its own.
+    """
     for part_K, part in parts:
         rows, others = _choose(job, len(job.x1)), _choose(job, len(job.x1 if job.x2 is None else job.x2))
-        entries = (K[rows] if job.sizes.diagonal_only else K[rows[:, None], others]).double()
-        each_output = part_K.diagonal(dim1=-2, dim2=-1) if part.outputs == "full" else part_K
-        for found, total in zip(entries.flatten(), each_output.double().sum(-1).flatten(), strict=True):
-            yield Discrepancy(float(found), float(total), float(entries.abs().max()))
+        for whole, piece in zip(_by_parameters(job, K), _by_parameters(part, part_K), strict=True):
+            entries = (whole[rows] if job.sizes.diagonal_only else whole[rows[:, None], others]).double()
+            each_output = piece.diagonal(dim1=-2, dim2=-1) if part.outputs == "full" else piece
+            for found, total in zip(entries.flatten(), each_output.double().sum(-1).flatten(), strict=True):
+                yield Discrepancy(float(found), float(total), float(entries.abs().max()))
         job, K = part, part_K
-    alone, pairs, groups = job.sizes.diagonal_only, _sample_pairs(job), list(_groups(job))
+    pairs, groups = _sample_pairs(job), list(_groups(job))
     for group, values in zip(groups, _backward_products(network, pairs, groups), strict=True):
-        for (one, other), (right, size) in zip(pairs, values, strict=True):
-            entries = K[one.rows] if alone else K[one.rows[:, None], other.rows]
-            weights = one.weights * other.weights if alone else one.weights[:, None] * other.weights
-            terms = _between(job.outputs, entries.double(), group[0].to(K.device)) * weights.to(K.device)
-            yield Discrepancy(float(terms.sum()), right, max(size, float(terms.abs().sum())))
+        for pair, (rights, sizes) in zip(pairs, values, strict=True):
+            least = torch.finfo(job.plan.dtype).eps * float(sizes.sum())  # of a group whose gradients are rounding
+            for each, right, size in zip(_by_parameters(job, K), rights.tolist(), sizes.tolist(), strict=True):
+                terms = _terms(job, each, pair, group[0].to(K.device))
+                yield Discrepancy(float(terms.sum()), right, max(size, least, float(terms.abs().sum())))
+
+
+def _by_parameters(job: KernelJob, K: Tensor) -> Tensor:
+    """The kernels of all groups of parameters, in the first dimension."""
+    return K if job.groups else K[None]
+
+
+def _terms(job: KernelJob, K: Tensor, pair: _Pair, c: Tensor) -> Tensor:
+    """The weighted entries of the kernel between two sets of samples."""
+    one, other = pair
+    if job.sizes.diagonal_only:
+        entries, weights = K[one.rows], one.weights * other.weights
+    else:
+        entries, weights = K[one.rows[:, None], other.rows], one.weights[:, None] * other.weights
+    return _between(job.outputs, entries.double(), c) * weights.to(K.device)
 
 
 def _groups(job: KernelJob) -> Iterator[list[Tensor]]:
@@ -229,7 +250,7 @@ def _choose(job: KernelJob, n: int) -> Tensor:
     return torch.randperm(n, generator=_seeded(0))[:size]
 
 
-def _weighted_samples(x: Tensor, rows: Tensor, seed: int) -> _Samples:
+def _weighted_samples(x: Batch, rows: Tensor, seed: int) -> _Samples:
     return _Samples(x, rows, torch.randn(len(rows), generator=_seeded(seed), dtype=torch.float64))
 
 
@@ -237,10 +258,11 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _backward_products(
-    network: MeasuredModule, pairs: list[_Pair], groups: list[list[Tensor]]
-) -> list[list[tuple[float, float]]]:
-    """For every group and pair what the kernel (or its change) should be, and the size of its terms."""
+def _backward_products(network: MeasuredModule, pairs: list[_Pair], groups: list[list[Tensor]]) -> list[list[Tensor]]:
+    """For every group and pair what the kernel (or its change) should be, and the size of its terms.
+
+    Shape (2, groups of parameters).
+    """
     members = {id(each): each for pair in pairs for each in pair}
     batches = {id(each.rows): each.x[each.rows] for each in members.values()}
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
@@ -248,7 +270,7 @@ def _backward_products(
         outputs = {key: passed[id(each.rows)] for key, each in members.items()}
         found = []
         for group in groups:
-            totals = torch.zeros(len(pairs), 2, dtype=torch.float64)
+            totals: list[Tensor] = []
             for c in group:
                 columns = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
                 if network.steps:
@@ -256,29 +278,72 @@ def _backward_products(
                     columns = {key: (g, moved[key]) for key, (g, _) in columns.items()}
                 gradients = {key: _measured(network, *each) for key, each in columns.items()}
                 values = [_product(network, gradients[id(one)], gradients[id(other)]) for one, other in pairs]
-                totals += torch.tensor(values, dtype=torch.float64)
-            found.append([(right, size) for right, size in totals.tolist()])
+                totals = list(map(torch.add, totals, values)) if totals else values
+            found.append(totals)
     return found
+
+
+def check_sum(job: KernelJob, pairs: list[tuple[Weighted, Weighted]], found: Tensor) -> None:
+    """Raise FinwidthError unless a sum over a kernel's entries is what backward passes say.
+
+    For kernels that are put together of the kernels of jobs, of which ``job`` is one. A pair has batches for rows and
+    for columns, with the weights of their numbers, shapes (n, numbers); ``found`` is the sum over all pairs, for every
+    group of parameters.
+    """
+    network, first = job.network, pairs[0][0][0][0]
+    with differentiable(), telling(network.module, first):
+        values = []
+        for one, other in pairs:
+            mine = _measured(network, _sum_of_gradients(network, one), [])
+            theirs = mine if other is one else _measured(network, _sum_of_gradients(network, other), [])
+            values.append(_product(network, mine, theirs))
+        right, size = torch.stack(values).sum(0)
+    off = float((found.double().cpu() - right).abs().max() / size.sum())
+    if off > torch.finfo(job.plan.dtype).eps ** 0.5 and off > coarsest(network, first) ** 0.5:
+        raise FinwidthError(
+            f"a sum of the kernel is {found.tolist()} by its parts, and {right.tolist()} by a backward pass: "
+            f"{_reason(job)}"
+        )
+
+
+def _sum_of_gradients(network: MeasuredModule, terms: Weighted) -> list[Tensor]:
+    """The gradient of the sum of all numbers with their weights."""
+    total: list[Tensor] = []
+    for x, weights in terms:
+        output = apply(network, x, network.parameters)
+        own = network.combinations
+        plain = weights if own is None else torch.stack([own.pulled(each, output.shape[1]) for each in weights])
+        g = gradient(output, list(network.parameters.values()), plain.to(output))
+        total = list(map(torch.add, total, g)) if total else g
+    return total
 
 
 def _measured(network: MeasuredModule, g: list[Tensor], moved: list[Tensor]) -> _Gradients:
     """Gradients and their derivatives along the direction (none without one), with their lengths."""
-    length, speed = (_scaled_product(network, each, each) ** 0.5 if each else 0.0 for each in (g, moved))
+    none = torch.zeros(network.number_of_groups, dtype=torch.float64)
+    length, speed = (_products(network, each, each).sqrt() if each else none for each in (g, moved))
     return _Gradients(g, moved, length, speed)
 
 
-def _product(network: MeasuredModule, one: _Gradients, other: _Gradients) -> tuple[float, float]:
+def _product(network: MeasuredModule, one: _Gradients, other: _Gradients) -> Tensor:
     if network.direction is None:
-        found = one.length**2 if one is other else _scaled_product(network, one.g, other.g)
-        return found, one.length * other.length
-    found = _scaled_product(network, one.moved, other.g) + _scaled_product(network, one.g, other.moved)
-    return found, one.speed * other.length + one.length * other.speed
+        found = one.length**2 if one is other else _products(network, one.g, other.g)
+        return torch.stack([found, one.length * other.length])
+    found = _products(network, one.moved, other.g) + _products(network, one.g, other.moved)
+    return torch.stack([found, one.speed * other.length + one.length * other.speed])
+
+
+def _products(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> Tensor:
+    """sum_p scale_p <g_p, h_p> over the parameters of each group."""
+    found = [0.0] * network.number_of_groups
+    for name, one, other in zip(network.parameters, g, h, strict=True):
+        found[network.group(name)] += network.scales[name] * _inner_product(one, other)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _scaled_product(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> float:
-    """sum_p scale_p <g_p, h_p>."""
-    parts = map(_inner_product, g, h)
-    return sum(network.scales[name] * part for name, part in zip(network.parameters, parts, strict=True))
+    """sum_p scale_p <g_p, h_p> over all parameters."""
+    return float(_products(network, g, h).sum())
 
 
 def _inner_product(a: Tensor, b: Tensor) -> float:
@@ -293,7 +358,7 @@ def _gradient(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the weighted outputs, by a plain backward pass; and its derivative along the direction by one."""
     parameters, direction = list(network.parameters.values()), network.direction
-    weights = (samples.weights[:, None] * c).to(output)
+    weights = _output_weights(network, samples, c, output)
     g = gradient(output, parameters, weights, create_graph=direction is not None and not network.steps)
     if direction is None or network.steps:
         return g, []
@@ -301,10 +366,16 @@ def _gradient(
     return [each.detach() for each in g], gradient(along.sum(), parameters)
 
 
+def _output_weights(network: MeasuredModule, samples: _Samples, c: Tensor, output: Tensor) -> Tensor:
+    """The weights of the outputs of samples in a sum of the kernel's numbers, of which each has its weight in ``c``."""
+    by_output = c if network.combinations is None else network.combinations.pulled(c, output.shape[1])
+    return (samples.weights[:, None] * by_output).to(output)
+
+
 def _by_steps(network: MeasuredModule, output: Tensor, samples: _Samples, c: Tensor) -> list[Tensor]:
     """The derivative of the gradient along the direction, by a central difference."""
     assert network.direction is not None
-    weights = (samples.weights[:, None] * c).to(output)
+    weights = _output_weights(network, samples, c, output)
     length, speed = (
         sum(float(each.detach().double().square().sum()) for each in some.values()) ** 0.5
         for some in (network.parameters, network.direction)

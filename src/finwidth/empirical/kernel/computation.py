@@ -8,12 +8,14 @@ from functools import cached_property
 
 import torch
 
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
-from finwidth.empirical.kernel.forming import ALONE, OtherRouteError
+from finwidth.empirical.kernel.forming import ALONE, TRACED
 from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
+from finwidth.empirical.kernel.weights import OtherRouteError
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
 from finwidth.progress import stage
@@ -27,16 +29,17 @@ class KernelJob:
     """A kernel to compute: of which network, at which inputs, of which outputs, by which plan, in how much memory.
 
     ``x2`` is None if it is x1; ``outputs`` is what the user gave; ``sizes`` say what the memory is needed for, and how
-    much there is.
+    much there is. With ``groups``, by name, the kernel has their contributions in its first dimension.
     """
 
     network: MeasuredModule
-    x1: Tensor
-    x2: Tensor | None
+    x1: Batch
+    x2: Batch | None
     outputs: str | int
     plan: GradientPlan
     sizes: Sizes
     progress: Callable[[int], object] | None = None
+    groups: tuple[str, ...] = ()
 
     @property
     def entries(self) -> Entries:
@@ -45,13 +48,14 @@ class KernelJob:
         chosen = range(self.outputs, self.outputs + 1) if isinstance(self.outputs, int) else range(o)
         second = None if self.x2 is None else len(self.x2)
         shape = self.sizes.all_pairs, self.sizes.diagonal_only, self.outputs == "trace"
-        return Entries(len(self.x1), second, chosen, *shape)
+        return Entries(len(self.x1), second, chosen, *shape, groups=len(self.groups))
 
     @property
     def bytes(self) -> int:
         """Size of the kernel itself."""
         o = self.entries.shape[-1]
-        return self.entries.pairs * (o * o if self.sizes.all_pairs else o) * self.plan.dtype.itemsize
+        numbers = self.entries.pairs * (o * o if self.sizes.all_pairs else o)
+        return max(1, len(self.groups)) * numbers * self.plan.dtype.itemsize
 
     @cached_property
     def layout(self) -> Layout:
@@ -68,7 +72,7 @@ class KernelJob:
         blocks = 2 if layout.inputs < layout.entries.longest or self.x2 is not None else 1
         return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)
 
-    def rows(self, pass_: Pass) -> tuple[Tensor, range]:
+    def rows(self, pass_: Pass) -> tuple[Batch, range]:
         """The inputs of a pass, and the numbers of its outputs."""
         x = self.x2 if pass_.block.second and self.x2 is not None else self.x1
         first, outputs = self.entries.outputs.start, pass_.block.outputs
@@ -85,7 +89,7 @@ class KernelJob:
         return replace(self, plan=general_plan(self.network, self.plan, list(ways) or [ALONE]))
 
 
-def check_affordable(x: Tensor, numbers: int, needed: int) -> None:
+def check_affordable(x: Batch, numbers: int, needed: int) -> None:
     """Refuse a kernel of so many numbers that needs so many bytes; on a device it is for torch to say."""
     if x.device.type == "cpu":
         afford(needed, f"a kernel of {amount(numbers)} numbers", 'give fewer inputs, or outputs="trace"')
@@ -95,7 +99,8 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
     """The kernel in its final shape; and the job, by a more general plan if passes did not go as planned."""
     while True:
         layout, entries = job.layout, job.entries
-        K, tiles = job.x1.new_zeros(entries.shape, dtype=job.plan.dtype), BlockTiles(layout)
+        K = torch.zeros(entries.shape, dtype=job.plan.dtype, device=job.x1.device)
+        tiles = BlockTiles(layout)
         add = add_diagonal if entries.diagonal_only else add_products
         passed, whole = 0, layout.inputs_passed
         try:
@@ -127,11 +132,13 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
     """After a pass that did not follow the plan: smaller passes, or if they do not follow it either, the general way.
 
     A module that splits its batch into chunks, for instance, follows if the pass is no larger than a chunk. Where all
-    gradients together are few numbers, to look for it takes longer than the general way.
+    gradients together are few numbers, to look for it takes longer than the general way; where control flow follows the
+    data, it is not found.
     """
     numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
     few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
-    while inputs_per_pass > 6 and not few:
+    data_dependent = job.plan.ways[0] == TRACED
+    while inputs_per_pass > 6 and not few and not data_dependent:
         inputs_per_pass //= 2
         x = job.x1[:inputs_per_pass]
         with differentiable():

@@ -14,7 +14,9 @@ from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.gradients import GradientPlan, gradients
-from finwidth.empirical.kernel.ntk import prepare
+from finwidth.empirical.kernel.inputs import InDims
+from finwidth.empirical.kernel.outputs import Outputs
+from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.kernel.tiles import BlockTiles, compact
 from finwidth.quantities import plain
 from finwidth.tables import Result, Table, Told
@@ -36,9 +38,10 @@ class Route:
     route
         ``"products"``: not formed, but for layers where that is quicker; one pass gives those at many inputs.
         ``"pulled back"``: in the same pass the gradients by a weight that is made of the parameter are formed, and from
-        them those by the parameter. ``"torch.func"``: formed, input by input, under vmap. ``"few at once"``: formed by
-        passes of a few inputs, where torch.func cannot follow. ``"one by one"``: formed by a backward pass for every
-        input and output.
+        them those by the parameter. ``"torch.func"``: formed, input by input, under vmap. Where torch.func cannot
+        follow, ``"traced"``: formed by one pass, in which it is found out which sample every row of an operation
+        belongs to; or ``"few at once"``: by passes of a few inputs. ``"one by one"``: formed by a backward pass for
+        every input and output.
     reason
         Why it is not ``"products"``; empty where it is.
     """
@@ -100,18 +103,19 @@ def explain(
     module: nn.Module,
     x1: object,
     x2: object = None,
-    outputs: str | int = "full",
+    outputs: Outputs = "full",
     *,
     entries: str = "full",
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    in_dims: InDims = 0,
 ) -> Explanation:
     """Which parameters of a module take which route to the kernel and why, and the time and memory to expect.
 
     Parameters
     ----------
-    module, x1, x2, outputs, entries, memory, parameters, scale
+    module, x1, x2, outputs, entries, memory, parameters, scale, in_dims
         As for `finwidth.empirical.ntk`.
 
     Raises
@@ -132,7 +136,7 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())

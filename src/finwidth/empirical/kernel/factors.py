@@ -21,27 +21,28 @@ _RUN = 2**13  # numbers of a gradient that are summed at once
 
 @dataclass(frozen=True)
 class DenseFactor:
-    """Gradients themselves, shape (n, o, p)."""
+    """Gradients themselves, shape (n, o, p); ``group`` is the number of the parameters' group."""
 
     G: Tensor
+    group: int = 0
 
     def part(self, inputs: slice) -> DenseFactor:
         """A view of the gradients at some of the inputs."""
-        return DenseFactor(self.G[inputs])
+        return replace(self, G=self.G[inputs])
 
     tile = part
 
     def gathered(self, times: int) -> DenseFactor:
         """The gradients of inputs that had so many consecutive rows each."""
-        return self if times == 1 else DenseFactor(torch.unflatten(self.G, 0, (-1, times)).sum(1))
+        return self if times == 1 else replace(self, G=torch.unflatten(self.G, 0, (-1, times)).sum(1))
 
     def summed(self) -> DenseFactor:
         """The outputs as further parameters of a single one: products then sum over the outputs."""
-        return DenseFactor(self.G.flatten(1)[:, None])
+        return replace(self, G=self.G.flatten(1)[:, None])
 
     def room(self, n: int) -> DenseFactor:
         """A factor for n inputs without numbers yet; `fill` fills parts of it."""
-        return DenseFactor(self.G.new_empty(n, *self.G.shape[1:]))
+        return replace(self, G=self.G.new_empty(n, *self.G.shape[1:]))
 
     def fill(self, other: GradientFactor) -> None:
         """Copy the numbers of another factor."""
@@ -70,7 +71,7 @@ class OuterFactor:
     ``A`` has shape (n, g, P, a) and ``D`` has shape (o, n, g, P, c).  Of a table whose rows are looked up, ``rows`` is
     the number of rows, and ``A``, shape (n, P), holds the numbers of those that are.  Where ``channels_at_once`` is not
     0, products take the gradients themselves, formed for so many of the c at a time.  With ``pull``, the gradients are
-    those by the parameters that the weight is made of.
+    those by the parameters that the weight is made of.  ``group`` is the number of the parameters' group.
     """
 
     A: Tensor
@@ -78,6 +79,7 @@ class OuterFactor:
     rows: int | None = None
     channels_at_once: int = 0
     pull: Pull | None = None
+    group: int = 0
 
     def part(self, inputs: slice) -> OuterFactor:
         """A view of the gradients at some of the inputs."""
@@ -120,14 +122,18 @@ class OuterFactor:
         """The gradients themselves, in the order of the weight's numbers."""
         o, n, g, P, c = self.D.shape
         if self.pull is not None:
-            return DenseFactor(self._pulled(self.pull))
+            return DenseFactor(self._pulled(self.pull), self.group)
         if self.rows is not None:
-            D = self.D[:, :, 0].transpose(0, 1)
-            places = self.A[:, None, :, None].expand(n, o, P, c)
-            return DenseFactor(D.new_zeros(n, o, self.rows, c).scatter_add_(2, places, D).flatten(2))
+            return DenseFactor(self.add_rows(self.D.new_zeros(n, o, self.rows * c)), self.group)
         D = self.D.permute(1, 2, 0, 4, 3).reshape(n * g, o * c, P)
         G = torch.bmm(D, self.A.reshape(n * g, P, -1))
-        return DenseFactor(G.view(n, g, o, -1).transpose(1, 2).flatten(2))
+        return DenseFactor(G.view(n, g, o, -1).transpose(1, 2).flatten(2), self.group)
+
+    def add_rows(self, G: Tensor) -> Tensor:
+        """Add the gradients by rows that are looked up to others by the same table, shape (n, o, numbers)."""
+        o, n, _, P, c = self.D.shape
+        places = self.A[:, None, :, None].expand(n, o, P, c)
+        return G.view(n, o, -1, c).scatter_add_(2, places, self.D[:, :, 0].transpose(0, 1)).flatten(2)
 
     def _pulled(self, pull: Pull) -> Tensor:
         """The gradients by the parameters behind the weight, shape (n, o, numbers), from some inputs at a time."""

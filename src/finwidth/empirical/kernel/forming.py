@@ -10,24 +10,29 @@ from collections.abc import Mapping
 
 import torch
 
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable, dual, gradient, telling
+from finwidth.empirical.kernel.batch import Batch
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    apply,
+    called,
+    cotangents,
+    differentiable,
+    dual,
+    gradient,
+    selected,
+    telling,
+    tensor_of,
+)
 from finwidth.empirical.kernel.factors import DenseFactor
+from finwidth.empirical.kernel.owners import OtherWayError, traced
 
 Tensor = torch.Tensor
 _COMPANY = 16  # most samples of a pass that goes back for each of their outputs
 _GRADIENTS = 2**18  # numbers of a typical gradient of such a pass that are few
 
 
-class OtherRouteError(Exception):
-    """A pass cannot be done as the plan says."""
-
-
-class OtherWayError(Exception):
-    """The gradients of single parameters cannot be formed in this way."""
-
-
 def formed(
-    network: MeasuredModule, ways: list[str], names: frozenset[str], x: Tensor, outputs: range, *, mean: int
+    network: MeasuredModule, ways: list[str], names: frozenset[str], x: Batch, outputs: range, *, mean: int
 ) -> DenseFactor:
     """The gradients by some parameters in the first of these ways that takes the module; others are removed.
 
@@ -40,30 +45,32 @@ def formed(
             del ways[0]
 
 
-def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: range, mean: int) -> DenseFactor:
     """Form gradients by some parameters, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    buffers = dict(network.module.named_buffers())
-    others = {name: buffers[name].clone() for name in network.changing}
+    others = network.buffers()
 
-    def rows(sample: Tensor) -> Tensor:
+    def rows(*sample: Tensor) -> Tensor:
+        alone = x.like([each[None] for each in sample])
+
         def output(given: dict[str, Tensor]) -> Tensor:
-            value: Tensor = torch.func.functional_call(network.module, {**others, **given}, (sample[None],))
-            return value.reshape(-1)
+            return tensor_of(called(network, alone, {**others, **given})).reshape(-1)
 
         value, pull = torch.func.vjp(output, chosen)[:2]
-        (by_name,) = torch.func.vmap(pull)(unit_rows(value, outputs))
+        (by_name,) = torch.func.vmap(pull)(cotangents(network, value, outputs))
         return _scaled_rows(network, by_name, len(outputs))
 
     try:
         with differentiable():
-            found: Tensor = torch.func.vmap(rows)(x.clone())
+            found: Tensor = torch.func.vmap(rows)(*x.clone().tensors)
     except Exception as error:  # whatever the user's code or torch raises under transforms
         raise OtherWayError from error
+    finally:
+        network.snapshot.restore()  # torch puts parameters back in the wrong order where two names are of one layer
     return DenseFactor(found.detach())
 
 
-def _few_at_once(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _few_at_once(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: range, mean: int) -> DenseFactor:
     """Form gradients that torch.func cannot: by passes of a few samples, and backward for all their outputs at once.
 
     In a pass of c samples each of the c o outputs goes back through all of them, zeros but for its own. So c is the
@@ -73,8 +80,8 @@ def _few_at_once(network: MeasuredModule, names: frozenset[str], x: Tensor, outp
     found = []
     with differentiable():
         most = math.isqrt(max(len(x), _GRADIENTS // (mean * len(outputs))))
-        for some in torch.split(x, min(_COMPANY, most)):
-            values = apply(network, some, network.parameters)[:, outputs.start : outputs.stop].flatten()
+        for some in x.split(min(_COMPANY, most)):
+            values = selected(network, apply(network, some, network.parameters), outputs).flatten()
             rows = _scaled_rows(network, _all_at_once(values, chosen), len(values))
             found.append(rows.view(len(some), len(outputs), -1))
     return DenseFactor(torch.cat(found))
@@ -102,11 +109,11 @@ def _all_at_once(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, 
     return {name: zeros[name] if each is None else each for name, each in zip(parameters, found, strict=True)}
 
 
-def _one_by_one(network: MeasuredModule, names: frozenset[str], x: Tensor, outputs: range, mean: int) -> DenseFactor:
+def _one_by_one(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: range, mean: int) -> DenseFactor:
     """Form gradients of any module: by a pass for every sample, and a backward pass for each of its outputs."""
     samples = []
     with differentiable(), telling(network.module, x[:1]):
-        for sample in torch.split(x, 1):
+        for sample in x.split(1):
             output = apply(network, sample, network.parameters)
             samples.append(_gradients_and_tangents(network, names, output[0], outputs))
             del output  # and its graph, before the next pass
@@ -116,7 +123,7 @@ def _one_by_one(network: MeasuredModule, names: frozenset[str], x: Tensor, outpu
     return DenseFactor(dual(G, change) if network.mix is None else G + network.mix * change)
 
 
-def mix_of(network: MeasuredModule, x: Tensor) -> float:
+def mix_of(network: MeasuredModule, x: Batch) -> float:
     """The step along the direction that changes gradients by about their own size."""
     with differentiable(), telling(network.module, x[:1]):
         value = apply(network, x[:1], network.parameters)[0]
@@ -137,8 +144,8 @@ def _gradients_and_tangents(
     parameters, direction = network.parameters, network.direction
     chosen = [name for name in parameters if name in names]
     rows = []
-    for i in outputs:
-        columns = gradient(value[i], [parameters[name] for name in chosen], create_graph=direction is not None)
+    for each in selected(network, value, outputs):
+        columns = gradient(each, [parameters[name] for name in chosen], create_graph=direction is not None)
         rows.append(_scaled_rows(network, dict(zip(chosen, columns, strict=True)), 1))
     G = torch.cat(rows)
     if direction is None or not G.requires_grad:
@@ -150,12 +157,10 @@ def _gradients_and_tangents(
     return G.detach(), change
 
 
-ALONE = "one by one"
-WAYS = {"torch.func": _by_vmap, "few at once": _few_at_once, ALONE: _one_by_one}  # to form gradients, fastest first
-
-
-def unit_rows(value: Tensor, outputs: range) -> Tensor:
-    """The rows of the unit matrix of some outputs; the whole of it may be far larger than they."""
-    found = torch.zeros(len(outputs), value.shape[-1], dtype=value.dtype, device=value.device)
-    found.diagonal(outputs.start).fill_(1)
-    return found
+ALONE, TRACED = "one by one", "traced"
+WAYS = {
+    "torch.func": _by_vmap,
+    TRACED: traced,
+    "few at once": _few_at_once,
+    ALONE: _one_by_one,
+}  # to form gradients, fastest first

@@ -9,28 +9,37 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
 
 import torch
 
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, dual, telling, unpack_dual
-from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.forming import ALONE, WAYS, OtherRouteError, formed, unit_rows
+from finwidth.empirical.kernel.batch import Batch
+from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, each_sample, telling
+from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor
+from finwidth.empirical.kernel.forming import ALONE, TRACED, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
-from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, Rule, Scaling, factor, gradient_of, together
+from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, factor, together
 from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
+from finwidth.empirical.kernel.weights import (
+    OtherRouteError,
+    Weights,
+    connected,
+    input_as,
+    parameter_gradients,
+    parameters_behind,
+    pullback,
+)
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
-_LONG = 2**16  # numbers of a weight whose gradients are pulled back one by one
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
-Weights: TypeAlias = dict[str, list[tuple[Rule, GradientFactor]]]  # the gradients by weights, of every use of each
 
-
+_OTHER_ROUTE = "the module takes another route for other samples"
+_NOWHERE = "used where the samples have no dimension of their own"
 MEETING = (
     "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
     "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
@@ -40,11 +49,25 @@ MEETING = (
 
 @dataclass(frozen=True)
 class Axes:
-    """The dimension of the samples in an operation's input and in its result, which has so many entries of each."""
+    """The dimension of the samples in an operation's input and in its result, which has so many entries of each.
+
+    The entries of a sample come one after another, or (``strided``) the samples do, once for each of the entries.
+    """
 
     input: int
     result: int
     times: int
+    strided: bool = False
+
+    def in_order(self, each: Tensor, dim: int) -> Tensor:
+        """With the entries of a sample one after another along this dimension."""
+        if not self.strided:
+            return each
+        return torch.unflatten(each, dim, (self.times, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+    def first(self, each: Tensor, dim: int) -> Tensor:
+        """The entries of the first sample along this dimension."""
+        return self.in_order(each, dim).narrow(dim, 0, self.times)
 
 
 @dataclass(frozen=True)
@@ -73,20 +96,21 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan, Sizes]:
+def plan_gradients(network: MeasuredModule, rows: Batch) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
     reverse order, and one alone, tell whether a sample's output depends on its company or its place.
     """
     with differentiable():
-        (of_two, second, less), (of_three, output, more) = (_pass_and_saved(network, rows[:n]) for n in (2, 3))
+        (_, alone, less), (of_two, second, more) = (_pass_and_saved(network, rows[:n]) for n in (1, 2))
+        with Recorder(network.parameters) as of_three:
+            output = apply(network, rows, network.parameters)
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
         with Recorder(network.parameters, numbers) as recorder:
-            reversed_output = apply(network, rows.flip(0), network.parameters)
+            reversed_output = apply(network, rows.flip(), network.parameters)
         backward = recorder.record(reversed_output)
-        alone = apply(network, rows[:1], network.parameters)
         if not output.requires_grad:
             raise FinwidthError(
                 "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
@@ -100,9 +124,12 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
                 (plain, ahead), batched = _try_backward(three)
-                general |= _out_of_order(three, backward, uses, plain, ahead) if uses else {}
+                uses, disordered = _ordered(three, backward, uses, plain, ahead) if uses else (uses, {})
+                general |= disordered
         hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
         ways = [ALONE] if hooks else list(WAYS)
+        if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
+            ways.sort(key=TRACED.__ne__)
         dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
         results = [use.shape.numel() // 3 for use in three.uses]
         saved = max(0, more - less) // output.element_size()
@@ -110,10 +137,32 @@ def plan_gradients(network: MeasuredModule, rows: Tensor) -> tuple[GradientPlan,
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
         one, columns = _of_one_sample(three, uses, plain)
         factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    formed = [names for names in (*(_parameters_behind(plan, three, each) for each in rough), general) if names]
-    sizes = [sum(network.parameters[name].numel() for name in names) for names in formed]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in sizes))
-    return plan, Sizes(shapes, saved, sum(results), max([saved // 8, *results]), mean, output.element_size())
+    return plan, _sizes(network, plan, three, factors, rough, saved, results)
+
+
+def _sizes(  # noqa: PLR0917
+    network: MeasuredModule,
+    plan: GradientPlan,
+    pass_: Record,
+    factors: list[GradientFactor],
+    rough: list[Weights],
+    saved: int,
+    results: list[int],
+) -> Sizes:
+    """What one sample needs: the factors of one, what autograd saves of one, and the results of uses, in numbers."""
+    together = [*(parameters_behind(plan.pulled, pass_, each) for each in rough), list(plan.general)]
+    dense = [each for names in together for each in _numbers_by_group(network, names)]
+    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in dense))
+    largest = max([saved // 8, *results])
+    return Sizes(shapes, saved, sum(results), largest, plan.mean, pass_.output.element_size())
+
+
+def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
+    """How many numbers some parameters of every group have."""
+    numbers = Counter[int]()
+    for name in names:
+        numbers[network.group(name)] += network.parameters[name].numel()
+    return list(numbers.values())
 
 
 Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
@@ -125,7 +174,7 @@ def _places(
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
-        return (), frozenset(), dict.fromkeys(network.parameters, "the module takes another route for other samples")
+        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
@@ -135,8 +184,8 @@ def _places(
             sites.setdefault(key, set()).add(_site(use))
             pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
-            general |= dict.fromkeys(three.behind(use), "used where the samples have no dimension of their own")
-    general |= {**two.others, **three.others}
+            general |= dict.fromkeys(three.behind(use), _NOWHERE)
+    general |= three.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
     uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
     return uses, frozenset(pulled), general
@@ -146,7 +195,7 @@ def _site(use: Use) -> Site:
     return type(use.rule), getattr(use.rule, "groups", 1), *use.names
 
 
-def _pass_and_saved(network: MeasuredModule, x: Tensor) -> tuple[Recorder, Tensor, int]:
+def _pass_and_saved(network: MeasuredModule, x: Batch) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
     kept: dict[int, int] = {}
 
@@ -172,12 +221,97 @@ def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -
     return replace(plan, uses=(), pulled=frozenset(), general=reasons, batched=False, ways=ways)
 
 
+def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Sizes]:
+    """Make the plan for a batch that is one sample: all rows of an operation with a parameter are of this sample."""
+    with differentiable():
+        recorder, output, saved = _pass_and_saved(network, whole)
+        parameters = {use.number for use in recorder.uses if _of_parameters(use, recorder.names)}
+        one = recorder.record(output, parameters)
+        if not output.requires_grad:
+            raise FinwidthError(
+                "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+            )
+        unlike = why_unlike(network, whole, output, [apply(network, whole, network.parameters)])
+        if unlike:
+            raise FinwidthError(unlike)
+        uses = tuple((use.signature, _all_rows(use)) for use in one.uses)
+        general = dict(one.others)
+        for use, (_, axes) in zip(one.uses, uses, strict=True):
+            if axes is None:
+                general |= dict.fromkeys(one.behind(use), "used where there are no rows")
+        sites: dict[str, set[Site]] = {}
+        for use in one.uses:
+            for key in use.views:
+                sites.setdefault(key, set()).add(_site(use))
+        pulled = frozenset(key for key, found in sites.items() if len(found) > 1) - general.keys()
+        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
+        columns, batched = _try_rows(network, one, whole)
+        results = [use.shape.numel() for use in one.uses]
+        mean = max(1, max(saved // output.element_size() // 8, sum(results)) // max(1, len(results)))
+        ways = ["few at once", ALONE]
+        plan = GradientPlan(uses, pulled, general, batched, ways, output.shape[1], mean, dtype)
+        factors, rough = _factors(network, plan, one, columns, network.parameters)
+    return plan, _sizes(network, plan, one, factors, rough, saved // output.element_size(), results)
+
+
+def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
+    """Whether the weights of a use that require a gradient are parameters themselves."""
+    return all(id(each) in names for each in use.weights if each is not None and each.requires_grad)
+
+
+def _all_rows(use: Use) -> Axes | None:
+    """The first dimension of a use, all of it of one sample; None if it cannot be a batch's."""
+    rows = use.shape[0] if use.shape else 0
+    right = rows and use.input.ndim and use.input.shape[0] == rows and use.rule.batched(use.input, 0)
+    return Axes(0, 0, rows) if right else None
+
+
+def _try_rows(network: MeasuredModule, one: Record, x: Batch) -> tuple[list[Tensor], bool]:
+    """Gradients of a combination of the outputs by the results of uses; and whether several can go back at once."""
+    rows = _combined(one.output, torch.ones(1)).expand(2, -1, -1)
+    with telling(network.module, x):
+        try:
+            columns, batched = one.backward(rows, batched=True), True
+        except RuntimeError:
+            columns, batched = one.backward(rows, batched=False), False
+    return [each[:1] for each in columns], batched
+
+
+def unequal_outputs(one: int, other: int) -> str:
+    """What is said of functions with different numbers of outputs."""
+    return f"the functions have {one} and {other} outputs; give functions with equally many, such as one each"
+
+
+def between_functions(
+    network: MeasuredModule, one: tuple[GradientPlan, Sizes], other: tuple[GradientPlan, Sizes]
+) -> tuple[GradientPlan, Sizes]:
+    """The plan for the kernel between two functions of the same parameters: all gradients formed, in the same order."""
+    (plan, sizes), (theirs, others) = one, other
+    if plan.outputs != theirs.outputs:
+        raise FinwidthError(unequal_outputs(plan.outputs, theirs.outputs))
+    reasons = dict.fromkeys(network.parameters, "the kernel is between two functions")
+    ways = plan.ways if len(plan.ways) < len(theirs.ways) else theirs.ways
+    numbers = _numbers_by_group(network, network.parameters)
+    plan = replace(
+        plan,
+        uses=(),
+        pulled=frozenset(),
+        general=reasons,
+        batched=False,
+        ways=list(ways),
+        mean=max(plan.mean, theirs.mean),
+        dtype=torch.promote_types(plan.dtype, theirs.dtype),
+    )
+    most = {name: max(getattr(sizes, name), getattr(others, name)) for name in ("saved", "results", "largest", "mean")}
+    return plan, replace(sizes, shapes=tuple(FactorSize(1, 0, 0, each) for each in numbers), **most)
+
+
 def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
     """The inputs of uses, and the gradients by their results, of the first sample."""
     narrowed, found = [], []
     for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
-        narrowed.append(replace(use, input=use.input.narrow(axes.input, 0, axes.times)) if axes else use)
-        found.append(D.narrow(axes.result + 1, 0, axes.times) if axes else D)
+        narrowed.append(replace(use, input=axes.first(use.input, axes.input)) if axes else use)
+        found.append(axes.first(D, axes.result + 1) if axes else D)
     return replace(three, uses=narrowed), found
 
 
@@ -193,15 +327,14 @@ def _axes(three: Use, two: Use) -> Axes | None:
 def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
     """The dimensions that are larger by a half in a pass of three, and how many entries of them a sample has.
 
-    Where windows, positions or tokens are merged with the samples, those of one sample come one after another; if they
-    do not, `_out_of_order` finds out.
+    Where windows, positions or tokens are merged with the samples, `_ordered` finds out how.
     """
     sizes = [(i, *each) for i, each in enumerate(zip(two, three, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
     return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: MeasuredModule, x: Tensor, outputs: Tensor, others: list[Tensor]) -> str | None:
+def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[Tensor]) -> str | None:
     """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
     if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
         return None
@@ -232,35 +365,56 @@ def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], boo
     """
     cotangents, batched = torch.cat([_combined(three.output, each) for each in (torch.ones(3), _AHEAD)]), True
     try:
-        rows = _backward(three, cotangents, batched=True)
+        rows = three.backward(cotangents, batched=True)
     except RuntimeError:
-        rows, batched = _backward(three, cotangents, batched=False), False
+        rows, batched = three.backward(cotangents, batched=False), False
     return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
-def _out_of_order(
+def _ordered(
     three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
-) -> dict[str, str]:
-    """The parameters with a use in which the samples are in another order than in the batch.
+) -> tuple[Places, dict[str, str]]:
+    """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
     (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
     """
-    back = _backward(backward, _combined(backward.output, _AHEAD.flip(0)), batched=False)
+    back = backward.backward(_combined(backward.output, _AHEAD.flip(0)), batched=False)
+    noise = _noise(ahead)
+    places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
-    for use, (_, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
-        if axes is not None:
-            D, one, other = (_by_sample(each[0], axes) for each in columns)
-            right = D * _AHEAD.to(D)
-            if not (near(right, one) and near(right.flip(-1), other)):
-                found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
-    return found
+    for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
+        candidates = [axes, replace(axes, strided=True)] if axes else []
+        place = next((each for each in candidates if _in_order(each, columns, noise)), None)
+        if candidates and not place:
+            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
+        places.append((signature, place))
+    return tuple(places), found
+
+
+def _in_order(axes: Axes, columns: list[Tensor], noise: float) -> bool:
+    """Whether gradients for equal weights, for `_AHEAD`, and for the reversed batch have the samples where axes say."""
+    D, one, other = (_by_sample(each[0], axes) for each in columns)
+    right = D * _AHEAD.to(D)
+    return _like(right, one, noise) and _like(right.flip(-1), other, noise)
+
+
+def _like(one: Tensor, other: Tensor, noise: float) -> bool:
+    """Whether gradients are those of the same samples, by modules that compute in float32 too, whatever their type."""
+    gap = (one - other).detach().abs().max() if one.numel() else 0.0
+    return float(gap) <= noise or near(one, other, torch.finfo(torch.float32).eps)
+
+
+def _noise(columns: list[Tensor]) -> float:
+    """What rounding leaves of gradients that cancel, beside the largest of all."""
+    largest = (torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns if each.numel())
+    return 8 * max(largest, default=0.0)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
-    return torch.unflatten(D, axes.result, (-1, axes.times)).movedim(axes.result, -1)
+    return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
 def _combined(output: Tensor, weights: Tensor) -> Tensor:
@@ -269,23 +423,7 @@ def _combined(output: Tensor, weights: Tensor) -> Tensor:
     return (weights.to(output)[:, None] * combination)[None]
 
 
-def _each_sample(output: Tensor, outputs: range) -> Tensor:
-    """The cotangents of some outputs, each summed over the samples, shape (o, n, all outputs)."""
-    return unit_rows(output, outputs)[:, None, :].expand(-1, len(output), -1)
-
-
-def _backward(pass_: Record, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
-    """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
-    edges, output = [use.edge for use in pass_.uses], pass_.output
-    if not edges:
-        return []
-    if batched:
-        return list(torch.autograd.grad(output, edges, cotangents, retain_graph=True, is_grads_batched=True))
-    rows = [torch.autograd.grad(output, edges, each, retain_graph=True) for each in cotangents]
-    return [torch.stack(column) for column in zip(*rows, strict=True)]
-
-
-def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: range) -> list[GradientFactor]:
+def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
     Raises
@@ -304,32 +442,36 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Tensor, outputs: r
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found, rough = _factors(network, plan, pass_, columns, leaves)
-            found += [_parameter_gradients(network, plan, pass_, each, leaves) for each in rough]
+            for each in rough:
+                G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
+                found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
             del recorder, output, pass_, columns
     if plan.general:
-        found.append(formed(network, plan.ways, frozenset(plan.general), x, outputs, mean=plan.mean))
+        names = [name for name in network.parameters if name in plan.general]
+        found += by_groups(network, names, formed(network, plan.ways, frozenset(names), x, outputs, mean=plan.mean))
     nothing = torch.zeros(len(x), len(outputs), 1, dtype=plan.dtype, device=x.device)
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
-def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Tensor, outputs: range) -> list[Tensor]:
+def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
     Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
     random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
     """
     output, n = pass_.output, len(pass_.output)
-    cotangents = _each_sample(output, outputs)
+    rows = each_sample(network, output, outputs)
     weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
     if pass_.reorders:
-        cotangents = torch.cat([cotangents, (weights[:, None] * cotangents.sum(0))[None]])
+        rows = torch.cat([rows, (weights[:, None] * rows.sum(0))[None]])
     with telling(network.module, x):  # one that changes what its gradients need raises only now
-        columns = _backward(pass_, cotangents, batched=plan.batched)
+        columns = pass_.backward(rows, batched=plan.batched)
     if not pass_.reorders:
         return columns
     columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
+    noise = _noise(weighted)
     for (_, axes), D, seen in zip(plan.uses, columns, weighted, strict=True):
-        if axes and not near(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes)):
+        if axes and not _like(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes), noise):
             raise OtherRouteError
     return columns
 
@@ -351,121 +493,63 @@ def _factors(
     And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
     direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
-    sites: dict[Site, list[GradientFactor]] = {}
+    sites: dict[tuple[int, *Site], list[GradientFactor]] = {}
     weights: Weights = {}
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, plan.uses, columns, strict=True):
             if axes is None:
                 continue
             x, by_result, times = _samples_first(use, axes, D.to(plan.dtype))
-            if any(name in direct for name in use.names):
-                scales = (direct.get(name or "") for name in use.names)
-                sites.setdefault(_site(use), []).append(factor(use.rule, x, by_result, *scales).gathered(times))
+            for group, scales in _scales_by_group(network, direct, use):
+                own = factor(use.rule, x, by_result, *scales).gathered(times)
+                sites.setdefault((group, *_site(use)), []).append(own)
             for key, weight, bias in zip(use.names, (1.0, None), (None, 1.0), strict=True):
                 if key is not None and plan.pulled & pass_.made_of.get(key, {key}):
                     own = factor(use.rule, x, by_result, weight, bias).gathered(times)
                     weights.setdefault(key, []).append((use.rule, own))
-        found = [together(parts) for parts in sites.values()]
-        sharing = Counter(name for key in weights for name in _parameters_behind(plan, pass_, [key]))
+        found = [replace(together(parts), group=group) for (group, *_), parts in sites.items()]
+        sharing = Counter(name for key in weights for name in parameters_behind(plan.pulled, pass_, [key]))
         rough: Weights = {}
         for key, parts in weights.items():
             (rule, first), *more = parts
-            names = _parameters_behind(plan, pass_, [key])
+            names = parameters_behind(plan.pulled, pass_, [key])
             alone = key in pass_.made and not more and all(sharing[name] == 1 for name in names)
-            if alone and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
-                pull = _pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
-                found.append(replace(first, pull=pull))
+            groups = {network.group(name) for name in names}
+            if alone and len(groups) == 1 and isinstance(first, OuterFactor) and not isinstance(rule, EXCHANGED):
+                pull = pullback(network, [pass_.made[key]], {name: leaves[name] for name in names})
+                found.append(replace(first, pull=pull, group=groups.pop()))
             else:
                 rough[key] = parts
-        return found, _connected(plan, pass_, rough)
+        return found, connected(plan.pulled, pass_, rough)
 
 
-def _connected(plan: GradientPlan, pass_: Record, rough: Weights) -> list[Weights]:
-    """The weights in groups; those of different groups have no parameters in common."""
-    groups: list[tuple[set[str], Weights]] = []
-    for key, parts in rough.items():
-        names, weights = set(_parameters_behind(plan, pass_, [key])), {key: parts}
-        for group in [each for each in groups if each[0] & names]:
-            groups.remove(group)
-            names, weights = names | group[0], group[1] | weights
-        groups.append((names, weights))
-    return [weights for _, weights in groups]
+def _scales_by_group(
+    network: MeasuredModule, direct: Mapping[str, float], use: Use
+) -> list[tuple[int, list[float | None]]]:
+    """The scales of a use's weight and bias, None for what does not count; those of different groups apart."""
+    counted = [name for name in use.names if name is not None and name in direct]
+    groups = dict.fromkeys(map(network.group, counted))
+    return [
+        (group, [direct[each] if each in counted and network.group(each) == group else None for each in use.names])
+        for group in groups
+    ]
+
+
+def by_groups(network: MeasuredModule, names: Sequence[str], formed: DenseFactor) -> list[DenseFactor]:
+    """The gradients by some parameters, one after another in ``formed``, those of every group by themselves."""
+    numbers = [network.parameters[name].numel() for name in names]
+    columns: dict[int, list[Tensor]] = {}
+    for name, part in zip(names, torch.split(formed.G, numbers, 2), strict=True):
+        columns.setdefault(network.group(name), []).append(part)
+    if len(columns) == 1:
+        return [replace(formed, group=next(iter(columns)))]
+    return [DenseFactor(torch.cat(parts, dim=2), group) for group, parts in columns.items()]
 
 
 def _samples_first(use: Use, axes: Axes, D: Tensor) -> tuple[Tensor, Tensor, int]:
     """A use's input and the gradients by its result, as `factor` takes them; and how many rows of both a sample has."""
+    D = axes.in_order(D, axes.result + 1)
     if isinstance(use.rule, Expansion):
         return use.input, torch.unflatten(D, axes.result + 1, (-1, axes.times)).movedim(axes.result + 1, 1), 1
-    x, moved = _freed(use.input).movedim(axes.input, 0), D.movedim(axes.result + 1, 1)
-    x = x.to(D.dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-    return x, moved, axes.times
-
-
-def _parameters_behind(plan: GradientPlan, pass_: Record, keys: Iterable[str]) -> list[str]:
-    """The parameters behind weights, as far as their gradients are pulled back."""
-    return sorted(plan.pulled & {name for key in keys for name in pass_.made_of.get(key, {key})})
-
-
-def _parameter_gradients(
-    network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: Weights, leaves: Mapping[str, Tensor]
-) -> DenseFactor:
-    """The gradients by parameters, from those by the weights that are made of them, or by themselves."""
-    rows = []
-    for (rule, first), *more in rough.values():
-        own = gradient_of(rule, first)
-        for i, each in enumerate(more):
-            own = own.add_(gradient_of(*each)) if i else own + gradient_of(*each)
-        rows.append(own)
-    (key, *others), weights = rough, {**leaves, **pass_.made}
-    if not others and key in leaves:
-        root = network.scales[key] ** 0.5
-        return DenseFactor(rows[0] if root == 1 else root * rows[0])
-    behind = {name: leaves[name] for name in _parameters_behind(plan, pass_, rough)}
-    pull = _pullback(network, [weights[key] for key in rough], behind)
-    whole = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
-    found = whole.new_empty(*whole.shape[:2], pull.numbers)
-    pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
-    return DenseFactor(found)
-
-
-def _pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str, Tensor]) -> Pull:
-    """Small backward passes from weights to the parameters they are made of.
-
-    All rows go back at once, but for long ones, which take less time one after another, and far less memory.
-    """
-    sizes, numbers = [each.numel() for each in weights], [each.numel() for each in leaves.values()]
-
-    def into(rows: Tensor, found: Tensor) -> None:
-        at_once = 1 if sum(sizes) > _LONG else len(rows)
-        for some, place in zip(torch.split(rows, at_once), torch.split(found, at_once), strict=True):
-            batched = len(some) > 1
-            given = [
-                each.reshape(*([len(some)] if batched else []), *weight.shape).to(weight.dtype)
-                for each, weight in zip(torch.split(some, sizes, 1), weights, strict=True)
-            ]
-            try:
-                columns = torch.autograd.grad(
-                    weights,
-                    list(leaves.values()),
-                    given,
-                    retain_graph=True,
-                    is_grads_batched=batched,
-                    materialize_grads=True,
-                )
-            except NotImplementedError:  # no forward derivative: there is another route
-                raise
-            except RuntimeError as error:
-                raise OtherRouteError from error
-            for name, column, own in zip(leaves, columns, torch.split(place, numbers, 1), strict=True):
-                root = network.scales[name] ** 0.5
-                own.copy_((column if root == 1 else root * column).reshape(own.shape))
-
-    return Pull(sum(numbers), into)
-
-
-def _freed(x: Tensor) -> Tensor:
-    """The tensor without the graph behind it, but with its tangent, if there is one."""
-    primal, tangent = unpack_dual(x)
-    if tangent is None:
-        return x.detach()
-    return dual(primal.detach(), tangent.detach())
+    x = axes.in_order(input_as(use, D.dtype), axes.input).movedim(axes.input, 0)
+    return x, D.movedim(axes.result + 1, 1), axes.times

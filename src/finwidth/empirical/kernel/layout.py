@@ -128,7 +128,8 @@ class Entries:
 
     ``first`` is the number of inputs x1, ``second`` that of x2, None if x2 is x1; ``outputs`` are the numbers of the
     chosen outputs; ``all_pairs``: every output with every other, and not only with itself; ``diagonal_only``: every
-    input with itself only; ``summed``: summed over the outputs.
+    input with itself only; ``summed``: summed over the outputs; ``groups``: how many groups of parameters are told
+    apart, 0 if none are.
     """
 
     first: int
@@ -137,6 +138,7 @@ class Entries:
     all_pairs: bool = False
     diagonal_only: bool = False
     summed: bool = False
+    groups: int = 0
 
     @property
     def pairs(self) -> int:
@@ -150,9 +152,10 @@ class Entries:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the kernel: inputs first, then one dimension for the outputs, or two for all pairs of them."""
+        """Shape of the kernel: groups if there are any, inputs, then one dimension for the outputs, or two."""
         o = 1 if self.summed else len(self.outputs)
         inputs = (self.first,) if self.diagonal_only else (self.first, self.pairs // self.first)
+        inputs = (*([self.groups] if self.groups else []), *inputs)
         return (*inputs, o, o) if self.all_pairs else (*inputs, o)
 
 

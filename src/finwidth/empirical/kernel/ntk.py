@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -15,31 +14,19 @@ from torch import nn
 
 from finwidth import arguments
 from finwidth.arguments import flag
-from finwidth.empirical.kernel.arguments import (
-    Parameters,
-    Scale,
-    check_batch,
-    check_entries,
-    check_module,
-    check_outputs,
-    check_parameters,
-    numpy_of,
-)
-from finwidth.empirical.kernel.calls import (
-    MeasuredModule,
-    ModuleError,
-    Snapshot,
-    apply,
-    differentiable,
-    measuring,
-    settled,
-)
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries, check_module, numpy_of
+from finwidth.empirical.kernel.batch import Batch
+from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
-from finwidth.empirical.kernel.gradients import plan_gradients
-from finwidth.empirical.kernel_store.fill import check_store, stored_ntk
+from finwidth.empirical.kernel.coupled import coupled_kernel
+from finwidth.empirical.kernel.groups import By
+from finwidth.empirical.kernel.inputs import InDims
+from finwidth.empirical.kernel.joint import Function, block_kernel, function_labels, read_functions, read_sets
+from finwidth.empirical.kernel.outputs import Outputs
+from finwidth.empirical.kernel.preparation import prepare
+from finwidth.empirical.kernel_store.fill import check_storable, check_store, stored_ntk
 from finwidth.errors import FinwidthError
-from finwidth.memory import check_memory
 from finwidth.quantities import KERNEL_DRAWS
 
 if TYPE_CHECKING:
@@ -52,15 +39,18 @@ _OUTPUT_DIMS = {"full": ("output", "output_"), "diagonal": ("output",)}
 
 @overload
 def ntk(
-    module: nn.Module,
+    module: nn.Module | Sequence[Function] | Mapping[str, Function],
     x1: object,
     x2: object = ...,
-    outputs: str | int = ...,
+    outputs: Outputs = ...,
     *,
     entries: str = ...,
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    in_dims: InDims = ...,
+    by: By | None = ...,
+    coupled: bool = ...,
     check: bool = ...,
     labelled: Literal[False] = ...,
     progress: Callable[[int], object] | None = ...,
@@ -69,15 +59,18 @@ def ntk(
 
 @overload
 def ntk(
-    module: nn.Module,
+    module: nn.Module | Sequence[Function] | Mapping[str, Function],
     x1: object,
     x2: object = ...,
-    outputs: str | int = ...,
+    outputs: Outputs = ...,
     *,
     entries: str = ...,
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    in_dims: InDims = ...,
+    by: By | None = ...,
+    coupled: bool = ...,
     check: bool = ...,
     labelled: Literal[True],
     progress: Callable[[int], object] | None = ...,
@@ -95,6 +88,7 @@ def ntk(
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    in_dims: InDims = ...,
     check: bool = ...,
     labelled: bool = ...,
     progress: Callable[[int], object] | None = ...,
@@ -105,15 +99,18 @@ def ntk(
 
 
 def ntk(
-    module: nn.Module,
+    module: nn.Module | Sequence[Function] | Mapping[str, Function],
     x1: object,
     x2: object = None,
-    outputs: str | int = "full",
+    outputs: Outputs = "full",
     *,
     entries: str = "full",
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    in_dims: InDims = 0,
+    by: By | None = None,
+    coupled: bool = False,
     check: bool = True,
     labelled: bool = False,
     progress: Callable[[int], object] | None = None,
@@ -130,15 +127,22 @@ def ntk(
     Parameters
     ----------
     module
-        A module that takes one tensor of shape (N, ...) and returns one of shape (N,) or (N, ...), the samples first
-        and independent of each other; the O outputs of a sample are all its numbers, in order, and 1 for shape (N,).
-        It is used in the mode it is in; batch normalisation and dropout must be in eval mode.
+        A module that returns one tensor of shape (N,) or (N, ...), the samples first and independent of each other; the
+        O outputs of a sample are all its numbers, in order, and 1 for shape (N,). Of a mapping, such as transformers'
+        ModelOutput, ``logits`` are taken. It is used in the mode it is in; batch normalisation and dropout must be in
+        eval mode. A list, or a dict by name, of modules and functions that share parameters gives the block matrix of
+        their kernels along the inputs (docs/inputs.md).
     x1, x2
-        Inputs, shapes (N1, ...) and (N2, ...); x2 is x1 by default, for half the work. They are moved to the module's
-        device and, if floating, to its dtype, which is that of the computation: ``module.double()`` gives float64.
+        Inputs: a tensor of shape (N, ...); a tuple, for ``module(*x1)``, or a dict, for ``module(**x1)``, of tensors
+        and other arguments; a Dataset, a DataLoader that does not shuffle, or a list of samples, where a pair is an
+        input and its target; a batch of graphs. Of several functions, a list or dict of the inputs of each. x2 is x1
+        by default, for half the work. Tensors are moved to the module's device and, if floating, to its dtype, which is
+        that of the computation: ``module.double()`` gives float64.
     outputs
         ``"full"``: all pairs of outputs; ``"diagonal"``: every output with itself; ``"trace"``: the sum of those, not
-        their mean; or the number of one output, from 0.
+        their mean; the number of one output, from 0. A list or slice of numbers: all pairs of these. A matrix (k, O):
+        all pairs of the k combinations that its rows are; a vector (O,) is one. A function of what the module returns
+        and the samples: all pairs of the numbers that it returns for each sample, or one.
     entries
         ``"full"``: all pairs of inputs; ``"diagonal"``: K(x_a, x_a) only.
     memory
@@ -150,6 +154,16 @@ def ntk(
     scale
         A multiplier for each parameter: a dict by name, 1 where it says nothing, or a function of name and parameter.
         With the weights' variance 1/fan_in, for instance, the kernel is that of the NTK parameterization.
+    in_dims
+        The dimension of the samples in the inputs, as for `torch.func.vmap`: a number, or a tuple or dict like the
+        inputs; None for what all samples share. Numbers, texts and the like are shared in any case.
+    by
+        Tell the contributions of groups of parameters apart, in the first dimension; they add up to K. ``"layer"``:
+        each module that has parameters of its own; ``"module"``: each child of the module; or a dict from names to
+        parameters' names, or modules, where the parameters of none are the last group, "rest".
+    coupled
+        The kernel of the outputs of one batch as one function, for a module whose samples meet, such as by batch
+        normalisation in training mode: J S J^T, J the derivatives of all N O outputs of this batch.
     check
         Hold numbers of the kernel against plain backward passes of the module itself (docs/empirical-ntk.md says what
         that finds and costs). Where they do not agree, K is found again, one sample and output at a time.
@@ -159,7 +173,8 @@ def ntk(
         Called with the number of pairs of inputs finished, each time some are; in the end N1 N2.
     store
         A Zarr store that keeps the kernel, block by block as they are done, so that it may be larger than the memory; a
-        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md).
+        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md). For one module, without
+        ``by``, and ``outputs`` that are a text or a number.
     workers
         With a store, how many blocks are computed at once; by default one for each core, as far as ``memory`` allows.
     scheduler
@@ -176,6 +191,9 @@ def ntk(
         | "full" | (N1, N2, O, O): input, input_, output, output_ | (N1, O, O): input, output, output_ |
         | "diagonal" | (N1, N2, O): input, input_, output | (N1, O): input, output |
         | "trace" or a number | (N1, N2): input, input_ | (N1,): input |
+
+        A list, a slice, a matrix and a function are like "full", a vector or a function that gives one number like a
+        number. With ``by`` there is one more dimension before all others, group.
 
     Raises
     ------
@@ -199,107 +217,71 @@ def ntk(
     True
     >>> ntk(module, x, outputs="trace", labelled=True).dims
     ('input', 'input_')
+    >>> ntk(module, x, outputs="trace", by="layer", labelled=True).sel(group="0").shape
+    (5, 5)
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     where = check_store(store, workers, scheduler)
-    with measuring(check_module(module), alone=where is None) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, held=where is None)
-        job = replace(job, progress=tell)
+    functions = None if isinstance(module, nn.Module) else read_functions(module)
+    if flag("coupled", coupled) and (functions is not None or x2 is not None):
+        raise FinwidthError("coupled=True is the kernel of one module at one batch; give one module, and leave x2 out")
+    if where is not None:
+        check_storable(outputs, several=functions is not None, coupled=coupled, grouped=by is not None)
+    whole = check_module(module if functions is None else functions, coupled=coupled)
+    find = partial(_found, check=check)
+    sets: list[list[Batch]] = []
+    with measuring(whole, alone=where is None) as stack:
+        ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory)
+        ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
         if where is not None:
+            job = replace(ask(x1=x1, x2=x2, held=False), progress=tell)
             return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), check=check)
-        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
-        K = checked(job, compute) if check else compute(job)[0]
-    return label(K, "K", job) if labelled else K
+        if coupled:
+            K, job = coupled_kernel(
+                stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
+            )
+        elif functions is None:
+            job = replace(ask(x1=x1, x2=x2), progress=tell)
+            K = find(job)
+        else:
+            given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]
+            sets = [read_sets(functions, each, name, in_dims) for name, each in given]
+            K, job = block_kernel(sets, ask, find, tell, diagonal=check_entries(entries) == "diagonal", check=check)
+    if not labelled:
+        return K
+    named = label(K, "K", job)
+    return named if functions is None else named.assign_coords(function_labels(functions, sets, named.dims))
 
 
-def prepare(  # noqa: PLR0917 - the arguments of ntk
-    stack: ExitStack,
-    module: nn.Module,
-    x1: object,
-    x2: object,
-    outputs: object,
-    entries: object,
-    memory: object,
-    parameters: Parameters | None,
-    scale: Scale | None,
-    *,
-    held: bool = True,
-) -> KernelJob:
-    """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
-
-    ``held``: it has to fit the memory.
-    """
-    outputs, entries, memory = check_outputs(outputs), check_entries(entries), check_memory(memory)
-    if entries == "diagonal" and x2 is not None:
-        raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
-    scales = check_parameters(module, parameters, scale)
-    counted = {name: each for name, each in module.named_parameters() if name in scales}
-    inputs = check_batch(module, x1)
-    others = None if x2 is None else check_batch(module, x2, "x2")
-    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
-    if held:  # before the module is called; K has at least those
-        check_affordable(inputs, pairs, pairs * inputs.element_size())
-    changing = stack.enter_context(settled(module, [inputs] if others is None else [inputs, others]))
-    network = MeasuredModule(module, counted, scales, Snapshot(module, hooks=False), changing=changing)
-    alike = others is not None and inputs.shape[1:] == others.shape[1:] and inputs.dtype == others.dtype
-    with _told_from_a_fixed_batch(network, inputs):
-        few = _three(torch.cat([inputs[:64], others[:64]]) if others is not None and alike else inputs)
-        plan, sizes = plan_gradients(network, few)
-    o = plan.outputs
-    if isinstance(outputs, int) and outputs >= o:
-        raise FinwidthError(f"outputs is {outputs}, and the module has {o}, numbered from 0")
-    all_pairs = outputs == "full" and o > 1  # otherwise every output meets only itself
-    sizes = replace(sizes, all_pairs=all_pairs, diagonal_only=entries == "diagonal", memory=memory)
-    return KernelJob(network, inputs, others, outputs, plan, sizes)
-
-
-@contextlib.contextmanager
-def _told_from_a_fixed_batch(network: MeasuredModule, whole: Tensor) -> Iterator[None]:
-    """Where a module cannot be called with a few of the inputs, say so if it can be called with all of them."""
-    try:
-        yield
-    except ModuleError as error:
-        try:
-            with differentiable():
-                apply(network, whole, network.parameters)
-        except FinwidthError:
-            raise error from None
-        raise FinwidthError(
-            f"{error}; it does take all {len(whole)} inputs at once, and must take any number of them: samples must "
-            "not need each other (batch statistics: call module.eval() first), nor the batch have a fixed size (write "
-            "x.view(len(x), -1) and the like)"
-        ) from None
-
-
-def _three(x: Tensor) -> Tensor:
-    """Three inputs, different if possible: equal ones would hide how samples affect each other."""
-    chosen = [0]
-    for i, row in enumerate(x):
-        if len(chosen) < 3 and not any(torch.equal(row, x[j]) for j in chosen):
-            chosen.append(i)
-        if len(chosen) == 3 or i > 10_000:
-            break
-    return x[(chosen + [i for i in range(len(x)) if i not in chosen][: 3 - len(chosen)] + chosen * 2)[:3]]
+def _found(job: KernelJob, *, check: bool) -> Tensor:
+    check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
+    return checked(job, compute) if check else compute(job)[0]
 
 
 def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
     import xarray as xr
 
-    return xr.DataArray(numpy_of(K), dims=_dims(job), name=name, attrs=_attributes(name, job))
+    combinations, outputs = job.network.combinations, _OUTPUT_DIMS.get(str(job.outputs), ())
+    coords: dict[str, list[str] | list[int]] = {"group": list(job.groups)} if job.groups else {}
+    if combinations is not None and not combinations.rows.is_floating_point():
+        coords |= dict.fromkeys(outputs, combinations.rows.tolist())
+    return xr.DataArray(numpy_of(K), dims=_dims(job), coords=coords, name=name, attrs=_attributes(name, job))
 
 
 def _dims(job: KernelJob) -> tuple[str, ...]:
+    groups = ("group",) if job.groups else ()
     inputs = ("input",) if job.sizes.diagonal_only else ("input", "input_")
-    return (*inputs, *_OUTPUT_DIMS.get(str(job.outputs), ()))
+    return (*groups, *inputs, *_OUTPUT_DIMS.get(str(job.outputs), ()))
 
 
 def _attributes(name: str, job: KernelJob) -> dict[str, object]:
+    function = job.network.function
     return {
         **KERNEL_DRAWS[name].attrs,
         "long_name": "neural tangent kernel" if name == "K" else "first-order change of the kernel under one SGD step",
         "finwidth_version": version("finwidth"),
         "method": "empirical",
         "module": type(job.network.module).__name__,
-        "outputs": job.outputs,
+        "outputs": job.outputs if function is None else getattr(function, "__name__", type(function).__name__),
     }

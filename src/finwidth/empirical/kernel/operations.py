@@ -335,9 +335,11 @@ def _batch_norm(  # noqa: PLR0917
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Operation | None:
-    if training:
-        return None
-    scaled = partial(functional.batch_norm, running_mean=running_mean, running_var=running_var, eps=eps)
+    if training:  # where the whole batch is one function, this input is all of it
+        running_mean = running_var = None
+    scaled = partial(
+        functional.batch_norm, running_mean=running_mean, running_var=running_var, training=training, eps=eps
+    )
     return Operation(Scaling(scaled, None), weight, bias, input)
 
 
@@ -379,7 +381,7 @@ def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object
 ) -> Meeting | None:
     if attn_mask is None or attn_mask.dtype != query.dtype:
         return None

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from finwidth.empirical.kernel.compositions import COMPOSITIONS
 from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
 
@@ -62,25 +64,111 @@ class Use:
         return sizes[0] == sizes[1] and (self.shape != fewer.shape or self.input.shape != fewer.input.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """The record of one forward pass.
 
-    ``output`` has shape (n, o); ``uses`` are the calls that it depends on; ``others`` has the parameters used in other
-    ways, and how; ``made`` has the weights computed from parameters, and ``made_of`` the names of these; ``reorders``
-    is whether some operation is not known to keep samples in their order.
+    ``output`` has shape (n, o); ``uses`` are the calls that it depends on; ``made`` has the weights computed from
+    ``parameters``, which are the leaves of the ``graph`` behind the output.
     """
 
     output: Tensor
     uses: list[Use]
-    others: Mapping[str, str]
     made: Mapping[str, Tensor]
-    made_of: Mapping[str, frozenset[str]]
-    reorders: bool
+    graph: _Graph
+    parameters: Mapping[str, Tensor]
+
+    def backward(self, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
+        """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
+        edges = [use.edge for use in self.uses]
+        if not edges:
+            return []
+        if batched:
+            return list(torch.autograd.grad(self.output, edges, cotangents, retain_graph=True, is_grads_batched=True))
+        rows = [torch.autograd.grad(self.output, edges, each, retain_graph=True) for each in cotangents]
+        return [torch.stack(column) for column in zip(*rows, strict=True)]
 
     def behind(self, use: Use) -> set[str]:
         """The parameters that a use depends on by its weights."""
         return {name for key in use.views for name in self.made_of.get(key, {key})}
+
+    def without_nested(self, numbers: Collection[int]) -> Record:
+        """The record of the uses with these numbers, but for those with a result of another in their weights' making.
+
+        Those are operations on what is made of samples, and no weights.
+        """
+        record = replace(self, uses=[use for use in self.uses if use.number in numbers])
+        uses = [use for use in record.uses if not record.nested & use.views.keys()]
+        names = {name for use in uses for name in use.views}
+        return replace(self, uses=uses, made={name: each for name, each in self.made.items() if name in names})
+
+    @cached_property
+    def nested(self) -> set[str]:
+        """The computed weights with a result of a use in their making."""
+        above = self.graph.above(self._results)
+        return {name for name, weight in self.made.items() if weight.grad_fn in above}
+
+    @cached_property
+    def made_of(self) -> Mapping[str, frozenset[str]]:
+        """The names of the parameters that computed weights are made of."""
+        leaves, below = self._leaves, {name: reachable(weight.grad_fn) for name, weight in self.made.items()}
+        return {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
+
+    @cached_property
+    def others(self) -> Mapping[str, str]:
+        """The parameters used in other ways, and how.
+
+        Those of a weight with a recorded operation in its making are among them: gradients would be counted twice.
+        """
+        if any("CheckpointFunction" in node.name() for node in self.graph.users):
+            raise FinwidthError(
+                "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
+                "autograd.grad; give use_reentrant=False"
+            )
+        found = self._unrecorded()
+        for name in self.nested:
+            reason = "used in the making of a weight with others that meet the samples"
+            found |= dict.fromkeys(self.made_of[name], reason)
+        return found
+
+    @cached_property
+    def reorders(self) -> bool:
+        """Whether some operation between the results and the output is not known to keep samples in their order."""
+        after = self.graph.above(self._results) - self._results.union(*self._above.values())
+        return any(map(_reorders, after))
+
+    @cached_property
+    def _results(self) -> set[Node]:
+        return {use.edge.node for use in self.uses}
+
+    @cached_property
+    def _leaves(self) -> Mapping[Node, str]:
+        return {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
+
+    @cached_property
+    def _above(self) -> Mapping[Node, set[Node]]:
+        """What uses a view but for the result of its operation."""
+        return {view: self.graph.above({view}, use.edge.node) for use in self.uses for view in use.views.values()}
+
+    def _unrecorded(self) -> dict[str, str]:
+        """The parameters with a use that is not recorded, or is one of nested weights, and what that use is."""
+        views: set[Node] = set()
+        differentiated: set[str] = set()
+        for use in self.uses:
+            for name, node in use.views.items():
+                if self.graph.root in self._above[node]:
+                    differentiated.add(name)
+                elif name not in self.nested:
+                    views.add(node)
+        found: dict[str, str] = {}
+        for node in reachable(self.graph.root, views):
+            if node in self._leaves:
+                name = self._leaves[node]
+                kinds = sorted({_kind(user.name()) for user in self.graph.users[node] if user not in views})
+                found[name] = f"used in {', '.join(kinds)}, for which there is no rule"
+                if name in differentiated:
+                    found[name] = "used in a derivative that the module takes of its own layers"
+        return found
 
 
 class Recorder(TorchFunctionMode):
@@ -104,7 +192,7 @@ class Recorder(TorchFunctionMode):
         types: Collection[type],
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
-    ) -> Tensor:
+    ) -> object:
         """Call the function, and note it."""
         kwargs = kwargs or {}
         if kwargs.get("generator") is not None:
@@ -114,6 +202,10 @@ class Recorder(TorchFunctionMode):
             )
         if func in MEETINGS:
             args, kwargs = _replaced(args, kwargs, self._expanded(MEETINGS[func](*args, **kwargs)))
+        elif func in COMPOSITIONS:
+            result = COMPOSITIONS[func](self, *args, **kwargs)
+            if result is not None:
+                return result
         elif func in OPERATIONS:
             self.operations += 1
             operation = OPERATIONS[func](*args, **kwargs) if self._wanted(self.operations) else None
@@ -159,24 +251,9 @@ class Recorder(TorchFunctionMode):
     def record(self, output: Tensor, numbers: Collection[int] | None = None) -> Record:
         """The record of a pass under this mode that gave this output, of the calls with these numbers or of all."""
         graph = _Graph(output)
-        if any("CheckpointFunction" in node.name() for node in graph.users):
-            raise FinwidthError(
-                "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
-                "autograd.grad; give use_reentrant=False"
-            )
         chosen = (each for each in self.uses if numbers is None or each.number in numbers)
         uses, made = self._named([each for each in chosen if graph.has(each)])
-        leaves = {get_gradient_edge(each).node: name for name, each in self.parameters.items()}
-        results = {use.edge.node for use in uses}
-        below = {name: reachable(weight.grad_fn) for name, weight in made.items()}
-        made_of = {name: frozenset(leaves[each] for each in nodes if each in leaves) for name, nodes in below.items()}
-        unsound = {name for name, nodes in below.items() if nodes & results}
-        above = {view: graph.above({view}, use.edge.node) for use in uses for view in use.views.values()}
-        after = graph.above(results) - results.union(*above.values())  # what becomes of results up to the output
-        others = _others(graph, uses, above, leaves, unsound)
-        for name in unsound:
-            others |= dict.fromkeys(made_of[name], "used in the making of a weight with others that meet the samples")
-        return Record(output, uses, others, made, made_of, any(map(_reorders, after)))
+        return Record(output, uses, made, graph, self.parameters)
 
     def _named(self, uses: list[Use]) -> tuple[list[Use], dict[str, Tensor]]:
         """The uses with the names of their weights, and the weights that are no parameters."""
@@ -238,17 +315,24 @@ _ON_DIMENSIONS = {"Select", "Slice", "Cat", "Stack", "Split", "SplitWithSizes", 
 _LOSES_ONE = {"Select", "Unbind"}  # their results have one dimension less than what they take
 
 
-def _kind(node: Node) -> str:
+@cache
+def _kind(name: str) -> str:
     """Autograd's name of an operation, without the suffix "Backward0"."""
-    return node.name().split("::")[-1].rstrip("0123456789").removesuffix("Backward")
+    return name.rsplit("::", maxsplit=1)[-1].rstrip("0123456789").removesuffix("Backward")
+
+
+@cache
+def _saved_dimensions(kind: type[Node]) -> list[str]:
+    """The attributes in which nodes of a kind keep dimensions."""
+    return [each for each in dir(kind) if each.startswith("_saved_dim")]
 
 
 def _reorders(node: Node) -> bool:
     """Whether an operation may put samples into another order, as far as its name and dimensions tell."""
-    name = _kind(node)
+    name = _kind(node.name())
     if name not in _ON_DIMENSIONS:
         return name not in _KEEPS
-    saved = [getattr(node, each) for each in dir(node) if each.startswith("_saved_dim")]
+    saved = [getattr(node, each) for each in _saved_dimensions(type(node))]
     ndim = len(node._input_metadata[0].shape) + (name in _LOSES_ONE)  # of the tensor that the dimensions are those of
     dims = [_from_the_front(each, ndim) for some in saved for each in (some if isinstance(some, tuple) else (some,))]
     return dims[0] != 0 if name == "Permute" else 0 in dims or not dims
@@ -257,32 +341,6 @@ def _reorders(node: Node) -> bool:
 def _from_the_front(dim: int, ndim: int) -> int:
     """A dimension that autograd saved; it keeps a negative one as an unsigned number, so that -1 is 2^64 - 1."""
     return dim if dim < 2**63 else dim - 2**64 + ndim
-
-
-def _others(
-    graph: _Graph, uses: list[Use], above: Mapping[Node, set[Node]], leaves: Mapping[Node, str], unsound: set[str]
-) -> dict[str, str]:
-    """The parameters with a use that is not recorded, and what that use is.
-
-    ``above`` has what uses a view but for the result of its operation. A weight is ``unsound`` if a recorded operation
-    is in its making, so that gradients would be counted twice.
-    """
-    views: set[Node] = set()
-    differentiated: set[str] = set()
-    for use in uses:
-        for name, node in use.views.items():
-            if graph.root in above[node]:
-                differentiated.add(name)
-            elif name not in unsound:
-                views.add(node)
-    found: dict[str, str] = {}
-    for node in reachable(graph.root, views):
-        if node in leaves:
-            kinds = sorted({_kind(user) for user in graph.users[node] if user not in views})
-            found[leaves[node]] = f"used in {', '.join(kinds)}, for which there is no rule"
-            if leaves[node] in differentiated:
-                found[leaves[node]] = "used in a derivative that the module takes of its own layers"
-    return found
 
 
 def reachable(start: Node | None, without: Collection[Node] = ()) -> set[Node]:
@@ -307,10 +365,11 @@ class _Graph:
         while waiting:
             node = waiting.pop()
             for each, _ in node.next_functions:
-                if each is not None and each not in self.users:
+                if each in self.users:
+                    self.users[each].append(node)
+                elif each is not None:
+                    self.users[each] = [node]
                     waiting.append(each)
-                if each is not None:
-                    self.users.setdefault(each, []).append(node)
 
     def has(self, use: Use) -> bool:
         """Whether the output depends on a use, whose input is as it was."""

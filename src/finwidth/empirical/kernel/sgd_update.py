@@ -17,22 +17,28 @@ from torch.autograd import forward_ad
 
 from finwidth import arguments
 from finwidth.arguments import flag, function, real
-from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, check_tensor
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, check_tensor
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
     MeasuredModule,
     ModuleError,
+    call_module,
     differentiable,
     first_line,
     gradient,
     measuring,
     telling,
+    tensor_of,
     unpack_dual,
     untouched,
 )
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
 from finwidth.empirical.kernel.forming import ALONE, mix_of
-from finwidth.empirical.kernel.ntk import label, prepare
+from finwidth.empirical.kernel.inputs import InDims, read_batch
+from finwidth.empirical.kernel.ntk import label
+from finwidth.empirical.kernel.outputs import Outputs
+from finwidth.empirical.kernel.preparation import prepare
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -56,16 +62,17 @@ def half_squares(output: Tensor, y: Tensor) -> Tensor:
 def sgd_update(
     module: nn.Module,
     x: object,
-    y: object,
+    y: object = ...,
     lr: float | None = ...,
     *,
     probe: object = ...,
     loss: Loss = ...,
-    outputs: str | int = ...,
+    outputs: Outputs = ...,
     entries: str = ...,
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    in_dims: InDims = ...,
     check: bool = ...,
     labelled: Literal[False] = ...,
     progress: Callable[[int], object] | None = ...,
@@ -76,16 +83,17 @@ def sgd_update(
 def sgd_update(
     module: nn.Module,
     x: object,
-    y: object,
+    y: object = ...,
     lr: float | None = ...,
     *,
     probe: object = ...,
     loss: Loss = ...,
-    outputs: str | int = ...,
+    outputs: Outputs = ...,
     entries: str = ...,
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
+    in_dims: InDims = ...,
     check: bool = ...,
     labelled: Literal[True],
     progress: Callable[[int], object] | None = ...,
@@ -95,16 +103,17 @@ def sgd_update(
 def sgd_update(
     module: nn.Module,
     x: object,
-    y: object,
+    y: object = None,
     lr: float | None = None,
     *,
     probe: object = None,
     loss: Loss = half_squares,
-    outputs: str | int = "full",
+    outputs: Outputs = "full",
     entries: str = "full",
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    in_dims: InDims = 0,
     check: bool = True,
     labelled: bool = False,
     progress: Callable[[int], object] | None = None,
@@ -116,10 +125,11 @@ def sgd_update(
 
     Parameters
     ----------
-    module, outputs, entries, memory, parameters, scale, check, labelled, progress
+    module, outputs, entries, memory, parameters, scale, in_dims, check, labelled, progress
         As for `ntk`. Parameters that do not count do not move. Dual numbers double the memory.
     x, y
-        The batch of the step: inputs of shape (N, ...), and what the loss compares the output with.
+        The batch of the step: inputs as for `ntk`, and what the loss compares the module's output with; y may be left
+        out where x has pairs of inputs and targets.
     lr
         Learning rate; by default dK is per unit learning rate.
     probe
@@ -152,9 +162,9 @@ def sgd_update(
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
         function("loss", loss, "a function of the output and y")
-        batch = check_batch(module, x, "x")
+        batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe
-        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale)
+        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims)
         check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, 6 * job.bytes + job.working_bytes)
         direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
         job = replace(
@@ -173,16 +183,19 @@ def _check_rate(lr: object) -> float:
     return 1.0 if lr is None else real("lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, wanted)
 
 
-def _targets(batch: Tensor, y: object, dtype: torch.dtype) -> Tensor:
-    targets = check_tensor(y, "y", "a tensor of targets").detach().to(batch.device)
+_Y = "a tensor of targets, or pairs of inputs and targets as x"
+
+
+def _targets(batch: Batch, y: object, dtype: torch.dtype) -> Tensor:
+    targets = check_tensor(batch.target if y is None else y, "y", _Y).detach().to(batch.device)
     return targets.to(dtype) if targets.is_floating_point() else targets
 
 
-def _step(network: MeasuredModule, x: Tensor, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
+def _step(network: MeasuredModule, x: Batch, y: Tensor, loss: Loss, lr: float) -> dict[str, Tensor]:
     """The change of each parameter in one SGD step."""
     with untouched(network.module), differentiable():
         with telling(network.module, x):
-            output = network.module(x.clone())
+            output = tensor_of(call_module(network.module, x.clone()))
         try:
             value = loss(output, y)
         except FinwidthError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -79,22 +80,25 @@ def add_products(K: Tensor, entries: Entries, left: list[Tile], right: list[Tile
     """Add the products of two blocks to the kernel; if x2 is x1, they are copied to the mirror image of their place."""
     same = left is right
     pairs = [(i, j) for i in range(len(left)) for j in range(i if same else 0, len(right))]
-    across = _parts(right, entries)
-    for ones in _parts(left, entries):
-        others = ones if same else next(across)
+    by_group, across = K if entries.groups else K[None], _parts(right, entries)
+    for group, ones in _parts(left, entries):
+        others = ones if same else next(across)[1]
         for i, j in pairs:
-            _add_tiles(K, ones[i], others[j], all_pairs=entries.all_pairs)
+            _add_tiles(by_group[group], ones[i], others[j], all_pairs=entries.all_pairs)
     if entries.second is None:
-        for i, j in pairs:
-            _mirror(K, left[i], right[j], all_pairs=entries.all_pairs)
+        for each, (i, j) in product(by_group, pairs):
+            _mirror(each, left[i], right[j], all_pairs=entries.all_pairs)
 
 
 def add_diagonal(K: Tensor, entries: Entries, left: list[Tile], right: list[Tile]) -> None:
     """Add the products of two blocks at the same inputs, of every input with itself only."""
+    by_group = K if entries.groups else K[None]
     for one, other in zip(left, right, strict=True):
-        factors = zip(one.factors, other.factors, strict=True)
-        found = sum(each_with_itself(*pair, all_pairs=entries.all_pairs) for pair in factors)
-        K[one.inputs, one.outputs, *([other.outputs] if entries.all_pairs else [])] += found
+        place = one.inputs, one.outputs, *([other.outputs] if entries.all_pairs else [])
+        for mine, theirs in zip(_by_group(one), _by_group(other), strict=True):
+            factors = zip(mine.factors, theirs.factors, strict=True)
+            found = sum(each_with_itself(*pair, all_pairs=entries.all_pairs) for pair in factors)
+            by_group[mine.factors[0].group][place] += found
 
 
 def _add_tiles(K: Tensor, one: Tile, other: Tile, *, all_pairs: bool) -> None:
@@ -121,12 +125,20 @@ def _entries_of(K: Tensor, one: Tile, other: Tile, *, all_pairs: bool) -> Tensor
     return K[one.inputs, other.inputs, one.outputs].permute(2, 0, 1)
 
 
-def _parts(tiles: list[Tile], entries: Entries) -> Iterator[list[Tile]]:
-    """A block, parameters by parameters: what is held as it is multiplied; then the rest, formed in parts."""
+def _by_group(tile: Tile) -> list[Tile]:
+    """The factors of each group by themselves."""
+    groups = dict.fromkeys(each.group for each in tile.factors)
+    return [replace(tile, factors=[each for each in tile.factors if each.group == group]) for group in groups]
+
+
+def _parts(tiles: list[Tile], entries: Entries) -> Iterator[tuple[int, list[Tile]]]:
+    """A block, parameters by parameters, with their group: what is held as it is multiplied; the rest, in parts."""
     factors = enumerate(tiles[0].factors)
     deferred = {i: each for i, each in factors if isinstance(each, OuterFactor) and each.channels_at_once}
     if len(deferred) < len(tiles[0].factors):
-        yield [replace(tile, factors=[f for i, f in enumerate(tile.factors) if i not in deferred]) for tile in tiles]
+        held = [replace(tile, factors=[f for i, f in enumerate(tile.factors) if i not in deferred]) for tile in tiles]
+        for parts in zip(*map(_by_group, held), strict=True):
+            yield parts[0].factors[0].group, list(parts)
     for i, factor in deferred.items():
         for some in pieces(range(factor.D.shape[-1]), factor.channels_at_once):
             formed = []
@@ -135,4 +147,4 @@ def _parts(tiles: list[Tile], entries: Entries) -> Iterator[list[Tile]]:
                 assert isinstance(whole, OuterFactor)
                 gradients = whole.channels(slice(some.start, some.stop)).dense()
                 formed.append(replace(tile, factors=[gradients.summed() if entries.summed else gradients]))
-            yield formed
+            yield factor.group, formed

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from finwidth.empirical.kernel.arguments import numpy_of
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import Snapshot, first_line, measuring, untouched
 from finwidth.empirical.kernel.check import checked
 from finwidth.empirical.kernel.computation import KernelJob, compute
@@ -29,7 +30,6 @@ from finwidth.execution.task import Cancel, OnCluster, Shared
 from finwidth.stores import numerics
 from finwidth.stores.numerics import Facts
 
-Tensor = torch.Tensor
 _LONG = 1e6  # microseconds: blocks never travel together
 _IN_PROCESS = threading.Lock()  # of a worker: what `measuring` sets is the process's
 
@@ -81,7 +81,7 @@ def on_one_core(device: torch.device) -> Iterator[Facts]:
         torch.set_num_threads(before)
 
 
-def compute_block(job: KernelJob, x1: Tensor, x2: Tensor | None, *, check: bool, cancel: Cancel) -> ComputedBlock:
+def compute_block(job: KernelJob, x1: Batch, x2: Batch | None, *, check: bool, cancel: Cancel) -> ComputedBlock:
     """The kernel of some inputs by the plan of the whole."""
     plan = replace(job.plan, ways=[*job.plan.ways])  # a block that a way fails leaves the others theirs
     own = replace(job, x1=x1, x2=x2, plan=plan, progress=lambda _: cancel())
@@ -148,7 +148,7 @@ class _SentKernel:
     module: nn.Module
     job: KernelJob
     check: bool
-    x: Tensor
+    x: Batch
     values: list[list[float]]
     rounding: float
 
@@ -193,7 +193,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
         """Compute a block on a worker."""
         network, *inputs = task.needs()
         sent = _unpickled(shared[network])
-        x1, *x2 = (cast("Tensor", pickle.loads(shared[each])) for each in inputs)
+        x1, *x2 = (cast("Batch", pickle.loads(shared[each])) for each in inputs)
         with _IN_PROCESS, measuring(sent.module, alone=False):
             job = replace(sent.job, network=rebuilt(sent.job, sent.module))
             with on_one_core(sent.x.device):

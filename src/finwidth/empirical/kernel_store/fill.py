@@ -9,10 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from finwidth import arguments
 from finwidth.arguments import count
 from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.empirical.kernel.outputs import read_outputs
 from finwidth.empirical.kernel_store.array import KernelArray, Place, block_sides
 from finwidth.empirical.kernel_store.computing import BlocksOnThreads, KernelBlock, KernelOnCluster, on_one_core
 from finwidth.empirical.kernel_store.identity import function_rounding, identity, identity_differences
@@ -60,6 +63,23 @@ def check_store(store: object, workers: object, scheduler: object) -> StorePlace
     return StorePlace(path, threads, address)
 
 
+def check_storable(outputs: object, *, several: bool, coupled: bool, grouped: bool) -> None:
+    """Refuse a kernel that is not kept in stores: whatever makes it this one is not known, or it has other blocks."""
+    wanted = read_outputs(outputs)
+    chosen = wanted.chosen is not None or wanted.function is not None
+    reasons = {
+        "of several functions": several,
+        "with coupled=True": coupled,
+        "with by=": grouped,
+        "with such outputs": chosen,
+    }
+    for told in (each for each, given in reasons.items() if given):
+        raise FinwidthError(
+            f"a store keeps no kernel {told}; leave store= out, or give one module, without by= and coupled=, and "
+            'outputs="full", "trace", "diagonal" or the number of one output'
+        )
+
+
 def stored_ntk(
     job: KernelJob,
     where: StorePlace,
@@ -88,7 +108,7 @@ def _wanted_store(
     job: KernelJob, path: Path, attrs: Mapping[str, object], dims: tuple[str, ...], *, check: bool
 ) -> KernelStore:
     """A store that is not there yet."""
-    entries, dtype = job.entries, str(numpy_of(job.x1.new_zeros(0, dtype=job.plan.dtype)).dtype)
+    entries, dtype = job.entries, str(numpy_of(torch.zeros(0, dtype=job.plan.dtype)).dtype)
     inputs = 1 if entries.diagonal_only else 2
     shape = (*entries.shape[:inputs], *[entries.shape[-1]] * (len(dims) - inputs))
     sides = block_sides(shape[:inputs], job.bytes // entries.pairs, job.sizes.memory)

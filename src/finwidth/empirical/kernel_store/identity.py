@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import nn
 
+from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, Snapshot, apply, coarsest, differentiable, gradient
 from finwidth.empirical.kernel.computation import KernelJob
-from finwidth.errors import shown
+from finwidth.errors import FinwidthError, shown
 from finwidth.stores.description import digest
 
 Tensor = torch.Tensor
@@ -36,8 +38,8 @@ def identity(job: KernelJob, *, check: bool) -> dict[str, object]:
         "module": type(module).__name__,
         "numbers": _tensors_digest(numbers),
         "counted": digest(dict(network.scales)),
-        "x1": _rows_digest(job.x1),
-        "x2": None if job.x2 is None else _rows_digest(job.x2),
+        "x1": _batch_digest(job.x1),
+        "x2": None if job.x2 is None else _batch_digest(job.x2),
         "outputs": job.outputs,
         "entries": "diagonal" if job.sizes.diagonal_only else "full",
         "check": check,
@@ -60,7 +62,7 @@ def identity_differences(there: Mapping[str, object], here: Mapping[str, object]
     return found if found == [_CHANGED["function"]] else [each for each in found if each != _CHANGED["function"]]
 
 
-def function_values(network: MeasuredModule, x: Tensor, *, substituted: bool = False) -> list[list[float]]:
+def function_values(network: MeasuredModule, x: Batch, *, substituted: bool = False) -> list[list[float]]:
     """The outputs at inputs x, and the length of the gradient of a combination of them by each counted parameter.
 
     With ``substituted`` equal tensors take the place of the parameters.
@@ -86,7 +88,7 @@ def near_values(one: list[list[float]], other: list[list[float]], rounding: floa
     )
 
 
-def function_rounding(network: MeasuredModule, x: Tensor) -> float:
+def function_rounding(network: MeasuredModule, x: Batch) -> float:
     """How far `function_values` of the same module on two machines may be apart."""
     with differentiable():
         return math.sqrt(coarsest(network, x))
@@ -94,6 +96,21 @@ def function_rounding(network: MeasuredModule, x: Tensor) -> float:
 
 def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest([[name, _rows_digest(each.detach())] for name, each in sorted(tensors.items())])
+
+
+def _batch_digest(x: Batch) -> str:
+    """A hash of samples: of their one tensor, or of all arguments and how the module is called with them."""
+    form = x.form
+    if form.plain:
+        return _rows_digest(x.tensors[0])
+    strange = [each for each in x.shared if not isinstance(each, Tensor | str | int | float | bool | None)]
+    if strange or form.collate is not None:
+        told = "graphs" if form.collate is not None else f"{shown(strange[0])} among its inputs"
+        raise FinwidthError(
+            f"a store keeps no kernel of {told}, which it could not tell from others; leave store= out, or give tensors"
+        )
+    shared = [_rows_digest(each) if isinstance(each, Tensor) else repr(each) for each in x.shared]
+    return digest([str(form.spec), [*form.dims], form.paired, [*map(_rows_digest, x.tensors)], shared])
 
 
 def _rows_digest(x: Tensor) -> str:
@@ -116,4 +133,4 @@ def rebuilt(job: KernelJob, module: nn.Module) -> MeasuredModule:
     """A copy of the module in the place of the job's own."""
     network = job.network
     counted = {name: each for name, each in module.named_parameters() if name in network.scales}
-    return MeasuredModule(module, counted, network.scales, Snapshot(module, hooks=False), changing=network.changing)
+    return replace(network, module=module, parameters=counted, snapshot=Snapshot(module, hooks=False))

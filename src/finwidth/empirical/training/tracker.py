@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
@@ -21,10 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from finwidth.arguments import count, flag, index, instance, items, numbers, real
+from finwidth.arguments import count, flag, function, index, instance, items, numbers, real, running
 from finwidth.arguments import path as checked_path
-from finwidth.empirical.kernel.arguments import Parameters, Scale, check_batch, check_module, numpy_of
-from finwidth.empirical.kernel.calls import check_output, differentiable, measuring
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, numpy_of
+from finwidth.empirical.kernel.calls import call_module, check_output, differentiable, measuring
+from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford
@@ -49,6 +50,17 @@ class NtkOptions(TypedDict, total=False):
     scale: Scale | None
 
 
+class TrackerOptions(NtkOptions, total=False):
+    """The arguments of a tracker by name, but for ``start``."""
+
+    path: str | Path | None
+    record: Record
+    share: float | None
+    outputs: str | int
+    kernels: bool
+    log: Callable[[int, dict[str, float]], object] | None
+
+
 _VARIABLES = {"loss": Quantity("loss", "loss that the user gave")} | OBSERVABLES
 
 
@@ -61,10 +73,11 @@ class Tracker:
         Any torch module that `finwidth.empirical.ntk` takes. It is measured in eval mode and without autocast, and left
         as it was: modes, gradients, random numbers and parameters are not touched.
     X
-        The probe set, shape (N, ...); it stays the same.
+        The probe set, N inputs as for `finwidth.empirical.ntk`; it stays the same.
     y
-        Targets of the probe set, for the alignment: numbers of shape (N,) or (N, C). Whole numbers of shape (N,) are
-        classes if the module has two or more outputs (`finwidth.observables.targets_are`).
+        Targets of the probe set, for the alignment, by default those of a Dataset or DataLoader of pairs: numbers of
+        shape (N,) or (N, C). Whole numbers of shape (N,) are classes if the module has two or more outputs
+        (`finwidth.observables.targets_are`).
     path
         A netCDF file to keep the results in; by default they are in memory only.
     record
@@ -85,6 +98,9 @@ class Tracker:
         ``"trace"`` (the kernel summed over outputs) or the number of one output.
     kernels
         Whether to keep every kernel matrix too.
+    log
+        Called after every measurement but that of `dataset`, with the step and its numbers by name, such as for a
+        dashboard (`tensorboard_log`, `wandb_log`); those that are not finite are left out.
     ntk_options
         Further arguments of `finwidth.empirical.ntk`: scale, parameters, memory.
 
@@ -123,6 +139,7 @@ class Tracker:
         share: float | None = None,
         outputs: str | int = "trace",
         kernels: bool = False,
+        log: Callable[[int, dict[str, float]], object] | None = None,
         **ntk_options: Unpack[NtkOptions],
     ) -> None:
         outputs, start = one_output(outputs), count("start", start, 0)
@@ -136,7 +153,11 @@ class Tracker:
             raise FinwidthError(
                 f"{option} is no option of a tracker; give some of {', '.join(NtkOptions.__annotations__)}"
             )
-        self._module, self._inputs = module, check_batch(module, X, "X")
+        if log is not None:
+            function("log", log, "a function of a step and its numbers by name")
+        with _evaluating(module):
+            self._module, self._inputs, self._log = module, read_batch(module, X, "X"), log
+        y = self._inputs.target if y is None else y
         m = len(self._inputs)
         afford(48 * m * m, f"kernels of {m} inputs, and what is read off them,", "give fewer inputs")
         self._targets = None if y is None else numpy_of(y)
@@ -151,7 +172,7 @@ class Tracker:
             "module": type(module).__name__,
             "outputs": outputs,
             "dtype": str(self._inputs.dtype).removeprefix("torch."),
-            "inputs_sha256": _hash(numpy_of(self._inputs)),
+            "inputs_sha256": _hash(*map(numpy_of, self._inputs.own)),
             "targets_sha256": "" if self._targets is None else _hash(self._targets),
         }
         self._step, self._put_off, self._stopped, self._warned = start, False, "", False
@@ -287,6 +308,9 @@ class Tracker:
                 self._read_targets()
             row: Row = {"loss": np.float64(self._loss)} | observe(K, self._initial, self._gram)
             rows[self._step] = row | ({"K": K} if self._kernels else {})
+            if self._log is not None and rows is self._rows:
+                with running("log="):
+                    self._log(self._step, _scalars(row))
         if self._path is not None:
             write_netcdf(self._assembled(), self._path)
         self._latest = time.perf_counter() - began
@@ -301,7 +325,7 @@ class Tracker:
     def _outputs(self) -> int:
         """Number of outputs for one input."""
         with _evaluating(self._module), measuring(self._module), differentiable():
-            return check_output(self._module(self._inputs.clone()), len(self._inputs)).shape[1]
+            return check_output(call_module(self._module, self._inputs.clone()), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
         if self._path is None or not self._path.is_file():
@@ -318,6 +342,11 @@ class Tracker:
                 self._rows[step] = {str(name): stored[name].to_numpy()[place] for name in per_step}
 
 
+def _scalars(row: Row) -> dict[str, float]:
+    """The finite numbers of a measurement, without its arrays."""
+    return {name: float(each) for name, each in row.items() if np.ndim(each) == 0 and np.isfinite(each)}
+
+
 def _symmetric(K: torch.Tensor) -> FloatArray:
     """A kernel matrix in double precision, without the rounding by which it is not symmetric."""
     found = numpy_of(K).astype(np.float64)
@@ -330,8 +359,11 @@ _NO_KERNEL = "the kernel on the probe set is zero or not finite"
 _SAME = {"inputs_sha256": "another probe set", "outputs": "other outputs", "targets_sha256": "other targets"}
 
 
-def _hash(array: npt.NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def _hash(*arrays: npt.NDArray[np.generic]) -> str:
+    found = hashlib.sha256()
+    for each in arrays:
+        found.update(np.ascontiguousarray(each).tobytes())
+    return found.hexdigest()
 
 
 def one_output(outputs: object) -> str | int:

@@ -1,0 +1,164 @@
+"""From the arguments of `ntk` and related functions to the job to do: everything checked, and gradients planned."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries, check_parameters
+from finwidth.empirical.kernel.batch import Batch
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    ModuleError,
+    Snapshot,
+    apply,
+    called,
+    differentiable,
+    settled,
+    telling,
+    tensor_of,
+)
+from finwidth.empirical.kernel.computation import KernelJob, check_affordable
+from finwidth.empirical.kernel.gradients import between_functions, plan_gradients
+from finwidth.empirical.kernel.groups import read_groups
+from finwidth.empirical.kernel.inputs import read_batch
+from finwidth.empirical.kernel.outputs import Wanted, read_outputs
+from finwidth.errors import FinwidthError
+from finwidth.memory import check_memory
+
+Tensor = torch.Tensor
+
+
+def prepare(  # noqa: PLR0917 - the arguments of ntk
+    stack: ExitStack,
+    module: nn.Module,
+    x1: object,
+    x2: object,
+    outputs: object,
+    entries: object,
+    memory: object,
+    parameters: Parameters | None,
+    scale: Scale | None,
+    *,
+    in_dims: object = 0,
+    by: object = None,
+    held: bool = True,
+) -> KernelJob:
+    """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
+
+    ``held``: it has to fit the memory.
+    """
+    wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
+    if entries == "diagonal" and x2 is not None:
+        raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
+    inputs = read_batch(module, x1, "x1", in_dims)
+    others = None if x2 is None else read_batch(module, x2, "x2", in_dims)
+    pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
+    if held:  # before the module is called; K has at least those
+        check_affordable(inputs, pairs, pairs * inputs.itemsize)
+    sets = [inputs] if others is None else [inputs, others]
+    network, groups = measured(stack, module, sets, wanted, parameters, scale, by)
+    together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
+    plans = []
+    for whole in together if _different_functions(sets) else together[:1]:
+        with _told_from_a_fixed_batch(network, whole):
+            few = _three(whole)
+            plans.append(plan_gradients(network, few))
+    if len(together) > len(plans):
+        _check_outputs_alike(network, together[1], plans[0][0].outputs)
+    kind, network = chosen(network, wanted, few, plans[0][0].outputs)
+    plan, sizes = plans[0] if len(plans) == 1 else between_functions(network, *plans)
+    plan = replace(plan, outputs=len(network.combinations) if network.combinations else plan.outputs)
+    all_pairs = kind == "full" and plan.outputs > 1  # otherwise every output meets only itself
+    sizes = replace(sizes, all_pairs=all_pairs, diagonal_only=entries == "diagonal", memory=memory)
+    return KernelJob(network, inputs, others, kind, plan, sizes, groups=groups)
+
+
+def measured(  # noqa: PLR0917
+    stack: ExitStack,
+    module: nn.Module,
+    inputs: list[Batch],
+    wanted: Wanted,
+    parameters: Parameters | None,
+    scale: Scale | None,
+    by: object,
+) -> tuple[MeasuredModule, tuple[str, ...]]:
+    """The module with the parameters that count, and the names of their groups, while the stack is open."""
+    scales = check_parameters(module, parameters, scale)
+    counted = {name: each for name, each in module.named_parameters() if name in scales}
+    groups = read_groups(module, by, counted)
+    changing = stack.enter_context(settled(module, inputs))
+    network = MeasuredModule(
+        module,
+        counted,
+        scales,
+        Snapshot(module, hooks=False),
+        changing=changing,
+        function=wanted.function,
+        groups=groups.of if groups else None,
+    )
+    return network, groups.names if groups else ()
+
+
+def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
+    """The kind of kernel, and the module with the combinations of its outputs that count.
+
+    A function that gives one number for a sample has a kernel as of one output.
+    """
+    kind, some = wanted.kind, x.like([each[:2] for each in x.tensors])
+    if wanted.function is not None:
+        with differentiable(), telling(network.module, some):
+            kind = 0 if tensor_of(called(network, some, network.buffers())).ndim < 2 else kind
+        network.snapshot.restore()
+    first = next(iter(network.parameters.values()))
+    return kind, replace(network, combinations=wanted.combinations(outputs, first))
+
+
+def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:
+    """Raise FinwidthError unless the module has as many outputs at x2, whose samples are not like those of x1."""
+    with differentiable():
+        others = apply(network, x2[:2], network.parameters).shape[1]
+    if others != outputs:
+        raise FinwidthError(
+            f"the module has {outputs} outputs at x1 and {others} at x2, whose samples have other shapes; give the "
+            "same kind of inputs"
+        )
+
+
+def _different_functions(sets: list[Batch]) -> bool:
+    return len({each.form.function for each in sets}) > 1
+
+
+@contextlib.contextmanager
+def _told_from_a_fixed_batch(network: MeasuredModule, whole: Batch) -> Iterator[None]:
+    """Where a module cannot be called with a few of the inputs, say so if it can be called with all of them."""
+    try:
+        yield
+    except ModuleError as error:
+        try:
+            with differentiable():
+                apply(network, whole, network.parameters)
+        except FinwidthError:
+            raise error from None
+        raise FinwidthError(
+            f"{error}; it does take all {len(whole)} inputs at once, and must take any number of them: samples must "
+            "not need each other (batch statistics: call module.eval() first), nor the batch have a fixed size (write "
+            "x.view(len(x), -1) and the like)"
+        ) from None
+
+
+def _three(x: Batch) -> Batch:
+    """Three inputs, different if possible: equal ones would hide how samples affect each other."""
+    chosen = [0]
+    for i in range(min(len(x), 10_000)):
+        if len(chosen) < 3 and not any(x.same(i, j) for j in chosen):
+            chosen.append(i)
+        if len(chosen) == 3:
+            break
+    others = [i for i in range(len(x)) if i not in chosen][: 3 - len(chosen)]
+    return x[torch.tensor((chosen + others + chosen * 2)[:3], device=x.device)]

@@ -1,0 +1,1 @@
+"""The kernel as an operator: its products with vectors, without forming it."""

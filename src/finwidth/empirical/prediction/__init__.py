@@ -1,0 +1,1 @@
+"""What training does at a fixed kernel: kernel regression, gradient flow, the linearised network."""
