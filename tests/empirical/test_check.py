@@ -863,6 +863,7 @@ def test_outputs_may_be_any_whole_number(outputs: Any) -> None:
 
 
 def test_an_overflow_of_the_change_is_told() -> None:
+    torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
     for size in (1e10, 1e12):
         with pytest.raises(FinwidthError, match="overflow"):

@@ -566,3 +566,24 @@ class OnMeta(nn.Linear):
 def test_mistakes_are_told(module: Any, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         ntk(**{"module": module, "x1": torch.randn(4, 3), **arguments})
+
+
+class OfAGraph(nn.Module):
+    """A layer between the nodes of a graph, whose adjacency is a sparse buffer."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+        adjacency = torch.eye(4, dtype=torch.float64) + torch.eye(4, dtype=torch.float64).roll(1, 0) / 2
+        self.register_buffer("A", adjacency.to_sparse() if layout == "coo" else adjacency.to_sparse_csr())
+
+    def forward(self, x: Any) -> Any:
+        return (self.A @ self.layer(x).T).T
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_sparse_buffers(layout: str) -> None:
+    torch.manual_seed(3)
+    module, x = OfAGraph(layout).double(), torch.randn(6, 5, dtype=torch.float64)
+    assert torch.allclose(ntk(module, x), reference_ntk(module, x), rtol=1e-11)

@@ -277,7 +277,7 @@ def changing(module: nn.Module, x: Batch) -> frozenset[str]:
             raise FinwidthError(
                 f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
             )
-    return frozenset(name for name, each in copies.items() if each._version or not torch.equal(each, held[name]))
+    return frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
 
 
 @contextmanager
@@ -482,10 +482,17 @@ def same_buffers(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for each, numbers in before:
-            if not torch.equal(each, numbers):
+            if not _equal(each, numbers):
                 each.detach().copy_(numbers)
         for array, entries in arrays:
             array[...] = entries
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape have the same numbers; sparse ones, which torch does not compare, in full."""
+    if one.layout is not torch.strided:
+        one, other = one.to_dense(), other.to_dense()
+    return torch.equal(one, other)
 
 
 class _States(NamedTuple):
