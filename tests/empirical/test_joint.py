@@ -143,7 +143,7 @@ def test_faults_are_found(outputs: str | int, monkeypatch: pytest.MonkeyPatch) -
     right = ntk(functions, sets, outputs=outputs)
     slices = joint._slices
     with monkeypatch.context() as patch:
-        patch.setattr(joint, "_places", lambda sets, diagonal: iter([
+        patch.setattr(joint, "_block_places", lambda sets, diagonal: iter([
             (0, 0, slice(0, 4), slice(0, 4)), (1, 1, slice(0, 4), slice(4, 8)), (0, 1, slice(4, 8), slice(4, 8)),
             (0, 0, slice(4, 8), slice(0, 4)),
         ]))  # fmt: skip

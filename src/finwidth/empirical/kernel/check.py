@@ -321,19 +321,19 @@ def _sum_of_gradients(network: MeasuredModule, terms: Weighted) -> list[Tensor]:
 def _measured(network: MeasuredModule, g: list[Tensor], moved: list[Tensor]) -> _Gradients:
     """Gradients and their derivatives along the direction (none without one), with their lengths."""
     none = torch.zeros(network.number_of_groups, dtype=torch.float64)
-    length, speed = (_products(network, each, each).sqrt() if each else none for each in (g, moved))
+    length, speed = (_probe_products(network, each, each).sqrt() if each else none for each in (g, moved))
     return _Gradients(g, moved, length, speed)
 
 
 def _product(network: MeasuredModule, one: _Gradients, other: _Gradients) -> Tensor:
     if network.direction is None:
-        found = one.length**2 if one is other else _products(network, one.g, other.g)
+        found = one.length**2 if one is other else _probe_products(network, one.g, other.g)
         return torch.stack([found, one.length * other.length])
-    found = _products(network, one.moved, other.g) + _products(network, one.g, other.moved)
+    found = _probe_products(network, one.moved, other.g) + _probe_products(network, one.g, other.moved)
     return torch.stack([found, one.speed * other.length + one.length * other.speed])
 
 
-def _products(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> Tensor:
+def _probe_products(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> Tensor:
     """sum_p scale_p <g_p, h_p> over the parameters of each group."""
     found = [0.0] * network.number_of_groups
     for name, one, other in zip(network.parameters, g, h, strict=True):
@@ -343,7 +343,7 @@ def _products(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> Tens
 
 def _scaled_product(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> float:
     """sum_p scale_p <g_p, h_p> over all parameters."""
-    return float(_products(network, g, h).sum())
+    return float(_probe_products(network, g, h).sum())
 
 
 def _inner_product(a: Tensor, b: Tensor) -> float:

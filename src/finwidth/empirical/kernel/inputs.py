@@ -62,14 +62,14 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     """
     if isinstance(x, Batch):
         return x
-    x, paired = _collected(x, name)
+    x, paired = _all_samples(x, name)
     graphs, in_dims = [] if coupled else _graphs(x), None if coupled else in_dims
     if graphs:
         return _of_graphs(module, graphs)
     if not isinstance(x, tuple | dict) and in_dims == 0 and isinstance(in_dims, int):
         return Batch.of(check_batch(module, x, name))
     whole, leaves = _leaves(x, name, in_dims, "in_dims")
-    form = Form(pytree.tree_structure(whole), tuple(each.dim for each in leaves), _names(leaves, name), paired)
+    form = Form(pytree.tree_structure(whole), tuple(each.dim for each in leaves), _argument_names(leaves, name), paired)
     ready = [replace(each, value=_as_given(module, each)) for each in leaves]
     tensors = tuple(each.value.movedim(each.dim, 0) for each in ready if each.dim is not None)  # type: ignore[attr-defined]
     if not tensors and not coupled:
@@ -78,7 +78,7 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     return Batch(tensors, tuple(each.value for each in ready if each.dim is None), form)
 
 
-def _names(leaves: list[_Leaf], name: str) -> tuple[str, ...]:
+def _argument_names(leaves: list[_Leaf], name: str) -> tuple[str, ...]:
     return tuple(each.name.removeprefix(name).strip("[]").replace("][", ".").replace("'", "") for each in leaves)
 
 
@@ -153,14 +153,14 @@ def _dims_of(in_dims: object, key: object, keys: list[Any], told: str) -> object
     return in_dims
 
 
-def _collected(x: object, name: str) -> tuple[object, bool]:
+def _all_samples(x: object, name: str) -> tuple[object, bool]:
     """What the module is called with, in one piece; and whether it is a pair of inputs and targets."""
     if isinstance(x, data.DataLoader):
         with repeatable():  # it draws a seed whenever it begins
-            batches = list(_batches(x, name))
+            batches = list(_loader_batches(x, name))
         if batches and all(map(_graphs, batches)):
             return [each for batch in batches for each in _graphs(batch)], False
-        return _as_call(_joined(batches, name), name)
+        return _as_call(_as_one_batch(batches, name), name)
     if isinstance(x, data.IterableDataset):
         raise FinwidthError(
             f"{name} is an IterableDataset, which may have no end; give a list of some of its samples: "
@@ -224,7 +224,7 @@ def _of_samples(samples: Any, name: str) -> object:
         ) from None
 
 
-def _batches(loader: data.DataLoader[Any], name: str) -> Iterator[object]:
+def _loader_batches(loader: data.DataLoader[Any], name: str) -> Iterator[object]:
     """The batches of a loader, unless it gives others the next time."""
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
     if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False):
@@ -241,7 +241,7 @@ def _batches(loader: data.DataLoader[Any], name: str) -> Iterator[object]:
         yield from loader
 
 
-def _joined(batches: list[Any], name: str) -> object:
+def _as_one_batch(batches: list[Any], name: str) -> object:
     """Batches in one."""
     if not batches:
         raise FinwidthError(f"{name} has no batches; give a DataLoader that has at least one")

@@ -102,7 +102,7 @@ def block_kernel(
     K = torch.empty(0)
     first: KernelJob | None = None
     done = 0
-    for i, j, mine, theirs in _places(sets, diagonal=diagonal):
+    for i, j, mine, theirs in _block_places(sets, diagonal=diagonal):
         alone = len(sets) == 1 and i == j
         job = ask(x1=sets[0][i], x2=None if alone else sets[-1][j])
         lead = bool(job.groups)
@@ -143,7 +143,7 @@ def _check_assembled(K: Tensor, job: KernelJob, sets: list[list[Batch]]) -> None
         first = job.outputs if isinstance(job.outputs, int) else 0
         outputs = list(torch.eye(o, dtype=torch.float64)[first : o if job.outputs == "trace" else first + 1])
         entries = entries[..., 0] if job.outputs == "diagonal" else entries
-    weighted = [[_weighted(*side[1:], c) for side in sides] for c in outputs]
+    weighted = [[_probe_sum(*side[1:], c) for side in sides] for c in outputs]
     check_sum(job, [(each[0], each[-1]) for each in weighted], torch.einsum("gab,a,b->g", entries, s, t))
 
 
@@ -156,7 +156,7 @@ def _some_of_each(batches: list[Batch], generator: torch.Generator) -> tuple[Ten
     return rows, [batch[each] for batch, each in zip(batches, chosen, strict=True)], weights
 
 
-def _weighted(batches: list[Batch], weights: Tensor, c: Tensor) -> Weighted:
+def _probe_sum(batches: list[Batch], weights: Tensor, c: Tensor) -> Weighted:
     """The inputs of every function with the weights of their outputs."""
     parts = torch.split(weights, list(map(len, batches)))
     return [(batch, part[:, None] * c) for batch, part in zip(batches, parts, strict=True)]
@@ -182,7 +182,7 @@ def function_labels(
     return found
 
 
-def _places(sets: list[list[Batch]], *, diagonal: bool) -> Iterator[tuple[int, int, slice, slice]]:
+def _block_places(sets: list[list[Batch]], *, diagonal: bool) -> Iterator[tuple[int, int, slice, slice]]:
     """The blocks that are found: numbers of two functions, and where their inputs are."""
     rows, columns = _slices(sets[0]), _slices(sets[-1])
     for i, mine in enumerate(rows):

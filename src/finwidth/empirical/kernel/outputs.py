@@ -56,7 +56,7 @@ def read_outputs(outputs: object) -> Wanted:
     if isinstance(outputs, Wanted):
         return outputs
     if isinstance(outputs, str) or index(outputs) is not None:
-        return Wanted(_known(outputs))
+        return Wanted(_output_names(outputs))
     if isinstance(outputs, slice):
         if any(each is not None and index(each) is None for each in (outputs.start, outputs.stop, outputs.step)) or (
             outputs.step is not None and outputs.step <= 0
@@ -76,7 +76,7 @@ def read_outputs(outputs: object) -> Wanted:
     return Wanted("full", rows) if array.ndim == 2 else Wanted(0, rows[None])
 
 
-def _known(outputs: object) -> str | int:
+def _output_names(outputs: object) -> str | int:
     try:
         return check_outputs(outputs)
     except FinwidthError:

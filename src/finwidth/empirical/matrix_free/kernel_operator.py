@@ -342,7 +342,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         inputs = [self._job.x1] if self._job.x2 is None else [self._job.x1, self._job.x2]
         tensors = [*self.module.parameters(), *(each for x in inputs for each in x.own)]
         modes = [part.training for part in self.module.modules()]
-        return frozenset((id(each), each.data_ptr(), _version(each)) for each in tensors), *modes
+        return frozenset((id(each), each.data_ptr(), _state_version(each)) for each in tensors), *modes
 
     def _jacobian(self, job: KernelJob, x: Batch) -> Jacobian:
         return Jacobian(job.network, x, self._inputs_at_once(), self._ways)
@@ -635,6 +635,6 @@ def _refuse_graphs(inputs: list[Batch]) -> None:
         raise FinwidthError("an operator takes no graphs; form their kernel (ntk), or give dense tensors")
 
 
-def _version(x: Tensor) -> int:
+def _state_version(x: Tensor) -> int:
     """How often it has been changed in place."""
     return 0 if x.is_inference() else x._version

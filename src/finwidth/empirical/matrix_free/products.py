@@ -62,7 +62,7 @@ def gradient_by(u: Tensor, values: Sequence[Tensor], weights: Sequence[Tensor]) 
     return found
 
 
-def _one_by_one(network: MeasuredModule, x: Batch, tangents: Vectors) -> Tensor:
+def _by_samples(network: MeasuredModule, x: Batch, tangents: Vectors) -> Tensor:
     """The rows of J, each multiplied and dropped."""
     flat = [each.flatten(1) for each in tangents]
     samples = []
@@ -75,7 +75,11 @@ def _one_by_one(network: MeasuredModule, x: Batch, tangents: Vectors) -> Tensor:
     return torch.stack(samples, dim=1)
 
 
-WAYS = {"forward mode": _forward_mode, "double backward": _double_backward, "one by one": _one_by_one}  # fastest first
+WAYS = {
+    "forward mode": _forward_mode,
+    "double backward": _double_backward,
+    "one by one": _by_samples,
+}  # fastest first
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,7 +102,7 @@ def predict(
     [0.5]
     """
     targets = _finite_rows("y", y)
-    start, ridge = _like("f0", f0, targets.shape), real("ridge", ridge, "a number, 0 or more", _at_least_0)
+    start, ridge = _of_the_kind_given("f0", f0, targets.shape), real("ridge", ridge, "a number, 0 or more", _at_least_0)
     when, rest = _when(t, steps, lr), targets - start
     if isinstance(K, LinearOperator):
         if not when.regression:
@@ -114,8 +114,8 @@ def predict(
         a, f = kernel.trained(rest, when, ridge)
         test = None if K_test is None else kernel.at("K_test", K_test, a)
     if test is not None:
-        test = test + _like("f0_test", f0_test, test.shape[1:])
-    return _predicted(when, targets, {"output": start + f, "probe_output": test, "coefficients": a}, ridge)
+        test = test + _of_the_kind_given("f0_test", f0_test, test.shape[1:])
+    return _flow_at(when, targets, {"output": start + f, "probe_output": test, "coefficients": a}, ridge)
 
 
 def _at_least_0(value: float) -> bool:
@@ -202,7 +202,7 @@ def _finite_rows(name: str, values: npt.ArrayLike) -> FloatArray:
     return found
 
 
-def _like(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+def _of_the_kind_given(name: str, values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     """Numbers of a shape, or one number for all; a column of one output is as good as a row."""
     found = array(name, values, "finite numbers, or one")
     if found.ndim and found.size == math.prod(shape) and 1 in {*found.shape[1:], *shape[1:]}:
@@ -228,7 +228,7 @@ class _FixedKernel:
     @classmethod
     def of(cls, K: npt.ArrayLike, targets: FloatArray) -> _FixedKernel:
         """The kernel of the training inputs, checked against the targets."""
-        given = _entries("K", K)
+        given = _matrix_entries("K", K)
         N, o = len(targets), targets[0].size
         allowed = [(N, N), (N, N, o), (N, N, o, o)]
         if given.shape not in allowed:
@@ -265,7 +265,7 @@ class _FixedKernel:
 
     def at(self, name: str, K_test: npt.ArrayLike, a: FloatArray) -> FloatArray:
         """K_test a at every time, (times, P[, O])."""
-        given, N, o = _entries(name, K_test), self.shape[0], math.prod(self.shape[1:])
+        given, N, o = _matrix_entries(name, K_test), self.shape[0], math.prod(self.shape[1:])
         wanted = (N, o, o)[: self.kind - 1]
         if given.ndim != self.kind or given.shape[1:] != wanted or not len(given):
             raise FinwidthError(
@@ -293,7 +293,7 @@ class _FixedKernel:
         return np.where(values > self.cut * largest, values, 0.0)
 
 
-def _entries(name: str, K: npt.ArrayLike) -> npt.NDArray[Any]:
+def _matrix_entries(name: str, K: npt.ArrayLike) -> npt.NDArray[Any]:
     """A kernel's numbers, finite, in their own precision."""
     found = real_array(K)
     if found is None or not found.size or not np.isfinite(found).all():
@@ -312,7 +312,7 @@ def _stacked(K: npt.NDArray[Any]) -> FloatArray:
     return found.swapaxes(1, 2).reshape(1, P * o, N * o)
 
 
-def _predicted(when: When, targets: FloatArray, found: dict[str, FloatArray | None], ridge: float) -> xr.Dataset:
+def _flow_at(when: When, targets: FloatArray, found: dict[str, FloatArray | None], ridge: float) -> xr.Dataset:
     """The dataset of values over (times, ...)."""
     import xarray as xr
 

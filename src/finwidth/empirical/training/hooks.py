@@ -164,7 +164,7 @@ def tensorboard_log(writer: object, prefix: str = "ntk") -> Log:
     >>> tensorboard_log(Writer())(10, {"drift": 0.25})
     ntk/drift 0.25 10
     """
-    add, prefix = _method(writer, "add_scalar", "a SummaryWriter of torch.utils.tensorboard"), _prefix(prefix)
+    add, prefix = _hook_method(writer, "add_scalar", "a SummaryWriter of torch.utils.tensorboard"), _prefix(prefix)
 
     def log(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -200,7 +200,7 @@ def wandb_log(run: object, prefix: str = "ntk") -> Log:
     >>> wandb_log(Run())(10, {"drift": 0.25})
     {'ntk/step': 10, 'ntk/drift': 0.25}
     """
-    send, define = (_method(run, each, "what wandb.init() returns") for each in ("log", "define_metric"))
+    send, define = (_hook_method(run, each, "what wandb.init() returns") for each in ("log", "define_metric"))
     prefix = _prefix(prefix)
     define(f"{prefix}/step")
     define(f"{prefix}/*", step_metric=f"{prefix}/step")
@@ -215,7 +215,7 @@ def _prefix(prefix: object) -> str:
     return text("prefix", prefix, "the name of the group of scalars")
 
 
-def _method(thing: object, name: str, wanted: str) -> Callable[..., object]:
+def _hook_method(thing: object, name: str, wanted: str) -> Callable[..., object]:
     found = getattr(thing, name, None)
     if not callable(found) or isinstance(thing, type):
         raise FinwidthError(f"{shown(thing)} cannot {name}; give {wanted}")

@@ -52,7 +52,7 @@ class ExpansionQuantity(SweepQuantity[NoSettings]):
         records = np.full((len(batch.cells), len(_VARIABLES)), np.inf)
         for record, cell in zip(records, batch.cells, strict=True):
             check_cancelled()
-            found = _found(cell.network(batch.settings.network), batch.vectors[cell.input, cell.n_0])
+            found = _first_order_of(cell.network(batch.settings.network), batch.vectors[cell.input, cell.n_0])
             if found is not None:
                 record[:] = [value(found) for _, value in _VARIABLES.values()]
         return records
@@ -71,7 +71,7 @@ class ExpansionQuantity(SweepQuantity[NoSettings]):
         return 3000.0 * cell.depth
 
 
-def _found(net: Network, x: Vector) -> FirstOrder | None:
+def _first_order_of(net: Network, x: Vector) -> FirstOrder | None:
     try:
         return to_first_order(net, x)
     except FinwidthError:
