@@ -211,11 +211,11 @@ class Result:
         raise NotImplementedError
 
     def to_pandas(self) -> pd.DataFrame:
-        """The table as numbers, a row for each quantity."""
+        """The table as numbers, a row for each quantity; NaN where it has no value."""
         return self._table().frame()
 
     def to_xarray(self) -> xr.Dataset:
-        """The same as a dataset, whose attribute ``title`` says of what."""
+        """The same as a dataset, whose attribute ``title`` says of what; NaN where the table has no value."""
         table = self._table()
         found: xr.Dataset = table.frame().to_xarray().assign_attrs(title=table.title)
         return found

@@ -155,7 +155,8 @@ class Tally:
             result = call()
             if isinstance(result, types.GeneratorType):
                 result = list(result)
-            unknown = next(_nan(result, NAN.get(_base(target), set())), None)
+            of_table = {"*"} if target.endswith((".to_xarray", ".to_pandas")) else set()  # cells that are empty
+            unknown = next(_nan(result, NAN.get(_base(target), set()) | of_table), None)
         except FinwidthError as error:
             if len(str(error)) > 2000 or "\n" in str(error).strip():
                 self._fault(target, seed, f"a message of {len(str(error))} characters: {str(error)[:300]}", given)

@@ -35,6 +35,8 @@ HELPERS = {  # what the package calls with what it has checked
     "finwidth.networks.activations.array_namespace",
     "finwidth.networks.activations.has_curvature",
     "finwidth.quantities.attributes",
+    "finwidth.quantities.doubts",
+    "finwidth.quantities.of_several",
     "finwidth.quantities.plain",
     "finwidth.quantities.storable",
 }

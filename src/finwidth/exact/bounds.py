@@ -88,7 +88,7 @@ class Bounds(Result):
 
     def cells(self, name: str) -> tuple[Cell, ...]:
         """What a table has of one quantity under `HEADINGS`: the form and the ratio, if there are any."""
-        if name not in self.log_form:
+        if not isinstance(name, str) or name not in self.log_form:
             return ()
         return told(self.form[name], log=self.log_form[name]), self.hidden_ratio[name]
 
