@@ -428,6 +428,8 @@ def test_the_help_of_every_output_tells_the_rule(call: Any, capsys: pytest.Captu
         "gram",
         "train",
         "report",
+        "expansion",
+        "explore",
         "paper",
         "sweep run",
         "sweep collect",
