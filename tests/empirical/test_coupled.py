@@ -55,9 +55,9 @@ def graph() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return Graph().double(), (torch.randn(N, 3).double(), torch.rand(N, N).double())
 
 
-def whole(module: nn.Module, x: Any) -> Tensor:
-    """K of all outputs of one batch, shape (N, N, O, O), from a copy's Jacobian."""
-    module = copy.deepcopy(module)
+def whole(module: nn.Module, x: Any, *, hooked: bool = False) -> Tensor:
+    """K of all outputs of one batch, shape (N, N, O, O), by a Jacobian: of a copy, without hooks, or its own."""
+    module = module if hooked else copy.deepcopy(module)
     J = rows([module(*x) if isinstance(x, tuple) else module(x)], list(module.parameters()))
     return (J @ J.T).unflatten(1, (N, -1)).unflatten(0, (N, -1)).transpose(1, 2)
 
@@ -111,6 +111,15 @@ def test_the_module_is_left_as_it_was() -> None:
     assert module.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(each.grad is None for each in module.parameters())
+
+
+def test_hooks_of_parameters() -> None:
+    module, x = convolutional()
+    module.get_parameter("0.weight").register_hook(lambda gradient: 2 * gradient)  # type: ignore[no-untyped-call]
+    right = whole(module, x, hooked=True)
+    assert not close(whole(module, x), right, 0.01)
+    assert close(ntk(module, x, coupled=True), right)
+    assert close(ntk(module, x, coupled=True, check=False), right)
 
 
 def test_mistakes_are_told() -> None:

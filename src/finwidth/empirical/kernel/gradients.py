@@ -111,50 +111,65 @@ def plan_gradients(network: MeasuredModule, rows: Batch) -> tuple[GradientPlan, 
         with Recorder(network.parameters, numbers) as recorder:
             reversed_output = apply(network, rows.flip(), network.parameters)
         backward = recorder.record(reversed_output)
-        if not output.requires_grad:
-            raise FinwidthError(
-                "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
-            )
-        unlike = why_unlike(network, rows, output, [two.output, backward.output.flip(0), alone])
-        if unlike:
-            raise FinwidthError(unlike)
+        _check_output(network, rows, output, [two.output, backward.output.flip(0), alone])
         uses, pulled, general = _places(network, two, three, backward)
         plain: list[Tensor] = []
         batched = False
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
-                (plain, ahead), batched = _try_backward(three)
+                rows_back = torch.cat([_combined(output, each) for each in (torch.ones(3), _AHEAD)])
+                both, batched = three.backward_either_way(rows_back)
+                plain, ahead = [each[:1] for each in both], [each[1:] for each in both]
                 uses, disordered = _ordered(three, backward, uses, plain, ahead) if uses else (uses, {})
                 general |= disordered
-        hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-        ways = [ALONE] if hooks else list(WAYS)
+        ways = _ways(network, general, WAYS)
         if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
             ways.sort(key=TRACED.__ne__)
-        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
         results = [use.shape.numel() // 3 for use in three.uses]
         saved = max(0, more - less) // output.element_size()
-        mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
+        mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
         one, columns = _of_one_sample(three, uses, plain)
-        factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    return plan, _sizes(network, plan, three, factors, rough, saved, results)
+        return plan, _sizes(network, plan, one, columns, saved, results)
+
+
+def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[Tensor]) -> None:
+    """Refuse a module whose output has no gradient, or is not that of other passes."""
+    if not output.requires_grad:
+        raise FinwidthError(
+            "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
+        )
+    unlike = why_unlike(network, x, output, others)
+    if unlike:
+        raise FinwidthError(unlike)
+
+
+def _ways(network: MeasuredModule, general: Iterable[str], ways: Iterable[str]) -> list[str]:
+    """Those of the ways to form gradients that take parameters with hooks, if there are some."""
+    hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
+    return [ALONE] if hooks else list(ways)
+
+
+def _mean_numbers(saved: int, results: list[int]) -> int:
+    """How many numbers a typical gradient of a sample has, by what autograd saves of it, and its results of uses."""
+    return max(1, max(saved // 8, sum(results)) // max(1, len(results)))
+
+
+def _common_dtype(network: MeasuredModule, output: Tensor) -> torch.dtype:
+    """The type of all parameters and of the output."""
+    return reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
 
 
 def _sizes(  # noqa: PLR0917
-    network: MeasuredModule,
-    plan: GradientPlan,
-    pass_: Record,
-    factors: list[GradientFactor],
-    rough: list[Weights],
-    saved: int,
-    results: list[int],
+    network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor], saved: int, results: list[int]
 ) -> Sizes:
     """What one sample needs: the factors of one, what autograd saves of one, and the results of uses, in numbers."""
-    together = [*(parameters_behind(plan.pulled, pass_, each) for each in rough), list(plan.general)]
+    factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
+    together = [*(parameters_behind(plan.pulled, one, each) for each in rough), list(plan.general)]
     dense = [each for names in together for each in _numbers_by_group(network, names)]
     shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in dense))
     largest = max([saved // 8, *results])
-    return Sizes(shapes, saved, sum(results), largest, plan.mean, pass_.output.element_size())
+    return Sizes(shapes, saved, sum(results), largest, plan.mean, one.output.element_size())
 
 
 def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
@@ -175,19 +190,25 @@ def _places(
     signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
     if not signatures[0] == signatures[1] == signatures[2]:
         return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
-    axes = [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)]
+    return _with_places(network, three, [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)])
+
+
+def _with_places(
+    network: MeasuredModule, pass_: Record, axes: list[Axes | None]
+) -> tuple[Places, frozenset[str], dict[str, str]]:
+    """The uses with these places of the samples; and as for `_places`."""
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
     pulled: set[str] = set()
-    for use, place in zip(three.uses, axes, strict=True):
+    for use, place in zip(pass_.uses, axes, strict=True):
         for key in use.views:
             sites.setdefault(key, set()).add(_site(use))
-            pulled |= three.made_of.get(key, {key} if len(sites[key]) > 1 else set())
+            pulled |= pass_.made_of.get(key, {key} if len(sites[key]) > 1 else set())
         if place is None:
-            general |= dict.fromkeys(three.behind(use), _NOWHERE)
-    general |= three.others
+            general |= dict.fromkeys(pass_.behind(use), _NOWHERE)
+    general |= pass_.others
     general |= {name: "it has a hook of its own" for name, each in network.parameters.items() if each._backward_hooks}
-    uses = tuple((use.signature, place) for use, place in zip(three.uses, axes, strict=True))
+    uses = tuple((use.signature, place) for use, place in zip(pass_.uses, axes, strict=True))
     return uses, frozenset(pulled), general
 
 
@@ -227,31 +248,15 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         recorder, output, saved = _pass_and_saved(network, whole)
         parameters = {use.number for use in recorder.uses if _of_parameters(use, recorder.names)}
         one = recorder.record(output, parameters)
-        if not output.requires_grad:
-            raise FinwidthError(
-                "the module's output does not depend on its parameters by differentiable operations (detach, no_grad?)"
-            )
-        unlike = why_unlike(network, whole, output, [apply(network, whole, network.parameters)])
-        if unlike:
-            raise FinwidthError(unlike)
-        uses = tuple((use.signature, _all_rows(use)) for use in one.uses)
-        general = dict(one.others)
-        for use, (_, axes) in zip(one.uses, uses, strict=True):
-            if axes is None:
-                general |= dict.fromkeys(one.behind(use), "used where there are no rows")
-        sites: dict[str, set[Site]] = {}
-        for use in one.uses:
-            for key in use.views:
-                sites.setdefault(key, set()).add(_site(use))
-        pulled = frozenset(key for key, found in sites.items() if len(found) > 1) - general.keys()
-        dtype = reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
-        columns, batched = _try_rows(network, one, whole)
-        results = [use.shape.numel() for use in one.uses]
-        mean = max(1, max(saved // output.element_size() // 8, sum(results)) // max(1, len(results)))
-        ways = ["few at once", ALONE]
-        plan = GradientPlan(uses, pulled, general, batched, ways, output.shape[1], mean, dtype)
-        factors, rough = _factors(network, plan, one, columns, network.parameters)
-    return plan, _sizes(network, plan, one, factors, rough, saved // output.element_size(), results)
+        _check_output(network, whole, output, [apply(network, whole, network.parameters)])
+        uses, pulled, general = _with_places(network, one, [_all_rows(use) for use in one.uses])
+        with telling(network.module, whole):
+            columns, batched = one.backward_either_way(_combined(output, torch.ones(1)).expand(2, -1, -1))
+        results, saved = [use.shape.numel() for use in one.uses], saved // output.element_size()
+        ways = _ways(network, general, ["few at once", ALONE])
+        mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
+        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+        return plan, _sizes(network, plan, one, [each[:1] for each in columns], saved, results)
 
 
 def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
@@ -264,17 +269,6 @@ def _all_rows(use: Use) -> Axes | None:
     rows = use.shape[0] if use.shape else 0
     right = rows and use.input.ndim and use.input.shape[0] == rows and use.rule.batched(use.input, 0)
     return Axes(0, 0, rows) if right else None
-
-
-def _try_rows(network: MeasuredModule, one: Record, x: Batch) -> tuple[list[Tensor], bool]:
-    """Gradients of a combination of the outputs by the results of uses; and whether several can go back at once."""
-    rows = _combined(one.output, torch.ones(1)).expand(2, -1, -1)
-    with telling(network.module, x):
-        try:
-            columns, batched = one.backward(rows, batched=True), True
-        except RuntimeError:
-            columns, batched = one.backward(rows, batched=False), False
-    return [each[:1] for each in columns], batched
 
 
 def unequal_outputs(one: int, other: int) -> str:
@@ -356,19 +350,6 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     if not math.isfinite(gap) and not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         raise FinwidthError("the module's output, or its gradient, is not finite at these inputs")
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
-
-
-def _try_backward(three: Record) -> tuple[tuple[list[Tensor], list[Tensor]], bool]:
-    """Gradients of a combination of the outputs, for equal weights of the samples and for `_AHEAD`, (1, *result) each.
-
-    And whether torch can run the backward pass for several at once.
-    """
-    cotangents, batched = torch.cat([_combined(three.output, each) for each in (torch.ones(3), _AHEAD)]), True
-    try:
-        rows = three.backward(cotangents, batched=True)
-    except RuntimeError:
-        rows, batched = three.backward(cotangents, batched=False), False
-    return ([each[:1] for each in rows], [each[1:] for each in rows]), batched
 
 
 def _ordered(

@@ -77,10 +77,7 @@ def _with_owners(network: MeasuredModule, pass_: Record, outputs: range) -> tupl
     mix = torch.cos(torch.arange(1.0, len(outputs) + 1)).to(output)  # of the outputs; none is left out
     weighted = weights[:, None] * (mix @ cotangents(network, output, outputs))
     rows = torch.cat([each_sample(network, output, outputs), weighted[None]])
-    try:
-        columns = pass_.backward(rows, batched=True)
-    except RuntimeError:  # torch cannot run this backward pass for several outputs at once
-        columns = pass_.backward(rows, batched=False)
+    columns, _ = pass_.backward_either_way(rows)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for use, D in zip(pass_.uses, columns, strict=True):
         owner = owners(use, torch.tensordot(mix.to(D), D[:-1], 1), D[-1], weights)

@@ -88,6 +88,13 @@ class Record:
         rows = [torch.autograd.grad(self.output, edges, each, retain_graph=True) for each in cotangents]
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
+    def backward_either_way(self, cotangents: Tensor) -> tuple[list[Tensor], bool]:
+        """As `backward`, for all rows at once if torch can; and whether it can."""
+        try:
+            return self.backward(cotangents, batched=True), True
+        except RuntimeError:
+            return self.backward(cotangents, batched=False), False
+
     def behind(self, use: Use) -> set[str]:
         """The parameters that a use depends on by its weights."""
         return {name for key in use.views for name in self.made_of.get(key, {key})}
