@@ -156,6 +156,19 @@ def test_datasets_and_loaders(kind: str) -> None:
     assert explain(module, given).routes == explain(module, x).routes
 
 
+def test_what_all_batches_share() -> None:
+    module, given = masked()
+    numbers: list[int] = list(range(N))
+    loader: data.DataLoader[Any] = data.DataLoader(
+        numbers,  # type: ignore[arg-type]
+        batch_size=4,
+        collate_fn=lambda some: {**{name: each[some] for name, each in given.items()}, "doubled": True},
+    )
+    K = ntk(module, loader)
+    assert torch.equal(K, ntk(module, {**given, "doubled": True}))
+    assert not close(K, ntk(module, given), 0.01)
+
+
 def test_targets_of_pairs() -> None:
     module, x, y = perceptron()
     loss = functional.cross_entropy
@@ -263,6 +276,11 @@ MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
         lambda x, y: data.DataLoader(
             [torch.ones(2), torch.ones(2), torch.ones(3)], batch_size=2, collate_fn=torch.stack),  # type: ignore[arg-type]
         r"have shapes \(2, 2\), \(1, 3\), which cannot be joined; pad",
+    ),
+    "unequal batches": (
+        lambda x, y: data.DataLoader(
+            list(x), batch_size=4, collate_fn=lambda some: {"input": torch.stack(some), "size": len(some)}),  # type: ignore[arg-type]
+        r"x1\['size'\] is 4 in one batch and 2 in another, and all samples share it; give a tensor",
     ),
     "empty": (lambda x, y: data.TensorDataset(x[:0]), "no samples; give at least one"),
     "failing": (lambda x, y: Failing(), r"raises KeyError"),

@@ -158,8 +158,9 @@ def _all_samples(x: object, name: str) -> tuple[object, bool]:
     if isinstance(x, data.DataLoader):
         with repeatable():  # it draws a seed whenever it begins
             batches = list(_loader_batches(x, name))
-        if batches and all(map(_graphs, batches)):
-            return [each for batch in batches for each in _graphs(batch)], False
+        graphs = list(map(_graphs, batches))
+        if graphs and all(graphs):
+            return [each for some in graphs for each in some], False
         return _as_call(_as_one_batch(batches, name), name)
     if isinstance(x, data.IterableDataset):
         raise FinwidthError(
@@ -259,7 +260,7 @@ def _column(leaves: Iterable[_Leaf]) -> object:
     name = next(iter(leaves)).name
     tensors = [each for each in parts if isinstance(each, Tensor)]
     if len(tensors) < len(parts):
-        return parts[0]
+        return _alike_in_all(parts, name)
     if len({each.shape[1:] for each in tensors}) > 1 or not all(each.ndim for each in tensors):
         shapes = ", ".join(map(str, dict.fromkeys(tuple(each.shape) for each in tensors)))
         raise FinwidthError(
@@ -267,6 +268,19 @@ def _column(leaves: Iterable[_Leaf]) -> object:
             "not to the longest of each batch"
         )
     return torch.cat(tensors)
+
+
+def _alike_in_all(parts: list[object], name: str) -> object:
+    """What is no tensor in some batches, and the same in all."""
+    first = parts[0]
+    with running(f"a comparison of {name}"):
+        others = [each for each in parts if each is not first and (type(each) is not type(first) or each != first)]
+    if others:
+        raise FinwidthError(
+            f"{name} is {shown(first)} in one batch and {shown(others[0])} in another, and all samples share it; give "
+            "a tensor with an entry for each sample, or batches that have the same"
+        )
+    return first
 
 
 def _graphs(x: object) -> list[Any]:
