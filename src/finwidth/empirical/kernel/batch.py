@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class Form:
     collate: Callable[[list[int]], object] | None = None
     function: int | None = None
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether a module is called with one tensor and nothing else."""
         return self.dims == (0,) and self.spec == _ONE and self.collate is None and self.function is None

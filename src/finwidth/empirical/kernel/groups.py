@@ -68,13 +68,13 @@ def _given(module: nn.Module, by: Mapping[str, object], parameters: Collection[s
     for group, given in by.items():
         if not isinstance(group, str):
             raise FinwidthError(f"by has a group {shown(group)}; give names of groups as texts")
-        members = list(_members(module, group, given, aliases))
-        if not any(id(aliases[name]) in {id(each) for each in members} for name in parameters):
+        members = set(map(id, _members(module, group, given, aliases)))
+        if members.isdisjoint(id(aliases[name]) for name in parameters):
             raise FinwidthError(f"by: no parameter of group {group!r} counts; leave the group out")
         for each in members:
-            if found.setdefault(id(each), group) != group:
+            if found.setdefault(each, group) != group:
                 raise FinwidthError(
-                    f"by: groups {found[id(each)]!r} and {group!r} share a parameter, which would count twice; give "
+                    f"by: groups {found[each]!r} and {group!r} share a parameter, which would count twice; give "
                     "each parameter one group"
                 )
     return {name: found.get(id(aliases[name]), REST) for name in parameters}

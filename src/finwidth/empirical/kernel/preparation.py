@@ -110,7 +110,7 @@ def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> t
 
     A function that gives one number for a sample has a kernel as of one output.
     """
-    kind, some = wanted.kind, x.like([each[:2] for each in x.tensors])
+    kind, some = wanted.kind, x[:2]
     if wanted.function is not None:
         with differentiable(), telling(network.module, some):
             kind = 0 if tensor_of(called(network, some, network.buffers())).ndim < 2 else kind
