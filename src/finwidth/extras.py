@@ -34,11 +34,15 @@ def load_extra(module: str, what: str) -> ModuleType:
     finwidth.errors.FinwidthError: the HTML page needs Jinja2, which is not installed; pip install 'finwidth[paper]'
     >>> del sys.modules["jinja2"]
     """
+    name, extra = EXTRAS[module]
+    return load_library(module, what, name, f"'finwidth[{extra}]'")
+
+
+def load_library(module: str, what: str, name: str, package: str) -> ModuleType:
+    """A module of a library, imported; where it is not installed, the message says so by its name, and its package."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # it is installed, and something that it needs is not
-        name, extra = EXTRAS[module]
-        message = f"{what} needs {name}, which is not installed; pip install 'finwidth[{extra}]'"
-        raise FinwidthError(message) from None
+        raise FinwidthError(f"{what} needs {name}, which is not installed; pip install {package}") from None

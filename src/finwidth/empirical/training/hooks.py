@@ -6,7 +6,6 @@ The libraries are imported when an adapter is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Unpack
 
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from finwidth.arguments import text
 from finwidth.empirical.training.tracker import Tracker, TrackerOptions
 from finwidth.errors import FinwidthError, shown
+from finwidth.extras import load_library
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,9 +77,9 @@ def lightning_callback(X: object, y: object = None, **options: Unpack[TrackerOpt
     FinwidthError
         If Lightning is not installed; when training begins, as `finwidth.empirical.Tracker`.
     """
-    base = _of_library("lightning.pytorch", "lightning", "Callback")
+    base: type = load_library("lightning.pytorch", "the callback", "lightning", "lightning").Callback
 
-    class KernelCallback(_Follower, base):  # type: ignore[misc, valid-type]
+    class KernelCallback(_Follower, base):  # type: ignore[misc]
         def on_train_start(self, trainer: _Trainer, pl_module: nn.Module) -> None:
             if trainer.is_global_zero:
                 self.begin(pl_module, trainer.global_step)
@@ -118,9 +118,9 @@ def trainer_callback(X: object, y: object = None, **options: Unpack[TrackerOptio
     FinwidthError
         If transformers is not installed; when training begins, as `finwidth.empirical.Tracker`.
     """
-    base = _of_library("transformers", "transformers", "TrainerCallback")
+    base: type = load_library("transformers", "the callback", "transformers", "transformers").TrainerCallback
 
-    class KernelCallback(_Follower, base):  # type: ignore[misc, valid-type]
+    class KernelCallback(_Follower, base):  # type: ignore[misc]
         def on_train_begin(
             self, args: object, state: _State, control: object, *, model: nn.Module, **kwargs: object
         ) -> None:
@@ -221,14 +221,3 @@ def _hook_method(thing: object, name: str, wanted: str) -> Callable[..., object]
         raise FinwidthError(f"{shown(thing)} cannot {name}; give {wanted}")
     method: Callable[..., object] = found
     return method
-
-
-def _of_library(module: str, package: str, name: str) -> type:
-    """A class of a library, which may be missing."""
-    try:
-        found: type = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise
-        raise FinwidthError(f"the callback needs {package}, which is not installed; pip install {package}") from None
-    return found
