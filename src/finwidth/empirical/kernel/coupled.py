@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries
-from finwidth.empirical.kernel.calls import Combinations, called, differentiable, telling, tensor_of
+from finwidth.empirical.kernel.calls import Combinations
 from finwidth.empirical.kernel.check import check_sum
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable
 from finwidth.empirical.kernel.gradients import plan_whole
 from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.outputs import read_outputs
-from finwidth.empirical.kernel.preparation import measured
+from finwidth.empirical.kernel.preparation import measured, returned
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
 
@@ -49,9 +49,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     whole = read_batch(module, x, coupled=True)
     network, groups = measured(stack, module, [whole], wanted, parameters, scale, by)
-    with differentiable(), telling(module, whole):
-        output = tensor_of(called(network, whole, network.buffers()))
-    network.snapshot.restore()
+    output = returned(network, whole)
     if not output.ndim or not output.numel():
         raise FinwidthError(
             f"with coupled=True the module's output has shape {tuple(output.shape)}; it must be (N,) or (N, ...), one "

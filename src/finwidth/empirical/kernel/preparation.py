@@ -110,13 +110,18 @@ def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> t
 
     A function that gives one number for a sample has a kernel as of one output.
     """
-    kind, some = wanted.kind, x[:2]
-    if wanted.function is not None:
-        with differentiable(), telling(network.module, some):
-            kind = 0 if tensor_of(called(network, some, network.buffers())).ndim < 2 else kind
-        network.snapshot.restore()
+    one = wanted.function is not None and returned(network, x[:2]).ndim < 2
     first = next(iter(network.parameters.values()))
-    return kind, replace(network, combinations=wanted.combinations(outputs, first))
+    return 0 if one else wanted.kind, replace(network, combinations=wanted.combinations(outputs, first))
+
+
+def returned(network: MeasuredModule, x: Batch) -> Tensor:
+    """The module's outputs, or the values of their function, in the shape in which they are returned."""
+    try:
+        with differentiable(), telling(network.module, x):
+            return tensor_of(called(network, x, network.buffers()))
+    finally:
+        network.snapshot.restore()
 
 
 def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:
