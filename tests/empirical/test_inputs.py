@@ -156,13 +156,14 @@ def test_datasets_and_loaders(kind: str) -> None:
     assert explain(module, given).routes == explain(module, x).routes
 
 
-def test_what_all_batches_share() -> None:
+@pytest.mark.parametrize("doubled", [True, torch.tensor(True)])
+def test_what_all_batches_share(doubled: Any) -> None:
     module, given = masked()
     numbers: list[int] = list(range(N))
     loader: data.DataLoader[Any] = data.DataLoader(
         numbers,  # type: ignore[arg-type]
         batch_size=4,
-        collate_fn=lambda some: {**{name: each[some] for name, each in given.items()}, "doubled": True},
+        collate_fn=lambda some: {**{name: each[some] for name, each in given.items()}, "doubled": doubled},
     )
     K = ntk(module, loader)
     assert torch.equal(K, ntk(module, {**given, "doubled": True}))

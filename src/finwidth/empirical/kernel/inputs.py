@@ -259,7 +259,7 @@ def _column(leaves: Iterable[_Leaf]) -> object:
     parts = [each.value for each in leaves]
     name = next(iter(leaves)).name
     tensors = [each for each in parts if isinstance(each, Tensor)]
-    if len(tensors) < len(parts):
+    if len(tensors) < len(parts) or not any(each.ndim for each in tensors):
         return _alike_in_all(parts, name)
     if len({each.shape[1:] for each in tensors}) > 1 or not all(each.ndim for each in tensors):
         shapes = ", ".join(map(str, dict.fromkeys(tuple(each.shape) for each in tensors)))
@@ -271,7 +271,7 @@ def _column(leaves: Iterable[_Leaf]) -> object:
 
 
 def _alike_in_all(parts: list[object], name: str) -> object:
-    """What is no tensor in some batches, and the same in all."""
+    """What has no samples in some batches, and is the same in all."""
     first = parts[0]
     with running(f"a comparison of {name}"):
         others = [each for each in parts if each is not first and (type(each) is not type(first) or each != first)]
