@@ -149,7 +149,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         self._probe: Probe | None = None
         with measuring(check_module(module)) as stack:
             job = prepare(stack, module, x1, x2, check_outputs(outputs), "full", memory, parameters, scale, held=False)
-            _refuse_graphs([job.x1] if job.x2 is None else [job.x1, job.x2])
+            _refuse_graphs(job.sets)
             self._job, self._ways = job, ["forward mode"]
             first = self._jacobian(job, job.x1[:3])
             self._ways[:] = possible_ways(first)
@@ -324,8 +324,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             )
         with measuring(check_module(self.module)) as stack:
             job = self._job
-            inputs = [job.x1] if job.x2 is None else [job.x1, job.x2]
-            changing = stack.enter_context(settled(self.module, inputs))
+            changing = stack.enter_context(settled(self.module, job.sets))
             network = replace(job.network, snapshot=Snapshot(self.module, hooks=False), changing=changing)
             job = replace(job, network=network)
             first = self._jacobian(job, job.x1)
@@ -339,8 +338,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
 
     def _current_state(self) -> tuple[object, ...]:
         """What tells whether the kernel is another: the parameters' places and versions, modes, and inputs."""
-        inputs = [self._job.x1] if self._job.x2 is None else [self._job.x1, self._job.x2]
-        tensors = [*self.module.parameters(), *(each for x in inputs for each in x.own)]
+        tensors = [*self.module.parameters(), *(each for x in self._job.sets for each in x.own)]
         modes = [part.training for part in self.module.modules()]
         return frozenset((id(each), each.data_ptr(), _state_version(each)) for each in tensors), *modes
 
@@ -376,7 +374,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
                 f'a product needs {needed} for one input and one vector; give at least memory="{needed}"'
             )
         enough = _PASS_BYTES // (sizes.itemsize * max(1, sizes.mean))
-        return max(1, min(len(job.x1) if job.x2 is None else max(len(job.x1), len(job.x2)), enough, room // passing))
+        return max(1, min(max(map(len, job.sets)), enough, room // passing))
 
     def _columns_at_once(self, columns: int) -> int:
         """Vectors that pass the module at once, of so many."""
