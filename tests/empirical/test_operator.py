@@ -475,6 +475,30 @@ def test_several_arguments(outputs: Any) -> None:
         K @ torch.ones(K.shape[1]).double()
 
 
+def test_samples_in_another_dimension() -> None:
+    net, x = example(n=7)
+    turned = Body(lambda m, x: m.net(x.T), net=net)
+    K, right = KernelOperator(turned, x.T, x[:4].T, in_dims=1), matrix(ntk(net, x, x[:4]))
+    assert near(K @ np.eye(K.shape[1]), right)
+    assert KernelOperator(turned, x.T, in_dims=1).trace().value == pytest.approx(np.trace(matrix(ntk(net, x))))
+
+
+def test_the_transpose_while_a_product_is_under_way() -> None:
+    net, x = example(n=6)
+    asked: list[bool] = []
+    found: list[Any] = []
+
+    def ask(_: int) -> None:
+        if not asked:
+            asked.append(True)
+            found.append(K.T @ v)
+
+    K = KernelOperator(net, x[:3], x[3:], progress=ask)
+    v, right = np.arange(K.shape[0], dtype=float), matrix(ntk(net, x[:3], x[3:]))
+    assert near(K @ v, right @ v)
+    assert near(found[0], right.T @ v)
+
+
 def test_a_dataset_of_pairs_has_its_inputs() -> None:
     torch.manual_seed(0)
     net, x = nn.Linear(3, 1).double(), torch.randn(5, 3).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from finwidth.empirical import KernelOperator, linearise, ntk, predict  # noqa: E402
-from programs import PROGRAMS, perceptron  # noqa: E402
+from finwidth.empirical.kernel import gradients as _gradients  # noqa: E402
+from programs import PROGRAMS, Body, perceptron  # noqa: E402
 
+gradients: Any = _gradients  # in which a test puts something else
 Tensor = Any
 N, P, OUTPUTS = 6, 4, 2
 KINDS = ["full", "diagonal", "trace"]
@@ -247,6 +250,31 @@ def test_parameters_go_where_functions_go(given: dict[str, Any]) -> None:
     if "ridge" in given and len(given) == 1:
         d = f.train(X, y, formed=False, **given)
         assert np.allclose(f(T, d), right.probe_output, atol=1e-6)
+
+
+def test_the_kernel_that_training_forms_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its factors is off by one percent, which products with it do not have."""
+    module, X, _, y = data()
+    right = linearise(module).train(X, y, t=0.3)
+    factor = gradients.factor
+
+    def off(*arguments: Any) -> Any:
+        found = factor(*arguments)
+        return replace(found, D=found.D * 1.01**0.5)
+
+    monkeypatch.setattr(gradients, "factor", off)
+    unchecked, found = (linearise(module, check=check).train(X, y, t=0.3) for check in (False, True))
+    assert not any(torch.allclose(unchecked[name], right[name], rtol=1e-5) for name in right)
+    assert all(torch.allclose(found[name], right[name], rtol=1e-9) for name in right)
+
+
+def test_samples_in_another_dimension() -> None:
+    module, X, T, y = data()
+    f = linearise(Body(lambda m, x: m.net(x.T), net=module), in_dims=1)
+    d = f.train(X.T, y, ridge=0.2)
+    right = linearise(module).train(X, y, ridge=0.2)
+    assert all(torch.allclose(d[f"net.{name}"], right[name]) for name in right)
+    assert torch.allclose(f(T.T, d), linearise(module)(T, right))
 
 
 def test_it_stays_where_it_was_made() -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypedDict, cast
 
+from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.execution.task import OnCluster, Result, Shared, Task
 from finwidth.extras import load_extra
@@ -91,6 +92,18 @@ class _Loop(Protocol):
 def import_distributed() -> None:
     """Raise FinwidthError unless Dask's distributed is installed."""
     load_extra("distributed", "a scheduler")
+
+
+def check_engine(workers: object, scheduler: object) -> tuple[int | None, str | None]:
+    """Who computes, as a user says it: a number of threads, or the address of a scheduler; None: nothing is said."""
+    if workers is not None and scheduler is not None:
+        raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
+    if scheduler is None:
+        return None if workers is None else arguments.count("workers", workers), None
+    address = "an address such as tcp://host:8786; a cluster has it as its scheduler_address"
+    found = arguments.text("scheduler", scheduler, address)
+    import_distributed()
+    return None, found
 
 
 def environment(packages: Iterable[str]) -> dict[str, str]:

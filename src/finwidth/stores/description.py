@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from finwidth.errors import FinwidthError
+from finwidth.outputs import refuse_inside_store
+from finwidth.stores.files import disk_errors, is_vacant, lock
 
 ROOT = "zarr.json"
 _OWN = ("attributes", "zarr_format", "node_type")
@@ -121,3 +124,45 @@ class StoreKind:
             f"the store {path} is damaged, and left as it is: neither {ROOT} nor {self.copy} says what it holds. "
             f"Give another path with {self.option}"
         )
+
+    def sound_description(
+        self, path: Path, fitting: Callable[[dict[str, object]], int]
+    ) -> tuple[dict[str, object], str | None]:
+        """The description that is right, and the file that does not have it and should; FinwidthError if none is sound.
+
+        Of two sound ones that differ one is of another store: ``fitting`` says how much of what is stored fits one.
+        """
+        root, copy = self.descriptions(path)
+        if root is None:
+            assert copy is not None
+            return copy, ROOT
+        if root == copy or root.get("grows"):  # a store that is being made has no copy yet
+            return root, None
+        if copy is not None and fitting(root) < fitting(copy):
+            return copy, ROOT
+        return root, self.copy
+
+    @contextlib.contextmanager
+    def only_writer(self, path: Path) -> Iterator[bool]:
+        """The folder of a store, made if need be, for the only process that writes to it: whether it holds none yet.
+
+        A folder that was made here, and into which nothing was written, is removed again.
+
+        Raises
+        ------
+        FinwidthError
+            If another process writes to it, or there is something else; then it is left as it was.
+        """
+        with disk_errors(path, self.option):
+            refuse_inside_store(path)
+            if os.path.lexists(path) and not is_vacant(path, self.beginning):
+                self.descriptions(path)  # refuses what is not ours before it is locked
+            new = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock(path, self.option):
+                yield is_vacant(path, self.beginning)
+        finally:
+            if new:
+                with contextlib.suppress(OSError):  # something was written
+                    path.rmdir()

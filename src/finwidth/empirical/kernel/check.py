@@ -104,7 +104,7 @@ def _check_company(job: KernelJob) -> None:
     Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
     """
     network = job.network
-    for x in [job.x1] if job.x2 is None else [job.x1, job.x2]:
+    for x in job.sets:
         order = torch.randperm(len(x), generator=_seeded(6))
         for start in range(0, len(x), _COMPANY):
             some = order[start : start + _COMPANY]
@@ -135,9 +135,9 @@ def worst(job: KernelJob, K: Tensor, parts: list[tuple[Tensor, KernelJob]]) -> D
             if strange:
                 return max(strange, key=lambda each: each.error)
     most = max(found, key=lambda each: each.error, default=Discrepancy(0.0, 0.0, 1.0))
-    if most.error <= _seen(eps) or most.error <= 10 * _rounding(job, eps):
+    if most.error <= seen_error(eps) or most.error <= 10 * _rounding(job, eps):
         return None
-    return None if most.error <= _seen(coarsest(job.network, job.x1[:2])) else most
+    return None if most.error <= seen_error(coarsest(job.network, job.x1[:2])) else most
 
 
 def _by_differences(
@@ -160,8 +160,8 @@ def _by_differences(
     return sure, strange
 
 
-def _seen(eps: float) -> float:
-    """The error that is told from rounding."""
+def seen_error(eps: float) -> float:
+    """The relative error that is told from rounding."""
     return float(min(0.3, 10 * eps ** (2 / 3)))
 
 

@@ -42,6 +42,11 @@ class KernelJob:
     groups: tuple[str, ...] = ()
 
     @property
+    def sets(self) -> list[Batch]:
+        """The inputs, each set once."""
+        return [self.x1] if self.x2 is None else [self.x1, self.x2]
+
+    @property
     def entries(self) -> Entries:
         """Which entries of the kernel are computed."""
         o = self.plan.outputs

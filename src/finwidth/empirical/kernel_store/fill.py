@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from finwidth import arguments
-from finwidth.arguments import count
 from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.outputs import read_outputs
@@ -21,7 +20,7 @@ from finwidth.empirical.kernel_store.computing import BlocksOnThreads, KernelBlo
 from finwidth.empirical.kernel_store.identity import function_rounding, identity, identity_differences
 from finwidth.empirical.kernel_store.store import KIND, KernelStore, begin, lazily, writing_kernel
 from finwidth.errors import FinwidthError, SizeError
-from finwidth.execution.dask import import_distributed, on_dask
+from finwidth.execution.dask import check_engine, on_dask
 from finwidth.execution.threads import cores, on_threads
 from finwidth.memory import afford, available, size
 from finwidth.progress import stage
@@ -51,14 +50,8 @@ def check_store(store: object, workers: object, scheduler: object) -> StorePlace
         if workers is not None or scheduler is not None:
             raise FinwidthError("workers and a scheduler compute the blocks of a store; give its path with store=")
         return None
-    if workers is not None and scheduler is not None:
-        raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
     path = arguments.path("the store", store)
-    threads = None if workers is None else count("workers", workers)
-    address = None
-    if scheduler is not None:
-        address = arguments.text("scheduler", scheduler, "an address such as tcp://host:8786")
-        import_distributed()
+    threads, address = check_engine(workers, scheduler)
     import_zarr()
     return StorePlace(path, threads, address)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ import numpy as np
 from finwidth import arguments
 from finwidth.empirical.kernel_store.array import KernelArray, Numbers, Place, mirror
 from finwidth.errors import FinwidthError
-from finwidth.outputs import refuse_inside_store
 from finwidth.stores.arrays import ArraysInMemory, import_zarr
 from finwidth.stores.description import ROOT, StoreKind, digest
 from finwidth.stores.files import (
@@ -31,7 +29,6 @@ from finwidth.stores.files import (
     Damage,
     disk_errors,
     irregular,
-    is_vacant,
     lock,
     put,
     remove_leftovers,
@@ -194,19 +191,8 @@ def writing_kernel(path: Path) -> Iterator[KernelStore | None]:
         If another process writes to it, it is damaged or not a store; then it is left as it was.
     """
     import_zarr()
-    with disk_errors(path, KIND.option):
-        refuse_inside_store(path)
-        if os.path.lexists(path) and not is_vacant(path, KIND.beginning):
-            KIND.descriptions(path)  # refuses what is not ours before it is locked
-        new = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(path, KIND.option):
-            yield None if is_vacant(path, KIND.beginning) else open_kernel_store(path)
-    finally:
-        if new:
-            with contextlib.suppress(OSError):  # something was written
-                path.rmdir()
+    with KIND.only_writer(path) as empty:
+        yield None if empty else open_kernel_store(path)
 
 
 def begin(store: KernelStore) -> set[Place]:
@@ -261,7 +247,8 @@ def check_kernel(path: str | Path) -> list[Damage]:
     import_zarr()
     KIND.descriptions(path)  # refuses what is not ours before it is locked
     with lock(path, KIND.option):
-        store, found = _sound_kernel_store(path)
+        content, lost = KIND.sound_description(path, lambda each: len(_store_of(path, each).examined()[0]))
+        store, found = _store_of(path, content), [Damage(lost, REWRITTEN)] if lost else []
         grows = store.content.pop("grows", False)
         if not grows:  # a kill, no damage
             found += [Damage(name, REWRITTEN) for name in store.arrays().wrong(path)]
@@ -274,20 +261,6 @@ def check_kernel(path: str | Path) -> list[Damage]:
                     (path / ".".join(seal)).unlink(missing_ok=True)  # before the chunk, for a kill in between
                 found.append(removed(path, name, _REMOVED))
     return found
-
-
-def _sound_kernel_store(path: Path) -> tuple[KernelStore, list[Damage]]:
-    """The store according to its sound description; of two that differ the chunks tell which is its own."""
-    root, copy = (None if each is None else _store_of(path, each) for each in KIND.descriptions(path))
-    if root is None or copy is None:
-        store, lost = (copy, ROOT) if root is None else (root, KIND.copy)
-        assert store is not None
-        return store, [] if store.content.get("grows") else [Damage(lost, REWRITTEN)]
-    if root.content == copy.content or root.content.get("grows"):
-        return root, []
-    if len(copy.examined()[0]) > len(root.examined()[0]):
-        return copy, [Damage(ROOT, REWRITTEN)]
-    return root, [Damage(KIND.copy, REWRITTEN)]
 
 
 def lazily(path: Path) -> xr.DataArray:

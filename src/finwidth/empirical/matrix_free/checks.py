@@ -26,17 +26,12 @@ from finwidth.empirical.kernel.calls import (
     gradient,
     telling,
 )
+from finwidth.empirical.kernel.check import seen_error
 from finwidth.empirical.kernel.gradients import MEETING
 from finwidth.empirical.matrix_free.products import WAYS, Jacobian, Vectors, vectors_product
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
-
-
-def seen_error(network: MeasuredModule, x: Batch, eps: float, *, coarse: bool = False) -> float:
-    """The relative error that is told from rounding, as in the check of `ntk`."""
-    eps = coarsest(network, x[:2]) if coarse else eps
-    return float(min(0.3, 10 * eps ** (2 / 3)))
 
 
 def agree(jacobian: Jacobian, found: float, right: float, length: float) -> bool:
@@ -45,10 +40,10 @@ def agree(jacobian: Jacobian, found: float, right: float, length: float) -> bool
     off = abs(found - right) / (length or 1.0)
     if not math.isfinite(off):
         raise FinwidthError("the kernel overflows; rescale the inputs, or give module.double()")
-    if off <= seen_error(jacobian.network, jacobian.x, eps):
+    if off <= seen_error(eps):
         return True
     with differentiable():
-        return off <= seen_error(jacobian.network, jacobian.x, eps, coarse=True)
+        return off <= seen_error(coarsest(jacobian.network, jacobian.x[:2]))
 
 
 def possible_ways(jacobian: Jacobian) -> list[str]:

@@ -26,6 +26,7 @@ from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module,
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import Snapshot, measuring, settled
 from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.matrix_free.checks import (
@@ -70,6 +71,7 @@ class OperatorOptions(TypedDict):
     memory: str | int
     parameters: Parameters | None
     scale: Scale | None
+    in_dims: InDims
 
 
 class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
@@ -82,7 +84,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
 
     Parameters
     ----------
-    module, x1, x2, parameters, scale
+    module, x1, x2, parameters, scale, in_dims
         As for `ntk`, but for graphs. The module is left as it was found; if its parameters, its mode or the inputs
         change, make a new operator.
     outputs
@@ -140,16 +142,23 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         memory: str | int = "1GiB",
         parameters: Parameters | None = None,
         scale: Scale | None = None,
+        in_dims: InDims = 0,
         check: bool = True,
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.check, self._told = flag("check", check), arguments.progress(progress)
-        self._options: OperatorOptions = {"memory": memory, "parameters": parameters, "scale": scale}
+        self._options: OperatorOptions = {
+            "memory": memory,
+            "parameters": parameters,
+            "scale": scale,
+            "in_dims": in_dims,
+        }
         self._open: KernelProduct | None = None
         self._probe: Probe | None = None
         with measuring(check_module(module)) as stack:
-            job = prepare(stack, module, x1, x2, check_outputs(outputs), "full", memory, parameters, scale, held=False)
-            _refuse_graphs([job.x1] if job.x2 is None else [job.x1, job.x2])
+            kind = check_outputs(outputs)
+            job = prepare(stack, module, x1, x2, kind, "full", memory, parameters, scale, in_dims=in_dims, held=False)
+            _refuse_graphs(job.sets)
             self._job, self._ways = job, ["forward mode"]
             first = self._jacobian(job, job.x1[:3])
             self._ways[:] = possible_ways(first)
@@ -194,7 +203,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             return self
         found = copy.copy(self)
         found._job = replace(self._job, x1=self._job.x2, x2=self._job.x1)
-        found.shape, found._probe = self.shape[::-1], None
+        found.shape, found._probe, found._open = self.shape[::-1], None, None
         return found
 
     _transpose = _adjoint  # it is real
@@ -324,8 +333,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             )
         with measuring(check_module(self.module)) as stack:
             job = self._job
-            inputs = [job.x1] if job.x2 is None else [job.x1, job.x2]
-            changing = stack.enter_context(settled(self.module, inputs))
+            changing = stack.enter_context(settled(self.module, job.sets))
             network = replace(job.network, snapshot=Snapshot(self.module, hooks=False), changing=changing)
             job = replace(job, network=network)
             first = self._jacobian(job, job.x1)
@@ -339,8 +347,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
 
     def _current_state(self) -> tuple[object, ...]:
         """What tells whether the kernel is another: the parameters' places and versions, modes, and inputs."""
-        inputs = [self._job.x1] if self._job.x2 is None else [self._job.x1, self._job.x2]
-        tensors = [*self.module.parameters(), *(each for x in inputs for each in x.own)]
+        tensors = [*self.module.parameters(), *(each for x in self._job.sets for each in x.own)]
         modes = [part.training for part in self.module.modules()]
         return frozenset((id(each), each.data_ptr(), _state_version(each)) for each in tensors), *modes
 
@@ -376,7 +383,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
                 f'a product needs {needed} for one input and one vector; give at least memory="{needed}"'
             )
         enough = _PASS_BYTES // (sizes.itemsize * max(1, sizes.mean))
-        return max(1, min(len(job.x1) if job.x2 is None else max(len(job.x1), len(job.x2)), enough, room // passing))
+        return max(1, min(max(map(len, job.sets)), enough, room // passing))
 
     def _columns_at_once(self, columns: int) -> int:
         """Vectors that pass the module at once, of so many."""

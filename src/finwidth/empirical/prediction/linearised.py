@@ -11,6 +11,7 @@ from torch import nn
 from finwidth.arguments import flag
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, check_tensor, numpy_of
 from finwidth.empirical.kernel.calls import first_line
+from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.empirical.matrix_free.kernel_operator import KernelOperator, OperatorOptions
 from finwidth.empirical.prediction.regression import predict
@@ -25,13 +26,14 @@ def linearise(
     memory: str | int = "1GiB",
     parameters: Parameters | None = None,
     scale: Scale | None = None,
+    in_dims: InDims = 0,
     check: bool = True,
 ) -> LinearisedModule:
     """The module to first order in its parameters, around those that it has now: f(x) = N(x) + J(x) d.
 
     Parameters
     ----------
-    module, memory, parameters, scale, check
+    module, memory, parameters, scale, in_dims, check
         As for `KernelOperator`. A copy of the module is kept, so that the module itself may be trained on.
 
     Returns
@@ -53,7 +55,7 @@ def linearise(
     >>> torch.allclose(f(X, d), y)
     True
     """
-    return LinearisedModule(module, memory=memory, parameters=parameters, scale=scale, check=check)
+    return LinearisedModule(module, memory=memory, parameters=parameters, scale=scale, in_dims=in_dims, check=check)
 
 
 class LinearisedModule:
@@ -66,13 +68,19 @@ class LinearisedModule:
         memory: str | int = "1GiB",
         parameters: Parameters | None = None,
         scale: Scale | None = None,
+        in_dims: InDims = 0,
         check: bool = True,
     ) -> None:
         try:
             self.module = copy.deepcopy(check_module(module))
         except (RuntimeError, TypeError) as error:
             raise FinwidthError(f"the module cannot be copied (copy.deepcopy): {first_line(error)}") from None
-        self._options: OperatorOptions = {"memory": memory, "parameters": parameters, "scale": scale}
+        self._options: OperatorOptions = {
+            "memory": memory,
+            "parameters": parameters,
+            "scale": scale,
+            "in_dims": in_dims,
+        }
         self._check = flag("check", check)
 
     def __call__(self, x: object, d: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -125,7 +133,7 @@ class LinearisedModule:
         start, targets = K.outputs_at_rows(), check_tensor(y, "y", "a tensor of targets")
         if targets.shape[:1] != start.shape[:1] or targets.numel() != start.numel():
             raise FinwidthError(f"y has shape {tuple(targets.shape)}; give targets of shape {tuple(start.shape)}")
-        kernel = ntk(self.module, X, check=False, **self._options) if flag("formed", formed) else K
+        kernel = ntk(self.module, X, check=self._check, **self._options) if flag("formed", formed) else K
         given = kernel.cpu() if isinstance(kernel, Tensor) else kernel
         rows = numpy_of(targets).reshape(start.shape)
         found = predict(given, rows, t=t, steps=steps, lr=lr, ridge=ridge, f0=numpy_of(start)).coefficients

@@ -252,11 +252,12 @@ class _FixedKernel:
             columns = columns if self.kind == 2 else columns.transpose(2, 1, 0)
         a, f = [], []
         for K, column in zip(self.K, columns, strict=True):
-            values, vectors = eigh(K)
-            filtered = when.filters(self._positive(values) + ridge)[..., None] * (vectors.T @ column)
+            found, vectors = eigh(K)
+            values = self._positive(found)
+            filtered = when.filters(values + ridge)[..., None] * (vectors.T @ column)
             with np.errstate(over="ignore", invalid="ignore"):
                 a.append(vectors @ filtered)
-                f.append(vectors @ (self._positive(values)[:, None] * filtered))
+                f.append(vectors @ (values[:, None] * filtered))
         if not np.isfinite(a).all():
             raise FinwidthError(
                 "gradient descent at this rate diverges past a double; give fewer steps, or a smaller lr"

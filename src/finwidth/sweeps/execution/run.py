@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwidth import arguments
-from finwidth.arguments import count
-from finwidth.errors import FinwidthError
-from finwidth.execution.dask import import_distributed, on_dask
-from finwidth.execution.threads import on_threads
+from finwidth.execution.dask import check_engine, on_dask
+from finwidth.execution.threads import cores, on_threads
 from finwidth.memory import afford
 from finwidth.progress import check_time
-from finwidth.sampling.random.streams import check_threads
 from finwidth.stores.arrays import import_zarr
 from finwidth.sweeps.config import Config, cell_at, read_config
 from finwidth.sweeps.execution.task import SweepOnCluster, Task, perform
@@ -123,26 +120,17 @@ def run(
     progress: Callable[[Progress], object] | None = None,
 ) -> None:
     """`sweep` without reading what it stored."""
-    if workers is not None and scheduler is not None:
-        raise FinwidthError("workers are threads of this process, and a scheduler has its own; give one of the two")
-    threads = check_threads(None) if workers is None else count("workers", workers)
-    tell = arguments.progress(progress)
+    threads, address = check_engine(workers, scheduler)
+    threads, tell = threads or cores(), arguments.progress(progress)
     import_zarr()
-    if scheduler is not None:
-        arguments.text(
-            "scheduler", scheduler, "an address such as tcp://host:8786; a cluster has it as its scheduler_address"
-        )
-        import_distributed()
     checked, vectors = read_config(config)
-    check_grid_size(checked, threads if scheduler is None else None)
-    with writing(path, checked, here=scheduler is None) as store:
+    check_grid_size(checked, threads if address is None else None)
+    with writing(path, checked, here=address is None) as store:
         done, total = cells_done(store), len(store.config.quantities) * int(np.prod(store.config.shape))
         before, start = done, time.monotonic()
         tell(Progress(before, done, total, 0.0))
         tasks = make_tasks(store, vectors)
-        results = (
-            on_threads(tasks, threads, perform) if scheduler is None else on_dask(tasks, scheduler, SweepOnCluster())
-        )
+        results = on_threads(tasks, threads, perform) if address is None else on_dask(tasks, address, SweepOnCluster())
         with closing(results):  # an interrupt anywhere below ends them, too
             for task, (records, numerics) in results:
                 shape = (*(cut.stop - cut.start for cut in task.region), *records.shape[1:])

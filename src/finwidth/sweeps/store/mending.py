@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from finwidth import arguments
-from finwidth.stores.description import ROOT
+from finwidth.stores.arrays import import_zarr
 from finwidth.stores.files import REWRITTEN, Damage, disk_errors, lock, removed
 from finwidth.sweeps.store import layout
-from finwidth.sweeps.store.zarr_store import Store, descriptions, store_of
+from finwidth.sweeps.store.zarr_store import Store, store_of
 
 _REMOVED = "removed; the next sweep computes its cells again"
 
@@ -51,9 +51,11 @@ def check(path: str | Path) -> list[Damage]:
     True
     """
     path = arguments.path("the store", path)
-    descriptions(path)  # refuses what is not ours before it is locked
+    import_zarr()
+    layout.KIND.descriptions(path)  # refuses what is not ours before it is locked
     with lock(path, layout.KIND.option):
-        store, found = _sound_store(path)
+        content, lost = layout.KIND.sound_description(path, lambda each: _sound_numbers(store_of(path, each)))
+        store, found = store_of(path, content), [Damage(lost, REWRITTEN)] if lost else []
         with disk_errors(path, layout.KIND.option):
             arrays = store.arrays()
             damaged = arrays.wrong(path)
@@ -65,25 +67,6 @@ def check(path: str | Path) -> list[Damage]:
             for quantity in store.config.quantities:
                 found += [removed(path, name, _REMOVED) for name in store.examined(quantity)[1]]
     return found
-
-
-def _sound_store(path: Path) -> tuple[Store, list[Damage]]:
-    """The store according to its sound description."""
-    root, copy = descriptions(path)
-    if root is None or copy is None:
-        content, lost = (copy, ROOT) if root is None else (root, layout.KIND.copy)
-        assert content is not None
-        store = store_of(path, content)
-        # A store that is being made has no copy yet.
-        return store, [] if store.grows and root is not None else [Damage(lost, REWRITTEN)]
-    store = store_of(path, root)
-    if root == copy or store.grows:
-        return store, []
-    # Two sound descriptions: one is of another store, and the records tell which.
-    other = store_of(path, copy)
-    if _sound_numbers(other) > _sound_numbers(store):
-        return other, [Damage(ROOT, REWRITTEN)]
-    return store, [Damage(layout.KIND.copy, REWRITTEN)]
 
 
 def _sound_numbers(store: Store) -> int:

@@ -20,7 +20,6 @@ that it grows, the arrays follow, and last it says so no more.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,10 +31,9 @@ import numpy as np
 from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
-from finwidth.outputs import refuse_inside_store
 from finwidth.stores.arrays import ArraysInMemory, import_zarr, opened, refuse_other_failures
 from finwidth.stores.description import ROOT
-from finwidth.stores.files import disk_errors, irregular, is_vacant, lock, put, remove_leftovers
+from finwidth.stores.files import disk_errors, irregular, put, remove_leftovers
 from finwidth.stores.numerics import unlike
 from finwidth.sweeps.config import Config, differences
 from finwidth.sweeps.quantities.base import Dims, Numerics
@@ -233,7 +231,8 @@ class Store:
 def open_store(path: str | Path) -> Store:
     """An existing store, to read; raises FinwidthError if it is none, or damaged, or of another version's schema."""
     path = arguments.path("the store", path)
-    root, copy = descriptions(path)
+    import_zarr()
+    root, copy = layout.KIND.descriptions(path)
     if root is None:
         raise damage(path, ROOT)
     store = store_of(path, root)
@@ -245,15 +244,9 @@ def open_store(path: str | Path) -> Store:
     return store
 
 
-def descriptions(path: Path) -> tuple[Content | None, Content | None]:
-    """The description of a store and its copy, None for one that is not sound; raises FinwidthError if neither is."""
-    import_zarr()
-    root, copy = layout.KIND.descriptions(path)
-    return cast("Content | None", root), cast("Content | None", copy)
-
-
-def store_of(path: Path, content: Content) -> Store:
+def store_of(path: Path, description: Mapping[str, object]) -> Store:
     """The store at a path that has this description; raises FinwidthError if its records are of other things."""
+    content = cast("Content", description)
     axes = {name: tuple(values) for name, values in content["axes"].items()}
     config = Config.from_json(content["config"])
     now = layout.labels({name: settings for name, settings in config.quantities.items() if name in QUANTITIES})
@@ -303,13 +296,8 @@ def writing(
         then it is left as it was.
     """
     import_zarr()
-    with disk_errors(path, layout.KIND.option):
-        refuse_inside_store(path)
-        if os.path.lexists(path) and not is_vacant(path, layout.KIND.beginning):
-            descriptions(path)  # refuses what is not ours before it is locked
-        path.mkdir(parents=True, exist_ok=True)
-    with lock(path, layout.KIND.option):
-        if is_vacant(path, layout.KIND.beginning):
+    with layout.KIND.only_writer(path) as empty:
+        if empty:
             store = Store(path, config, dict.fromkeys(config.axes, ()), made_by or versions(), grows=True)
         else:
             store = open_store(path)
