@@ -67,7 +67,7 @@ def _title(found: xr.Dataset) -> str:
     if _expanded(found):
         return f"{found.activation.item()}, first order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
-    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm") if name in found.coords}
+    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm", "signs") if name in found.coords}
     shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
     return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
 
