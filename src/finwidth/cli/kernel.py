@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -17,9 +17,6 @@ from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
 from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
-
-if TYPE_CHECKING:
-    pass
 
 Keep = Annotated[
     Path | None,
