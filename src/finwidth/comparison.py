@@ -135,6 +135,12 @@ class Comparison(Result):
         return f"{self.network}: E[K] {row.exact:.6g}, {law}networks {row.networks.value:.6g} ± {row.networks.se:.2g}"
 
 
+def _z_between(one: Estimate | Measured, other: Estimate | Measured) -> float:
+    """Difference of two independent estimates over the standard error of both; 0 where neither varies."""
+    error = float(np.hypot(one.se, other.se))
+    return (one.value - other.value) / error if error else 0.0
+
+
 @dataclass(frozen=True)
 class ExpandedRow:
     """The mean of one quantity to first order in 1/width, of draws in law and of real networks."""
@@ -146,9 +152,8 @@ class ExpandedRow:
 
     @property
     def z(self) -> float:
-        """Difference of the estimates over the standard error of both; 0 where neither varies."""
-        error = float(np.hypot(self.sampled.se, self.networks.se))
-        return (self.sampled.value - self.networks.value) / error if error else 0.0
+        """Standard errors between the two, 0 where neither varies."""
+        return _z_between(self.sampled, self.networks)
 
     def to_json(self) -> dict[str, object]:
         """Plain types."""
@@ -213,9 +218,8 @@ class QuantileRow:
 
     @property
     def z(self) -> float:
-        """Difference over the standard error of both; 0 where neither varies."""
-        error = float(np.hypot(self.sampled.se, self.networks.se))
-        return (self.sampled.value - self.networks.value) / error if error else 0.0
+        """Standard errors between the two, 0 where neither varies."""
+        return _z_between(self.sampled, self.networks)
 
     def to_json(self) -> dict[str, object]:
         """Plain types."""

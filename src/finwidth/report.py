@@ -30,7 +30,7 @@ from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_severa
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
 from finwidth.sampling.sampler import Columns, draw_chunks
-from finwidth.sampling.statistics.estimates import MomentAccumulators
+from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.sampling.statistics.quantile_sketch import SHOWN
 from finwidth.summary import Summary, summary_of
 from finwidth.tables import Result, Table, number, told
@@ -134,10 +134,8 @@ class ExpandedReport(Result):
 
     def _table(self) -> Table:
         """First order in 1/width beside draws, and whether it serves."""
-        table, wide = (
-            Table(str(self.network), ("quantity", "first order", "sampled", "std. err.", "differ")),
-            self.first_order,
-        )
+        wide = self.first_order
+        table = Table(str(self.network), ("quantity", "first order", "sampled", "std. err.", "differ"))
         for name, each in self.estimates.items():
             known = wide.means.get(name)
             off = each.value / known - 1 if known else None
@@ -181,11 +179,8 @@ class QuantileReport(Result):
 
     def _table(self) -> Table:
         """Quantiles and the spread of K, and the means that exist."""
-        table, law, spread = (
-            Table(str(self.network), ("quantity", "sampled", "std. err.")),
-            self.summary.K,
-            self.summary.spread,
-        )
+        table = Table(str(self.network), ("quantity", "sampled", "std. err."))
+        law, spread = self.summary.K, self.summary.spread
         assert law is not None
         assert spread is not None
         rows = {f"{share:.0%} quantile of K": law.quantile(share) for share in SHOWN}
@@ -256,11 +251,8 @@ def report(
     if not exact.mean:
         raise _nothing()
     forms = bounds(net, x, exact=exact) if isinstance(net, MLP) and not unsupported(net) else None
-    values = exact_values(exact)
-    totals, pictured = MomentAccumulators(), list[FloatArray]()
-    for drawn in _keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured):
-        totals.add(drawn)
-    found = totals.estimates(values)
+    values, pictured = exact_values(exact), list[FloatArray]()
+    found = estimate_moments(_keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured), values)
     rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
     provenance = attributes(net, method=f"exact transfer; {sampler.method}", seed=seed, draws=draws)
     return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
@@ -277,12 +269,11 @@ def _report_to_first_order(
     wide = to_first_order(net, x)
     if not wide.infinite_width:
         raise _nothing()
-    totals, pictured = MomentAccumulators(), list[FloatArray]()
-    for drawn in _keeping(draw_one_input(net, x, draws, seed, progress=progress), pictured):
-        totals.add(drawn)
+    pictured = list[FloatArray]()
+    found = estimate_moments(_keeping(draw_one_input(net, x, draws, seed, progress=progress), pictured))
     method = "expansion in 1/width to first order; conditioned Gaussian layers"
     provenance = attributes(net, method=method, seed=seed, draws=draws)
-    return ExpandedReport(net, wide, totals.estimates(), np.concatenate(pictured), provenance)
+    return ExpandedReport(net, wide, found, np.concatenate(pictured), provenance)
 
 
 def _report_of_quantiles(  # noqa: PLR0917

@@ -84,3 +84,14 @@ def test_laws_beside_the_log_normal_one_differ_by_dashes() -> None:
     figure = law_against_log_normal([0.5, 1, 2], width=8, draws=200)
     quantiles = figure.axes[2].get_lines()[:3]
     assert len({str(line._dash_pattern) for line in quantiles}) == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("activation", "r"), [("relu", 5), ("linear", 2)])
+def test_dashes_are_the_exponent_of_the_activation(activation: str, r: int) -> None:
+    """Of one slope as of ReLU: in deep networks a layer more multiplies E[K^2]/E[K]^2 by about 1 + r/n."""
+    axes = plots.growth_with_depth(X, [100], [800, 1000], activation=activation).axes[0]
+    exact, dashes, form = axes.lines
+    assert form.get_label() == rf"$\exp({r}\,d/n)$"
+    np.testing.assert_allclose(np.asarray(dashes.get_ydata(), float), np.exp([8.0 * r, 10.0 * r]), rtol=1e-12)
+    growth = np.diff(np.log(np.asarray(exact.get_ydata(), float)))
+    np.testing.assert_allclose(growth, 2 * r, rtol=0.1)

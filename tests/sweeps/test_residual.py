@@ -72,6 +72,25 @@ def test_every_argument_of_residual_networks() -> None:
     assert found.exact_cv.sel(depth=3).item() == pytest.approx(finwidth.moments(net_2, [1, 1]).cv, rel=1e-11)
 
 
+def test_signs_are_an_axis_of_balanced_networks(tmp_path: Path) -> None:
+    axes = {"depth": [3], "width": [4], "n_0": 2, "signs": [True, False]}
+    config: dict[str, Any] = {"quantities": "sampled", "axes": axes, "network": {"kind": "balanced"}}
+    finwidth.sweep(config | {"sampled": {"draws": 300}}, tmp_path / "a.zarr")
+    found = read(tmp_path / "a.zarr").sampled_mean.sel(moment="K", depth=3, width=4)
+    for signs in (False, True):
+        cell = Cell(2, "gaussian", "relu", "ntk", "ones", 3, 4, (("signs", signs),))
+        net = BalancedResNet([2, 4, 1], 3, signs=signs)
+        draws = finwidth.sample(net, [1.0, 1.0], 300, cell_seed(0, cell, "sampled", "draws"))
+        assert float(found.sel(signs=signs)) == pytest.approx(float(draws.K.mean()), rel=1e-12)
+    for change, message in (
+        ({"axes": axes | {"signs": "no"}}, "axes.signs: 'no' is neither true nor false"),
+        ({"quantities": "exact"}, "signs False: .*gates are no fair coins"),
+        ({"network": {"kind": "resnet"}}, "axes.signs: only networks of kind balanced have this"),
+    ):
+        with pytest.raises(FinwidthError, match=message):
+            read_config(config | change)
+
+
 def test_equal_factors_are_one_value_and_the_default_kind_is_no_setting() -> None:
     config, _ = read_config(changed(axes={"branch": [1, 0.5]}))
     again, _ = read_config(changed(axes={"branch": [0.5, 1.0]}))

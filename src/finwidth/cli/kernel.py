@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -17,9 +17,7 @@ from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
 from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf
-
-if TYPE_CHECKING:
-    pass
+from finwidth.tables import Result
 
 Keep = Annotated[
     Path | None,
@@ -110,6 +108,11 @@ def critical_command(
     from finwidth.exact.expansion.criticality import critical
 
     found = critical(activation_typed("ACTIVATION", activation))
+    _give(found, as_json=as_json)
+
+
+def _give(found: Result, *, as_json: bool) -> None:
+    """The result of a command, as a document or as a table."""
     if as_json:
         print_json(found.to_json())
         return
@@ -142,13 +145,8 @@ def sample_command(
     else:
         found, dataset = sample_and_summarize(net, x, draws, seed)
         write_netcdf(dataset, output)
-    if as_json:
-        print_json(found.to_json())
-        return
-    from finwidth.cli import tables
-
-    tables.show(found)
-    if output is not None:
+    _give(found, as_json=as_json)
+    if output is not None and not as_json:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
 
@@ -179,13 +177,8 @@ def gram_command(
     else:
         found, dataset = sample_and_summarize_gram(net, X, draws, seed, y=y)
         write_netcdf(dataset, output)
-    if as_json:
-        print_json(found.to_json())
-        return
-    from finwidth.cli import tables
-
-    tables.show(found)
-    if output is not None:
+    _give(found, as_json=as_json)
+    if output is not None and not as_json:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
 
@@ -241,9 +234,4 @@ def compare_command(
 
     x = parse_input(input, net.widths[0])
     found = compare(net, x, draws=draws, networks=networks, seed=seed)
-    if as_json:
-        print_json(found.to_json())
-        return
-    from finwidth.cli import tables
-
-    tables.show(found)
+    _give(found, as_json=as_json)

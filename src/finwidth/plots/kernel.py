@@ -116,7 +116,8 @@ def growth_with_depth(
 ) -> Figure:
     """E[K^2]/E[K]^2 over depth for a few widths: exact (lines) against its exponent to first order in 1/width (dashes).
 
-    The exponent is that of `finwidth.growth`: 5 d/n for ReLU, up to 5/n, and for a `ResNet` what its blocks give.
+    The exponent is that of `finwidth.growth`: for ReLU 5 d/n, up to 5/n, for one slope 2 d/n, and for a `ResNet` what
+    its blocks give.
     Where no exact moments are known, as for smooth activations, lines are first order in 1/width
     (`finwidth.expansion`), dashed where that does not serve, and points are draws with bars of two standard errors.
 
@@ -165,7 +166,7 @@ def growth_with_depth(
         found = moments(here, x)
         ratio = np.exp(min(found.log_second_moment - 2 * found.K.log_raw[0], _LARGEST_LOG))
         axes.plot(here.depth, ratio, "o", color="black", ms=5, label="this network", zorder=5)
-    form = r"$\exp(5\,d/n)$" if kind is MLP else "exp of the growth exponent"
+    form = rf"$\exp({_exponent(family, 1, 1):g}\,d/n)$" if kind is MLP else "exp of the growth exponent"
     axes.plot([], [], color="black", lw=1.0, ls="--", label=form)
     _finish_growth(axes, family, x, max(depths))
     return figure
@@ -280,8 +281,7 @@ def _spread_of(net: Network, x: Vector, draws: int, seed: int) -> Measured:
 
 
 def _exponent(family: Family, width: int, depth: int) -> float:
-    """The exponent of E[K^2] / E[K]^2 to first order in 1/width: of the paper, or of as many blocks as there are."""
-    if family.kind is MLP:
-        return 5 * depth / width
+    """The exponent of E[K^2] / E[K]^2 to first order in 1/width: that of one layer, or block, as often as they are."""
     options = {name: value for name, value in family.of_depth(depth).options.items() if name in _SIGNAL}
-    return depth * growth(Family(family.kind, options).net(1, width, 1)).leading
+    one = Family(family.kind, options).net(1, width, 2 if family.kind is MLP else 1)
+    return depth * growth(one).leading

@@ -37,17 +37,29 @@ _LARGEST_LOG = 575.0  # past 10^250 a figure says nothing, and Matplotlib's axes
 
 @dataclass(frozen=True)
 class _Names:
-    """What a picture of one kind of network calls its axes, and whether the paper's forms are of it."""
+    """What a picture of one kind of network calls its axes, and whether the paper's forms are of it.
+
+    ``beta`` is the sum of 1/n over hidden layers, or blocks: the depth less ``first``, over the width.
+    """
 
     depth: str
     depth_symbol: str
     width: str
+    beta: str
+    first: int
     of_paper: bool
 
 
 _NAMES: dict[type, _Names] = {
-    MLP: _Names("depth $d$ (weight layers)", "d", "hidden width $n$", of_paper=True),
-    ResidualNetwork: _Names("depth $L$ (blocks)", "L", "width $n$ of the stream", of_paper=False),
+    MLP: _Names("depth $d$ (weight layers)", "d", "hidden width $n$", r"$\beta=(d-1)/n$", 1, of_paper=True),
+    ResidualNetwork: _Names(
+        "depth $L$ (blocks)",
+        "L",
+        "width $n$ of the stream",
+        "$L/n$ (blocks over width of the stream)",
+        0,
+        of_paper=False,
+    ),
 }
 
 
@@ -67,7 +79,7 @@ def _title(found: xr.Dataset) -> str:
     if _expanded(found):
         return f"{found.activation.item()}, first order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
-    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm") if name in found.coords}
+    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm", "signs") if name in found.coords}
     shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
     return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
 
@@ -285,26 +297,22 @@ def collapse(found: xr.Dataset) -> Figure:
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
-    beta = (found.depth - (names.depth_symbol == "d")) / found.width
+    beta = (found.depth - names.first) / found.width
     figure, axes = _one_panel()
     _curves(axes, beta, values)
-    axes.set(ylabel=_SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$", yscale="log")
-    if quantiles:
-        over = r"$\beta=(d-1)/n$" if names.of_paper else "$L/n$ (blocks over width of the stream)"
-        axes.set(xlabel=over, xscale="log", title=_title(found))
-        plain_ticks(axes.yaxis, *axes.get_ylim())
-    elif names.of_paper:
+    ylabel = _SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$"
+    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log")
+    if names.of_paper and not quantiles:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
-        axes.set(xlabel=r"$\beta=(d-1)/n$")
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        blocks = names.depth_symbol == "L"
-        label = "$L/n$ (blocks over width of the stream)" if blocks else r"$\beta=(d-1)/n$"
-        axes.set(xlabel=label, xscale="log", title=_title(found))
-        if axes.get_ylim()[1] < _LITTLE:
-            axes.set_yscale("linear")
+        axes.set(xscale="log", title=_title(found))
+    if quantiles:
+        plain_ticks(axes.yaxis, *axes.get_ylim())
+    elif not names.of_paper and axes.get_ylim()[1] < _LITTLE:
+        axes.set_yscale("linear")
     axes.legend(ncols=2)
     return figure
 

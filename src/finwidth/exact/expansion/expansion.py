@@ -18,7 +18,7 @@ from finwidth import arguments
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.means import FourMeans, PairMeans, gaussian_means, with_points
 from finwidth.exact.expansion.rules import FINEST, pair_rule
-from finwidth.exact.expansion.steps import Means, NeuronMeans, outputs, unsupported_steps
+from finwidth.exact.expansion.steps import Means, outputs, unsupported_steps
 from finwidth.exact.expansion.tensors import Neurons
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation
@@ -201,16 +201,7 @@ def _at_level(net: Network, X: FloatArray, level: int, *, change: bool) -> tuple
         layers.append(_WideLayer(phi, K, *found))
         return found
 
-    return layers, _quantities(net, _propagated(net, X, means), change=change)
-
-
-def _propagated(net: Network, X: FloatArray, means: NeuronMeans) -> Neurons:
-    """The outputs, to first order."""
-    found = outputs(net, X, means)
-    values = (found.K, found.Theta, found.mean_G, found.mean_H, *found.own)
-    if not all(np.isfinite(each).all() for each in values):
-        raise _out_of_range(X)
-    return found
+    return layers, _quantities(net, X, outputs(net, X, means), change=change)
 
 
 def _out_of_range(X: FloatArray) -> FinwidthError:
@@ -220,8 +211,10 @@ def _out_of_range(X: FloatArray) -> FinwidthError:
     )
 
 
-def _quantities(net: Network, top: Neurons, *, change: bool) -> Columns:
-    """Orders 0 and 1 of all quantities."""
+def _quantities(net: Network, X: FloatArray, top: Neurons, *, change: bool) -> Columns:
+    """Orders 0 and 1 of all quantities, from the outputs."""
+    if not all(np.isfinite(each).all() for each in (top.K, top.Theta, top.mean_G, top.mean_H, *top.own)):
+        raise _out_of_range(X)
     K, V, A, B, F = top.K, top.own.V, top.own.A, top.own.B, top.own.F
     found = {
         "K": (top.Theta, top.mean_H),
@@ -285,7 +278,7 @@ def _averaged(
             each = next(known)
             return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
 
-        drawn.append(_quantities(net, _propagated(net, X, means), change=change))
+        drawn.append(_quantities(net, X, outputs(net, X, means), change=change))
     mean: Columns = {}
     for name in drawn[0]:
         each = np.stack([one[name][1] for one in drawn])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.expansion import SERVED, expansion, unsupported
@@ -13,9 +12,6 @@ from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.activations import has_curvature
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

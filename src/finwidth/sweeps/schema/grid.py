@@ -20,7 +20,7 @@ from finwidth.networks.inputs import check_vector
 from finwidth.networks.laws import LAWS, FloatArray
 from finwidth.networks.mlp import PARAMETERIZATIONS
 from finwidth.sweeps.schema.kinds import NetworkTable, Value, factor_text, kind_of, norm_text
-from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, whole_number
+from finwidth.sweeps.schema.values import name_in, nonempty_text, number_in, true_or_false, whole_number
 
 _DEEPEST, _WIDEST_INPUT = 10**6, 10**7
 
@@ -29,7 +29,7 @@ Vectors: TypeAlias = Mapping[tuple[str, int], FloatArray]  # inputs by name and 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the grid: its meaning, the check of a value, and whether values are texts rather than numbers."""
+    """One axis of the grid: its meaning, the check of a value, and whether values are no numbers: texts or flags."""
 
     meaning: str
     check: Callable[[object], Value]
@@ -49,6 +49,7 @@ ARGUMENTS = {
     "skip": Axis("factor of the stream in a block", factor_text, text=True),
     "branch": Axis("factor of the branch of a block", factor_text, text=True),
     "norm": Axis("how hidden layers, or what blocks read, are normalised", norm_text, text=True),
+    "signs": Axis("whether blocks of one matrix have random signs", true_or_false, text=True),
 }
 # In the order of the stored arrays' dimensions; an axis `ratio` (depth over width) may stand in the place of `width`.
 AXES = {
