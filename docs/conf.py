@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -61,8 +60,6 @@ html_math_renderer = "mathml"
 # The look
 html_theme = "furo"
 html_title = "finwidth"
-# The explorer is a page by itself.
-html_extra_path = [str(write_explorer(Path(mkdtemp()) / "explorer.html"))]
 html_static_path = ["_static"]
 html_css_files = ["finwidth.css"]
 html_copy_source = False
@@ -79,7 +76,14 @@ def links_to_pages(_app: Sphinx, *where_and_source: Any) -> None:
         source[0] = source[0].replace(link, page)
 
 
+def explorer(app: Sphinx, exception: Exception | None) -> None:
+    """The explorer is a page by itself."""
+    if not exception and app.builder.name == "html":
+        write_explorer(Path(app.outdir) / "explorer.html")
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     for event in ("source-read", "include-read"):
         app.connect(event, links_to_pages)
+    app.connect("build-finished", explorer, priority=450)  # when pages were mended, before they are checked

@@ -8,11 +8,16 @@ from typing import Any
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+_LOG = logging.getLogger(__name__)
 
 
 def mathml(node: nodes.math | nodes.math_block, display: str) -> str:
     """The formula, and its TeX for readers that do not know MathML."""
     tex = node.astext()
+    if "\\\\" in tex and "\\begin" not in tex:
+        _LOG.warning("a new line, \\\\, outside of an environment: %s", tex, location=node)
     return convert(tex, display=display).replace("<math ", f'<math aria-label="{escape(tex, quote=True)}" ', 1)
 
 

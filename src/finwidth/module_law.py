@@ -97,7 +97,9 @@ def description_or_law(
     except FinwidthError as error:
         if init is not None or not hasattr(module, "named_modules"):
             raise
-        return law_of_module(module, reason=str(error).split(" (recognised are")[0])  # without what is
+        from finwidth.empirical.modules.tracing import RECOGNISED
+
+        return law_of_module(module, reason=str(error).removesuffix(f" ({RECOGNISED})"))
     if serves(net):
         return net
     return law_of_network(net, module)

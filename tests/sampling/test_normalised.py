@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import finwidth
@@ -15,20 +13,17 @@ from devices import DEVICE
 from finwidth import MLP, Activation, FinwidthError, Norm, ResNet
 from finwidth.sampling.one_input.normalised_chain import NormalisedChain, Normaliser
 from finwidth.sampling.one_input.normalised_residual_chain import NormalisedResidualChain
-from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.random.variates import Variates
-from finwidth.sampling.sampler import Chunk
+from kernel_draws import DRAWS, VIEWS, Drawn, X, assert_memory_is_told, draw, viewed
 from stats import same_law
 
 torch = pytest.importorskip("torch", reason="differentiates the networks")
 
 from normalised_networks import simulate_normalised  # noqa: E402
 
-Drawn = dict[str, npt.NDArray[np.float64]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # of torch.func.jvp
 
-X = [1.0, -2.0, 2.0]
 BENT = Activation("bent", 1, -0.6)
 RANDOM = [0.5, 1, 0.3, 2]
 
@@ -85,28 +80,6 @@ QUICK = [
     "ResNet, rms after: dead streams", "ResNet, layer after: stream of 3", "ResNet, layer before + 0.3: random biases",
     "ResNet, layer after + 0.3: bent, standard",
 ]  # fmt: skip
-
-# Functions of a joint draw whose laws are compared: the marginals, and combinations that see the dependence.
-VIEWS: dict[str, Callable[[Drawn], npt.NDArray[np.float64]]] = {
-    "output": lambda d: d["output"],
-    "K_w": lambda d: d["K_w"],
-    "K_b": lambda d: d["K_b"],
-    "dK": lambda d: d["dK"],
-    "K_w against K_b": lambda d: d["K_w"] / d["K_b"],
-    "output against K": lambda d: d["output"] ** 2 / d["K"],
-    "dK against both": lambda d: d["dK"] / (1e-9 + d["output"] ** 2) / d["K"],
-}
-DRAWS = 20_000
-
-
-def draw(net: MLP | ResNet, x: list[float] = X, draws: int = DRAWS, seed: int = 3, **how: Any) -> Drawn:
-    found = finwidth.sample(net, x, draws, seed, **how)
-    return {str(name): column.to_numpy() for name, column in found.items()}
-
-
-def viewed(view: str, drawn: Drawn) -> npt.NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(VIEWS[view](drawn), posinf=0).round(9)
 
 
 def assert_joint_law(net: MLP | ResNet, x: list[float], draws: int, views: Iterable[str] = VIEWS) -> None:
@@ -298,14 +271,7 @@ def test_a_device_draws_the_same_law(net: MLP | ResNet) -> None:
     ids=str,
 )
 def test_memory_is_what_is_told(net: MLP | ResNet) -> None:
-    sampler = one_input_sampler(net, X)
-    size = sampler.chunk_size
-    sampler.draw(Chunk(0, 0, size))
-    tracemalloc.start()
-    sampler.draw(Chunk(0, 1, size))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= sampler.memory(size) <= 2 * peak
+    assert_memory_is_told(net)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import finwidth
+import kernel_draws
 from devices import DEVICE
 from finwidth import Activation, FinwidthError, ResNet
 from finwidth.empirical.reference.residual import simulate_residual
@@ -19,11 +19,10 @@ from finwidth.sampling.one_input.residual_chain import ResidualChain
 from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.random.streams import stream
 from finwidth.sampling.random.variates import Variates
+from kernel_draws import DRAWS, Drawn, X, draw, rounded
 from stats import same_law, same_mean
 
-Drawn = dict[str, npt.NDArray[np.float64]]
-
-X, NORM = [1.0, -2.0, 2.0], 9.0
+NORM = 9.0  # |X|^2
 BENT = Activation("bent", 1, -0.6)
 NETWORKS = {
     "relu": ResNet([3, 6, 1], 2, 5),
@@ -50,29 +49,14 @@ NETWORKS = {
     "random biases of the stem": ResNet([3, 1, 1], 2, 2, bias_variance=[4, 0, 0, 0], activation="abs"),
     "no biases": ResNet([3, 6, 1], 2, 3, bias="none"),
 }
-# Functions of a joint draw whose laws are compared: the marginals, and combinations that see the dependence.
-VIEWS: dict[str, Callable[[Drawn], npt.NDArray[np.float64]]] = {
-    "output": lambda d: d["output"],
-    "K_w": lambda d: d["K_w"],
-    "K_b": lambda d: d["K_b"],
-    "dK": lambda d: d["dK"],
-    "K_w against K_b": lambda d: d["K_w"] / d["K_b"],
-    "output against K": lambda d: d["output"] ** 2 / d["K"],
+VIEWS = kernel_draws.VIEWS | {
     "dK against K": lambda d: d["dK"] / d["K"] ** 2,
     "dK against output": lambda d: d["dK"] / (1e-9 + d["output"] ** 2),
-    "dK against both": lambda d: d["dK"] / (1e-9 + d["output"] ** 2) / d["K"],
 }
-DRAWS = 20_000
-
-
-def draw(net: ResNet, x: Any = X, draws: int = DRAWS, seed: int = 3, **how: Any) -> Drawn:
-    found = finwidth.sample(net, x, draws, seed, **how)
-    return {str(name): column.to_numpy() for name, column in found.items()}
 
 
 def viewed(view: str, drawn: Drawn) -> npt.NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(VIEWS[view](drawn), posinf=0).round(11)
+    return rounded(VIEWS[view], drawn, 11)
 
 
 def assert_joint_law(net: ResNet, x: Any, draws: int) -> None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import finwidth
+from devices import DEVICE
 from finwidth import Activation, BalancedResNet, FinwidthError
 from finwidth.empirical.reference.residual import simulate_residual
-from finwidth.sampling.one_input.sample import one_input_sampler
 from finwidth.sampling.one_input.stream_chain import StreamChain, StreamVariates
 from finwidth.sampling.random.streams import stream
-from finwidth.sampling.sampler import Chunk
+from kernel_draws import DRAWS, VIEWS, X, assert_memory_is_told, draw, viewed
 from stats import same_counts, same_law, same_mean
 
-Drawn = dict[str, npt.NDArray[np.float64]]
-
-X, NORM = [1.0, -2.0, 2.0], 9.0
+NORM = 9.0  # |X|^2
 BENT = Activation("bent", 1, -0.6)
 STEEP = Activation("steep", 1, 0.5, at_zero=2)
 NETWORKS = {
@@ -44,27 +40,6 @@ QUICK = [
     "relu", "bent, standard", "dead streams", "random biases", "random biases of W", "no signs",
     "no signs, random biases",
 ]  # fmt: skip
-# Functions of a joint draw whose laws are compared: the marginals, and combinations that see the dependence.
-VIEWS: dict[str, Callable[[Drawn], npt.NDArray[np.float64]]] = {
-    "output": lambda d: d["output"],
-    "K_w": lambda d: d["K_w"],
-    "K_b": lambda d: d["K_b"],
-    "dK": lambda d: d["dK"],
-    "K_w against K_b": lambda d: d["K_w"] / d["K_b"],
-    "output against K": lambda d: d["output"] ** 2 / d["K"],
-    "dK against both": lambda d: d["dK"] / (1e-9 + d["output"] ** 2) / d["K"],
-}
-DRAWS = 20_000
-
-
-def draw(net: BalancedResNet, x: Any = X, draws: int = DRAWS, seed: int = 3, **how: Any) -> Drawn:
-    found = finwidth.sample(net, x, draws, seed, **how)
-    return {str(name): column.to_numpy() for name, column in found.items()}
-
-
-def viewed(view: str, drawn: Drawn) -> npt.NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(VIEWS[view](drawn), posinf=0).round(9)
 
 
 def assert_joint_law(net: BalancedResNet, x: Any, draws: int) -> None:
@@ -247,7 +222,7 @@ def test_a_seed_fixes_the_numbers_whatever_the_threads(name: str) -> None:
 @pytest.mark.parametrize("name", ["bent, standard", "dead streams", "no signs, random biases"])
 def test_a_device_draws_the_same_law(name: str) -> None:
     pytest.importorskip("torch", reason="a torch device")
-    here, there = draw(NETWORKS[name], seed=1), draw(NETWORKS[name], seed=2, device="cpu")
+    here, there = draw(NETWORKS[name], seed=1), draw(NETWORKS[name], seed=2, device=DEVICE)
     for view in VIEWS:
         assert same_law(viewed(view, here), viewed(view, there)), view
 
@@ -265,14 +240,7 @@ def test_several_inputs_have_the_same_law_at_one(signs: bool) -> None:
 
 @pytest.mark.parametrize("net", [BalancedResNet([3, 50, 1], 30), BalancedResNet([3, 40_000, 1], 3, signs=False)])
 def test_memory_is_what_is_told(net: BalancedResNet) -> None:
-    sampler = one_input_sampler(net, X)
-    size = sampler.chunk_size
-    sampler.draw(Chunk(0, 0, size))
-    tracemalloc.start()
-    sampler.draw(Chunk(0, 1, size))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= sampler.memory(size) <= 2 * peak
+    assert_memory_is_told(net)
 
 
 @pytest.mark.parametrize(

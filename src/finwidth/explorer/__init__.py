@@ -7,7 +7,6 @@ the package in a browser.
 from __future__ import annotations
 
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 
 from finwidth import arguments, outputs
@@ -26,9 +25,7 @@ def explorer_page() -> str:
     folder = resources.files("finwidth.explorer")
     scripts = "\n".join(folder.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in ("exact", "law", "page"))
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
-    return (
-        page.replace("{source}", outputs.SOURCE).replace("{version}", version("finwidth")).replace("{scripts}", scripts)
-    )
+    return page.replace("{source}", outputs.SOURCE).replace("{scripts}", scripts)
 
 
 def write_explorer(path: str | Path) -> Path:

@@ -29,7 +29,7 @@ from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivat
 
 Tensor = torch.Tensor
 
-_RECOGNISED = (
+RECOGNISED = (
     "recognised are nn.Sequential of nn.Linear and one activation between them, residual networks of a first "
     "nn.Linear, blocks x + f(x) with two of them in f, and a last one, and both with RMSNorm or LayerNorm"
 )
@@ -37,7 +37,7 @@ _RECOGNISED = (
 
 def unread(reason: str) -> FinwidthError:
     """The one error."""
-    return FinwidthError(f"this module is not a network that finwidth recognises: {reason} ({_RECOGNISED})")
+    return FinwidthError(f"this module is not a network that finwidth recognises: {reason} ({RECOGNISED})")
 
 
 def not_read(reason: str) -> NoReturn:

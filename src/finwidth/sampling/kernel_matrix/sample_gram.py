@@ -29,7 +29,7 @@ from finwidth.networks.routes import algorithm, check_supported, not_gaussian, u
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.kernel_matrix.passes import DrawnNetworks
 from finwidth.sampling.kernel_matrix.stacks import DEVICE_BLOCK, Generator
-from finwidth.sampling.random.device import as_array
+from finwidth.sampling.random.device import as_array, in_numpy
 from finwidth.sampling.random.normals import BLOCK, Normals
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, collect
 
@@ -161,8 +161,7 @@ class NetworkAtSeveralInputs(Sampler):
                 raise self._overflow("dK" if with_change else "K") from None
             if "hidden" in self.shapes:
                 drawn["hidden"] = array_namespace(output).stack(networks.hidden_grams(), 1)
-        found = {name: np.asarray(values if self.device is None else values.cpu()) for name, values in drawn.items()}
-        return {name: _arranged(found[name], shape) for name, shape in self.shapes.items()}
+        return {name: _arranged(in_numpy(drawn[name]), shape) for name, shape in self.shapes.items()}
 
     def check(self, drawn: Columns) -> None:
         """Raise FinwidthError where draws overflow."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.laws import FloatArray
-from finwidth.sampling.random.device import DeviceGenerator, as_array
+from finwidth.sampling.random.device import DeviceGenerator, as_array, in_numpy
 from finwidth.sampling.random.normals import BLOCK, Normals
 
 Generator: TypeAlias = np.random.Generator | Normals | DeviceGenerator
@@ -204,9 +204,9 @@ def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power:
     sizes: Array = 0.0
     for block in rows:
         largest = abs(block).max(-1) if isinstance(block, np.ndarray) else abs(block).max(-1).values
-        sizes = np.maximum(sizes, _in_numpy(largest)[..., None])
+        sizes = np.maximum(sizes, in_numpy(largest)[..., None])
     fewest = _floor_log2(np.array(least)) if least else None
-    powers = _floor_log2(sizes) + (0 if power is None else _in_numpy(power).astype(np.int64))
+    powers = _floor_log2(sizes) + (0 if power is None else in_numpy(power).astype(np.int64))
     if fewest is not None:
         powers = np.where(sizes > 0, np.maximum(powers, fewest), fewest)
     usual = (np.abs(powers) < _USUAL) | (sizes == 0) & (fewest is None) | ~np.isfinite(sizes)
@@ -214,11 +214,6 @@ def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power:
     if not powers.any():
         return None
     return as_array(rng, powers, "float64") if isinstance(rng, DeviceGenerator) else powers
-
-
-def _in_numpy(array: Array) -> FloatArray:
-    """The array as one of NumPy's."""
-    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def _floor_log2(values: FloatArray) -> npt.NDArray[np.int64]:

@@ -24,7 +24,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.sampling.kernel_matrix.stacks import Factor, factorise, transposed
 from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
 from finwidth.sampling.one_input.two_slope_chain import Generator, HiddenVectors, TwoSlopeChain
-from finwidth.sampling.random.device import as_array, generator_namespace
+from finwidth.sampling.random.device import as_array, generator_namespace, in_numpy
 
 
 @dataclass
@@ -62,7 +62,7 @@ class OutputsChain(TwoSlopeChain):
             output = times_power_of_two(output, self.units[-1])
             dK = self._change(hidden, gradients, norms, output, rng)
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
-        return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
+        return {name: in_numpy(values) for name, values in drawn.items()}
 
     def _gradients(self, hidden: list[HiddenVectors], output: Array, rng: Generator) -> list[Gradients]:
         """Of the hidden layers, first to last, drawn from the outputs down."""

@@ -33,7 +33,7 @@ from finwidth.networks.description import Layer
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet, ResNetBlock
 from finwidth.sampling.one_input.arithmetic import over, polar, times_power_of_two
-from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
+from finwidth.sampling.random.device import DeviceGenerator, generator_namespace, in_numpy
 from finwidth.sampling.random.variates import Variates
 
 Gradient: TypeAlias = tuple[Array, Array, Array]  # at the stem's output: N / U, and its parts along x and across it
@@ -157,7 +157,6 @@ class ResidualChain:
 
     def draw(self, rng: Variates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws: output, K_w, K_b, K, dK."""
-        xp = generator_namespace(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             passed, U2, along = self._forward(rng, draws)
             output, K_w, K_b, G = self._backward(passed, U2, along, rng)
@@ -165,7 +164,7 @@ class ResidualChain:
             output, K_w = times_power_of_two(output, self.exponent), times_power_of_two(K_w, 2 * self.exponent)
             dK = times_power_of_two(dK, 2 * self.exponent) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
-        return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
+        return {name: in_numpy(values) for name, values in drawn.items()}
 
     def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""

@@ -30,7 +30,7 @@ from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
 from finwidth.sampling.one_input.residual_chain import MatrixNumbers
-from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
+from finwidth.sampling.random.device import DeviceGenerator, in_numpy
 from finwidth.sampling.random.normals import Normals
 from finwidth.sampling.random.variates import Variates
 
@@ -74,11 +74,11 @@ class StreamChain:
     def __init__(self, net: BalancedResNet, norm: float, exponent: int = 0) -> None:
         self.norm, self.exponent, self.width = norm, exponent, net.widths[1]
         self.stem, self.head = MatrixNumbers.of(net.stem), MatrixNumbers.of(net.head)
-        outer = {id(block): MatrixNumbers.of(block.outer) for block in net.blocks}  # blocks that are equal are one
-        self.blocks = [
-            (float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5, outer[id(block)])
-            for block in net.blocks
-        ]
+        numbers = {
+            key: (float(block.skip_squared) ** 0.5, float(block.branch_squared) ** 0.5, MatrixNumbers.of(block.outer))
+            for key, block in {id(block): block for block in net.blocks}.items()  # blocks that are equal are one
+        }
+        self.blocks = [numbers[id(block)] for block in net.blocks]
         self.random_bias = net.random_bias
         self.signs = net.signs
         self.phi = net.activation
@@ -87,7 +87,6 @@ class StreamChain:
 
     def draw(self, rng: StreamVariates | DeviceGenerator, draws: int) -> dict[str, FloatArray]:
         """``draws`` draws: output, K_w, K_b, K, dK."""
-        xp = generator_namespace(rng)
         with np.errstate(all="ignore"):  # the caller sees to overflow
             passed, x, U2 = self._forward(rng, draws)
             output, K_w, K_b, (F, G) = self._backward(passed, x, U2, rng)
@@ -95,7 +94,7 @@ class StreamChain:
             output, K_w = times_power_of_two(output, self.exponent), times_power_of_two(K_w, 2 * self.exponent)
             dK = times_power_of_two(dK, 2 * self.exponent) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
-        return {name: np.asarray(values if xp is np else values.cpu())[:, 0] for name, values in drawn.items()}
+        return {name: in_numpy(values)[:, 0] for name, values in drawn.items()}
 
     def _forward(self, rng: Any, draws: int) -> tuple[list[StreamBlock], Array, Array]:
         """The blocks from the stem up; at the head, x / U and U^2."""

@@ -27,7 +27,7 @@ from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.arithmetic import over, times_power_of_two
-from finwidth.sampling.random.device import DeviceGenerator, generator_namespace
+from finwidth.sampling.random.device import DeviceGenerator, generator_namespace, in_numpy
 from finwidth.sampling.random.variates import Variates
 
 Generator: TypeAlias = Variates | DeviceGenerator
@@ -94,7 +94,7 @@ class TwoSlopeChain:
             output = times_power_of_two(output, self.units[-1])
             dK = -4 * output * self._update(hidden, norms, squares, rng) + 0.0  # no negative zeros
         drawn = {"output": output, "K_w": K_w, "K_b": K_b, "K": K_w + K_b, "dK": dK}
-        return {name: np.asarray(values if xp is np else values.cpu()) for name, values in drawn.items()}
+        return {name: in_numpy(values) for name, values in drawn.items()}
 
     def _norms(self, norm: Array, hidden: list[HiddenVectors]) -> list[Array]:
         """|x_i|^2 of the input and the hidden layers, without units."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import Array
+from finwidth.networks.laws import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,11 @@ def as_array(rng: object, values: object, dtype: str) -> Array:
         return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise FinwidthError(f"{type(values).__name__} is not an array of numbers; give one") from None
+
+
+def in_numpy(array: Array) -> FloatArray:
+    """The array as one of NumPy's."""
+    return np.asarray(array if isinstance(array, np.ndarray) else array.cpu())
 
 
 def normals(rng: np.random.Generator | DeviceGenerator, shape: tuple[int, ...], dtype: str) -> Array:
