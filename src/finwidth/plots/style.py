@@ -84,14 +84,14 @@ def new_axes(ax: Axes | None = None, width: float = 4.6, height: float = 3.1) ->
 
 
 def new_panels(
-    ax: Panels | None, rows: int, columns: int, width: float, height: float, **shared: bool
+    ax: Panels | None, rows: int, columns: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of several panels, row by row, and its size in inches; or the axes that are given, and their figure."""
     from matplotlib.figure import Figure
 
     if ax is None:
         figure = Figure(figsize=(width, height))
-        return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+        return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
     given = list(np.asarray(ax, dtype=object).flat)
     if len(given) != rows * columns:
         raise FinwidthError(
