@@ -83,7 +83,14 @@ def new_axes(ax: Axes | None = None, width: float = 4.6, height: float = 3.1) ->
 
 
 def new_panels(
-    ax: Panels | None, rows: int, columns: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+    ax: Panels | None,
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of several panels, row by row, and its size in inches; or the axes that are given, and their figure."""
     from matplotlib.figure import Figure
