@@ -116,7 +116,7 @@ def test_titles() -> None:
 def test_titles_of_residual_networks_name_their_factors() -> None:
     for branch in (0.25, "1/sqrt(depth)"):
         figure = plots.growth_with_depth(X, [8], [1, 2], kind=ResNet, branch=branch, skip=0.5)
-        title = figure.axes[0].get_title().replace("\n", " ")
+        title = figure.axes[0].get_title().replace("\n", ", ")
         assert title == f"ResNet (skip 0.5; branch {branch}) relu, gaussian weights, $|x|^2/n_0 = 2.5$"
 
 

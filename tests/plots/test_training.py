@@ -90,6 +90,7 @@ def test_draws_in_law_are_shown_like_members(tmp_path: Path) -> None:
     assert np.allclose(curves_of(movement)[0], run.drift.median("draw"))
     assert np.allclose(curves_of(alignment)[1], run.centred_alignment.median("draw"))
     assert np.allclose(curves_of(spectrum)[0], run.eigenvalues[..., 0].median("draw"))
+    assert figure.get_suptitle() == "2,20,1 relu, gaussian weights"
     plots.save(figure, tmp_path / "law")
 
 

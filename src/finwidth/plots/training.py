@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finwidth.arguments import text
 from finwidth.errors import FinwidthError
+from finwidth.networks.widths import format_widths
 from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_panels, plain_ticks, styled
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def kernel_in_training(found: xr.Dataset, title: str = "", *, ax: Panels | None 
     """Loss, movement, alignment and spectrum over the steps of training; over networks, the median and the middle 68%.
 
     Steps are on a scale that is linear up to 1 and logarithmic from there, so that step 0 is seen; movement is on a
-    logarithmic one, as drift and rotation differ by orders of magnitude.  With ``ax``, four axes of Matplotlib such as
+    logarithmic one, as drift and rotation differ by orders of magnitude.  By default the title is what the dataset
+    says of the network.  With ``ax``, four axes of Matplotlib such as
     those of ``plt.subplots(2, 2)``, it is drawn into these, and the figure and its title are theirs.
 
     Examples
@@ -65,9 +68,20 @@ def kernel_in_training(found: xr.Dataset, title: str = "", *, ax: Panels | None 
         axes.set_xlim(0, max(1, int(found.step[-1])))
     for axes in panels if ax is not None else (alignment, spectrum):
         axes.set_xlabel("step")
-    if title and ax is None:
-        figure.suptitle(title, fontsize=9)
+    if ax is None:
+        figure.suptitle(title or _network_of(found), fontsize=9)
     return figure
+
+
+def _network_of(found: xr.Dataset) -> str:
+    """The module's class, or kind, widths, activation and law of a network that was drawn."""
+    if "module" in found.attrs:
+        return str(found.attrs["module"])
+    net = json.loads(found.attrs.get("network", "{}"))
+    if not net:
+        return ""
+    kind = f"{net['kind']} " if "kind" in net else ""
+    return f"{kind}{format_widths(net['widths'])} {net['activation']}, {net['weight_law']} weights"
 
 
 def _loss(axes: Axes, found: xr.Dataset) -> None:

@@ -192,6 +192,9 @@ class Tracker:
         if not start:
             self._record(self._rows)
 
+    def __repr__(self) -> str:
+        return f"<Tracker of a {self._attrs['module']} at {len(self._inputs)} inputs: step {self._step}>"
+
     def step(self, loss: object = None) -> bool:
         """Count one step of training, and measure if it is time to; returns whether it did.
 
