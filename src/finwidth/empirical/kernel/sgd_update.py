@@ -33,7 +33,7 @@ from finwidth.empirical.kernel.calls import (
     untouched,
 )
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
+from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.forming import ALONE, mix_of
 from finwidth.empirical.kernel.inputs import InDims, read_batch
 from finwidth.empirical.kernel.ntk import label
@@ -164,8 +164,7 @@ def sgd_update(
         function("loss", loss, "a function of the output and y")
         batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe
-        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims)
-        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, 6 * job.bytes + job.working_bytes)
+        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=6)
         direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
         job = replace(
             job,
@@ -174,7 +173,7 @@ def sgd_update(
             sizes=replace(job.sizes, memory=job.sizes.memory // 2),
             progress=tell,
         )
-        dK = checked(job, _compute_tangent) if check else _compute_tangent(job)[0]
+        dK = checked(job, _compute_tangent, check=check)
     return label(dK, "dK", job) if labelled else dK
 
 
@@ -195,7 +194,7 @@ def _step(network: MeasuredModule, x: Batch, y: Tensor, loss: Loss, lr: float) -
     """The change of each parameter in one SGD step."""
     with untouched(network.module), differentiable():
         with telling(network.module, x):
-            output = tensor_of(call_module(network.module, x.clone()))
+            output = tensor_of(call_module(network.module, x))
         try:
             value = loss(output, y)
         except FinwidthError:

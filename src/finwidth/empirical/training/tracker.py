@@ -325,7 +325,7 @@ class Tracker:
     def _outputs(self) -> int:
         """Number of outputs for one input."""
         with _evaluating(self._module), measuring(self._module), differentiable():
-            return check_output(call_module(self._module, self._inputs.clone()), len(self._inputs)).shape[1]
+            return check_output(call_module(self._module, self._inputs), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
         if self._path is None or not self._path.is_file():
