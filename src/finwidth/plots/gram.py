@@ -153,7 +153,7 @@ def update_over_depth(
         return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed, ax)
     figure, axes = new_axes(ax)
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
-    check_alive(grid)
+    check_alive(grid["mean"].to_numpy())
     if not (grid.dK < 0).any():
         raise FinwidthError("the kernels of these networks do not move on average: give another input")
     for width, colour in zip(widths, PALETTE, strict=False):

@@ -11,7 +11,7 @@ import numpy as np
 from finwidth.arguments import array, count, items, real, text
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
-from finwidth.exact.grid import moments_grid
+from finwidth.exact.grid import grid_moments
 from finwidth.exact.growth import growth
 from finwidth.exact.moments import moments
 from finwidth.networks.description import Network, check_network
@@ -152,15 +152,15 @@ def growth_with_depth(
         draws, seed = count("draws", draws, 2), check_seed(seed)
         return _growth_to_first_order(family, x, widths, depths, here, draws, seed, ax)
     figure, axes = new_axes(ax)
-    grid = moments_grid(widths, depths, x, kind=kind, **network)
-    check_alive(grid)
+    grid = grid_moments(widths, depths, x, kind=kind, **network)
+    check_alive(grid.values["mean"])
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
-    exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
-    for place, (width, colour) in enumerate(zip(widths, PALETTE, strict=False)):
-        marks = marked(place, grid.sizes["depth"])
-        axes.plot(grid.depth, exact.sel(width=width), lw=1.6, label=f"$n = {width}$", **marks)
-        exponents = [_exponent(family, width, depth) for depth in grid.depth.to_numpy().tolist()]
-        axes.plot(grid.depth, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
+    exact = 1 + np.minimum(grid.values["cv"], math.exp(_LARGEST_LOG / 2)) ** 2
+    for place, (width, colour, line) in enumerate(zip(widths, PALETTE, exact, strict=False)):
+        marks = marked(place, len(grid.depths))
+        axes.plot(grid.depths, line, lw=1.6, label=f"$n = {width}$", **marks)
+        exponents = [_exponent(family, width, depth) for depth in grid.depths]
+        axes.plot(grid.depths, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
         check_supported("finwidth.moments", here)
         found = moments(here, x)

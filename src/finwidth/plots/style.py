@@ -20,7 +20,6 @@ from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 
 if TYPE_CHECKING:
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -165,9 +164,9 @@ def marked(place: int, points: int) -> dict[str, Any]:
     return {"color": PALETTE[place % len(PALETTE)], "marker": marker, "ms": 3.5, "markevery": max(1, points // _MARKED)}
 
 
-def check_alive(grid: xr.Dataset) -> None:
-    """Raise FinwidthError where a mean kernel of `moments_grid` is zero, so that nothing can be divided by it."""
-    if not (grid["mean"] > 0).all():
+def check_alive(mean: FloatArray) -> None:
+    """Raise FinwidthError where a mean kernel is zero, so that nothing can be divided by it."""
+    if not (mean > 0).all():
         raise FinwidthError("the kernel of these networks is zero at this input: give another input, or bias='trained'")
 
 
