@@ -121,7 +121,8 @@ def explain(
     Raises
     ------
     FinwidthError
-        As `finwidth.empirical.ntk` before it computes anything.
+        As `finwidth.empirical.ntk` before it computes anything, but for a kernel that memory does not hold: it is told
+        how large that is.
 
     Examples
     --------
