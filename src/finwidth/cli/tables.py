@@ -105,7 +105,9 @@ def print_measurement(found: Measurement) -> None:
     """Print a module's kernel in short, and the theory beside it."""
     show(found)
     if found.theory is None:
-        others = "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
+        others = (
+            "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
+        )
         _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}. {others}", markup=False)
     else:
         _console().print("The kernel at the first input beside its law over initializations:", markup=False)
