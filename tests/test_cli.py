@@ -201,6 +201,7 @@ MISTAKES = {
     "moments 2,0,1 -i 1,2": "width number 1 is 0, less than 1",
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
+    "regime model.py:make": "of modules in files there is finwidth measure",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
     "moments 2,3,0 -i 1,2": "width number 2 is 0",
     "moments 2,3,1 -i nan,1": "nan at place 0",

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
-from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
@@ -102,5 +101,7 @@ def schema() -> dict[str, Any]:
     >>> schema()["$schema"]
     'https://json-schema.org/draft/2020-12/schema'
     """
+    from importlib import resources
+
     found: dict[str, Any] = json.loads(resources.files("finwidth").joinpath("schema.json").read_text("utf-8"))
     return found

@@ -342,10 +342,17 @@ def number_of_outputs(module: nn.Module, X: torch.Tensor) -> int:
 
 
 def one_input(module: nn.Module, x: object) -> torch.Tensor:
-    """One input of a module as it takes it, with a first dimension of 1."""
+    """One input of a module as it takes it, with a first dimension of 1; raises FinwidthError if it does not."""
     from finwidth.empirical.kernel.arguments import check_batch, check_tensor
+    from finwidth.empirical.kernel.calls import ModuleError
 
-    return check_batch(module, check_tensor(x, "x", "one input, without a dimension of samples")[None], "x")
+    wanted = "one input, without a dimension of samples"
+    X = check_batch(module, check_tensor(x, "x", wanted)[None], "x")
+    try:
+        number_of_outputs(module, X)
+    except ModuleError as error:
+        raise FinwidthError(f"{error}; x has shape {tuple(X.shape[1:])}; give {wanted}, such as X[0]") from error
+    return X
 
 
 # ---- layers in law

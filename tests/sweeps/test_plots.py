@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import finwidth
 from finwidth import FinwidthError
@@ -59,6 +60,19 @@ def test_the_phase_diagram_shows_the_values(store: Path) -> None:
     untrusted = int((~found.sampled_trust.sel(moment="K^2")).sum())
     mask = np.ma.getmaskarray(colours(plots.phase(found, "sampled").axes[0]))
     assert mask.sum() == untrusted > 0
+
+
+def test_pictures_are_drawn_into_axes_that_are_given(store: Path) -> None:
+    found = plots.cut(finwidth.sweeps.read(store), [])
+    whole = Figure()
+    top, bottom = whole.subplots(2, 2)
+    assert plots.phase(found, ax=top) is whole
+    assert plots.collapse(found, ax=bottom[0]) is whole
+    assert plots.update_collapse(found, ax=bottom[1]) is whole
+    assert all(axes.has_data() for axes in (*top, *bottom))
+    assert whole.get_suptitle() == ""
+    with pytest.raises(finwidth.FinwidthError, match="ax holds 1 axes, and the figure has 2 panels"):
+        plots.phase(found, ax=bottom[:1])
 
 
 def test_the_collapse_shows_the_values(store: Path) -> None:

@@ -15,8 +15,8 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.residual import ResidualNetwork
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
-from finwidth.plots.style import plain_ticks, save_as
+from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
+from finwidth.plots.style import new_axes, new_panels, plain_ticks, save_as, styled
 from finwidth.sweeps.schema.grid import AXES
 from finwidth.sweeps.schema.kinds import kind_of
 from finwidth.sweeps.store.dataset import read
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from finwidth.plots.style import Panels
 
 SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
@@ -107,8 +109,6 @@ def plot(
     FinwidthError
         If the store does not hold what the picture needs, or the file cannot be written, or is not finwidth's.
     """
-    import matplotlib as mpl
-
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
@@ -118,8 +118,7 @@ def plot(
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
     found = cut(read(store), at)
-    with mpl.rc_context(STYLE):
-        save_as(phase(found, source) if picture == "phase" else PICTURES[picture](found), target)
+    save_as(phase(found, source) if picture == "phase" else PICTURES[picture](found), target)
 
 
 def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
@@ -144,16 +143,16 @@ def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
     return found
 
 
-def phase(found: xr.Dataset, source: str | None = None) -> Figure:
+@styled
+def phase(found: xr.Dataset, source: str | None = None, *, ax: Panels | None = None) -> Figure:
     """Spread and first change of the kernel over depth and width, with lines of constant d/n.
 
     Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
     Where the store has sampled quantiles, as of normalised networks, they are (q84 - q16)/(2 median) and the median of
     Delta K over that of K.  Colours end where the numbers go on; grey cells are not done, or sampled and not to be
-    trusted, or of networks too narrow for first order in 1/width to serve.
+    trusted, or of networks too narrow for first order in 1/width to serve.  With ``ax``, two axes of Matplotlib, it is
+    drawn into these; the figure is theirs, and so is what is above it.
     """
-    from matplotlib.figure import Figure
-
     _need_axes(found)
     has = [name for name in _PANELS if f"{name}_mean" in found]
     source = source or next(iter(has), "exact")
@@ -161,13 +160,12 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
         none = f"none of {', '.join(_PANELS)}"
         raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or none}")
     (spread, cv), (move, update) = _PANELS[source](found)
-    figure = Figure(figsize=(7.0, 3.2))
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = new_panels(ax, 1, 2, 7.0, 3.2, sharey=True)
     names = _names(found)
     _panel(left, cv, spread, names)
     _panel(right, update, move, names)
     left.set_ylabel(names.width)
-    if title := _title(found):
+    if ax is None and (title := _title(found)):
         figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -288,17 +286,18 @@ def _lines_of_ratio(axes: Axes, depth: str) -> None:
         )  # fmt: skip
 
 
-def collapse(found: xr.Dataset) -> Figure:
+@styled
+def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
 
     Of residual networks over the number of blocks over the stream's width; the paper has no forms of them, nor of
     networks that are known to first order in 1/width. Where the store has quantiles and no exact values,
-    (q84 - q16)/(2 median) of K in its place.
+    (q84 - q16)/(2 median) of K in its place.  With ``ax`` it is drawn into these axes of Matplotlib.
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
     beta = (found.depth - names.first) / found.width
-    figure, axes = _one_panel()
+    figure, axes = new_axes(ax, height=3.4)
     _curves(axes, beta, values)
     ylabel = _SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$"
     axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log")
@@ -336,15 +335,17 @@ def _paper_growth(axes: Axes, found: xr.Dataset, beta: xr.DataArray, last: float
         )
 
 
-def update_collapse(found: xr.Dataset) -> Figure:
+@styled
+def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
 
     The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
-    and a curve for each beyond.  Of residual networks, and of medians, over the depth.
+    and a curve for each beyond.  Of residual networks, and of medians, over the depth.  With ``ax`` it is drawn into
+    these axes of Matplotlib.
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
-    figure, axes = _one_panel()
+    figure, axes = new_axes(ax, height=3.4)
     axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log")
     if names.of_paper and not quantiles:
         _update_beside_paper(axes, found, values)
@@ -417,13 +418,6 @@ def _only_quantiles(found: xr.Dataset) -> bool:
 def _need_axes(found: xr.Dataset) -> None:
     if not {"depth", "width"} <= {*found.dims}:
         raise FinwidthError("the pictures need a list of values on each of the axes depth and width")
-
-
-def _one_panel() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.4))
-    return figure, figure.add_subplot()
 
 
 def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:

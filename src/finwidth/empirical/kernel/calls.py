@@ -219,10 +219,10 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
         output.register_hook(torch.Tensor.contiguous)
 
 
-def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
+def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *, flat: bool = True) -> Tensor:
     """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters.
 
-    Of a function of the module's output, its values.
+    Of a function of the module's output, its values. Not ``flat``: in the shape in which they are returned.
     """
     module = network.module
     given = network.buffers()
@@ -230,25 +230,20 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -
         given |= parameters
     try:
         with telling(module, x):
-            output = called(network, x, given)
+            args, kwargs, _ = x.clone().call()
+            output = torch.func.functional_call(module, given, args, kwargs) if given else module(*args, **kwargs)
+            if network.function is not None:
+                with running("outputs="):
+                    output = network.function(output, x.clone().call().sample)
     finally:
         network.snapshot.restore()
-    return check_output(output, len(x))
+    return check_output(output, len(x)) if flat else tensor_of(output)
 
 
-def called(network: MeasuredModule, x: Batch, given: Mapping[str, Tensor]) -> object:
-    """What the module returns with the given tensors in the place of its own, or the user's function makes of it."""
-    output = call_module(network.module, x.clone(), given)
-    if network.function is None:
-        return output
-    with running("outputs="):
-        return network.function(output, x.clone().call().sample)
-
-
-def call_module(module: nn.Module, x: Batch, given: Mapping[str, Tensor] | None = None) -> object:
-    """What a module returns, with the given tensors in the place of its own."""
-    args, kwargs, _ = x.call()
-    return torch.func.functional_call(module, dict(given), args, kwargs) if given else module(*args, **kwargs)
+def call_module(module: nn.Module, x: Batch) -> object:
+    """What a module returns at a copy of inputs x."""
+    args, kwargs, _ = x.clone().call()
+    return module(*args, **kwargs)
 
 
 def gradient(
@@ -271,7 +266,8 @@ def changing(module: nn.Module, x: Batch) -> frozenset[str]:
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
     with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        call_module(module, x.clone(), copies)  # it is told when it is called in earnest
+        args, kwargs, _ = x.clone().call()
+        torch.func.functional_call(module, copies, args, kwargs)  # it is told when it is called in earnest
         born = dict(module.named_parameters()).keys() - held.keys()
         if born:
             raise FinwidthError(
@@ -294,7 +290,7 @@ def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[st
         if own:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
-                    call_module(module, x.clone())
+                    call_module(module, x)
         yield changed - own.keys()
     finally:
         for name, each in own.items():

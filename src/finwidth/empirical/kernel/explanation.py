@@ -136,7 +136,7 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=0)
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())

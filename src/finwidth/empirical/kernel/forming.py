@@ -14,14 +14,12 @@ from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
     MeasuredModule,
     apply,
-    called,
     cotangents,
     differentiable,
     dual,
     gradient,
     selected,
     telling,
-    tensor_of,
 )
 from finwidth.empirical.kernel.factors import DenseFactor
 from finwidth.empirical.kernel.owners import OtherWayError, traced
@@ -48,13 +46,12 @@ def formed(
 def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: range, mean: int) -> DenseFactor:
     """Form gradients by some parameters, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    others = network.buffers()
 
     def rows(*sample: Tensor) -> Tensor:
         alone = x.like([each[None] for each in sample])
 
         def output(given: dict[str, Tensor]) -> Tensor:
-            return tensor_of(called(network, alone, {**others, **given})).reshape(-1)
+            return apply(network, alone, given)[0]
 
         value, pull = torch.func.vjp(output, chosen)[:2]
         (by_name,) = torch.func.vmap(pull)(cotangents(network, value, outputs))

@@ -86,7 +86,7 @@ def compute_block(job: KernelJob, x1: Batch, x2: Batch | None, *, check: bool, c
     plan = replace(job.plan, ways=[*job.plan.ways])  # a block that a way fails leaves the others theirs
     own = replace(job, x1=x1, x2=x2, plan=plan, progress=lambda _: cancel())
     with on_one_core(x1.device) as facts:
-        K = checked(own, compute) if check else compute(own)[0]
+        K = checked(own, compute, check=check)
     return ComputedBlock(numpy_of(K), facts)
 
 

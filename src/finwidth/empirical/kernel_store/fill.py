@@ -14,8 +14,7 @@ import torch
 from finwidth import arguments
 from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.computation import KernelJob
-from finwidth.empirical.kernel.outputs import read_outputs
-from finwidth.empirical.kernel_store.array import KernelArray, Place, block_sides
+from finwidth.empirical.kernel_store.array import KernelArray, Labels, Place, block_sides
 from finwidth.empirical.kernel_store.computing import BlocksOnThreads, KernelBlock, KernelOnCluster, on_one_core
 from finwidth.empirical.kernel_store.identity import function_rounding, identity, identity_differences
 from finwidth.empirical.kernel_store.store import KIND, KernelStore, begin, lazily, writing_kernel
@@ -56,20 +55,12 @@ def check_store(store: object, workers: object, scheduler: object) -> StorePlace
     return StorePlace(path, threads, address)
 
 
-def check_storable(outputs: object, *, several: bool, coupled: bool, grouped: bool) -> None:
-    """Refuse a kernel that is not kept in stores: whatever makes it this one is not known, or it has other blocks."""
-    wanted = read_outputs(outputs)
-    chosen = wanted.chosen is not None or wanted.function is not None
-    reasons = {
-        "of several functions": several,
-        "with coupled=True": coupled,
-        "with by=": grouped,
-        "with such outputs": chosen,
-    }
-    for told in (each for each, given in reasons.items() if given):
+def check_storable(*, several: bool, coupled: bool) -> None:
+    """Refuse a kernel that is not one of single inputs of one module."""
+    if several or coupled:
         raise FinwidthError(
-            f"a store keeps no kernel {told}; leave store= out, or give one module, without by= and coupled=, and "
-            'outputs="full", "trace", "diagonal" or the number of one output'
+            f"a store keeps no kernel {'of several functions' if several else 'with coupled=True'}; leave store= out, "
+            "or give one module, without coupled="
         )
 
 
@@ -80,11 +71,12 @@ def stored_ntk(
     attrs: Mapping[str, object],
     dims: tuple[str, ...],
     *,
+    labels: Mapping[str, Labels],
     check: bool,
 ) -> xr.DataArray:
     """The kernel of a job in a store, after what is not there yet is computed; it is read when it is needed."""
     with writing_kernel(where.path) as there:
-        store = _wanted_store(job, where.path, attrs, dims, check=check) if there is None else there
+        store = _wanted_store(job, where.path, attrs, dims, labels=labels, check=check) if there is None else there
         if there is not None:
             _refuse_another(store, job, check=check)
         kept = replace(job, sizes=replace(job.sizes, memory=store.content["memory"]))
@@ -98,14 +90,21 @@ def stored_ntk(
 
 
 def _wanted_store(
-    job: KernelJob, path: Path, attrs: Mapping[str, object], dims: tuple[str, ...], *, check: bool
+    job: KernelJob,
+    path: Path,
+    attrs: Mapping[str, object],
+    dims: tuple[str, ...],
+    *,
+    labels: Mapping[str, Labels],
+    check: bool,
 ) -> KernelStore:
     """A store that is not there yet."""
     entries, dtype = job.entries, str(numpy_of(torch.zeros(0, dtype=job.plan.dtype)).dtype)
-    inputs = 1 if entries.diagonal_only else 2
-    shape = (*entries.shape[:inputs], *[entries.shape[-1]] * (len(dims) - inputs))
-    sides = block_sides(shape[:inputs], job.bytes // entries.pairs, job.sizes.memory)
-    array = KernelArray(shape, sides, dims, dtype, symmetric=inputs == 2 and job.x2 is None)
+    groups = entries.shape[:1] if job.groups else ()
+    inputs = entries.shape[len(groups) :][: 1 if entries.diagonal_only else 2]
+    shape = (*groups, *inputs, *[entries.shape[-1]] * (len(dims) - len(groups) - len(inputs)))
+    sides = block_sides(inputs, job.bytes // entries.pairs, job.sizes.memory)
+    array = KernelArray(shape, sides, dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
     fields = {
         "shape": [*shape],
         "sides": [*sides],
@@ -122,6 +121,7 @@ def _wanted_store(
             "kernel": kernel,
             "array": fields,
             "attrs": dict(attrs),
+            "labels": dict(labels),
             "memory": _block_memory(job, array),
             "versions": {package: version(package) for package in ("finwidth", "numpy", "torch")},
             "numerics": {},
