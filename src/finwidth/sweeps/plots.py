@@ -441,8 +441,9 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            marked = {} if values.sampled is not None else {"marker": marker, "ms": 4, "markevery": 0.12}
-            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2, **marked)
+            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            if values.sampled is None:
+                line.set(marker=marker, markersize=4, markevery=0.12)
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))
