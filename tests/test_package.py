@@ -95,7 +95,9 @@ def test_commands_are_light(command: str, unused: set[str], tmp_path: Path) -> N
     """They load what they use: imports take longer than most of the work."""
     if "digits" in command:
         pytest.importorskip("sklearn", reason="needs the digits extra")
-    code = "import sys, atexit; from finwidth.__main__ import main; atexit.register(lambda: print(*sys.modules)); main()"
+    code = (
+        "import sys, atexit; from finwidth.__main__ import main; atexit.register(lambda: print(*sys.modules)); main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True, cwd=tmp_path
     )

@@ -53,7 +53,7 @@ def half_squares(output: Tensor, y: Tensor) -> Tensor:
     if output.shape != y.shape:
         raise FinwidthError(
             f"the targets have shape {tuple(y.shape)} and the module's output {tuple(output.shape)}; give targets of "
-            "the output's shape, or a loss= of your own"
+            "the output's shape, or a loss= of your own, such as torch.nn.functional.cross_entropy for classes"
         )
     return (output - y).square().sum() / 2
 
@@ -161,10 +161,12 @@ def sgd_update(
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
-        function("loss", loss, "a function of the output and y")
+        function("loss", loss, "a function of the output and y, such as torch.nn.functional.cross_entropy")
         batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe
-        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=6)
+        job = prepare(
+            stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=6
+        )
         direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
         job = replace(
             job,
