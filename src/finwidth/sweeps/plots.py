@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from finwidth.plots.style import Panels
 
-SUFFIXES = (".pdf", ".svg", ".png")
+_SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
@@ -115,8 +115,8 @@ def plot(
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
-    if target.suffix not in SUFFIXES:
-        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if target.suffix not in _SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(_SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
