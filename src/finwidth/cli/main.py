@@ -29,6 +29,7 @@ from finwidth.cli.kernel import (
 from finwidth.cli.modules import measure_command
 from finwidth.cli.options import examples
 from finwidth.cli.paper import paper_command
+from finwidth.cli.schema import schema_command
 from finwidth.cli.sizes import depth_for_command, regime_command, width_for_command
 from finwidth.cli.sweeps import sweep_app
 from finwidth.cli.training import train_command
@@ -36,7 +37,6 @@ from finwidth.errors import FinwidthError, shortened
 from finwidth.progress import watching
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What finite depth and width do to the neural tangent kernel (NTK).",
@@ -137,6 +137,7 @@ _add(
 )  # fmt: skip
 _add("explore", explore_command, "", "-o explorer.html")
 _add("paper", paper_command, "", "theorem-1", "-o paper.html")
+_add("schema", schema_command, "")
 app.add_typer(sweep_app, name="sweep")
 
 
@@ -159,6 +160,8 @@ def main() -> None:
 
 def _invoke(arguments: list[str]) -> int:
     """Run a command; its exit status."""
+    if "_FINWIDTH_COMPLETE" in os.environ:  # a shell asks how a line goes on
+        app(prog_name="finwidth")
     command = typer.main.get_command(_needed_for(arguments))
     try:
         with command.make_context("finwidth", arguments) as context:

@@ -32,7 +32,7 @@ from finwidth.plots.style import (
     new_axes,
     plain_ticks,
     styled,
-    titled,
+    titled_family,
 )
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.random.streams import check_seed
@@ -97,7 +97,7 @@ def law_of_kernel(
     axes.set(xlabel="kernel $K(x,x)$", ylabel=r"density over $\log_{10} K$", title=title)
     axes.set_ylim(top=1.45 * axes.get_ylim()[1])  # room for the legend
     plain_ticks(axes.xaxis, *axes.get_xlim())
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")  # over lines that pass behind it
     return figure
 
 
@@ -175,7 +175,7 @@ def growth_with_depth(
 def _finish_growth(axes: Axes, family: Family, x: Vector, deepest: float) -> None:
     symbol = "d" if family.kind is MLP else "L"
     axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
-    axes.set(xlim=(0, deepest), title=titled(family.net(input_width(x), 2, 2), x))
+    axes.set(xlim=(0, deepest), title=titled_family(family, x))
     top = axes.get_ylim()[1]
     if top < _FLAT:
         axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
@@ -267,7 +267,7 @@ def spread_over_depth(
     if here is not None:
         value = _spread_of(check_network(here), x, draws, seed).value
         axes.plot(here.depth, value, "o", color="black", ms=5, label="this network", zorder=5)
-    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})", title=titled(family.net(n_0, 2, 2), x))
+    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})", title=titled_family(family, x))
     axes.set(ylabel="$(q_{84} - q_{16})\\,/\\,(2\\,q_{50})$ of $K$", xlim=(0, max(depths) + 0.5))
     axes.set_ylim(bottom=0)
     axes.legend(loc="best")

@@ -219,10 +219,10 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
         output.register_hook(torch.Tensor.contiguous)
 
 
-def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
+def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *, flat: bool = True) -> Tensor:
     """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters.
 
-    Of a function of the module's output, its values.
+    Of a function of the module's output, its values. Not ``flat``: in the shape in which they are returned.
     """
     module = network.module
     given = network.buffers()
@@ -230,25 +230,21 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -
         given |= parameters
     try:
         with telling(module, x):
-            output = called(network, x, given)
-    finally:
+            args, kwargs, _ = x.clone().call()
+            output = torch.func.functional_call(module, given, args, kwargs) if given else module(*args, **kwargs)
+            if network.function is not None:
+                with running("outputs="):
+                    output = network.function(output, x.clone().call().sample)
+    finally:  # torch.func puts parameters back in the wrong order where two names are of one layer
         network.snapshot.restore()
-    return check_output(output, len(x))
+    values = tensor_of(output)
+    return check_output(values, len(x)) if flat else values
 
 
-def called(network: MeasuredModule, x: Batch, given: Mapping[str, Tensor]) -> object:
-    """What the module returns with the given tensors in the place of its own, or the user's function makes of it."""
-    output = call_module(network.module, x.clone(), given)
-    if network.function is None:
-        return output
-    with running("outputs="):
-        return network.function(output, x.clone().call().sample)
-
-
-def call_module(module: nn.Module, x: Batch, given: Mapping[str, Tensor] | None = None) -> object:
-    """What a module returns, with the given tensors in the place of its own."""
-    args, kwargs, _ = x.call()
-    return torch.func.functional_call(module, dict(given), args, kwargs) if given else module(*args, **kwargs)
+def call_module(module: nn.Module, x: Batch) -> object:
+    """What a module returns at a copy of inputs x."""
+    args, kwargs, _ = x.clone().call()
+    return module(*args, **kwargs)
 
 
 def gradient(
@@ -271,7 +267,8 @@ def changing(module: nn.Module, x: Batch) -> frozenset[str]:
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
     with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        call_module(module, x.clone(), copies)  # it is told when it is called in earnest
+        args, kwargs, _ = x.clone().call()
+        torch.func.functional_call(module, copies, args, kwargs)  # it is told when it is called in earnest
         born = dict(module.named_parameters()).keys() - held.keys()
         if born:
             raise FinwidthError(
@@ -294,7 +291,7 @@ def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[st
         if own:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
-                    call_module(module, x.clone())
+                    call_module(module, x)
         yield changed - own.keys()
     finally:
         for name, each in own.items():
@@ -366,9 +363,8 @@ def tensor_of(output: object) -> Tensor:
     raise FinwidthError(f"the module returns a {kind}; say which tensor of it counts, samples first: {allowed}")
 
 
-def check_output(output: object, n: int) -> Tensor:
+def check_output(output: Tensor, n: int) -> Tensor:
     """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
-    output = tensor_of(output)
     if not output.numel():
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
@@ -551,10 +547,9 @@ def repeatable() -> Iterator[None]:
 def _at_hand(module: nn.Module) -> Iterator[object]:
     """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
+    held = [each for each in attributes if isinstance(each, dict | list | tuple | deque)]
+    attributes += [inside for each in held for inside in (each.values() if isinstance(each, dict) else each)]
     yield from attributes
-    for each in attributes:
-        if isinstance(each, dict | list | tuple | deque):
-            yield from each.values() if isinstance(each, dict) else each
     candidates = (*{type(part).forward for part in module.modules()}, *attributes)
     functions = [each for each in candidates if isinstance(each, FunctionType)]
     for names in {id(each.__globals__): each.__globals__ for each in functions}.values():

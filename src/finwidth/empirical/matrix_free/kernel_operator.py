@@ -157,7 +157,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         self._probe: Probe | None = None
         with measuring(check_module(module)) as stack:
             kind = check_outputs(outputs)
-            job = prepare(stack, module, x1, x2, kind, "full", memory, parameters, scale, in_dims=in_dims, held=False)
+            job = prepare(stack, module, x1, x2, kind, "full", memory, parameters, scale, in_dims=in_dims, copies=0)
             _refuse_graphs(job.sets)
             self._job, self._ways = job, ["forward mode"]
             first = self._jacobian(job, job.x1[:3])
