@@ -235,9 +235,10 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *
             if network.function is not None:
                 with running("outputs="):
                     output = network.function(output, x.clone().call().sample)
-    finally:
+    finally:  # torch.func puts parameters back in the wrong order where two names are of one layer
         network.snapshot.restore()
-    return check_output(output, len(x)) if flat else tensor_of(output)
+    values = tensor_of(output)
+    return check_output(values, len(x)) if flat else values
 
 
 def call_module(module: nn.Module, x: Batch) -> object:
@@ -362,9 +363,8 @@ def tensor_of(output: object) -> Tensor:
     raise FinwidthError(f"the module returns a {kind}; say which tensor of it counts, samples first: {allowed}")
 
 
-def check_output(output: object, n: int) -> Tensor:
+def check_output(output: Tensor, n: int) -> Tensor:
     """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
-    output = tensor_of(output)
     if not output.numel():
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
@@ -547,10 +547,9 @@ def repeatable() -> Iterator[None]:
 def _at_hand(module: nn.Module) -> Iterator[object]:
     """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
+    held = [each for each in attributes if isinstance(each, dict | list | tuple | deque)]
+    attributes += [inside for each in held for inside in (each.values() if isinstance(each, dict) else each)]
     yield from attributes
-    for each in attributes:
-        if isinstance(each, dict | list | tuple | deque):
-            yield from each.values() if isinstance(each, dict) else each
     candidates = (*{type(part).forward for part in module.modules()}, *attributes)
     functions = [each for each in candidates if isinstance(each, FunctionType)]
     for names in {id(each.__globals__): each.__globals__ for each in functions}.values():
