@@ -218,7 +218,7 @@ def report_command(
     paths = write(found, x, output)
     _give(found, as_json=as_json, command="report", input=x, files=written(*paths))
     if not as_json:
-        typer.echo(f"{done} {', '.join(map(str, paths))}.")
+        typer.echo(wrapped(f"{done} {', '.join(map(str, paths))}."))
 
 
 @taking("net", network_of)

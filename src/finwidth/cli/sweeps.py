@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
 from finwidth.cli.options import Flag, Json, among, examples
-from finwidth.cli.output import print_json
+from finwidth.cli.output import print_json, wrapped
 from finwidth.documents import document
 from finwidth.errors import FinwidthError
 
@@ -207,7 +207,7 @@ def collect_command(
         results = {"store": str(store), "sizes": sizes, "variables": [str(name) for name in found]}
         print_json(document("Collection", results, command="sweep collect", files=outputs.written(output)))
         return
-    typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
+    typer.echo(wrapped(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}."))
 
 
 @sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
