@@ -238,11 +238,18 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -
 
 def called(network: MeasuredModule, x: Batch, given: Mapping[str, Tensor]) -> object:
     """What the module returns with the given tensors in the place of its own, or the user's function makes of it."""
-    output = call_module(network.module, x.clone(), given)
-    if network.function is None:
+    return value(network.module, network.function, x, given)
+
+
+def value(
+    module: nn.Module, function: Callable[[object, object], object] | None, x: Batch, given: Mapping[str, Tensor]
+) -> object:
+    """What a module returns with the given tensors in the place of its own, or a user's function makes of it."""
+    output = call_module(module, x.clone(), given)
+    if function is None:
         return output
     with running("outputs="):
-        return network.function(output, x.clone().call().sample)
+        return function(output, x.clone().call().sample)
 
 
 def call_module(module: nn.Module, x: Batch, given: Mapping[str, Tensor] | None = None) -> object:
@@ -266,36 +273,71 @@ def gradient(
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
-def changing(module: nn.Module, x: Batch) -> frozenset[str]:
-    """The buffers and parameters that a pass of inputs x changes in place."""
+class FirstPass(NamedTuple):
+    """A pass of one sample: what it changes in the module, its output, and how many bytes autograd keeps of it.
+
+    There is no output (None) where it fails or makes the module another, and no count where torch cannot count.
+    """
+
+    changing: frozenset[str]
+    output: Tensor | None = None
+    saved: int | None = None
+
+
+@contextmanager
+def saving() -> Iterator[dict[int, int]]:
+    """Inside, the bytes of what autograd keeps are noted, by address."""
+    kept: dict[int, int] = {}
+
+    def note(each: Tensor) -> Tensor:
+        kept[each.data_ptr()] = each.numel() * each.element_size()
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+        yield kept
+
+
+def first_pass(module: nn.Module, x: Batch, function: Callable[[object, object], object] | None = None) -> FirstPass:
+    """A pass of inputs x on copies of buffers and parameters, which it may change in place."""
     held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-    copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        call_module(module, x.clone(), copies)  # it is told when it is called in earnest
-        born = dict(module.named_parameters()).keys() - held.keys()
+    for counting in (saving(), contextlib.nullcontext(dict[int, int]())):  # torch.func inside a module is not counted
+        copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
+        output = None
+        with untouched(module):
+            with contextlib.suppress(FinwidthError), telling(module, x), differentiable(), counting as kept:
+                output = check_output(value(module, function, x, copies), len(x)).detach()
+            born = dict(module.named_parameters()).keys() - held.keys()
         if born:
             raise FinwidthError(
                 f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
             )
-    return frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+        if output is not None:  # a failure is told when the module is called in earnest
+            break
+    changed = frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+    return FirstPass(changed, output, sum(kept.values()) or None)
 
 
 @contextmanager
-def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[str]]:
-    """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
+def settled(
+    module: nn.Module, inputs: Sequence[Batch], function: Callable[[object, object], object] | None = None
+) -> Iterator[FirstPass]:
+    """A pass of the first input, and the buffers that it changes in place; the parameters are changed already.
+
+    They are put back afterwards.
 
     Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
     are after a call with all inputs.
     """
-    changed = changing(module, inputs[0][:2])
-    own = {name: each for name, each in module.named_parameters() if name in changed}
+    first = first_pass(module, inputs[0][:1], function)
+    own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
         if own:
+            first = FirstPass(first.changing - own.keys())
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
                     call_module(module, x.clone())
-        yield changed - own.keys()
+        yield first
     finally:
         for name, each in own.items():
             each.detach().copy_(before[name])

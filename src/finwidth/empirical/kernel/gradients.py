@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeAlias
@@ -17,7 +17,16 @@ from typing import TypeAlias
 import torch
 
 from finwidth.empirical.kernel.batch import Batch
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, each_sample, telling
+from finwidth.empirical.kernel.calls import (
+    FirstPass,
+    MeasuredModule,
+    apply,
+    coarsest,
+    differentiable,
+    each_sample,
+    saving,
+    telling,
+)
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
@@ -96,37 +105,37 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: MeasuredModule, rows: Batch) -> tuple[GradientPlan, Sizes]:
+def plan_gradients(network: MeasuredModule, rows: Batch, first: FirstPass | None = None) -> tuple[GradientPlan, Sizes]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
-    reverse order, and one alone, tell whether a sample's output depends on its company or its place.
+    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
+    in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
+    company or its place.
     """
     with differentiable():
-        (_, alone, less), (of_two, second, more) = (_pass_and_saved(network, rows[:n]) for n in (1, 2))
+        alone, less = _alone(network, rows[:1], first)
+        of_two, second, more = _pass_and_saved(network, rows[:2].flip())
         with Recorder(network.parameters) as of_three:
             output = apply(network, rows, network.parameters)
         numbers = numbers_of(of_two, of_three)
         two, three = of_two.record(second, numbers), of_three.record(output, numbers)
-        with Recorder(network.parameters, numbers) as recorder:
-            reversed_output = apply(network, rows.flip(), network.parameters)
-        backward = recorder.record(reversed_output)
-        _check_output(network, rows, output, [two.output, backward.output.flip(0), alone])
-        uses, pulled, general = _places(network, two, three, backward)
+        if output.shape[1:] != alone.shape[1:] or not near(output[:1], alone):
+            # Layers may be written out for the record; whether that is right is for the check to say.
+            with Recorder(network.parameters):
+                alone = apply(network, rows[:1], network.parameters)
+        _check_output(network, rows, output, [second.flip(0), alone])
+        uses, pulled, general = _places(network, two, three)
         plain: list[Tensor] = []
         batched = False
         if three.uses and len(general) < len(network.parameters):
             with telling(network.module, rows):
-                rows_back = torch.cat([_combined(output, each) for each in (torch.ones(3), _AHEAD)])
-                both, batched = three.backward_either_way(rows_back)
-                plain, ahead = [each[:1] for each in both], [each[1:] for each in both]
-                uses, disordered = _ordered(three, backward, uses, plain, ahead) if uses else (uses, {})
-                general |= disordered
+                plain, batched, uses, disordered = _ordered(two, three, uses)
+            general |= disordered
         ways = _ways(network, general, WAYS)
         if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
             ways.sort(key=TRACED.__ne__)
         results = [use.shape.numel() // 3 for use in three.uses]
-        saved = max(0, more - less) // output.element_size()
+        saved = max(0, more - (more // 2 if less is None else less)) // output.element_size()
         mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
         one, columns = _of_one_sample(three, uses, plain)
@@ -183,12 +192,9 @@ def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int
 Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
 
 
-def _places(
-    network: MeasuredModule, two: Record, three: Record, backward: Record
-) -> tuple[Places, frozenset[str], dict[str, str]]:
+def _places(network: MeasuredModule, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
-    signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
-    if not signatures[0] == signatures[1] == signatures[2]:
+    if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     return _with_places(network, three, [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)])
 
@@ -218,21 +224,25 @@ def _site(use: Use) -> Site:
 
 def _pass_and_saved(network: MeasuredModule, x: Batch) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
-    kept: dict[int, int] = {}
-
-    def note(each: Tensor) -> Tensor:
-        kept[each.data_ptr()] = each.numel() * each.element_size()
-        return each
-
     try:
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda each: each)
-        with hooks, Recorder(network.parameters) as recorder:
+        with saving() as kept, Recorder(network.parameters) as recorder:
             output = apply(network, x, network.parameters)
         return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
         with Recorder(network.parameters) as recorder:
             output = apply(network, x, network.parameters)
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
+
+
+def _alone(network: MeasuredModule, x: Batch, first: FirstPass | None) -> tuple[Tensor, int | None]:
+    """The output of a single sample, and the bytes that autograd keeps of its pass, if they can be counted."""
+    if first is not None and first.output is not None:
+        return first.output, first.saved
+    try:
+        with saving() as kept:
+            return apply(network, x, network.parameters).detach(), sum(kept.values())
+    except (FinwidthError, RuntimeError):
+        return apply(network, x, network.parameters).detach(), None
 
 
 def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -> GradientPlan:
@@ -352,33 +362,52 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _ordered(
-    three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
-) -> tuple[Places, dict[str, str]]:
-    """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
+def _ordered(two: Record, three: Record, uses: Places) -> tuple[list[Tensor], bool, Places, dict[str, str]]:
+    """The gradients by all results of uses, whether torch finds those of several outputs at once, and the order.
 
+    That is, the order of the samples in every use, and the parameters with a use in which it is not that of the batch.
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
-    result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
-    (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
+    result at a sample is that for equal weights times the sample's own. So it has to be in the pass of two too, the
+    samples of which are in another order, where an operation is found that may sort them.
     """
-    back = backward.backward(_combined(backward.output, _AHEAD.flip(0)), batched=False)
-    noise = _noise(ahead)
+    columns, batched = three.backward_either_way(_weighted(three.output))
+    uses, found = _in_their_order(three, uses, columns, strided=(False, True))
+    if three.reorders or two.reorders:
+        columns_of_two, _ = two.backward_either_way(_weighted(two.output))
+        uses, others = _in_their_order(two, uses, columns_of_two, strided=(None,))
+        found |= others
+    return [each[:1] for each in columns], batched, uses, found
+
+
+def _weighted(output: Tensor) -> Tensor:
+    """Cotangents of a combination of the outputs, with equal weights for all samples, and with `_AHEAD`."""
+    n = len(output)
+    return torch.cat([_combined(output, each) for each in (torch.ones(n), _AHEAD[:n])])
+
+
+def _in_their_order(
+    pass_: Record, uses: Places, columns: list[Tensor], strided: Collection[bool | None]
+) -> tuple[Places, dict[str, str]]:
+    """The uses with the places of samples by gradients for `_weighted`; and the parameters for which they are none.
+
+    The entries of a sample are strided or not, or (None) as they are said to be.
+    """
+    noise = _noise([each[1:] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
-    for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
-        candidates = [axes, replace(axes, strided=True)] if axes else []
-        place = next((each for each in candidates if _in_order(each, columns, noise)), None)
-        if candidates and not place:
-            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
+    for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
+        choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
+        place = next((each for each in choices if _in_order(each, D, noise)), None)
+        if choices and not place:
+            found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
 
 
-def _in_order(axes: Axes, columns: list[Tensor], noise: float) -> bool:
-    """Whether gradients for equal weights, for `_AHEAD`, and for the reversed batch have the samples where axes say."""
-    D, one, other = (_by_sample(each[0], axes) for each in columns)
-    right = D * _AHEAD.to(D)
-    return _like(right, one, noise) and _like(right.flip(-1), other, noise)
+def _in_order(axes: Axes, D: Tensor, noise: float) -> bool:
+    """Whether gradients for equal weights, and for `_AHEAD`, have the samples where axes say."""
+    plain, ahead = (_by_sample(each, axes) for each in D)
+    return _like(plain * _AHEAD[: plain.shape[-1]].to(D), ahead, noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:

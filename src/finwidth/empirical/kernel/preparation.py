@@ -13,6 +13,7 @@ from torch import nn
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries, check_parameters
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
+    FirstPass,
     MeasuredModule,
     ModuleError,
     Snapshot,
@@ -62,13 +63,13 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     if held:  # before the module is called; K has at least those
         check_affordable(inputs, pairs, pairs * inputs.itemsize)
     sets = [inputs] if others is None else [inputs, others]
-    network, groups = measured(stack, module, sets, wanted, parameters, scale, by)
+    network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
     plans = []
     for whole in together if _different_functions(sets) else together[:1]:
         with _told_from_a_fixed_batch(network, whole):
             few = _three(whole)
-            plans.append(plan_gradients(network, few))
+            plans.append(plan_gradients(network, few, None if plans else first))
     if len(together) > len(plans):
         _check_outputs_alike(network, together[1], plans[0][0].outputs)
     kind, network = chosen(network, wanted, few, plans[0][0].outputs)
@@ -87,22 +88,22 @@ def measured(  # noqa: PLR0917
     parameters: Parameters | None,
     scale: Scale | None,
     by: object,
-) -> tuple[MeasuredModule, tuple[str, ...]]:
-    """The module with the parameters that count, and the names of their groups, while the stack is open."""
+) -> tuple[MeasuredModule, tuple[str, ...], FirstPass]:
+    """The module with the parameters that count, the names of their groups, and a pass; while the stack is open."""
     scales = check_parameters(module, parameters, scale)
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     groups = read_groups(module, by, counted)
-    changing = stack.enter_context(settled(module, inputs))
+    first = stack.enter_context(settled(module, inputs, wanted.function))
     network = MeasuredModule(
         module,
         counted,
         scales,
         Snapshot(module, hooks=False),
-        changing=changing,
+        changing=first.changing,
         function=wanted.function,
         groups=groups.of if groups else None,
     )
-    return network, groups.names if groups else ()
+    return network, groups.names if groups else (), first
 
 
 def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:

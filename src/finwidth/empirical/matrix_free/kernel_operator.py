@@ -333,7 +333,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             )
         with measuring(check_module(self.module)) as stack:
             job = self._job
-            changing = stack.enter_context(settled(self.module, job.sets))
+            changing = stack.enter_context(settled(self.module, job.sets)).changing
             network = replace(job.network, snapshot=Snapshot(self.module, hooks=False), changing=changing)
             job = replace(job, network=network)
             first = self._jacobian(job, job.x1)
