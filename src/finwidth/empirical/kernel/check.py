@@ -409,7 +409,7 @@ def _reason(job: KernelJob) -> str:
     x, module = job.x1[_choose(job, len(job.x1))], job.network.module
     with differentiable():
         first, alone = (apply(job.network, each, job.network.parameters) for each in (x, x[:1]))
-        unlike = why_unlike(job.network, x, first, [alone])
+        unlike = why_unlike(job.network, x, first, [(torch.arange(1), alone)])
     return unlike or (
         "its outputs agree and its derivatives do not, so that these are not those of a function of one sample (custom "
         f"derivatives of {type(module).__name__} or of its layers, samples that meet in the backward pass only?); with "

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -79,6 +79,9 @@ class Axes:
         return self.in_order(each, dim).narrow(dim, 0, self.times)
 
 
+Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
+
+
 @dataclass(frozen=True)
 class GradientPlan:
     """How to find the gradients of a module's parameters.
@@ -90,7 +93,7 @@ class GradientPlan:
     ``mean``: how many numbers a typical gradient has for one sample and output.
     """
 
-    uses: tuple[tuple[Signature, Axes | None], ...]
+    uses: Places
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
@@ -105,44 +108,118 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: MeasuredModule, rows: Batch, first: FirstPass | None = None) -> tuple[GradientPlan, Sizes]:
+class Whole(NamedTuple):
+    """All inputs of a kernel and the outputs that it is of, to make the plan from if they are few; and the memory.
+
+    ``two`` are the places of two inputs, different ones if possible.
+    """
+
+    x: Batch
+    two: Tensor
+    outputs: range
+    memory: int
+
+
+@dataclass(frozen=True, eq=False)
+class WholePass:
+    """A pass of all inputs, by which a plan was made: the factors of the gradients that its uses give."""
+
+    network: MeasuredModule
+    uses: Places
+    x: Batch
+    outputs: range
+    factors: list[GradientFactor]
+
+    def serves(self, network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> bool:
+        """Whether these are factors of the gradients of this network, by this plan, at these inputs."""
+        same = self.network is network and self.uses is plan.uses and self.x is x
+        return same and self.outputs == outputs
+
+
+@dataclass(frozen=True, eq=False)
+class _Few:
+    """Passes of one input and of two, the same one second, and how many numbers autograd keeps of each sample."""
+
+    alone: Tensor
+    recorder: Recorder
+    output: Tensor
+    saved: int
+
+    @classmethod
+    def of(cls, network: MeasuredModule, rows: Batch, first: FirstPass | None) -> _Few:
+        """With two inputs; and the ``first`` pass, if there was one."""
+        alone, less = _alone(network, rows[:1], first)
+        recorder, output, more = _pass_and_saved(network, rows.flip())
+        saved = max(0, more - (more // 2 if less is None else less))
+        return cls(alone, recorder, output, saved // output.element_size())
+
+
+def plan_gradients(
+    network: MeasuredModule, rows: Batch, first: FirstPass | None = None, whole: Whole | None = None
+) -> tuple[GradientPlan, Sizes, WholePass | None]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
     in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
-    company or its place.
+    company or its place. Where the ``whole`` of the inputs goes in one pass, that takes the place of the pass of three,
+    and has the gradients too.
     """
     with differentiable():
-        alone, less = _alone(network, rows[:1], first)
-        of_two, second, more = _pass_and_saved(network, rows[:2].flip())
-        with Recorder(network.parameters) as of_three:
-            output = apply(network, rows, network.parameters)
-        numbers = numbers_of(of_two, of_three)
-        two, three = of_two.record(second, numbers), of_three.record(output, numbers)
-        if output.shape[1:] != alone.shape[1:] or not near(output[:1], alone):
-            # Layers may be written out for the record; whether that is right is for the check to say.
-            with Recorder(network.parameters):
-                alone = apply(network, rows[:1], network.parameters)
-        _check_output(network, rows, output, [second.flip(0), alone])
-        uses, pulled, general = _places(network, two, three)
-        plain: list[Tensor] = []
-        batched = False
-        if three.uses and len(general) < len(network.parameters):
-            with telling(network.module, rows):
-                plain, batched, uses, disordered = _ordered(two, three, uses)
-            general |= disordered
-        ways = _ways(network, general, WAYS)
-        if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
-            ways.sort(key=TRACED.__ne__)
-        results = [use.shape.numel() // 3 for use in three.uses]
-        saved = max(0, more - (more // 2 if less is None else less)) // output.element_size()
-        mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
-        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        one, columns = _of_one_sample(three, uses, plain)
-        return plan, _sizes(network, plan, one, columns, saved, results)
+        few = _Few.of(network, rows[:2], first)
+        if whole is not None and _in_one_pass(few, whole):
+            found = _plan(network, few, whole.x, whole.two, whole.outputs)
+            if _OTHER_ROUTE not in found[0].general.values():  # as a module does that splits its batch into chunks
+                return found
+        return _plan(network, few, rows, torch.arange(2), None)
 
 
-def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[Tensor]) -> None:
+def _in_one_pass(few: _Few, whole: Whole) -> bool:
+    """Whether all inputs are to go through the module at once, by what is known from two of them."""
+    n, o, itemsize = len(whole.x), len(whole.outputs), few.output.element_size()
+    results = [use.shape.numel() // 2 for use in few.recorder.uses]
+    sizes = Sizes(
+        (), few.saved, sum(results), max([few.saved // 8, *results]), _mean_numbers(few.saved, results), itemsize
+    )
+    return n > 3 and replace(sizes, memory=whole.memory).block(n, o + 1).inputs_per_pass == n
+
+
+def _plan(
+    network: MeasuredModule, few: _Few, x: Batch, two: Tensor, outputs: range | None
+) -> tuple[GradientPlan, Sizes, WholePass | None]:
+    """The plan by a pass of inputs x, of which those at ``two`` are the few; and its gradients of some outputs."""
+    with Recorder(network.parameters) as recorder:
+        output = apply(network, x, network.parameters)
+    numbers = numbers_of(few.recorder, recorder)
+    smaller, pass_ = few.recorder.record(few.output, numbers), recorder.record(output, numbers)
+    alone = few.alone
+    if output.shape[1:] != alone.shape[1:] or not near(output[two[:1]], alone):
+        # Layers may be written out for the record; whether that is right is for the check to say.
+        with Recorder(network.parameters):
+            alone = apply(network, x[two[:1]], network.parameters)
+    _check_output(network, x, output, [(two, few.output.flip(0)), (two[:1], alone)])
+    uses, pulled, general = _places(network, smaller, pass_)
+    columns: list[Tensor] = []
+    batched = False
+    if pass_.uses and len(general) < len(network.parameters):
+        rows = _combined(output) if outputs is None else each_sample(network, output, outputs)
+        with telling(network.module, x):
+            columns, batched = pass_.backward_either_way(_with_weighted(rows))
+            uses, disordered = _ordered(smaller, pass_, uses, columns)
+        general |= disordered
+    ways = _ways(network, general, WAYS)
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
+        ways.sort(key=TRACED.__ne__)
+    results = [use.shape.numel() // len(x) for use in pass_.uses]
+    mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
+    plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+    sizes = _sizes(network, plan, *_of_one_sample(pass_, uses, [each[:1] for each in columns]), few.saved, results)
+    if outputs is None or not columns:
+        return plan, sizes, None
+    factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+    return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+
+
+def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
     """Refuse a module whose output has no gradient, or is not that of other passes."""
     if not output.requires_grad:
         raise FinwidthError(
@@ -189,14 +266,12 @@ def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int
     return list(numbers.values())
 
 
-Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
-
-
-def _places(network: MeasuredModule, two: Record, three: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
+def _places(network: MeasuredModule, two: Record, more: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
-    if [use.signature for use in two.uses] != [use.signature for use in three.uses]:
+    if [use.signature for use in two.uses] != [use.signature for use in more.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
-    return _with_places(network, three, [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)])
+    n, pairs = len(more.output), zip(more.uses, two.uses, strict=True)
+    return _with_places(network, more, [_axes(use, smaller, n) for use, smaller in pairs])
 
 
 def _with_places(
@@ -258,10 +333,10 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         recorder, output, saved = _pass_and_saved(network, whole)
         parameters = {use.number for use in recorder.uses if _of_parameters(use, recorder.names)}
         one = recorder.record(output, parameters)
-        _check_output(network, whole, output, [apply(network, whole, network.parameters)])
+        _check_output(network, whole, output, [(torch.arange(1), apply(network, whole, network.parameters))])
         uses, pulled, general = _with_places(network, one, [_all_rows(use) for use in one.uses])
         with telling(network.module, whole):
-            columns, batched = one.backward_either_way(_combined(output, torch.ones(1)).expand(2, -1, -1))
+            columns, batched = one.backward_either_way(_combined(output).expand(2, -1, -1))
         results, saved = [use.shape.numel() for use in one.uses], saved // output.element_size()
         ways = _ways(network, general, ["few at once", ALONE])
         mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
@@ -310,40 +385,43 @@ def between_functions(
     return plan, replace(sizes, shapes=tuple(FactorSize(1, 0, 0, each) for each in numbers), **most)
 
 
-def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
+def _of_one_sample(pass_: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
     """The inputs of uses, and the gradients by their results, of the first sample."""
     narrowed, found = [], []
-    for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
+    for use, (_, axes), D in zip(pass_.uses, uses, columns, strict=bool(columns)):
         narrowed.append(replace(use, input=axes.first(use.input, axes.input)) if axes else use)
         found.append(axes.first(D, axes.result + 1) if axes else D)
-    return replace(three, uses=narrowed), found
+    return replace(pass_, uses=narrowed), found
 
 
-def _axes(three: Use, two: Use) -> Axes | None:
-    """The batch axis, if it is not ambiguous."""
-    results, sources = _grown(two.shape, three.shape), _grown(two.input.shape, three.input.shape)
+def _axes(more: Use, two: Use, n: int) -> Axes | None:
+    """The batch axis in a use by n samples, and the same one by two, if it is not ambiguous."""
+    results, sources = _grown(two.shape, more.shape, n), _grown(two.input.shape, more.input.shape, n)
     if len(results) != 1 or len(sources) != 1:
         return None
     (result, times), (source, as_many) = *results, *sources
-    return Axes(source, result, times) if times == as_many and three.rule.batched(three.input, source) else None
+    return Axes(source, result, times) if times == as_many and more.rule.batched(more.input, source) else None
 
 
-def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
-    """The dimensions that are larger by a half in a pass of three, and how many entries of them a sample has.
+def _grown(two: torch.Size, more: torch.Size, n: int) -> list[tuple[int, int]]:
+    """The dimensions that are larger in a pass of n than in one of two, and how many entries of them a sample has.
 
     Where windows, positions or tokens are merged with the samples, `_ordered` finds out how.
     """
-    sizes = [(i, *each) for i, each in enumerate(zip(two, three, strict=True))]
+    sizes = [(i, *each) for i, each in enumerate(zip(two, more, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
-    return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
+    return changed if all(2 * more[i] == n * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[Tensor]) -> str | None:
-    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
-    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
+def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[tuple[Tensor, Tensor]]) -> str | None:
+    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not.
+
+    ``others`` are places in this batch, and the outputs there in others.
+    """
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[some], each) for some, each in others):
         return None
     coarse = coarsest(network, x)
-    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each, coarse) for each in others):
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[some], each, coarse) for some, each in others):
         return None
     if near(outputs, apply(network, x, network.parameters), coarse):
         return MEETING
@@ -362,52 +440,61 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _ordered(two: Record, three: Record, uses: Places) -> tuple[list[Tensor], bool, Places, dict[str, str]]:
-    """The gradients by all results of uses, whether torch finds those of several outputs at once, and the order.
+def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> tuple[Places, dict[str, str]]:
+    """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
 
-    That is, the order of the samples in every use, and the parameters with a use in which it is not that of the batch.
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own. So it has to be in the pass of two too, the
     samples of which are in another order, where an operation is found that may sort them.
     """
-    columns, batched = three.backward_either_way(_weighted(three.output))
-    uses, found = _in_their_order(three, uses, columns, strided=(False, True))
-    if three.reorders or two.reorders:
-        columns_of_two, _ = two.backward_either_way(_weighted(two.output))
-        uses, others = _in_their_order(two, uses, columns_of_two, strided=(None,))
+    uses, found = _in_their_order(more, uses, columns, strided=(False, True))
+    if more.reorders or two.reorders:
+        columns, _ = two.backward_either_way(_with_weighted(_combined(two.output)))
+        uses, others = _in_their_order(two, uses, columns, strided=(None,))
         found |= others
-    return [each[:1] for each in columns], batched, uses, found
+    return uses, found
 
 
-def _weighted(output: Tensor) -> Tensor:
-    """Cotangents of a combination of the outputs, with equal weights for all samples, and with `_AHEAD`."""
-    n = len(output)
-    return torch.cat([_combined(output, each) for each in (torch.ones(n), _AHEAD[:n])])
+def _with_weighted(rows: Tensor) -> Tensor:
+    """Cotangents of the outputs, and one more row: a combination of them, every sample times its weight."""
+    return torch.cat([rows, (_weights(rows.shape[1]).to(rows)[:, None] * _mixed(rows))[None]])
+
+
+def _weights(n: int) -> Tensor:
+    """Weights of samples that tell them apart."""
+    return _AHEAD[:n] if n <= len(_AHEAD) else torch.randn(n, generator=torch.Generator().manual_seed(0))
+
+
+def _mixed(rows: Tensor) -> Tensor:
+    """A combination of rows, in which none is left out."""
+    found: Tensor = torch.tensordot(torch.cos(torch.arange(1.0, len(rows) + 1)).to(rows), rows, 1)
+    return found
 
 
 def _in_their_order(
     pass_: Record, uses: Places, columns: list[Tensor], strided: Collection[bool | None]
 ) -> tuple[Places, dict[str, str]]:
-    """The uses with the places of samples by gradients for `_weighted`; and the parameters for which they are none.
+    """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
 
     The entries of a sample are strided or not, or (None) as they are said to be.
     """
-    noise = _noise([each[1:] for each in columns])
+    noise = _noise([each[-1] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        place = next((each for each in choices if _in_order(each, D, noise)), None)
+        mixed = _mixed(D[:-1])
+        place = next((each for each in choices if _in_order(each, mixed, D[-1], noise)), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
 
 
-def _in_order(axes: Axes, D: Tensor, noise: float) -> bool:
-    """Whether gradients for equal weights, and for `_AHEAD`, have the samples where axes say."""
-    plain, ahead = (_by_sample(each, axes) for each in D)
-    return _like(plain * _AHEAD[: plain.shape[-1]].to(D), ahead, noise)
+def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
+    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
+    right = _by_sample(D, axes)
+    return _like(right * _weights(right.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:
@@ -427,14 +514,18 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
-def _combined(output: Tensor, weights: Tensor) -> Tensor:
-    """The cotangent of a combination of the outputs, every sample times its weight, shape (1, n, all outputs)."""
+def _combined(output: Tensor) -> Tensor:
+    """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    return (weights.to(output)[:, None] * combination)[None]
+    return combination.expand(1, *output.shape)
 
 
-def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> list[GradientFactor]:
+def gradients(
+    network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range, known: WholePass | None = None
+) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
+
+    ``known`` has those that are found by the plan's uses, if they were found before.
 
     Raises
     ------
@@ -442,7 +533,9 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if len(plan.general) < len(network.parameters):
+    if known is not None:
+        found = [*known.factors]
+    elif len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
             with Recorder(leaves, plan.numbers) as recorder:
@@ -451,10 +544,7 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
-            found, rough = _factors(network, plan, pass_, columns, leaves)
-            for each in rough:
-                G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
-                found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
+            found = _by_uses(network, plan, pass_, columns, leaves)
             del recorder, output, pass_, columns
     if plan.general:
         names = [name for name in network.parameters if name in plan.general]
@@ -463,27 +553,33 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
+def _by_uses(
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
+) -> list[GradientFactor]:
+    """The factors of the gradients of all parameters but the general ones, from those by the results of uses."""
+    found, rough = _factors(network, plan, pass_, columns, leaves)
+    for each in rough:
+        G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
+        found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
+    return found
+
+
 def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
-    Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
-    random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
+    Where an operation may have put samples into another order, one more row goes back, a combination of the outputs
+    with a weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
     """
-    output, n = pass_.output, len(pass_.output)
-    rows = each_sample(network, output, outputs)
-    weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
+    rows = each_sample(network, pass_.output, outputs)
     if pass_.reorders:
-        rows = torch.cat([rows, (weights[:, None] * rows.sum(0))[None]])
+        rows = _with_weighted(rows)
     with telling(network.module, x):  # one that changes what its gradients need raises only now
         columns = pass_.backward(rows, batched=plan.batched)
     if not pass_.reorders:
         return columns
-    columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
-    noise = _noise(weighted)
-    for (_, axes), D, seen in zip(plan.uses, columns, weighted, strict=True):
-        if axes and not _like(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes), noise):
-            raise OtherRouteError
-    return columns
+    if _in_their_order(pass_, plan.uses, columns, strided=(None,))[0] != plan.uses:
+        raise OtherRouteError
+    return [each[:-1] for each in columns]
 
 
 def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
