@@ -95,8 +95,9 @@ class KernelJob:
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> KernelJob:
         """The kernel of the same outputs, or of others for "trace", among some of the inputs, by the same plan."""
         x2 = None if self.x2 is None or others is None else self.x2[others]
-        sizes = replace(self.sizes, all_pairs=outputs == "full" and self.plan.outputs > 1)
-        return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, sizes=sizes, progress=None)
+        sizes, x1 = replace(self.sizes, all_pairs=outputs == "full" and self.plan.outputs > 1), self.x1[rows]
+        known = self.known.part(rows, x1) if self.known and self.known.x is self.x1 else None
+        return replace(self, x1=x1, x2=x2, outputs=outputs, sizes=sizes, progress=None, known=known)
 
     def generalised(self, *ways: str) -> KernelJob:
         """The job with every gradient formed, in these ways, by default one sample at a time."""

@@ -135,6 +135,10 @@ class WholePass:
         same = self.network is network and self.uses is plan.uses and self.x is x
         return same and self.outputs == outputs
 
+    def part(self, rows: Tensor, x: Batch) -> WholePass:
+        """The same of some of the inputs, which are x."""
+        return replace(self, x=x, factors=[each.part(rows) for each in self.factors])
+
 
 @dataclass(frozen=True, eq=False)
 class _Few:
@@ -212,11 +216,13 @@ def _plan(
     results = [use.shape.numel() // len(x) for use in pass_.uses]
     mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
     plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-    sizes = _sizes(network, plan, *_of_one_sample(pass_, uses, [each[:1] for each in columns]), few.saved, results)
     if outputs is None or not columns:
-        return plan, sizes, None
+        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+        shapes = _shapes(network, plan, one, of_one)
+        return plan, _sizes(network, plan, shapes, few.saved, results), None
     factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-    return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+    whole = WholePass(network, plan.uses, x, outputs, factors)
+    return plan, _sizes(network, plan, map(FactorSize.of, factors), few.saved, results), whole
 
 
 def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
@@ -246,16 +252,20 @@ def _common_dtype(network: MeasuredModule, output: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
 
 
-def _sizes(  # noqa: PLR0917
-    network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor], saved: int, results: list[int]
+def _sizes(
+    network: MeasuredModule, plan: GradientPlan, shapes: Iterable[FactorSize], saved: int, results: list[int]
 ) -> Sizes:
-    """What one sample needs: the factors of one, what autograd saves of one, and the results of uses, in numbers."""
+    """What one sample needs: the factors, what autograd saves of one, and the results of uses, in numbers."""
+    general = (FactorSize(1, 0, 0, each) for each in _numbers_by_group(network, plan.general))
+    return Sizes((*shapes, *general), saved, sum(results), max([saved // 8, *results]), plan.mean, plan.dtype.itemsize)
+
+
+def _shapes(network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor]) -> list[FactorSize]:
+    """The sizes of the factors that uses give, from those of one sample."""
     factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    together = [*(parameters_behind(plan.pulled, one, each) for each in rough), list(plan.general)]
-    dense = [each for names in together for each in _numbers_by_group(network, names)]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in dense))
-    largest = max([saved // 8, *results])
-    return Sizes(shapes, saved, sum(results), largest, plan.mean, one.output.element_size())
+    together = (parameters_behind(plan.pulled, one, each) for each in rough)
+    dense = (FactorSize(1, 0, 0, each) for names in together for each in _numbers_by_group(network, names))
+    return [*map(FactorSize.of, factors), *dense]
 
 
 def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
@@ -341,7 +351,8 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         ways = _ways(network, general, ["few at once", ALONE])
         mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        return plan, _sizes(network, plan, one, [each[:1] for each in columns], saved, results)
+        shapes = _shapes(network, plan, one, [each[:1] for each in columns])
+        return plan, _sizes(network, plan, shapes, saved, results)
 
 
 def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
