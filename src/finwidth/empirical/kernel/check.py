@@ -107,7 +107,8 @@ def _check_company(job: KernelJob) -> None:
 
     Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
     """
-    network, mode = job.network, torch.no_grad
+    network = job.network
+    mode: Callable[[], AbstractContextManager[None]] = torch.no_grad
     for x in job.sets:
         order = torch.randperm(len(x), generator=_seeded(6))
         for start in range(0, len(x), _COMPANY):
