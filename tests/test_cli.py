@@ -37,6 +37,17 @@ def test_exact_json_is_the_value_to_recognise() -> None:
     assert found["bounds"]["K"]["form"] == pytest.approx(9)
 
 
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("finwidth mom", "moments"), ("finwidth moments --bra", "--branch"), ("finwidth sweep st", "status")],
+)
+def test_shells_can_complete(line: str, completed: str) -> None:
+    place = str(len(line.split()) - 1)
+    found = run(_FINWIDTH_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=place)
+    assert found.stdout.split() == [completed]
+    assert "--install-completion" in run("--help").stdout
+
+
 def test_moments_options() -> None:
     arguments = ("moments", "2,3x2,1", "-i", "1,0.5", "--law", "uniform", "--parameterization", "standard")
     found = json.loads(run(*arguments, "--order", "4", "--json").stdout)
@@ -191,6 +202,7 @@ MISTAKES = {
     "moments 2,0,1 -i 1,2": "width number 1 is 0, less than 1",
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
+    "regime model.py:make": "of modules in files there is finwidth measure",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
     "moments 2,3,0 -i 1,2": "width number 2 is 0",
     "moments 2,3,1 -i nan,1": "nan at place 0",

@@ -133,7 +133,11 @@ class Regime(Result):
 
     def _table(self) -> Table:
         spread = "CV of K" if self.relative_to == "mean" else "(q84 - q16) / (2 median) of K"
-        table = Table(f"{self._of}: {self.name}", ("quantity", "value", "std. err."), f"{self.advice}.")
+        table = Table(
+            f"{self._of}: {self.name}",
+            ("quantity", "value", "std. err."),
+            f"{self.advice[0].upper()}{self.advice[1:]}.",
+        )
         table.add(spread, self.cv, told(self.cv_error, ".2g"))
         table.add("movement of K in a step", self.movement, told(self.movement_error, ".2g"))
         table.add("half of the networks: less than", self.median)
@@ -146,6 +150,10 @@ class Regime(Result):
 
     def _headline(self) -> str:
         moved = f"a step moves K by {self.movement:.2g} of its {self.relative_to}"
+        if math.isnan(self.movement):
+            moved = f"a step moves K by less than {self.median:.2g} of its mean in half of the networks"
+        if math.isnan(self.median):
+            moved = "a step moves K past a double's range in some networks"
         return f"{self._of}: {self.name}, CV {self.cv:.2g}, {moved}"
 
 

@@ -23,6 +23,7 @@ from typing import (
     TypeAlias,
     TypeGuard,
     TypeVar,
+    cast,
     runtime_checkable,
 )
 
@@ -84,7 +85,9 @@ def real(name: str, value: object, wanted: str, allowed: Callable[[float], bool]
 
 def exact(name: str, value: object, wanted: str, allowed: Callable[[Fraction], bool] = lambda _: True) -> Fraction:
     """A real number as a fraction, without rounding, of a size that a double has."""
-    if not is_double(value) or not allowed(fraction := as_fraction(value)):
+    number = _float(value)
+    double = math.isfinite(number) and (number != 0 or value == 0)  # the test of `is_double`
+    if not double or not allowed(fraction := as_fraction(cast("SupportsFloat", value))):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return fraction
 

@@ -32,7 +32,8 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm
 from finwidth.networks.routes import check_supported, not_gaussian
 from finwidth.networks.widths import check_depth
-from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
+from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler
+from finwidth.sampling.sampler import collect
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
 Widths = npt.NDArray[np.int64]
@@ -128,7 +129,7 @@ def _searched(family: Family, depth: int, cv: float, x: list[float], *, drawn: b
                 continue
             net = family.net(_INPUT, asked, depth)
             if drawn:
-                spread = _spread_of_draws(net, sample_gram(net, [x], _as_many(asked * depth), seed=0).K.to_numpy())
+                spread = _spread_of_draws(net, collect(kernel_matrix_sampler(net, [x]), _as_many(asked * depth))["K"])
             else:
                 spread = moments(net, x).cv
             asked = search.send(np.array(spread))
@@ -323,7 +324,8 @@ def _spreads_without_moments(family: Family, width: int, x: list[float]) -> dict
         elif depth > _DEEPEST_DRAWN or width > _WIDEST_DRAWN:
             break
         else:
-            found[depth] = _spread_of_draws(net, sample_gram(net, [x], _as_many(width * depth), seed=0).K.to_numpy())
+            drawn = collect(kernel_matrix_sampler(net, [x]), _as_many(width * depth))
+            found[depth] = _spread_of_draws(net, drawn["K"])
     return found
 
 

@@ -286,7 +286,8 @@ class GramSummary(Result):
                 row += [told(rows[a][b].se * rows[a][b].draws ** 0.5, ".3g")] if name == "K" else []
                 doubtful |= not rows[a][b].trust
             table.add(str(a), str(b), *row)
-        table.notes = of_several(self.network) + f"{self.draws} draws in law at {m} inputs, a and b counted from 0."
+        inputs = f"{m} input{'s' * (m > 1)}"
+        table.notes = of_several(self.network) + f"{self.draws} draws in law at {inputs}, a and b counted from 0."
         table.notes += f" The table is of the first {MOST_INPUTS}; --json has all." if m > MOST_INPUTS else ""
         table.notes += "\n! too few draws carry this mean to trust it." if doubtful else ""
         return table

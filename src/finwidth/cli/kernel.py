@@ -205,6 +205,7 @@ def report_command(
     from finwidth.report import FILES, report, write
 
     check_folder(output, FILES)
+    done = "Replaced" if (output / FILES[0]).exists() else "Wrote"
     x = parse_input(input, net.widths[0])
     found = report(net, x, draws, seed)
     paths = write(found, x, output)
@@ -214,7 +215,7 @@ def report_command(
     from finwidth.cli import tables
 
     tables.show(found)
-    typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
+    typer.echo(f"{done} {', '.join(map(str, paths))}.")
 
 
 @taking("net", network_of)

@@ -36,7 +36,6 @@ from finwidth.errors import FinwidthError, shortened
 from finwidth.progress import watching
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What finite depth and width do to the neural tangent kernel (NTK).",
@@ -159,6 +158,8 @@ def main() -> None:
 
 def _invoke(arguments: list[str]) -> int:
     """Run a command; its exit status."""
+    if "_FINWIDTH_COMPLETE" in os.environ:  # a shell asks how a line goes on
+        app(prog_name="finwidth")
     command = typer.main.get_command(_needed_for(arguments))
     try:
         with command.make_context("finwidth", arguments) as context:

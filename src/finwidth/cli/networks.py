@@ -218,6 +218,11 @@ def taking(name: str, make: Callable[..., object]) -> Callable[[Callable[..., Re
 @taking("layers", read_options)
 def network_of(widths: Widths, layers: Described) -> Network:
     """The network of these widths that the options describe."""
+    if ".py" in widths:
+        raise FinwidthError(
+            f"widths {shown(widths)} name a file; of modules in files there is finwidth measure, and in Python "
+            "finwidth.regime(module, x) and finwidth.compare(module, x)"
+        )
     return layers.network(parse_widths(widths))
 
 

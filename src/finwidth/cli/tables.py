@@ -8,10 +8,7 @@ from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
 from finwidth.networks.description import Network
-from finwidth.paper import page
-from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import of_several
-from finwidth.summary import MOST_INPUTS
 from finwidth.tables import Result, Table, Told
 
 if TYPE_CHECKING:
@@ -19,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from finwidth.measurement import Measurement
+    from finwidth.paper.records import Finding, Statement
     from finwidth.sweeps.store.dataset import Status
 
 
@@ -59,6 +57,8 @@ def expansion_document(found: xr.Dataset) -> dict[str, object]:
 
 def print_expansion(net: Network, found: xr.Dataset) -> None:
     """Print what the expansion in 1/width says of each pair of inputs."""
+    from finwidth.summary import MOST_INPUTS
+
     headings = ("a", "b", "infinite width", "correction", "E[K_ab]", "std. dev.", "E[ΔK_ab]/λ")
     table, m = Table(str(net), headings, named=2), found.sizes["input"]
     for a, b in combinations_with_replacement(range(min(m, MOST_INPUTS)), 2):
@@ -105,7 +105,10 @@ def print_measurement(found: Measurement) -> None:
     """Print a module's kernel in short, and the theory beside it."""
     show(found)
     if found.theory is None:
-        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}.", markup=False)
+        others = (
+            "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
+        )
+        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}. {others}", markup=False)
     else:
         _console().print("The kernel at the first input beside its law over initializations:", markup=False)
         show(found.theory)
@@ -113,6 +116,8 @@ def print_measurement(found: Measurement) -> None:
 
 def print_statement(found: Statement) -> None:
     """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
+    from finwidth.paper import page
+
     figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(found).items())
     line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
     _console(soft_wrap=True).print(line, markup=False)
@@ -120,6 +125,8 @@ def print_statement(found: Statement) -> None:
 
 def print_findings(found: Iterable[Finding]) -> None:
     """Print what the checks find different from what the paper prints."""
+    from finwidth.paper import page
+
     console = _console()
     for number, finding in enumerate(found, 1):
         figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(finding).items())

@@ -288,10 +288,7 @@ def unsupported_laws(net: Network) -> list[str]:
 class MLPMoments:
     """What `finwidth.moments` and its like do for an `MLP`."""
 
-    @staticmethod
-    def unsupported(net: MLP) -> list[str]:
-        """Reasons why there are no moments of this network; none if there are."""
-        return unsupported_laws(net)
+    unsupported = staticmethod(unsupported_laws)
 
     @staticmethod
     def values(

@@ -67,7 +67,7 @@ class ResidualNetwork(Network):
         skips, branches = (_squares(name, given[name], blocks) for name in ("skip", "branch"))
         if not all(a or b for a, b in zip(skips, branches, strict=True)):
             raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
-        kinds, variances = layers.biases(given["bias"], given["bias_variance"])
+        variances = layers.numbers("bias_variance", given["bias_variance"], positive=False)
         gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
         fields = {
             "widths": self._widths(widths),
@@ -77,7 +77,7 @@ class ResidualNetwork(Network):
             "activation": phi,
             "parameterization": _parameterization(given["parameterization"]),
             "gains": layers.numbers("gains", gains, positive=True),
-            "bias": kinds,
+            "bias": layers.biases(given["bias"], variances),
             "bias_variance": variances,
             "bias_law": weight_law(given["bias_law"]),
             "bias_scale": layers.numbers("bias_scale", given["bias_scale"], positive=False),

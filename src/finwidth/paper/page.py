@@ -21,8 +21,8 @@ INTRODUCTION = (
     "Every numbered statement of the paper, checked by a computation that runs in seconds. Statements that give an "
     "identity or a count are checked exactly, in fractions or network by network; statements up to universal "
     "constants by the ratio of the exact value to the printed form, which must stay bounded and settle as depth and "
-    'width grow together. "Holds" means that what the column "how" describes came out as claimed, no more: none of '
-    "this is a proof."
+    'width grow together. "Holds" means that the check described beside it came out as claimed, no more: none of this '
+    "is a proof."
 )
 INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
 

@@ -133,12 +133,12 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                         told(entries.pairs * passed // whole)
                     for left, right in step.products:
                         add(K, entries, tiles[left], tiles[right])
-            return _finished(K, job.outputs, all_pairs=entries.all_pairs), job
+            return finished(K, job.outputs, all_pairs=entries.all_pairs), job
         except OtherRouteError:
             job = _retreated(job, layout.inputs_per_pass)
 
 
-def _finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:
+def finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:
     """The kernel in its final shape, unless it overflows."""
     # isfinite(K) would need a second K, and aminmax has no forward derivative before torch 2.12.
     if not torch.isfinite(torch.stack([K.amin(), K.amax()])).all():

@@ -86,6 +86,7 @@ def _of_each_sample(
     numbers, k = Combinations(rows, n), len(rows)
     plan = replace(job.plan, outputs=len(numbers))
     job = replace(job, network=replace(job.network, combinations=numbers), plan=plan)
+    check_affordable(job.x1, job.bytes // plan.dtype.itemsize, job.bytes + job.working_bytes)
     K = torch.unflatten(torch.unflatten(find(job)[..., 0, 0, :, :], -1, (n, k)), -3, (n, k)).transpose(-3, -2)
     if check:
         c = torch.randn(n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(K.device)

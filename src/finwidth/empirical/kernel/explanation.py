@@ -121,7 +121,8 @@ def explain(
     Raises
     ------
     FinwidthError
-        As `finwidth.empirical.ntk` before it computes anything.
+        As `finwidth.empirical.ntk` before it computes anything, but for a kernel that memory does not hold: it is told
+        how large that is.
 
     Examples
     --------
@@ -136,7 +137,7 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=0)
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())

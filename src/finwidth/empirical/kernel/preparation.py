@@ -18,11 +18,8 @@ from finwidth.empirical.kernel.calls import (
     ModuleError,
     Snapshot,
     apply,
-    called,
     differentiable,
     settled,
-    telling,
-    tensor_of,
 )
 from finwidth.empirical.kernel.computation import KernelJob, check_affordable, wanted_outputs
 from finwidth.empirical.kernel.gradients import GradientPlan, Whole, between_functions, plan_gradients
@@ -49,12 +46,13 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     *,
     in_dims: object = 0,
     by: object = None,
-    held: bool = True,
+    copies: int = 1,
     at_once: bool = False,
 ) -> KernelJob:
     """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
 
-    ``held``: it has to fit the memory. ``at_once``: the plan may be made by a pass of all inputs, if these are few.
+    So many copies of it have to fit what memory there is, with what the computation needs besides; of none, none.
+    ``at_once``: the plan may be made by a pass of all inputs, if these are few.
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
@@ -62,7 +60,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     inputs = read_batch(module, x1, "x1", in_dims)
     others = None if x2 is None else read_batch(module, x2, "x2", in_dims)
     pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
-    if held:  # before the module is called; K has at least those
+    if copies:  # before the module is called; K has at least those
         check_affordable(inputs, pairs, pairs * inputs.itemsize)
     sets = [inputs] if others is None else [inputs, others]
     network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
@@ -86,7 +84,10 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     plan = replace(plan, outputs=len(network.combinations) if network.combinations else plan.outputs)
     all_pairs = kind == "full" and plan.outputs > 1  # otherwise every output meets only itself
     sizes = replace(sizes, all_pairs=all_pairs, diagonal_only=entries == "diagonal", memory=memory)
-    return KernelJob(network, inputs, others, kind, plan, sizes, groups=groups, known=known)
+    job = KernelJob(network, inputs, others, kind, plan, sizes, groups=groups, known=known)
+    if copies:
+        check_affordable(inputs, job.bytes // plan.dtype.itemsize, copies * job.bytes + job.working_bytes)
+    return job
 
 
 def measured(  # noqa: PLR0917
@@ -102,17 +103,16 @@ def measured(  # noqa: PLR0917
     scales = check_parameters(module, parameters, scale)
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     groups = read_groups(module, by, counted)
-    first = stack.enter_context(settled(module, inputs, wanted.function))
     network = MeasuredModule(
         module,
         counted,
         scales,
         Snapshot(module, hooks=False),
-        changing=first.changing,
         function=wanted.function,
         groups=groups.of if groups else None,
     )
-    return network, groups.names if groups else (), first
+    first = stack.enter_context(settled(network, inputs))
+    return replace(network, changing=first.changing), groups.names if groups else (), first
 
 
 def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
@@ -127,11 +127,8 @@ def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> t
 
 def returned(network: MeasuredModule, x: Batch) -> Tensor:
     """The module's outputs, or the values of their function, in the shape in which they are returned."""
-    try:
-        with differentiable(), telling(network.module, x):
-            return tensor_of(called(network, x, network.buffers()))
-    finally:
-        network.snapshot.restore()
+    with differentiable():
+        return apply(network, x, network.parameters, flat=False)
 
 
 def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:

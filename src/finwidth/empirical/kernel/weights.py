@@ -104,14 +104,7 @@ def pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str
 
 
 def input_as(use: Use, dtype: torch.dtype) -> Tensor:
-    """A use's input without its graph, in this type if it is a factor of the gradients."""
-    x = _freed(use.input)
+    """A use's input without its graph, but with its tangent, in this type if it is a factor of the gradients."""
+    primal, tangent = unpack_dual(use.input)
+    x = use.input.detach() if tangent is None else dual(primal.detach(), tangent.detach())
     return x.to(dtype) if x.is_floating_point() and not isinstance(use.rule, Scaling) else x
-
-
-def _freed(x: Tensor) -> Tensor:
-    """The tensor without the graph behind it, but with its tangent, if there is one."""
-    primal, tangent = unpack_dual(x)
-    if tangent is None:
-        return x.detach()
-    return dual(primal.detach(), tangent.detach())

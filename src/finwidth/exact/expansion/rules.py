@@ -57,7 +57,8 @@ def pair_rule(phi: Activation, largest: float, level: int, *, odd: bool = False)
     size = 2.0 ** np.ceil(np.log2(max(largest, 0.1)))
     kinks = np.zeros(0) if mixture_of(phi) else _kinks(phi, size)
     if not len(kinks) and size <= _ORDINARY:
-        return lambda _: _trapezoid(_STEPS[level])
+        nodes = _trapezoid(_STEPS[level])
+        return lambda _: nodes
     scales = 2.0 ** np.arange(-1, np.log2(REACH * size)) if size > _ORDINARY else np.zeros(0)
     return partial(_nested, kinks, np.concatenate([kinks, -scales, scales]), _PANELS[level])
 

@@ -19,7 +19,7 @@ O(n T^2) operations for T products, by random reflections instead of bases and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -104,25 +104,22 @@ class _Side(Generic[Array]):
         self.images.append(images)
 
 
-def inner_products(X: Array, Y: Array, xp: ModuleType) -> Array:
-    """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
-    runs = X.shape[-1] // _RUN
+def inner_products(X: Array, blocks: Sequence[Array], xp: ModuleType) -> Array:
+    """X Y^T for the rows Y of all blocks, (draws, m, size).
+
+    They are summed in runs: whatever the BLAS, they round as sums of 1024 + length/1024 terms do.
+    """
+    found, runs = [X[..., :0]], X.shape[-1] // _RUN
     end = runs * _RUN
-    total = X[..., end:] @ Y[..., end:].swapaxes(-1, -2)
-    if not runs:
-        return total
-    # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
-    folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in stack] for stack in (X, Y)]
-    of_runs: Array = xp.stack([(x @ y.swapaxes(-1, -2)).sum(0) for x, y in zip(*folded, strict=True)])
-    return total + of_runs
-
-
-def overlaps(X: Array, blocks: list[Array], xp: ModuleType) -> Array:
-    """X V^T for the rows V of the blocks, (draws, m, size)."""
-    if not blocks:
-        return X[..., :0]
-    found: Array = xp.concatenate([inner_products(X, block, xp) for block in blocks], -1)
-    return found
+    for Y in blocks:
+        total = X[..., end:] @ Y[..., end:].swapaxes(-1, -2)
+        if runs:
+            # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
+            folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in one] for one in (X, Y)]
+            total = total + xp.stack([(x @ y.swapaxes(-1, -2)).sum(0) for x, y in zip(*folded, strict=True)])
+        found.append(total)
+    products: Array = xp.concatenate(found, -1)
+    return products
 
 
 def linear_combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
@@ -305,15 +302,15 @@ class DeferredGaussianMatrix(Generic[Array]):
         if self.materialized:
             return X * sizes
         unit: Array = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
-        coordinates: Array = overlaps(unit, side.vectors, xp)
+        coordinates: Array = inner_products(unit, side.vectors, xp)
         rest = linear_combination(-coordinates, side.vectors, unit)
         fresh, there = self._directions(rest)
         if fresh.shape[1]:
             self._afford(fresh.shape[1] * sum(shape), X.shape[1])
             fresh = self._orthonormal(fresh, there, side)
-            coordinates = xp.concatenate([coordinates, inner_products(rest, fresh, xp)], -1)
+            coordinates = xp.concatenate([coordinates, inner_products(rest, [fresh], xp)], -1)
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
-            fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
+            fixed = inner_products(fresh, other.images, xp) - inner_products(images, other.vectors, xp)
             side.append(fresh, linear_combination(fixed, other.vectors, images), xp)
         return coordinates * lengths * sizes
 
@@ -337,7 +334,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         rows does not depend on the processor, so that the numbers that are drawn for them mean the same everywhere.
         """
         xp = self._xp
-        values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
+        values, vectors = xp.linalg.eigh(inner_products(rest, [rest], xp))
         if float(values.min()) > _SAFE:
             rows = vectors @ (transpose(vectors) / values[..., None] ** 0.5) @ rest
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
@@ -358,8 +355,8 @@ class DeferredGaussianMatrix(Generic[Array]):
         xp = self._xp
         unit = as_array(self.rng, np.eye(rows.shape[1]), self.dtype) * there
         for _ in range(4):
-            rows = linear_combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
-            gram = inner_products(rows, rows, xp)
+            rows = linear_combination(-inner_products(rows, side.vectors, xp), side.vectors, rows)
+            gram = inner_products(rows, [rows], xp)
             rows = 1.5 * rows - 0.5 * gram @ rows  # Newton's step: an error e of the Gram matrix becomes 3/4 e^2
             if float(abs(gram - unit).max()) < self._round**0.5:
                 break
@@ -367,15 +364,19 @@ class DeferredGaussianMatrix(Generic[Array]):
 
     def materialize(self) -> None:
         """Draw all that is not known yet, and keep the dense matrix."""
-        rows, columns = self.shape
-        self._afford(rows * columns, 1)
-        W = normals(self.rng, (self._draws, rows, columns), self.dtype)
+        self._afford(self.shape[0] * self.shape[1], 1)
+        self.dense = self._drawn()
+
+    def _drawn(self) -> Array:
+        """The dense matrix, given all that is known, which is then let go."""
+        W: Array = normals(self.rng, (self._draws, *self.shape), self.dtype)
         for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
             add_product(W, images - vectors @ transpose(W), vectors)
         for vectors, images in zip(self._left.vectors, self._left.images, strict=True):
             add_product(W, vectors, images - vectors @ W)
         W *= self.deviation
-        self.materialized, self.dense, self._left, self._right = True, W, _Side(), _Side()
+        self.materialized, self._left, self._right = True, _Side(), _Side()
+        return W
 
     def _afford(self, more: int, at_once: int) -> None:
         """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget.

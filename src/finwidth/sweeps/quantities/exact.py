@@ -10,7 +10,7 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import STATEMENTS, log_forms, unsupported
-from finwidth.exact.grid import moments_grid
+from finwidth.exact.grid import grid_moments
 from finwidth.exact.moments import moments
 from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
@@ -78,10 +78,10 @@ def _on_a_grid(
     depths, widths = (sorted({getattr(cell, axis) for cell in cells}) for axis in ("depth", "width"))
     with np.errstate(over="ignore"):  # inf says so
         family = cells[0].family(common)
-        found = moments_grid(widths, depths, x, kind=family.kind, **cast("FamilyOptions", family.options))
+        found = grid_moments(widths, depths, x, kind=family.kind, **cast("FamilyOptions", family.options))
     rows = np.searchsorted(widths, [cell.width for cell in cells])
     columns = np.searchsorted(depths, [cell.depth for cell in cells])
-    return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)
+    return np.stack([found.values[name][rows, columns] for name in _EXACT], axis=1)
 
 
 def _each_by_itself(
