@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from finwidth import arguments, module_law
 from finwidth.arguments import count, numbers, real
+from finwidth.documents import plain
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.expansion.one_input import where_it_serves
@@ -24,7 +25,6 @@ from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import instead, not_gaussian
-from finwidth.quantities import plain
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
@@ -124,12 +124,18 @@ class Regime(Result):
     advice: str
     network: Network | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        numbers = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"name", "network"}}
-        network = None if self.network is None else self.network.describe()
-        document: dict[str, object] = plain({"network": network, "regime": self.name, **numbers})
-        return document
+    def content(self) -> dict[str, object]:
+        """Its name, the spread and the movement with their errors, the step, and the advice."""
+        found: dict[str, object] = plain(
+            {
+                "regime": self.name,
+                "cv": {"value": self.cv, "se": self.cv_error},
+                "movement": {"value": self.movement, "se": self.movement_error},
+                "median_movement": {"value": self.median},
+                **{name: getattr(self, name) for name in ("relative_to", "target", "lr", "advice")},
+            }
+        )
+        return found
 
     def _table(self) -> Table:
         spread = "CV of K" if self.relative_to == "mean" else "(q84 - q16) / (2 median) of K"

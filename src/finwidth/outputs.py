@@ -54,6 +54,11 @@ def wrote(path: Path) -> bool:
     return any(mark.match(content) for mark in _MARKS)
 
 
+def written(*files: Path | None) -> list[str] | None:
+    """The names of files, for a document; None if there is none."""
+    return [str(file) for file in files if file is not None] or None
+
+
 def check(*paths: Path | None) -> list[Path]:
     """Refuse outputs that cannot be made, or would replace what is not finwidth's, before the work for them is done.
 

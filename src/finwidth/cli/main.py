@@ -29,6 +29,7 @@ from finwidth.cli.kernel import (
 from finwidth.cli.modules import measure_command
 from finwidth.cli.options import examples
 from finwidth.cli.paper import paper_command
+from finwidth.cli.schema import schema_command
 from finwidth.cli.sizes import depth_for_command, regime_command, width_for_command
 from finwidth.cli.sweeps import sweep_app
 from finwidth.cli.training import train_command
@@ -136,6 +137,7 @@ _add(
 )  # fmt: skip
 _add("explore", explore_command, "", "-o explorer.html")
 _add("paper", paper_command, "", "theorem-1", "-o paper.html")
+_add("schema", schema_command, "")
 app.add_typer(sweep_app, name="sweep")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json
+from finwidth.documents import extended
 
 
 def measure_command(
@@ -47,7 +48,7 @@ def measure_command(
         wanted = outputs if number is None else number
         found = measure(module, X, wanted, seed=seed, init=init)
     if as_json:
-        print_json(found.to_json())
+        print_json(extended(found.to_json(), command="measure", settings={"init": init}, seed=seed))
         return
     from finwidth.cli import tables
 

@@ -17,6 +17,7 @@ from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
 from finwidth.cli.options import Json, examples
 from finwidth.cli.output import print_json
+from finwidth.documents import document
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run_command(
             stop.add_note(f"{_done_line(path, last[0])}; the same command goes on")
         raise
     if as_json:
-        print_json(status(path) | {"seconds": last[0].seconds})
+        _print_status(status(path), "sweep run", as_json=True, seconds=last[0].seconds)
         return
     typer.echo(f"{_done_line(path, last[0])}.")
     for each in status(path)["quantities"].values():
@@ -150,12 +151,14 @@ def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
 
-    _print_status(status(store), as_json=as_json)
+    _print_status(status(store), "sweep status", as_json=as_json)
 
 
-def _print_status(found: Status, *, as_json: bool) -> None:
+def _print_status(found: Status, command: str, *, as_json: bool, **more: object) -> None:
     if as_json:
-        print_json(found)
+        names = {"quantities": "cells"}
+        results = {names.get(name, name): each for name, each in found.items() if name != "seed"}
+        print_json(document("SweepStatus", results | more, command=command, seed=found["seed"]))
         return
     from finwidth.cli import tables
 
@@ -171,7 +174,8 @@ def check_command(store: StoreArgument, as_json: Json = False) -> None:
 
     found = check_kernel(store) if (store / KIND.copy).exists() else check(store)
     if as_json:
-        print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
+        results = {"store": str(store), "damaged": [asdict(each) for each in found]}
+        print_json(document("StoreCheck", results, command="sweep check"))
     else:
         for each in found:
             typer.echo(f"{each.file}: {each.mended}")
@@ -199,7 +203,8 @@ def collect_command(
     outputs.write_netcdf(found, output)
     sizes = {str(name): size for name, size in found.sizes.items()}
     if as_json:
-        print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
+        results = {"store": str(store), "sizes": sizes, "variables": [str(name) for name in found]}
+        print_json(document("Collection", results, command="sweep collect", files=outputs.written(output)))
         return
     typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
 
@@ -217,7 +222,7 @@ def merge_command(
     from finwidth.sweeps.store.merge import merge
 
     merge(stores, output)
-    _print_status(status(output), as_json=as_json)
+    _print_status(status(output), "sweep merge", as_json=as_json)
 
 
 @sweep_app.command(
@@ -249,6 +254,7 @@ def plot_command(
 
     plot(store, picture, output, source=source, at=at or [])
     if as_json:
-        print_json({"picture": picture, "file": str(output)})
+        results = {"store": str(store), "picture": picture}
+        print_json(document("Picture", results, command="sweep plot", files=outputs.written(output)))
         return
     typer.echo(f"Wrote {output}.")

@@ -41,18 +41,29 @@ def show(found: Result | Table) -> None:
 _ROUNDING = 1e-14  # of a correction that is 0
 
 
-def expansion_document(found: xr.Dataset) -> dict[str, object]:
+def expansion_content(found: xr.Dataset) -> dict[str, object]:
     """The expansion as plain types: each quantity by order, its error of quadrature, and how far it serves."""
     quantities = {
         str(name): {
-            "infinite_width": each[0].to_numpy().tolist(),
-            "correction": each[1].to_numpy().tolist(),
-            "error": each.attrs["error"],
+            "infinite_width": {"value": each[0].to_numpy().tolist()},
+            "correction": {"value": each[1].to_numpy().tolist(), "error": each.attrs["error"]},
         }
         for name, each in found.items()
     }
-    told = ("inverse_widths", "relative_variance", "relative_correction", "left_out", "first_order")
-    return {"quantities": quantities, **{name: found.attrs[name] for name in told}}
+    told = {
+        name: found.attrs[name] for name in ("left_out", "inverse_widths", "relative_variance", "relative_correction")
+    }
+    return {"quantities": quantities, "first_order": {**told, "verdict": found.attrs["first_order"]}}
+
+
+def trajectory_content(found: Mapping[str, Any]) -> dict[str, object]:
+    """Means over draws at the recorded steps, by quantity."""
+    quantities = {
+        name: {"sampled": {"value": each["mean"], "se": each["se"], "left_out": each["left_out"]}}
+        for name, each in found.items()
+        if name != "step"
+    }
+    return {"step": found["step"], "quantities": quantities}
 
 
 def print_expansion(net: Network, found: xr.Dataset) -> None:

@@ -10,8 +10,9 @@ import typer
 from finwidth.cli.networks import network_of, taking
 from finwidth.cli.options import Json, Seed, either
 from finwidth.cli.output import print_json
+from finwidth.documents import document
 from finwidth.networks.description import Network
-from finwidth.outputs import RULE, check, write_netcdf
+from finwidth.outputs import RULE, check, write_netcdf, written
 from finwidth.sampling.training.losses import LOSSES, loss_called
 
 _OF_CLASSES = either(name for name, loss in LOSSES.items() if loss.classes)
@@ -78,11 +79,17 @@ def train_command(
     if output is not None:
         write_netcdf(run, output)
     found = mean_trajectory(run)
-    if as_json:
-        settings = {"lr": lr, "steps": steps, "batch": batch, "momentum": momentum, "loss": loss, "centred": centred}
-        print_json({"network": net.describe(), **settings, "draws": draws, "seed": seed, "trajectory": found})
-        return
     from finwidth.cli import tables
+
+    if as_json:
+        settings = {
+            "targets": y, "lr": lr, "steps": steps, "batch": batch, "momentum": momentum, "loss": loss,
+            "centred": centred, "record": record,
+        }  # fmt: skip
+        about = {"network": net.describe(), "input": X, "settings": settings, "draws": draws, "seed": seed}
+        content = tables.trajectory_content(found)
+        print_json(document("Trajectory", content, command="train", **about, files=written(output)))
+        return
 
     tables.print_trajectory(net, lr, found)
     if centred:

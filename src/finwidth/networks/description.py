@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from finwidth import arguments
 from finwidth.arguments import typed
 from finwidth.errors import FinwidthError, shown
-from finwidth.networks.activations import ACTIVATIONS, Activation
+from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.networks.laws import LAWS, WeightLaw
 from finwidth.networks.norm import Norm
 
@@ -170,12 +170,21 @@ class Network:
         return range(1, len(self.stages))
 
     def describe(self) -> dict[str, Any]:
-        """What defines the network, in plain types: for JSON and for file attributes."""
+        """What defines the network, in plain types, enough to make it again: for JSON and for file attributes.
+
+        Of what is made of a user's functions, a smooth activation or a weight law, there is the name only.
+        """
         norm = {} if self.norm is None else {"norm": self.norm.describe()}
+        phi = self.activation
+        slopes = {}
+        if phi != ACTIVATIONS.get(phi.name) and not isinstance(phi, SmoothActivation):
+            slopes = {"slopes": [str(slope) for slope in (phi.positive, phi.negative, phi.at_zero)]}
         return {
+            "kind": type(self).__name__,
             "widths": list(self.widths),
             "weight_law": self.weight_law.name,
-            "activation": self.activation.name,
+            "activation": phi.name,
+            **slopes,
             "parameterization": self.parameterization,
             "gains": [str(gain) for gain in self.gains],
             "bias": list(self.bias),

@@ -171,7 +171,6 @@ class ResidualNetwork(Network):
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
         return {
-            "kind": type(self).__name__,
             **super().describe(),
             "skip_squared": [str(square) for square in self.skip_squared],
             "branch_squared": [str(square) for square in self.branch_squared],

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from finwidth.documents import plain
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.computation import KernelJob, compute
@@ -18,7 +19,6 @@ from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.kernel.tiles import BlockTiles, compact
-from finwidth.quantities import plain
 from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
@@ -75,10 +75,10 @@ class Explanation(Result):
     block: int
     inputs_at_once: int
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(asdict(self))
-        return document
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
 
     def _table(self) -> Table:
         """A row for each parameter, and time and memory."""

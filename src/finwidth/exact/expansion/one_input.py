@@ -77,9 +77,13 @@ class FirstOrder:
         square = self.infinite_width * (self.infinite_width + 2 * self.correction) + self.variance
         return {"K": self.mean, "K^2": square} | ({} if self.change is None else {"dK": self.change})
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        return vars(self) | {"cv": self.cv, "serves": self.serves}
+    def content(self) -> dict[str, object]:
+        """Means, the variance and the spread by name, and whether first order serves."""
+        found = self.means | {"var(K)": self.variance, "cv(K)": self.cv}
+        quantities: dict[str, dict[str, object]] = {name: {"first_order": {"value": v}} for name, v in found.items()}
+        quantities["K"] |= {"infinite_width": {"value": self.infinite_width}, "correction": {"value": self.correction}}
+        first_order = {"serves": self.serves, "left_out": self.left_out, "verdict": self.verdict}
+        return {"quantities": quantities, "first_order": first_order}
 
 
 def to_first_order(net: Network, x: Vector) -> FirstOrder:
