@@ -313,22 +313,24 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
 
 
 @contextmanager
-def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[FirstPass]:
-    """A pass of the first input, and the buffers that it changes in place; the parameters are changed already.
+def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[tuple[MeasuredModule, FirstPass]]:
+    """The network with the names of the buffers that a pass changes in place, and a pass of the first input.
 
-    They are put back afterwards. Some modules rescale their own weights, at their first call or at every: the kernel is
-    that of the weights as they are after a call with all inputs.
+    Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
+    are after a call with all inputs. They are put back afterwards.
     """
     module, first = network.module, first_pass(network, inputs[0][:1])
+    network = replace(network, changing=first.changing)
     own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
         if own:
-            first = FirstPass(first.changing - own.keys())
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
                     call_module(module, x)
-        yield first
+            network = replace(network, changing=first.changing - own.keys(), snapshot=Snapshot(module, hooks=False))
+            first = FirstPass(network.changing)
+        yield network, first
     finally:
         for name, each in own.items():
             each.detach().copy_(before[name])

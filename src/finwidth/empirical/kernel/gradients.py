@@ -31,7 +31,7 @@ from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientF
 from finwidth.empirical.kernel.forming import ALONE, TRACED, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, factor, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
+from finwidth.empirical.kernel.recording import DIFFERENTIATED, Record, Recorder, Signature, Use, numbers_of
 from finwidth.empirical.kernel.weights import (
     OtherRouteError,
     Weights,
@@ -236,10 +236,11 @@ def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: lis
         raise FinwidthError(unlike)
 
 
-def _ways(network: MeasuredModule, general: Iterable[str], ways: Iterable[str]) -> list[str]:
-    """Those of the ways to form gradients that take parameters with hooks, if there are some."""
-    hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-    return [ALONE] if hooks else list(ways)
+def _ways(network: MeasuredModule, general: Mapping[str, str], ways: Iterable[str]) -> list[str]:
+    """Those of the ways to form gradients that take these parameters, for these reasons."""
+    if any(network.parameters[name]._backward_hooks for name in general):  # which copies would not have
+        return [ALONE]
+    return [each for each in ways if each != TRACED or DIFFERENTIATED not in general.values()]
 
 
 def _mean_numbers(saved: int, results: list[int]) -> int:

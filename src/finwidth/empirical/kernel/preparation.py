@@ -111,8 +111,8 @@ def measured(  # noqa: PLR0917
         function=wanted.function,
         groups=groups.of if groups else None,
     )
-    first = stack.enter_context(settled(network, inputs))
-    return replace(network, changing=first.changing), groups.names if groups else (), first
+    network, first = stack.enter_context(settled(network, inputs))
+    return network, groups.names if groups else (), first
 
 
 def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
