@@ -300,7 +300,7 @@ class ByValue(InChunks):
 
     def forward(self, x: Any) -> Any:
         found = self.net(x)
-        return torch.where(x[:, :1] > 1, self.net.get_submodule("0")(x)[:, :2], found) if (x[:, 0] > 1).any() else found
+        return torch.where(x[:, :1] > 1, next(self.net.children())(x)[:, :2], found) if (x[:, 0] > 1).any() else found
 
 
 def weight_normalised() -> nn.Module:
