@@ -169,8 +169,6 @@ def main() -> None:
 
 def _invoke(arguments: list[str]) -> int:
     """Run a command; its exit status."""
-    if "_FINWIDTH_COMPLETE" in os.environ:  # a shell asks how a line goes on
-        app(prog_name="finwidth")
     command = typer.main.get_command(_needed_for(arguments))
     try:
         with command.make_context("finwidth", arguments) as context:

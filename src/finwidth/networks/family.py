@@ -16,7 +16,7 @@ from finwidth.networks.mlp import MLP, MLPOptions, options_of
 from finwidth.networks.residual import Factor, ResidualNetwork
 from finwidth.networks.resnet import ResNet
 
-_BY_DEPTH = "1/sqrt(depth)"
+BY_DEPTH = "1/sqrt(depth)"
 
 
 class FamilyOptions(MLPOptions, total=False):
@@ -116,7 +116,7 @@ class Cells(NamedTuple):
 
 
 def _by_depth(factor: object) -> bool:
-    return isinstance(factor, str) and factor == _BY_DEPTH
+    return isinstance(factor, str) and factor == BY_DEPTH
 
 
 def family_of(net: Network) -> Family | None:
@@ -139,7 +139,7 @@ def family_of(net: Network) -> Family | None:
     for name, squares in (("skip", net.skip_squared), ("branch", net.branch_squared)):
         found[name] = f"sqrt({squares[0]})"
     if net.depth > 1 and net.branch_squared[0] * net.depth == 1:
-        found["branch"] = _BY_DEPTH
+        found["branch"] = BY_DEPTH
     if isinstance(net, ResNet) and set(net.hidden) != {net.widths[1]}:
         found["hidden"] = net.hidden[0]
     if isinstance(net, BalancedResNet):
