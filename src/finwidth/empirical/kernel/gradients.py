@@ -460,8 +460,8 @@ def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> 
     samples of which are in another order, where an operation is found that may sort them.
     """
     uses, found = _in_their_order(more, uses, columns, strided=(False, True))
-    if more.reorders or two.reorders:
-        columns, _ = two.backward_either_way(_with_weighted(_combined(two.output)))
+    if any(axes for _, axes in uses) and (more.reorders or two.reorders):
+        columns = two.backward(_with_weighted(_combined(two.output)), batched=False)
         uses, others = _in_their_order(two, uses, columns, strided=(None,))
         found |= others
     return uses, found
