@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from finwidth.plots.style import Panels
 
-SUFFIXES = (".pdf", ".svg", ".png")
+_SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
@@ -115,8 +115,8 @@ def plot(
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
-    if target.suffix not in SUFFIXES:
-        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if target.suffix not in _SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(_SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
@@ -441,8 +441,9 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            marked = {} if values.sampled is not None else {"marker": marker, "ms": 4, "markevery": 0.12}
-            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2, **marked)
+            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            if values.sampled is None:
+                line.set(marker=marker, markersize=4, markevery=0.12)
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))
