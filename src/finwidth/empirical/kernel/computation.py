@@ -11,7 +11,14 @@ import torch
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
 from finwidth.empirical.kernel.forming import ALONE, TRACED
-from finwidth.empirical.kernel.gradients import GradientPlan, WholePass, follows, general_plan, gradients
+from finwidth.empirical.kernel.gradients import (
+    GradientPlan,
+    WholePass,
+    few_gradients,
+    follows,
+    general_plan,
+    gradients,
+)
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
@@ -21,7 +28,6 @@ from finwidth.memory import afford, amount
 from finwidth.progress import stage
 
 Tensor = torch.Tensor
-_FEW_BYTES = 2**22  # of all gradients together that are formed at once rather than in factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +156,7 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
     gradients together are few numbers, to look for it takes longer than the general way; where control flow follows the
     data, it is not found.
     """
-    numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
-    few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
+    few = few_gradients(job.network, len(job.x1) * len(job.entries.outputs), job.plan.dtype, job.sizes.memory)
     data_dependent = job.plan.ways[0] == TRACED
     while inputs_per_pass > 6 and not few and not data_dependent:
         inputs_per_pass //= 2

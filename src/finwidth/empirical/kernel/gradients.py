@@ -48,6 +48,7 @@ Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
+_FEW_BYTES = 2**22  # of all gradients together that are formed at once rather than in factors
 _OTHER_ROUTE = "the module takes another route for other samples"
 _NOWHERE = "used where the samples have no dimension of their own"
 MEETING = (
@@ -136,6 +137,11 @@ class WholePass:
         same = self.network is network and self.uses is plan.uses and self.x is x
         return same and self.outputs == outputs
 
+    @property
+    def pulls(self) -> bool:
+        """Whether some are still to be pulled back from weights to parameters."""
+        return any(isinstance(each, OuterFactor) and each.pull is not None for each in self.factors)
+
     def part(self, rows: Tensor, x: Batch) -> WholePass:
         """The same of some of the inputs, which are x."""
         return replace(self, x=x, factors=[each.part(rows) for each in self.factors])
@@ -167,10 +173,18 @@ def plan_gradients(
         saved = max(0, more - (more // 2 if less is None else less))
         few = _Few(alone, recorder, output, saved // output.element_size())
         if whole is not None and _in_one_pass(few, whole):
-            found = _plan(network, few, whole.x, whole.two, whole.outputs)
-            if _OTHER_ROUTE not in found[0].general.values():  # as a module does that splits its batch into chunks
-                return found
+            plan, sizes, known = _plan(network, few, whole.x, whole.two, whole.outputs)
+            n = len(whole.x) * len(whole.outputs)
+            # A module that splits its batch into chunks takes another route with few inputs; it may follow their plan.
+            if _OTHER_ROUTE not in plan.general.values() or few_gradients(network, n, plan.dtype, whole.memory):
+                return plan, sizes, known
         return _plan(network, few, rows, torch.arange(2), None)
+
+
+def few_gradients(network: MeasuredModule, n: int, dtype: torch.dtype, memory: int) -> bool:
+    """Whether n gradients by all parameters are few numbers, that are formed at once rather than found in factors."""
+    numbers = n * sum(each.numel() for each in network.parameters.values())
+    return numbers * dtype.itemsize < min(_FEW_BYTES, memory // 4)
 
 
 def _in_one_pass(few: _Few, whole: Whole) -> bool:
@@ -206,8 +220,9 @@ def _plan(
             columns, batched = pass_.backward_either_way(_with_weighted(rows))
             uses, disordered = _ordered(smaller, pass_, uses, columns)
         general |= disordered
-    ways = _ways(network, general, WAYS)
-    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
+    ways, calls = _ways(network, general, WAYS), few.recorder.operations
+    in_chunks = recorder.operations > calls > 0 and recorder.operations % calls == 0
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not in_chunks:  # vmap rarely takes what depends on data so
         ways.sort(key=TRACED.__ne__)
     results = [use.shape.numel() // len(x) for use in pass_.uses]
     mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
@@ -458,8 +473,8 @@ def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> 
     samples of which are in another order, where an operation is found that may sort them.
     """
     uses, found = _in_their_order(more, uses, columns, strided=(False, True))
-    if more.reorders or two.reorders:
-        columns, _ = two.backward_either_way(_with_weighted(_combined(two.output)))
+    if any(axes for _, axes in uses) and (more.reorders or two.reorders):
+        columns = two.backward(_with_weighted(_combined(two.output)), batched=False)
         uses, others = _in_their_order(two, uses, columns, strided=(None,))
         found |= others
     return uses, found
