@@ -18,7 +18,7 @@ from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
+from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.coupled import coupled_kernel
 from finwidth.empirical.kernel.groups import By
 from finwidth.empirical.kernel.inputs import InDims
@@ -229,20 +229,20 @@ def ntk(
     if where is not None:
         check_storable(several=functions is not None, coupled=coupled)
     whole = check_module(module if functions is None else functions, coupled=coupled)
-    find = partial(_found, check=check)
+    find = partial(checked, compute=compute, check=check)
     sets: list[list[Batch]] = []
     with measuring(whole, alone=where is None) as stack:
         ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory)
         ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
         if where is not None:
-            job = replace(ask(x1=x1, x2=x2, held=False), progress=tell)
+            job = replace(ask(x1=x1, x2=x2, copies=0), progress=tell)
             return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), labels=_labels(job), check=check)
         if coupled:
             K, job = coupled_kernel(
                 stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
             )
         elif functions is None:
-            job = replace(ask(x1=x1, x2=x2), progress=tell)
+            job = replace(ask(x1=x1, x2=x2, at_once=True), progress=tell)
             K = find(job)
         else:
             given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]
@@ -252,11 +252,6 @@ def ntk(
         return K
     named = label(K, "K", job)
     return named if functions is None else named.assign_coords(function_labels(functions, sets, named.dims))
-
-
-def _found(job: KernelJob, *, check: bool) -> Tensor:
-    check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
-    return checked(job, compute) if check else compute(job)[0]
 
 
 def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:

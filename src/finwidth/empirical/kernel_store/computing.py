@@ -107,7 +107,7 @@ def compute_block(
         return kept.compute(each, [*inputs] if each is own else [])  # the check has others, of other inputs
 
     with on_one_core(x1.device) as facts:
-        K = checked(own, compute) if check else compute(own)[0]
+        K = checked(own, compute, check=check)
     return ComputedBlock(numpy_of(K), facts)
 
 
