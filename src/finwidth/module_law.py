@@ -398,26 +398,19 @@ def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = Non
     """
     from torch import nn
 
+    from finwidth.empirical.kernel.arguments import check_materialised
     from finwidth.empirical.modules import redrawing
 
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the module is {shown(module)}; give a torch.nn.Module")
-    _check_real_weights(module)
+    check_materialised(module)
+    unreal = [name for name, each in module.named_parameters() if each.is_complex()]
+    if unreal:
+        raise FinwidthError(f"parameter {unreal[0]!r} is complex; only real layers are drawn in law")
     if gains is None and any(each.is_meta for each in module.parameters()):
         raise FinwidthError("the module is on the device meta, where weights tell nothing; give gains=")
     plan = redrawing.plan_of(module) if gains is None else _stated_plan(module, gains)
     return made_in_law(module, plan)
-
-
-def _check_real_weights(module: nn.Module) -> None:
-    """Raise FinwidthError if a parameter has no shape yet, or is complex."""
-    from torch.nn.parameter import UninitializedParameter
-
-    for name, each in module.named_parameters():
-        if isinstance(each, UninitializedParameter):
-            raise FinwidthError(f"{name!r} of the module has no shape yet; call the module once on inputs first")
-        if each.is_complex():
-            raise FinwidthError(f"{name!r} of the module is complex; only real layers are drawn in law")
 
 
 def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:

@@ -241,5 +241,5 @@ def _writing(path: Path, other: str) -> Iterator[None]:
 
 def _sync(path: Path) -> None:
     """Wait until the disk has the file: a disk that fills up may tell no earlier."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows waits only for what could be written
         os.fsync(file.fileno())

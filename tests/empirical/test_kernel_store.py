@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,10 @@ from torch import nn  # noqa: E402
 
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
+from finwidth.empirical.kernel.layout import Entries, Layout  # noqa: E402
 from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
 from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
+from finwidth.empirical.kernel_store import sharing as _sharing  # noqa: E402
 from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 from finwidth.progress import Stage, watching  # noqa: E402
@@ -40,6 +43,7 @@ from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
 # Modules in which tests put something else.
 fill: Any = _fill
 computing: Any = _computing
+sharing: Any = _sharing
 
 # A fork of a process with threads; the server of forks has one.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -256,6 +260,90 @@ def test_attention_and_general_parameters_on_threads(tmp_path: Path) -> None:
     net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1).double()), torch.randn(12, 3, 4).double()
     found = ntk(net, x, outputs="trace", store=tmp_path / "a", memory="1MB", workers=2)
     np.testing.assert_allclose(found, ntk(net, x, outputs="trace"), rtol=1e-11)
+
+
+# ---- gradients that blocks share
+
+
+class Counted(nn.Module):
+    """Tells how many inputs pass."""
+
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        super().__init__()
+        self.net, self.tell = small_module(), tell
+
+    def forward(self, x: Any) -> Any:
+        self.tell(len(x))
+        return self.net(x)
+
+
+@pytest.mark.parametrize(("memory", "most"), [("2MB", 1.2), ("100kB", 1.6)])
+def test_an_input_passes_as_often_as_the_memory_asks_for(tmp_path: Path, memory: str, most: float) -> None:
+    """Once where it has room for the gradients at all inputs, beside what is passed to plan them."""
+    passed: list[int] = []
+    ntk(Counted(passed.append), inputs(400), outputs=0, store=tmp_path / "a", memory=memory, workers=1, check=False)
+    assert len(list((tmp_path / "a" / "K").glob("c.*"))) >= 16
+    assert 400 <= sum(passed) < most * 400
+
+
+class InChunks(nn.Module):
+    """Passes two samples at a time, so that larger passes go otherwise than planned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_module()
+
+    def forward(self, x: Any) -> Any:
+        return torch.cat([self.net(each) for each in x.split(2)])
+
+
+class ByValue(InChunks):
+    """Takes another route for some samples."""
+
+    def forward(self, x: Any) -> Any:
+        found = self.net(x)
+        return torch.where(x[:, :1] > 1, next(self.net.children())(x)[:, :2], found) if (x[:, 0] > 1).any() else found
+
+
+def weight_normalised() -> nn.Module:
+    net = small_module()
+    net[0] = nn.utils.parametrizations.weight_norm(nn.Linear(3, 7).double())  # type: ignore[operator]
+    return net
+
+
+@pytest.mark.parametrize("make", [small_module, InChunks, ByValue, weight_normalised])
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_what_is_kept_makes_no_difference(
+    tmp_path: Path, make: Callable[[], nn.Module], outputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"outputs": outputs, "memory": "200kB"}
+    found = ntk(make(), inputs(40), store=tmp_path / "a", workers=2, **options)
+    monkeypatch.setattr(computing, "KeptGradients", lambda most: sharing.KeptGradients(0))
+    ntk(make(), inputs(40), store=tmp_path / "b", workers=1, **options)
+    assert len(list((tmp_path / "a" / "K").glob("c.*"))) > 1
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    truth = reference_ntk(make(), inputs(40)).numpy()
+    np.testing.assert_allclose(found, truth if outputs == "full" else np.trace(truth, axis1=2, axis2=3), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("kept", "rows"), [(12, 12), (12, 10), (6, 4), (5, 3), (4, 2), (3, 1), (2, 1)])
+def test_so_many_rows_meet_every_column_once(kept: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a symmetric kernel of 12 x 12 blocks, on one thread."""
+    found: list[str] = []
+
+    def tiles(job: Any, *, second: bool) -> list[Any]:
+        found.append("once")
+        return []
+
+    monkeypatch.setattr(sharing, "_tiles_at", tiles)
+    shared, job = sharing.KeptGradients(kept), SimpleNamespace(layout=Layout(Entries(1, None, range(1)), 1, 1, 1, 1))
+    for place in sharing.in_bands([(i, j) for i in range(12) for j in range(i, 12)], rows):
+        for each in dict.fromkeys(place):
+            shared._tiles(job, f"x1 {each} {each + 1}", second=False)
+            assert len(shared._kept) <= kept
+    assert len(found) <= sum(range(12, 0, -rows))
+    if kept == 12:
+        assert len(found) == 12
 
 
 def test_the_remaining_time_is_that_of_what_is_left(copied: Path) -> None:
@@ -788,8 +876,13 @@ def test_another_schema_is_told(copied: Path) -> None:
 
 def test_a_wrong_kernel_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block is held against backward passes of the module."""
-    original = computing.compute
-    monkeypatch.setattr(computing, "compute", lambda job: (original(job)[0] * 1.01, job))
+    original = sharing.KeptGradients.compute
+
+    def wrong(*given: Any) -> Any:
+        K, job = original(*given)
+        return K * 1.01, job
+
+    monkeypatch.setattr(sharing.KeptGradients, "compute", wrong)
     with pytest.raises(FinwidthError, match="a number of the kernel is"):
         ntk(deepcopy(small_module()), inputs(23), store=tmp_path / "a", memory="100kB")
     assert not list(tmp_path.glob("a/seal/c.*"))

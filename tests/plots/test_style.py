@@ -124,7 +124,7 @@ def _look(line: Any) -> tuple[object, ...]:
     return line.get_marker(), line.get_linestyle()
 
 
-@pytest.mark.parametrize("name", ["growth", "spread"])
+@pytest.mark.parametrize("name", ["growth", "spread", "update"])
 def test_lines_differ_by_more_than_colour(name: str) -> None:
     axes = DRAWING[name]().axes[0]
     lines = [line for line in axes.get_lines() if line.get_linestyle() == "-"]

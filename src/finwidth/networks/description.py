@@ -315,8 +315,8 @@ class Places(NamedTuple):
             arguments.exact(f"{name} of {self.one} {i}", value, wanted, allowed) for i, value in enumerate(values, 1)
         )
 
-    def biases(self, given: str | Sequence[str], variances: Gains) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
-        """The kind of the biases of each place, and their variance."""
+    def biases(self, given: str | Sequence[str], variances: Sequence[Fraction]) -> tuple[str, ...]:
+        """The kind of the biases of each place, of these variances."""
         wanted = f"one of {', '.join(BIASES)}, or one for each of {self.number} {self.several}"
         if isinstance(given, str):
             kinds = (arguments.one_of("bias", given, BIASES),) * self.number
@@ -325,7 +325,6 @@ class Places(NamedTuple):
                 arguments.one_of(f"bias of {self.one} {i}", kind, BIASES)
                 for i, kind in enumerate(self.values("bias", given, wanted), 1)
             )
-        checked = self.numbers("bias_variance", variances, positive=False)
-        if any(kind == "none" and variance for kind, variance in zip(kinds, checked, strict=True)):
+        if any(kind == "none" and variance for kind, variance in zip(kinds, variances, strict=True)):
             raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
-        return kinds, checked
+        return kinds

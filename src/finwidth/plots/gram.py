@@ -104,9 +104,9 @@ def kernel_on_a_circle(
         panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
         panel.set_ylim(bottom=0)
     panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
-    panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
-    panels[0].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
-    panels[0].legend(loc="lower center")
+    panels[-1].plot([], [], color=BLUE, lw=0.9, label="one network")
+    panels[-1].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
+    panels[-1].legend(frameon=True, framealpha=1, edgecolor="none")  # beside the widest networks, whose lines are one
     if ax is None:
         figure.suptitle(titled(nets[0], X[0]), fontsize=9)
     return figure
@@ -167,14 +167,15 @@ def update_over_depth(
     check_alive(grid["mean"].to_numpy())
     if not (grid.dK < 0).any():
         raise FinwidthError("the kernels of these networks do not move on average: give another input")
-    for width, colour in zip(widths, PALETTE, strict=False):
+    for marker, width, colour in zip(MARKERS, widths, PALETTE, strict=False):
         line = grid.sel(width=width)
-        axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        (curve,) = axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        curve.set(marker=marker, markersize=4.5, markevery=[])  # in the legend only
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
             found = estimate_moments(draw_chunks(one_input_sampler(net, x), draws, seed), exact)["dK"]
-            _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
+            _point(axes, depth, found, scale, fmt=marker, mfc=colour if found.trust else "white", color=colour)
             if not (found.trust or importance.unsupported(net)):
                 weighted = importance.importance_estimates(net, x, draws, seed)["dK"]
                 _point(axes, depth, weighted, scale, fmt="x", color=colour)

@@ -46,7 +46,7 @@ PALETTE = (VERMILION, BLUE, GREEN, ORANGE, GREY)
 MARKERS = ("s", "^", "D", "v", "<")  # with the colours, so that lines can be told apart without them
 _MARKED = 8  # points of a line, about
 _TITLE = 64  # characters of a line above a panel
-_NOTED = 70  # with a note, whose mark-up is not seen
+_NOTED = 68  # with a note, whose mark-up is not seen
 _SIZES = re.compile(r"(\w+ )?[\d,x]+(?: of \d+ blocks?)? ")  # as a network's text begins, with its kind
 
 Plot = ParamSpec("Plot")
@@ -188,13 +188,30 @@ def titled(net: Network, x: Vector | None = None, *, widths: bool = False, more:
     >>> titled(MLP([2, 8, 1]), [3.0, 1.0])
     'relu, gaussian weights, $|x|^2/n_0 = 5$'
     """
-    text = str(net) if widths else _SIZES.sub(r"\1", str(net), count=1).replace(", ntk parameterization", "")
-    size = "" if x is None else f"$|x|^2/n_0 = {float(np.square(_one_input(x)).mean()):.4g}$"
-    note = ", ".join(each for each in (size, more) if each)
-    if note and not widths and len(text) + len(note) <= _NOTED:
-        return f"{text}, {note}"
-    lines = textwrap.wrap(text, _TITLE)
-    return "\n".join([*lines, note] if note else lines)
+    size = [] if x is None else [_size_of(x)]
+    note = ", ".join([*size, more] if more else size)
+    if widths:
+        return "\n".join(_title_lines(str(net), note))
+    return _short_title(_without_sizes(net), note)
+
+
+def _without_sizes(net: Network) -> str:
+    return _SIZES.sub(r"\1", str(net), count=1).replace(", ntk parameterization", "")
+
+
+def _size_of(x: Vector) -> str:
+    return f"$|x|^2/n_0 = {float(np.square(_one_input(x)).mean()):.4g}$"
+
+
+def _title_lines(text: str, note: str) -> list[str]:
+    return [*textwrap.wrap(text, _TITLE), *[note] * bool(note)]
+
+
+def _short_title(text: str, note: str) -> str:
+    """On one line, if it fits there."""
+    lines = _title_lines(text, note)
+    joined = ", ".join(lines)
+    return joined if len(lines) <= 2 and len(joined) <= _NOTED else "\n".join(lines)
 
 
 def titled_family(family: Family, x: Vector) -> str:
@@ -203,14 +220,15 @@ def titled_family(family: Family, x: Vector) -> str:
     >>> from finwidth import ResNet
     >>> from finwidth.networks.family import BY_DEPTH, Family
     >>> from finwidth.plots.style import titled_family
-    >>> titled_family(Family(ResNet, {"branch": "1/sqrt(depth)"}), [3.0, 1.0])
-    'ResNet (branch 1/sqrt(depth)) relu, gaussian weights, $|x|^2/n_0 = 5$'
+    >>> print(titled_family(Family(ResNet, {"branch": "1/sqrt(depth)"}), [3.0, 1.0]))
+    ResNet (branch 1/sqrt(depth)) relu, gaussian weights
+    $|x|^2/n_0 = 5$
     """
-    text = titled(family.net(input_width(x), 2, 2), x)
+    text = _without_sizes(family.net(input_width(x), 2, 2))
     for name in ("skip", "branch"):
         if family.options.get(name) == BY_DEPTH:
             text = text.replace(f"{name} 0.7071", f"{name} {BY_DEPTH}")
-    return text
+    return _short_title(text, _size_of(x))
 
 
 def marked(place: int, points: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from finwidth.plots.style import Panels
 
-SUFFIXES = (".pdf", ".svg", ".png")
+_SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
@@ -77,13 +77,16 @@ def _expanded(found: xr.Dataset) -> bool:
 
 
 def _title(found: xr.Dataset) -> str:
-    """What the store says of the blocks of residual networks, of norms, and of first order."""
+    """Activation, law and input, and what the store says of blocks of residual networks, norms and first order."""
+    size = f"$|x|^2/n_0 = {float(found.squared_norm / found.n_0):.4g}$"
+    lines = [f"{found.activation.item()}, {found.law.item()} weights, {size}"]
     if _expanded(found):
-        return f"{found.activation.item()}, first order in 1/width where it serves"
+        return f"{lines[0]}\nfirst order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
     said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm", "signs") if name in found.coords}
     shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
+    told = ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
+    return "\n".join([*lines, told] if told else lines)
 
 
 def plot(
@@ -112,8 +115,8 @@ def plot(
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
-    if target.suffix not in SUFFIXES:
-        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if target.suffix not in _SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(_SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
@@ -165,8 +168,8 @@ def phase(found: xr.Dataset, source: str | None = None, *, ax: Panels | None = N
     _panel(left, cv, spread, names)
     _panel(right, update, move, names)
     left.set_ylabel(names.width)
-    if ax is None and (title := _title(found)):
-        figure.suptitle(title, fontsize="medium")
+    if ax is None:
+        figure.suptitle(_title(found), fontsize="medium")
     return figure
 
 
@@ -300,14 +303,14 @@ def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     figure, axes = new_axes(ax, height=3.4)
     _curves(axes, beta, values)
     ylabel = _SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$"
-    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log")
+    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log", title=_title(found))
     if names.of_paper and not quantiles:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        axes.set(xscale="log", title=_title(found))
+        axes.set_xscale("log")
     if quantiles:
         plain_ticks(axes.yaxis, *axes.get_ylim())
     elif not names.of_paper and axes.get_ylim()[1] < _LITTLE:
@@ -346,15 +349,15 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
     figure, axes = new_axes(ax, height=3.4)
-    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log")
+    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log", title=_title(found))
     if names.of_paper and not quantiles:
         _update_beside_paper(axes, found, values)
     else:
         _curves(axes, found.depth.broadcast_like(found.width), values)
-        axes.set(xlabel=names.depth, title=_title(found))
+        axes.set_xlabel(names.depth)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend(ncols=2, loc="upper left" if names.of_paper else "best")
+    axes.legend(ncols=2, loc="lower right" if names.of_paper else "best")
     return figure
 
 
@@ -365,14 +368,15 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None
     norm = "" if np.isclose(found.squared_norm, 1) else r"\,|x|^2"
     form = found.depth * beta * size * np.exp(np.minimum(5 * beta, _LARGEST_LOG))
     for width, colour, _ in _drawn_widths(found):
-        axes.plot(x.sel(width=width), form.sel(width=width), color=colour, lw=0.9, ls="--", zorder=1)
+        shown = form.sel(width=width).where(lambda each: each > 0)  # one layer has no update
+        axes.plot(x.sel(width=width), shown, color=colour, lw=0.9, ls="--", zorder=1)
     _curves(axes, x, values)
     axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
     axes.set_xlabel(rf"$d^2{norm}/(n\,n_0)$")
     top = min(axes.get_ylim()[1], 1e4)
-    shown = form.where((form < top) & (form > 0))
-    inside = x.where(shown.notnull())
-    axes.set_ylim(0.5 * float(shown.min()), top)
+    inside = form.where((form < top) & (form > 0))
+    axes.set_ylim(0.5 * float(inside.min()), top)
+    inside = x.where(inside.notnull())
     axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
 
 
@@ -430,11 +434,16 @@ def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
 
 
 def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
-    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
+    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted.
+
+    Lines without samples have markers of their own, so that they differ by more than colour.
+    """
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            if values.sampled is None:
+                line.set(marker=marker, markersize=4, markevery=0.12)
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))

@@ -164,8 +164,9 @@ def sgd_update(
         function("loss", loss, "a function of the output and y, such as torch.nn.functional.cross_entropy")
         batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe
-        chosen = (outputs, entries, memory, parameters, scale)
-        job = prepare(stack, module, inputs, None, *chosen, in_dims=in_dims, copies=6)
+        job = prepare(
+            stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=6
+        )
         direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
         job = replace(
             job,
