@@ -514,7 +514,7 @@ def a_recurrent_network_is_another(patch: pytest.MonkeyPatch) -> None:
 
 @fault("attention")
 def positions_and_samples_are_exchanged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gradients, "_in_order", lambda *arguments: True)
+    patch.setattr(gradients, "_like", lambda *arguments: True)
     patch.setattr(recording, "_reorders", lambda node: False)
 
 
@@ -526,7 +526,7 @@ def a_use_without_rule_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 @fault("sorted")
 def another_order_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gradients, "_in_order", lambda *arguments: True)
+    patch.setattr(gradients, "_like", lambda *arguments: True)
     patch.setattr(recording, "_reorders", lambda node: False)
 
 
