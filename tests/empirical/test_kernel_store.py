@@ -34,6 +34,7 @@ from finwidth.empirical.kernel_store import computing as _computing  # noqa: E40
 from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
 from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
+from finwidth.errors import SizeError  # noqa: E402
 from finwidth.progress import Stage, watching  # noqa: E402
 from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
 
@@ -447,6 +448,17 @@ def test_a_full_disk(tiny_disk: Path, tmp_path: Path, whole: Path) -> None:
     assert 0 < len(list(room.glob("seal/c.*"))) < 64
     stored(room)
     assert tree(room) == tree(whole)
+
+
+def test_what_the_disk_cannot_hold_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of it is computed or written: 10^10 pairs of inputs."""
+    net, x = nn.Linear(3, 1), torch.ones(1, 3).expand(10**5, 3)
+    free = shutil.disk_usage(tmp_path)._replace(free=30 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    told = r"1e\+10 pairs of inputs needs 37\.\d+ GiB of disk, and 30 GiB are free at .*K\.zarr; give fewer inputs"
+    with pytest.raises(SizeError, match=told):
+        ntk(net, x, outputs="trace", store=tmp_path / "new" / "K.zarr")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_process_is_refused(tmp_path: Path, whole: Path) -> None:

@@ -26,6 +26,7 @@ from finwidth.networks.description import Network, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.routes import check_supported, not_gaussian
+from finwidth.progress import stage
 from finwidth.quantities import Quantity, attributes
 
 if TYPE_CHECKING:
@@ -201,7 +202,9 @@ def _at_level(net: Network, X: FloatArray, level: int, *, change: bool) -> tuple
         layers.append(_WideLayer(phi, K, *found))
         return found
 
-    return layers, _quantities(net, X, outputs(net, X, means), change=change)
+    with stage("expansion", len(net.stages)) as told:
+        top = outputs(net, X, means, told)
+    return layers, _quantities(net, X, top, change=change)
 
 
 def _out_of_range(X: FloatArray) -> FinwidthError:
@@ -271,14 +274,17 @@ def _averaged(
 ) -> tuple[Columns, dict[str, float]]:
     """The quantities with means over three and four different inputs by points, and their standard errors."""
     drawn: list[Columns] = []
-    for normal in points:
-        known = iter(layers)
+    steps = len(net.stages)
+    with stage("expansion at points", REPLICATES * steps) as told:
+        for number, normal in enumerate(points):
+            known = iter(layers)
 
-        def means(*_: object, known: Iterator[_WideLayer] = known, normal: FloatArray = normal) -> Means:
-            each = next(known)
-            return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
+            def means(*_: object, known: Iterator[_WideLayer] = known, normal: FloatArray = normal) -> Means:
+                each = next(known)
+                return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
 
-        drawn.append(_quantities(net, X, outputs(net, X, means), change=change))
+            top = outputs(net, X, means, lambda done, before=number * steps: told(before + done))  # type: ignore[misc]
+            drawn.append(_quantities(net, X, top, change=change))
     mean: Columns = {}
     for name in drawn[0]:
         each = np.stack([one[name][1] for one in drawn])

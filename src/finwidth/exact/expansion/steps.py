@@ -41,13 +41,14 @@ Means: TypeAlias = tuple[PairMeans, FourMeans]
 NeuronMeans: TypeAlias = Callable[[Activation, FloatArray, bool], Means]
 
 
-def outputs(net: Network, X: FloatArray, means: NeuronMeans) -> Neurons:
-    """The outputs of a network at inputs X, shape (m, n_0)."""
+def outputs(net: Network, X: FloatArray, means: NeuronMeans, told: Callable[[int], None]) -> Neurons:
+    """The outputs of a network at inputs X, shape (m, n_0); ``told`` hears how many of its stages are done."""
     m, n = X.shape
     none = np.zeros((m, m))
     x: Signals = Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
-    for stage in net.stages:
-        x = _after_steps(stage, x, means)
+    for done, steps in enumerate(net.stages, 1):
+        x = _after_steps(steps, x, means)
+        told(done)
     assert isinstance(x, Neurons)
     return x
 
