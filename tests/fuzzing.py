@@ -502,6 +502,7 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--json": FLAG, "-q": FLAG,
     }),
     "sweep status": (1, (among("grid.zarr", odd=("absent.zarr", "X.npy", "folder.npy")),), {"--json": FLAG}),
+    "sweep check": (1, (among("grid.zarr", odd=("absent.zarr", "X.npy", "folder.npy")),), {"--json": FLAG}),
     "sweep collect": (1, (among("grid.zarr", odd=("absent.zarr",)),), {
         "-o": among("grid.nc", odd=("absent/x.nc", ".")), "--json": FLAG,
     }),
