@@ -111,6 +111,18 @@ def afford_disk(needed: int, what: str, path: Path, change: str) -> None:
 
 
 @contextlib.contextmanager
+def appearing(path: Path, option: str) -> Iterator[Path]:
+    """A place beside ``path`` for a store that is there as a whole or not at all: it takes its place at the end."""
+    beside = path.with_name(f".finwidth-{os.urandom(8).hex()}.partial")
+    try:
+        yield beside
+        with disk_errors(path, option):
+            beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def lock(path: Path, option: str) -> Iterator[None]:
     """Keep other processes out; the system lets go of the lock when this one ends, however it ends."""
     try:
