@@ -17,6 +17,7 @@ import os
 import re
 import statistics
 import sys
+import tempfile
 import threading
 import tokenize
 from collections import defaultdict
@@ -25,6 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeAlias
+
+import numpy as np
 
 import finwidth
 from finwidth.report import report
@@ -143,6 +146,17 @@ def _with_torch() -> dict[str, Call]:
         follows.step()
         follows.dataset()
 
+    def stored() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            finwidth.empirical.ntk(module, inputs, store=f"{folder}/kernel.zarr").load()
+
+    def linearised() -> None:
+        f = finwidth.empirical.linearise(module)
+        f(inputs, f.train(inputs, torch.tensor(Y)[:, None]))
+
+    norm = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    pair: dict[str, Callable[..., object]] = {"one": module, "two": lambda x: 2 * module(x)}
+    K = finwidth.empirical.ntk(module, inputs, outputs="trace")
     return {
         "empirical.MLP": lambda: finwidth.empirical.MLP(net),
         "empirical.recognise": lambda: finwidth.empirical.recognise(nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 1))),
@@ -150,6 +164,13 @@ def _with_torch() -> dict[str, Call]:
         "empirical.Ensemble.train": ensemble,
         "empirical.Tracker": tracker,
         "empirical.ntk": lambda: finwidth.empirical.ntk(module, inputs),
+        "empirical.ntk(outputs=)": lambda: finwidth.empirical.ntk(module, inputs, outputs=lambda f, x: f.sum(1)),
+        "empirical.ntk(coupled=)": lambda: finwidth.empirical.ntk(norm, inputs, coupled=True),
+        "empirical.ntk of functions": lambda: finwidth.empirical.ntk(pair, [inputs, inputs]),
+        **({"empirical.ntk(store=)": stored} if find_spec("zarr") else {}),
+        "empirical.KernelOperator": lambda: finwidth.empirical.KernelOperator(module, inputs) @ np.ones(len(Y)),
+        "empirical.linearise": linearised,
+        "empirical.predict": lambda: finwidth.empirical.predict(K, Y),
         "empirical.sgd_update": lambda: finwidth.empirical.sgd_update(module, inputs, torch.ones(4, 1)),
         "MatrixFreeLinear, an SGD step": step,
         "compare(module)": lambda: finwidth.compare(module, X[0], draws=1000),

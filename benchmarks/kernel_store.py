@@ -76,14 +76,14 @@ def measured(name: str, workers: int | None = None) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far does not count
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + LIMIT,) * 2)
     promised: list[int] = []
-    original = fill._threads
+    original = fill.workforce
 
-    def noting(job: Any, array: Any, wanted: int | None, memory: int) -> int:
-        threads = original(job, array, wanted, memory)
-        promised.append(threads * fill._block_bytes(job, array))
-        return threads
+    def noting(*given: Any) -> fill.Workforce:
+        found = original(*given)
+        promised.append(found.bytes)
+        return found
 
-    vars(fill)["_threads"] = noting
+    vars(fill)["workforce"] = noting
     with tempfile.TemporaryDirectory(dir=os.environ.get("STORES")) as folder:
         began = time.monotonic()
         K = ntk(module, x, outputs=outputs, store=Path(folder) / "K.zarr", memory=MEMORY[name], workers=workers)

@@ -26,8 +26,8 @@ from sklearn.datasets import load_digits
 
 import finwidth
 from finwidth import MLP, plots
+from finwidth.documents import plain
 from finwidth.empirical import Ensemble
-from finwidth.quantities import plain
 
 NETWORKS = {3: (150, 60, 30, 12, 6), 6: (120, 60, 24, 12), 12: (120, 48, 24)}  # depth: hidden widths
 FRACTION = 0.5  # learning rate times the largest eigenvalue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from finwidth.cli.main import main
+from finwidth.documents import schema
 
 LONGEST = 20  # seconds of a call, of all its threads' work
 TOO_LONG = -1  # the status of one that is stopped
@@ -357,7 +359,30 @@ class Called:
             return "NaN is printed: " + self.output[-2000:]
         if "--json" in self.arguments and "--help" not in self.arguments and not _is_json(self.output):
             return "no JSON: " + self.output[-2000:]
+        if "--json" in self.arguments and "--help" not in self.arguments:
+            return misshapen(json.loads(self.output))
         return None
+
+
+@functools.cache
+def validator() -> Any:
+    """Of the schema of all documents; None where jsonschema is not installed."""
+    try:
+        from jsonschema import Draft202012Validator
+    except ModuleNotFoundError:
+        return None
+    Draft202012Validator.check_schema(schema())
+    return Draft202012Validator(schema())
+
+
+def misshapen(document: object) -> str | None:
+    """Where a document is not as the schema says; None where it is, or where jsonschema is not installed."""
+    if validator() is None:
+        return None
+    from jsonschema.exceptions import best_match
+
+    error = best_match(validator().iter_errors(document))
+    return None if error is None else f"not of the schema: {error.json_path}: {error.message[-2000:]}"
 
 
 def _is_json(text: str) -> bool:
@@ -502,7 +527,8 @@ COMMANDS: dict[str, tuple[int, tuple[Make, ...], dict[str, Make]]] = {  # weight
         "--json": FLAG, "-q": FLAG,
     }),
     "sweep status": (1, (among("grid.zarr", odd=("absent.zarr", "X.npy", "folder.npy")),), {"--json": FLAG}),
-    "sweep check": (1, (among("grid.zarr", odd=("absent.zarr", "X.npy", "folder.npy")),), {"--json": FLAG}),
+    "sweep check": (1, (among("grid.zarr", "K.zarr", odd=("absent.zarr", "X.npy", "folder.npy")),), {"--json": FLAG}),
+    "schema": (1, (), {}),
     "sweep collect": (1, (among("grid.zarr", odd=("absent.zarr",)),), {
         "-o": among("grid.nc", odd=("absent/x.nc", ".")), "--json": FLAG,
     }),

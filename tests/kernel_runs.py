@@ -42,6 +42,11 @@ def inputs(n: int = N) -> torch.Tensor:
     return torch.randn(n, 3, generator=torch.Generator().manual_seed(1)).double()
 
 
+def squares(output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """A function of the outputs, and of the inputs."""
+    return (output * sample[:, :2]).square().sum(1)
+
+
 def stored(store: Path, **more: Any) -> Any:
     """The kernel that all processes compute."""
     return ntk(Slow(), inputs(), store=store, **{"memory": MEMORY, **more})

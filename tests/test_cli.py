@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,38 @@ def run(*arguments: str, cwd: Path | None = None, **variables: str) -> subproces
 
 def test_exact_json_is_the_value_to_recognise() -> None:
     found = json.loads(run("moments", "2,3,3,1", "--input", "1,2", "--exact", "--json").stdout)
-    assert found["widths"] == [2, 3, 3, 1]
-    assert (found["depth"], found["beta"]) == (3, "5/3")
-    assert found["mean"] == {"K": "151/16", "K_w": "15/2", "K_b": "31/16"}
-    assert found["second_moment"] == {"K": "2617/8", "K_w": "2300/9", "K_b": "473/72", "K_w*K_b": "65/2"}
-    assert found["variance"] == {"K": "60943/256"}
-    assert found["update"] == {"dK": "-1510/9", "D_ww": "650/9", "D_wb": "35/6", "D_bb": "0"}
-    assert found["cv"]["K"] == pytest.approx((60943 / 256) ** 0.5 / (151 / 16))
-    assert found["bounds"]["K"]["form"] == pytest.approx(9)
+    assert (found["command"], found["network"]["widths"], found["input"]) == ("moments", [2, 3, 3, 1], [1, 2])
+    assert found["results"]["beta"] == 5 / 3
+    quantities = found["results"]["quantities"]
+    fractions = {
+        "K": "151/16", "K_w": "15/2", "K_b": "31/16", "K^2": "2617/8", "K_w^2": "2300/9", "K_b^2": "473/72",
+        "K_w*K_b": "65/2", "var(K)": "60943/256", "dK": "-1510/9", "D_ww": "650/9", "D_wb": "35/6",
+    }  # fmt: skip
+    for name, fraction in fractions.items():
+        assert quantities[name]["exact"]["fraction"] == fraction
+        assert quantities[name]["exact"]["value"] == float(Fraction(fraction))
+    assert quantities["cv(K)"]["exact"]["value"] == pytest.approx((60943 / 256) ** 0.5 / (151 / 16))
+    assert quantities["K"]["form"]["value"] == pytest.approx(9)
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("finwidth mom", "moments"), ("finwidth moments --bra", "--branch"), ("finwidth sweep st", "status")],
+)
+def test_shells_can_complete(line: str, completed: str) -> None:
+    place = str(len(line.split()) - 1)
+    found = run(_FINWIDTH_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=place)
+    assert found.stdout.split() == [completed]
+    assert "--install-completion" in run("--help").stdout
 
 
 def test_moments_options() -> None:
     arguments = ("moments", "2,3x2,1", "-i", "1,0.5", "--law", "uniform", "--parameterization", "standard")
     found = json.loads(run(*arguments, "--order", "4", "--json").stdout)
     net = finwidth.MLP([2, 3, 3, 1], "uniform", parameterization="standard")
-    assert found["raw"]["K"] == list(finwidth.moments(net, [1, 0.5], order=4).raw)
-    assert found["bounds"] is None
+    raw = [found["results"]["quantities"][name]["exact"]["value"] for name in ("K", "K^2", "K^3", "K^4")]
+    assert raw == list(finwidth.moments(net, [1, 0.5], order=4).raw)
+    assert found["type"] == "KernelMoments"  # without the paper's forms
     table = run(*arguments)
     assert table.returncode == 0
     assert "parameterization is standard" in table.stdout
@@ -57,15 +74,16 @@ def test_sample_json(tmp_path: Path) -> None:
     import xarray as xr
 
     with xr.open_dataset(file, engine="scipy") as stored:
-        assert float(stored.K.mean()) == pytest.approx(found["estimates"]["K"]["value"])
+        assert found["files"] == [str(file)]
+        sampled = {name: each["sampled"] for name, each in found["results"]["quantities"].items()}
+        assert float(stored.K.mean()) == pytest.approx(sampled["K"]["value"])
         assert stored.attrs["seed"] == 3
         median = float(np.quantile(stored.K, 0.5, method="inverted_cdf"))
-        assert found["law"]["K"]["quantiles"]["0.5"]["value"] == pytest.approx(median, rel=1.001e-3)
-        assert found["law"]["K"]["log"]["sd"]["value"] == pytest.approx(float(np.log(stored.K).std()), rel=1e-3)
+        assert sampled["q50(K)"]["value"] == pytest.approx(median, rel=1.001e-3)
+        assert sampled["sd(log K)"]["value"] == pytest.approx(float(np.log(stored.K).std()), rel=1e-3)
     for name in ("K", "K_w", "K_b", "K^2", "dK"):
-        estimate = found["estimates"][name]
-        assert estimate["trust"] is True
-        assert estimate["draws"] == 20000
+        assert sampled[name]["trust"] is True
+        assert sampled[name]["draws"] == 20000
     leaky = run(*arguments, "--activation", "leaky_relu").stdout
     assert leaky.startswith("2,8x2,1 leaky_relu")
     assert "Quantiles of K: 5% " in leaky
@@ -74,10 +92,10 @@ def test_sample_json(tmp_path: Path) -> None:
 def test_tilted_draws() -> None:
     arguments = ("sample", "3,5x15,1", "-i", "1,2,2", "--draws", "30000")
     found = json.loads(run(*arguments, "--tilted", "--json").stdout)
-    for name, exact in found["exact"].items():
-        assert found["estimates"][name]["trust"] is True
-        assert abs(found["estimates"][name]["value"] / exact - 1) < 0.06  # six standard errors of 1%
-    assert found["tilted"] is True
+    for each in found["results"]["quantities"].values():
+        assert each["tilted"]["trust"] is True
+        assert abs(each["tilted"]["value"] / each["exact"]["value"] - 1) < 0.06  # six standard errors of 1%
+    assert found["settings"]["tilted"] is True
     assert "finwidth sample --tilted" in run(*arguments).stdout
 
 
@@ -89,18 +107,19 @@ def test_train_json(tmp_path: Path) -> None:
     found = json.loads(process.stdout)
     import xarray as xr
 
+    settings, quantities = found["settings"], found["results"]["quantities"]
     with xr.open_dataset(tmp_path / "run.nc", engine="scipy") as stored:
-        assert found["trajectory"]["loss"]["mean"] == pytest.approx(stored.loss.mean("draw").to_numpy())
-        assert found["lr"] == stored.attrs["lr"]
+        assert quantities["loss"]["sampled"]["value"] == pytest.approx(stored.loss.mean("draw").to_numpy())
+        assert settings["lr"] == stored.attrs["lr"]
         again = finwidth.train(
-            finwidth.MLP([4, 30, 30, 1]), np.load(tmp_path / "X.npy"), [1, -1, 0.5], 4, found["lr"], 5, seed=2
+            finwidth.MLP([4, 30, 30, 1]), np.load(tmp_path / "X.npy"), [1, -1, 0.5], 4, settings["lr"], 5, seed=2
         )
         assert np.array_equal(again.K, stored.K)
-    assert found["trajectory"]["step"] == [0, 1, 2, 3, 4]
-    assert found["trajectory"]["drift"]["mean"][0] == 0
+    assert found["results"]["step"] == [0, 1, 2, 3, 4]
+    assert quantities["drift"]["sampled"]["value"][0] == 0
     centred = json.loads(run(*arguments, "--centred", "--json", cwd=tmp_path).stdout)
-    losses = centred["trajectory"]["loss"]
-    assert (losses["mean"][0], losses["se"][0]) == ((1 + 1 + 0.25) / 2, 0)  # outputs start at 0
+    losses = centred["results"]["quantities"]["loss"]["sampled"]
+    assert (losses["value"][0], losses["se"][0]) == ((1 + 1 + 0.25) / 2, 0)  # outputs start at 0
     table = run(*arguments, "--activation", "gelu", cwd=tmp_path)
     assert table.returncode == 0
     assert "Learning rate" in table.stdout
@@ -111,7 +130,7 @@ def test_train_on_digits() -> None:
     pytest.importorskip("sklearn", reason="needs the digits extra")
     line = "train 64,50,10 -i digits:0-11 --loss cross-entropy --steps 30 --draws 2 --batch 4 --momentum 0.5 --json"
     found = json.loads(run(*line.split()).stdout)
-    losses = found["trajectory"]["loss"]["mean"]
+    losses = found["results"]["quantities"]["loss"]["sampled"]["value"]
     assert losses[-1] < losses[0]
 
 
@@ -128,14 +147,14 @@ def test_report_writes_figures_and_numbers(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     exact = finwidth.moments(finwidth.MLP([64, *[16] * 4, 1]), load_digits().data[17])
-    assert document["second_moment"]["K"] == exact.second_moment
-    assert document["provenance"]["seed"] == 0
+    assert document["results"]["quantities"]["K^2"]["exact"]["value"] == exact.second_moment
+    assert (document["seed"], document["draws"], len(document["input"])) == (0, 20000, 64)
 
 
 def test_paper_checks_what_is_asked(tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="needs the paper extra")
     one = run("paper", "lemma-9", "figure-1", "--json", "-o", "page.html", cwd=tmp_path)
-    found = json.loads(one.stdout)
+    found = json.loads(one.stdout)["results"]
     assert [statement["id"] for statement in found["statements"]] == ["lemma-9", "figure-1"]
     assert all(statement["holds"] for statement in found["statements"])
     assert "<svg" in (tmp_path / "page.html").read_text()
@@ -146,15 +165,17 @@ def test_paper_checks_what_is_asked(tmp_path: Path) -> None:
 
 def test_compare_and_width_for() -> None:
     found = json.loads(run("compare", "2,8,1", "-i", "1,2", "--draws", "5000", "--networks", "500", "--json").stdout)
-    assert found["quantities"]["K"]["exact"] == float(finwidth.moments(finwidth.MLP([2, 8, 1]), [1, 2]).mean)
-    assert found["quantities"]["K"]["networks"]["draws"] == 500
+    K = found["results"]["quantities"]["K"]
+    assert K["exact"]["value"] == float(finwidth.moments(finwidth.MLP([2, 8, 1]), [1, 2]).mean)
+    assert K["networks"]["draws"] == 500
     table = run("compare", "2,8,1", "-i", "1,2", "--law", "uniform", "--networks", "500")
     assert "its weights are uniform" in table.stdout
-    advice = json.loads(run("width-for", "16", "--cv", "0.1", "--json").stdout)
-    assert advice["width"] == finwidth.width_for(16, cv=0.1)
+    results = json.loads(run("width-for", "16", "--cv", "0.1", "--json").stdout)["results"]
+    assert results["width"] == finwidth.width_for(16, cv=0.1)
+    advice = results["regime"]
     assert advice["regime"] == "moving"
-    assert (advice["target"], advice["cv_error"]) == (1.0, 0.0)
-    assert advice["movement"] > 0.1
+    assert (advice["target"], advice["cv"]["se"]) == (1.0, 0.0)
+    assert advice["movement"]["value"] > 0.1
     printed = run("width-for", "3", "--target", "0").stdout
     assert printed.startswith(
         f"{finwidth.width_for(3, cv=0.1)}\nA network of 3 weight layers at this width is near-det"
@@ -169,10 +190,10 @@ def test_compare_and_width_for() -> None:
 
 def test_width_for_smooth_activations_and_for_networks_that_are_not_drawn() -> None:
     smooth = run("width-for", "3", "--cv", "0.3", "--activation", "tanh", "--json")
-    advice = json.loads(smooth.stdout)
+    advice = json.loads(smooth.stdout)["results"]
     assert advice["width"] == finwidth.width_for(3, cv=0.3, activation="tanh")
-    assert abs(advice["cv"] - 0.3) < 0.03
-    uniform = json.loads(run("width-for", "16", "--law", "uniform", "--json").stdout)
+    assert abs(advice["regime"]["cv"]["value"] - 0.3) < 0.03
+    uniform = json.loads(run("width-for", "16", "--law", "uniform", "--json").stdout)["results"]
     assert (uniform["width"], uniform["regime"]) == (3516, None)
     assert "its weights are uniform" in uniform["not_drawn"]
     told = " ".join(run("width-for", "16", "--law", "uniform").stdout.split())  # in lines of 80 columns
@@ -182,7 +203,7 @@ def test_width_for_smooth_activations_and_for_networks_that_are_not_drawn() -> N
 def test_input_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([1, 2]))
     found = json.loads(run("moments", "2,3,3,1", "-i", str(tmp_path / "x.npy"), "--exact", "--json").stdout)
-    assert found["mean"]["K"] == "151/16"
+    assert found["results"]["quantities"]["K"]["exact"]["fraction"] == "151/16"
 
 
 MISTAKES = {
@@ -191,6 +212,7 @@ MISTAKES = {
     "moments 2,0,1 -i 1,2": "width number 1 is 0, less than 1",
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
+    "regime model.py:make": "of modules in files there is finwidth measure",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
     "moments 2,3,0 -i 1,2": "width number 2 is 0",
     "moments 2,3,1 -i nan,1": "nan at place 0",
@@ -272,7 +294,9 @@ def test_extremes_give_valid_json_and_no_warning(line: str, tmp_path: Path) -> N
     assert not process.stderr
     document = json.loads(process.stdout)
     if line.startswith("sample"):
-        assert document["estimates"]["K"]["trust"] is False  # every draw is dead, the mean is 5005.5
+        assert (
+            document["results"]["quantities"]["K"]["sampled"]["trust"] is False
+        )  # every draw is dead, the mean is 5005.5
 
 
 def test_closed_pipe_and_full_disk() -> None:
@@ -333,13 +357,13 @@ def test_expansion_and_critical(tmp_path: Path) -> None:
     wide = finwidth.expansion(net, [[1.0, 0.5], [0.0, 1.0]], [0, 0])
     assert f"{wide.K[0, 0, 1].item():.6g}" in printed.stdout
     found = json.loads(run(*line, "--json", "-o", "wide.nc", cwd=tmp_path).stdout)
-    assert found["quantities"]["K"]["correction"] == wide.K[1].to_numpy().tolist()
-    assert found["first_order"] == wide.attrs["first_order"]
+    assert found["results"]["quantities"]["K"]["correction"]["value"] == wide.K[1].to_numpy().tolist()
+    assert found["results"]["first_order"]["verdict"] == wide.attrs["first_order"]
     assert xr.open_dataset(tmp_path / "wide.nc").dK.to_numpy().tolist() == wide.dK.to_numpy().tolist()
     refused = run("expansion", "2,9,1", "-i", "1,2", "--law", "uniform")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     known = finwidth.critical("gelu")
-    assert json.loads(run("critical", "gelu", "--json").stdout) == dataclasses.asdict(known)
+    assert json.loads(run("critical", "gelu", "--json").stdout)["results"] == dataclasses.asdict(known)
     assert "scale-invariant" in run("critical", "1,0.2").stdout
     assert run("critical", "softplus").returncode == 2
 
@@ -348,12 +372,41 @@ def test_smooth_activations_by_first_order(tmp_path: Path) -> None:
     """The advice says where first order serves; report and compare have it beside draws and networks."""
     told = " ".join(run("width-for", "3", "--activation", "tanh").stdout.split())
     assert "This is from first order in 1/width, which leaves out at most about" in told
-    assert json.loads(run("depth-for", "60", "--cv", "0.3", "--activation", "tanh", "--json").stdout)["spread_from"]
+    assert json.loads(run("depth-for", "60", "--cv", "0.3", "--activation", "tanh", "--json").stdout)["results"][
+        "spread_from"
+    ]
     line = ("report", "2,64x2,1", "-i", "1,2", "--activation", "tanh", "--draws", "2000")
     printed = run(*line, "-o", "told", cwd=tmp_path)
     assert "First order serves" in printed.stdout
     assert (tmp_path / "told" / "depth.png").stat().st_size > 10_000
     compared = ("compare", "2,16,1", "-i", "1,2", "--activation", "erf", "--draws", "500", "--networks", "50")
     found = json.loads(run(*compared, "--json").stdout)
-    assert found["quantities"]["dK"]["networks"]["draws"] == 50
+    assert found["results"]["quantities"]["dK"]["networks"]["draws"] == 50
     assert "first order" in run(*compared).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("finwidth mo", ["moments"]),
+        ("finwidth sweep pl", ["plot"]),
+        ("finwidth moments 2,3,1 --bias-l", ["--bias-law"]),
+        ("finwidth moments 2,3,1 --norm ", ["rms", "layer"]),
+        ("finwidth critical g", ["gelu"]),
+    ],
+)
+def test_shells_complete_what_is_typed(words: str, completed: list[str]) -> None:
+    """As bash asks after `finwidth --install-completion`."""
+    place = len(words.split()) - (not words.endswith(" "))
+    asked = run(_FINWIDTH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(place))
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert [word for word in asked.stdout.split() if word.startswith(words.rsplit(" ", maxsplit=1)[-1])] == completed
+
+
+@pytest.mark.parametrize("command", ["", "report", "measure", "sweep", "sweep plot", "schema"])
+def test_help_fits_a_terminal_and_has_examples(command: str) -> None:
+    told = run(*command.split(), "--help", COLUMNS="80").stdout
+    assert max(map(len, told.splitlines())) <= 80
+    assert "…" not in told
+    assert f"finwidth {command}".rstrip() in told.partition("Examples:")[2]
+    assert not re.search(r"--(json|exact|balanced|quiet|traceback)\b.*<bool>", told)

@@ -132,7 +132,7 @@ def test_what_does_not_go_together_is_one_sentence(line: str) -> None:
 
 def examples(program: typer.Typer) -> list[str]:
     """Those of every help text."""
-    found: list[str] = []
+    found: list[str] = re.findall(r"^ *finwidth (?!COMMAND)(.*)$", str(program.info.epilog), re.M)
     for each in program.registered_commands:
         assert each.epilog is not None, each.name
         found += re.findall(r"^ *finwidth (.*)$", each.epilog, re.M)
@@ -174,11 +174,13 @@ def document(line: str) -> Any:
 def test_moments_and_draws_of_a_residual_network() -> None:
     net = ResNet([3, 8, 1], 4, 6, branch="1/sqrt(depth)")
     options = '3,8,1 --blocks 4 --hidden 6 --branch "1/sqrt(depth)" -i 1,2,3'
-    assert document(f"moments {options}")["mean"]["K"] == float(finwidth.moments(net, [1, 2, 3]).mean)
+    assert document(f"moments {options}")["results"]["quantities"]["K"]["exact"]["value"] == float(
+        finwidth.moments(net, [1, 2, 3]).mean
+    )
     drawn = document(f"sample {options} --draws 500")
-    assert drawn == json.loads(json.dumps(finwidth.summarize(net, [1, 2, 3], 500).to_json()))
+    of_command = {"command": "sample", "input": [1, 2, 3], "settings": {"tilted": False}}
+    assert drawn == finwidth.summarize(net, [1, 2, 3], 500).to_json() | of_command
     assert drawn["network"] == net.describe()
-    assert drawn["output"] == 0
     told = call(["moments", *shlex.split(options)]).output
     assert told.startswith("ResNet 3,8,1 of 4 blocks (hidden width 6; branch 0.5) relu")
     assert "do not cover this network: it is a ResNet (MLP is supported)." in told
@@ -189,9 +191,10 @@ def test_gram_is_that_of_sample_gram(tmp_path: Path) -> None:
     line = "gram 2,16x2,2 --activation tanh -i 1,0 -i 1/2,-1 -i ones --draws 700 --seed 4"
     found = document(line)
     K = finwidth.sample_gram(net, X, 700, 4).K.to_numpy()[..., 0, 0]
-    np.testing.assert_allclose(found["estimates"]["K"]["value"], K.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found["estimates"]["K"]["se"], K.std(0, ddof=1) / 700**0.5, rtol=1e-12)
-    np.testing.assert_allclose(found["infinite_width"]["K"], finwidth.infinite_width_gram(net, X))
+    of_K = found["results"]["quantities"]["K"]
+    np.testing.assert_allclose(of_K["sampled"]["value"], K.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(of_K["sampled"]["se"], K.std(0, ddof=1) / 700**0.5, rtol=1e-12)
+    np.testing.assert_allclose(of_K["infinite_width"]["value"], finwidth.infinite_width_gram(net, X))
     np.save(tmp_path / "y.npy", np.array([[1.0, 0], [0, 1], [1, 1]]))
     table = call([*line.split(), "--targets", str(tmp_path / "y.npy"), "-o", str(tmp_path / "g.nc")])
     assert table.status == 0, table.errors
@@ -217,7 +220,8 @@ def test_gram_is_that_of_sample_gram(tmp_path: Path) -> None:
 )
 def test_regime(line: str, python: Callable[[], finwidth.Regime]) -> None:
     found, wanted = document(line), python()
-    assert (found["regime"], found["cv"], found["movement"]) == (wanted.name, wanted.cv, wanted.movement)
+    assert found["results"] == wanted.to_json()["results"]
+    assert (found["results"]["regime"], found["results"]["cv"]["value"]) == (wanted.name, wanted.cv)
     told = call(line.split()).output
     assert wanted.advice in " ".join(told.split())
     assert max(map(len, told.splitlines())) <= 80
@@ -243,26 +247,22 @@ def test_sizes_of_networks_as_options_say() -> None:
     phi = Activation("leaky", 1, Fraction(1, 5))
     found = document(f"width-for 3 {line}")
     wanted = finwidth.width_for(3, 0.9, parameterization="standard", activation=phi, gains=phi.default_gain)
-    assert found["width"] == wanted
+    assert found["results"]["width"] == wanted
     told = call(["width-for", "3", "--cv", "0.9"]).output
     assert max(map(len, told.splitlines())) <= 80
     assert "depend on the widths" in call(["width-for", "4", "--pytorch", "default"]).errors
     found = document('width-for --blocks 16 --cv 0.2 --branch "1/sqrt(depth)"')
-    assert found["width"] == finwidth.width_for(16, 0.2, kind=ResNet, branch="1/sqrt(depth)")
+    assert found["results"]["width"] == finwidth.width_for(16, 0.2, kind=ResNet, branch="1/sqrt(depth)")
     assert found["network"]["kind"] == "ResNet"
     for line in ("width-for", "width-for 3 --blocks 3", "width-for --blocks any"):
         assert "give the number of weight layers" in call(line.split()).errors
 
 
 def test_depth_for() -> None:
-    assert document("depth-for 3723") == {
-        "width": 3723,
-        "cv": 0.1,
-        "depth": 16,
-        "spread_from": "exact moments",
-        "notes": [],
-    }
-    blocks = document("depth-for 400 --cv 0.2 --blocks any --balanced --branch 0.5")["depth"]
+    found = document("depth-for 3723")
+    assert found["results"] == {"width": 3723, "depth": 16, "spread_from": "exact moments"}
+    assert found["settings"] == {"cv": 0.1, "input_norm": 1.0}
+    blocks = document("depth-for 400 --cv 0.2 --blocks any --balanced --branch 0.5")["results"]["depth"]
     assert blocks == finwidth.depth_for(400, 0.2, kind=BalancedResNet, branch=0.5)
     assert call(shlex.split('depth-for 400 --blocks any --branch "1/sqrt(depth)"')).output.startswith("any\n")
     assert "what depth-for finds" in call(["depth-for", "9", "--blocks", "2"]).errors

@@ -62,7 +62,7 @@ def test_tilted_draws_where_plain_ones_cannot_be_trusted() -> None:
     by_name = {row.quantity: row for row in found.rows}
     assert not any(by_name[name].sampled.trust for name in ("K^2", "dK"))  # type: ignore[union-attr]
     document: Any = found.to_json()
-    assert document["quantities"]["dK"]["tilted"]["trust"] is True
+    assert document["results"]["quantities"]["dK"]["tilted"]["trust"] is True
 
 
 def test_residual_networks_where_plain_draws_cannot_be_trusted() -> None:
@@ -108,7 +108,7 @@ def test_normalised_networks_by_their_quantiles(
     assert [row.quantity for row in found.rows] == ["q16", "median", "q84", "spread"]
     assert all(abs(row.z) < 5 for row in found.rows)
     assert (found.draws, found.networks) == (20_000, 2_000)
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["no_moments"] == found.reason
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["results"]["no_moments"] == found.reason
     without = finwidth.sample_gram(plain, [x], 20_000).K.to_numpy().reshape(20_000, -1)[:, 0]
     wrong = QuantileRow("median", QuantileSketch.of(without).quantile(0.5), found.rows[1].networks)
     assert abs(wrong.z) > 5  # the negative control: no norm
@@ -127,7 +127,7 @@ def test_networks_without_the_sampled_route() -> None:
     assert "its weights are uniform" in found.not_sampled
     assert all(row.sampled is None and row.networks.trust for row in found.rows)
     document: Any = found.to_json()
-    assert document["quantities"]["K"]["sampled"] is None
+    assert "sampled" not in document["results"]["quantities"]["K"]
 
 
 def test_a_wrong_exact_value_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +194,8 @@ def test_smooth_activations_to_first_order(capsys: pytest.CaptureFixture[str]) -
     assert isinstance(other, ExpandedComparison)
     assert abs(other.rows[0].sampled.z(known.mean) or 0) > 5  # the negative control: another activation
     document: Any = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert document["quantities"]["K"]["first_order"] == known.mean
-    assert document["first_order"] == known.verdict
+    assert document["results"]["quantities"]["K"]["first_order"]["value"] == known.mean
+    assert document["results"]["first_order"]["verdict"] == known.verdict
     tables.show(found)
     told = capsys.readouterr().out
     assert "first order" in told

@@ -19,7 +19,7 @@ from finwidth.extras import EXTRAS
 WITHOUT = '''
 import json, sys, warnings
 
-EXTRAS = {"torch", "zarr", "sklearn", "jinja2", "sympy", "distributed", "dask"}
+EXTRAS = {"torch", "zarr", "sklearn", "jinja2", "sympy", "distributed", "dask", "filelock"}
 
 class Without:
     """A finder that finds nothing of the extras."""

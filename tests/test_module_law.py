@@ -239,6 +239,15 @@ def test_gains_by_name_and_biases() -> None:
         finwidth.in_law(reflecting, gains={"0": 1})
 
 
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: nn.LazyLinear(2), "'weight' has no shape yet"),
+    (lambda: nn.Linear(3, 2, dtype=torch.complex64), "'weight' is complex; only real layers are drawn in law"),
+])  # fmt: skip
+def test_weights_in_law_are_real_and_have_a_shape(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(FinwidthError, match=words):
+        finwidth.in_law(make(), gains=2)
+
+
 WITHOUT_FORM: dict[str, tuple[Callable[[], Any], str]] = {
     "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3), "'0' (ConvTranspose2d has no form in law)"),
     "volumes": (lambda: nn.Conv3d(3, 40, 3), "'0' (Conv3d has no form in law)"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +83,32 @@ def test_import_is_light() -> None:
         "distributed",
     }
     assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        ("moments 2,4,4,1 -i 1,2", {"matplotlib", "sklearn", "finwidth.sampling.one_input", "finwidth.paper"}),
+        ("report 64,4,4,1 -i digits:17 --draws 1000", {"sklearn"}),
+    ],
+)
+def test_commands_are_light(command: str, unused: set[str], tmp_path: Path) -> None:
+    """They load what they use: imports take longer than most of the work."""
+    if "digits" in command:
+        pytest.importorskip("sklearn", reason="needs the digits extra")
+    code = (
+        "import sys, atexit; from finwidth.__main__ import main; atexit.register(lambda: print(*sys.modules)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    loaded = set(done.stderr.splitlines()[-1].split())  # where `main` leaves standard output, too
+    assert {"numpy", "typer", "rich"} <= loaded
+    assert not {"torch", "xarray", "pandas", "scipy", "sympy", "zarr", *unused} & loaded
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    root = Path(__file__).parents[1]
+    for file in ("pyproject.toml", "CITATION.cff", "README.md"):
+        told = re.findall(r"""(?m)^\s*version(?: =|:) ["{]?([0-9.]+)""", (root / file).read_text(encoding="utf-8"))
+        assert told == [finwidth.__version__], file

@@ -91,8 +91,8 @@ def test_reports_of_normalised_networks(net: MLP | ResNet, tmp_path: Path) -> No
     write(found, X, tmp_path)
     verify(tmp_path)
     told = json.loads((tmp_path / "report.json").read_text())
-    assert told["no_moments"] == found.reason
-    assert (told["estimates"] == {}) == (net.norm is not None and not net.norm.epsilon)
+    assert told["results"]["no_moments"] == found.reason
+    assert ("K" not in told["results"]["quantities"]) == (net.norm is not None and not net.norm.epsilon)
     labels = [str(line.get_label()) for line in found.law("").axes[0].lines]
     assert [label[:6] for label in labels] == ["median"]
     figure = _depth_figure(net, X).axes[0]
@@ -140,9 +140,10 @@ def test_reports_to_first_order(tmp_path: Path) -> None:
     write(found, X, tmp_path)
     verify(tmp_path)
     told = json.loads((tmp_path / "report.json").read_text())
-    assert told["first_order"]["variance"] == found.first_order.variance
-    assert told["estimates"]["K"]["first_order"] == found.first_order.mean
-    assert told["estimates"]["K_w"]["first_order"] is None
+    quantities = told["results"]["quantities"]
+    assert quantities["var(K)"]["first_order"]["value"] == found.first_order.variance
+    assert quantities["K"]["first_order"]["value"] == found.first_order.mean
+    assert {*quantities["K_w"]} == {"sampled"}
     narrow = report(MLP([4, 8, 8, 1], activation="tanh"), X, 1000)
     assert isinstance(narrow, ExpandedReport)
     assert "does not serve" in narrow.first_order.verdict

@@ -22,6 +22,7 @@ from finwidth.paper.findings import output_bias
 from finwidth.report import report
 from finwidth.summary import summarize_gram
 from finwidth.tables import Result, Table, told
+from fuzzing import misshapen
 
 DEEP, SMALL, SMOOTH = MLP([64, *[64] * 16, 1]), MLP([2, 8, 8, 1]), MLP([2, 20, 20, 1], activation="tanh")
 NORMED = MLP([2, 8, 8, 1], norm="rms")
@@ -129,7 +130,8 @@ def test_it_reads_well(make: Callable[[], Result]) -> None:
 def test_programs_can_take_it(make: Callable[[], Result]) -> None:
     found = _made(make)
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert document
+    assert document["results"]
+    assert misshapen(document) is None
     frame = found.to_pandas()
     assert frame.columns.is_unique
     assert len(frame) == len([row for row in found._table().rows if row])

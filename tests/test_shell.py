@@ -94,7 +94,7 @@ def test_a_signal_in_a_sweep_closes_its_store(number: signal.Signals, tmp_path: 
     done = re.fullmatch(told, errors)
     assert done, errors
     status = shell(f"{FINWIDTH} sweep status long.zarr --json", tmp_path)
-    stored = json.loads(status.stdout)["quantities"]["sampled"]["done"]
+    stored = json.loads(status.stdout)["results"]["cells"]["sampled"]["done"]
     assert int(done[1]) <= stored <= int(done[1]) + 1  # the cell that was computed may be stored without being told
 
 
@@ -188,7 +188,8 @@ def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path: Path) -> Non
     (tmp_path / "loud.py").write_text("import os, torch\nos.write(2, b'loud')\nmake = torch.nn.Linear(2, 1)")
     done = shell(f"{FINWIDTH} measure loud.py:make -i 1,2 --json <&- 2>&- >out", tmp_path)
     assert done.returncode == 0
-    assert json.loads((tmp_path / "out").read_text())["kernel"]["entries"] == [[6]]
+    found = json.loads((tmp_path / "out").read_text())["results"]["quantities"]
+    assert found["K"]["module"]["value"] == [[6]]
 
 
 SURROUNDINGS: tuple[dict[str, str], ...] = (

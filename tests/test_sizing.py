@@ -270,7 +270,7 @@ def test_sizes_to_first_order_are_right_where_exact_ones_exist(
     """Without any draw; at three quarters of the width the spread is seen to be larger."""
     exact = width_for(depth, wanted, **network)
     monkeypatch.setattr(sizing, "_must_be_drawn", lambda family: True)
-    monkeypatch.setattr(sizing, "sample_gram", None)
+    monkeypatch.setattr(sizing, "kernel_matrix_sampler", None)
     width = width_for(depth, wanted, **network)
     assert width == pytest.approx(exact, rel=0.015)
     assert cv(3 * width // 4, depth, **network) > wanted * 1.05
@@ -281,7 +281,7 @@ def test_depths_to_first_order_are_right_where_exact_ones_exist(monkeypatch: pyt
         exact = depth_for(9000, 0.1, **network)
         with monkeypatch.context() as patch:
             patch.setattr(sizing, "_must_be_drawn", lambda family: True)
-            patch.setattr(sizing, "sample_gram", None)
+            patch.setattr(sizing, "kernel_matrix_sampler", None)
             assert abs(depth_for(9000, 0.1, **network) - exact) <= 1
 
 

@@ -60,9 +60,9 @@ def test_threads_do_not_change_it_and_a_device_has_the_same_law() -> None:
 def test_json_and_text(method: str) -> None:
     found = finwidth.summarize(NET, X, 2000, method=method)
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert document["estimates"]["K"]["value"] == found.estimates["K"].value
-    assert document["tilted"] is (method == "importance")
-    assert ("law" in document) is (method == "plain")
+    quantities, route = document["results"]["quantities"], "sampled" if method == "plain" else "tilted"
+    assert quantities["K"][route]["value"] == found.estimates["K"].value
+    assert ("q50(K)" in quantities) is (method == "plain")
     text = str(found)
     assert text.startswith(f"{NET}\n")
     assert f"\n2000 draws, {method}.\n" in text
@@ -127,8 +127,9 @@ def test_means_that_are_infinite_are_left_out() -> None:
     assert found.K is not None
     assert found.K.quantile(0.5).value == pytest.approx(float(np.median(K)), rel=2e-3)
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert document["estimates"] == {}
-    assert document["law"]["K"]
+    assert document["results"]["not_finite"] == list(found.infinite)
+    assert {"q50(K)", "spread(K)"} <= {*document["results"]["quantities"]}
+    assert "K" not in document["results"]["quantities"]
 
 
 def test_means_whose_errors_are_infinite_are_not_trusted() -> None:

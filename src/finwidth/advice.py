@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from finwidth import arguments, module_law
 from finwidth.arguments import count, numbers, real
+from finwidth.documents import plain
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
 from finwidth.exact.expansion.one_input import where_it_serves
@@ -24,7 +25,6 @@ from finwidth.networks.inputs import Vector, check_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import instead, not_gaussian
-from finwidth.quantities import plain
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
 from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # A kernel within 10% of its mean is called deterministic, one that a step moves by less than 10% at rest.
-SPREAD = 0.1
-MOVEMENT = 0.1
+_SPREAD = 0.1
+_MOVEMENT = 0.1
 _DRAWS = 4000
 _FEWEST = 32
 _NEURONS, _WEIGHTS = 10**7, 10**8  # of all draws of a network: about a second
@@ -124,16 +124,26 @@ class Regime(Result):
     advice: str
     network: Network | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        numbers = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in {"name", "network"}}
-        network = None if self.network is None else self.network.describe()
-        document: dict[str, object] = plain({"network": network, "regime": self.name, **numbers})
-        return document
+    def content(self) -> dict[str, object]:
+        """Its name, the spread and the movement with their errors, the step, and the advice."""
+        found: dict[str, object] = plain(
+            {
+                "regime": self.name,
+                "cv": {"value": self.cv, "se": self.cv_error},
+                "movement": {"value": self.movement, "se": self.movement_error},
+                "median_movement": {"value": self.median},
+                **{name: getattr(self, name) for name in ("relative_to", "target", "lr", "advice")},
+            }
+        )
+        return found
 
     def _table(self) -> Table:
         spread = "CV of K" if self.relative_to == "mean" else "(q84 - q16) / (2 median) of K"
-        table = Table(f"{self._of}: {self.name}", ("quantity", "value", "std. err."), f"{self.advice}.")
+        table = Table(
+            f"{self._of}: {self.name}",
+            ("quantity", "value", "std. err."),
+            f"{self.advice[0].upper()}{self.advice[1:]}.",
+        )
         table.add(spread, self.cv, told(self.cv_error, ".2g"))
         table.add("movement of K in a step", self.movement, told(self.movement_error, ".2g"))
         table.add("half of the networks: less than", self.median)
@@ -146,6 +156,10 @@ class Regime(Result):
 
     def _headline(self) -> str:
         moved = f"a step moves K by {self.movement:.2g} of its {self.relative_to}"
+        if math.isnan(self.movement):
+            moved = f"a step moves K by less than {self.median:.2g} of its mean in half of the networks"
+        if math.isnan(self.median):
+            moved = "a step moves K past a double's range in some networks"
         return f"{self._of}: {self.name}, CV {self.cv:.2g}, {moved}"
 
 
@@ -295,7 +309,7 @@ def _regime_told(
     else:
         movement, typical = median, np.median(moved)
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
-    name = "moving" if typical > MOVEMENT else "noisy" if spread.cv > SPREAD else "near-deterministic"
+    name = "moving" if typical > _MOVEMENT else "noisy" if spread.cv > _SPREAD else "near-deterministic"
     varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
     how = f" ({spread.how})" * bool(spread.how)
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"

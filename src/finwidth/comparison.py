@@ -10,6 +10,7 @@ import numpy as np
 
 from finwidth import arguments, module_law
 from finwidth.arguments import count
+from finwidth.documents import exact_number, plain
 from finwidth.empirical.reference.brute_force import simulate
 from finwidth.empirical.reference.residual import simulate_residual
 from finwidth.errors import FinwidthError, SizeError
@@ -27,7 +28,7 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import instead, other_kind
 from finwidth.networks.widths import format_widths
-from finwidth.quantities import MOMENTS, Estimate, doubts, of_several, plain
+from finwidth.quantities import MOMENTS, Estimate, doubts, of_several
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input import importance, sample
 from finwidth.sampling.random.streams import check_seed
@@ -50,7 +51,7 @@ _NEURONS = 10**8  # of networks that are drawn neuron by neuron: some ten second
 _SHARES = {"q16": 0.16, "median": 0.5, "q84": 0.84}
 
 # How real networks are drawn and differentiated.
-SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
+_SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
     MLP: simulate,
     ResNet: simulate_residual,
     BalancedResNet: simulate_residual,
@@ -67,15 +68,11 @@ class Row:
     tilted: Estimate | None
     networks: Estimate
 
-    def to_json(self) -> dict[str, object]:
+    def content(self) -> dict[str, object]:
         """The exact value and the estimates, with z-scores against it."""
-        return {
-            "exact": self.exact,
-            **{
-                name: None if found is None else found.to_json() | {"z": found.z(self.exact)}
-                for name, found in (("sampled", self.sampled), ("tilted", self.tilted), ("networks", self.networks))
-            },
-        }
+        estimates = {"sampled": self.sampled, "tilted": self.tilted, "networks": self.networks}
+        found = {name: each.against(self.exact) for name, each in estimates.items() if each is not None}
+        return {"exact": exact_number(self.exact), **found}
 
     def in_law(self) -> tuple[Cell, ...]:
         """What a table has of the draws in law: of tilted ones where plain ones cannot be trusted."""
@@ -95,16 +92,9 @@ class Comparison(Result):
     rows: tuple[Row, ...]
     not_sampled: str | None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(
-            {
-                "network": self.network.describe(),
-                "quantities": {row.quantity: row.to_json() for row in self.rows},
-                "not_sampled": self.not_sampled,
-            }
-        )
-        return document
+    def content(self) -> dict[str, object]:
+        """Each quantity by every route, and why draws in law are missing, if they are."""
+        return {"quantities": {row.quantity: row.content() for row in self.rows}, "not_sampled": self.not_sampled}
 
     def _table(self) -> Table:
         """The routes side by side; where plain draws in law cannot be trusted, tilted ones if there are any."""
@@ -155,10 +145,11 @@ class ExpandedRow:
         """Standard errors between the two, 0 where neither varies."""
         return _z_between(self.sampled, self.networks)
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        estimates = {"sampled": self.sampled.to_json(), "networks": self.networks.to_json()}
-        return {"first_order": self.first_order, **estimates, "z": self.z}
+    def content(self) -> dict[str, object]:
+        """First order, and both estimates."""
+        known = {} if self.first_order is None else {"first_order": {"value": plain(self.first_order)}}
+        networks = {**self.networks.content(), "z_to_sampled": plain(self.z)}
+        return {**known, "sampled": self.sampled.content(), "networks": networks}
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,16 +168,10 @@ class ExpandedComparison(Result):
     rows: tuple[ExpandedRow, ...]
     first_order: str
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(
-            {
-                "network": self.network.describe(),
-                "quantities": {row.quantity: row.to_json() for row in self.rows},
-                "first_order": self.first_order,
-            }
-        )
-        return document
+    def content(self) -> dict[str, object]:
+        """Each quantity by every route, and whether first order serves."""
+        quantities = {row.quantity: row.content() for row in self.rows}
+        return {"quantities": quantities, "first_order": {"verdict": self.first_order}}
 
     def _table(self) -> Table:
         headings = ("quantity", "first order", "in law", "std. err.", "networks", "std. err.", "z")
@@ -221,9 +206,11 @@ class QuantileRow:
         """Standard errors between the two, 0 where neither varies."""
         return _z_between(self.sampled, self.networks)
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        return {"sampled": self.sampled.to_json(), "networks": self.networks.to_json(), "z": self.z}
+    def content(self) -> dict[str, object]:
+        """Both estimates."""
+        networks = {**self.networks.content(), "z_to_sampled": self.z}
+        found: dict[str, object] = plain({"sampled": self.sampled.content(), "networks": networks})
+        return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,18 +233,11 @@ class QuantileComparison(Result):
     networks: int
     reason: str
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(
-            {
-                "network": self.network.describe(),
-                "quantities": {row.quantity: row.to_json() for row in self.rows},
-                "draws": self.draws,
-                "networks": self.networks,
-                "no_moments": self.reason,
-            }
-        )
-        return document
+    def content(self) -> dict[str, object]:
+        """Each quantile by both routes, how many real networks there were, and why there are no moments."""
+        names = {"median": "q50(K)"}
+        quantities = {names.get(row.quantity, f"{row.quantity}(K)"): row.content() for row in self.rows}
+        return {"quantities": quantities, "networks": self.networks, "no_moments": self.reason}
 
     def _table(self) -> Table:
         table = Table(str(self.network), ("quantity", "in law", "std. err.", "networks", "std. err.", "z"))
@@ -397,7 +377,7 @@ def unsupported(net: Network) -> list[str]:
     """Reasons why `compare` does not serve this network; none if it does."""
     if net.norm is not None:
         return first_step.unsupported(net)
-    return other_kind(net, *SIMULATIONS)
+    return other_kind(net, *_SIMULATIONS)
 
 
 def _compare_to_first_order(
@@ -460,7 +440,7 @@ def _networks(net: Network, x: Vector, networks: int | None, seed: int) -> dict[
     if networks is None:
         networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
     with np.errstate(over="ignore", invalid="ignore"):
-        draw = next(draw for kind, draw in SIMULATIONS.items() if isinstance(net, kind))
+        draw = next(draw for kind, draw in _SIMULATIONS.items() if isinstance(net, kind))
         drawn = draw(net, x, count("networks", networks), np.random.default_rng(seed))
     if not all(np.isfinite(column).all() for column in drawn.values()):
         raise FinwidthError("the networks overflow a double at this input; rescale it")
@@ -510,10 +490,12 @@ class Placed:
         """Standard deviations from the exact mean; the law is skewed, so the percentile says more."""
         return (self.measured - self.exact) / self.sd if self.sd and self.exact is not None else None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        names = ("measured", "exact", "sd", "z", "percentile", "interval")
-        return {name: plain(getattr(self, name)) for name in names}
+    def content(self) -> dict[str, object]:
+        """The module's value and its place in the law, and the exact mean where there is one."""
+        module = {"value": self.measured, "percentile": self.percentile, "interval": self.interval, "z": self.z}
+        exact = {} if self.exact is None else {"exact": {"value": self.exact, "sd": self.sd}}
+        found: dict[str, object] = plain({"module": module, **exact})
+        return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -541,19 +523,11 @@ class ModuleComparison(Result):
     cv: float | None
     compared: str
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(
-            {
-                "network": None if self.network is None else self.network.describe(),
-                "quantities": {row.quantity: row.to_json() for row in self.rows},
-                "cv": {"K": self.cv},
-                "draws": self.draws,
-                "in_law": self.in_law,
-                "compared": self.compared,
-            }
-        )
-        return document
+    def content(self) -> dict[str, object]:
+        """Each quantity of the module and its law, and what the module is compared with."""
+        quantities = {row.quantity: row.content() for row in self.rows}
+        quantities |= {} if self.cv is None else {"cv(K)": {"exact": exact_number(self.cv)}}
+        return {"quantities": quantities, "in_law": self.in_law, "compared": self.compared}
 
     @property
     def _of(self) -> str:

@@ -9,6 +9,7 @@ from finwidth.errors import FinwidthError
 
 EXTRAS = {  # by module: the library's name, and the extra of finwidth that installs it
     "distributed": ("Dask", "dask"),
+    "filelock": ("filelock", "sweep"),
     "jinja2": ("Jinja2", "paper"),
     "sklearn.datasets": ("scikit-learn", "digits"),
     "torch": ("PyTorch", "torch"),

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from finwidth import arguments, empirical
 from finwidth.comparison import ModuleComparison, compare_with_law
+from finwidth.documents import plain
 from finwidth.errors import FinwidthError, shown
 from finwidth.extras import load_extra
 from finwidth.inputs import check_file
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
 from finwidth.observables import spectrum
-from finwidth.quantities import plain
 from finwidth.sampling.random.streams import check_seed
 from finwidth.tables import Result, Table, Told
 
@@ -78,26 +78,21 @@ class Measurement(Result):
         smallest = float(self.eigenvalues[-1])
         return float(self.eigenvalues[0]) / smallest if smallest > self.rounding else None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types; the kernel itself as nested lists."""
-        document: dict[str, object] = plain(
+    def _about(self) -> dict[str, object]:
+        return {} if self.theory is None else self.theory._about()
+
+    def content(self) -> dict[str, object]:
+        """The kernel itself, what is read off it, and the theory of its first input."""
+        numbers = {"K": self.K, "trace": self.trace, "eigenvalues": self.eigenvalues, "condition": self.condition}
+        found: dict[str, object] = plain(
             {
-                "module": self.module,
-                "parameters": self.parameters,
-                "inputs": list(self.inputs),
-                "outputs": self.outputs,
-                "kernel": {
-                    "shape": list(self.K.shape),
-                    "trace": self.trace,
-                    "eigenvalues": self.eigenvalues.tolist(),
-                    "condition": self.condition,
-                    "entries": self.K.tolist(),
-                },
-                "theory": None if self.theory is None else self.theory.to_json(),
+                **{name: getattr(self, name) for name in ("module", "parameters", "inputs", "outputs")},
+                "quantities": {name: {"module": {"value": value}} for name, value in numbers.items()},
+                "theory": None if self.theory is None else self.theory.content(),
                 "no_theory": self.no_theory,
             }
         )
-        return document
+        return found
 
     @property
     def _of(self) -> str:

@@ -342,10 +342,17 @@ def number_of_outputs(module: nn.Module, X: torch.Tensor) -> int:
 
 
 def one_input(module: nn.Module, x: object) -> torch.Tensor:
-    """One input of a module as it takes it, with a first dimension of 1."""
+    """One input of a module as it takes it, with a first dimension of 1; raises FinwidthError if it does not."""
     from finwidth.empirical.kernel.arguments import check_batch, check_tensor
+    from finwidth.empirical.kernel.calls import ModuleError
 
-    return check_batch(module, check_tensor(x, "x", "one input, without a dimension of samples")[None], "x")
+    wanted = "one input, without a dimension of samples"
+    X = check_batch(module, check_tensor(x, "x", wanted)[None], "x")
+    try:
+        number_of_outputs(module, X)
+    except ModuleError as error:
+        raise FinwidthError(f"{error}; x has shape {tuple(X.shape[1:])}; give {wanted}, such as X[0]") from error
+    return X
 
 
 # ---- layers in law
@@ -391,26 +398,19 @@ def in_law(module: nn.Module, *, gains: Mapping[str, float] | float | None = Non
     """
     from torch import nn
 
+    from finwidth.empirical.kernel.arguments import check_materialised
     from finwidth.empirical.modules import redrawing
 
     if not isinstance(module, nn.Module):
         raise FinwidthError(f"the module is {shown(module)}; give a torch.nn.Module")
-    _check_real_weights(module)
+    check_materialised(module)
+    unreal = [name for name, each in module.named_parameters() if each.is_complex()]
+    if unreal:
+        raise FinwidthError(f"parameter {unreal[0]!r} is complex; only real layers are drawn in law")
     if gains is None and any(each.is_meta for each in module.parameters()):
         raise FinwidthError("the module is on the device meta, where weights tell nothing; give gains=")
     plan = redrawing.plan_of(module) if gains is None else _stated_plan(module, gains)
     return made_in_law(module, plan)
-
-
-def _check_real_weights(module: nn.Module) -> None:
-    """Raise FinwidthError if a parameter has no shape yet, or is complex."""
-    from torch.nn.parameter import UninitializedParameter
-
-    for name, each in module.named_parameters():
-        if isinstance(each, UninitializedParameter):
-            raise FinwidthError(f"{name!r} of the module has no shape yet; call the module once on inputs first")
-        if each.is_complex():
-            raise FinwidthError(f"{name!r} of the module is complex; only real layers are drawn in law")
 
 
 def made_in_law(module: nn.Module, plan: Plan) -> nn.Module:

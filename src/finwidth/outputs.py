@@ -54,6 +54,11 @@ def wrote(path: Path) -> bool:
     return any(mark.match(content) for mark in _MARKS)
 
 
+def written(*files: Path | None) -> list[str] | None:
+    """The names of files, for a document; None if there is none."""
+    return [str(file) for file in files if file is not None] or None
+
+
 def check(*paths: Path | None) -> list[Path]:
     """Refuse outputs that cannot be made, or would replace what is not finwidth's, before the work for them is done.
 
@@ -236,5 +241,5 @@ def _writing(path: Path, other: str) -> Iterator[None]:
 
 def _sync(path: Path) -> None:
     """Wait until the disk has the file: a disk that fills up may tell no earlier."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows waits only for what could be written
         os.fsync(file.fileno())

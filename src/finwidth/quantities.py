@@ -5,43 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from finwidth import arguments
+from finwidth.documents import plain
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.laws import FloatArray
 from finwidth.tables import Cell, Result, Table, Told, number, told
 
 CONSTANT = 1e-16  # a relative standard error that only rounding makes
-
-
-def plain(value: Any) -> Any:
-    """A result as JSON takes it: fractions as strings, numbers that are not finite as None, containers inside too.
-
-    >>> from finwidth.quantities import plain
-    >>> plain(Fraction(15, 2)), plain(float("inf"))
-    ('15/2', None)
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, Fraction):
-        return _digits(value.numerator) + (f"/{_digits(value.denominator)}" if value.denominator > 1 else "")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _digits(number: int) -> str:
-    """A whole number of any length; `str` stops at 4300 digits."""
-    return str(Decimal(number))
 
 
 @dataclass(frozen=True)
@@ -136,15 +112,14 @@ class Estimate(Result):
         known = self.se > CONSTANT * abs(self.value) and math.isfinite(self.se) and math.isfinite(exact)
         return (self.value - exact) / self.se if known else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return {
-            "value": plain(self.value),
-            "se": plain(self.se),
-            "draws": self.draws,
-            "trust": self.trust,
-            "verdict": self.verdict,
-        }
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
+
+    def against(self, exact: float) -> dict[str, object]:
+        """The attributes, and the standard errors to an exact value."""
+        return {**self.content(), "z": plain(self.z(exact))}
 
     def cells(self, exact: float | None = None) -> tuple[Cell, Cell, Cell]:
         """What a table writes of it: the value, with an exclamation mark if it cannot be trusted; the error; and z."""

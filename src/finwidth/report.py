@@ -14,6 +14,7 @@ import numpy as np
 
 from finwidth import arguments, outputs, plots
 from finwidth.arguments import count
+from finwidth.documents import beside, extended
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import CAPTION, HEADINGS, Bounds, bounds, unsupported
 from finwidth.exact.expansion.one_input import FirstOrder, only_to_first_order, to_first_order
@@ -26,7 +27,7 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_supported
 from finwidth.plots.style import rendered, titled
-from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_several, plain
+from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_several
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
 from finwidth.sampling.sampler import Columns, draw_chunks
@@ -66,19 +67,15 @@ class Report(Result):
     drawn: FloatArray
     provenance: Mapping[str, object]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: the moments' document, the infinite-width value, and the estimates with z-scores."""
-        document: dict[str, object] = {
-            **self.moments.to_json(),
-            "bounds": self.bounds and self.bounds.to_json(),
-            "infinite_width": {"K": self.infinite_width},
-            "estimates": {
-                row.quantity: row.sampled.to_json() | {"exact": row.exact, "z": row.sampled.z(row.exact)}
-                for row in self.rows
-            },
-            "provenance": dict(self.provenance),
-        }
-        return {key: plain(value) for key, value in document.items()}
+    def _about(self) -> dict[str, object]:
+        return _about_draws(self.network, self.provenance)
+
+    def content(self) -> dict[str, object]:
+        """The exact moments, and beside them the paper's forms, the infinite width and the estimates."""
+        estimates = {row.quantity: row.sampled.against(row.exact) for row in self.rows}
+        drawn: dict[str, dict[str, object]] = {name: {"sampled": each} for name, each in estimates.items()}
+        drawn["K"]["infinite_width"] = {"value": self.infinite_width}
+        return beside((self.bounds or self.moments).content(), drawn) | {"method": self.provenance["method"]}
 
     def _table(self) -> Table:
         """Every quantity by every route."""
@@ -121,16 +118,13 @@ class ExpandedReport(Result):
     drawn: FloatArray
     provenance: Mapping[str, object]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: first order, and the estimates beside it."""
-        known = self.first_order.means
-        document: dict[str, object] = {
-            "network": self.network.describe(),
-            "first_order": self.first_order.to_json(),
-            "estimates": {n: each.to_json() | {"first_order": known.get(n)} for n, each in self.estimates.items()},
-            "provenance": dict(self.provenance),
-        }
-        return {key: plain(value) for key, value in document.items()}
+    def _about(self) -> dict[str, object]:
+        return _about_draws(self.network, self.provenance)
+
+    def content(self) -> dict[str, object]:
+        """First order, and the estimates beside it."""
+        drawn = {name: {"sampled": each.content()} for name, each in self.estimates.items()}
+        return beside(self.first_order.content(), drawn) | {"method": self.provenance["method"]}
 
     def _table(self) -> Table:
         """First order in 1/width beside draws, and whether it serves."""
@@ -171,11 +165,12 @@ class QuantileReport(Result):
     drawn: FloatArray
     provenance: Mapping[str, object]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: the summary's document, the spread, and why there are no exact moments."""
-        spread = self.summary.spread
-        more = {"spread": spread and spread.to_json(), "no_moments": self.reason, "provenance": dict(self.provenance)}
-        return {key: plain(value) for key, value in (self.summary.to_json() | more).items()}
+    def _about(self) -> dict[str, object]:
+        return _about_draws(self.network, self.provenance)
+
+    def content(self) -> dict[str, object]:
+        """What the summary has, and why there are no exact moments."""
+        return {**self.summary.content(), "no_moments": self.reason, "method": self.provenance["method"]}
 
     def _table(self) -> Table:
         """Quantiles and the spread of K, and the means that exist."""
@@ -202,6 +197,10 @@ class QuantileReport(Result):
     def law(self, title: str) -> Figure:
         """The figure of K's law, without a mean."""
         return plots.law_of_kernel(self.drawn, None, None, title)
+
+
+def _about_draws(net: Network, provenance: Mapping[str, object]) -> dict[str, object]:
+    return {"network": net.describe(), "draws": int(str(provenance["draws"])), "seed": int(str(provenance["seed"]))}
 
 
 AnyReport: TypeAlias = Report | ExpandedReport | QuantileReport
@@ -326,7 +325,7 @@ def write(found: AnyReport, x: Vector, folder: str | Path) -> list[Path]:
         "law": found.law(title),
         "depth": _depth_figure(net, x),
     }
-    contents = {"report.json": _document(found.to_json())}
+    contents = {"report.json": _document(extended(found.to_json(), input=x))}
     contents |= {f"{name}{each}": rendered(figures[name], each) for name in figures for each in (".png", ".pdf")}
     contents[MANIFEST] = _document({"files": {name: _fingerprint(content) for name, content in contents.items()}})
     with outputs.replacing_in(folder, FILES) as partials:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.arguments import FloatArray, count
+from finwidth.documents import exact_number, plain
 from finwidth.errors import FinwidthError
 from finwidth.exact.infinite_width import infinite_width_gram
 from finwidth.exact.infinite_width import unsupported as unsupported_at_infinite_width
@@ -20,7 +21,7 @@ from finwidth.exact.normalised import tail_exponent
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.mlp import MLP
-from finwidth.quantities import DRAWN, MOMENTS, Estimate, doubts, of_several, plain
+from finwidth.quantities import DRAWN, MOMENTS, Estimate, doubts, of_several
 from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler, sample_gram
 from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.importance import importance_estimates
@@ -80,18 +81,15 @@ class Summary(Result):
         """``"plain"`` or ``"importance"``."""
         return METHODS[self.K is None]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types, as ``finwidth sample --json`` prints them."""
-        document: dict[str, object] = {
-            "network": self.network.describe(),
-            "output": 0,
-            "draws": self.draws,
-            "seed": self.seed,
-            "estimates": {name: each.to_json() for name, each in self.estimates.items()},
-            "exact": plain(None if self.exact is None else dict(self.exact)),
-            "tilted": self.K is None,
-        }
-        return document if self.K is None else document | {"law": {"K": plain(self.K.to_json())}}
+    def content(self) -> dict[str, object]:
+        """Exact values and estimates of each mean, and of plain draws the law of K."""
+        exact, route = self.exact or {}, "tilted" if self.K is None else "sampled"
+        found: dict[str, dict[str, object]] = {name: {"exact": exact_number(value)} for name, value in exact.items()}
+        for name, each in self.estimates.items():
+            known = exact.get(name)
+            found.setdefault(name, {})[route] = each.content() if known is None else each.against(known)
+        law = {} if self.K is None else {name: {route: plain(each)} for name, each in self.K.content().items()}
+        return {"quantities": found | law, "not_finite": list(self.infinite)}
 
     def _table(self) -> Table:
         table = Table(str(self.network), ("quantity", "exact", "sampled", "std. err.", "z", "effective draws"))
@@ -107,7 +105,7 @@ class Summary(Result):
         if self.infinite:
             labels = ", ".join(MOMENTS[name].label for name in self.infinite)
             notes += f"Not finite, or not sure to be: {labels}.\n"
-            notes += f"(q84 - q16) / (2 median) of K: {with_error(self.spread, '.4g')}.\n" if self.spread else ""
+            notes += f"(q84 - q16) / (2 median) of K: {_with_error(self.spread, '.4g')}.\n" if self.spread else ""
         if self.K is None:
             return notes + "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
         if notes and not importance.unsupported(self.network):
@@ -123,18 +121,18 @@ class Summary(Result):
 
 def _law(law: QuantileSketch) -> str:
     """Quantiles and moments of the logarithm, with their standard errors."""
-    quantiles = ", ".join(f"{share:.0%} {with_error(law.quantile(share), '.4g')}" for share in SHOWN)
+    quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
     lines = [f"Quantiles of K: {quantiles}."]
     if law.zeros < 1:
         of = "log K" + (", where K > 0," if law.zeros else "")
-        mean, sd = with_error(law.log_mean, ".4f"), with_error(law.log_sd, ".4f")
+        mean, sd = _with_error(law.log_mean, ".4f"), _with_error(law.log_sd, ".4f")
         lines.append(f"Mean of {of} {mean}, standard deviation {sd}.")
     if law.zeros:
         lines.append(f"K = 0 in {law.zeros:.2%} of the draws.")
     return "\n".join(lines)
 
 
-def with_error(measured: Measured, kind: str) -> str:
+def _with_error(measured: Measured, kind: str) -> str:
     """A statistic in a sentence, its error in one digit."""
     return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
 
@@ -262,16 +260,12 @@ class GramSummary(Result):
     estimates: Mapping[str, list[list[Estimate]]]
     infinite_width: FloatArray | None
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types, as ``finwidth gram --json`` prints them."""
-        return {
-            "network": self.network.describe(),
-            "output": 0,
-            "draws": self.draws,
-            "seed": self.seed,
-            "estimates": {name: _columns_of(rows) for name, rows in self.estimates.items()},
-            "infinite_width": {"K": None if self.infinite_width is None else plain(self.infinite_width.tolist())},
-        }
+    def content(self) -> dict[str, object]:
+        """Of each pair of inputs the mean kernel, and its change where that was drawn: matrices of shape (m, m)."""
+        found: dict[str, dict[str, object]] = {n: {"sampled": _columns_of(rows)} for n, rows in self.estimates.items()}
+        if self.infinite_width is not None:
+            found["K"]["infinite_width"] = {"value": plain(self.infinite_width)}
+        return {"quantities": found}
 
     def _table(self) -> Table:
         """Of each pair of inputs the mean kernel, its spread, and its change where that was drawn."""
@@ -286,7 +280,8 @@ class GramSummary(Result):
                 row += [told(rows[a][b].se * rows[a][b].draws ** 0.5, ".3g")] if name == "K" else []
                 doubtful |= not rows[a][b].trust
             table.add(str(a), str(b), *row)
-        table.notes = of_several(self.network) + f"{self.draws} draws in law at {m} inputs, a and b counted from 0."
+        inputs = f"{m} input{'s' * (m > 1)}"
+        table.notes = of_several(self.network) + f"{self.draws} draws in law at {inputs}, a and b counted from 0."
         table.notes += f" The table is of the first {MOST_INPUTS}; --json has all." if m > MOST_INPUTS else ""
         table.notes += "\n! too few draws carry this mean to trust it." if doubtful else ""
         return table
@@ -300,8 +295,8 @@ MOST_INPUTS = 6  # whose pairs a table shows
 
 def _columns_of(rows: Sequence[Sequence[Estimate]]) -> dict[str, object]:
     """Estimates, shape (m, m), as a table of each of their numbers."""
-    columns = ("value", "se", "trust", "verdict")
-    return {column: [[each.to_json()[column] for each in row] for row in rows] for column in columns}
+    told = [[each.content() for each in row] for row in rows]
+    return {column: [[each[column] for each in row] for row in told] for column in ("value", "se", "trust", "verdict")}
 
 
 def summarize_gram(

@@ -9,6 +9,8 @@ from fractions import Fraction
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from finwidth.documents import document
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -32,7 +34,7 @@ class Told(NamedTuple):
 Cell: TypeAlias = str | float | Fraction | Told | None
 
 
-def number_of_digits(value: Fraction) -> str:
+def _number_of_digits(value: Fraction) -> str:
     """A long fraction by its size and its leading digits."""
     digits = round(value.numerator.bit_length() * math.log10(2))
     try:
@@ -51,7 +53,7 @@ def number(value: float | Fraction | None, log: float | None = None) -> str:
     if value is None:
         return ""
     if isinstance(value, Fraction):
-        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else number_of_digits(value)
+        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else _number_of_digits(value)
     if math.isinf(value) and log is not None:
         exponent = math.floor(log / math.log(10))
         return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"
@@ -206,9 +208,18 @@ class Result:
         """The result in a few words, and whose it is, for `repr`."""
         raise NotImplementedError
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: fractions as texts, numbers that are not finite as None."""
+    def content(self) -> dict[str, object]:
+        """What it found, in plain types: the ``results`` of `to_json`."""
         raise NotImplementedError
+
+    def _about(self) -> dict[str, object]:
+        """Whose it is, of how many draws and of which seed, as far as it knows."""
+        found = {name: getattr(self, name, None) for name in ("network", "draws", "seed")}
+        return found | {"network": describe() if (describe := getattr(found["network"], "describe", None)) else None}
+
+    def to_json(self) -> dict[str, object]:
+        """A document of plain types, as ``finwidth schema`` says; its numbers are in ``results`` (docs/json.md)."""
+        return document(type(self).__name__, self.content(), **self._about())
 
     def to_pandas(self) -> pd.DataFrame:
         """The table as numbers, a row for each quantity; NaN where it has no value."""

@@ -233,14 +233,14 @@ def test_a_fault_of_one_percent_of_a_group_is_found(group: int, monkeypatch: pyt
         each.data *= 1e-6
     x = torch.randn(20, 3).double()
     right = ntk(module, x, by="layer")
-    finished = computation._finished
+    finished = computation.finished
 
     def off(K: Tensor, *given: Any, **more: Any) -> Tensor:
         found = finished(K, *given, **more).clone()
         found[group] *= 1.01
         return found
 
-    monkeypatch.setattr(computation, "_finished", off)
+    monkeypatch.setattr(computation, "finished", off)
     assert close(ntk(module, x, by="layer", check=False)[(group + 1) % 3], right[(group + 1) % 3])
     with pytest.raises(FinwidthError, match="a number of the kernel is"):
         ntk(module, x, by="layer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,11 +115,14 @@ def test_several_outputs_of_modules_with_parameters_of_their_own() -> None:
     assert close(ntk(heads, sets, by={"first": heads[0].head}).sum(0), right)
 
 
+DRAWS = random.Random(0)
 MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "no module": (lambda u: [torch.sin, torch.cos], "none of the functions is a module"),
     "no function": (lambda u: [u, 3], "the module is"),
     "nothing": (lambda u: [], r"the module is \[\]; give a torch.nn.Module, or a list"),
     "name": (lambda u: {"a.b": u}, "the module is"),
+    "name of a method": (lambda u: {"train": u, "test": u}, "a function is named 'train'"),
+    "random numbers": (lambda u: [u, lambda x: DRAWS.random() * u(x)], "draws random numbers"),
     "outputs": (lambda u: [u, lambda x: torch.cat([u(x), u(x)], 1)], "1 and 2 outputs; give functions with equally"),
 }
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from finwidth.empirical import ntk  # noqa: E402
+from finwidth.empirical import explain, ntk  # noqa: E402
 from finwidth.empirical.kernel import calls, computation, factors, gradients, layout, weights  # noqa: E402
 from finwidth.empirical.kernel.batch import Batch  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
@@ -566,6 +566,15 @@ class OnMeta(nn.Linear):
 def test_mistakes_are_told(module: Any, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(finwidth.FinwidthError, match=words):
         ntk(**{"module": module, "x1": torch.randn(4, 3), **arguments})
+
+
+def test_explain_tells_how_large_a_kernel_is_that_memory_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = nn.Linear(3, 1), torch.randn(1000, 3)
+    monkeypatch.setattr("finwidth.memory._SMALL", 0)
+    monkeypatch.setattr("finwidth.memory.available", lambda: 4_000_000)
+    with pytest.raises(finwidth.FinwidthError, match="a kernel of 1000000 numbers needs up to"):
+        ntk(module, x)
+    assert explain(module, x).kernel_bytes == 4_000_000
 
 
 class OfAGraph(nn.Module):

@@ -23,7 +23,7 @@ from torch import nn  # noqa: E402
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
 from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
-from kernel_runs import MEMORY, Slow, inputs, stored  # noqa: E402
+from kernel_runs import MEMORY, Slow, inputs, squares, stored  # noqa: E402
 
 computing: Any = _computing  # in which tests put something else
 
@@ -78,6 +78,14 @@ def test_two_sets_of_inputs_and_a_step_that_is_left(two_workers: Any, tmp_path: 
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     found = ntk(Slow(), inputs(23), store=tmp_path / "c", entries="diagonal", scheduler=two_workers.scheduler_address)
     np.testing.assert_allclose(found, ntk(Slow(), inputs(23), entries="diagonal"), rtol=1e-12)
+
+
+def test_groups_and_functions_of_outputs_are_sent(two_workers: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"outputs": squares, "by": "layer", "memory": MEMORY}
+    for name, scheduler in (("a", two_workers.scheduler_address), ("b", None)):
+        ntk(Slow(), inputs(23), store=tmp_path / name, scheduler=scheduler, **options)
+    assert len(list((tmp_path / "a" / "seal").glob("c.*"))) > 1
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 class Unsendable(nn.Module):

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,10 @@ from torch import nn  # noqa: E402
 
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
+from finwidth.empirical.kernel.layout import Entries, Layout  # noqa: E402
 from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
 from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
+from finwidth.empirical.kernel_store import sharing as _sharing  # noqa: E402
 from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 from finwidth.errors import SizeError  # noqa: E402
@@ -41,6 +44,7 @@ from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
 # Modules in which tests put something else.
 fill: Any = _fill
 computing: Any = _computing
+sharing: Any = _sharing
 
 # A fork of a process with threads; the server of forks has one.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -97,6 +101,53 @@ def test_the_kernel_is_that_of_ntk_and_of_the_jacobian(tmp_path: Path, outputs: 
     assert seen == sorted(seen)
     assert seen[-1] == here.sizes["input"] * here.sizes.get("input_", 1)
     assert len(list((tmp_path / "a" / "K").glob("c.*"))) > (kind != "diagonal")
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "by layer": {"by": "layer"},
+    "by names, trace": {"by": {"first": "0", "a bias": ["2.bias"]}, "outputs": "trace"},
+    "by module, diagonal": {"by": "module", "outputs": "diagonal", "entries": "diagonal"},
+    "a list": {"outputs": [1, 0]},
+    "a slice": {"outputs": slice(1, 2), "by": "layer"},
+    "combinations": {"outputs": [[0.5, 2.0], [1.0, -1.0], [0.0, 3.0]]},
+    "one combination": {"outputs": [0.5, 2.0], "by": "layer"},
+    "a function": {"outputs": lambda output, sample: (output * sample[:, :2]).square().sum(1)},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_groups_and_chosen_outputs(tmp_path: Path, name: str) -> None:
+    """Against the Jacobian of the parameters, and of the outputs, one after another."""
+    net, x, options = small_module(), inputs(23), PARTS[name]
+    found = ntk(net, x, store=tmp_path / "a", memory="100kB", **options)
+    here = ntk(net, x, labelled=True, **options)
+    xr.testing.assert_allclose(found, here, rtol=1e-12, atol=1e-13)
+    assert found.attrs == here.attrs
+    assert len(list((tmp_path / "a" / "K").glob("c.*"))) > ("entries" not in options)
+    assert not check_kernel(tmp_path / "a")
+    K = found.sum("group").to_numpy() if "group" in found.dims else found.to_numpy()
+    np.testing.assert_allclose(K, by_jacobian(net, x, **options), rtol=1e-11, atol=1e-12)
+    if "group" in found.dims:
+        first = ["0.weight", "0.bias"]
+        of_first = ntk(net, x, parameters=first, **{key: each for key, each in options.items() if key != "by"})
+        np.testing.assert_allclose(found.isel(group=0), of_first, rtol=1e-11, atol=1e-12)
+
+
+def by_jacobian(net: nn.Module, x: Any, outputs: Any = "full", entries: str = "full", by: Any = None) -> Any:
+    """The kernel of all parameters by plain backward passes."""
+    if callable(outputs):
+        rows = torch.stack([flat_gradient(net, outputs(net(each[None]), each[None])[0]) for each in x])
+        return (rows @ rows.T).numpy()
+    K = reference_ntk(net, x).numpy()
+    if isinstance(outputs, str):
+        K = {"full": K, "trace": np.trace(K, axis1=2, axis2=3), "diagonal": np.diagonal(K, axis1=2, axis2=3)}[outputs]
+        return K[range(len(x)), range(len(x))] if entries == "diagonal" else K
+    C = np.eye(2)[outputs] if isinstance(outputs, slice) or outputs == [1, 0] else np.array(outputs)
+    return np.einsum("abij,...i,...j->ab..." if C.ndim == 1 else "abij,ki,lj->abkl", K, C, C)
+
+
+def flat_gradient(net: nn.Module, value: Any) -> Any:
+    return torch.cat([each.flatten() for each in torch.autograd.grad(value, list(net.parameters()))])
 
 
 def test_any_reader_opens_it_lazily_and_quietly(whole: Path) -> None:
@@ -212,6 +263,90 @@ def test_attention_and_general_parameters_on_threads(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, ntk(net, x, outputs="trace"), rtol=1e-11)
 
 
+# ---- gradients that blocks share
+
+
+class Counted(nn.Module):
+    """Tells how many inputs pass."""
+
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        super().__init__()
+        self.net, self.tell = small_module(), tell
+
+    def forward(self, x: Any) -> Any:
+        self.tell(len(x))
+        return self.net(x)
+
+
+@pytest.mark.parametrize(("memory", "most"), [("2MB", 1.2), ("100kB", 1.6)])
+def test_an_input_passes_as_often_as_the_memory_asks_for(tmp_path: Path, memory: str, most: float) -> None:
+    """Once where it has room for the gradients at all inputs, beside what is passed to plan them."""
+    passed: list[int] = []
+    ntk(Counted(passed.append), inputs(400), outputs=0, store=tmp_path / "a", memory=memory, workers=1, check=False)
+    assert len(list((tmp_path / "a" / "K").glob("c.*"))) >= 16
+    assert 400 <= sum(passed) < most * 400
+
+
+class InChunks(nn.Module):
+    """Passes two samples at a time, so that larger passes go otherwise than planned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_module()
+
+    def forward(self, x: Any) -> Any:
+        return torch.cat([self.net(each) for each in x.split(2)])
+
+
+class ByValue(InChunks):
+    """Takes another route for some samples."""
+
+    def forward(self, x: Any) -> Any:
+        found = self.net(x)
+        return torch.where(x[:, :1] > 1, next(self.net.children())(x)[:, :2], found) if (x[:, 0] > 1).any() else found
+
+
+def weight_normalised() -> nn.Module:
+    net = small_module()
+    net[0] = nn.utils.parametrizations.weight_norm(nn.Linear(3, 7).double())  # type: ignore[operator]
+    return net
+
+
+@pytest.mark.parametrize("make", [small_module, InChunks, ByValue, weight_normalised])
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_what_is_kept_makes_no_difference(
+    tmp_path: Path, make: Callable[[], nn.Module], outputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"outputs": outputs, "memory": "200kB"}
+    found = ntk(make(), inputs(40), store=tmp_path / "a", workers=2, **options)
+    monkeypatch.setattr(computing, "KeptGradients", lambda most: sharing.KeptGradients(0))
+    ntk(make(), inputs(40), store=tmp_path / "b", workers=1, **options)
+    assert len(list((tmp_path / "a" / "K").glob("c.*"))) > 1
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    truth = reference_ntk(make(), inputs(40)).numpy()
+    np.testing.assert_allclose(found, truth if outputs == "full" else np.trace(truth, axis1=2, axis2=3), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("kept", "rows"), [(12, 12), (12, 10), (6, 4), (5, 3), (4, 2), (3, 1), (2, 1)])
+def test_so_many_rows_meet_every_column_once(kept: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a symmetric kernel of 12 x 12 blocks, on one thread."""
+    found: list[str] = []
+
+    def tiles(job: Any, *, second: bool) -> list[Any]:
+        found.append("once")
+        return []
+
+    monkeypatch.setattr(sharing, "_tiles_at", tiles)
+    shared, job = sharing.KeptGradients(kept), SimpleNamespace(layout=Layout(Entries(1, None, range(1)), 1, 1, 1, 1))
+    for place in sharing.in_bands([(i, j) for i in range(12) for j in range(i, 12)], rows):
+        for each in dict.fromkeys(place):
+            shared._tiles(job, f"x1 {each} {each + 1}", second=False)
+            assert len(shared._kept) <= kept
+    assert len(found) <= sum(range(12, 0, -rows))
+    if kept == 12:
+        assert len(found) == 12
+
+
 def test_the_remaining_time_is_that_of_what_is_left(copied: Path) -> None:
     for place in ("7.7", "6.7", "7.6"):
         (copied / "seal" / f"c.{place}").unlink()
@@ -263,6 +398,10 @@ def other_inputs() -> Any:
     return x
 
 
+def twice(output: Any, sample: Any) -> Any:
+    return 2 * output
+
+
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "module": ({"module": other_module}, "the module's parameters or buffers have other numbers. It"),
     "function": ({"module": other_function}, "the module computes something else of the same parameters. It"),
@@ -275,6 +414,9 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "scale": ({"scale": {"net.0.weight": 0.5}}, "other parameters count, or with other scales. It"),
     "parameters": ({"parameters": ["net.0.weight"]}, "other parameters count, or with other scales. It"),
     "check": ({"check": False}, "check was True and is False. It"),
+    "by": ({"by": "layer"}, "by tells other groups of parameters apart. It"),
+    "list": ({"outputs": [0, 1]}, "outputs chooses or combines other outputs of the module. It"),
+    "function of outputs": ({"outputs": lambda: twice}, "the function outputs= gives something else. It"),
 }
 
 
@@ -287,6 +429,33 @@ def test_another_kernel_is_refused_in_one_line(whole: Path, name: str) -> None:
         ntk(given.pop("module", Slow()), given.pop("x1", inputs()), store=whole, **given)
     assert "\n" not in str(raised.value)
     assert tree(whole) == before
+
+
+def test_another_function_of_outputs_is_refused(tmp_path: Path) -> None:
+    """One that differs at a single input, which is not the first; and other groups, combinations, and labels."""
+    net, x, targets = small_module(), inputs(23), torch.zeros(23, dtype=torch.long)
+    changed = targets.clone()
+    changed[17] = 1
+    where: dict[float, int] = {float(each[0]): i for i, each in enumerate(x)}
+
+    def loss_of(wanted: Any) -> Callable[..., Any]:
+        return lambda output, sample: nn.functional.cross_entropy(
+            output, wanted[[where[float(each[0])] for each in sample]], reduction="none"
+        )
+
+    ntk(net, x, outputs=loss_of(targets), store=tmp_path / "a")
+    ntk(net, x, outputs=loss_of(targets.clone()), store=tmp_path / "a")
+    with pytest.raises(FinwidthError, match=r"another kernel: the function outputs= gives something else\. It is left"):
+        ntk(net, x, outputs=loss_of(changed), store=tmp_path / "a")
+    ntk(net, x, by={"one": "0"}, outputs=[[1.0, 2.0]], store=tmp_path / "b")
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"by": {"two": "0"}, "outputs": [[1.0, 2.0]]}, "by tells other groups"),
+        ({"by": {"one": "0.bias"}, "outputs": [[1.0, 2.0]]}, "by tells other groups"),
+        ({"by": {"one": "0"}, "outputs": [[1.0, 3.0]]}, "outputs chooses or combines other"),
+    ]
+    for options, message in others:
+        with pytest.raises(FinwidthError, match=f"another kernel: {message}"):
+            ntk(net, x, store=tmp_path / "b", **options)
 
 
 def test_a_module_that_was_only_used_is_the_same(whole: Path) -> None:
@@ -339,11 +508,11 @@ def test_arguments(tmp_path: Path) -> None:
 # ---- stopped
 
 
-def kill_at_random(store: Path, whole: Path, kills: int, seed: int) -> None:
+def kill_at_random(store: Path, whole: Path, kills: int, seed: int, **more: Any) -> None:
     """Kill processes that fill a store; each goes on, what is stored is right, and in the end all bits are as ever."""
     rng, done = random.Random(seed), 0
     for kill in range(kills):
-        with started(store, workers=1 + kill % 2) as (process, said):
+        with started(store, workers=1 + kill % 2, **more) as (process, said):
             if kill % 3 == 2:  # while the store is made, or opened
                 while process.is_alive() and not store.exists():
                     time.sleep(0.0005)
@@ -361,8 +530,48 @@ def kill_at_random(store: Path, whole: Path, kills: int, seed: int) -> None:
         if (store / "zarr.json").exists() and kill % 2:
             assert not check_kernel(store)  # a kill is no damage
     assert done < 64
-    stored(store)
+    stored(store, **more)
     assert tree(store) == tree(whole)
+
+
+GROUPED: dict[str, Any] = {"by": "layer", "outputs": [1, 0], "memory": "120kB"}
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("kernel") / "grouped.zarr"
+    stored(store, **GROUPED)
+    assert len(list((store / "K").glob("c.0.*.0.0"))) == 64
+    return store
+
+
+def test_kills_of_a_kernel_by_groups(tmp_path: Path, grouped: Path) -> None:
+    kill_at_random(tmp_path / "K.zarr", grouped, 3, seed=2, **GROUPED)
+
+
+@pytest.mark.parametrize("name", ["K/c.0.6.2.0.0", "seal/c.6.2"])
+def test_damage_of_a_kernel_by_groups(tmp_path: Path, grouped: Path, name: str) -> None:
+    store = Path(shutil.copytree(grouped, tmp_path / "K.zarr"))
+    content = bytearray((store / name).read_bytes())
+    content[3] ^= 1
+    (store / name).write_bytes(content)
+    with pytest.raises(FinwidthError, match=r"is damaged in K/c.0.6.2.0.0, and left as it is"):
+        stored(store, **GROUPED)
+    assert [each.file for each in check_kernel(store)] == ["K/c.0.6.2.0.0"]
+    assert not check_kernel(store)
+    stored(store, **GROUPED)
+    assert tree(store) == tree(grouped)
+
+
+@pytest.mark.parametrize("name", ["group/c.0", "output/c.0", "group/zarr.json", "output_/zarr.json"])
+def test_damaged_labels(tmp_path: Path, grouped: Path, name: str) -> None:
+    store = Path(shutil.copytree(grouped, tmp_path / "K.zarr"))
+    content = (store / name).read_bytes()
+    (store / name).write_bytes(content[:-1])
+    with pytest.raises(FinwidthError, match=rf"is damaged in {name}, and left as it is"):
+        stored(store, **GROUPED)
+    assert [(each.file, each.mended) for each in check_kernel(store)] == [(name, "written again")]
+    assert tree(store) == tree(grouped)
 
 
 def test_three_kills(tmp_path: Path, whole: Path) -> None:
@@ -682,15 +891,20 @@ def test_another_schema_is_told(copied: Path) -> None:
     (copied / "zarr.json").write_bytes(module.KIND.described({**content, "schema": 9}))
     before = tree(copied)
     for use in (lambda: stored(copied), lambda: check_kernel(copied)):
-        with pytest.raises(FinwidthError, match="the layout 9 of another version of finwidth, and this one has 1"):
+        with pytest.raises(FinwidthError, match="the layout 9 of another version of finwidth, and this one has 2"):
             use()
     assert tree(copied) == before
 
 
 def test_a_wrong_kernel_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block is held against backward passes of the module."""
-    original = computing.compute
-    monkeypatch.setattr(computing, "compute", lambda job: (original(job)[0] * 1.01, job))
+    original = sharing.KeptGradients.compute
+
+    def wrong(*given: Any) -> Any:
+        K, job = original(*given)
+        return K * 1.01, job
+
+    monkeypatch.setattr(sharing.KeptGradients, "compute", wrong)
     with pytest.raises(FinwidthError, match="a number of the kernel is"):
         ntk(deepcopy(small_module()), inputs(23), store=tmp_path / "a", memory="100kB")
     assert not list(tmp_path.glob("a/seal/c.*"))
@@ -726,23 +940,11 @@ def test_in_dims_are_part_of_what_a_kernel_is(tmp_path: Path) -> None:
         ntk(net, (x, y[0]), in_dims=(0, None), store=tmp_path / "K.zarr")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"by": "layer"}, "with by="),
-        ({"coupled": True}, "with coupled=True"),
-        ({"outputs": [0, 1]}, "with such outputs"),
-        ({"outputs": lambda output, sample: output}, "with such outputs"),
-    ],
-)
-def test_what_no_store_keeps(tmp_path: Path, options: Any, message: str) -> None:
-    with pytest.raises(FinwidthError, match=f"a store keeps no kernel {message}; leave store= out"):
-        ntk(nn.Linear(3, 2), torch.ones(3, 3), store=tmp_path / "K.zarr", **options)
-    assert not (tmp_path / "K.zarr").exists()
-
-
-def test_several_functions_have_no_store(tmp_path: Path) -> None:
+def test_what_no_store_keeps(tmp_path: Path) -> None:
     net: Any = nn.Linear(3, 2)
+    with pytest.raises(FinwidthError, match="a store keeps no kernel with coupled=True; leave store= out"):
+        ntk(net, torch.ones(3, 3), store=tmp_path / "K.zarr", coupled=True)  # type: ignore[call-overload]
+    assert not (tmp_path / "K.zarr").exists()
     with pytest.raises(FinwidthError, match="a store keeps no kernel of several functions"):
         ntk([net, net], torch.ones(3, 3), store=tmp_path / "K.zarr")  # type: ignore[call-overload]
     with pytest.raises(FinwidthError, match=r"a store keeps no kernel of .* among its inputs"):

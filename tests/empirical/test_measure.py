@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -210,6 +210,11 @@ def test_what_is_not_recognised_is_told() -> None:
 # ---- finwidth measure
 
 
+def measured(found: Any) -> dict[str, Any]:
+    """What ``measure --json`` has of the module's kernel."""
+    return {name: each["module"]["value"] for name, each in found["results"]["quantities"].items()}
+
+
 def test_measure_json_is_the_kernel(folder: Path) -> None:
     """As a stranger runs it: in a process of its own."""
     line = "measure model.py:make -i X.npy --seed 5 --json"
@@ -220,33 +225,37 @@ def test_measure_json_is_the_kernel(folder: Path) -> None:
     torch.manual_seed(5)
     module = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
     K = finwidth.empirical.ntk(module, X, outputs="trace").double().numpy()
-    assert found["parameters"] == 160 + 1640 + 82
-    assert found["inputs"] == [4, 3]
-    kernel = found["kernel"]
-    assert np.allclose(kernel["entries"], K, rtol=1e-6)
-    assert kernel["shape"] == [4, 4]
+    assert found["results"]["parameters"] == 160 + 1640 + 82
+    assert found["results"]["inputs"] == [4, 3]
+    kernel = measured(found)
+    assert np.allclose(kernel["K"], K, rtol=1e-6)
+    assert np.shape(kernel["K"]) == (4, 4)
     assert kernel["trace"] == pytest.approx(np.trace(K), rel=1e-6)
     assert kernel["eigenvalues"] == pytest.approx(np.linalg.eigvalsh(K)[::-1], rel=1e-4)
     assert kernel["condition"] == pytest.approx(np.linalg.cond(K), rel=1e-3)
-    theory = found["theory"]
-    assert theory["network"] == MLP.pytorch([3, 40, 40, 2]).describe()
-    assert theory["quantities"]["K"]["exact"] == float(finwidth.moments(MLP.pytorch([3, 40, 40, 2]), X[0]).mean)
+    theory = found["results"]["theory"]
+    assert found["network"] == MLP.pytorch([3, 40, 40, 2]).describe()
+    assert theory["quantities"]["K"]["exact"]["value"] == float(
+        finwidth.moments(MLP.pytorch([3, 40, 40, 2]), X[0]).mean
+    )
 
 
 def test_measure_modules_without_theory(run: Run) -> None:
     full = json.loads(run("measure model.py:Conv -i images.npy --outputs full --json")[1])
-    assert full["kernel"]["shape"] == [5 * 18, 5 * 18]
-    assert full["theory"] is None
-    assert "Conv" in full["no_theory"]
-    assert full["kernel"]["condition"] is None  # 90 rows, 10 parameters
+    assert np.shape(measured(full)["K"]) == (5 * 18, 5 * 18)
+    assert full["results"]["theory"] is None
+    assert "Conv" in full["results"]["no_theory"]
+    assert measured(full)["condition"] is None  # 90 rows, 10 parameters
     words = json.loads(run("measure model.py:Words -i words.npy --outputs 1 --json")[1])
-    assert words["kernel"]["entries"] == [[3, 0], [0, 9]]  # counts of common words
+    assert measured(words)["K"] == [[3, 0], [0, 9]]  # counts of common words
     bag = json.loads(run("measure model.py:Bag -i words.npy --outputs 1 --json")[1])
-    assert np.array(bag["kernel"]["entries"]) == pytest.approx(np.array(words["kernel"]["entries"]) / 9)  # a mean of 3
-    assert json.loads(run("measure model.py:Residual -i X.npy --json")[1])["kernel"]["shape"] == [4, 4]
+    assert np.array(measured(bag)["K"]) == pytest.approx(np.array(measured(words)["K"]) / 9)  # a mean of 3
+    residual = json.loads(run("measure model.py:Residual -i X.npy --json")[1])
+    assert np.shape(measured(residual)["K"]) == (4, 4)
     one = json.loads(run("measure model.py:make -i 1,2,3 --outputs 0 --json")[1])
-    assert one["kernel"]["shape"] == [1, 1]
-    assert one["kernel"]["trace"] == pytest.approx(one["theory"]["quantities"]["K"]["measured"], rel=1e-5)
+    assert np.shape(measured(one)["K"]) == (1, 1)
+    beside = one["results"]["theory"]["quantities"]["K"]["module"]["value"]
+    assert measured(one)["trace"] == pytest.approx(beside, rel=1e-5)
 
 
 def test_measure_for_people(run: Run) -> None:
@@ -428,7 +437,7 @@ def test_standard_output_has_the_result_only(nasty: Path) -> None:
     command = [sys.executable, "-m", "finwidth", "measure", "nasty.py:Loud", "-i", "X.npy", "--json"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=nasty, check=False, timeout=120)
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["kernel"]["shape"] == [4, 4]
+    assert np.shape(measured(json.loads(process.stdout))["K"]) == (4, 4)
     for words in ("by number", "by C", "by a program", "by its other name", "by name ['nasty.py']", "at the end"):
         assert words in process.stderr
     assert not list(nasty.rglob("nasty*.pyc"))
@@ -446,7 +455,7 @@ def test_what_users_files_use(nasty: Path, run: Run) -> None:
 @pytest.mark.parametrize("seed", [2**63, 2**64 - 1, 2**64, 10**40])
 def test_seeds_of_any_size(seed: int, folder: Path, run: Run) -> None:
     lines = [f"measure model.py:make -i X.npy --seed {each} --json" for each in (seed, seed, seed + 1)]
-    one, same, other = (json.loads(run(line)[1])["kernel"]["trace"] for line in lines)
+    one, same, other = (measured(json.loads(run(line)[1]))["trace"] for line in lines)
     assert one == same != other
 
 

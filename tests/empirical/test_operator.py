@@ -6,6 +6,8 @@ import copy
 import itertools
 import subprocess
 import sys
+import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import plain_backward as plain  # noqa: E402
+from architectures import ENTRIES, truth  # noqa: E402
 from finwidth.empirical import KernelOperator, ntk  # noqa: E402
 from finwidth.empirical.matrix_free import estimates, kernel_operator, kernel_product, products  # noqa: E402
 from programs import PROGRAMS, Body, perceptron  # noqa: E402
@@ -481,6 +484,55 @@ def test_samples_in_another_dimension() -> None:
     K, right = KernelOperator(turned, x.T, x[:4].T, in_dims=1), matrix(ntk(net, x, x[:4]))
     assert near(K @ np.eye(K.shape[1]), right)
     assert KernelOperator(turned, x.T, in_dims=1).trace().value == pytest.approx(np.trace(matrix(ntk(net, x))))
+
+
+class Residual(nn.Module):
+    """A solution u, and the residual -u'' - u^3 of its equation, at every point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.requires_grad_()
+        u = self.u(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+        return torch.cat([u, -second - u**3], dim=1)
+
+
+def pinn() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Residual().double(), torch.linspace(-1, 1, 4).double()[:, None]
+
+
+REAL = (
+    "torchvision/resnet18",
+    "torchvision/VisionTransformer",
+    "transformers/ViT",
+    "transformers/BERT",
+    "transformers/GPT-2",
+)
+
+
+@pytest.mark.parametrize("name", ["PINN", *[pytest.param(each, marks=pytest.mark.slow) for each in REAL]])
+def test_real_models_agree_with_their_formed_kernel_and_with_autograd(name: str) -> None:
+    """Products, trace and eigenvalues; scales give every parameter the same part, so that no fault can hide."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of other libraries
+        if name != "PINN" and find_spec(ENTRIES[name].library) is None:
+            pytest.skip(f"needs {ENTRIES[name].library}")
+        module, x = pinn() if name == "PINN" else ENTRIES[name].subject(4, torch.float64)
+        J = truth.jacobians(module, x)
+        scales = truth.equal_shares(J)
+        right, formed = matrix(truth.kernel(J, scales)), matrix(ntk(module, x, scale=scales))
+        K = KernelOperator(module, x, scale=scales)
+        V = np.random.default_rng(0).standard_normal((len(right), 3))
+        for whole in (right, formed):
+            assert near(K @ V, whole @ V, 1e-11)
+            assert abs(K.trace().value / np.trace(whole) - 1) < 1e-11
+        exact = np.linalg.eigvalsh(right)[::-1][:2]
+        np.testing.assert_allclose(K.eigenpairs(2, tol=1e-9).eigenvalue, exact, rtol=1e-9)
 
 
 def test_the_transpose_while_a_product_is_under_way() -> None:

@@ -16,8 +16,7 @@ import finwidth
 from finwidth import MLP, Activation, FinwidthError, SmoothActivation
 from finwidth.exact.expansion import steps, tensors
 from finwidth.exact.expansion.expansion import _points
-from finwidth.exact.expansion.means import gaussian_means, with_points
-from finwidth.exact.expansion.rules import pair_rule
+from finwidth.exact.expansion.means import GaussianMeans, with_points
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
 from stats import same_mean
@@ -255,7 +254,7 @@ def test_means_by_points_are_those_of_wick() -> None:
     """phi = y: <y_a y_b y_c y_d> is a sum over pairings; what is left out without points is seen."""
     phi, m = ACTIVATIONS["linear"], 4
     K = X @ X.T + 0.1
-    pairs, fours = gaussian_means(phi, K, pair_rule(phi, 1.0, 0), change=True)
+    pairs, fours = GaussianMeans(0, change=True)(phi, K)
     exact = np.einsum("ab,cd->abcd", K, K) + np.einsum("ac,bd->abcd", K, K) + np.einsum("ad,bc->abcd", K, K)
     each = [with_points(phi, K, pairs, fours, points, change=True).ssss for points in _points(m, 4096, 0)]
     mean, error = np.mean(each, 0), np.std(each, 0, ddof=1) / math.sqrt(len(each))

@@ -72,7 +72,7 @@ def test_leading_forms() -> None:
 def test_it_can_be_written() -> None:
     found = growth(ResNet([3, 64, 1], 3, branch=[1, 1, 2]))
     document = json.loads(json.dumps(found.to_json()))
-    assert [each["times"] for each in document["factors"]] == [2, 1]
+    assert [each["times"] for each in document["results"]["factors"]] == [2, 1]
     form = "the exponent is sum of (4 a^2 b^2/n + b^4 (2/n + 5/m))/(a^2 + b^2)^2 over blocks."
     assert form in " ".join(str(found).split())
     assert growth(MLP([2, 1])).exponent == 0

@@ -389,10 +389,10 @@ def test_very_wide() -> None:
 
 
 def test_in_json() -> None:
-    document = finwidth.moments(ResNet([2, 3, 1], 2), [1, 2], exact=True).to_json()
+    document: Any = finwidth.moments(ResNet([2, 3, 1], 2), [1, 2], exact=True).to_json()
     assert document["network"]["kind"] == "ResNet"
-    assert document["depth"] == 2
-    assert "beta" not in document
+    assert document["network"]["branch_squared"] == ["1", "1"]
+    assert "beta" not in document["results"]
 
 
 @pytest.mark.slow  # its states have eight paths with chains of marks

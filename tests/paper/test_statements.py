@@ -151,12 +151,12 @@ def test_findings(found: tuple[Finding, ...]) -> None:
 
 
 def test_json_has_plain_types(checked: dict[str, Statement], found: tuple[Finding, ...]) -> None:
-    document = json.loads(json.dumps(to_json(checked.values(), found), allow_nan=False))
+    document = json.loads(json.dumps(to_json(checked.values(), found), allow_nan=False))["results"]
     assert [each["id"] for each in document["statements"]] == list(STATEMENTS)
     assert set(document["statements"][0]) == {"id", "claim", "checked_by", "figures", "holds", "note"}
     assert len(document["findings"]) == len(found) >= 5
     wrong = replace(checked["lemma-9"], figures={"limit": float("inf"), "half": Fraction(1, 2)})
-    assert wrong.to_json()["figures"] == {"limit": None, "half": "1/2"}
+    assert wrong.content()["figures"] == {"limit": None, "half": "1/2"}
 
 
 def test_flipping_gates_move_the_mean() -> None:

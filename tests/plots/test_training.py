@@ -46,6 +46,19 @@ def test_one_run(tmp_path: Path) -> None:
     assert plots.save(figure, tmp_path / "training")[0].stat().st_size > 10_000
 
 
+def test_small_rotations_are_seen_beside_a_large_drift() -> None:
+    found = dataset()
+    found["drift"][:] = [0, 1, 10, 50, 60]
+    found["rotation"][:] = [0, 1e-5, 1e-4, 1e-3, 7e-3]
+    movement = plots.kernel_in_training(found).axes[1]
+    bottom, top = movement.get_ylim()
+    assert movement.get_yscale() == "log"
+    assert bottom < 1e-5
+    assert 60 < top < 1e6
+    found["drift"][:] = found["rotation"][:] = 0.0
+    assert plots.kernel_in_training(found).axes[1].get_ylim() == (0, 1e-3)
+
+
 def test_dead_members_are_left_out_and_counted() -> None:
     found = dataset(draws=7)
     for name in ("drift", "alignment"):
@@ -77,6 +90,7 @@ def test_draws_in_law_are_shown_like_members(tmp_path: Path) -> None:
     assert np.allclose(curves_of(movement)[0], run.drift.median("draw"))
     assert np.allclose(curves_of(alignment)[1], run.centred_alignment.median("draw"))
     assert np.allclose(curves_of(spectrum)[0], run.eigenvalues[..., 0].median("draw"))
+    assert figure.get_suptitle() == "2,20,1 relu, gaussian weights"
     plots.save(figure, tmp_path / "law")
 
 

@@ -130,7 +130,7 @@ def test_inner_products_round_as_short_sums(length: int, kind: str, dtype: str) 
     rng, generated = np.random.default_rng(4), generator(kind)
     rows = np.stack([VECTORS[name](length, rng) for name in ("equal", "ramp", "normal")]).astype(dtype)
     given = as_array(generated, np.stack([rows, rows[::-1]]), dtype)
-    found = np.asarray(gaussian.inner_products(given, given, generator_namespace(generated)), np.float64)
+    found = np.asarray(gaussian.inner_products(given, [given], generator_namespace(generated)), np.float64)
     products = rows.astype(np.float64)[:, None] * rows
     exact = np.array([[math.fsum(each) for each in row] for row in products])
     terms = min(length, 1024) + length // 1024 + 2  # an entry goes through at most so many roundings

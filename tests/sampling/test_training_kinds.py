@@ -12,7 +12,7 @@ from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet, train
 from finwidth.networks.description import Network
 from finwidth.sampling.lazy_matrix.combination import Combination
 from finwidth.sampling.training.first_step import sampled_first_step
-from finwidth.sampling.training.networks import Networks
+from finwidth.sampling.training.networks import Networks, TrainedLayer
 from finwidth.sampling.training.spec import training_bytes, training_spec
 from stats import same_law
 
@@ -71,7 +71,8 @@ def test_training_is_that_of_its_initial_weights(name: str, monkeypatch: pytest.
     made = remember(monkeypatch)
     biases: list[Array] = []
     monkeypatch.setattr(
-        Networks, "_layer", lambda self, layer, real=Networks._layer: remembered(real(self, layer), biases)
+        "finwidth.sampling.training.networks.TrainedLayer",
+        lambda *given, **named: remembered(TrainedLayer(*given, **named), biases),
     )
     ours = run(net, draws)
     ((networks, initial),) = made

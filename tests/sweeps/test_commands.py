@@ -54,9 +54,9 @@ def test_a_sweep_from_start_to_picture(folder: Path) -> None:
     table = run("status", "grid.zarr", cwd=folder).stdout
     assert "2 of depth, 3 of width; seed 0" in table
     assert re.search(r"sampled +6 +6 +\d", table)
-    found = json.loads(run("status", "grid.zarr", "--json", cwd=folder).stdout)
+    found = json.loads(run("status", "grid.zarr", "--json", cwd=folder).stdout)["results"]
     assert found["complete"] is True
-    assert found["quantities"]["exact"] == {"done": 6, "total": 6, "doubts": []}
+    assert found["cells"]["exact"] == {"done": 6, "total": 6, "doubts": []}
 
     assert "exact_cv" in run("collect", "grid.zarr", "-o", "grid.nc", cwd=folder).stdout
     import xarray as xr
@@ -73,7 +73,7 @@ def test_a_sweep_from_start_to_picture(folder: Path) -> None:
 
 
 def test_json_of_a_run(folder: Path) -> None:
-    found = json.loads(run("run", "grid.toml", "-o", "other.zarr", "--json", cwd=folder).stdout)
+    found = json.loads(run("run", "grid.toml", "-o", "other.zarr", "--json", cwd=folder).stdout)["results"]
     assert (found["store"], found["complete"]) == ("other.zarr", True)
     assert found["seconds"] > 0
 
@@ -143,7 +143,7 @@ def test_damage_is_told_and_mended(folder: Path) -> None:
             "finwidth: error: the store grid.zarr is damaged in depth/zarr.json, and left as it is; finwidth sweep "
             "check grid.zarr lists all damage and mends what can be computed again\n"
         )
-    found = json.loads(run("check", "grid.zarr", "--json", cwd=folder).stdout)
+    found = json.loads(run("check", "grid.zarr", "--json", cwd=folder).stdout)["results"]
     assert [each["file"] for each in found["damaged"]] == ["depth/zarr.json", "sampled/c.0.0.0.0.0.1.1.0.0"]
     assert "12 of 12 cells are in grid.zarr, 1 of them new" in run("grid.toml", "-q", cwd=folder).stdout
     assert read(folder / "grid.zarr").identical(finwidth.sweep(folder / "grid.toml", folder / "whole.zarr"))

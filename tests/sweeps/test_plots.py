@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import finwidth
 from finwidth import FinwidthError
@@ -61,6 +62,21 @@ def test_the_phase_diagram_shows_the_values(store: Path) -> None:
     assert mask.sum() == untrusted > 0
 
 
+def test_pictures_are_drawn_into_axes_that_are_given(store: Path) -> None:
+    found = plots.cut(finwidth.sweeps.read(store), [])
+    whole = Figure()
+    top, bottom = whole.subplots(2, 2)
+    assert plots.phase(found, ax=top) is whole
+    assert plots.collapse(found, ax=bottom[0]) is whole
+    assert plots.update_collapse(found, ax=bottom[1]) is whole
+    assert all(axes.has_data() for axes in (*top, *bottom))
+    assert whole.get_suptitle() == ""
+    title = "relu, gaussian weights, $|x|^2/n_0 = 1$"
+    assert bottom[0].get_title() == bottom[1].get_title() == plots.phase(found).get_suptitle() == title
+    with pytest.raises(finwidth.FinwidthError, match="ax holds 1 axes, and the figure has 2 panels"):
+        plots.phase(found, ax=bottom[:1])
+
+
 def test_the_collapse_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
     axes = plots.collapse(found).axes[0]
@@ -74,6 +90,15 @@ def test_the_collapse_shows_the_values(store: Path) -> None:
             assert value == pytest.approx(float(exact.second_moment) / float(exact.mean) ** 2)
     x, y = (np.asarray(each, dtype=float) for each in lines[r"paper: $e^{5\beta}$"].get_data())
     np.testing.assert_allclose(y, np.exp(5 * x))
+
+
+def test_exact_lines_differ_by_more_than_colour(store: Path) -> None:
+    found = plots.cut(finwidth.sweeps.read(store), [])
+    exact = found.drop_vars([name for name in found if str(name).startswith("sampled_")])
+    for draw in (plots.collapse, plots.update_collapse):
+        lines = [line for line in draw(exact).axes[0].get_lines() if str(line.get_label()).startswith("$n=")]
+        assert len({line.get_marker() for line in lines}) == len(lines) == 4
+        assert not any(np.any(np.asarray(line.get_ydata(), float) == 0) for line in draw(exact).axes[0].get_lines())
 
 
 def test_the_update_shows_the_values(store: Path) -> None:

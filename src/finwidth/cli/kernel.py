@@ -9,14 +9,15 @@ import numpy as np
 import typer
 
 from finwidth.cli.networks import activation_typed, network_of, taking
-from finwidth.cli.options import Draws, Input, Json, Seed, either
+from finwidth.cli.options import Draws, Flag, Input, Json, Seed, among, either
 from finwidth.cli.output import print_json, wrapped
+from finwidth.documents import document, extended
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
 from finwidth.networks.routes import check_mlp
-from finwidth.outputs import RULE, check, check_folder, write_netcdf
+from finwidth.outputs import RULE, check, check_folder, write_netcdf, written
 from finwidth.tables import Result
 
 Keep = Annotated[
@@ -29,7 +30,7 @@ Keep = Annotated[
 def moments_command(
     net: Network,
     input: Input,
-    exact: Annotated[bool, typer.Option("--exact", help="Fractions instead of floats.")] = False,
+    exact: Annotated[bool, Flag("--exact", help="Fractions instead of floats.")] = False,
     order: Annotated[int, typer.Option("--order", help="Highest moment of K: 2, 3 or 4.")] = 2,
     as_json: Json = False,
 ) -> None:
@@ -41,14 +42,14 @@ def moments_command(
     found = moments(net, x, exact=exact, order=order)
     outside = ", ".join(unsupported(net))
     forms = None if outside else bounds(check_mlp(net), x, exact=found)
-    if as_json:
-        print_json(found.to_json() | {"bounds": forms and forms.to_json()})
-        return
-    from finwidth.cli import tables
-
-    tables.show(forms or found)
-    if outside:
-        typer.echo(wrapped(f"The paper's forms do not cover this network: {outside}."))
+    told = f"The paper's forms do not cover this network: {outside}." if outside else None
+    settings = {"exact": exact, "order": order}
+    _give(
+        forms or found, as_json=as_json,
+        command="moments", input=x, settings=settings, warnings=None if told is None else [told],
+    )  # fmt: skip
+    if told is not None and not as_json:
+        typer.echo(wrapped(told))
 
 
 Inputs = Annotated[
@@ -90,7 +91,9 @@ def expansion_command(
     from finwidth.cli import tables
 
     if as_json:
-        print_json({"network": net.describe()} | tables.expansion_document(found))
+        about = {"network": net.describe(), "input": X, "settings": {"points": points}, "seed": seed}
+        content = tables.expansion_content(found)
+        print_json(document("Expansion", content, command="expansion", **about, files=written(output)))
         return
     tables.print_expansion(net, found)
     if output is not None:
@@ -100,7 +103,11 @@ def expansion_command(
 def critical_command(
     activation: Annotated[
         str,
-        typer.Argument(help=f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.", show_default=False),
+        typer.Argument(
+            help=f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.",
+            show_default=False,
+            autocompletion=among(ACTIVATIONS),
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -108,13 +115,13 @@ def critical_command(
     from finwidth.exact.expansion.criticality import critical
 
     found = critical(activation_typed("ACTIVATION", activation))
-    _give(found, as_json=as_json)
+    _give(found, as_json=as_json, command="critical")
 
 
-def _give(found: Result, *, as_json: bool) -> None:
-    """The result of a command, as a document or as a table."""
+def _give(found: Result, *, as_json: bool, **about: object) -> None:
+    """The result of a command: as a document, with what else is known about it, or as a table."""
     if as_json:
-        print_json(found.to_json())
+        print_json(extended(found.to_json(), **about))
         return
     from finwidth.cli import tables
 
@@ -129,7 +136,7 @@ def sample_command(
     seed: Seed = 0,
     output: Keep = None,
     tilt: Annotated[
-        bool, typer.Option("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
+        bool, Flag("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +152,7 @@ def sample_command(
     else:
         found, dataset = sample_and_summarize(net, x, draws, seed)
         write_netcdf(dataset, output)
-    _give(found, as_json=as_json)
+    _give(found, as_json=as_json, command="sample", input=x, settings={"tilted": tilt}, files=written(output))
     if output is not None and not as_json:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
@@ -177,7 +184,7 @@ def gram_command(
     else:
         found, dataset = sample_and_summarize_gram(net, X, draws, seed, y=y)
         write_netcdf(dataset, output)
-    _give(found, as_json=as_json)
+    _give(found, as_json=as_json, command="gram", input=X, settings={"targets": y}, files=written(output))
     if output is not None and not as_json:
         typer.echo(f"Wrote {draws} draws to {output}.")
 
@@ -205,16 +212,13 @@ def report_command(
     from finwidth.report import FILES, report, write
 
     check_folder(output, FILES)
+    done = "Replaced" if (output / FILES[0]).exists() else "Wrote"
     x = parse_input(input, net.widths[0])
     found = report(net, x, draws, seed)
     paths = write(found, x, output)
-    if as_json:
-        print_json(found.to_json() | {"files": [str(path) for path in paths]})
-        return
-    from finwidth.cli import tables
-
-    tables.show(found)
-    typer.echo("Wrote " + ", ".join(str(path) for path in paths) + ".")
+    _give(found, as_json=as_json, command="report", input=x, files=written(*paths))
+    if not as_json:
+        typer.echo(wrapped(f"{done} {', '.join(map(str, paths))}."))
 
 
 @taking("net", network_of)
@@ -234,4 +238,4 @@ def compare_command(
 
     x = parse_input(input, net.widths[0])
     found = compare(net, x, draws=draws, networks=networks, seed=seed)
-    _give(found, as_json=as_json)
+    _give(found, as_json=as_json, command="compare", input=x, draws=draws, seed=seed)

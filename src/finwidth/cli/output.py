@@ -9,14 +9,12 @@ from collections.abc import Mapping
 
 import typer
 
-from finwidth.quantities import plain
-
 _COLUMNS = 80
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """One JSON document: fractions as texts, numbers that are not finite as null."""
-    typer.echo(json.dumps(plain(dict(document)), indent=1, allow_nan=False))
+    """One JSON document of plain types."""
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
 def wrapped(text: str) -> str:
@@ -27,4 +25,4 @@ def wrapped(text: str) -> str:
     2
     """
     columns = min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 1)).columns)
-    return textwrap.fill(text, columns, break_on_hyphens=False)
+    return textwrap.fill(text, columns, break_on_hyphens=False, break_long_words=False)

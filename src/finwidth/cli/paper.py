@@ -9,7 +9,8 @@ import typer
 
 from finwidth.cli.options import Json
 from finwidth.cli.output import print_json
-from finwidth.outputs import RULE, check
+from finwidth.documents import extended
+from finwidth.outputs import RULE, check, written
 
 
 def paper_command(
@@ -36,7 +37,7 @@ def paper_command(
             tables.print_statement(checked[-1])
     found = statements.findings() if not ids else ()
     if as_json:
-        print_json(statements.to_json(checked, found))
+        print_json(extended(statements.to_json(checked, found), files=written(output, markdown)))
     else:
         tables.print_findings(found)
     for path, write in ((output, page.write_page), (markdown, page.write_markdown)):

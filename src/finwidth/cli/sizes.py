@@ -11,6 +11,7 @@ import typer
 from finwidth.cli.networks import Described, network_of, read_options, taking
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json, wrapped
+from finwidth.documents import document, extended
 from finwidth.errors import FinwidthError
 from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
@@ -54,7 +55,7 @@ def regime_command(
     x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
     found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
     if as_json:
-        print_json(found.to_json())
+        print_json(extended(found.to_json(), command="regime", input=x, settings={"draws": draws}, seed=seed))
         return
     typer.echo(wrapped(str(net)))
     typer.echo(wrapped(f"The network is {found.name}: {found.advice}."))
@@ -83,8 +84,11 @@ def width_for_command(
     source, reason = spread_from(net, x), too_large(net)
     found = None if reason else regime(net, x, target=target, lr=lr, seed=seed)
     if as_json:
-        sizes = {"network": net.describe(), "depth": depth, "width": width, "spread_from": source}
-        print_json(sizes | (found.to_json() if found else {"regime": None, "not_drawn": reason}))
+        settings = {"cv": cv, "input_norm": input_norm, "target": target, "lr": lr}
+        results = {"depth": depth, "width": width, "spread_from": source, "not_drawn": reason}
+        results["regime"] = None if found is None else found.content()
+        about = {"network": net.describe(), "settings": settings, "seed": seed}
+        print_json(document("Width", results, command="width-for", **about))
         return
     typer.echo(width)
     if source != EXACTLY:
@@ -127,11 +131,12 @@ def depth_for_command(
         )  # fmt: skip
     notes = [str(each.message) for each in told]
     notes += ["the spread is at most that at every depth"] if math.isinf(depth) else []
-    source = EXACTLY
-    if not math.isinf(depth):
-        source = spread_from(family.net(64, width, int(depth)), [input_norm**0.5] * 64)
+    net = family.net(64, width, 1 if math.isinf(depth) else int(depth))
+    source = EXACTLY if math.isinf(depth) else spread_from(net, [input_norm**0.5] * 64)
     if as_json:
-        print_json({"width": width, "cv": cv, "depth": depth, "spread_from": source, "notes": notes})
+        results = {"width": width, "depth": depth, "spread_from": source}
+        about = {"network": net.describe(), "settings": {"cv": cv, "input_norm": input_norm}, "warnings": notes or None}
+        print_json(document("Depth", results, command="depth-for", **about))
         return
     typer.echo("any" if math.isinf(depth) else depth)
     if source != EXACTLY:

@@ -15,8 +15,9 @@ from typer.core import TyperGroup
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
-from finwidth.cli.options import Json, examples
-from finwidth.cli.output import print_json
+from finwidth.cli.options import Flag, Json, among, examples
+from finwidth.cli.output import print_json, wrapped
+from finwidth.documents import document
 from finwidth.errors import FinwidthError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class _RunByDefault(TyperGroup):
 
 sweep_app = typer.Typer(
     cls=_RunByDefault,
+    epilog=examples("sweep", "grid.toml", "status grid.zarr", "plot grid.zarr phase -o phase.pdf"),
     help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
 )
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
@@ -62,7 +64,7 @@ def run_command(
         str | None,
         typer.Option("--scheduler", help="Compute on a Dask cluster, such as tcp://host:8786.", show_default=False),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    quiet: Annotated[bool, Flag("--quiet", "-q", help="No progress, only the result.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compute the cells that the store does not hold yet (the word run may be left out)."""
@@ -85,7 +87,7 @@ def run_command(
             stop.add_note(f"{_done_line(path, last[0])}; the same command goes on")
         raise
     if as_json:
-        print_json(status(path) | {"seconds": last[0].seconds})
+        _print_status(status(path), "sweep run", as_json=True, seconds=last[0].seconds)
         return
     typer.echo(f"{_done_line(path, last[0])}.")
     for each in status(path)["quantities"].values():
@@ -150,12 +152,14 @@ def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
 
-    _print_status(status(store), as_json=as_json)
+    _print_status(status(store), "sweep status", as_json=as_json)
 
 
-def _print_status(found: Status, *, as_json: bool) -> None:
+def _print_status(found: Status, command: str, *, as_json: bool, **more: object) -> None:
     if as_json:
-        print_json(found)
+        names = {"quantities": "cells"}
+        results = {names.get(name, name): each for name, each in found.items() if name != "seed"}
+        print_json(document("SweepStatus", results | more, command=command, seed=found["seed"]))
         return
     from finwidth.cli import tables
 
@@ -171,7 +175,8 @@ def check_command(store: StoreArgument, as_json: Json = False) -> None:
 
     found = check_kernel(store) if (store / KIND.copy).exists() else check(store)
     if as_json:
-        print_json({"store": str(store), "damaged": [asdict(each) for each in found]})
+        results = {"store": str(store), "damaged": [asdict(each) for each in found]}
+        print_json(document("StoreCheck", results, command="sweep check"))
     else:
         for each in found:
             typer.echo(f"{each.file}: {each.mended}")
@@ -199,9 +204,10 @@ def collect_command(
     outputs.write_netcdf(found, output)
     sizes = {str(name): size for name, size in found.sizes.items()}
     if as_json:
-        print_json({"file": str(output), "sizes": sizes, "variables": [str(name) for name in found]})
+        results = {"store": str(store), "sizes": sizes, "variables": [str(name) for name in found]}
+        print_json(document("Collection", results, command="sweep collect", files=outputs.written(output)))
         return
-    typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
+    typer.echo(wrapped(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}."))
 
 
 @sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
@@ -217,7 +223,7 @@ def merge_command(
     from finwidth.sweeps.store.merge import merge
 
     merge(stores, output)
-    _print_status(status(output), as_json=as_json)
+    _print_status(status(output), "sweep merge", as_json=as_json)
 
 
 @sweep_app.command(
@@ -230,7 +236,14 @@ def merge_command(
 )
 def plot_command(
     store: StoreArgument,
-    picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],
+    picture: Annotated[
+        str,
+        typer.Argument(
+            help="phase, collapse or update.",
+            show_default=False,
+            autocompletion=among(["phase", "collapse", "update"]),
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False),
@@ -249,6 +262,7 @@ def plot_command(
 
     plot(store, picture, output, source=source, at=at or [])
     if as_json:
-        print_json({"picture": picture, "file": str(output)})
+        results = {"store": str(store), "picture": picture}
+        print_json(document("Picture", results, command="sweep plot", files=outputs.written(output)))
         return
     typer.echo(f"Wrote {output}.")

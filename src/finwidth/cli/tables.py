@@ -8,10 +8,7 @@ from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
 from finwidth.networks.description import Network
-from finwidth.paper import page
-from finwidth.paper.records import Finding, Statement
 from finwidth.quantities import of_several
-from finwidth.summary import MOST_INPUTS
 from finwidth.tables import Result, Table, Told
 
 if TYPE_CHECKING:
@@ -19,10 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from finwidth.measurement import Measurement
+    from finwidth.paper.records import Finding, Statement
     from finwidth.sweeps.store.dataset import Status
 
 
-def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
+def _console(*, width: int | None = None) -> Console:
     """A console that leaves a closed pipe to the caller."""
     from rich.console import Console
 
@@ -30,7 +28,7 @@ def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return PipedConsole(highlight=False, width=width, soft_wrap=soft_wrap)
+    return PipedConsole(highlight=False, width=width)
 
 
 def show(found: Result | Table) -> None:
@@ -43,22 +41,35 @@ def show(found: Result | Table) -> None:
 _ROUNDING = 1e-14  # of a correction that is 0
 
 
-def expansion_document(found: xr.Dataset) -> dict[str, object]:
+def expansion_content(found: xr.Dataset) -> dict[str, object]:
     """The expansion as plain types: each quantity by order, its error of quadrature, and how far it serves."""
     quantities = {
         str(name): {
-            "infinite_width": each[0].to_numpy().tolist(),
-            "correction": each[1].to_numpy().tolist(),
-            "error": each.attrs["error"],
+            "infinite_width": {"value": each[0].to_numpy().tolist()},
+            "correction": {"value": each[1].to_numpy().tolist(), "error": each.attrs["error"]},
         }
         for name, each in found.items()
     }
-    told = ("inverse_widths", "relative_variance", "relative_correction", "left_out", "first_order")
-    return {"quantities": quantities, **{name: found.attrs[name] for name in told}}
+    told = {
+        name: found.attrs[name] for name in ("left_out", "inverse_widths", "relative_variance", "relative_correction")
+    }
+    return {"quantities": quantities, "first_order": {**told, "verdict": found.attrs["first_order"]}}
+
+
+def trajectory_content(found: Mapping[str, Any]) -> dict[str, object]:
+    """Means over draws at the recorded steps, by quantity."""
+    quantities = {
+        name: {"sampled": {"value": each["mean"], "se": each["se"], "left_out": each["left_out"]}}
+        for name, each in found.items()
+        if name != "step"
+    }
+    return {"step": found["step"], "quantities": quantities}
 
 
 def print_expansion(net: Network, found: xr.Dataset) -> None:
     """Print what the expansion in 1/width says of each pair of inputs."""
+    from finwidth.summary import MOST_INPUTS
+
     headings = ("a", "b", "infinite width", "correction", "E[K_ab]", "std. dev.", "E[ΔK_ab]/λ")
     table, m = Table(str(net), headings, named=2), found.sizes["input"]
     for a, b in combinations_with_replacement(range(min(m, MOST_INPUTS)), 2):
@@ -105,21 +116,41 @@ def print_measurement(found: Measurement) -> None:
     """Print a module's kernel in short, and the theory beside it."""
     show(found)
     if found.theory is None:
-        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}.", markup=False)
+        others = (
+            "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
+        )
+        console = _console()
+        told = f"No theory beside it: {found.no_theory}. {others}"
+        console.print(told, markup=False, soft_wrap=not console.is_terminal)
     else:
         _console().print("The kernel at the first input beside its law over initializations:", markup=False)
         show(found.theory)
 
 
 def print_statement(found: Statement) -> None:
-    """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
+    """Print one statement of the paper: what, verdict, how it was checked, figures; on one line where no one reads."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    from finwidth.paper import page
+
     figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(found).items())
-    line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
-    _console(soft_wrap=True).print(line, markup=False)
+    title, verdict, checked = f"{page.title(found):<15}", f"{page.verdict(found):<6}", f"{found.checked_by}. {figures}"
+    console = _console()
+    if not console.is_terminal:
+        console.print(f"{title} {verdict} {checked}", markup=False, soft_wrap=True)
+        return
+    line = Grid.grid(padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(no_wrap=True)
+    line.add_row(title, Text(verdict, style="green" if found.holds else "bold red"), Text(checked))
+    console.print(line)
 
 
 def print_findings(found: Iterable[Finding]) -> None:
     """Print what the checks find different from what the paper prints."""
+    from finwidth.paper import page
+
     console = _console()
     for number, finding in enumerate(found, 1):
         figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(finding).items())

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from finwidth.cli.networks import network_of, taking
-from finwidth.cli.options import Json, Seed, either
+from finwidth.cli.options import Flag, Json, Seed, among, either
 from finwidth.cli.output import print_json
+from finwidth.documents import document
 from finwidth.networks.description import Network
-from finwidth.outputs import RULE, check, write_netcdf
+from finwidth.outputs import RULE, check, write_netcdf, written
 from finwidth.sampling.training.losses import LOSSES, loss_called
 
 _OF_CLASSES = either(name for name, loss in LOSSES.items() if loss.classes)
@@ -45,9 +46,9 @@ def train_command(
     seed: Seed = 0,
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
-    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.")] = "squared",
+    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.", autocompletion=among(LOSSES))] = "squared",
     centred: Annotated[
-        bool, typer.Option("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
+        bool, Flag("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
     ] = False,
     record: Annotated[
         str,
@@ -78,11 +79,17 @@ def train_command(
     if output is not None:
         write_netcdf(run, output)
     found = mean_trajectory(run)
-    if as_json:
-        settings = {"lr": lr, "steps": steps, "batch": batch, "momentum": momentum, "loss": loss, "centred": centred}
-        print_json({"network": net.describe(), **settings, "draws": draws, "seed": seed, "trajectory": found})
-        return
     from finwidth.cli import tables
+
+    if as_json:
+        settings = {
+            "targets": y, "lr": lr, "steps": steps, "batch": batch, "momentum": momentum, "loss": loss,
+            "centred": centred, "record": record,
+        }  # fmt: skip
+        about = {"network": net.describe(), "input": X, "settings": settings, "draws": draws, "seed": seed}
+        content = tables.trajectory_content(found)
+        print_json(document("Trajectory", content, command="train", **about, files=written(output)))
+        return
 
     tables.print_trajectory(net, lr, found)
     if centred:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from finwidth import arguments
+from finwidth.documents import beside, exact_number, plain
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import KernelMoments, exp, log, moment_table, moments
 from finwidth.networks.description import Network, few_runs
@@ -18,7 +18,7 @@ from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import check_mlp, instead, not_normalised, other_kind
 from finwidth.progress import stage
-from finwidth.quantities import MOMENTS, plain
+from finwidth.quantities import MOMENTS
 from finwidth.tables import Cell, Result, Table, number, told
 
 STATEMENTS = {
@@ -74,17 +74,24 @@ class Bounds(Result):
         without = {key for key, form in self.log_form.items() if key == "K" or form == -math.inf}
         return _exponentials({key: ratio + shift * (key not in without) for key, ratio in self.log_ratio.items()})
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain types; overflowed floats as None."""
+    def _about(self) -> dict[str, object]:
+        return self.exact._about()
+
+    def content(self) -> dict[str, object]:
+        """The exact moments, and beside each the paper's form and their ratio."""
         ratio, hidden_ratio = self.ratio, self.hidden_ratio
-        document: dict[str, Any] = plain(
-            {
-                key: {"statement": STATEMENTS[key], "form": form, "log_form": self.log_form[key]}
-                | {"ratio": ratio[key], "hidden_ratio": hidden_ratio[key]}
-                for key, form in self.form.items()
+        forms = {
+            key: {
+                "form": {
+                    **exact_number(form, self.log_form[key]),
+                    "statement": STATEMENTS[key],
+                    "ratio": plain(ratio[key]),
+                    "hidden_ratio": plain(hidden_ratio[key]),
+                }
             }
-        )
-        return document
+            for key, form in self.form.items()
+        }
+        return beside(self.exact.content(), forms)
 
     def cells(self, name: str) -> tuple[Cell, ...]:
         """What a table has of one quantity under `HEADINGS`: the form and the ratio, if there are any."""

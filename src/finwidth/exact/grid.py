@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -85,6 +86,41 @@ def moments_grid(
     """
     import xarray as xr
 
+    found = grid_moments(widths, depths, x, kind=kind, **network)
+    return xr.Dataset(
+        {name: (("width", "depth"), values) for name, values in found.values.items()},
+        coords={"width": found.widths, "depth": found.depths},
+        attrs=attributes(found.corner, method="exact transfer on a grid"),
+    )
+
+
+@dataclass(frozen=True)
+class GridMoments:
+    """What `moments_grid` returns, without xarray, whose import takes longer than most grids.
+
+    ``values`` by name, shape (widths, depths); ``depths`` in order; ``corner`` is the network of the first of both.
+    """
+
+    widths: list[int]
+    depths: list[int]
+    values: dict[str, FloatArray]
+    corner: Network
+
+
+def grid_moments(
+    widths: Sequence[int],
+    depths: Sequence[int],
+    x: Vector,
+    *,
+    kind: type[Network] = MLP,
+    **network: Unpack[FamilyOptions],
+) -> GridMoments:
+    """As `moments_grid`.
+
+    >>> from finwidth.exact.grid import grid_moments
+    >>> grid_moments([16, 64], [32], [1.0, 1.0]).values["cv"].round(3).tolist()
+    [[32.087], [1.862]]
+    """
     depths = sorted({count("depth", depth) for depth in items("depths", depths, "numbers of layers such as [2, 8]")})
     widths = items("widths", widths, "hidden widths such as [16, 64]")
     grid = _Grid(kind, network, x)
@@ -102,18 +138,14 @@ def moments_grid(
     log_square = np.logaddexp.reduce([squares[0], squares[1] + np.log(2), squares[2]])
     log_update = np.logaddexp(updates[0], updates[1] + np.log(2)) + np.log(2)
     with np.errstate(over="ignore", invalid="ignore"):  # log 0 - log 0, where K is zero: no spread
-        data = {
+        values = {
             "mean": np.exp(log_mean),
             "log_second_moment": log_square,
             "cv": np.sqrt(np.fmax(np.expm1(log_square - 2 * log_mean), 0)),
             "dK": -np.exp(log_update),
             "log_dK": log_update,
         }
-    return xr.Dataset(
-        {name: (("width", "depth"), values) for name, values in data.items()},
-        coords={"width": widths, "depth": depths},
-        attrs=attributes(grid.family.net(grid.n_0, widths[0], depths[0]), method="exact transfer on a grid"),
-    )
+    return GridMoments(widths, depths, values, grid.family.net(grid.n_0, widths[0], depths[0]))
 
 
 def spread_by_width(

@@ -22,6 +22,7 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
+from finwidth.documents import exact_number
 from finwidth.errors import FinwidthError
 from finwidth.networks.activations import SmoothActivation
 from finwidth.networks.balanced import BalancedResNet
@@ -29,7 +30,6 @@ from finwidth.networks.description import Network, check_network
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import gates_no_coins, instead, not_normalised
-from finwidth.quantities import plain
 from finwidth.tables import Result, Table, Told
 
 
@@ -66,18 +66,10 @@ class Growth(Result):
         """Each factor once, with how often it occurs in a row."""
         return [(factor, len(list(run))) for factor, run in groupby(self.factors)]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types; each factor once, with how often it occurs in a row."""
-        document: dict[str, object] = plain(
-            {
-                "network": self.network.describe(),
-                "exponent": self.exponent,
-                "leading": self.leading,
-                "form": self.form,
-                "factors": [{"factor": factor, "times": times} for factor, times in self._runs],
-            }
-        )
-        return document
+    def content(self) -> dict[str, object]:
+        """The exponents, and each factor once, with how often it occurs in a row."""
+        factors = [{**exact_number(factor), "times": times} for factor, times in self._runs]
+        return {"exponent": self.exponent, "leading": self.leading, "form": self.form, "factors": factors}
 
     def _table(self) -> Table:
         table = Table(str(self.network), ("quantity", "value"))

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from finwidth import arguments
+from finwidth.documents import exact_number
 from finwidth.errors import FinwidthError
 from finwidth.exact.partitions import State, pairs, start_state
 from finwidth.exact.residual import ResNetMoments
@@ -31,11 +32,11 @@ from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.routes import algorithm, check_supported, unsupported_by
-from finwidth.quantities import DRAWN, MOMENTS, plain
+from finwidth.quantities import DRAWN, MOMENTS
 from finwidth.tables import Cell, Result, Table, number, told
 
 Exact: TypeAlias = float | Fraction
-Key = TypeVar("Key", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 
 ORDERS = (2, 3, 4)
 _WIDEST_EXACT = 10**6  # the probability that a layer lives, 1 - 2^-n, is a fraction of n binary digits
@@ -304,53 +305,24 @@ class KernelMoments(Result):
             raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
         return present(_between_outputs(self.network, self._input, exact=self.exact))
 
-    def _beta(self) -> dict[str, str | float | None]:
-        """The paper's sum of 1/n_i, which an MLP has."""
-        if not isinstance(self.network, MLP):
-            return {}
-        return {"beta": plain(self.network.beta if self.exact else float(self.network.beta))}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain types, as the command line prints them: fractions as strings, overflowed floats as None."""
-        document: dict[str, Any] = {
-            "widths": list(self.network.widths),
-            "depth": self.network.depth,
-            "network": self.network.describe(),
-            **self._beta(),
-            "mean": {"K": self.mean, "K_w": self.K_w.mean, "K_b": self.K_b.mean},
-            "log_mean": {"K": self.K.log_raw[0], "K_w": self.K_w.log_raw[0], "K_b": self.K_b.log_raw[0]},
-            "second_moment": {
-                "K": self.second_moment,
-                "K_w": self.K_w.second_moment,
-                "K_b": self.K_b.second_moment,
-                "K_w*K_b": self.mixed,
-            },
-            "log_second_moment": {
-                "K": self.log_second_moment,
-                "K_w": self.K_w.log_second_moment,
-                "K_b": self.K_b.log_second_moment,
-                "K_w*K_b": self.log_mixed,
-            },
-            "variance": {"K": self.variance},
-            "log_variance": {"K": self.K.log_variance},
-            "cv": {"K": self.cv},
-            "log_cv": {"K": self.K.log_cv},
-            "update": self.update,
-            "log_update": self.log_update,
-            "moments": self.by_name,
-            "log_moments": self.log_by_name,
-        }
+    def content(self) -> dict[str, object]:
+        """Every moment by its name: as a double, its logarithm, and its fraction where it is exact."""
+        logs = self.log_by_name
+        found = {name: exact_number(value, logs[name]) for name, value in self.by_name.items()}
+        for p in range(3, self.order + 1):
+            found[f"K^{p}"] = exact_number(self.raw[p - 1], self.K.log_raw[p - 1])
+        found["var(K)"] = exact_number(self.variance, self.log_variance)
+        found["cv(K)"] = exact_number(self.cv, self.log_cv)
         if self.order > 2:
-            document["raw"] = {"K": list(self.raw)}
-            document["log_raw"] = {"K": list(self.K.log_raw)}
-            document["skewness"] = {"K": self.skewness}
+            found["skewness(K)"] = exact_number(self.skewness)
         if self.order > 3:
-            document["kurtosis"] = {"K": self.kurtosis}
+            found["kurtosis(K)"] = exact_number(self.kurtosis)
         if self.order == max(ORDERS) and self.network.widths[-1] == 1:
-            document["update_variance"] = {"dK": self.update_variance()}
+            found["var(dK)"] = exact_number(self.update_variance())
         if self.network.widths[-1] > 1:
-            document["between_outputs"] = {"K^2": self.between_outputs}
-        return {key: plain(value) for key, value in document.items()}
+            found["K_01^2"] = exact_number(self.between_outputs)
+        paper = {"beta": float(self.network.beta)} if isinstance(self.network, MLP) else {}
+        return {**paper, "quantities": {name: {"exact": each} for name, each in found.items()}}
 
     def _table(self) -> Table:
         return moment_table(self)
@@ -385,7 +357,7 @@ def moment_table(
 
 # Which paths end in the same output.
 ONE_OUTPUT: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3),)
-TWO_OUTPUTS: tuple[tuple[int, ...], ...] = ((0, 3), (1, 2))
+_TWO_OUTPUTS: tuple[tuple[int, ...], ...] = ((0, 3), (1, 2))
 
 
 def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
@@ -532,7 +504,7 @@ def _update_starts(net: Network) -> dict[Hashable, State]:
     """What the first update is made of, by the kinds of its derivatives and the outputs."""
     starts: dict[Hashable, State] = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
     if net.widths[-1] > 1:
-        starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
+        starts |= {(kinds, _TWO_OUTPUTS): update_state(kinds, _TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
     return starts
 
 
@@ -542,8 +514,8 @@ def _mean_update(net: Network, values: Mapping[Hashable, Number]) -> dict[str, N
     others = net.widths[-1] - 1
     with decimal.localcontext(CONTEXT):
         if others:
-            ww += others * values["ww", TWO_OUTPUTS]
-            wb += others * (values["wb", TWO_OUTPUTS] + values["bw", TWO_OUTPUTS]) / 2
+            ww += others * values["ww", _TWO_OUTPUTS]
+            wb += others * (values["wb", _TWO_OUTPUTS] + values["bw", _TWO_OUTPUTS]) / 2
         return {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
 
 
@@ -574,8 +546,8 @@ def infinite_width(net: Network, x: Vector) -> float:
 
 
 def _evaluate(
-    starts: Mapping[Key, State], net: Network, x: Input, *, exact: bool, dead_layers: bool = True
-) -> dict[Key, Number]:
+    starts: Mapping[_Key, State], net: Network, x: Input, *, exact: bool, dead_layers: bool = True
+) -> dict[_Key, Number]:
     """The value of each start, in fractions or in decimals."""
     convert = Fraction if exact else to_decimal
     with decimal.localcontext(CONTEXT):

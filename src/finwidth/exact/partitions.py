@@ -23,8 +23,8 @@ from itertools import chain, combinations, groupby, permutations, product
 from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
 
-Block: TypeAlias = tuple[str, ...]  # the paths of one neuron, or of one tie
-State: TypeAlias = tuple[Block, ...]
+_Block: TypeAlias = tuple[str, ...]  # the paths of one neuron, or of one tie
+State: TypeAlias = tuple[_Block, ...]
 
 # The kind of parameter ("w" or "b") by which the paths of a tie leave, and how many of the paths bring it as a factor:
 # none if a mark has taken it out.
@@ -86,21 +86,17 @@ def _smallest(states: tuple[State, ...]) -> tuple[State, ...]:
                     place = (half, len(path), len(block), *map(len, block))
                     for mark in path:
                         seen.setdefault(mark, []).append(place)
-    if len(seen) < 2:
-        return tuple(_renamed(state, {mark: "A" if mark.isupper() else "a" for mark in seen}) for state in states)
     places = {mark: (mark.islower(), sorted(found)) for mark, found in seen.items()}
     alike = [list(group) for _, group in groupby(sorted(places, key=places.__getitem__), key=places.__getitem__)]
     weights = sum(map(str.isupper, seen))  # these are sorted before the biases
     names = ascii_uppercase[:weights] + ascii_lowercase[: len(seen) - weights]
-    return min(
-        tuple(_renamed(state, dict(zip(chain(*order), names, strict=True))) for state in states)
-        for order in product(*map(permutations, alike))
-    )
-
-
-def _renamed(state: State, names: dict[str, str]) -> State:
-    renamed = {path: "".join(sorted(names[mark] for mark in path)) for block in state for path in set(block)}
-    return tuple(sorted(tuple(sorted(renamed[path] for path in block)) for block in state))
+    paths = {path for state in states for block in state for path in block}
+    renamed = []
+    for order in product(*map(permutations, alike)):
+        name = dict(zip(chain(*order), names, strict=True))
+        new = {path: "".join(sorted(name[mark] for mark in path)) for path in paths}
+        renamed.append([sorted(tuple(sorted(new[path] for path in block)) for block in state) for state in states])
+    return tuple(map(tuple, min(renamed)))
 
 
 def splits(state: State, occurring: frozenset[Tie]) -> Splits:
@@ -113,22 +109,26 @@ def splits(state: State, occurring: frozenset[Tie]) -> Splits:
 
 
 @cache
-def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
+def _block_splits(paths: _Block, occurring: frozenset[Tie]) -> Splits:
     """The splits of one neuron: its first path and some others are one tie, and the rest split in turn."""
-    if not paths:
-        return _NO_PATHS
-    first, rest = paths[0], paths[1:]
     found: Splits = Counter()
-    for size in range(1, len(paths), 2):
-        for others, ways in Counter(combinations(rest, size)).items():
-            tied: Splits = Counter(dict.fromkeys(_ties((first, *others), occurring), ways))
-            if tied:
-                left = tuple((Counter(rest) - Counter(others)).elements())
-                found.update(_side_by_side(tied, _block_splits(left, occurring)))
+    waiting: list[tuple[_Block, State, Factor, int]] = [(paths, END, (), 1)]
+    while waiting:
+        left, ties, factor, ways = waiting.pop()
+        if not left:
+            found[tuple(sorted(ties)), tuple(sorted(factor))] += ways
+            continue
+        first, rest, further = left[0], left[1:], []
+        for size in range(1, len(left), 2):
+            for others, times in Counter(combinations(rest, size)).items():
+                after = tuple((Counter(rest) - Counter(others)).elements())
+                for tied, by in dict.fromkeys(_ties((first, *others), occurring)):
+                    further.append((after, ties + tied, factor + by, ways * times))
+        waiting += reversed(further)
     return found
 
 
-def _ties(paths: Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Factor]]:
+def _ties(paths: _Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Factor]]:
     """Every way in which all ``paths`` leave their neuron by one parameter; if they go on, with their other marks."""
     order = len(paths)
     if ("w", order) in occurring:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from finwidth import arguments
+from finwidth.documents import exact_number
 from finwidth.errors import FinwidthError
 from finwidth.exact.moments import ALGORITHMS, CONTEXT, Exact, Moments, check_exact, check_order, exp, present
 from finwidth.exact.partitions import canonical, start_state
@@ -16,7 +17,6 @@ from finwidth.exact.transfer import Input, Number, to_decimal
 from finwidth.networks.description import Network, check_network
 from finwidth.networks.inputs import Vector, exact_input
 from finwidth.networks.routes import algorithm, check_supported
-from finwidth.quantities import plain
 from finwidth.tables import Cell, Result, Table, number, told
 
 
@@ -53,15 +53,16 @@ class SignalMoments(Result):
             raise FinwidthError("between_outputs needs a network with several outputs; this one has one")
         return present(self._between)
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: fractions as strings, overflowed floats as None; logarithms beside them."""
-        return {
-            "network": self.network.describe(),
-            "kurtosis": plain(self.kurtosis),
-            **({"between_outputs": plain(self.between_outputs)} if self.network.widths[-1] > 1 else {}),
-            "output": {"raw": plain(list(self.output.raw)), "log_raw": plain(list(self.output.log_raw))},
-            "hidden": [{"raw": plain(list(each.raw)), "log_raw": plain(list(each.log_raw))} for each in self.hidden],
-        }
+    def content(self) -> dict[str, object]:
+        """Moments of one output N_0 and of the lengths of the hidden vectors, by name."""
+        found = _powers("N_0", self.output)
+        for place, each in zip(self.network.hidden_places, self.hidden, strict=True):
+            found |= _powers(f"|x_{place}|", each)
+        if self.kurtosis is not None:
+            found["kurtosis(N_0)"] = exact_number(self.kurtosis)
+        if self.network.widths[-1] > 1:
+            found["N_0^2*N_1^2"] = exact_number(self.between_outputs)
+        return {"quantities": {name: {"exact": each} for name, each in found.items()}}
 
     def _table(self) -> Table:
         powers = tuple(f"E[q{'' if power == 1 else '²³⁴'[power - 2]}]" for power in range(1, len(self.output.raw) + 1))
@@ -77,6 +78,12 @@ class SignalMoments(Result):
 
 
 _MOST_ROWS = 21  # that are shown
+
+
+def _powers(name: str, squared: Moments) -> dict[str, dict[str, object]]:
+    """Moments of a number by those of its square."""
+    both = enumerate(zip(squared.raw, squared.log_raw, strict=True), 1)
+    return {f"{name}^{2 * power}": exact_number(value, log) for power, (value, log) in both}
 
 
 def _raw_cells(found: Moments) -> Iterator[Cell]:

@@ -221,22 +221,25 @@ class SmoothActivation(Activation):
         """The gain that was given."""
         return self.gain
 
-    def value(self, y: Array) -> Array:
-        """phi(y), elementwise."""
-        return self.phi(y)
+    @property
+    def value(self) -> Elementwise:
+        """phi, elementwise."""
+        return self.phi
 
-    def derivative(self, y: Array) -> Array:
-        """phi'(y), elementwise."""
-        return self.dphi(y)
+    @property
+    def derivative(self) -> Elementwise:
+        """phi', elementwise."""
+        return self.dphi
 
-    def second_derivative(self, y: Array) -> Array:
-        """phi''(y), elementwise; raises FinwidthError if it was not given."""
+    @property
+    def second_derivative(self) -> Elementwise:
+        """phi'', elementwise; raises FinwidthError if it was not given."""
         if self.d2phi is None:
             raise FinwidthError(
                 f"activation {shown(self.name)} has no second derivative, which the change of the kernel under an SGD "
                 f'step needs; give one: SmoothActivation("{self.name}", phi, dphi, d2phi=...)'
             )
-        return self.d2phi(y)
+        return self.d2phi
 
 
 def _erf(y: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from finwidth import arguments
 from finwidth.arguments import typed
 from finwidth.errors import FinwidthError, shown
-from finwidth.networks.activations import ACTIVATIONS, Activation
+from finwidth.networks.activations import ACTIVATIONS, Activation, SmoothActivation
 from finwidth.networks.laws import LAWS, WeightLaw
 from finwidth.networks.norm import Norm
 
@@ -170,12 +170,21 @@ class Network:
         return range(1, len(self.stages))
 
     def describe(self) -> dict[str, Any]:
-        """What defines the network, in plain types: for JSON and for file attributes."""
+        """What defines the network, in plain types, enough to make it again: for JSON and for file attributes.
+
+        Of what is made of a user's functions, a smooth activation or a weight law, there is the name only.
+        """
         norm = {} if self.norm is None else {"norm": self.norm.describe()}
+        phi = self.activation
+        slopes = {}
+        if phi != ACTIVATIONS.get(phi.name) and not isinstance(phi, SmoothActivation):
+            slopes = {"slopes": [str(slope) for slope in (phi.positive, phi.negative, phi.at_zero)]}
         return {
+            "kind": type(self).__name__,
             "widths": list(self.widths),
             "weight_law": self.weight_law.name,
-            "activation": self.activation.name,
+            "activation": phi.name,
+            **slopes,
             "parameterization": self.parameterization,
             "gains": [str(gain) for gain in self.gains],
             "bias": list(self.bias),
@@ -306,8 +315,8 @@ class Places(NamedTuple):
             arguments.exact(f"{name} of {self.one} {i}", value, wanted, allowed) for i, value in enumerate(values, 1)
         )
 
-    def biases(self, given: str | Sequence[str], variances: Gains) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
-        """The kind of the biases of each place, and their variance."""
+    def biases(self, given: str | Sequence[str], variances: Sequence[Fraction]) -> tuple[str, ...]:
+        """The kind of the biases of each place, of these variances."""
         wanted = f"one of {', '.join(BIASES)}, or one for each of {self.number} {self.several}"
         if isinstance(given, str):
             kinds = (arguments.one_of("bias", given, BIASES),) * self.number
@@ -316,7 +325,6 @@ class Places(NamedTuple):
                 arguments.one_of(f"bias of {self.one} {i}", kind, BIASES)
                 for i, kind in enumerate(self.values("bias", given, wanted), 1)
             )
-        checked = self.numbers("bias_variance", variances, positive=False)
-        if any(kind == "none" and variance for kind, variance in zip(kinds, checked, strict=True)):
+        if any(kind == "none" and variance for kind, variance in zip(kinds, variances, strict=True)):
             raise FinwidthError('bias="none" with a bias_variance that is not 0; use bias="frozen" or bias_variance=0')
-        return kinds, checked
+        return kinds

@@ -143,14 +143,14 @@ class MLP(Network):
             given = (hidden,) * (depth - 1) + (Fraction(1),)
         else:
             given = layers.numbers("gains", gains, positive=True)
-        kinds, variances = layers.biases(bias, bias_variance)
+        variances = layers.numbers("bias_variance", bias_variance, positive=False)
         fields = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
             "activation": phi,
             "parameterization": parameterization,
             "gains": given,
-            "bias": kinds,
+            "bias": layers.biases(bias, variances),
             "bias_variance": variances,
             "bias_law": _weight_law(bias_law),
             "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),

@@ -35,8 +35,8 @@ from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
 Factor: TypeAlias = float | Fraction | str
-Described = TypeVar("Described", bound=Hashable)
-Made = TypeVar("Made")
+_Described = TypeVar("_Described", bound=Hashable)
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +67,7 @@ class ResidualNetwork(Network):
         skips, branches = (_squares(name, given[name], blocks) for name in ("skip", "branch"))
         if not all(a or b for a, b in zip(skips, branches, strict=True)):
             raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
-        kinds, variances = layers.biases(given["bias"], given["bias_variance"])
+        variances = layers.numbers("bias_variance", given["bias_variance"], positive=False)
         gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
         fields = {
             "widths": self._widths(widths),
@@ -77,7 +77,7 @@ class ResidualNetwork(Network):
             "activation": phi,
             "parameterization": _parameterization(given["parameterization"]),
             "gains": layers.numbers("gains", gains, positive=True),
-            "bias": kinds,
+            "bias": layers.biases(given["bias"], variances),
             "bias_variance": variances,
             "bias_law": weight_law(given["bias_law"]),
             "bias_scale": layers.numbers("bias_scale", given["bias_scale"], positive=False),
@@ -139,7 +139,7 @@ class ResidualNetwork(Network):
             bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
         )
 
-    def _blocks(self, described: Sequence[Described], make: Callable[[Described], Made]) -> tuple[Made, ...]:
+    def _blocks(self, described: Sequence[_Described], make: Callable[[_Described], _Made]) -> tuple[_Made, ...]:
         """The blocks of these descriptions, first to last; those that are equal are one object."""
         different = set(described)
         afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")
@@ -171,7 +171,6 @@ class ResidualNetwork(Network):
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""
         return {
-            "kind": type(self).__name__,
             **super().describe(),
             "skip_squared": [str(square) for square in self.skip_squared],
             "branch_squared": [str(square) for square in self.branch_squared],

@@ -33,10 +33,11 @@ class PublicFunction:
     verb: str = "draw"  # what it does with a network
     needs: str = ""  # an extra, which is told if it is not installed
 
-    def unsupported(self, net: Network) -> list[str]:
-        """Reasons against a network; none if it is served."""
-        ask: Callable[[Network], list[str]] = import_module(self.module).unsupported
-        return ask(net)
+    @property
+    def unsupported(self) -> Callable[[Network], list[str]]:
+        """The function that tells the reasons against a network; none if it is served."""
+        asked: Callable[[Network], list[str]] = import_module(self.module).unsupported
+        return asked
 
     def __str__(self) -> str:
         """What it gives, and how to install what it needs where that is missing."""

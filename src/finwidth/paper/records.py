@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from finwidth.quantities import plain
+from finwidth.documents import plain
 from finwidth.tables import Result, Table
 
 Figure: TypeAlias = float | int | str | Fraction
@@ -27,10 +27,10 @@ class Statement(Result):
     holds: bool
     note: str = ""
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: fractions as strings, numbers that are not finite as None."""
-        document: dict[str, object] = plain(asdict(self))
-        return document
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
 
     @property
     def _verdict(self) -> str:
@@ -54,10 +54,10 @@ class Finding(Result):
     figures: dict[str, Figure]
     verdict: str
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types: fractions as strings, numbers that are not finite as None."""
-        document: dict[str, object] = plain(asdict(self))
-        return document
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
 
     def _table(self) -> Table:
         return _of_figures(self.title, self.figures, f"Printed: {self.printed}\nExact: {self.exact}\n{self.verdict}")

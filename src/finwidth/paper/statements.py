@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from finwidth import arguments
+from finwidth.documents import document
 from finwidth.paper import bias_checks, derivative_checks, moment_checks, path_checks, probability_checks
 from finwidth.paper.findings import findings
 from finwidth.paper.records import Finding, Statement
@@ -74,8 +75,6 @@ def check_all(progress: Progress | None = None) -> tuple[Statement, ...]:
 
 
 def to_json(statements: Iterable[Statement], found: Iterable[Finding] = ()) -> dict[str, object]:
-    """The document of ``finwidth paper --json``: plain types, no number that JSON does not have."""
-    return {
-        "statements": [statement.to_json() for statement in statements],
-        "findings": [finding.to_json() for finding in found],
-    }
+    """The document of ``finwidth paper --json``."""
+    results = {"statements": [each.content() for each in statements], "findings": [each.content() for each in found]}
+    return document("Paper", results, command="paper")

@@ -26,9 +26,11 @@ from finwidth.plots.style import (
     check_alive,
     input_width,
     new_axes,
+    new_panels,
     plain_ticks,
     styled,
     titled,
+    titled_family,
 )
 from finwidth.quantities import Estimate
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from finwidth.plots.style import Panels
+
 
 def circle(points: int) -> tuple[FloatArray, FloatArray]:
     """Angles from -pi to pi, shape (points,), and inputs of squared norm n_0 = 2 at them, shape (points, 2)."""
@@ -52,7 +56,14 @@ def circle(points: int) -> tuple[FloatArray, FloatArray]:
 
 @styled
 def kernel_on_a_circle(
-    widths: Sequence[int], depth: int, *, draws: int = 6, points: int = 25, seed: int = 0, **network: Unpack[MLPOptions]
+    widths: Sequence[int],
+    depth: int,
+    *,
+    draws: int = 6,
+    points: int = 25,
+    seed: int = 0,
+    ax: Panels | None = None,
+    **network: Unpack[MLPOptions],
 ) -> Figure:
     """K between a point of a circle and the others, for a few networks of each width, and at infinite width.
 
@@ -62,6 +73,8 @@ def kernel_on_a_circle(
         Hidden widths, a panel each, and the number of weight layers.
     draws, points, seed
         Lines of a panel, points of the circle (the middle one is at angle 0), and the seed of the draws.
+    ax
+        Axes of Matplotlib to draw into, one for each width; the figure is theirs, and so is what is above it.
     network
         Further arguments of `MLP`.
 
@@ -70,8 +83,6 @@ def kernel_on_a_circle(
     >>> from finwidth.plots import kernel_on_a_circle
     >>> figure = kernel_on_a_circle([8, 64], 3, draws=2, points=5)
     """
-    from matplotlib.figure import Figure
-
     widths = [count("width", width) for width in items("widths", widths, "hidden widths, a panel each")]
     depth = check_depth("depth", depth)
     if not widths:
@@ -81,8 +92,7 @@ def kernel_on_a_circle(
     nets = [MLP([2, *[width] * (depth - 1), 1], **network) for width in widths]
     points = count("points", points, 2)
     angles, X = circle(points)
-    figure = Figure(figsize=(1.0 + 1.9 * len(widths), 2.7))
-    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
+    figure, panels = new_panels(ax, 1, len(widths), 1.0 + 1.9 * len(widths), 2.7, sharey=True)
     for panel, width, net in zip(panels, widths, nets, strict=True):
         limit = infinite_width_gram(net, X)[points // 2]
         if not limit.any():
@@ -92,12 +102,13 @@ def kernel_on_a_circle(
         panel.plot(angles, limit / limit.max(), color="black", lw=1.2, ls="--")
         panel.set(title=f"$n = {_power_of_ten(width)}$", xlabel=r"angle $\theta$", xticks=[-math.pi, 0, math.pi])
         panel.set_xticklabels([r"$-\pi$", "0", r"$\pi$"])
+        panel.set_ylim(bottom=0)
     panels[0].set(ylabel=r"$K(x_0, x_\theta)\,/\,K_\infty(x_0, x_0)$")
-    panels[0].plot([], [], color=BLUE, lw=0.9, label="one network")
-    panels[0].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend(loc="lower center")
-    figure.suptitle(titled(nets[0], X[0]), fontsize=9)
+    panels[-1].plot([], [], color=BLUE, lw=0.9, label="one network")
+    panels[-1].plot([], [], color="black", lw=1.2, ls="--", label="infinite width")
+    panels[-1].legend(frameon=True, framealpha=1, edgecolor="none")  # beside the widest networks, whose lines are one
+    if ax is None:
+        figure.suptitle(titled(nets[0], X[0]), fontsize=9)
     return figure
 
 
@@ -153,17 +164,18 @@ def update_over_depth(
         return _update_to_first_order(family, widths, sorted({*depths}), x, draws, seed, ax)
     figure, axes = new_axes(ax)
     grid = moments_grid(widths, range(2, max(depths) + 1), x, **network)
-    check_alive(grid)
+    check_alive(grid["mean"].to_numpy())
     if not (grid.dK < 0).any():
         raise FinwidthError("the kernels of these networks do not move on average: give another input")
-    for width, colour in zip(widths, PALETTE, strict=False):
+    for marker, width, colour in zip(MARKERS, widths, PALETTE, strict=False):
         line = grid.sel(width=width)
-        axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        (curve,) = axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        curve.set(marker=marker, markersize=4.5, markevery=[])  # in the legend only
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))
             found = estimate_moments(draw_chunks(one_input_sampler(net, x), draws, seed), exact)["dK"]
-            _point(axes, depth, found, scale, fmt="o", mfc=colour if found.trust else "white", color=colour)
+            _point(axes, depth, found, scale, fmt=marker, mfc=colour if found.trust else "white", color=colour)
             if not (found.trust or importance.unsupported(net)):
                 weighted = importance.importance_estimates(net, x, draws, seed)["dK"]
                 _point(axes, depth, weighted, scale, fmt="x", color=colour)
@@ -171,7 +183,7 @@ def update_over_depth(
     axes.plot([], [], "o", color="black", mfc="white", ms=4, label="not to be trusted")
     axes.plot([], [], "x", color="black", ms=4, label="as many, importance-sampled")
     axes.set(xscale="log", yscale="log", xlabel="depth $d$ (weight layers)")
-    axes.set_title(titled(family.net(input_width(x), 2, 2), x))
+    axes.set_title(titled_family(family, x))
     axes.set_ylabel(r"$-\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     plain_ticks(axes.xaxis, *axes.get_xlim())
     axes.legend()
@@ -201,7 +213,7 @@ def _update_to_first_order(  # noqa: PLR0917
     axes.plot([], [], "o", color="black", ms=4, label=f"{draws:,} draws")
     axes.axhline(0, color=GREY, lw=0.6)
     axes.locator_params(axis="x", integer=True)
-    axes.set_title(titled(family.net(n_0, 2, 2), x))
+    axes.set_title(titled_family(family, x))
     axes.set(xlabel="depth $d$ (weight layers)", ylabel=r"$\mathbb{E}[\Delta K]\,/\,(\lambda\,\mathbb{E}[K])$")
     axes.legend()
     return figure

@@ -11,7 +11,7 @@ import numpy as np
 from finwidth.arguments import array, count, items, real, text
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
-from finwidth.exact.grid import moments_grid
+from finwidth.exact.grid import grid_moments
 from finwidth.exact.growth import growth
 from finwidth.exact.moments import moments
 from finwidth.networks.description import Network, check_network
@@ -32,7 +32,7 @@ from finwidth.plots.style import (
     new_axes,
     plain_ticks,
     styled,
-    titled,
+    titled_family,
 )
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.random.streams import check_seed
@@ -97,7 +97,7 @@ def law_of_kernel(
     axes.set(xlabel="kernel $K(x,x)$", ylabel=r"density over $\log_{10} K$", title=title)
     axes.set_ylim(top=1.45 * axes.get_ylim()[1])  # room for the legend
     plain_ticks(axes.xaxis, *axes.get_xlim())
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")  # over lines that pass behind it
     return figure
 
 
@@ -152,15 +152,15 @@ def growth_with_depth(
         draws, seed = count("draws", draws, 2), check_seed(seed)
         return _growth_to_first_order(family, x, widths, depths, here, draws, seed, ax)
     figure, axes = new_axes(ax)
-    grid = moments_grid(widths, depths, x, kind=kind, **network)
-    check_alive(grid)
+    grid = grid_moments(widths, depths, x, kind=kind, **network)
+    check_alive(grid.values["mean"])
     # Past 10^250 a figure says nothing, and Matplotlib's axes overflow.
-    exact = 1 + grid["cv"].clip(max=math.exp(_LARGEST_LOG / 2)) ** 2
-    for place, (width, colour) in enumerate(zip(widths, PALETTE, strict=False)):
-        marks = marked(place, grid.sizes["depth"])
-        axes.plot(grid.depth, exact.sel(width=width), lw=1.6, label=f"$n = {width}$", **marks)
-        exponents = [_exponent(family, width, depth) for depth in grid.depth.to_numpy().tolist()]
-        axes.plot(grid.depth, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
+    exact = 1 + np.minimum(grid.values["cv"], math.exp(_LARGEST_LOG / 2)) ** 2
+    for place, (width, colour, line) in enumerate(zip(widths, PALETTE, exact, strict=False)):
+        marks = marked(place, len(grid.depths))
+        axes.plot(grid.depths, line, lw=1.6, label=f"$n = {width}$", **marks)
+        exponents = [_exponent(family, width, depth) for depth in grid.depths]
+        axes.plot(grid.depths, np.exp(np.minimum(exponents, _LARGEST_LOG)), color=colour, lw=1.0, ls="--")
     if here is not None:
         check_supported("finwidth.moments", here)
         found = moments(here, x)
@@ -175,7 +175,7 @@ def growth_with_depth(
 def _finish_growth(axes: Axes, family: Family, x: Vector, deepest: float) -> None:
     symbol = "d" if family.kind is MLP else "L"
     axes.set(xlabel=f"depth ${symbol}$ ({family.layers})", ylabel=r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$")
-    axes.set(xlim=(0, deepest), title=titled(family.net(input_width(x), 2, 2), x))
+    axes.set(xlim=(0, deepest), title=titled_family(family, x))
     top = axes.get_ylim()[1]
     if top < _FLAT:
         axes.set_ylim(1, 1 + 1.7 * (top - 1))  # room for the legend
@@ -267,7 +267,7 @@ def spread_over_depth(
     if here is not None:
         value = _spread_of(check_network(here), x, draws, seed).value
         axes.plot(here.depth, value, "o", color="black", ms=5, label="this network", zorder=5)
-    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})", title=titled(family.net(n_0, 2, 2), x))
+    axes.set(xlabel=f"depth ${'d' if kind is MLP else 'L'}$ ({family.layers})", title=titled_family(family, x))
     axes.set(ylabel="$(q_{84} - q_{16})\\,/\\,(2\\,q_{50})$ of $K$", xlim=(0, max(depths) + 0.5))
     axes.set_ylim(bottom=0)
     axes.legend(loc="best")

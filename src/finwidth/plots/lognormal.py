@@ -14,16 +14,18 @@ import numpy as np
 
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
-from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, save_as, styled
+from finwidth.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILION, new_panels, save_as, styled
 from finwidth.sampling.one_input.sample import sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (BLUE, GREEN, ORANGE, VERMILION, GREY)
-DASHES = ("-", (0, (6, 1)), (0, (3, 1)), "-.", (0, (1, 1)))  # with the colours
-BETAS = (0.1, 0.5, 1, 2, 4)
+    from finwidth.plots.style import Panels
+
+_COLOURS = (BLUE, GREEN, ORANGE, VERMILION, GREY)
+_DASHES = ("-", (0, (6, 1)), (0, (3, 1)), "-.", (0, (1, 1)))  # with the colours
+_BETAS = (0.1, 0.5, 1, 2, 4)
 _INPUT = 16  # its width; |x|^2 = n_0
 _GRID = np.linspace(-4.5, 4.5, 91)
 
@@ -37,7 +39,12 @@ def standardised_log(K: FloatArray) -> tuple[FloatArray, float]:
 
 @styled
 def law_against_log_normal(
-    betas: Sequence[float] = BETAS, width: int = 40, draws: int = 400_000, seed: int = 0
+    betas: Sequence[float] = _BETAS,
+    width: int = 40,
+    draws: int = 400_000,
+    seed: int = 0,
+    *,
+    ax: Panels | None = None,
 ) -> Figure:
     """The standardised laws of log K_w and log K for growing beta, depth over width, against the normal law.
 
@@ -52,17 +59,17 @@ def law_against_log_normal(
         The hidden width n.
     draws, seed
         Draws in law for each network, as in `finwidth.sample`.
+    ax
+        Four axes of Matplotlib to draw into, such as those of ``plt.subplots(2, 2)``; the figure is theirs.
 
     Examples
     --------
     >>> from finwidth.plots.lognormal import law_against_log_normal
     >>> figure = law_against_log_normal([0.5, 1], width=8, draws=2000)
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 5.0))
-    panels = figure.subplots(2, 2)
-    for beta, colour, dash in zip(betas, COLOURS, DASHES, strict=False):
+    figure, drawn_into = new_panels(ax, 2, 2, 7.0, 5.0)
+    panels = np.array(drawn_into, dtype=object).reshape(2, 2)
+    for beta, colour, dash in zip(betas, _COLOURS, _DASHES, strict=False):
         line = {"color": colour, "ls": dash}
         net = MLP([_INPUT, *[width] * max(1, round(beta * width)), 1])
         drawn = sample(net, np.ones(_INPUT), draws, seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -144,24 +145,8 @@ def draw_chunks(
     >>> [len(drawn["K"]) for drawn in draw_chunks(one_input_sampler(MLP([2, 4, 4, 1]), [1, 2]), draws=40_000, seed=1)]
     [16384, 16384, 7232]
     """
-    draws, seed, tell = count("draws", draws), check_seed(seed), arguments.progress(progress)
-    afford_draws(sampler, draws, threads)
-    size, done, one_at_a_time = sampler.chunk_size, 0, Lock()
-    with stage(sampler.verb, draws * sampler.parts, tell) as told:
-
-        def tick(finished: int) -> None:
-            nonlocal done
-            with one_at_a_time:  # parts of draws end in several threads
-                done += finished
-                told(done)
-
-        total = -(-draws // size)
-        chunks = (Chunk(seed, number, min(size, draws - number * size), tick) for number in range(total))
-        for drawn in in_order(sampler.draw, chunks, min(_workers(sampler, threads), total)):
-            sampler.check(drawn)
-            yield drawn
-            if sampler.parts == 1:
-                tick(len(next(iter(drawn.values()))))
+    with _drawn_chunks(sampler, count("draws", draws), seed, threads, progress) as chunks:
+        yield from chunks
 
 
 def collect(
@@ -173,15 +158,42 @@ def collect(
     progress: Callable[[int], object] | None = None,
 ) -> Columns:
     """All draws of `draw_chunks` in one array for each quantity of ``sampler.shapes``, (draws, ...)."""
-    draws = count("draws", draws)
+    draws, start = count("draws", draws), 0
     afford_draws(sampler, draws, threads, kept=sampler.kept)
     columns = {name: np.empty((draws, *shape)) for name, shape in sampler.shapes.items()}
-    start = 0
-    for drawn in draw_chunks(sampler, draws, seed, threads=threads, progress=progress):
-        for name, column in columns.items():
-            column[start : start + len(drawn[name])] = drawn[name]
-        start += len(drawn[name])
+    with _drawn_chunks(sampler, draws, seed, threads, progress) as chunks:
+        for drawn in chunks:
+            for name, column in columns.items():
+                column[start : start + len(drawn[name])] = drawn[name]
+            start += len(drawn[name])
     return columns
+
+
+@contextmanager
+def _drawn_chunks(
+    sampler: Sampler, draws: int, seed: int, threads: int | None, progress: Callable[[int], object] | None
+) -> Iterator[Iterator[Columns]]:
+    """The chunks, each drawn when it is asked for and told when it is there; over when the context ends."""
+    seed, tell = check_seed(seed), arguments.progress(progress)
+    afford_draws(sampler, draws, threads)
+    size, done, one_at_a_time = sampler.chunk_size, 0, Lock()
+    total = -(-draws // size)
+    with stage(sampler.verb, draws * sampler.parts, tell) as told:
+
+        def tick(finished: int) -> None:
+            nonlocal done
+            with one_at_a_time:  # parts of draws end in several threads
+                done += finished
+                told(done)
+
+        def finish(drawn: Columns) -> Columns:
+            sampler.check(drawn)
+            if sampler.parts == 1:
+                tick(len(next(iter(drawn.values()))))
+            return drawn
+
+        chunks = (Chunk(seed, number, min(size, draws - number * size), tick) for number in range(total))
+        yield map(finish, in_order(sampler.draw, chunks, min(_workers(sampler, threads), total)))
 
 
 def afford_draws(sampler: Sampler, draws: int, threads: int | None = None, kept: int = 0) -> None:

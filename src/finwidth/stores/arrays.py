@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.extras import load_extra
@@ -43,6 +45,17 @@ class ArraysInMemory:
             chunk_key_encoding={"name": "default", "separator": "."},
             **more,
         )
+
+    def label(self, name: str, values: Sequence[bool | int | float | str]) -> None:
+        """The labels of a dimension, one array.
+
+        They are not compressed: the same labels are the same bytes, whatever library compresses.
+        """
+        column = np.array(values)
+        text = column.dtype.kind == "U"
+        dtype = str if text else column.dtype
+        array = self.create(name, column.shape, (name,), chunks=column.shape, dtype=dtype, compressors=None)
+        array[...] = column.astype(object) if text else column
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finwidth.errors import FinwidthError, SizeError
+from finwidth.extras import load_extra
 from finwidth.memory import size
 
 _CHUNK = re.compile(r"c(\.\d+)*")
@@ -124,24 +125,27 @@ def appearing(path: Path, option: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path, option: str) -> Iterator[None]:
-    """Keep other processes out; the system lets go of the lock when this one ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        raise FinwidthError("stores need a system with POSIX file locks, such as Linux or macOS") from None
+    """Keep other processes out; the system lets go of the lock when this one ends, however it ends.
+
+    It is the folder that is locked, so that no file is left. Windows locks no folders: there it is a file beside it,
+    which the system removes when it lets go.
+    """
+    lock_descriptor = load_extra("filelock", "a store").lock_descriptor
+    temporary = getattr(os, "O_TEMPORARY", None)  # which Windows has
+    place, how = (
+        (path, os.O_RDONLY) if temporary is None else (f"{path.resolve()}.lock", os.O_RDWR | os.O_CREAT | temporary)
+    )
     with disk_errors(path, option):
-        folder = os.open(path, os.O_RDONLY)
+        opened = os.open(place, how)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock_descriptor(opened, blocking=False):
+            raise FinwidthError(f"another process writes to {path}; wait until it ends, or stop it")
     except OSError as error:
-        os.close(folder)
-        if isinstance(error, BlockingIOError):
-            raise FinwidthError(f"another process writes to {path}; wait until it ends, or stop it") from None
         raise FinwidthError(f"cannot lock {path}: {error.strerror}; put the store on a local disk") from None
-    try:
+    else:
         yield
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 @dataclass(frozen=True)

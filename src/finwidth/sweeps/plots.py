@@ -15,8 +15,8 @@ from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.residual import ResidualNetwork
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
-from finwidth.plots.style import plain_ticks, save_as
+from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
+from finwidth.plots.style import new_axes, new_panels, plain_ticks, save_as, styled
 from finwidth.sweeps.schema.grid import AXES
 from finwidth.sweeps.schema.kinds import kind_of
 from finwidth.sweeps.store.dataset import read
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".pdf", ".svg", ".png")
+    from finwidth.plots.style import Panels
+
+_SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
@@ -75,13 +77,16 @@ def _expanded(found: xr.Dataset) -> bool:
 
 
 def _title(found: xr.Dataset) -> str:
-    """What the store says of the blocks of residual networks, of norms, and of first order."""
+    """Activation, law and input, and what the store says of blocks of residual networks, norms and first order."""
+    size = f"$|x|^2/n_0 = {float(found.squared_norm / found.n_0):.4g}$"
+    lines = [f"{found.activation.item()}, {found.law.item()} weights, {size}"]
     if _expanded(found):
-        return f"{found.activation.item()}, first order in 1/width where it serves"
+        return f"{lines[0]}\nfirst order in 1/width where it serves"
     said = json.loads(found.attrs["config"])["network"]
     said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm", "signs") if name in found.coords}
     shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
+    told = ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
+    return "\n".join([*lines, told] if told else lines)
 
 
 def plot(
@@ -107,19 +112,16 @@ def plot(
     FinwidthError
         If the store does not hold what the picture needs, or the file cannot be written, or is not finwidth's.
     """
-    import matplotlib as mpl
-
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
-    if target.suffix not in SUFFIXES:
-        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if target.suffix not in _SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(_SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
     found = cut(read(store), at)
-    with mpl.rc_context(STYLE):
-        save_as(phase(found, source) if picture == "phase" else PICTURES[picture](found), target)
+    save_as(phase(found, source) if picture == "phase" else PICTURES[picture](found), target)
 
 
 def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
@@ -144,16 +146,16 @@ def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
     return found
 
 
-def phase(found: xr.Dataset, source: str | None = None) -> Figure:
+@styled
+def phase(found: xr.Dataset, source: str | None = None, *, ax: Panels | None = None) -> Figure:
     """Spread and first change of the kernel over depth and width, with lines of constant d/n.
 
     Two panels over (depth, width): the coefficient of variation of K, and abs(E[Delta K])/E[K] per unit learning rate.
     Where the store has sampled quantiles, as of normalised networks, they are (q84 - q16)/(2 median) and the median of
     Delta K over that of K.  Colours end where the numbers go on; grey cells are not done, or sampled and not to be
-    trusted, or of networks too narrow for first order in 1/width to serve.
+    trusted, or of networks too narrow for first order in 1/width to serve.  With ``ax``, two axes of Matplotlib, it is
+    drawn into these; the figure is theirs, and so is what is above it.
     """
-    from matplotlib.figure import Figure
-
     _need_axes(found)
     has = [name for name in _PANELS if f"{name}_mean" in found]
     source = source or next(iter(has), "exact")
@@ -161,14 +163,13 @@ def phase(found: xr.Dataset, source: str | None = None) -> Figure:
         none = f"none of {', '.join(_PANELS)}"
         raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or none}")
     (spread, cv), (move, update) = _PANELS[source](found)
-    figure = Figure(figsize=(7.0, 3.2))
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = new_panels(ax, 1, 2, 7.0, 3.2, sharey=True)
     names = _names(found)
     _panel(left, cv, spread, names)
     _panel(right, update, move, names)
     left.set_ylabel(names.width)
-    if title := _title(found):
-        figure.suptitle(title, fontsize="medium")
+    if ax is None:
+        figure.suptitle(_title(found), fontsize="medium")
     return figure
 
 
@@ -288,27 +289,28 @@ def _lines_of_ratio(axes: Axes, depth: str) -> None:
         )  # fmt: skip
 
 
-def collapse(found: xr.Dataset) -> Figure:
+@styled
+def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """E[K^2]/E[K]^2 of all widths over beta, the sum of 1/n over the hidden layers, beside the paper's exp(5 beta).
 
     Of residual networks over the number of blocks over the stream's width; the paper has no forms of them, nor of
     networks that are known to first order in 1/width. Where the store has quantiles and no exact values,
-    (q84 - q16)/(2 median) of K in its place.
+    (q84 - q16)/(2 median) of K in its place.  With ``ax`` it is drawn into these axes of Matplotlib.
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
     beta = (found.depth - names.first) / found.width
-    figure, axes = _one_panel()
+    figure, axes = new_axes(ax, height=3.4)
     _curves(axes, beta, values)
     ylabel = _SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$"
-    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log")
+    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log", title=_title(found))
     if names.of_paper and not quantiles:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
         axes.set_xlim(0, last)
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
-        axes.set(xscale="log", title=_title(found))
+        axes.set_xscale("log")
     if quantiles:
         plain_ticks(axes.yaxis, *axes.get_ylim())
     elif not names.of_paper and axes.get_ylim()[1] < _LITTLE:
@@ -336,24 +338,26 @@ def _paper_growth(axes: Axes, found: xr.Dataset, beta: xr.DataArray, last: float
         )
 
 
-def update_collapse(found: xr.Dataset) -> Figure:
+@styled
+def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """abs(E[Delta K])/E[K] per unit learning rate of all widths over d^2 |x|^2/(n n_0), beside the paper's forms.
 
     The paper's form, (d beta |x|^2/n_0) exp(5 beta) up to constants, is the same for all widths where beta is small,
-    and a curve for each beyond.  Of residual networks, and of medians, over the depth.
+    and a curve for each beyond.  Of residual networks, and of medians, over the depth.  With ``ax`` it is drawn into
+    these axes of Matplotlib.
     """
     names, quantiles = _names(found), _only_quantiles(found)
     values = _Values(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
-    figure, axes = _one_panel()
-    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log")
+    figure, axes = new_axes(ax, height=3.4)
+    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log", title=_title(found))
     if names.of_paper and not quantiles:
         _update_beside_paper(axes, found, values)
     else:
         _curves(axes, found.depth.broadcast_like(found.width), values)
-        axes.set(xlabel=names.depth, title=_title(found))
+        axes.set_xlabel(names.depth)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend(ncols=2, loc="upper left" if names.of_paper else "best")
+    axes.legend(ncols=2, loc="lower right" if names.of_paper else "best")
     return figure
 
 
@@ -364,14 +368,15 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None
     norm = "" if np.isclose(found.squared_norm, 1) else r"\,|x|^2"
     form = found.depth * beta * size * np.exp(np.minimum(5 * beta, _LARGEST_LOG))
     for width, colour, _ in _drawn_widths(found):
-        axes.plot(x.sel(width=width), form.sel(width=width), color=colour, lw=0.9, ls="--", zorder=1)
+        shown = form.sel(width=width).where(lambda each: each > 0)  # one layer has no update
+        axes.plot(x.sel(width=width), shown, color=colour, lw=0.9, ls="--", zorder=1)
     _curves(axes, x, values)
     axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
     axes.set_xlabel(rf"$d^2{norm}/(n\,n_0)$")
     top = min(axes.get_ylim()[1], 1e4)
-    shown = form.where((form < top) & (form > 0))
-    inside = x.where(shown.notnull())
-    axes.set_ylim(0.5 * float(shown.min()), top)
+    inside = form.where((form < top) & (form > 0))
+    axes.set_ylim(0.5 * float(inside.min()), top)
+    inside = x.where(inside.notnull())
     axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
 
 
@@ -419,13 +424,6 @@ def _need_axes(found: xr.Dataset) -> None:
         raise FinwidthError("the pictures need a list of values on each of the axes depth and width")
 
 
-def _one_panel() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.4))
-    return figure, figure.add_subplot()
-
-
 def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
     """At most six widths, spread over those there are by ratio, with colour and marker."""
     widths = found.width.to_numpy()
@@ -436,11 +434,16 @@ def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
 
 
 def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
-    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted."""
+    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted.
+
+    Lines without samples have markers of their own, so that they differ by more than colour.
+    """
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            if values.sampled is None:
+                line.set(marker=marker, markersize=4, markevery=0.12)
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))

@@ -33,7 +33,13 @@ def check_module(module: object, *, coupled: bool = False) -> nn.Module:
         )
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise FinwidthError(f"the module is a {kind}, which splits its batch over devices; give its .module")
-    _check_numbers(module)
+    check_materialised(module)
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise FinwidthError(
+                f'parameter {name!r} is on the device "meta" and has no numbers; call module.to_empty(device="cpu") '
+                "and initialise it first"
+            )
     for name, layer in module.named_modules():
         told = f"layer {name or 'itself'!r}, a {type(layer).__name__},"
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and not coupled:
@@ -51,17 +57,12 @@ def check_module(module: object, *, coupled: bool = False) -> nn.Module:
     return module
 
 
-def _check_numbers(module: nn.Module) -> None:
-    """Raise FinwidthError if a parameter has no numbers yet."""
+def check_materialised(module: nn.Module) -> None:
+    """Raise FinwidthError if a parameter has no shape yet."""
     for name, each in module.named_parameters():
         if isinstance(each, nn.parameter.UninitializedParameter):
             raise FinwidthError(
                 f"parameter {name!r} has no shape yet (a lazy layer); call the module once on inputs first"
-            )
-        if each.is_meta:
-            raise FinwidthError(
-                f'parameter {name!r} is on the device "meta" and has no numbers; call module.to_empty(device="cpu") '
-                "and initialise it first"
             )
 
 

@@ -103,7 +103,7 @@ class Batch:
     def clone(self) -> Batch:
         """A copy, which a module may change."""
         shared = tuple(each.clone() if isinstance(each, Tensor) else each for each in self.shared)
-        return replace(self.like([each.clone() for each in self.tensors]), shared=shared)
+        return replace(self, tensors=tuple(each.clone() for each in self.tensors), shared=shared)
 
     def call(self) -> Call:
         """What the module is called with."""
@@ -111,7 +111,7 @@ class Batch:
             return Call(self.tensors, {}, self.tensors[0])
         own, shared, leaves = iter(self.tensors), iter(self.shared), list[object]()
         for dim in self.form.dims:
-            leaves.append(next(shared) if dim is None else _moved(next(own), dim))
+            leaves.append(next(shared) if dim is None else next(own).movedim(0, dim))
         sample = pytree.tree_unflatten(leaves, self.form.spec)
         if self.form.collate is not None:
             sample = self.form.collate(self.tensors[0].tolist())
@@ -176,10 +176,6 @@ class Batch:
 
 
 _CPU = torch.device("cpu")
-
-
-def _moved(x: Tensor, dim: int) -> Tensor:
-    return x.movedim(0, dim) if dim else x
 
 
 def _shape(each: object) -> str:

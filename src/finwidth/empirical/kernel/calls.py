@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
@@ -219,10 +219,10 @@ def _contiguous_gradient(layer: nn.Module, _: object, output: Any) -> None:
         output.register_hook(torch.Tensor.contiguous)
 
 
-def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
+def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *, flat: bool = True) -> Tensor:
     """The module's outputs at a copy of inputs x, shape (n, o), with the given tensors as its counted parameters.
 
-    Of a function of the module's output, its values.
+    Of a function of the module's output, its values. Not ``flat``: in the shape in which they are returned.
     """
     module = network.module
     given = network.buffers()
@@ -230,25 +230,21 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor]) -
         given |= parameters
     try:
         with telling(module, x):
-            output = called(network, x, given)
-    finally:
+            args, kwargs, _ = x.clone().call()
+            output = torch.func.functional_call(module, given, args, kwargs) if given else module(*args, **kwargs)
+            if network.function is not None:
+                with running("outputs="):
+                    output = network.function(output, x.clone().call().sample)
+    finally:  # torch.func puts parameters back in the wrong order where two names are of one layer
         network.snapshot.restore()
-    return check_output(output, len(x))
+    values = tensor_of(output)
+    return check_output(values, len(x)) if flat else values
 
 
-def called(network: MeasuredModule, x: Batch, given: Mapping[str, Tensor]) -> object:
-    """What the module returns with the given tensors in the place of its own, or the user's function makes of it."""
-    output = call_module(network.module, x.clone(), given)
-    if network.function is None:
-        return output
-    with running("outputs="):
-        return network.function(output, x.clone().call().sample)
-
-
-def call_module(module: nn.Module, x: Batch, given: Mapping[str, Tensor] | None = None) -> object:
-    """What a module returns, with the given tensors in the place of its own."""
-    args, kwargs, _ = x.call()
-    return torch.func.functional_call(module, dict(given), args, kwargs) if given else module(*args, **kwargs)
+def call_module(module: nn.Module, x: Batch) -> object:
+    """What a module returns at a copy of inputs x."""
+    args, kwargs, _ = x.clone().call()
+    return module(*args, **kwargs)
 
 
 def gradient(
@@ -266,36 +262,75 @@ def gradient(
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
-def changing(module: nn.Module, x: Batch) -> frozenset[str]:
-    """The buffers and parameters that a pass of inputs x changes in place."""
-    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-    copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        call_module(module, x.clone(), copies)  # it is told when it is called in earnest
-        born = dict(module.named_parameters()).keys() - held.keys()
-        if born:
-            raise FinwidthError(
-                f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
-            )
-    return frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+class FirstPass(NamedTuple):
+    """A pass of one sample: what it changes in the module, its output, and how many bytes autograd keeps of it.
+
+    There is no output (None) where it fails or makes the module another, and no count where torch cannot count.
+    """
+
+    changing: frozenset[str]
+    output: Tensor | None = None
+    saved: int | None = None
 
 
 @contextmanager
-def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[str]]:
-    """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
+def saving() -> Iterator[dict[int, int]]:
+    """Inside, the bytes of what autograd keeps are noted, by address."""
+    kept: dict[int, int] = {}
+
+    def note(each: Tensor) -> Tensor:
+        kept[each.data_ptr()] = each.numel() * each.element_size()
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+        yield kept
+
+
+def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
+    """A pass of inputs x on copies of all buffers and parameters, which it may change in place."""
+    module, born = network.module, set[str]()
+    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+
+    def noting(output: object, sample: object) -> object:
+        born.update(dict(module.named_parameters()).keys() - held.keys())
+        return output if network.function is None else network.function(output, sample)
+
+    for counting in (saving(), contextlib.nullcontext(dict[int, int]())):  # torch.func inside a module is not counted
+        copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
+        output = None
+        with contextlib.suppress(FinwidthError), differentiable(), counting as kept:
+            output = apply(replace(network, function=noting), x, copies).detach()
+        if output is not None or born:  # a failure is told when the module is called in earnest
+            break
+    if born:
+        raise FinwidthError(
+            f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
+        )
+    if id(module) in _UNTOUCHED:
+        _UNTOUCHED[id(module)].check()
+    changed = frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+    return FirstPass(changed, output, sum(kept.values()) or None)
+
+
+@contextmanager
+def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[tuple[MeasuredModule, FirstPass]]:
+    """The network with the names of the buffers that a pass changes in place, and a pass of the first input.
 
     Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
-    are after a call with all inputs.
+    are after a call with all inputs. They are put back afterwards.
     """
-    changed = changing(module, inputs[0][:2])
-    own = {name: each for name, each in module.named_parameters() if name in changed}
+    module, first = network.module, first_pass(network, inputs[0][:1])
+    network = replace(network, changing=first.changing)
+    own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
         if own:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
-                    call_module(module, x.clone())
-        yield changed - own.keys()
+                    call_module(module, x)
+            network = replace(network, changing=first.changing - own.keys(), snapshot=Snapshot(module, hooks=False))
+            first = FirstPass(network.changing)
+        yield network, first
     finally:
         for name, each in own.items():
             each.detach().copy_(before[name])
@@ -366,9 +401,8 @@ def tensor_of(output: object) -> Tensor:
     raise FinwidthError(f"the module returns a {kind}; say which tensor of it counts, samples first: {allowed}")
 
 
-def check_output(output: object, n: int) -> Tensor:
+def check_output(output: Tensor, n: int) -> Tensor:
     """The output of ``n`` samples as shape (n, o); a single one may come without its dimension, as from squeeze()."""
-    output = tensor_of(output)
     if not output.numel():
         raise FinwidthError(
             f"the module returns no numbers: its output for {n} samples has shape {tuple(output.shape)}"
@@ -551,10 +585,9 @@ def repeatable() -> Iterator[None]:
 def _at_hand(module: nn.Module) -> Iterator[object]:
     """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
     attributes = [each for part in module.modules() for each in vars(part).values()]
+    held = [each for each in attributes if isinstance(each, dict | list | tuple | deque)]
+    attributes += [inside for each in held for inside in (each.values() if isinstance(each, dict) else each)]
     yield from attributes
-    for each in attributes:
-        if isinstance(each, dict | list | tuple | deque):
-            yield from each.values() if isinstance(each, dict) else each
     candidates = (*{type(part).forward for part in module.modules()}, *attributes)
     functions = [each for each in candidates if isinstance(each, FunctionType)]
     for names in {id(each.__globals__): each.__globals__ for each in functions}.values():

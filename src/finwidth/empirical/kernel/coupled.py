@@ -48,7 +48,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     whole = read_batch(module, x, coupled=True)
-    network, groups = measured(stack, module, [whole], wanted, parameters, scale, by)
+    network, groups, _ = measured(stack, module, [whole], wanted, parameters, scale, by)
     output = returned(network, whole)
     if not output.ndim or not output.numel():
         raise FinwidthError(
@@ -86,6 +86,7 @@ def _of_each_sample(
     numbers, k = Combinations(rows, n), len(rows)
     plan = replace(job.plan, outputs=len(numbers))
     job = replace(job, network=replace(job.network, combinations=numbers), plan=plan)
+    check_affordable(job.x1, job.bytes // plan.dtype.itemsize, job.bytes + job.working_bytes)
     K = torch.unflatten(torch.unflatten(find(job)[..., 0, 0, :, :], -1, (n, k)), -3, (n, k)).transpose(-3, -2)
     if check:
         c = torch.randn(n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(K.device)

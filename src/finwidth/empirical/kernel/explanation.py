@@ -10,15 +10,15 @@ from functools import partial
 import torch
 from torch import nn
 
+from finwidth.documents import plain
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.computation import KernelJob, compute
-from finwidth.empirical.kernel.gradients import GradientPlan, gradients
+from finwidth.empirical.kernel.gradients import GradientPlan
 from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
 from finwidth.empirical.kernel.tiles import BlockTiles, compact
-from finwidth.quantities import plain
 from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
@@ -75,10 +75,10 @@ class Explanation(Result):
     block: int
     inputs_at_once: int
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(asdict(self))
-        return document
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
 
     def _table(self) -> Table:
         """A row for each parameter, and time and memory."""
@@ -121,7 +121,8 @@ def explain(
     Raises
     ------
     FinwidthError
-        As `finwidth.empirical.ntk` before it computes anything.
+        As `finwidth.empirical.ntk` before it computes anything, but for a kernel that memory does not hold: it is told
+        how large that is.
 
     Examples
     --------
@@ -136,7 +137,7 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
+        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=0)
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())
@@ -177,7 +178,7 @@ def _pass_all(job: KernelJob) -> None:
             tiles = BlockTiles(layout)
             tiles.keep([block])
             for each in layout.passes(block):
-                tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
+                tiles.add(each, compact(job.gradients_of(each), job.sizes, layout))
 
 
 def _fastest(call: Callable[[], object]) -> float:

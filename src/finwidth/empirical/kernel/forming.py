@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -14,14 +15,12 @@ from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
     MeasuredModule,
     apply,
-    called,
-    cotangents,
     differentiable,
     dual,
+    each_sample,
     gradient,
     selected,
     telling,
-    tensor_of,
 )
 from finwidth.empirical.kernel.factors import DenseFactor
 from finwidth.empirical.kernel.owners import OtherWayError, traced
@@ -48,16 +47,11 @@ def formed(
 def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: range, mean: int) -> DenseFactor:
     """Form gradients by some parameters, sample by sample under vmap."""
     chosen = {name: each.detach() for name, each in network.parameters.items() if name in names}
-    others = network.buffers()
 
     def rows(*sample: Tensor) -> Tensor:
         alone = x.like([each[None] for each in sample])
-
-        def output(given: dict[str, Tensor]) -> Tensor:
-            return tensor_of(called(network, alone, {**others, **given})).reshape(-1)
-
-        value, pull = torch.func.vjp(output, chosen)[:2]
-        (by_name,) = torch.func.vmap(pull)(cotangents(network, value, outputs))
+        value, pull = torch.func.vjp(partial(apply, network, alone), chosen)[:2]
+        (by_name,) = torch.func.vmap(pull)(each_sample(network, value, outputs))
         return _scaled_rows(network, by_name, len(outputs))
 
     try:
@@ -65,8 +59,6 @@ def _by_vmap(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: 
             found: Tensor = torch.func.vmap(rows)(*x.clone().tensors)
     except Exception as error:  # whatever the user's code or torch raises under transforms
         raise OtherWayError from error
-    finally:
-        network.snapshot.restore()  # torch puts parameters back in the wrong order where two names are of one layer
     return DenseFactor(found.detach())
 
 

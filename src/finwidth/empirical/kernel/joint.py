@@ -22,33 +22,22 @@ _FEW, _OUTPUTS = 3, 16  # inputs of a function, and outputs of a trace, that are
 Function: TypeAlias = "nn.Module | Callable[..., object]"
 
 
-class _Plain(nn.Module):
-    """A function that calls modules, as a module without parameters of its own."""
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        """Call it."""
-        return self.function(*args, **kwargs)
-
-
 class Functions(nn.Module):
     """Modules, and functions that call them, as one module that is told which to call.
 
     Parameters are named as in a `torch.nn.ModuleList` or `ModuleDict` of them; those of several have the first name.
     """
 
-    def __init__(self, functions: Mapping[str, object]) -> None:
+    def __init__(self, functions: Mapping[str, Callable[..., object]]) -> None:
         super().__init__()
-        self.names = tuple(functions)
+        self.names, self.functions = tuple(functions), tuple(functions.values())
         for name, each in functions.items():
-            self.add_module(name, each if isinstance(each, nn.Module) else _Plain(each))  # type: ignore[arg-type]
+            if isinstance(each, nn.Module):
+                self.add_module(name, each)
 
     def forward(self, which: int, *args: object, **kwargs: object) -> object:
         """Call one of them."""
-        return self.get_submodule(self.names[which])(*args, **kwargs)
+        return self.functions[which](*args, **kwargs)
 
 
 def read_functions(given: object) -> Functions:
@@ -66,6 +55,9 @@ def read_functions(given: object) -> Functions:
         )
     if not any(isinstance(each, nn.Module) for each in functions.values()):
         raise FinwidthError("none of the functions is a module; give the module whose parameters they share among them")
+    taken = [each for each in functions if hasattr(Functions({}), each)]
+    if taken:
+        raise FinwidthError(f"a function is named {taken[0]!r}, as is a part of torch.nn.Module; give it another name")
     return Functions(functions)
 
 

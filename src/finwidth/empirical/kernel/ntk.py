@@ -18,7 +18,7 @@ from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
+from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.coupled import coupled_kernel
 from finwidth.empirical.kernel.groups import By
 from finwidth.empirical.kernel.inputs import InDims
@@ -82,13 +82,14 @@ def ntk(
     module: nn.Module,
     x1: object,
     x2: object = ...,
-    outputs: str | int = ...,
+    outputs: Outputs = ...,
     *,
     entries: str = ...,
     memory: str | int = ...,
     parameters: Parameters | None = ...,
     scale: Scale | None = ...,
     in_dims: InDims = ...,
+    by: By | None = ...,
     check: bool = ...,
     labelled: bool = ...,
     progress: Callable[[int], object] | None = ...,
@@ -174,7 +175,7 @@ def ntk(
     store
         A Zarr store that keeps the kernel, block by block as they are done, so that it may be larger than the memory; a
         call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md). For one module, without
-        ``by``, and ``outputs`` that are a text or a number.
+        ``coupled``.
     workers
         With a store, how many blocks are computed at once; by default one for each core, as far as ``memory`` allows.
     scheduler
@@ -226,22 +227,22 @@ def ntk(
     if flag("coupled", coupled) and (functions is not None or x2 is not None):
         raise FinwidthError("coupled=True is the kernel of one module at one batch; give one module, and leave x2 out")
     if where is not None:
-        check_storable(outputs, several=functions is not None, coupled=coupled, grouped=by is not None)
+        check_storable(several=functions is not None, coupled=coupled)
     whole = check_module(module if functions is None else functions, coupled=coupled)
-    find = partial(_found, check=check)
+    find = partial(checked, compute=compute, check=check)
     sets: list[list[Batch]] = []
     with measuring(whole, alone=where is None) as stack:
         ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory)
         ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
         if where is not None:
-            job = replace(ask(x1=x1, x2=x2, held=False), progress=tell)
-            return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), check=check)
+            job = replace(ask(x1=x1, x2=x2, copies=0), progress=tell)
+            return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), labels=_labels(job), check=check)
         if coupled:
             K, job = coupled_kernel(
                 stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
             )
         elif functions is None:
-            job = replace(ask(x1=x1, x2=x2), progress=tell)
+            job = replace(ask(x1=x1, x2=x2, at_once=True), progress=tell)
             K = find(job)
         else:
             given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]
@@ -253,26 +254,26 @@ def ntk(
     return named if functions is None else named.assign_coords(function_labels(functions, sets, named.dims))
 
 
-def _found(job: KernelJob, *, check: bool) -> Tensor:
-    check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, job.bytes + job.working_bytes)
-    return checked(job, compute) if check else compute(job)[0]
-
-
 def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
     import xarray as xr
 
-    combinations, outputs = job.network.combinations, _OUTPUT_DIMS.get(str(job.outputs), ())
-    coords: dict[str, list[str] | list[int]] = {"group": list(job.groups)} if job.groups else {}
-    if combinations is not None and not combinations.rows.is_floating_point():
-        coords |= dict.fromkeys(outputs, combinations.rows.tolist())
-    return xr.DataArray(numpy_of(K), dims=_dims(job), coords=coords, name=name, attrs=_attributes(name, job))
+    return xr.DataArray(numpy_of(K), dims=_dims(job), coords=_labels(job), name=name, attrs=_attributes(name, job))
 
 
 def _dims(job: KernelJob) -> tuple[str, ...]:
     groups = ("group",) if job.groups else ()
     inputs = ("input",) if job.sizes.diagonal_only else ("input", "input_")
     return (*groups, *inputs, *_OUTPUT_DIMS.get(str(job.outputs), ()))
+
+
+def _labels(job: KernelJob) -> dict[str, list[str] | list[int]]:
+    """The names of groups, and the numbers of outputs where some are chosen."""
+    combinations, outputs = job.network.combinations, _OUTPUT_DIMS.get(str(job.outputs), ())
+    found: dict[str, list[str] | list[int]] = {"group": list(job.groups)} if job.groups else {}
+    if combinations is not None and not combinations.rows.is_floating_point():
+        found |= dict.fromkeys(outputs, combinations.rows.tolist())
+    return found
 
 
 def _attributes(name: str, job: KernelJob) -> dict[str, object]:

@@ -27,6 +27,7 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Signature: TypeAlias = tuple[int, type, str | None, str | None, int, int]
+DIFFERENTIATED = "used in a derivative that the module takes of its own layers"
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,22 @@ class Record:
 
         Those of a weight with a recorded operation in its making are among them: gradients would be counted twice.
         """
-        if any("CheckpointFunction" in node.name() for node in self.graph.users):
-            raise FinwidthError(
-                "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
-                "autograd.grad; give use_reentrant=False"
-            )
-        found = self._unrecorded()
+        views: set[Node] = set()
+        differentiated: set[str] = set()
+        for use in self.uses:
+            for name, node in use.views.items():
+                if self.graph.root in self._above[node]:
+                    differentiated.add(name)
+                elif name not in self.nested:
+                    views.add(node)
+        found: dict[str, str] = {}
+        for node in reachable(self.graph.root, views):
+            if node in self._leaves:
+                name = self._leaves[node]
+                kinds = sorted({_kind(user.name()) for user in self.graph.users[node] if user not in views})
+                found[name] = f"used in {', '.join(kinds)}, for which there is no rule"
+                if name in differentiated:
+                    found[name] = DIFFERENTIATED
         for name in self.nested:
             reason = "used in the making of a weight with others that meet the samples"
             found |= dict.fromkeys(self.made_of[name], reason)
@@ -156,26 +167,6 @@ class Record:
     def _above(self) -> Mapping[Node, set[Node]]:
         """What uses a view but for the result of its operation."""
         return {view: self.graph.above({view}, use.edge.node) for use in self.uses for view in use.views.values()}
-
-    def _unrecorded(self) -> dict[str, str]:
-        """The parameters with a use that is not recorded, or is one of nested weights, and what that use is."""
-        views: set[Node] = set()
-        differentiated: set[str] = set()
-        for use in self.uses:
-            for name, node in use.views.items():
-                if self.graph.root in self._above[node]:
-                    differentiated.add(name)
-                elif name not in self.nested:
-                    views.add(node)
-        found: dict[str, str] = {}
-        for node in reachable(self.graph.root, views):
-            if node in self._leaves:
-                name = self._leaves[node]
-                kinds = sorted({_kind(user.name()) for user in self.graph.users[node] if user not in views})
-                found[name] = f"used in {', '.join(kinds)}, for which there is no rule"
-                if name in differentiated:
-                    found[name] = "used in a derivative that the module takes of its own layers"
-        return found
 
 
 class Recorder(TorchFunctionMode):
@@ -258,6 +249,11 @@ class Recorder(TorchFunctionMode):
     def record(self, output: Tensor, numbers: Collection[int] | None = None) -> Record:
         """The record of a pass under this mode that gave this output, of the calls with these numbers or of all."""
         graph = _Graph(output)
+        if any("CheckpointFunction" in node.name() for node in graph.users):
+            raise FinwidthError(
+                "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
+                "autograd.grad; give use_reentrant=False"
+            )
         chosen = (each for each in self.uses if numbers is None or each.number in numbers)
         uses, made = self._named([each for each in chosen if graph.has(each)])
         return Record(output, uses, made, graph, self.parameters)

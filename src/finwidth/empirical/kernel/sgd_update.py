@@ -33,7 +33,7 @@ from finwidth.empirical.kernel.calls import (
     untouched,
 )
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob, check_affordable, compute
+from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.forming import ALONE, mix_of
 from finwidth.empirical.kernel.inputs import InDims, read_batch
 from finwidth.empirical.kernel.ntk import label
@@ -53,7 +53,7 @@ def half_squares(output: Tensor, y: Tensor) -> Tensor:
     if output.shape != y.shape:
         raise FinwidthError(
             f"the targets have shape {tuple(y.shape)} and the module's output {tuple(output.shape)}; give targets of "
-            "the output's shape, or a loss= of your own"
+            "the output's shape, or a loss= of your own, such as torch.nn.functional.cross_entropy for classes"
         )
     return (output - y).square().sum() / 2
 
@@ -161,11 +161,12 @@ def sgd_update(
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
-        function("loss", loss, "a function of the output and y")
+        function("loss", loss, "a function of the output and y, such as torch.nn.functional.cross_entropy")
         batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe
-        job = prepare(stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims)
-        check_affordable(job.x1, job.bytes // job.plan.dtype.itemsize, 6 * job.bytes + job.working_bytes)
+        job = prepare(
+            stack, module, inputs, None, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=6
+        )
         direction = _step(job.network, batch, _targets(batch, y, job.plan.dtype), loss, _check_rate(lr))
         job = replace(
             job,
@@ -174,7 +175,7 @@ def sgd_update(
             sizes=replace(job.sizes, memory=job.sizes.memory // 2),
             progress=tell,
         )
-        dK = checked(job, _compute_tangent) if check else _compute_tangent(job)[0]
+        dK = checked(job, _compute_tangent, check=check)
     return label(dK, "dK", job) if labelled else dK
 
 
@@ -195,7 +196,7 @@ def _step(network: MeasuredModule, x: Batch, y: Tensor, loss: Loss, lr: float) -
     """The change of each parameter in one SGD step."""
     with untouched(network.module), differentiable():
         with telling(network.module, x):
-            output = tensor_of(call_module(network.module, x.clone()))
+            output = tensor_of(call_module(network.module, x))
         try:
             value = loss(output, y)
         except FinwidthError:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Place: TypeAlias = tuple[int, ...]  # of a block: its number along each dimension of inputs
+Labels: TypeAlias = "list[str] | list[int]"  # of a dimension
 Numbers: TypeAlias = npt.NDArray[np.generic]
 
 _CHUNK_BYTES = 2**24  # of a file; a kill loses the work for one on each thread
@@ -23,8 +24,9 @@ _PIECES, _FEW = 4, 64  # inputs are cut into so many pieces, for threads, unless
 class KernelArray:
     """The array of a kernel, and its blocks.
 
-    ``shape`` has the dimensions ``dims``, of which the first are those of inputs, cut into pieces of ``sides``; with
-    ``symmetric`` a block below the diagonal is the mirror image of one above, and is written with it.
+    ``shape`` has the dimensions ``dims``: groups of parameters if they are told apart, inputs, which are cut into
+    pieces of ``sides``, and outputs. With ``symmetric`` a block below the diagonal is the mirror image of one above,
+    and is written with it.
 
     Examples
     --------
@@ -32,6 +34,8 @@ class KernelArray:
     >>> whole = KernelArray((5, 5), (2, 2), ("input", "input_"), "float64", symmetric=True)
     >>> list(whole.blocks())
     [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    >>> KernelArray((9, 5, 5), (2, 2), ("group", "input", "input_"), "float64", symmetric=True).chunk_place((1, 2))
+    (0, 1, 2)
     >>> whole.region((1, 2)), whole.pairs((1, 2)), sum(map(whole.pairs, whole.blocks()))
     ((range(2, 4), range(4, 5)), 4, 25)
     """
@@ -43,9 +47,15 @@ class KernelArray:
     symmetric: bool
 
     @property
+    def _cut(self) -> slice:
+        """The dimensions of inputs."""
+        first = self.dims.index("input")
+        return slice(first, first + len(self.sides))
+
+    @property
     def chunks(self) -> tuple[int, ...]:
         """The shape of a chunk."""
-        return (*self.sides, *self.shape[len(self.sides) :])
+        return (*self.shape[: self._cut.start], *self.sides, *self.shape[self._cut.stop :])
 
     @property
     def chunk_bytes(self) -> int:
@@ -60,7 +70,7 @@ class KernelArray:
     @property
     def grid(self) -> tuple[int, ...]:
         """Numbers of blocks along the dimensions of inputs."""
-        return tuple(-(-n // side) for n, side in zip(self.shape, self.sides, strict=False))
+        return tuple(-(-n // side) for n, side in zip(self.shape[self._cut], self.sides, strict=True))
 
     def places(self) -> Iterator[Place]:
         """All of them."""
@@ -76,8 +86,18 @@ class KernelArray:
 
     def region(self, place: Place) -> tuple[range, ...]:
         """The inputs of a block."""
-        cuts = zip(place, self.sides, self.shape, strict=False)
+        cuts = zip(place, self.sides, self.shape[self._cut], strict=True)
         return tuple(range(i * side, min((i + 1) * side, n)) for i, side, n in cuts)
+
+    def chunk_place(self, place: Place) -> Place:
+        """The number of a block's chunk along every dimension."""
+        numbers = [0] * len(self.shape)
+        numbers[self._cut] = place
+        return tuple(numbers)
+
+    def place_of(self, chunk: Place) -> Place:
+        """The block of a chunk, by its numbers."""
+        return chunk[self._cut]
 
     def pairs(self, place: Place) -> int:
         """How many pairs of inputs are done with a block and its mirror image."""
@@ -89,11 +109,11 @@ class KernelArray:
         whole[tuple(map(slice, entries.shape))] = entries
         return whole.tobytes()
 
-
-def mirror(entries: Numbers) -> Numbers:
-    """The block with its inputs exchanged, and its outputs too."""
-    axes = (1, 0, 3, 2) if entries.ndim == 4 else (1, 0, 2)[: entries.ndim]
-    return entries.transpose(axes)
+    def mirror(self, entries: Numbers) -> Numbers:
+        """The block with its inputs exchanged, and its outputs too."""
+        dims = self.dims
+        exchanged = [f"{name}_" if f"{name}_" in dims else name.removesuffix("_") for name in dims]
+        return entries.transpose([dims.index(name) for name in exchanged])
 
 
 def block_sides(sizes: tuple[int, ...], pair_bytes: int, memory: int) -> tuple[int, ...]:

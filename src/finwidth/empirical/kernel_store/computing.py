@@ -1,7 +1,7 @@
 """The blocks of a kernel, computed: on threads, each with a module of its own, or on the workers of a cluster.
 
-Every block is the kernel of its own inputs, `compute`d and `checked` by itself, on one core: so its bits depend neither
-on how many are computed at once, nor on which were computed before.
+Every block is the kernel of its own inputs, computed and `checked` by itself, on one core: so its bits depend neither
+on how many are computed at once, nor on which were before, though blocks may share the gradients at their inputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -22,9 +22,10 @@ from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import Snapshot, first_line, measuring, untouched
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob, compute
+from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel_store.array import Numbers, Place
 from finwidth.empirical.kernel_store.identity import function_values, near_values, rebuilt
+from finwidth.empirical.kernel_store.sharing import KeptGradients
 from finwidth.errors import FinwidthError
 from finwidth.execution.task import Cancel, OnCluster, Shared
 from finwidth.stores import numerics
@@ -53,8 +54,13 @@ class KernelBlock:
 
     def needs(self) -> list[str]:
         """The module and the inputs, by the names of their parts."""
+        return ["network", *self.inputs]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of x1, and of x2 unless it is the same."""
         columns = [] if self.columns is None else [_part_name("x2" if self.of_x2 else "x1", self.columns)]
-        return ["network", _part_name("x1", self.rows), *columns]
+        return [_part_name("x1", self.rows), *columns]
 
 
 class ComputedBlock(NamedTuple):
@@ -66,6 +72,14 @@ class ComputedBlock(NamedTuple):
 
 def _part_name(x: str, rows: range) -> str:
     return f"{x} {rows.start} {rows.stop}"
+
+
+def _part(job: KernelJob, name: str) -> Batch:
+    """The inputs of a name."""
+    x, start, stop = name.split()
+    whole = job.x1 if x == "x1" else job.x2
+    assert whole is not None
+    return whole[int(start) : int(stop)]
 
 
 @contextmanager
@@ -81,20 +95,27 @@ def on_one_core(device: torch.device) -> Iterator[Facts]:
         torch.set_num_threads(before)
 
 
-def compute_block(job: KernelJob, x1: Batch, x2: Batch | None, *, check: bool, cancel: Cancel) -> ComputedBlock:
-    """The kernel of some inputs by the plan of the whole."""
+def compute_block(
+    job: KernelJob, inputs: Mapping[str, Batch], kept: KeptGradients, *, check: bool, cancel: Cancel
+) -> ComputedBlock:
+    """The kernel of some inputs, one batch or two by name, by the plan of the whole."""
     plan = replace(job.plan, ways=[*job.plan.ways])  # a block that a way fails leaves the others theirs
-    own = replace(job, x1=x1, x2=x2, plan=plan, progress=lambda _: cancel())
+    x1, *x2 = inputs.values()
+    own = replace(job, x1=x1, x2=x2[0] if x2 else None, plan=plan, progress=lambda _: cancel())
+
+    def compute(each: KernelJob) -> tuple[torch.Tensor, KernelJob]:
+        return kept.compute(each, [*inputs] if each is own else [])  # the check has others, of other inputs
+
     with on_one_core(x1.device) as facts:
-        K = checked(own, compute) if check else compute(own)[0]
+        K = checked(own, compute, check=check)
     return ComputedBlock(numpy_of(K), facts)
 
 
 class BlocksOnThreads:
     """Jobs for threads: that of the caller and, where its module can be copied, copies that share its parameters."""
 
-    def __init__(self, job: KernelJob, threads: int, stack: ExitStack, *, check: bool) -> None:
-        self.job, self.check = job, check
+    def __init__(self, job: KernelJob, threads: int, stack: ExitStack, *, kept: int, check: bool) -> None:
+        self.job, self.check, self._kept = job, check, KeptGradients(kept)
         self._free: SimpleQueue[KernelJob] = SimpleQueue()
         jobs = [job, *(each for each in (_copied(job, stack) for _ in range(threads - 1)) if each is not None)]
         for each in jobs:
@@ -107,15 +128,10 @@ class BlocksOnThreads:
         """Compute a block on this thread."""
         job = self._free.get()
         try:
-            columns = job.x1 if job.x2 is None else job.x2
-            x2 = None if block.columns is None else columns[_cut(block.columns)]
-            return compute_block(job, job.x1[_cut(block.rows)], x2, check=self.check, cancel=cancel)
+            inputs = {name: _part(job, name) for name in block.inputs}
+            return compute_block(job, inputs, self._kept, check=self.check, cancel=cancel)
         finally:
             self._free.put(job)
-
-
-def _cut(rows: range) -> slice:
-    return slice(rows.start, rows.stop)
 
 
 def _copied(job: KernelJob, stack: ExitStack) -> KernelJob | None:
@@ -166,10 +182,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
         """A pickled module, or rows of inputs."""
         if name == "network":
             return self._network()
-        x, start, stop = name.split()
-        whole = self.job.x1 if x == "x1" else self.job.x2
-        assert whole is not None
-        return pickle.dumps(whole[int(start) : int(stop)].clone())
+        return pickle.dumps(_part(self.job, name).clone())
 
     def _network(self) -> bytes:
         """The module and the plan; FinwidthError if the module cannot be sent."""
@@ -191,9 +204,9 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
     @staticmethod
     def perform(task: KernelBlock, shared: Shared) -> ComputedBlock:
         """Compute a block on a worker."""
-        network, *inputs = task.needs()
+        network, *names = task.needs()
         sent = _unpickled(shared[network])
-        x1, *x2 = (cast("Batch", pickle.loads(shared[each])) for each in inputs)
+        inputs = {name: cast("Batch", pickle.loads(shared[name])) for name in names}
         with _IN_PROCESS, measuring(sent.module, alone=False):
             job = replace(sent.job, network=rebuilt(sent.job, sent.module))
             with on_one_core(sent.x.device):
@@ -203,7 +216,7 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
                     f"the module, a {type(sent.module).__name__}, computes something else on a worker than here; make "
                     "its code there the same, or leave scheduler= out"
                 )
-            return compute_block(job, x1, x2[0] if x2 else None, check=sent.check, cancel=lambda: None)
+            return compute_block(job, inputs, KeptGradients(0), check=sent.check, cancel=lambda: None)
 
 
 def _unpickled(content: bytes) -> _SentKernel:

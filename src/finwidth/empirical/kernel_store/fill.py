@@ -7,17 +7,17 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from finwidth import arguments
 from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.computation import KernelJob
-from finwidth.empirical.kernel.outputs import read_outputs
-from finwidth.empirical.kernel_store.array import KernelArray, Place, block_sides
+from finwidth.empirical.kernel_store.array import KernelArray, Labels, Place, block_sides
 from finwidth.empirical.kernel_store.computing import BlocksOnThreads, KernelBlock, KernelOnCluster, on_one_core
 from finwidth.empirical.kernel_store.identity import function_rounding, identity, identity_differences
+from finwidth.empirical.kernel_store.sharing import in_bands
 from finwidth.empirical.kernel_store.store import KIND, KernelStore, begin, lazily, writing_kernel
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.execution.dask import check_engine, on_dask
@@ -58,20 +58,12 @@ def check_store(store: object, workers: object, scheduler: object) -> StorePlace
     return StorePlace(path, threads, address)
 
 
-def check_storable(outputs: object, *, several: bool, coupled: bool, grouped: bool) -> None:
-    """Refuse a kernel that is not kept in stores: whatever makes it this one is not known, or it has other blocks."""
-    wanted = read_outputs(outputs)
-    chosen = wanted.chosen is not None or wanted.function is not None
-    reasons = {
-        "of several functions": several,
-        "with coupled=True": coupled,
-        "with by=": grouped,
-        "with such outputs": chosen,
-    }
-    for told in (each for each, given in reasons.items() if given):
+def check_storable(*, several: bool, coupled: bool) -> None:
+    """Refuse a kernel that is not one of single inputs of one module."""
+    if several or coupled:
         raise FinwidthError(
-            f"a store keeps no kernel {told}; leave store= out, or give one module, without by= and coupled=, and "
-            'outputs="full", "trace", "diagonal" or the number of one output'
+            f"a store keeps no kernel {'of several functions' if several else 'with coupled=True'}; leave store= out, "
+            "or give one module, without coupled="
         )
 
 
@@ -82,11 +74,12 @@ def stored_ntk(
     attrs: Mapping[str, object],
     dims: tuple[str, ...],
     *,
+    labels: Mapping[str, Labels],
     check: bool,
 ) -> xr.DataArray:
     """The kernel of a job in a store, after what is not there yet is computed; it is read when it is needed."""
     with writing_kernel(where.path) as there:
-        store = _wanted_store(job, where.path, attrs, dims, check=check) if there is None else there
+        store = _wanted_store(job, where.path, attrs, dims, labels=labels, check=check) if there is None else there
         if there is not None:
             _refuse_another(store, job, check=check)
         kept = replace(job, sizes=replace(job.sizes, memory=store.content["memory"]))
@@ -100,14 +93,21 @@ def stored_ntk(
 
 
 def _wanted_store(
-    job: KernelJob, path: Path, attrs: Mapping[str, object], dims: tuple[str, ...], *, check: bool
+    job: KernelJob,
+    path: Path,
+    attrs: Mapping[str, object],
+    dims: tuple[str, ...],
+    *,
+    labels: Mapping[str, Labels],
+    check: bool,
 ) -> KernelStore:
     """A store that is not there yet."""
     entries, dtype = job.entries, str(numpy_of(torch.zeros(0, dtype=job.plan.dtype)).dtype)
-    inputs = 1 if entries.diagonal_only else 2
-    shape = (*entries.shape[:inputs], *[entries.shape[-1]] * (len(dims) - inputs))
-    sides = block_sides(shape[:inputs], job.bytes // entries.pairs, job.sizes.memory)
-    array = KernelArray(shape, sides, dims, dtype, symmetric=inputs == 2 and job.x2 is None)
+    groups = entries.shape[:1] if job.groups else ()
+    inputs = entries.shape[len(groups) :][: 1 if entries.diagonal_only else 2]
+    shape = (*groups, *inputs, *[entries.shape[-1]] * (len(dims) - len(groups) - len(inputs)))
+    sides = block_sides(inputs, job.bytes // entries.pairs, job.sizes.memory)
+    array = KernelArray(shape, sides, dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
     afford_disk(array.bytes, f"a kernel of {amount(entries.pairs)} pairs of inputs", path, _SMALLER)
     fields = {
         "shape": [*shape],
@@ -125,6 +125,7 @@ def _wanted_store(
             "kernel": kernel,
             "array": fields,
             "attrs": dict(attrs),
+            "labels": dict(labels),
             "memory": _block_memory(job, array),
             "versions": {package: version(package) for package in ("finwidth", "numpy", "torch")},
             "numerics": {},
@@ -152,11 +153,15 @@ def _refuse_large(needed: int, memory: int) -> None:
 
 def _block_bytes(job: KernelJob, array: KernelArray) -> int:
     """What a block takes while it is computed, checked and stored."""
-    rows = job.x1[: array.sides[0]]
-    x2 = None if len(array.sides) == 1 else (job.x1 if job.x2 is None else job.x2)[: array.sides[1]]
     gradient = sum(each.numel() * each.element_size() for each in job.network.parameters.values())
-    working = max(replace(job, x1=rows, x2=x2).working_bytes, _GRADIENTS * gradient)
+    working = max(_first_block(job, array).working_bytes, _GRADIENTS * gradient)
     return working + working // _GAPS + _COPIES * array.chunk_bytes
+
+
+def _first_block(job: KernelJob, array: KernelArray) -> KernelJob:
+    """The job of a largest block."""
+    x2 = None if len(array.sides) == 1 else (job.x1 if job.x2 is None else job.x2)[: array.sides[1]]
+    return replace(job, x1=job.x1[: array.sides[0]], x2=x2)
 
 
 def _refuse_another(store: KernelStore, job: KernelJob, *, check: bool) -> None:
@@ -187,17 +192,18 @@ def _compute_left(
     """Compute and store the blocks that are left."""
     array, before = store.array, job.entries.pairs - sum(map(store.array.pairs, left))
     tell: Callable[[int], object] = job.progress or (lambda done: None)
-    blocks = _kernel_blocks(job, array, left)
     with stage("kernel", job.entries.pairs - before, lambda done: tell(before + done)) as told:
         done = 0
         if where.scheduler is None:
-            threads = _threads(job, array, where.workers, memory)
-            local = BlocksOnThreads(job, min(threads, len(left)), stack, check=check)
+            threads, kept, _ = workforce(job, array, min(where.workers or cores(), len(left)), memory)
+            local = BlocksOnThreads(job, threads, stack, kept=kept, check=check)
             with on_one_core(job.x1.device) as facts:
                 store.refuse_other(facts)
+            blocks = _kernel_blocks(job, array, in_bands(left, max(1, kept - threads - 1)))
             results = on_threads(blocks, local.threads, local.perform)
         else:
             rounding = function_rounding(job.network, job.x1[:1])
+            blocks = _kernel_blocks(job, array, left)
             results = on_dask(blocks, where.scheduler, KernelOnCluster(job, rounding, check=check))
         with closing(results):  # an interrupt anywhere below ends them, too
             for block, (entries, numerics) in results:
@@ -213,13 +219,28 @@ def _kernel_blocks(job: KernelJob, array: KernelArray, places: list[Place]) -> I
         yield KernelBlock(place, rows, None if same else columns[0], job.x2 is not None)
 
 
-def _threads(job: KernelJob, array: KernelArray, workers: int | None, memory: int) -> int:
-    """How many blocks are computed at once: as many as there are workers, and fit the memory."""
-    needed = _block_bytes(job, array)
+class Workforce(NamedTuple):
+    """Who computes on this machine: threads, the blocks of inputs whose gradients they keep, and the bytes of both."""
+
+    threads: int
+    kept: int
+    bytes: int
+
+
+def workforce(job: KernelJob, array: KernelArray, most: int, memory: int) -> Workforce:
+    """As many threads as fit the memory, at most so many; and in the rest of it gradients that blocks share."""
+    needed, room = _block_bytes(job, array), memory
     _refuse_large(needed, memory)
-    if job.x1.device.type != "cpu":
-        return 1
-    afford(
-        needed, f"a block of {array.pairs((0,) * len(array.sides))} pairs of inputs", "begin a store with less memory="
-    )
-    return min(workers or cores(), min(memory, available() * 3 // 4) // needed or 1)
+    if job.x1.device.type == "cpu":
+        pairs = array.pairs((0,) * len(array.sides))
+        afford(needed, f"a block of {pairs} pairs of inputs", "begin a store with less memory=")
+        room = min(memory, available() * 3 // 4)
+        threads = max(1, min(most, room // needed))
+    else:
+        threads = 1
+    first = _first_block(job, array)
+    gradients = first.sizes.block(first.layout.inputs, first.layout.outputs).block
+    gradients += gradients // _GAPS
+    shared = 0 if job.sizes.diagonal_only else array.grid[0] if array.symmetric else sum(array.grid)
+    kept = max(0, min(shared, (room - threads * needed) // gradients))
+    return Workforce(threads, kept, threads * needed + kept * gradients)

@@ -14,15 +14,20 @@ from torch import nn
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, Snapshot, apply, coarsest, differentiable, gradient
 from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.empirical.kernel.layout import pieces
 from finwidth.errors import FinwidthError, shown
 from finwidth.stores.description import digest
 
 Tensor = torch.Tensor
 _ROWS = 2**24  # bytes of inputs that are hashed at once
+_SUMS = 64  # of the values of a user's function, that are kept in a store
 _OUTPUTS = 6  # of the first input, that are kept in a store
 _CHANGED = {  # what is told of a part of the identity that differs
     "numbers": "the module's parameters or buffers have other numbers",
     "counted": "other parameters count, or with other scales",
+    "groups": "by tells other groups of parameters apart",
+    "chosen": "outputs chooses or combines other outputs of the module",
+    "values": "the function outputs= gives something else",
     "x1": "x1 has other inputs",
     "x2": "x2 has other inputs",
     "function": "the module computes something else of the same parameters",
@@ -40,10 +45,13 @@ def identity(job: KernelJob, *, check: bool) -> dict[str, object]:
         "counted": digest(dict(network.scales)),
         "x1": _batch_digest(job.x1),
         "x2": None if job.x2 is None else _batch_digest(job.x2),
+        "groups": digest([list(job.groups), dict(network.groups)]) if network.groups else None,
         "outputs": job.outputs,
+        "chosen": None if network.combinations is None else _rows_digest(network.combinations.rows),
+        "values": [] if network.function is None else [_value_sums(job, x) for x in job.sets],
         "entries": "diagonal" if job.sizes.diagonal_only else "full",
         "check": check,
-        "function": [*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))],
+        "function": [[*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))]],
     }
 
 
@@ -51,15 +59,16 @@ def identity_differences(there: Mapping[str, object], here: Mapping[str, object]
     """In messages, in what two kernels differ; numbers that the modules compute may differ by rounding."""
     found = []
     for name, value in here.items():
-        if name == "function":
-            one, other = (cast("list[float]", each[name]) for each in (there, here))
-            if near_values([one], [other], rounding):
+        if name in {"function", "values"}:
+            one, other = (cast("list[list[float]]", each[name]) for each in (there, here))
+            if near_values(one, other, rounding):
                 continue
         elif there.get(name) == value:
             continue
         found.append(_CHANGED.get(name, f"{name} was {shown(there.get(name))} and is {shown(value)}"))
     # A module with other numbers, or on other inputs, computes something else; that need not be told.
-    return found if found == [_CHANGED["function"]] else [each for each in found if each != _CHANGED["function"]]
+    follows = [_CHANGED["values"], _CHANGED["function"]]
+    return [each for each in found if each not in follows] or found[:1]
 
 
 def function_values(network: MeasuredModule, x: Batch, *, substituted: bool = False) -> list[list[float]]:
@@ -78,9 +87,26 @@ def function_values(network: MeasuredModule, x: Batch, *, substituted: bool = Fa
     return [output.detach().double().flatten().tolist(), lengths]
 
 
+def _value_sums(job: KernelJob, x: Batch) -> list[float]:
+    """What a user's function gives at all inputs: sums over some of them at a time, with weights that tell them apart.
+
+    A function has no numbers of its own to compare, and may differ at a few of the inputs only.
+    """
+    found = []
+    for some in pieces(range(len(x)), -(-len(x) // _SUMS)):
+        total = 0.0
+        for few in pieces(some, job.layout.inputs_per_pass):
+            with differentiable():
+                values = apply(job.network, x[few.start : few.stop], job.network.parameters).detach().double()
+            places = torch.arange(few.start, few.stop)[:, None] * values.shape[1] + torch.arange(values.shape[1])
+            total += float((values.cpu() * torch.cos(places.double() + 1)).sum())
+        found.append(total)
+    return found
+
+
 def near_values(one: list[list[float]], other: list[list[float]], rounding: float) -> bool:
     """Whether `function_values` are equal up to rounding, relative to the largest of each list."""
-    return all(
+    return len(one) == len(other) and all(
         len(a) == len(b)
         and max((abs(u - v) for u, v in zip(a, b, strict=True)), default=0.0)
         <= rounding * max(map(abs, a), default=0.0)

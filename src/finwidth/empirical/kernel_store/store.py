@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 import numpy as np
 
 from finwidth import arguments
-from finwidth.empirical.kernel_store.array import KernelArray, Numbers, Place, mirror
+from finwidth.empirical.kernel_store.array import KernelArray, Labels, Numbers, Place
 from finwidth.errors import FinwidthError
 from finwidth.stores.arrays import ArraysInMemory, import_zarr
 from finwidth.stores.description import ROOT, StoreKind, digest
@@ -39,7 +39,7 @@ from finwidth.stores.numerics import Facts, unlike
 if TYPE_CHECKING:
     import xarray as xr
 
-KIND = StoreKind("finwidth_kernel", 1, "a kernel", 'ntk(..., store="{path}")', "store=")
+KIND = StoreKind("finwidth_kernel", 2, "a kernel", 'ntk(..., store="{path}")', "store=")
 _REMOVED = "removed; the next call of ntk with this store computes its block again"
 _SEAL_ATTRS = {"long_name": "check values of the chunks of K, and of where they belong"}
 
@@ -48,13 +48,15 @@ class KernelContent(TypedDict):
     """The description of a store, in plain types; ``grows`` while its arrays may not yet be as it says.
 
     ``kernel`` is what makes the kernel this one (`kernel_store.identity`), ``array`` the fields of its `KernelArray`,
-    ``attrs`` those of K, ``memory`` that of a block, ``numerics`` what its bits depend on, once there are some.
+    ``attrs`` and ``labels`` those of K, ``memory`` that of a block, ``numerics`` what its bits depend on, once there
+    are some.
     """
 
     schema: int
     kernel: dict[str, object]
     array: dict[str, object]
     attrs: dict[str, object]
+    labels: dict[str, Labels]
     memory: int
     versions: dict[str, str]
     numerics: Facts
@@ -88,13 +90,17 @@ class KernelStore:
         blocks = tuple(f"block{name.removeprefix('input')}" for name in array.dims[: len(array.sides)])
         seals = {"chunks": (1,) * len(blocks), "dtype": np.uint64, "fill_value": 0, "attributes": _SEAL_ATTRS}
         found.create("seal", array.grid, blocks, compressors=None, **seals)
+        for name, values in self.content["labels"].items():
+            found.label(name, values)
         return found
 
     def describe(self) -> None:
         """Write the description, and the arrays' in between; a kill may come at any moment."""
         files = self.arrays().files
         # The arrays' metadata once more in the root, where xarray looks for them first.
-        metadata = {name.removesuffix(f"/{ROOT}"): json.loads(content) for name, content in files.items()}
+        metadata = {
+            name.removesuffix(f"/{ROOT}"): json.loads(content) for name, content in files.items() if name.endswith(ROOT)
+        }
         group = {"consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata}}
         content = {**self.content}
         put(self.path / ROOT, KIND.described({**content, "grows": True}), lasting=True)
@@ -105,8 +111,12 @@ class KernelStore:
 
     def file(self, array: str, place: Place) -> str:
         """The file of a chunk of K, or of its seal."""
-        outputs = len(self.array.shape) - len(place) if array == "K" else 0
-        return f"{array}/c." + ".".join(map(str, (*place, *[0] * outputs)))
+        return f"{array}/c." + ".".join(map(str, self.array.chunk_place(place) if array == "K" else place))
+
+    def seal_of(self, file: str) -> str:
+        """The file of the seal of a chunk, by that of the chunk."""
+        chunk = tuple(map(int, file.removeprefix("K/c.").split(".")))
+        return self.file("seal", self.array.place_of(chunk))
 
     def seal(self, place: Place, chunk: bytes) -> bytes:
         """The file that binds a chunk to its place."""
@@ -141,7 +151,7 @@ class KernelStore:
                 self.content["numerics"] = dict(numerics)
                 self.describe()
             for each in self.array.mirrored(place):
-                chunk = self.array.chunk(entries if each == place else mirror(entries))
+                chunk = self.array.chunk(entries if each == place else self.array.mirror(entries))
                 put(self.path / self.file("K", each), chunk, lasting=True)
                 put(self.path / self.file("seal", each), self.seal(each, chunk), lasting=True)
 
@@ -198,7 +208,7 @@ def writing_kernel(path: Path) -> Iterator[KernelStore | None]:
 def begin(store: KernelStore) -> set[Place]:
     """Make a store ready for writing, and find what is done; raises FinwidthError if it is damaged."""
     with disk_errors(store.path, KIND.option):
-        remove_leftovers(store.path, (KIND.key, "K", "seal"), KIND.beginning)
+        remove_leftovers(store.path, (KIND.key, "K", "seal", *store.content["labels"]), KIND.beginning)
         if store.content.pop("grows", False):
             store.describe()
     done, damaged = store.examined()
@@ -257,8 +267,7 @@ def check_kernel(path: str | Path) -> list[Damage]:
                 store.describe()
             for name in store.examined()[1]:
                 if name.startswith("K/"):
-                    seal = name.replace("K/c.", "seal/c.").split(".")[: 1 + len(store.array.sides)]
-                    (path / ".".join(seal)).unlink(missing_ok=True)  # before the chunk, for a kill in between
+                    (path / store.seal_of(name)).unlink(missing_ok=True)  # before the chunk, for a kill in between
                 found.append(removed(path, name, _REMOVED))
     return found
 

@@ -24,7 +24,7 @@ from torch import nn
 from finwidth.arguments import count, flag, function, index, instance, items, numbers, real, running
 from finwidth.arguments import path as checked_path
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module, numpy_of
-from finwidth.empirical.kernel.calls import call_module, check_output, differentiable, measuring
+from finwidth.empirical.kernel.calls import call_module, check_output, differentiable, measuring, tensor_of
 from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.ntk import ntk
 from finwidth.errors import FinwidthError, shown
@@ -192,6 +192,9 @@ class Tracker:
         if not start:
             self._record(self._rows)
 
+    def __repr__(self) -> str:
+        return f"<Tracker of a {self._attrs['module']} at {len(self._inputs)} inputs: step {self._step}>"
+
     def step(self, loss: object = None) -> bool:
         """Count one step of training, and measure if it is time to; returns whether it did.
 
@@ -325,7 +328,7 @@ class Tracker:
     def _outputs(self) -> int:
         """Number of outputs for one input."""
         with _evaluating(self._module), measuring(self._module), differentiable():
-            return check_output(call_module(self._module, self._inputs.clone()), len(self._inputs)).shape[1]
+            return check_output(tensor_of(call_module(self._module, self._inputs)), len(self._inputs)).shape[1]
 
     def _resume(self, start: int) -> None:
         if self._path is None or not self._path.is_file():

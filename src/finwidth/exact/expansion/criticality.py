@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from finwidth.documents import plain
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.rules import GaussianPair, beyond_reach, pair_rule
 from finwidth.networks.activations import Activation, SmoothActivation, activation
 from finwidth.networks.laws import FloatArray
-from finwidth.quantities import plain
 from finwidth.tables import Result, Table, Told
 
 _LEVEL = 4  # of the quadrature rules
@@ -59,10 +59,10 @@ class Criticality(Result):
     chi_perp: float
     universality: str
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        document: dict[str, object] = plain(asdict(self))
-        return document
+    def content(self) -> dict[str, object]:
+        """The attributes."""
+        found: dict[str, object] = plain(asdict(self))
+        return found
 
     def _table(self) -> Table:
         table = Table(f"{self.activation} at criticality", ("quantity", "value"), _CLASSES[self.universality])

@@ -6,8 +6,9 @@ of `rules`; derivation and what the error is: docs/theory/expansion.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,12 +17,11 @@ import numpy.typing as npt
 
 from finwidth import arguments
 from finwidth.errors import FinwidthError
-from finwidth.exact.expansion.means import FourMeans, PairMeans, gaussian_means, with_points
-from finwidth.exact.expansion.rules import FINEST, pair_rule
-from finwidth.exact.expansion.steps import Means, outputs, unsupported_steps
-from finwidth.exact.expansion.tensors import Neurons
+from finwidth.exact.expansion.means import GaussianMeans, WideLayer, with_points
+from finwidth.exact.expansion.rules import FINEST
+from finwidth.exact.expansion.steps import Means, after_steps, at_inputs, unsupported_steps
+from finwidth.exact.expansion.tensors import Signals
 from finwidth.memory import afford
-from finwidth.networks.activations import Activation
 from finwidth.networks.description import Network, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
@@ -32,8 +32,7 @@ from finwidth.quantities import Quantity, attributes
 if TYPE_CHECKING:
     import xarray as xr
 
-CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
-_SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
+_CONVERGED, _ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
 # Draws have up to r + 16 q + 1/n more variance than first order, relative to it: r = Var K / K^2, q the relative
 # correction of E[K] and E[N^2], n the narrowest width (docs/expansion.md).  Up to a tenth first order is said to serve.
@@ -53,16 +52,6 @@ _QUANTITIES = {
         Quantity("dK", "mean of the first-order change of K under one SGD step on the full batch", "learning rate"),
     )
 }
-
-
-@dataclass(frozen=True)
-class _WideLayer:
-    """An activation, the covariance of its neurons at infinite width, and the means over these."""
-
-    phi: Activation
-    K: FloatArray
-    pairs: PairMeans
-    fours: FourMeans
 
 
 def unsupported(net: Network) -> list[str]:
@@ -149,8 +138,7 @@ def expansion(
     m = len(inputs)
     needed = 8 * m**4 * (11 * net.depth + 90) + 32 * (m > 2) * m * m * count
     afford(needed, f"the expansion at {m} inputs and {net.depth} layers", "take fewer inputs")
-    with np.errstate(all="ignore"):  # overflow is seen in the results
-        result, errors = _converged(net, inputs, count, seed, change=y is not None)
+    result, errors = converged(net, inputs, count, seed, change=y is not None)
     return _labelled(net, inputs, result, errors, method=_method(net, m, count))
 
 
@@ -161,63 +149,58 @@ def _check_shape(y: npt.ArrayLike, m: int, outputs: int) -> None:
         raise FinwidthError(f"y has shape {found.shape}; give finite numbers of shape {shape}")
 
 
-Orders: TypeAlias = tuple[FloatArray, FloatArray]
-Columns: TypeAlias = dict[str, Orders]
+_Orders: TypeAlias = tuple[FloatArray, FloatArray]
+Columns: TypeAlias = dict[str, _Orders]
 
 
-def _converged(
-    net: Network, X: FloatArray, points: int, seed: int, *, change: bool
+def converged(
+    net: Network, X: FloatArray, points: int = 1, seed: int = 0, *, change: bool
 ) -> tuple[Columns, dict[str, float]]:
-    """The quantities, by the coarsest rule that is fine enough, and their errors."""
-    layers, found = _at_level(net, X, 0, change=change)
-    for level in range(1, FINEST + 1):
-        layers, finer = _at_level(net, X, level, change=change)
-        errors = {name: max(_distances(each, finer[name])) for name, each in found.items()}
-        worst = _worst(net, found, finer)
-        found = finer
-        if worst <= CONVERGED:
-            break
-    if not worst <= ALLOWED:
-        raise FinwidthError(
-            f"the means of activation {net.activation.name!r} cannot be integrated: their error is {worst:.1g} of the "
-            "result; leave out inputs that are nearly parallel, rescale the inputs or the gains, or give a function "
-            "that turns less"
-        )
-    if len(X) > 2:
-        return _averaged(net, X, layers, _points(len(X), points, seed), errors, change=change)
+    """The quantities at inputs X, shape (m, n_0), by the coarsest rule that is fine enough, and their errors.
+
+    Raises FinwidthError as `expansion` does; ``change``: whether with dK.
+    """
+    steps = [step for part in net.stages for step in part]
+    odd = net.norm is not None and net.norm.centred
+    found: Columns = {}
+    with _refusing_overflow(X):
+        for level in range(FINEST + 1):
+            means = GaussianMeans(level, change, odd)
+            with stage("expansion", len(steps)) as told:
+                top = after_steps(steps, at_inputs(X), means, told)
+            coarser, found = found, _quantities(net, top, change=change)
+            worst = _worst(net, coarser, found) if coarser else math.inf
+            if worst <= _CONVERGED:
+                break
+        if not worst <= _ALLOWED:
+            raise FinwidthError(
+                f"the means of activation {net.activation.name!r} cannot be integrated: their error is {worst:.1g} of "
+                "the result; leave out inputs that are nearly parallel, rescale the inputs or the gains, or give a "
+                "function that turns less"
+            )
+        errors = {name: max(_distances(each, found[name])) for name, each in coarser.items()}
+        if len(X) > 2:
+            return _averaged(net, X, means.layers, _points(len(X), points, seed), errors, change=change)
     return found, errors
 
 
-def _at_level(net: Network, X: FloatArray, level: int, *, change: bool) -> tuple[list[_WideLayer], Columns]:
-    """The quantities, and the means over all wide layers in their order, by rules of one level."""
-    layers: list[_WideLayer] = []
-    odd = net.norm is not None and net.norm.centred
-
-    def means(phi: Activation, K: FloatArray, centred: bool) -> Means:
-        variances = K.diagonal()[K.diagonal() != 0]
-        if not ((variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
-            raise _out_of_range(X)
-        rule = pair_rule(phi, float(np.sqrt(K.diagonal().max())), level, odd=odd)
-        found = gaussian_means(phi, K, rule, change=change, centred=centred)
-        layers.append(_WideLayer(phi, K, *found))
-        return found
-
-    with stage("expansion", len(net.stages)) as told:
-        top = outputs(net, X, means, told)
-    return layers, _quantities(net, X, top, change=change)
+@contextmanager
+def _refusing_overflow(X: FloatArray) -> Iterator[None]:
+    """Overflow is seen in the results, and refused."""
+    with np.errstate(all="ignore"):
+        try:
+            yield
+        except FloatingPointError:
+            raise FinwidthError(
+                "the expansion leaves the range of a double, and the largest number among the inputs is "
+                f"{np.abs(X).max():.3g}; rescale the inputs or the gains"
+            ) from None
 
 
-def _out_of_range(X: FloatArray) -> FinwidthError:
-    return FinwidthError(
-        "the expansion leaves the range of a double, and the largest number among the inputs is "
-        f"{np.abs(X).max():.3g}; rescale the inputs or the gains"
-    )
-
-
-def _quantities(net: Network, X: FloatArray, top: Neurons, *, change: bool) -> Columns:
-    """Orders 0 and 1 of all quantities, from the outputs."""
+def _quantities(net: Network, top: Signals, *, change: bool) -> Columns:
+    """Orders 0 and 1 of all quantities, from the outputs; raises FloatingPointError where one is not finite."""
     if not all(np.isfinite(each).all() for each in (top.K, top.Theta, top.mean_G, top.mean_H, *top.own)):
-        raise _out_of_range(X)
+        raise FloatingPointError("the outputs are not finite")
     K, V, A, B, F = top.K, top.own.V, top.own.A, top.own.B, top.own.F
     found = {
         "K": (top.Theta, top.mean_H),
@@ -236,7 +219,7 @@ def _quantities(net: Network, X: FloatArray, top: Neurons, *, change: bool) -> C
     return {name: each if isinstance(each, tuple) else (np.zeros_like(each), each) for name, each in found.items()}
 
 
-def _distances(one: Orders, other: Orders) -> list[float]:
+def _distances(one: _Orders, other: _Orders) -> list[float]:
     """The largest difference of each order."""
     return [float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)]
 
@@ -266,7 +249,7 @@ def _inverse_widths(net: Network) -> float:
 def _averaged(
     net: Network,
     X: FloatArray,
-    layers: list[_WideLayer],
+    layers: list[WideLayer],
     points: Iterator[FloatArray],
     errors: dict[str, float],
     *,
@@ -274,17 +257,19 @@ def _averaged(
 ) -> tuple[Columns, dict[str, float]]:
     """The quantities with means over three and four different inputs by points, and their standard errors."""
     drawn: list[Columns] = []
-    steps = len(net.stages)
-    with stage("expansion at points", REPLICATES * steps) as told:
+    steps = [step for part in net.stages for step in part]
+    with stage("expansion at points", REPLICATES * len(steps)) as told:
         for number, normal in enumerate(points):
             known = iter(layers)
 
-            def means(*_: object, known: Iterator[_WideLayer] = known, normal: FloatArray = normal) -> Means:
+            def means(*_: object, known: Iterator[WideLayer] = known, normal: FloatArray = normal) -> Means:
                 each = next(known)
                 return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
 
-            top = outputs(net, X, means, lambda done, before=number * steps: told(before + done))  # type: ignore[misc]
-            drawn.append(_quantities(net, X, top, change=change))
+            def tell(done: int, before: int = number * len(steps)) -> None:
+                told(before + done)
+
+            drawn.append(_quantities(net, after_steps(steps, at_inputs(X), means, tell), change=change))
     mean: Columns = {}
     for name in drawn[0]:
         each = np.stack([one[name][1] for one in drawn])
@@ -312,11 +297,11 @@ def _labelled(net: Network, X: FloatArray, columns: Columns, errors: dict[str, f
         dims = ("order", *(_PAIR if orders[0].ndim == 2 else _FOUR))
         variables[name] = (dims, np.stack(orders), _QUANTITIES[name].attrs | {"error": errors[name]})
     attrs = attributes(net, method=method, inputs=X.ravel())
-    return xr.Dataset(variables, {"order": [0, 1]}, attrs | _served(net, columns))
+    return xr.Dataset(variables, {"order": [0, 1]}, attrs | served(net, columns))
 
 
-def _served(net: Network, columns: Columns) -> dict[str, float | str]:
-    """How far first order serves."""
+def served(net: Network, columns: Columns) -> dict[str, float | str]:
+    """How far first order serves, numbers and a verdict by the names of `expansion`'s attributes."""
 
     def relative(change: FloatArray, limit: FloatArray) -> FloatArray:
         return np.abs(change / np.where(limit > 0, limit, np.inf))

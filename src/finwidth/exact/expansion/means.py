@@ -12,7 +12,7 @@ by the pseudo-inverse of K, in particular in halves where b = a.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from math import comb
 
@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
-from finwidth.exact.expansion.rules import GaussianPair, PairRule, beyond_reach
+from finwidth.exact.expansion.rules import GaussianPair, PairRule, beyond_reach, pair_rule
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import FloatArray
 
 # Orders (i, j) of the derivatives d_a^i d_b^j.
-ORDERS = tuple((total - j, j) for total in (0, 1, 2, 4) for j in range(total + 1))
-_MIRRORED = [ORDERS.index((j, i)) for i, j in ORDERS]
+_ORDERS = tuple((total - j, j) for total in (0, 1, 2, 4) for j in range(total + 1))
+_MIRRORED = [_ORDERS.index((j, i)) for i, j in _ORDERS]
+_SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
 _DEPENDENT = 1e-13  # a squared sine that is taken as 0
 _TAIL = 1e-11  # of the mean of four values: the most that may lie where integration ends
 
@@ -50,7 +51,7 @@ class PairMeans:
 
 def derivative(pair: FloatArray, i: int, j: int) -> FloatArray:
     """<d_a^i d_b^j f>, shape (m, m)."""
-    found: FloatArray = pair[ORDERS.index((i, j))]
+    found: FloatArray = pair[_ORDERS.index((i, j))]
     return found
 
 
@@ -64,22 +65,46 @@ class FourMeans:
     utts: FloatArray
 
 
-def gaussian_means(
-    phi: Activation, K: FloatArray, rule: PairRule, *, change: bool, centred: bool = False
-) -> tuple[PairMeans, FourMeans]:
-    """Means at covariance K, shape (m, m), by a rule; those of four at more than two inputs are left 0.
+@dataclass(frozen=True)
+class WideLayer:
+    """An activation, the covariance of its neurons at infinite width, shape (m, m), and the means over these."""
 
-    Without ``change`` those with phi'' are 0; ``centred`` values are those less their means.
+    phi: Activation
+    K: FloatArray
+    pairs: PairMeans
+    fours: FourMeans
+
+
+@dataclass
+class GaussianMeans:
+    """The means over one wide layer after another, by rules of one level; ``layers`` keeps them.
+
+    Without ``change`` those with phi'' are 0; ``odd`` as for `pair_rule`.
     """
-    m = len(K)
-    of_pairs, of_one = np.zeros((5, len(ORDERS), m, m)), np.zeros((2, m))
-    found = PairMeans(*of_pairs, *of_one), FourMeans(*np.zeros((4, m, m, m, m)))
-    if centred:
-        _take_centres(phi, K, rule, found[0])
-    for a in range(m):
-        for b in range(a, m):
-            _one_pair(phi, K, (a, b) if K[a, a] >= K[b, b] else (b, a), rule, found, change=change)
-    return found
+
+    level: int
+    change: bool
+    odd: bool = False
+    layers: list[WideLayer] = field(default_factory=list)
+
+    def __call__(self, phi: Activation, K: FloatArray, centred: bool = False) -> tuple[PairMeans, FourMeans]:
+        """Means at covariance K, shape (m, m); those of four at more than two inputs are left 0.
+
+        ``centred`` values are those less their means.  Raises FloatingPointError if a variance is too small or large.
+        """
+        m, variances = len(K), K.diagonal()
+        if not ((variances == 0) | (variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
+            raise FloatingPointError("a variance leaves the range in which its powers are doubles")
+        rule = pair_rule(phi, float(np.sqrt(variances.max())), self.level, odd=self.odd)
+        of_pairs, of_one = np.zeros((5, len(_ORDERS), m, m)), np.zeros((2, m))
+        found = PairMeans(*of_pairs, *of_one), FourMeans(*np.zeros((4, m, m, m, m)))
+        if centred:
+            _take_centres(phi, K, rule, found[0])
+        for a in range(m):
+            for b in range(a, m):
+                _one_pair(phi, K, (a, b) if K[a, a] >= K[b, b] else (b, a), rule, found, change=self.change)
+        self.layers.append(WideLayer(phi, K, *found))
+        return found
 
 
 def _take_centres(phi: Activation, K: FloatArray, rule: PairRule, found: PairMeans) -> None:
@@ -148,7 +173,7 @@ def _products(one: FloatArray, other: FloatArray) -> FloatArray:
 def _hermite(z: FloatArray, z_: FloatArray) -> FloatArray:
     """He_i(z) He_j(z_) for all orders."""
     one, other = ([np.ones_like(x), x, x * x - 1, x * (x * x - 3), (x * x - 6) * x * x + 3] for x in (z, z_))
-    return np.stack([one[i] * other[j] for i, j in ORDERS])
+    return np.stack([one[i] * other[j] for i, j in _ORDERS])
 
 
 def _stein(pair: GaussianPair) -> FloatArray:
@@ -161,16 +186,16 @@ def _stein(pair: GaussianPair) -> FloatArray:
         along, across = np.array([1.0, ratio]) / (s * (1 + ratio * ratio)), np.zeros(2)
     else:
         along, across = np.array([1 / s, 0.0]), np.array([-cos / (sin * s), 1 / (s_ * sin)])
-    matrix = np.zeros((len(ORDERS), len(ORDERS)))
-    for row, (i, j) in enumerate(ORDERS):
+    matrix = np.zeros((len(_ORDERS), len(_ORDERS)))
+    for row, (i, j) in enumerate(_ORDERS):
         for k, k_ in product(range(i + 1), range(j + 1)):
             ways = comb(i, k) * comb(j, k_) * across[0] ** k * across[1] ** k_
-            column = ORDERS.index((i + j - k - k_, k + k_))
+            column = _ORDERS.index((i + j - k - k_, k + k_))
             matrix[row, column] += ways * along[0] ** (i - k) * along[1] ** (j - k_)
     return matrix
 
 
-def many_inputs(m: int) -> npt.NDArray[np.bool_]:
+def _many_inputs(m: int) -> npt.NDArray[np.bool_]:
     """Which entries of a tensor over four inputs have three different ones or more, shape (m, m, m, m)."""
     index = np.sort(np.indices((m,) * 4).reshape(4, -1), axis=0)
     found: npt.NDArray[np.bool_] = ((np.diff(index, axis=0) > 0).sum(0) >= 2).reshape((m,) * 4)
@@ -210,5 +235,5 @@ def with_points(
         us = (phi.second_derivative(y)[:, :, None] * f[:, None]).reshape(n, m * m) - mean_us.ravel()
         mixed = (us.T @ tt).reshape(m, m, -1)[:, :, place] / n + np.multiply.outer(mean_us, mean_tt)
         found["utts"] = mixed.transpose(0, 2, 3, 1)
-    many = many_inputs(m)
+    many = _many_inputs(m)
     return FourMeans(**{name: np.where(many, each, getattr(fours, name)) for name, each in found.items()})

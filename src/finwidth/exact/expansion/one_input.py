@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from finwidth.errors import FinwidthError
-from finwidth.exact.expansion.expansion import SERVED, expansion, unsupported
+from finwidth.exact.expansion.expansion import SERVED, Columns, converged, served, unsupported
 from finwidth.exact.moments import unsupported as no_moments
 from finwidth.exact.normalised import why_quantiles
 from finwidth.networks.activations import has_curvature
 from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector, check_input
+from finwidth.networks.routes import check_supported
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,15 @@ class FirstOrder:
     left_out: float
     verdict: str
 
+    @classmethod
+    def of(cls, net: Network, columns: Columns) -> FirstOrder:
+        """What the quantities at one input say."""
+        limit, correction = (each.item() for each in columns["K"])
+        change = columns["dK"][1].item() if "dK" in columns else None
+        variance = max(0.0, columns["K_covariance"][1].item())  # of one layer rounding
+        told = served(net, columns)
+        return cls(limit, correction, variance, change, float(told["left_out"]), str(told["first_order"]))
+
     @property
     def serves(self) -> bool:
         """Whether what is left out is at most a tenth."""
@@ -65,9 +77,13 @@ class FirstOrder:
         square = self.infinite_width * (self.infinite_width + 2 * self.correction) + self.variance
         return {"K": self.mean, "K^2": square} | ({} if self.change is None else {"dK": self.change})
 
-    def to_json(self) -> dict[str, object]:
-        """Plain types."""
-        return vars(self) | {"cv": self.cv, "serves": self.serves}
+    def content(self) -> dict[str, object]:
+        """Means, the variance and the spread by name, and whether first order serves."""
+        found = self.means | {"var(K)": self.variance, "cv(K)": self.cv}
+        quantities: dict[str, dict[str, object]] = {name: {"first_order": {"value": v}} for name, v in found.items()}
+        quantities["K"] |= {"infinite_width": {"value": self.infinite_width}, "correction": {"value": self.correction}}
+        first_order = {"serves": self.serves, "left_out": self.left_out, "verdict": self.verdict}
+        return {"quantities": quantities, "first_order": first_order}
 
 
 def to_first_order(net: Network, x: Vector) -> FirstOrder:
@@ -81,13 +97,9 @@ def to_first_order(net: Network, x: Vector) -> FirstOrder:
     >>> round(found.mean, 4), round(found.cv, 4), found.serves
     (2.8174, 0.1059, True)
     """
-    targets = [[0.0] * net.widths[-1]] if net.widths[-1] > 1 else [0.0]
-    found = expansion(net, [check_input(net, x)], targets if has_curvature(net.activation) else None)
-    limit, correction = found.K.to_numpy().ravel()
-    change = float(found.dK[1].item()) if "dK" in found else None
-    variance = max(0.0, float(found.K_covariance[1].item()))  # of one layer rounding
-    told = found.attrs
-    return FirstOrder(float(limit), float(correction), variance, change, told["left_out"], told["first_order"])
+    check_supported("finwidth.expansion", net)
+    columns, _ = converged(net, np.array([check_input(net, x)]), change=has_curvature(net.activation))
+    return FirstOrder.of(net, columns)
 
 
 def only_to_first_order(net: Network) -> bool:
@@ -120,7 +132,8 @@ def where_it_serves(net: Network, x: Vector) -> FirstOrder | None:
     if why_quantiles(net) or unsupported(net):
         return None
     try:
-        found = to_first_order(net, x)
+        columns, _ = converged(net, np.array([check_input(net, x)]), change=has_curvature(net.activation))
     except FinwidthError:
         return None
+    found = FirstOrder.of(net, columns)
     return found if found.serves else None

@@ -41,15 +41,20 @@ Means: TypeAlias = tuple[PairMeans, FourMeans]
 NeuronMeans: TypeAlias = Callable[[Activation, FloatArray, bool], Means]
 
 
-def outputs(net: Network, X: FloatArray, means: NeuronMeans, told: Callable[[int], None]) -> Neurons:
-    """The outputs of a network at inputs X, shape (m, n_0); ``told`` hears how many of its stages are done."""
+def at_inputs(X: FloatArray) -> Averages:
+    """The inputs X, shape (m, n_0), themselves."""
     m, n = X.shape
     none = np.zeros((m, m))
-    x: Signals = Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
-    for done, steps in enumerate(net.stages, 1):
-        x = _after_steps(steps, x, means)
+    return Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
+
+
+def after_steps(
+    steps: Sequence[Step], x: Signals, means: NeuronMeans, told: Callable[[int], object] = lambda done: None
+) -> Signals:
+    """What the steps of a network, or of a branch, make of vectors; ``told`` hears how many are done."""
+    for done, (step, after) in enumerate(zip(steps, (*steps[1:], None), strict=True), 1):
+        x = _stepped(step, x, means, after)
         told(done)
-    assert isinstance(x, Neurons)
     return x
 
 
@@ -77,12 +82,6 @@ def _chains(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
 
 def _unsigned(branch: tuple[Step, ...]) -> bool:
     return bool(branch) and isinstance(branch[0], Activation)
-
-
-def _after_steps(steps: Sequence[Step], x: Signals, means: NeuronMeans) -> Signals:
-    for step, after in zip(steps, (*steps[1:], None), strict=True):
-        x = _stepped(step, x, means, after)
-    return x
 
 
 @singledispatch
@@ -152,7 +151,7 @@ def _added(step: Residual, x: Signals, means: NeuronMeans, after: Step | None) -
     assert isinstance(x, Neurons)
     a = step.skip**2
     start = replace(x, streams=(*x.streams, averaged(x).own))
-    h = _after_steps(step.branch, start, means) if step.branch else _no_signal(x)
+    h = after_steps(step.branch, start, means) if step.branch else _no_signal(x)
     return Neurons(
         x.n,
         a * x.K + h.K,

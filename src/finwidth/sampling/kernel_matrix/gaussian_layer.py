@@ -26,12 +26,12 @@ from functools import partial
 
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
-from finwidth.sampling.kernel_matrix.rows import Powers, Rows, kept, listed, with_gram
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Powers, Rows, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import (
+    DEVICE_BLOCK,
     Blocks,
     Factor,
     Generator,
-    block_sizes,
     diagonal,
     factorise,
     for_pairs,
@@ -46,6 +46,8 @@ from finwidth.sampling.kernel_matrix.stacks import (
     square,
     transposed,
 )
+from finwidth.sampling.random.device import DeviceGenerator
+from finwidth.sampling.random.normals import BLOCK
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class NetworkBatch:
 
     def sizes(self, width: int) -> list[int]:
         """The blocks into which vectors of this width are cut."""
-        return list(block_sizes(width, self.inputs * self.outputs, self.rng))
+        block = DEVICE_BLOCK if isinstance(self.rng, DeviceGenerator) else BLOCK
+        step = max(1, block // (self.inputs * self.outputs))
+        return [min(step, width - start) for start in range(0, width, step)]
 
 
 @dataclass
@@ -170,7 +174,7 @@ class GaussianLayer:
         def drawn() -> Iterator[Array]:
             return (root @ rng.standard_normal((draws, root.shape[-1], size)) for size in sizes)
 
-        self.Y = kept(drawn, self.A.power)
+        self.Y = KeptRows(drawn, self.A.power)
         return self.Y
 
     # ---- backward
@@ -189,7 +193,7 @@ class GaussianLayer:
         pulled = partial(self._pulled, *self._meet_gradient())
         if not keep:
             return Rows(pulled, once=True)
-        self.L = kept(pulled)
+        self.L = KeptRows(pulled)
         return self.L
 
     def _meet_gradient(self) -> tuple[Array, Array, Blocks, Blocks]:
@@ -245,7 +249,7 @@ class GaussianLayer:
 
     def keep_moves(self) -> None:
         """Keep dY from its next use on."""
-        self.moves.make = kept(self._moves_anew).make
+        self.moves.make = KeptRows(self._moves_anew).__iter__
 
     def forget_moves(self) -> None:
         """Make dY anew again for each use."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import NetworkBatch
-from finwidth.sampling.kernel_matrix.rows import Rows, kept, listed
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, listed
 from finwidth.sampling.kernel_matrix.stacks import gated, gated_in_place, product, repeated, square, summed
 
 _SIZES = (1e-100, 1e100)  # of a vector that is normalised: beyond, gradients by it would leave a double
@@ -87,7 +87,7 @@ class SignsPass:
         def drawn() -> Iterator[Array]:
             return (1 - 2.0 * (rng.standard_normal((draws, 1, block.shape[-1])) < 0) for block in x)
 
-        self.signs = kept(drawn)
+        self.signs = KeptRows(drawn)
         return self._turned(x)
 
     def backward(self, J: Rows, *, keep: bool) -> Rows:
@@ -146,7 +146,7 @@ class NormPass:
         self.J_along, self.J_mean = self._along(self.u, J), self._mean(J)
         made = self._pulled(J, self.J_along, self.J_mean)
         if keep:
-            return kept(made.make)
+            return KeptRows(made.__iter__)
         made.once = True
         del self.J
         return made
@@ -154,13 +154,13 @@ class NormPass:
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """(C - P) T / s + dg u + dh."""
         assert T is not None
-        T = kept(T.make)  # gone through several times
+        T = KeptRows(T.__iter__)  # gone through several times
         along, mean, factor = _row_mean(T.map(lambda t, u: u * t, self.u), self.n), self._mean(T), self.factor
         self.rate = repeated(factor * along, self.batch.outputs, -2)  # -ds^-1 s
         self.du = T.map(lambda t, u: factor * (t - mean - along * u), self.u)
         if not self.trained:
             return self.du
-        self.dg = kept(self.u.map(lambda u, j: -(r @ gated(j, u)), self.J).make)
+        self.dg = KeptRows(self.u.map(lambda u, j: -(r @ gated(j, u)), self.J).__iter__)
         if not self.norm.centred:
             return self.du.map(lambda du, u, dg: du + dg * u, self.u, self.dg)
         return self.du.map(lambda du, u, dg, j: du + dg * u - r @ j, self.u, self.dg, self.J)

@@ -20,7 +20,7 @@ from finwidth.networks.description import Layer, Network, Residual, Signs, Step,
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
 from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
-from finwidth.sampling.kernel_matrix.rows import Rows, common_units, kept, listed, with_gram
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, common_units, listed, with_gram
 from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, transposed
 from finwidth.sampling.random.device import as_array
 
@@ -80,7 +80,7 @@ class ResidualPass:
 
     def _joined(self, x: Rows, y: Rows) -> Rows:
         skip = self.skip
-        return kept(lambda: (skip * one + other for one, other in zip(x, y, strict=True)), x.power)
+        return KeptRows(lambda: (skip * one + other for one, other in zip(x, y, strict=True)), x.power)
 
     def _onto(self, new: Array, old: Array) -> Array:
         """New rows, to which the skip of old ones is added."""
@@ -94,16 +94,17 @@ class DrawnNetworks:
     def __init__(self, net: Network, X: Array, draws: int, rng: Generator) -> None:
         outputs = net.widths[-1]
         self.batch = NetworkBatch(draws, len(X), outputs, rng)
-        self.layers: list[GaussianLayer] = []
         self.norms: list[NormPass] = []
-        self._total = len(weight_layers(net))
+        layers = list(enumerate(weight_layers(net), 1))
+        self.layers = [GaussianLayer(each, self.batch, first=i == 1, last=i == len(layers)) for i, each in layers]
+        self._coming = iter(self.layers)  # they are passed in this order
         self.stages = [[self._passed(step) for step in stage] for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 
     def _passed(self, step: Step) -> DrawnStep:
         """What a step does in these networks."""
         if isinstance(step, Layer):
-            return self._layer(step)
+            return next(self._coming)
         if isinstance(step, Activation):
             return ActivationPass(step)
         if isinstance(step, Norm):
@@ -113,12 +114,6 @@ class DrawnNetworks:
             return SignsPass(self.batch)
         assert isinstance(step, Residual)
         return ResidualPass(step.skip, [self._passed(each) for each in step.branch])
-
-    def _layer(self, layer: Layer) -> GaussianLayer:
-        number = len(self.layers)
-        last = number == self._total - 1
-        self.layers.append(GaussianLayer(layer, self.batch, first=not number, last=last))
-        return self.layers[-1]
 
     @property
     def steps(self) -> list[DrawnStep]:

@@ -47,29 +47,30 @@ class Rows:
 
 def listed(blocks: Blocks, power: Powers = None) -> Rows:
     """Rows that are there already."""
-    return Rows(lambda: iter(blocks), power)
+    return Rows(blocks.__iter__, power)
 
 
-def kept(make: Callable[[], Iterator[Array]], power: Powers = None) -> Rows:
+class KeptRows(Rows):
     """Rows whose blocks are made when they are first gone through, and kept."""
-    blocks: Blocks = []
-    source: list[Iterator[Array]] = []
-    makes = [make]
 
-    def through() -> Iterator[Array]:
-        if makes:
-            source.append(makes.pop()())  # what makes them is let go when it is through
+    def __init__(self, make: Callable[[], Iterator[Array]], power: Powers = None) -> None:
+        super().__init__(make, power)
+        self.blocks: Blocks = []
+        self.coming: Iterator[Array] | None = None
+
+    def __iter__(self) -> Iterator[Array]:
+        if self.coming is None:
+            self.coming = self.make()
+            del self.make  # what makes them is let go when it is through
         place = 0
         while True:
-            if place == len(blocks):
+            if place == len(self.blocks):
                 try:
-                    blocks.append(next(source[0]))
+                    self.blocks.append(next(self.coming))
                 except StopIteration:
                     return
-            yield blocks[place]
+            yield self.blocks[place]
             place += 1
-
-    return Rows(through, power)
 
 
 def with_gram(rows: Rows, rng: Generator, constant: float) -> tuple[Rows, Array]:

@@ -7,7 +7,7 @@ an input side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import iadd
@@ -19,25 +19,20 @@ import numpy.typing as npt
 from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.random.device import DeviceGenerator, as_array, in_numpy
-from finwidth.sampling.random.normals import BLOCK, Normals
+from finwidth.sampling.random.normals import Normals
 
 Generator: TypeAlias = np.random.Generator | Normals | DeviceGenerator
 Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
 
-DEVICE_BLOCK = 2**22
-# A direction of squared length below RANK of what it is measured against is taken as absent: an angle of 10^-5.
-# Rounding makes relative errors of 10^-16/RANK along the weakest direction kept.
-RANK = 1e-10
+DEVICE_BLOCK = 2**22  # numbers of a block on a device
+# A direction of squared length below _RANK of what it is measured against is taken as absent: an angle of 10^-5.
+# Rounding makes relative errors of 10^-16/_RANK along the weakest direction kept.
+_RANK = 1e-10
 _ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads run; the fewest neurons of a piece
 _SMALL, _LARGE = 1e-200, 1e200  # squared lengths whose products with another such are far from a double's ends
 _USUAL = 160  # powers of two: lengths below it, and above its inverse, need no unit of their own
 _SAFE = 1e-6  # the least pivot for which a Cholesky factor is as good as the eigenvectors
 _AT_ONCE = 2**14  # matrices whose eigenvectors a device finds together
-
-
-def block(rng: Generator) -> int:
-    """Numbers of a block where this generator draws."""
-    return DEVICE_BLOCK if isinstance(rng, DeviceGenerator) else BLOCK
 
 
 def transposed(stack: Array) -> Array:
@@ -66,7 +61,7 @@ class Factor:
 def factorise(gram: Array, squares: Array | None = None) -> Factor:
     """The `Factor` of a stack of Gram matrices, shape (draws, m, m).
 
-    ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
+    ``squares``, shape (draws, m), are the squared lengths that _RANK refers to, by default the diagonal: for the Gram
     matrix of residuals they are those of the vectors before the projection.  Where a matrix is singular the roots are
     symmetric ones of the cosines: LAPACK chooses the signs of eigenvectors, and a basis of those of equal values, by
     the processor, and these roots do not depend on its choice.
@@ -80,7 +75,7 @@ def factorise(gram: Array, squares: Array | None = None) -> Factor:
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = _eigenvectors(cosines)
-    kept = values > RANK * gram.shape[-1]
+    kept = values > _RANK * gram.shape[-1]
     root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ transposed(vectors)
     root = xp.sqrt(squares)[..., None] * root
     weights = (kept / (values + ~kept))[..., None, :]
@@ -219,13 +214,6 @@ def row_powers(rows: Iterable[Array], rng: Generator, least: float = 0.0, power:
 def _floor_log2(values: FloatArray) -> npt.NDArray[np.int64]:
     """The largest powers of two that are no larger, as whole numbers."""
     return np.frexp(values)[1].astype(np.int64) - 1
-
-
-def block_sizes(width: int, rows: int, rng: Generator) -> Iterator[int]:
-    """Neurons of each block of a layer of so many rows."""
-    step = max(1, block(rng) // rows)
-    for start in range(0, width, step):
-        yield min(step, width - start)
 
 
 def fresh(rng: Generator, root: Array, sizes: list[int], draws: int) -> Blocks:

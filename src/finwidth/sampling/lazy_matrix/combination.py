@@ -62,9 +62,7 @@ class SharedMatrix(DeferredGaussianMatrix[Array]):
         left, right = self._left.vectors, self._right.vectors
         waiting = [each for each in self.combinations if each.scale or each.core is not None]
         self._afford(max(1, len(waiting)) * self.shape[0] * self.shape[1], 1)
-        super().materialize()
-        initial, self.dense = self.dense, None
-        assert initial is not None
+        initial = self._drawn()
         while waiting:
             each = waiting.pop()
             dense = 1 * initial if waiting else initial  # the last takes the array itself

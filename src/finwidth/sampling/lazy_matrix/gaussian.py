@@ -19,7 +19,7 @@ O(n T^2) operations for T products, by random reflections instead of bases and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", FloatArray, "torch.Tensor")  # as the generator draws
 Generator = np.random.Generator | DeviceGenerator
 
-ITEM_BYTES = {"float64": 8, "float32": 4}
-# A direction shorter than ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One
+_ITEM_BYTES = {"float64": 8, "float32": 4}
+# A direction shorter than _ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One
 # that rounding makes all the same (equal vectors of 10^6 equal entries, on torch) costs memory, and does no harm.
-ABSENT = 1000
+_ABSENT = 1000
 # Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
@@ -80,7 +80,8 @@ def matrix_bytes(
     >>> matrix_bytes(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
     1.54...
     """
-    return ITEM_BYTES[dtype] * draws * (kept_numbers(rows, columns, left, right) + work_numbers(rows, columns, at_once))
+    numbers = kept_numbers(rows, columns, left, right) + work_numbers(rows, columns, at_once)
+    return _ITEM_BYTES[dtype] * draws * numbers
 
 
 def transpose(stack: Array) -> Array:
@@ -104,25 +105,22 @@ class _Side(Generic[Array]):
         self.images.append(images)
 
 
-def inner_products(X: Array, Y: Array, xp: ModuleType) -> Array:
-    """X Y^T, (draws, m, k), summed in runs: whatever the BLAS, it rounds as sums of 1024 + length/1024 terms do."""
-    runs = X.shape[-1] // _RUN
+def inner_products(X: Array, blocks: Sequence[Array], xp: ModuleType) -> Array:
+    """X Y^T for the rows Y of all blocks, (draws, m, size).
+
+    They are summed in runs: whatever the BLAS, they round as sums of 1024 + length/1024 terms do.
+    """
+    found, runs = [X[..., :0]], X.shape[-1] // _RUN
     end = runs * _RUN
-    total = X[..., end:] @ Y[..., end:].swapaxes(-1, -2)
-    if not runs:
-        return total
-    # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
-    folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in stack] for stack in (X, Y)]
-    of_runs: Array = xp.stack([(x @ y.swapaxes(-1, -2)).sum(0) for x, y in zip(*folded, strict=True)])
-    return total + of_runs
-
-
-def overlaps(X: Array, blocks: list[Array], xp: ModuleType) -> Array:
-    """X V^T for the rows V of the blocks, (draws, m, size)."""
-    if not blocks:
-        return X[..., :0]
-    found: Array = xp.concatenate([inner_products(X, block, xp) for block in blocks], -1)
-    return found
+    for Y in blocks:
+        total = X[..., end:] @ Y[..., end:].swapaxes(-1, -2)
+        if runs:
+            # Draw by draw, for torch would copy a stack of this layout: views of the rows in runs, (runs, m, _RUN).
+            folded = [[rows[:, :end].reshape(len(rows), runs, _RUN).swapaxes(0, 1) for rows in one] for one in (X, Y)]
+            total = total + xp.stack([(x @ y.swapaxes(-1, -2)).sum(0) for x, y in zip(*folded, strict=True)])
+        found.append(total)
+    products: Array = xp.concatenate(found, -1)
+    return products
 
 
 def linear_combination(coefficients: Array, blocks: list[Array], onto: Array) -> Array:
@@ -204,7 +202,7 @@ class DeferredGaussianMatrix(Generic[Array]):
     ) -> None:
         self.shape = (count("rows", rows), count("columns", columns))
         self.deviation = arguments.real("deviation", deviation, "a positive number", lambda s: 0 < s < math.inf)
-        self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, ITEM_BYTES)
+        self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, _ITEM_BYTES)
         self.budget = None if memory is None else check_memory(memory)
         self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
         self.materialized = False
@@ -215,7 +213,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
         self._left: _Side[Array] = _Side()
         self._right: _Side[Array] = _Side()
-        self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
+        self._round, self._item = float(np.finfo(dtype).eps), _ITEM_BYTES[dtype]
         # Squares above it, and below its inverse, are good.
         self._safe = float(np.finfo(dtype).tiny) ** 0.5 / self._round
 
@@ -231,9 +229,9 @@ class DeferredGaussianMatrix(Generic[Array]):
         return numbers * self._draws * self._item
 
     @property
-    def T(self) -> _Transposed[Array]:
+    def T(self) -> _TransposedMatrix[Array]:
         """The transpose, to multiply vectors from the left with."""
-        return _Transposed(self)
+        return _TransposedMatrix(self)
 
     def __matmul__(self, V: Array) -> Array:
         """W V for V of shape (columns,) or (columns, k), with a leading axis of draws where the matrix has one."""
@@ -305,15 +303,15 @@ class DeferredGaussianMatrix(Generic[Array]):
         if self.materialized:
             return X * sizes
         unit: Array = xp.broadcast_to(X / (lengths + (lengths == 0)), (self._draws, *X.shape[1:]))
-        coordinates: Array = overlaps(unit, side.vectors, xp)
+        coordinates: Array = inner_products(unit, side.vectors, xp)
         rest = linear_combination(-coordinates, side.vectors, unit)
         fresh, there = self._directions(rest)
         if fresh.shape[1]:
             self._afford(fresh.shape[1] * sum(shape), X.shape[1])
             fresh = self._orthonormal(fresh, there, side)
-            coordinates = xp.concatenate([coordinates, inner_products(rest, fresh, xp)], -1)
+            coordinates = xp.concatenate([coordinates, inner_products(rest, [fresh], xp)], -1)
             images = normals(self.rng, (self._draws, fresh.shape[1], shape[0]), self.dtype) * there
-            fixed = overlaps(fresh, other.images, xp) - overlaps(images, other.vectors, xp)
+            fixed = inner_products(fresh, other.images, xp) - inner_products(images, other.vectors, xp)
             side.append(fresh, linear_combination(fixed, other.vectors, images), xp)
         return coordinates * lengths * sizes
 
@@ -337,7 +335,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         rows does not depend on the processor, so that the numbers that are drawn for them mean the same everywhere.
         """
         xp = self._xp
-        values, vectors = xp.linalg.eigh(inner_products(rest, rest, xp))
+        values, vectors = xp.linalg.eigh(inner_products(rest, [rest], xp))
         if float(values.min()) > _SAFE:
             rows = vectors @ (transpose(vectors) / values[..., None] ** 0.5) @ rest
             return rows, as_array(self.rng, np.ones((1, 1, 1)), self.dtype)
@@ -346,7 +344,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         # Signs of singular vectors are the processor's choice; here the rows, weighted 1, 1/2, ..., sum to more than 0.
         signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
         u = u * signs[:, None]
-        found = lengths > ABSENT * self._round
+        found = lengths > _ABSENT * self._round
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
         return transpose(q @ u[..., : there.shape[1]]) * there, there
 
@@ -358,8 +356,8 @@ class DeferredGaussianMatrix(Generic[Array]):
         xp = self._xp
         unit = as_array(self.rng, np.eye(rows.shape[1]), self.dtype) * there
         for _ in range(4):
-            rows = linear_combination(-overlaps(rows, side.vectors, xp), side.vectors, rows)
-            gram = inner_products(rows, rows, xp)
+            rows = linear_combination(-inner_products(rows, side.vectors, xp), side.vectors, rows)
+            gram = inner_products(rows, [rows], xp)
             rows = 1.5 * rows - 0.5 * gram @ rows  # Newton's step: an error e of the Gram matrix becomes 3/4 e^2
             if float(abs(gram - unit).max()) < self._round**0.5:
                 break
@@ -367,15 +365,19 @@ class DeferredGaussianMatrix(Generic[Array]):
 
     def materialize(self) -> None:
         """Draw all that is not known yet, and keep the dense matrix."""
-        rows, columns = self.shape
-        self._afford(rows * columns, 1)
-        W = normals(self.rng, (self._draws, rows, columns), self.dtype)
+        self._afford(self.shape[0] * self.shape[1], 1)
+        self.dense = self._drawn()
+
+    def _drawn(self) -> Array:
+        """The dense matrix, given all that is known, which is then let go."""
+        W: Array = normals(self.rng, (self._draws, *self.shape), self.dtype)
         for vectors, images in zip(self._right.vectors, self._right.images, strict=True):
             add_product(W, images - vectors @ transpose(W), vectors)
         for vectors, images in zip(self._left.vectors, self._left.images, strict=True):
             add_product(W, vectors, images - vectors @ W)
         W *= self.deviation
-        self.materialized, self.dense, self._left, self._right = True, W, _Side(), _Side()
+        self.materialized, self._left, self._right = True, _Side(), _Side()
+        return W
 
     def _afford(self, more: int, at_once: int) -> None:
         """Refuse to go on if ``more`` numbers for each draw, and a product of so many vectors, exceed the budget.
@@ -393,7 +395,7 @@ class DeferredGaussianMatrix(Generic[Array]):
 
 
 @dataclass
-class _Transposed(Generic[Array]):
+class _TransposedMatrix(Generic[Array]):
     """The transpose, ``W.T``: W^T U by ``@``."""
 
     matrix: DeferredGaussianMatrix[Array]

@@ -35,7 +35,7 @@ class Measured:
     value: float
     se: float
 
-    def to_json(self) -> dict[str, float]:
+    def content(self) -> dict[str, float]:
         """Plain types."""
         return {"value": self.value, "se": self.se}
 
@@ -162,10 +162,8 @@ class QuantileSketch:
         fourth = float((self._counts * (logs - self._logs.mean) ** 4).sum()) / count
         return Measured(math.sqrt(variance), math.sqrt(max(fourth - variance**2, 0) / (4 * variance * count)))
 
-    def to_json(self) -> dict[str, object]:
-        """Quantiles, moments of the logarithm, and the share of zeros, in plain types."""
-        return {
-            "quantiles": {str(share): self.quantile(share).to_json() for share in SHOWN},
-            "log": {"mean": self.log_mean.to_json(), "sd": self.log_sd.to_json()},
-            "zero": self.zeros,
-        }
+    def content(self) -> dict[str, dict[str, float]]:
+        """Quantiles of K, their spread, moments of log K and the share of zeros, each by its name."""
+        found = {f"q{100 * share:g}(K)": self.quantile(share) for share in SHOWN}
+        found |= {"spread(K)": self.relative_spread, "mean(log K)": self.log_mean, "sd(log K)": self.log_sd}
+        return {name: each.content() for name, each in found.items()} | {"share(K = 0)": {"value": self.zeros}}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import singledispatchmethod
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -280,22 +281,31 @@ class Networks:
         self._total = len(weight_layers(net))
         self.steps = [self._trained(step) for stage in net.stages for step in stage]
 
+    @singledispatchmethod
     def _trained(self, step: Step) -> TrainedStep:
         """A step in these networks."""
-        if isinstance(step, Layer):
-            return self._layer(step)
-        if isinstance(step, Activation):
-            return _ActivationStep(step)
-        if isinstance(step, Residual):
-            return _ResidualStep(step.skip, [self._trained(each) for each in step.branch])
-        n = self.layers[-1].layer.fan_out  # of the vectors here: every step but a layer keeps the width
-        if isinstance(step, Signs):
-            self.signs.append(np.where(self.rng.standard_normal((self.draws, 1, n)) < 0, -1.0, 1.0))
-            return _SignsStep(self.signs[-1])
-        shape = (self.draws, 1, n) if step.parameters == "trained" else (1, 1, 1)
+        raise NotImplementedError(step)
+
+    @_trained.register
+    def _(self, step: Activation) -> TrainedStep:
+        return _ActivationStep(step)
+
+    @_trained.register
+    def _(self, step: Residual) -> TrainedStep:
+        return _ResidualStep(step.skip, [self._trained(each) for each in step.branch])
+
+    @_trained.register
+    def _(self, step: Signs) -> TrainedStep:
+        self.signs.append(np.where(self.rng.standard_normal((self.draws, 1, self.width)) < 0, -1.0, 1.0))
+        return _SignsStep(self.signs[-1])
+
+    @_trained.register
+    def _(self, step: Norm) -> TrainedStep:
+        shape = (self.draws, 1, self.width) if step.parameters == "trained" else (1, 1, 1)
         return _NormStep(step, TrainedVector(np.ones(shape)), TrainedVector(np.zeros(shape)))
 
-    def _layer(self, layer: Layer) -> TrainedLayer:
+    @_trained.register
+    def _(self, layer: Layer) -> TrainedStep:
         number, draws = len(self.layers), self.draws
         columns = layer.fan_in if number else self.inputs.shape[2]
         deviation = float(layer.weight_variance) ** 0.5
@@ -306,9 +316,13 @@ class Networks:
         bias = np.zeros((draws, 1, layer.fan_out))
         if layer.bias_variance:
             bias += float(layer.bias_variance) ** 0.5 * self.rng.standard_normal(bias.shape)
-        made = TrainedLayer(layer, initial, weights, velocity, TrainedVector(bias), first=not number)
-        self.layers.append(made)
-        return made
+        self.layers.append(TrainedLayer(layer, initial, weights, velocity, TrainedVector(bias), first=not number))
+        return self.layers[-1]
+
+    @property
+    def width(self) -> int:
+        """Of the vectors so far: every step but a layer keeps it."""
+        return self.layers[-1].layer.fan_out
 
     def forward(self, rows: RowIndex | None) -> ForwardPass:
         """The forward pass of some inputs."""

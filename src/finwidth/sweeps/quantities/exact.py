@@ -10,13 +10,13 @@ import numpy as np
 
 from finwidth.errors import FinwidthError
 from finwidth.exact.bounds import STATEMENTS, log_forms, unsupported
-from finwidth.exact.grid import moments_grid
+from finwidth.exact.grid import grid_moments
 from finwidth.exact.moments import moments
 from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.routes import check_mlp, check_supported, not_normalised
-from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
+from finwidth.sweeps.quantities.base import CellBatch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
 from finwidth.sweeps.schema.kinds import NetworkTable
@@ -52,7 +52,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
         """One: the variables of `moments_grid`."""
         return {"exact_statistic": list(_EXACT)}
 
-    def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Networks that are alike but for depth and width together."""
         cells, common = batch.cells, batch.settings.network
         records = np.empty((len(cells), len(_EXACT)))
@@ -78,10 +78,10 @@ def _on_a_grid(
     depths, widths = (sorted({getattr(cell, axis) for cell in cells}) for axis in ("depth", "width"))
     with np.errstate(over="ignore"):  # inf says so
         family = cells[0].family(common)
-        found = moments_grid(widths, depths, x, kind=family.kind, **cast("FamilyOptions", family.options))
+        found = grid_moments(widths, depths, x, kind=family.kind, **cast("FamilyOptions", family.options))
     rows = np.searchsorted(widths, [cell.width for cell in cells])
     columns = np.searchsorted(depths, [cell.depth for cell in cells])
-    return np.stack([found[name].to_numpy()[rows, columns] for name in _EXACT], axis=1)
+    return np.stack([found.values[name][rows, columns] for name in _EXACT], axis=1)
 
 
 def _each_by_itself(
@@ -126,7 +126,7 @@ class BoundsQuantity(SweepQuantity[NoSettings]):
         """One: the quantities of the paper's statements."""
         return {"form": list(STATEMENTS)}
 
-    def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell."""
         records = np.empty((len(batch.cells), len(STATEMENTS)))
         for record, cell in zip(records, batch.cells, strict=True):

@@ -49,12 +49,7 @@ def arrays(axes: Mapping[str, Sequence[Value]], quantities: Settings) -> ArraysI
         compressors = [ZstdCodec(level=1, checksum=True)]
         found.create(quantity, (*map(len, axes.values()), *sizes), (*axes, *dims), compressors=compressors, **layout)
     for name, values in labels.items():
-        column = np.array(values)
-        text = column.dtype.kind == "U"
-        dtype = str if text else column.dtype
-        # Not compressed: the same labels are the same bytes, whatever library compresses.
-        array = found.create(name, column.shape, (name,), chunks=column.shape, dtype=dtype, compressors=None)
-        array[...] = column.astype(object) if text else column
+        found.label(name, values)
     return found
 
 

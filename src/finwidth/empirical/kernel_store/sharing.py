@@ -1,0 +1,100 @@
+"""Gradients that blocks of a kernel have in common: found once, and kept while the memory has room for them.
+
+The entries of a block depend on the gradients at its rows and at its columns alone, and those on these inputs and the
+plan: so the bits of a block depend neither on what is kept nor on who found it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+import torch
+
+from finwidth.empirical.kernel.computation import KernelJob, compute, finished
+from finwidth.empirical.kernel.gradients import gradients
+from finwidth.empirical.kernel.layout import Block
+from finwidth.empirical.kernel.tiles import BlockTiles, Tile, add_products, compact
+from finwidth.empirical.kernel.weights import OtherRouteError
+from finwidth.empirical.kernel_store.array import Place
+
+Tensor = torch.Tensor
+
+
+class KeptGradients:
+    """The gradients at the blocks of inputs that were used last, at most so many, for all threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[object, Future[list[Tile] | None]] = OrderedDict()
+
+    def compute(self, job: KernelJob, names: Sequence[str]) -> tuple[Tensor, KernelJob]:
+        """As `compute`, of inputs with these names; what is not one product of whole blocks is computed by itself."""
+        layout, entries = job.layout, job.entries
+        parts = layout.inputs < entries.longest or layout.outputs < len(entries.outputs)
+        if not names or parts or entries.diagonal_only:
+            return compute(job)
+        found = [self._tiles(job, name, second=bool(i)) for i, name in enumerate(names)]
+        left, right = found[0], found[-1]
+        if left is None or right is None:
+            return compute(job)
+        K = torch.zeros(entries.shape, dtype=job.plan.dtype, device=job.x1.device)
+        try:
+            with torch.no_grad():
+                add_products(K, entries, left, right)
+        except OtherRouteError:
+            return compute(job)
+        return finished(K, job.outputs, all_pairs=entries.all_pairs), job
+
+    def _tiles(self, job: KernelJob, name: str, *, second: bool) -> list[Tile] | None:
+        """The gradients at the inputs x1 or x2, by the first thread that needs them; others wait for them."""
+        layout = job.layout
+        key = name, layout.inputs, layout.outputs, layout.inputs_per_pass, layout.tile
+        with self._lock:
+            future = self._kept.get(key)
+            mine = future is None
+            if future is None:
+                future = self._kept[key] = Future()
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(_tiles_at(job, second=second))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+def _tiles_at(job: KernelJob, *, second: bool) -> list[Tile] | None:
+    """The gradients at the inputs x1 or x2; None if a pass does not go as planned."""
+    plan = replace(job.plan, ways=[*job.plan.ways])  # what fails for these inputs may serve others
+    layout, x = job.layout, job.x2 if second and job.x2 is not None else job.x1
+    block = Block(second, range(len(job.entries.outputs)), range(len(x)))
+    tiles = BlockTiles(layout)
+    tiles.keep([block])
+    try:
+        with torch.no_grad():
+            for each in layout.passes(block):
+                tiles.add(each, compact(gradients(job.network, plan, *job.rows(each)), job.sizes, layout))
+                if job.progress is not None:
+                    job.progress(0)
+    except OtherRouteError:
+        return None
+    return tiles[block]
+
+
+def in_bands(places: Iterable[Place], rows: int) -> list[Place]:
+    """Blocks in the order in which so many rows of blocks, kept, meet every column once.
+
+    Examples
+    --------
+    >>> from finwidth.empirical.kernel_store.sharing import in_bands
+    >>> in_bands([(i, j) for i in range(4) for j in range(i, 4)], 2)
+    [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 2), (2, 3), (3, 3)]
+    """
+    return sorted(places, key=lambda place: (place[0] // rows, place[1:], place[0]))
