@@ -8,6 +8,7 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -156,14 +157,6 @@ class _Few:
     output: Tensor
     saved: int
 
-    @classmethod
-    def of(cls, network: MeasuredModule, rows: Batch, first: FirstPass | None) -> _Few:
-        """With two inputs; and the ``first`` pass, if there was one."""
-        alone, less = _alone(network, rows[:1], first)
-        recorder, output, more = _pass_and_saved(network, rows.flip())
-        saved = max(0, more - (more // 2 if less is None else less))
-        return cls(alone, recorder, output, saved // output.element_size())
-
 
 def plan_gradients(
     network: MeasuredModule, rows: Batch, first: FirstPass | None = None, whole: Whole | None = None
@@ -176,7 +169,10 @@ def plan_gradients(
     and has the gradients too.
     """
     with differentiable():
-        few = _Few.of(network, rows[:2], first)
+        alone, less = _alone(network, rows[:1], first)
+        recorder, output, more = _pass_and_saved(network, rows[:2].flip())
+        saved = max(0, more - (more // 2 if less is None else less))
+        few = _Few(alone, recorder, output, saved // output.element_size())
         if whole is not None and _in_one_pass(few, whole):
             plan, sizes, known = _plan(network, few, whole.x, whole.two, whole.outputs)
             n = len(whole.x) * len(whole.outputs)
@@ -216,7 +212,7 @@ def _plan(
         with Recorder(network.parameters):
             alone = apply(network, x[two[:1]], network.parameters)
     _check_output(network, x, output, [(two, few.output.flip(0)), (two[:1], alone)])
-    uses, pulled, general = _places(network, smaller, pass_)
+    uses, pulled, general = _with_places(network, pass_, _grown_axes(smaller, pass_))
     columns: list[Tensor] = []
     batched = False
     if pass_.uses and len(general) < len(network.parameters):
@@ -297,18 +293,20 @@ def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int
     return list(numbers.values())
 
 
-def _places(network: MeasuredModule, two: Record, more: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
+def _grown_axes(two: Record, more: Record) -> list[Axes | None] | None:
+    """The batch axis of every use; None if the passes are not of the same uses."""
     if [use.signature for use in two.uses] != [use.signature for use in more.uses]:
-        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
+        return None
     n, pairs = len(more.output), zip(more.uses, two.uses, strict=True)
-    return _with_places(network, more, [_axes(use, smaller, n) for use, smaller in pairs])
+    return [_axes(use, smaller, n) for use, smaller in pairs]
 
 
 def _with_places(
-    network: MeasuredModule, pass_: Record, axes: list[Axes | None]
+    network: MeasuredModule, pass_: Record, axes: list[Axes | None] | None
 ) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """The uses with these places of the samples; and as for `_places`."""
+    """The uses with their places, the parameters behind computed or shared weights, reasons for the general way."""
+    if axes is None:
+        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
     pulled: set[str] = set()
@@ -515,18 +513,13 @@ def _in_their_order(
     found: dict[str, str] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        mixed = _mixed(D[:-1])
-        place = next((each for each in choices if _in_order(each, mixed, D[-1], noise)), None)
+        pairs = [[_by_sample(some, each) for some in (_mixed(D[:-1]), D[-1])] for each in choices]
+        right = (_like(plain * _weights(plain.shape[-1]).to(plain), weighted, noise) for plain, weighted in pairs)
+        place = next(itertools.compress(choices, right), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
-
-
-def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
-    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
-    right = _by_sample(D, axes)
-    return _like(right * _weights(right.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:
