@@ -7,6 +7,7 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -220,20 +221,24 @@ def _plan(
             columns, batched = pass_.backward_either_way(_with_weighted(rows))
             uses, disordered = _ordered(smaller, pass_, uses, columns)
         general |= disordered
-    ways, calls = _ways(network, general, WAYS), few.recorder.operations
-    in_chunks = recorder.operations > calls > 0 and recorder.operations % calls == 0
-    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not in_chunks:  # vmap rarely takes what depends on data so
-        ways.sort(key=TRACED.__ne__)
+    ways = _ways(network, general, WAYS)
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not _in_chunks(few.recorder, recorder):
+        ways.sort(key=TRACED.__ne__)  # vmap rarely takes what depends on the data so
     results = [use.shape.numel() // len(x) for use in pass_.uses]
     mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
     plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-    if outputs is None or not columns:
-        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
-        shapes = _shapes(network, plan, one, of_one)
-        return plan, _sizes(network, plan, shapes, few.saved, results), None
-    factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-    whole = WholePass(network, plan.uses, x, outputs, factors)
-    return plan, _sizes(network, plan, map(FactorSize.of, factors), few.saved, results), whole
+    if outputs is not None and columns:
+        with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
+            factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+            sizes = _sizes(network, plan, map(FactorSize.of, factors), few.saved, results)
+            return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+    one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+    return plan, _sizes(network, plan, _shapes(network, plan, one, of_one), few.saved, results), None
+
+
+def _in_chunks(fewer: Recorder, more: Recorder) -> bool:
+    """Whether a pass of more samples calls the same as one of fewer, again and again."""
+    return more.operations > fewer.operations > 0 and more.operations % fewer.operations == 0
 
 
 def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
