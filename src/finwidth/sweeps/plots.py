@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -357,7 +357,8 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         axes.set_xlabel(names.depth)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend(ncols=2, loc="lower right" if names.of_paper else "best")
+    narrow = {"loc": "lower right", "fontsize": 7, "handlelength": 1.4, "columnspacing": 1.0} if names.of_paper else {}
+    axes.legend(ncols=2, **narrow)
     return figure
 
 
@@ -441,7 +442,8 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            marked = {} if values.sampled is not None else {"marker": marker, "ms": 4, "markevery": 0.12}
+            seldom: Any = 0.12 if values.sampled is None else []  # samples have the markers, and then the legend
+            marked = {"marker": marker, "ms": 4, "markevery": seldom}
             axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2, **marked)
         if values.sampled is None or values.error is None:
             continue
