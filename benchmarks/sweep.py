@@ -76,7 +76,7 @@ def many_draws(draws: int) -> None:
 def overhead(scheduler: str | None, name: str) -> None:
     """Many tiny cells: what is left of the time once their own work, measured apart, is taken off."""
     from finwidth.sweeps.config import cell_at, read_config
-    from finwidth.sweeps.quantities.base import Batch, Settings
+    from finwidth.sweeps.quantities.base import CellBatch, Settings
     from finwidth.sweeps.quantities.registry import QUANTITIES
 
     config = sampled(16, [2, 3], list(range(4, 204)))
@@ -84,7 +84,7 @@ def overhead(scheduler: str | None, name: str) -> None:
     settings = Settings(0, {}, checked.quantities["sampled"])
     cells = [cell_at(checked.axes, (0, 0, 0, 0, 0, i, j)) for i in range(2) for j in range(200)]
     start = time.perf_counter()
-    QUANTITIES["sampled"].compute(Batch(cells, settings, vectors), lambda: None)
+    QUANTITIES["sampled"].compute(CellBatch(cells, settings, vectors), lambda: None)
     own = time.perf_counter() - start
     how: dict[str, Any] = {"workers": 1} if scheduler is None else {"scheduler": scheduler}
     seconds = timed(config, **how)

@@ -12,7 +12,9 @@ of the processor, all threads together, which other work on the machine changes 
 does the same but for the last product.  "general" counts the parameters without a rule, which
 `finwidth.empirical.explain` lists.  Peak memory is that of the first run above what the process held before.
 --together measures all in one process; --summary FILE reads a table and says how many rows are as fast as the fastest
-peer.
+peer; --into FILE puts the rows that were measured, and the summary, in the place of those of a page.
+docs/zoo.md anew: `python benchmarks/zoo.py --together --quick --into docs/zoo.md`, a quarter of an hour of one
+processor, and some minutes more to build the models.
 """
 
 from __future__ import annotations
@@ -184,6 +186,27 @@ def summary(table: str) -> str:
     return "\n".join(lines)
 
 
+def replaced(page: str, measured: list[str]) -> str:
+    """A page with new rows of its table, those of other tables left out, and with the summary of all rows."""
+    new = {_name(each): each for each in measured}
+    lines = [line for line in page.splitlines() if _name(line) not in new]
+    start = lines.index(HEADER)
+    last = next(i for i in range(start, len(lines) + 1) if i == len(lines) or not lines[i].startswith("|"))
+    before = [_name(line) for line in page.splitlines() if line.startswith("| ")]
+    own = {_name(line): line for line in lines[start + 2 : last]} | new
+    order = sorted(own, key=lambda name: before.index(name) if name in before else len(before))
+    lines[start + 2 : last] = [own[name] for name in order]
+    bullets = [i for i, line in enumerate(lines) if line.startswith("- N = ")]
+    told = summary("\n".join(lines)).splitlines()
+    lines[bullets[0] : bullets[-1] + 1] = [f"- {line}" for line in told]
+    return "\n".join(lines) + "\n"
+
+
+def _name(line: str) -> str:
+    """The name of a row of a table."""
+    return line.split("|")[1].strip() if line.startswith("| ") else ""
+
+
 def _ratios(rows: list[list[str]], at: int) -> dict[str, float]:
     return {each[0]: float(each[at]) for each in rows if each[at][0].isdigit()}
 
@@ -224,6 +247,7 @@ def main() -> None:
     parser.add_argument("--together", action="store_true", help="in one process, without its limit of time")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="with --together: fewer rounds")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="put the rows into the table of a page")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="say what a table shows")
     given = parser.parse_args()
     if given.summary:
@@ -238,9 +262,13 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
     print(HEADER)
     print("|---|" + "--:|" * (HEADER.count("|") - 2))
+    rows = []
     for name in ENTRIES:
         if not given.names or any(name.startswith(each) for each in given.names):
-            print(_together(name, given.quick) if given.together else _in_process(name), flush=True)
+            rows.append(_together(name, given.quick) if given.together else _in_process(name))
+            print(rows[-1], flush=True)
+    if given.into:
+        given.into.write_text(replaced(given.into.read_text(), rows))
 
 
 if __name__ == "__main__":

@@ -383,3 +383,30 @@ def test_smooth_activations_by_first_order(tmp_path: Path) -> None:
     found = json.loads(run(*compared, "--json").stdout)
     assert found["results"]["quantities"]["dK"]["networks"]["draws"] == 50
     assert "first order" in run(*compared).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("finwidth mo", ["moments"]),
+        ("finwidth sweep pl", ["plot"]),
+        ("finwidth moments 2,3,1 --bias-l", ["--bias-law"]),
+        ("finwidth moments 2,3,1 --norm ", ["rms", "layer"]),
+        ("finwidth critical g", ["gelu"]),
+    ],
+)
+def test_shells_complete_what_is_typed(words: str, completed: list[str]) -> None:
+    """As bash asks after `finwidth --install-completion`."""
+    place = len(words.split()) - (not words.endswith(" "))
+    asked = run(_FINWIDTH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(place))
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert [word for word in asked.stdout.split() if word.startswith(words.rsplit(" ", maxsplit=1)[-1])] == completed
+
+
+@pytest.mark.parametrize("command", ["", "report", "measure", "sweep", "sweep plot", "schema"])
+def test_help_fits_a_terminal_and_has_examples(command: str) -> None:
+    told = run(*command.split(), "--help", COLUMNS="80").stdout
+    assert max(map(len, told.splitlines())) <= 80
+    assert "…" not in told
+    assert f"finwidth {command}".rstrip() in told.partition("Examples:")[2]
+    assert not re.search(r"--(json|exact|balanced|quiet|traceback)\b.*<bool>", told)

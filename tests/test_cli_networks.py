@@ -132,7 +132,7 @@ def test_what_does_not_go_together_is_one_sentence(line: str) -> None:
 
 def examples(program: typer.Typer) -> list[str]:
     """Those of every help text."""
-    found: list[str] = []
+    found: list[str] = re.findall(r"^ *finwidth (?!COMMAND)(.*)$", str(program.info.epilog), re.M)
     for each in program.registered_commands:
         assert each.epilog is not None, each.name
         found += re.findall(r"^ *finwidth (.*)$", each.epilog, re.M)

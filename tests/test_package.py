@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,10 @@ def test_commands_are_light(command: str, unused: set[str], tmp_path: Path) -> N
     loaded = set(done.stderr.splitlines()[-1].split())  # where `main` leaves standard output, too
     assert {"numpy", "typer", "rich"} <= loaded
     assert not {"torch", "xarray", "pandas", "scipy", "sympy", "zarr", *unused} & loaded
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    root = Path(__file__).parents[1]
+    for file in ("pyproject.toml", "CITATION.cff", "README.md"):
+        told = re.findall(r"""(?m)^\s*version(?: =|:) ["{]?([0-9.]+)""", (root / file).read_text(encoding="utf-8"))
+        assert told == [finwidth.__version__], file

@@ -37,6 +37,7 @@ for name in [each for each in dir(signal) if each.startswith("SIG") and each not
     delattr(signal, name)
 for name in ("alarm", "setitimer", "pthread_sigmask", "sigwait", "siginterrupt", "pause"):
     delattr(signal, name)
+os.process_cpu_count = os.cpu_count  # where there is no affinity
 os.O_TEMPORARY = 0  # files that go when they are closed, which this system does not have
 """
 SWEEP = 'quantities = ["exact", "sampled"]\n[axes]\ndepth = [2, 3]\nwidth = [4, 8]\nn_0 = 2\n[sampled]\ndraws = 100\n'

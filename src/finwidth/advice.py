@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # A kernel within 10% of its mean is called deterministic, one that a step moves by less than 10% at rest.
-SPREAD = 0.1
-MOVEMENT = 0.1
+_SPREAD = 0.1
+_MOVEMENT = 0.1
 _DRAWS = 4000
 _FEWEST = 32
 _NEURONS, _WEIGHTS = 10**7, 10**8  # of all draws of a network: about a second
@@ -309,7 +309,7 @@ def _regime_told(
     else:
         movement, typical = median, np.median(moved)
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
-    name = "moving" if typical > MOVEMENT else "noisy" if spread.cv > SPREAD else "near-deterministic"
+    name = "moving" if typical > _MOVEMENT else "noisy" if spread.cv > _SPREAD else "near-deterministic"
     varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
     how = f" ({spread.how})" * bool(spread.how)
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"

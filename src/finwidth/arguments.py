@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     import torch
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-Number: TypeAlias = Real | Decimal
+_Number: TypeAlias = Real | Decimal
 
-Told = TypeVar("Told")
-Instance = TypeVar("Instance")
+_Told = TypeVar("_Told")
+_Instance = TypeVar("_Instance")
 Item = TypeVar("Item")
-Function = TypeVar("Function", bound=Callable[..., object])
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def count(name: str, value: object, least: int = 1) -> int:
@@ -110,7 +110,7 @@ def _float(value: object) -> float:
     if isinstance(value, bool | np.timedelta64):  # NumPy takes times for whole numbers
         return math.nan
     try:
-        return float(value) if isinstance(value, Number) else math.nan
+        return float(value) if isinstance(value, _Number) else math.nan
     except (OverflowError, ValueError):  # a signalling NaN raises the latter
         return math.nan
 
@@ -161,14 +161,14 @@ def table(name: str, value: Mapping[str, Item] | type, wanted: str) -> dict[str,
     return dict(value)
 
 
-def function(name: str, value: Function | None, wanted: str = "a function") -> Function:
+def function(name: str, value: _Function | None, wanted: str = "a function") -> _Function:
     """Something that can be called."""
     if not callable(value):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
     return value
 
 
-def progress(value: Callable[[Told], object] | None) -> Callable[[Told], object]:
+def progress(value: Callable[[_Told], object] | None) -> Callable[[_Told], object]:
     """A function to call with how far the work is; its exceptions pass through, so that it can end the work."""
     if value is None:
         return lambda _: None
@@ -187,7 +187,7 @@ def running(name: str) -> Iterator[None]:
         raise FinwidthError(f"{name} raises {type(error).__name__}: {message}") from error
 
 
-def instance(name: str, value: object, kind: type[Instance], wanted: str) -> Instance:
+def instance(name: str, value: object, kind: type[_Instance], wanted: str) -> _Instance:
     """A value of a type."""
     if not isinstance(value, kind):
         raise FinwidthError(f"{name} is {shown(value)}; give {wanted}")
@@ -203,7 +203,7 @@ def real_array(values: object) -> npt.NDArray[Any] | None:
     except Exception:
         return None
     if found.dtype.kind == "O":
-        real = all(isinstance(each, Number) for each in found.flat)
+        real = all(isinstance(each, _Number) for each in found.flat)
         return np.array([_rounded(each) for each in found.flat]).reshape(found.shape) if real else None
     return found if found.dtype.kind in "biuf" else None
 
@@ -229,7 +229,7 @@ def _from_torch(values: _Tensor) -> _Tensor:
     return values.float() if "bfloat16" in str(values.dtype) else values
 
 
-def _rounded(value: Number) -> float:
+def _rounded(value: _Number) -> float:
     """As a double; infinite past its range, and NaN where it is one."""
     try:
         return float(value)

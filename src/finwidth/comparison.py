@@ -51,7 +51,7 @@ _NEURONS = 10**8  # of networks that are drawn neuron by neuron: some ten second
 _SHARES = {"q16": 0.16, "median": 0.5, "q84": 0.84}
 
 # How real networks are drawn and differentiated.
-SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
+_SIMULATIONS: dict[type, Callable[[Any, Vector, int, np.random.Generator], dict[str, FloatArray]]] = {
     MLP: simulate,
     ResNet: simulate_residual,
     BalancedResNet: simulate_residual,
@@ -377,7 +377,7 @@ def unsupported(net: Network) -> list[str]:
     """Reasons why `compare` does not serve this network; none if it does."""
     if net.norm is not None:
         return first_step.unsupported(net)
-    return other_kind(net, *SIMULATIONS)
+    return other_kind(net, *_SIMULATIONS)
 
 
 def _compare_to_first_order(
@@ -440,7 +440,7 @@ def _networks(net: Network, x: Vector, networks: int | None, seed: int) -> dict[
     if networks is None:
         networks = max(1, min(_MOST_NETWORKS, _WEIGHTS // weights))
     with np.errstate(over="ignore", invalid="ignore"):
-        draw = next(draw for kind, draw in SIMULATIONS.items() if isinstance(net, kind))
+        draw = next(draw for kind, draw in _SIMULATIONS.items() if isinstance(net, kind))
         drawn = draw(net, x, count("networks", networks), np.random.default_rng(seed))
     if not all(np.isfinite(column).all() for column in drawn.values()):
         raise FinwidthError("the networks overflow a double at this input; rescale it")

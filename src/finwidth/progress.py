@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from finwidth.errors import SizeError
 
-YEAR = 365 * 86400  # seconds; what would take longer is refused
+_YEAR = 365 * 86400  # seconds; what would take longer is refused
 _TIMED = 0.5  # seconds from which on the pace so far tells the time of the whole
 
 
@@ -130,7 +130,7 @@ def check_time(times: int, seconds: float, what: str, change: str = "ask for les
     Traceback (most recent call last):
     finwidth.errors.SizeError: drawing 10^30 networks would take about 3.2e+16 years, and more than one is refused; ...
     """
-    if times * Fraction(seconds) > YEAR:
-        years = Decimal(times) * Decimal(seconds) / YEAR
+    if times * Fraction(seconds) > _YEAR:
+        years = Decimal(times) * Decimal(seconds) / _YEAR
         told = f"{years:,.1f}" if years < 10**6 else f"{years:.2g}"
         raise SizeError(f"{what} would take about {told} years, and more than one is refused; {change}")

@@ -36,8 +36,8 @@ from finwidth.sampling.kernel_matrix.sample_gram import kernel_matrix_sampler
 from finwidth.sampling.sampler import collect
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 
-Widths = npt.NDArray[np.int64]
-Search: TypeAlias = Generator[int | list[int], FloatArray, int]
+_Widths = npt.NDArray[np.int64]
+_Search: TypeAlias = Generator[int | list[int], FloatArray, int]
 
 EXACTLY = "exact moments"
 _INPUT = 64
@@ -219,7 +219,7 @@ def _share(steps: int, low: float, cv: float, high: float) -> int:
     return min(steps - 1, int(steps * (wanted - below) / (above - below))) if above > below else 0
 
 
-def _exact_search(depth: int, cv: float) -> Search:
+def _exact_search(depth: int, cv: float) -> _Search:
     """The width from exact moments, more than the widest if no width does: a search that asks for spreads.
 
     Those of a list of widths in double precision, that of a single one without rounding.
@@ -246,7 +246,7 @@ def _exact_search(depth: int, cv: float) -> Search:
     return high
 
 
-def _scan(cv: float) -> Generator[list[int], FloatArray, tuple[Widths, FloatArray]]:
+def _scan(cv: float) -> Generator[list[int], FloatArray, tuple[_Widths, FloatArray]]:
     """Widths and their spreads: closer and closer together around a hump whose tip may exceed cv."""
     steps = int(math.log(_WIDEST / _EVERY) / math.log(_RATIO))
     wider = [math.ceil(_EVERY * _RATIO**step) for step in range(1, steps + 1)]
@@ -361,7 +361,7 @@ def _spread_of_draws(net: Network, K: FloatArray) -> float:
     return float(relative.std() / relative.mean())
 
 
-def _drawn_search(depth: int, cv: float, norm: Norm | None) -> Search:
+def _drawn_search(depth: int, cv: float, norm: Norm | None) -> _Search:
     """Where log(1 + spread^2), drawn at powers of two, comes down to its value at cv, with 1/width at the end.
 
     It is close to proportional to 1/width at all widths: of ReLU networks about 5 d/n.

@@ -105,7 +105,7 @@ class Summary(Result):
         if self.infinite:
             labels = ", ".join(MOMENTS[name].label for name in self.infinite)
             notes += f"Not finite, or not sure to be: {labels}.\n"
-            notes += f"(q84 - q16) / (2 median) of K: {with_error(self.spread, '.4g')}.\n" if self.spread else ""
+            notes += f"(q84 - q16) / (2 median) of K: {_with_error(self.spread, '.4g')}.\n" if self.spread else ""
         if self.K is None:
             return notes + "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
         if notes and not importance.unsupported(self.network):
@@ -121,18 +121,18 @@ class Summary(Result):
 
 def _law(law: QuantileSketch) -> str:
     """Quantiles and moments of the logarithm, with their standard errors."""
-    quantiles = ", ".join(f"{share:.0%} {with_error(law.quantile(share), '.4g')}" for share in SHOWN)
+    quantiles = ", ".join(f"{share:.0%} {_with_error(law.quantile(share), '.4g')}" for share in SHOWN)
     lines = [f"Quantiles of K: {quantiles}."]
     if law.zeros < 1:
         of = "log K" + (", where K > 0," if law.zeros else "")
-        mean, sd = with_error(law.log_mean, ".4f"), with_error(law.log_sd, ".4f")
+        mean, sd = _with_error(law.log_mean, ".4f"), _with_error(law.log_sd, ".4f")
         lines.append(f"Mean of {of} {mean}, standard deviation {sd}.")
     if law.zeros:
         lines.append(f"K = 0 in {law.zeros:.2%} of the draws.")
     return "\n".join(lines)
 
 
-def with_error(measured: Measured, kind: str) -> str:
+def _with_error(measured: Measured, kind: str) -> str:
     """A statistic in a sentence, its error in one digit."""
     return f"{measured.value:{kind}} ± {float(f'{measured.se:.1g}'):g}"
 

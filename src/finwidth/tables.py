@@ -34,7 +34,7 @@ class Told(NamedTuple):
 Cell: TypeAlias = str | float | Fraction | Told | None
 
 
-def number_of_digits(value: Fraction) -> str:
+def _number_of_digits(value: Fraction) -> str:
     """A long fraction by its size and its leading digits."""
     digits = round(value.numerator.bit_length() * math.log10(2))
     try:
@@ -53,7 +53,7 @@ def number(value: float | Fraction | None, log: float | None = None) -> str:
     if value is None:
         return ""
     if isinstance(value, Fraction):
-        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else number_of_digits(value)
+        return str(value) if value.numerator.bit_length() < _LONGEST_FRACTION else _number_of_digits(value)
     if math.isinf(value) and log is not None:
         exponent = math.floor(log / math.log(10))
         return f"{'-' if value < 0 else ''}{math.exp(log - exponent * math.log(10)):.5f}e+{exponent}"

@@ -302,7 +302,7 @@ class ByValue(InChunks):
 
     def forward(self, x: Any) -> Any:
         found = self.net(x)
-        return torch.where(x[:, :1] > 1, self.net[0](x)[:, :2], found) if (x[:, 0] > 1).any() else found
+        return torch.where(x[:, :1] > 1, next(self.net.children())(x)[:, :2], found) if (x[:, 0] > 1).any() else found
 
 
 def weight_normalised() -> nn.Module:
@@ -330,7 +330,12 @@ def test_what_is_kept_makes_no_difference(
 def test_so_many_rows_meet_every_column_once(kept: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a symmetric kernel of 12 x 12 blocks, on one thread."""
     found: list[str] = []
-    monkeypatch.setattr(sharing, "_tiles_at", lambda job, *, second: found.append("once") or [])
+
+    def tiles(job: Any, *, second: bool) -> list[Any]:
+        found.append("once")
+        return []
+
+    monkeypatch.setattr(sharing, "_tiles_at", tiles)
     shared, job = sharing.KeptGradients(kept), SimpleNamespace(layout=Layout(Entries(1, None, range(1)), 1, 1, 1, 1))
     for place in sharing.in_bands([(i, j) for i in range(12) for j in range(i, 12)], rows):
         for each in dict.fromkeys(place):

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from finwidth.cli.networks import activation_typed, network_of, taking
-from finwidth.cli.options import Draws, Input, Json, Seed, either
+from finwidth.cli.options import Draws, Flag, Input, Json, Seed, among, either
 from finwidth.cli.output import print_json, wrapped
 from finwidth.documents import document, extended
 from finwidth.errors import FinwidthError
@@ -30,7 +30,7 @@ Keep = Annotated[
 def moments_command(
     net: Network,
     input: Input,
-    exact: Annotated[bool, typer.Option("--exact", help="Fractions instead of floats.")] = False,
+    exact: Annotated[bool, Flag("--exact", help="Fractions instead of floats.")] = False,
     order: Annotated[int, typer.Option("--order", help="Highest moment of K: 2, 3 or 4.")] = 2,
     as_json: Json = False,
 ) -> None:
@@ -103,7 +103,11 @@ def expansion_command(
 def critical_command(
     activation: Annotated[
         str,
-        typer.Argument(help=f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.", show_default=False),
+        typer.Argument(
+            help=f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.",
+            show_default=False,
+            autocompletion=among(ACTIVATIONS),
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -132,7 +136,7 @@ def sample_command(
     seed: Seed = 0,
     output: Keep = None,
     tilt: Annotated[
-        bool, typer.Option("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
+        bool, Flag("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -214,7 +218,7 @@ def report_command(
     paths = write(found, x, output)
     _give(found, as_json=as_json, command="report", input=x, files=written(*paths))
     if not as_json:
-        typer.echo(f"{done} {', '.join(map(str, paths))}.")
+        typer.echo(wrapped(f"{done} {', '.join(map(str, paths))}."))
 
 
 @taking("net", network_of)

@@ -45,6 +45,7 @@ app = typer.Typer(
             "Widths are written input to output: 16,64x8,1 is input 16, eight hidden layers of 64, output 1. With "
             "--blocks 8 a network is residual, and its widths are input, stream, output: 16,64,1.",
             "finwidth COMMAND --help tells the options of a command, with examples.",
+            examples("", "moments 16,64x8,1 -i ones", "report 64,64x16,1 -i digits:17 -o report/", "explore"),
         ]
     ),
 )
@@ -70,76 +71,82 @@ def _main(
         typer.echo(context.get_help())
 
 
-def _add(name: str, command: Callable[..., None], *lines: str) -> None:
-    app.command(name, epilog=examples(name, *lines))(command)
+def _add(panel: str, name: str, command: Callable[..., None], *lines: str) -> None:
+    app.command(name, epilog=examples(name, *lines), rich_help_panel=panel)(command)
+
+
+_EXACT, _DRAWN, _BESIDE = "Without draws", "Draws in law", "Side by side"
+_ADVICE, _MORE = "Advice", "More"
 
 
 _add(
-    "moments", moments_command,
+    _EXACT, "moments", moments_command,
     "2,3,3,1 -i 1,2 --exact",
     "16,64x8,1 -i ones --law uniform --bias none",
     '16,64,1 --blocks 8 --branch "1/sqrt(depth)" -i ones',
     "16,64x3,10 --pytorch default -i random:1",
 )  # fmt: skip
 _add(
-    "expansion", expansion_command,
+    _EXACT, "expansion", expansion_command,
     "16,64x8,1 -i ones --activation tanh",
     "2,99x3,1 -i 1,0 -i 0,1 --activation gelu -o wide.nc",
 )  # fmt: skip
-_add("critical", critical_command, "gelu", "1,0.2")
+_add(_EXACT, "critical", critical_command, "gelu", "1,0.2")
 _add(
-    "sample", sample_command,
+    _DRAWN, "sample", sample_command,
     "16,64x8,1 -i ones --draws 20000",
     "16,64,1 --blocks 8 --branch 0.5 -i ones -o draws.nc",
     "3,5x15,1 -i 1,2,2 --tilted",
 )  # fmt: skip
 _add(
-    "gram", gram_command,
+    _DRAWN, "gram", gram_command,
     "2,64x3,1 -i 1,0 -i 0,1 --activation tanh",
     "64,128x3,10 -i digits:0-5 --activation gelu",
     "2,64x3,1 -i 1,0 -i 0,1 --targets 1,-1 -o draws.nc",
 )  # fmt: skip
 _add(
-    "train", train_command,
+    _DRAWN, "train", train_command,
     "64,1000x3,1 -i digits:0-11 --steps 20",
     "64,100x2,10 -i digits:0-11 --loss cross-entropy -o run.nc",
     "64,100x2,1 -i digits:0-11 --activation gelu --record log",
 )  # fmt: skip
 _add(
-    "report", report_command,
+    _BESIDE, "report", report_command,
     "64,64x16,1 -i digits:17 -o report/",
     "2,16x4,1 -i 1,2 --draws 20000",
     "2,256x4,1 -i 1,2 --activation gelu",
 )  # fmt: skip
 _add(
-    "compare", compare_command,
+    _BESIDE, "compare", compare_command,
     "3,32x3,1 -i 1,2,3",
     "3,32x3,1 -i ones --activation 1,0.2 --networks 1000",
 )  # fmt: skip
 _add(
-    "regime", regime_command,
+    _ADVICE, "regime", regime_command,
     "10,200x4,1",
     "64,128x3,10 --pytorch default -i digits:17 --target 0",
     "16,64x3,1 --activation tanh --bias none",
 )  # fmt: skip
-_add("measure", measure_command, "model.py:make -i X.npy", "model.py:make -i X.npy --outputs 0 --json")
+_add(_BESIDE, "measure", measure_command, "model.py:make -i X.npy", "model.py:make -i X.npy --outputs 0 --json")
 _add(
-    "width-for", width_for_command,
+    _ADVICE, "width-for", width_for_command,
     "16 --cv 0.1",
     "8 --cv 0.3 --activation tanh",
     '--blocks 16 --branch "1/sqrt(depth)"',
 )  # fmt: skip
 _add(
-    "depth-for", depth_for_command,
+    _ADVICE, "depth-for", depth_for_command,
     "256 --cv 0.3",
     "1000 --law uniform --bias none",
     "400 --cv 0.2 --blocks any --branch 0.5",
 )  # fmt: skip
-_add("explore", explore_command, "", "-o explorer.html")
-_add("paper", paper_command, "", "theorem-1", "-o paper.html")
-_add("schema", schema_command, "")
-app.add_typer(sweep_app, name="sweep")
+_add(_MORE, "explore", explore_command, "", "-o explorer.html")
+_add(_MORE, "paper", paper_command, "", "theorem-1", "-o paper.html")
+_add(_MORE, "schema", schema_command, "")
+app.add_typer(sweep_app, name="sweep", rich_help_panel=_MORE)
 
+
+_COMPLETING = "_FINWIDTH_COMPLETE"  # set by a shell that asks for completions
 
 # The exception of a wrong command line (newer Typer has a Click of its own, so it is not named here).
 _UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
@@ -150,6 +157,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without the superscript two gets a question mark
             stream.reconfigure(errors="replace")
+    if _COMPLETING in os.environ:
+        typer.main.get_command(app).main(prog_name="finwidth")  # tells the shell what may come next, and exits
     try:
         status = _invoke(sys.argv[1:])
         sys.stdout.flush()
@@ -160,8 +169,6 @@ def main() -> None:
 
 def _invoke(arguments: list[str]) -> int:
     """Run a command; its exit status."""
-    if "_FINWIDTH_COMPLETE" in os.environ:  # a shell asks how a line goes on
-        app(prog_name="finwidth")
     command = typer.main.get_command(_needed_for(arguments))
     try:
         with command.make_context("finwidth", arguments) as context:

@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
-from finwidth.cli.options import Json, Seed
+from finwidth.cli.options import Flag, Json, Seed, among, either
 from finwidth.cli.output import print_json
 from finwidth.documents import extended
+
+_INITS = (
+    "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "lecun_uniform", "lecun_normal",
+    "unit_normal",
+)  # fmt: skip
 
 
 def measure_command(
@@ -27,10 +32,14 @@ def measure_command(
     outputs: Annotated[str, typer.Option("--outputs", help="trace, full, or the number of one output.")] = "trace",
     init: Annotated[
         str | None,
-        typer.Option("--init", help="How the weights were drawn, if they do not tell: default, kaiming_normal, ..."),
+        typer.Option(
+            "--init",
+            help=f"How the weights were drawn, if they do not tell: {either(_INITS)}.",
+            autocompletion=among(_INITS),
+        ),
     ] = None,
     seed: Seed = 0,
-    trace: Annotated[bool, typer.Option("--traceback", help="Show where in the file an exception is raised.")] = False,
+    trace: Annotated[bool, Flag("--traceback", help="Show where in the file an exception is raised.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the kernel of a torch module, with theory beside it where finwidth recognises the module.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
-from finwidth.cli.options import either
+from finwidth.cli.options import among, either
 from finwidth.errors import FinwidthError, shown
 from finwidth.inputs import parse_number, whole
 from finwidth.networks.activations import ACTIVATIONS, Activation
@@ -24,7 +24,7 @@ from finwidth.networks.description import BIASES, Network
 from finwidth.networks.family import Family
 from finwidth.networks.laws import LAWS
 from finwidth.networks.mlp import MLP, PARAMETERIZATIONS, options_of
-from finwidth.networks.norm import parse_norm
+from finwidth.networks.norm import KINDS, parse_norm
 from finwidth.networks.resnet import ResNet
 from finwidth.networks.widths import parse_widths
 
@@ -32,24 +32,36 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_ITEMS = 10**7
+_PYTORCH = ("default", "kaiming_uniform", "kaiming_normal")
 
 
-def _option(panel: str, name: str, told: str, default: str = "") -> Any:
+def _option(panel: str, name: str, told: str, default: str = "", **more: Any) -> Any:
     """An option that is not given unless it is typed; ``default`` is what the description takes then, in words."""
-    return typer.Option(name, help=f"{told}{default and f' Default: {default}.'}", rich_help_panel=panel)
+    return typer.Option(name, help=f"{told}{default and f' Default: {default}.'}", rich_help_panel=panel, **more)
 
 
 _of_network = functools.partial(_option, "Network")
 _of_biases = functools.partial(_option, "Biases of the network")
 _of_blocks = functools.partial(_option, "Residual network (with --blocks)")
+_flag = functools.partial(_of_blocks, metavar="")
 _of_others = functools.partial(_option, "Networks as others write them, instead of the options above")
 
-Law = Annotated[str | None, _of_network("--law", f"Weight law: {either(LAWS)}.", "gaussian")]
+Law = Annotated[
+    str | None, _of_network("--law", f"Weight law: {either(LAWS)}.", "gaussian", autocompletion=among(LAWS))
+]
 Phi = Annotated[
     str | None,
-    _of_network("--activation", f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.", "relu"),
+    _of_network(
+        "--activation",
+        f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.",
+        "relu",
+        autocompletion=among(ACTIVATIONS),
+    ),
 ]
-Parameterization = Annotated[str | None, _of_network("--parameterization", f"{either(PARAMETERIZATIONS)}.", "ntk")]
+Parameterization = Annotated[
+    str | None,
+    _of_network("--parameterization", f"{either(PARAMETERIZATIONS)}.", "ntk", autocompletion=among(PARAMETERIZATIONS)),
+]
 Gains = Annotated[
     str | None,
     _of_network(
@@ -60,14 +72,24 @@ BaseWidths = Annotated[
     str | None, _of_network("--base-widths", "Hidden width, or all widths, at which mup is the standard one.", "1")
 ]
 Bias = Annotated[
-    str | None, _of_biases("--bias", f"{either(BIASES)}, or one for each layer: trainedx3,none.", "trained")
+    str | None,
+    _of_biases(
+        "--bias", f"{either(BIASES)}, or one for each layer: trainedx3,none.", "trained", autocompletion=among(BIASES)
+    ),
 ]
 BiasVariance = Annotated[str | None, _of_biases("--bias-variance", "Initial variance, or one for each layer.", "0")]
-BiasLaw = Annotated[str | None, _of_biases("--bias-law", "Law of initial biases that are not 0, as --law.", "gaussian")]
+BiasLaw = Annotated[
+    str | None,
+    _of_biases("--bias-law", "Law of initial biases that are not 0, as --law.", "gaussian", autocompletion=among(LAWS)),
+]
 BiasScale = Annotated[str | None, _of_biases("--bias-scale", "Factor of the biases, or one for each layer.", "1")]
 NormOf = Annotated[
     str | None,
-    _of_network("--norm", "Of hidden layers, or before each block: rms or layer; or such as layer,after,1e-5,trained."),
+    _of_network(
+        "--norm",
+        "Of hidden layers, or before each block: rms or layer; or such as layer,after,1e-5,trained.",
+        autocompletion=among(KINDS),
+    ),
 ]
 Blocks = Annotated[
     str | None, _of_blocks("--blocks", "Number of blocks x + W relu(V x); the widths are input, stream, output.")
@@ -77,16 +99,16 @@ Skip = Annotated[str | None, _of_blocks("--skip", "Factor of x, or one for each 
 Branch = Annotated[
     str | None, _of_blocks("--branch", 'Factor of W relu(V x), such as 0.5, "sqrt(3/4)", "1/sqrt(depth)".', "1")
 ]
-Balanced = Annotated[bool, _of_blocks("--balanced", "Blocks x + W relu(signs * x) instead, signs random and fixed.")]
+Balanced = Annotated[bool, _flag("--balanced", "Blocks x + W relu(signs * x) instead, signs random and fixed.")]
 Signs = Annotated[
-    bool | None, _of_blocks("--signs/--no-signs", "Of --balanced: without them, blocks x + W relu(x).", "with")
+    bool | None, _flag("--signs/--no-signs", "Of --balanced: without them, blocks x + W relu(x).", "with")
 ]
 PyTorch = Annotated[
     str | None,
     _of_others(
         "--pytorch",
-        "nn.Linear layers: default, kaiming_uniform or kaiming_normal; for other biases add zeros or none: "
-        "kaiming_normal,zeros.",
+        f"nn.Linear layers: {either(_PYTORCH)}; for other biases add zeros or none: kaiming_normal,zeros.",
+        autocompletion=among(_PYTORCH),
     ),
 ]
 NeuralTangents = Annotated[
@@ -157,7 +179,7 @@ def read_options(
         "base_widths": base_widths, "norm": norm, "bias": bias, "bias_variance": bias_variance, "bias_law": bias_law,
         "bias_scale": bias_scale, "hidden": hidden, "skip": skip, "branch": branch,
     }  # fmt: skip
-    given: dict[str, Any] = {name: _READ[name](_flag(name), text) for name, text in texts.items() if text is not None}
+    given: dict[str, Any] = {name: _READ[name](_dashed(name), text) for name, text in texts.items() if text is not None}
     given |= {"depth": None if blocks == "any" else _number_of_blocks(blocks)} if blocks is not None else {}
     given |= {"balanced": True} if balanced else {}
     given |= {"signs": signs} if signs is not None else {}
@@ -175,7 +197,7 @@ def read_options(
         return _of_kind(kind, given, "--balanced" if balanced else "--blocks")
     if residual := [name for name in ("hidden", "skip", "branch", "balanced", "signs") if name in given]:
         raise FinwidthError(
-            f"{_flag(residual[0])} is for residual networks; say how many blocks, such as --blocks 8, or leave it out"
+            f"{_dashed(residual[0])} is for residual networks; say how many blocks, such as --blocks 8, or leave it out"
         )
     return Described(MLP, given)
 
@@ -226,7 +248,7 @@ def network_of(widths: Widths, layers: Described) -> Network:
     return layers.network(parse_widths(widths))
 
 
-def _flag(name: str) -> str:
+def _dashed(name: str) -> str:
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
@@ -243,7 +265,7 @@ def _of_kind(make: Callable[..., Network], given: Mapping[str, Any], who: str) -
 
 
 def _not_for(name: str, who: str) -> FinwidthError:
-    return FinwidthError(f"{_flag(name)} does not go with {who}; leave one of the two out")
+    return FinwidthError(f"{_dashed(name)} does not go with {who}; leave one of the two out")
 
 
 def _neural_tangents(text: str) -> dict[str, Any]:

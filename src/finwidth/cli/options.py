@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
@@ -19,6 +20,16 @@ def either(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def among(names: Iterable[str]) -> Callable[[], list[str]]:
+    """What a shell completes an option with.
+
+    >>> from finwidth.cli.options import among
+    >>> among(["relu", "tanh"])()
+    ['relu', 'tanh']
+    """
+    return lambda: [*names]
+
+
 Input = Annotated[
     str,
     typer.Option(
@@ -29,9 +40,10 @@ Input = Annotated[
         show_default=False,
     ),
 ]
+Flag = functools.partial(typer.Option, metavar="")  # without the <bool> of Typer
 Draws = Annotated[int, typer.Option("--draws", "-n", help="How many random networks to draw in law.")]
 Seed = Annotated[int, typer.Option("--seed", "-s", help="A whole number that fixes every draw.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+Json = Annotated[bool, Flag("--json", help="Print one JSON document, for programs.")]
 
 
 def examples(command: str, *lines: str) -> str:
@@ -41,4 +53,5 @@ def examples(command: str, *lines: str) -> str:
     >>> examples("paper", "theorem-1")
     'Examples:\\n\\n  finwidth paper theorem-1'
     """
-    return "\n\n".join(["Examples:", *(f"  finwidth {command} {line}".rstrip() for line in lines)])
+    called = f"  finwidth {command}".rstrip()
+    return "\n\n".join(["Examples:", *(f"{called} {line}".rstrip() for line in lines)])

@@ -25,4 +25,4 @@ def wrapped(text: str) -> str:
     2
     """
     columns = min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 1)).columns)
-    return textwrap.fill(text, columns, break_on_hyphens=False)
+    return textwrap.fill(text, columns, break_on_hyphens=False, break_long_words=False)

@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
-from finwidth.cli.options import Json, examples
-from finwidth.cli.output import print_json
+from finwidth.cli.options import Flag, Json, among, examples
+from finwidth.cli.output import print_json, wrapped
 from finwidth.documents import document
 from finwidth.errors import FinwidthError
 
@@ -39,6 +39,7 @@ class _RunByDefault(TyperGroup):
 
 sweep_app = typer.Typer(
     cls=_RunByDefault,
+    epilog=examples("sweep", "grid.toml", "status grid.zarr", "plot grid.zarr phase -o phase.pdf"),
     help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
 )
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
@@ -63,7 +64,7 @@ def run_command(
         str | None,
         typer.Option("--scheduler", help="Compute on a Dask cluster, such as tcp://host:8786.", show_default=False),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    quiet: Annotated[bool, Flag("--quiet", "-q", help="No progress, only the result.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compute the cells that the store does not hold yet (the word run may be left out)."""
@@ -206,7 +207,7 @@ def collect_command(
         results = {"store": str(store), "sizes": sizes, "variables": [str(name) for name in found]}
         print_json(document("Collection", results, command="sweep collect", files=outputs.written(output)))
         return
-    typer.echo(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}.")
+    typer.echo(wrapped(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}."))
 
 
 @sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
@@ -235,7 +236,14 @@ def merge_command(
 )
 def plot_command(
     store: StoreArgument,
-    picture: Annotated[str, typer.Argument(help="phase, collapse or update.", show_default=False)],
+    picture: Annotated[
+        str,
+        typer.Argument(
+            help="phase, collapse or update.",
+            show_default=False,
+            autocompletion=among(["phase", "collapse", "update"]),
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False),

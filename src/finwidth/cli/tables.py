@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from finwidth.sweeps.store.dataset import Status
 
 
-def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
+def _console(*, width: int | None = None) -> Console:
     """A console that leaves a closed pipe to the caller."""
     from rich.console import Console
 
@@ -28,7 +28,7 @@ def _console(*, width: int | None = None, soft_wrap: bool = False) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return PipedConsole(highlight=False, width=width, soft_wrap=soft_wrap)
+    return PipedConsole(highlight=False, width=width)
 
 
 def show(found: Result | Table) -> None:
@@ -119,19 +119,32 @@ def print_measurement(found: Measurement) -> None:
         others = (
             "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
         )
-        _console(soft_wrap=True).print(f"No theory beside it: {found.no_theory}. {others}", markup=False)
+        console = _console()
+        told = f"No theory beside it: {found.no_theory}. {others}"
+        console.print(told, markup=False, soft_wrap=not console.is_terminal)
     else:
         _console().print("The kernel at the first input beside its law over initializations:", markup=False)
         show(found.theory)
 
 
 def print_statement(found: Statement) -> None:
-    """Print one statement of the paper on one line: what, verdict, how it was checked, figures."""
+    """Print one statement of the paper: what, verdict, how it was checked, figures; on one line where no one reads."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
     from finwidth.paper import page
 
     figures = "; ".join(f"{name} {value}" for name, value in page.figure_texts(found).items())
-    line = f"{page.title(found):<15} {page.verdict(found):<6} {found.checked_by}. {figures}"
-    _console(soft_wrap=True).print(line, markup=False)
+    title, verdict, checked = f"{page.title(found):<15}", f"{page.verdict(found):<6}", f"{found.checked_by}. {figures}"
+    console = _console()
+    if not console.is_terminal:
+        console.print(f"{title} {verdict} {checked}", markup=False, soft_wrap=True)
+        return
+    line = Grid.grid(padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(no_wrap=True)
+    line.add_row(title, Text(verdict, style="green" if found.holds else "bold red"), Text(checked))
+    console.print(line)
 
 
 def print_findings(found: Iterable[Finding]) -> None:

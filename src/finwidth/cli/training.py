@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from finwidth.cli.networks import network_of, taking
-from finwidth.cli.options import Json, Seed, either
+from finwidth.cli.options import Flag, Json, Seed, among, either
 from finwidth.cli.output import print_json
 from finwidth.documents import document
 from finwidth.networks.description import Network
@@ -46,9 +46,9 @@ def train_command(
     seed: Seed = 0,
     batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
     momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
-    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.")] = "squared",
+    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.", autocompletion=among(LOSSES))] = "squared",
     centred: Annotated[
-        bool, typer.Option("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
+        bool, Flag("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
     ] = False,
     record: Annotated[
         str,

@@ -41,7 +41,7 @@ _NEARLY = 0.1  # a sine below which rounding of the cosine may show
 _PAIRS = 2**10  # worked on at once
 
 
-Places: TypeAlias = npt.NDArray[np.int64]
+_Places: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class _Correlations:
         units = (self.rule.units.value, self.rule.units.slope)
         return [unit(self.y.lengths) * size for unit, size in zip(units, self.sizes, strict=True)]
 
-    def at(self, a: Places, b: Places, moved: float = 0.0) -> list[FloatArray]:
+    def at(self, a: _Places, b: _Places, moved: float = 0.0) -> list[FloatArray]:
         """Between vectors a and b, with their squared sines ``moved``."""
         sin = np.sqrt(self.y.sin[a, b] ** 2 + moved) if moved else self.y.sin[a, b]
         pairs = Pairs(self.y.lengths[a], self.y.lengths[b], self.y.cos[a, b], sin)
@@ -195,7 +195,7 @@ class _Correlations:
         same = (pairs.first == pairs.second) & (sin == 0) & (pairs.cos > 0)
         return [np.where(same, 1, each.clip(-1, 1)) for each in found]
 
-    def check(self, a: Places, b: Places, found: list[FloatArray], layer: int) -> None:
+    def check(self, a: _Places, b: _Places, found: list[FloatArray], layer: int) -> None:
         """Refuse pairs so nearly parallel, or opposite, that rounding of their cosine shows."""
         same = (self.y.lengths[a] == self.y.lengths[b]) & (self.y.sin[a, b] == 0) & (self.y.cos[a, b] > 0)
         near = np.flatnonzero((self.y.sin[a, b] < _NEARLY) & ~same)

@@ -36,7 +36,7 @@ from finwidth.quantities import DRAWN, MOMENTS
 from finwidth.tables import Cell, Result, Table, number, told
 
 Exact: TypeAlias = float | Fraction
-Key = TypeVar("Key", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 
 ORDERS = (2, 3, 4)
 _WIDEST_EXACT = 10**6  # the probability that a layer lives, 1 - 2^-n, is a fraction of n binary digits
@@ -357,7 +357,7 @@ def moment_table(
 
 # Which paths end in the same output.
 ONE_OUTPUT: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3),)
-TWO_OUTPUTS: tuple[tuple[int, ...], ...] = ((0, 3), (1, 2))
+_TWO_OUTPUTS: tuple[tuple[int, ...], ...] = ((0, 3), (1, 2))
 
 
 def update_state(kinds: str, outputs: Sequence[Sequence[int]]) -> State:
@@ -504,7 +504,7 @@ def _update_starts(net: Network) -> dict[Hashable, State]:
     """What the first update is made of, by the kinds of its derivatives and the outputs."""
     starts: dict[Hashable, State] = {(kinds, ONE_OUTPUT): update_state(kinds, ONE_OUTPUT) for kinds in ("ww", "wb")}
     if net.widths[-1] > 1:
-        starts |= {(kinds, TWO_OUTPUTS): update_state(kinds, TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
+        starts |= {(kinds, _TWO_OUTPUTS): update_state(kinds, _TWO_OUTPUTS) for kinds in ("ww", "wb", "bw")}
     return starts
 
 
@@ -514,8 +514,8 @@ def _mean_update(net: Network, values: Mapping[Hashable, Number]) -> dict[str, N
     others = net.widths[-1] - 1
     with decimal.localcontext(CONTEXT):
         if others:
-            ww += others * values["ww", TWO_OUTPUTS]
-            wb += others * (values["wb", TWO_OUTPUTS] + values["bw", TWO_OUTPUTS]) / 2
+            ww += others * values["ww", _TWO_OUTPUTS]
+            wb += others * (values["wb", _TWO_OUTPUTS] + values["bw", _TWO_OUTPUTS]) / 2
         return {"dK": -2 * (ww + 2 * wb), "D_ww": ww, "D_wb": wb, "D_bb": 0 * ww}
 
 
@@ -546,8 +546,8 @@ def infinite_width(net: Network, x: Vector) -> float:
 
 
 def _evaluate(
-    starts: Mapping[Key, State], net: Network, x: Input, *, exact: bool, dead_layers: bool = True
-) -> dict[Key, Number]:
+    starts: Mapping[_Key, State], net: Network, x: Input, *, exact: bool, dead_layers: bool = True
+) -> dict[_Key, Number]:
     """The value of each start, in fractions or in decimals."""
     convert = Fraction if exact else to_decimal
     with decimal.localcontext(CONTEXT):

@@ -23,8 +23,8 @@ from itertools import chain, combinations, groupby, permutations, product
 from string import ascii_lowercase, ascii_uppercase
 from typing import TypeAlias
 
-Block: TypeAlias = tuple[str, ...]  # the paths of one neuron, or of one tie
-State: TypeAlias = tuple[Block, ...]
+_Block: TypeAlias = tuple[str, ...]  # the paths of one neuron, or of one tie
+State: TypeAlias = tuple[_Block, ...]
 
 # The kind of parameter ("w" or "b") by which the paths of a tie leave, and how many of the paths bring it as a factor:
 # none if a mark has taken it out.
@@ -109,10 +109,10 @@ def splits(state: State, occurring: frozenset[Tie]) -> Splits:
 
 
 @cache
-def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
+def _block_splits(paths: _Block, occurring: frozenset[Tie]) -> Splits:
     """The splits of one neuron: its first path and some others are one tie, and the rest split in turn."""
     found: Splits = Counter()
-    waiting: list[tuple[Block, State, Factor, int]] = [(paths, END, (), 1)]
+    waiting: list[tuple[_Block, State, Factor, int]] = [(paths, END, (), 1)]
     while waiting:
         left, ties, factor, ways = waiting.pop()
         if not left:
@@ -128,7 +128,7 @@ def _block_splits(paths: Block, occurring: frozenset[Tie]) -> Splits:
     return found
 
 
-def _ties(paths: Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Factor]]:
+def _ties(paths: _Block, occurring: frozenset[Tie]) -> Iterator[tuple[State, Factor]]:
     """Every way in which all ``paths`` leave their neuron by one parameter; if they go on, with their other marks."""
     order = len(paths)
     if ("w", order) in occurring:

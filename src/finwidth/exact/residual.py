@@ -61,11 +61,11 @@ from finwidth.networks.resnet import ResNet, ResNetBlock
 from finwidth.networks.routes import gates_no_coins
 from finwidth.progress import stage
 
-Node: TypeAlias = Any  # a state of the stream, or a pair
-Weight: TypeAlias = Any  # what the number of a step depends on, beside the layer: a tuple
-Row: TypeAlias = dict[tuple[Node, Weight], int]  # (node below, weight) -> ways
-Rows: TypeAlias = dict[Node, Row]
-Weigh: TypeAlias = Callable[[Weight], Number]  # the number of a weight in some layer
+_Node: TypeAlias = Any  # a state of the stream, or a pair
+_Weight: TypeAlias = Any  # what the number of a step depends on, beside the layer: a tuple
+_Row: TypeAlias = dict[tuple[_Node, _Weight], int]  # (node below, weight) -> ways
+Rows: TypeAlias = dict[_Node, _Row]
+_Weigh: TypeAlias = Callable[[_Weight], Number]  # the number of a weight in some layer
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class Transition:
     """A step between two lists of nodes, as indices: of each node above (below, weight, multiplicity)."""
 
     rows: tuple[tuple[tuple[int, int, int], ...], ...]
-    weights: tuple[Weight, ...]
+    weights: tuple[_Weight, ...]
 
     @classmethod
-    def of(cls, rows: Rows, below: Iterable[Node]) -> Transition:
+    def of(cls, rows: Rows, below: Iterable[_Node]) -> Transition:
         """The step that ``rows`` say, to the nodes ``below``."""
         weights = dict.fromkeys(weight for row in rows.values() for _, weight in row)
         state_at = {state: index for index, state in enumerate(below)}
@@ -89,7 +89,7 @@ class Transition:
             tuple(weights),
         )
 
-    def matrix(self, number: Weigh) -> Matrix:
+    def matrix(self, number: _Weigh) -> Matrix:
         """The step in numbers, without zeros."""
         numbers = list(map(number, self.weights))
         found = []
@@ -111,22 +111,22 @@ class ResidualProgram:
     input: tuple[State, ...]
 
 
-def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[Node], Row]]:
+def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[_Node], _Row]]:
     """By kind of node the step down from it."""
 
-    def chosen(stream: State) -> Row:
+    def chosen(stream: State) -> _Row:
         return {(pair, tuple(sum(map(len, half)) for half in pair)): ways for pair, ways in choices(stream).items()}
 
-    def split(pair: Pair) -> Row:
+    def split(pair: Pair) -> _Row:
         return dict(pair_splits(pair, occurring))
 
-    def landed(pair: Pair) -> Row:
+    def landed(pair: Pair) -> _Row:
         return {(each, tuple(map(len, each[1]))): ways for each, ways in pair_landings(pair).items()}
 
-    def returned(pair: Pair) -> Row:
+    def returned(pair: Pair) -> _Row:
         return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in returns(pair).items()}
 
-    def met(pair: Pair) -> Row:
+    def met(pair: Pair) -> _Row:
         return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in meetings(pair).items()}
 
     return {
@@ -245,7 +245,7 @@ class ResidualTransfer:
         value, zero = values.__getitem__, self.convert(Fraction(0))
         return [sum(map(operator.mul, row, map(value, below)), zero) for below, row in matrix]
 
-    def _split(self, layers: Sequence[Layer]) -> Weigh:
+    def _split(self, layers: Sequence[Layer]) -> _Weigh:
         numbers = LayerNumbers.of(layers, self._gather)
 
         def weigh(factor: Factor) -> Number:
@@ -253,12 +253,12 @@ class ResidualTransfer:
 
         return weigh
 
-    def _choice(self, blocks: Sequence[ResNetBlock | BalancedBlock]) -> Weigh:
+    def _choice(self, blocks: Sequence[ResNetBlock | BalancedBlock]) -> _Weigh:
         skip = self._gather([block.skip_squared for block in blocks])
         branch = self._gather([block.branch_squared for block in blocks])
         return lambda paths: self._one * power(skip, paths[0] // 2) * power(branch, paths[1] // 2)
 
-    def _landing(self, blocks: Sequence[ResNetBlock | BalancedBlock], *, zero: bool) -> Weigh:
+    def _landing(self, blocks: Sequence[ResNetBlock | BalancedBlock], *, zero: bool) -> _Weigh:
         """The gates of the neurons, and the ways to choose these if they are hidden ones."""
         activation = self.nets[0].activation
         phi = activation.frozen_at_zero() if zero else activation

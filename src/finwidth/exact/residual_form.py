@@ -32,8 +32,8 @@ b = sympy.Symbol("b", positive=True)  # branch
 g = sympy.Symbol("g", positive=True)  # E[phi'^4]/E[phi'^2]^2: 2 for ReLU, 1 for one slope
 c = sympy.Symbol("c", positive=True)  # L b^2, held fixed in `infinite_depth`
 
-ALPHA = a**4 + 2 * a**2 * b**2 * (1 + 2 / n) + b**4 * (1 + 2 / n) * (1 + (3 * g - 1) / m)
-RHO = a**4 + 2 * a**2 * b**2 * (1 - 1 / n) + b**4 * (1 - 1 / n) * (1 - 1 / m)
+_ALPHA = a**4 + 2 * a**2 * b**2 * (1 + 2 / n) + b**4 * (1 + 2 / n) * (1 + (3 * g - 1) / m)
+_RHO = a**4 + 2 * a**2 * b**2 * (1 - 1 / n) + b**4 * (1 - 1 / n) * (1 - 1 / m)
 QUANTITIES = ("K", "K^2", "dK")
 
 _ONES = sympy.ones(3, 1)
@@ -95,22 +95,23 @@ def closed_form_of_blocks(quantity: str) -> sympy.Expr:
 @cache
 def _second_order(one: int, other: int) -> sympy.Expr:
     """The sum over all places of two marks, of which each keeps a pairing."""
-    last = (ALPHA**L - RHO**L) / (ALPHA - RHO)  # sum over l of alpha^(L-l) rho^(l-1)
+    last = (_ALPHA**L - _RHO**L) / (_ALPHA - _RHO)  # sum over l of alpha^(L-l) rho^(l-1)
     both = _kept(one) * _kept(other)
-    total = (_ONES.T * both * _ONES)[0] * _KAPPA * ALPHA**L  # both in the stem
-    total += (_ONES.T * both * _COMING * _ONES)[0] * ALPHA**L  # both in the head
-    total += L * ALPHA ** (L - 1) * _KAPPA * (_ONES.T * _two_marks(one, other) * _ONES)[0]
+    total = (_ONES.T * both * _ONES)[0] * _KAPPA * _ALPHA**L  # both in the stem
+    total += (_ONES.T * both * _COMING * _ONES)[0] * _ALPHA**L  # both in the head
+    total += L * _ALPHA ** (L - 1) * _KAPPA * (_ONES.T * _two_marks(one, other) * _ONES)[0]
     for first, second in ((one, other), (other, one)):  # first: the lower one
         stem, head = _kept(first) * _ONES, _ONES.T * _kept(second) * _COMING
         below, above = _one_mark(first) * _ONES, _ONES.T * _one_mark(second)
         grown, decayed = _through(head, stem)
-        total += grown * ALPHA**L + decayed * RHO**L
+        total += grown * _ALPHA**L + decayed * _RHO**L
         for left, right, factor in ((above, stem, _KAPPA), (head, below, 1)):  # one of them in a block
             grown, decayed = _through(left, right)
-            total += factor * (grown * L * ALPHA ** (L - 1) + decayed * last)
+            total += factor * (grown * L * _ALPHA ** (L - 1) + decayed * last)
         grown, decayed = _through(above, below)
-        apart = L * ALPHA ** (L - 1) / (ALPHA - RHO) - last / (ALPHA - RHO)  # sum over l < l' of alpha.. rho^(l'-l-1)
-        total += _KAPPA * (grown * ALPHA ** (L - 2) * L * (L - 1) / 2 + decayed * apart)
+        # The sum over l < l' of alpha.. rho^(l'-l-1).
+        apart = L * _ALPHA ** (L - 1) / (_ALPHA - _RHO) - last / (_ALPHA - _RHO)
+        total += _KAPPA * (grown * _ALPHA ** (L - 2) * L * (L - 1) / 2 + decayed * apart)
     return (r2 / n_0) ** 2 * total
 
 

@@ -33,7 +33,7 @@ Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
 
 Matrix: TypeAlias = list[tuple[list[int], list[Number]]]
-Gates: TypeAlias = dict[tuple[int, ...], Number]  # by the numbers of paths in the neurons of a state
+_Gates: TypeAlias = dict[tuple[int, ...], Number]  # by the numbers of paths in the neurons of a state
 
 DIGITS = 50  # of the Decimal arithmetic: enough to lose 30 to cancellation in a central moment
 
@@ -196,7 +196,7 @@ class Transfer:
         self._all = tuple(range(len(program.neurons)))
         # Of the latest layers:
         self._matrices: dict[Sequence[int], tuple[LayerNumbers, Matrix]] = {}
-        self._weights: tuple[LayerNumbers, Gates, list[Number]] | None = None
+        self._weights: tuple[LayerNumbers, _Gates, list[Number]] | None = None
 
     def hidden(self, layer: LayerNumbers) -> None:
         """Go up one hidden layer."""
@@ -246,7 +246,7 @@ class Transfer:
         return matrix
 
 
-def gate_numbers(phi: Activation, kinds: Iterable[tuple[int, ...]], convert: Convert) -> Gates:
+def gate_numbers(phi: Activation, kinds: Iterable[tuple[int, ...]], convert: Convert) -> _Gates:
     """For neurons with these numbers of paths, the product of E[phi'^(number of paths)]."""
     moments = {size: convert(phi.gate_moment(size)) for size in {size for sizes in kinds for size in sizes}}
     return {sizes: math.prod((moments[size] for size in sizes), start=convert(Fraction(1))) for sizes in kinds}

@@ -12,7 +12,7 @@ from pathlib import Path
 from finwidth import arguments, outputs
 
 
-def explorer_page() -> str:
+def _explorer_page() -> str:
     """The page as HTML, with all that it needs in it: it opens from a file, and asks nothing of any host.
 
     Examples
@@ -42,5 +42,5 @@ def write_explorer(path: str | Path) -> Path:
     """
     path = arguments.path("path", path)
     with outputs.replacing(path) as (partial,):
-        partial.write_text(explorer_page(), encoding="utf-8")
+        partial.write_text(_explorer_page(), encoding="utf-8")
     return path

@@ -21,8 +21,8 @@ from finwidth.arguments import typed
 from finwidth.errors import FinwidthError, shown
 
 KINDS = ("rms", "layer")
-POSITIONS = ("before", "after")
-PARAMETERS = ("none", "trained")
+_POSITIONS = ("before", "after")
+_PARAMETERS = ("none", "trained")
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,9 +66,9 @@ class Norm:
     ) -> None:
         fields = {
             "kind": arguments.one_of("norm", kind, KINDS),
-            "position": arguments.one_of("position of the norm", position, POSITIONS),
+            "position": arguments.one_of("position of the norm", position, _POSITIONS),
             "epsilon": arguments.exact("epsilon", epsilon, "a finite number, 0 or more", lambda value: value >= 0),
-            "parameters": arguments.one_of("parameters of the norm", parameters, PARAMETERS),
+            "parameters": arguments.one_of("parameters of the norm", parameters, _PARAMETERS),
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -113,14 +113,14 @@ def parse_norm(text: str) -> Norm | None:
     kind, *rest = (part.strip() for part in text.split(","))
     options: dict[str, Any] = {}
     for part in rest:
-        name = "position" if part in POSITIONS else "parameters" if part in PARAMETERS else "epsilon"
+        name = "position" if part in _POSITIONS else "parameters" if part in _PARAMETERS else "epsilon"
         options[name] = part
         if name == "epsilon":
             try:
                 options[name] = float(part)
             except ValueError:
                 raise FinwidthError(
-                    f"norm {shown(text)}: {shown(part)} is none of {', '.join(POSITIONS + PARAMETERS)}, nor an "
+                    f"norm {shown(text)}: {shown(part)} is none of {', '.join(_POSITIONS + _PARAMETERS)}, nor an "
                     "epsilon; write rms, layer, or such as layer,after,1e-5,trained"
                 ) from None
     return Norm(kind, **options)

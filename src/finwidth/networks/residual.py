@@ -35,8 +35,8 @@ from finwidth.networks.laws import WeightLaw, weight_law
 from finwidth.networks.widths import check_depth, check_widths, format_widths
 
 Factor: TypeAlias = float | Fraction | str
-Described = TypeVar("Described", bound=Hashable)
-Made = TypeVar("Made")
+_Described = TypeVar("_Described", bound=Hashable)
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +139,7 @@ class ResidualNetwork(Network):
             bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
         )
 
-    def _blocks(self, described: Sequence[Described], make: Callable[[Described], Made]) -> tuple[Made, ...]:
+    def _blocks(self, described: Sequence[_Described], make: Callable[[_Described], _Made]) -> tuple[_Made, ...]:
         """The blocks of these descriptions, first to last; those that are equal are one object."""
         different = set(described)
         afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")

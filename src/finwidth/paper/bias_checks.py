@@ -56,7 +56,7 @@ def bias_sums(net: MLP, sign: int = 1, *, as_printed: bool = False) -> tuple[Fra
         first += own * _start(net, layer, as_printed) * (HALF if layer < net.depth else 1)
     for one, two in product(neurons, repeat=2):
         low, high = sorted((one, two))
-        second += inner_sum(net, low, high, sign) * _start(net, low[0], as_printed, both=high[0])
+        second += _inner_sum(net, low, high, sign) * _start(net, low[0], as_printed, both=high[0])
     return first, second
 
 
@@ -68,7 +68,7 @@ def _start(net: MLP, layer: int, as_printed: bool, both: int = 0) -> Fraction:
     return math.prod((1 - Fraction(1, 2**n) for n in below), start=Fraction(1))
 
 
-def inner_sum(net: MLP, low: tuple[int, int], high: tuple[int, int], sign: int = 1) -> Fraction:
+def _inner_sum(net: MLP, low: tuple[int, int], high: tuple[int, int], sign: int = 1) -> Fraction:
     """The sum over even 4-tuples with two paths from each of two neurons (layer, index), the lower one first."""
     (bottom, _), (top, _) = low, high
     hidden = top < net.depth
@@ -83,7 +83,7 @@ def inner_sum(net: MLP, low: tuple[int, int], high: tuple[int, int], sign: int =
 
 # Lemma 14
 
-GRID = tuple(
+_GRID = tuple(
     MLP(widths, law)
     for law in ("gaussian", "uniform", "laplace")
     for widths in (
@@ -93,25 +93,25 @@ GRID = tuple(
         [2, *[16, 64, 32, 128] * 12, 1],
     )
 )
-CONSTANT, SPREAD = 16.0, 30.0
+_CONSTANT, _SPREAD = 16.0, 30.0
 
 
-def lemma_14(constant: float = CONSTANT, growth: float = 5.0) -> Statement:
+def lemma_14(constant: float = _CONSTANT, growth: float = 5.0) -> Statement:
     """Lemma 14: the inner sum of Lemma 13 against exp(growth sum_{i>l2} 1/n_i) / (n_l1 n_l2)."""
     agree = all(
-        pair_sum(net, low[0], high[0], same=low == high) == inner_sum(net, low, high)
+        _pair_sum(net, low[0], high[0], same=low == high) == _inner_sum(net, low, high)
         for net in SMALL
         for low, high in _ordered_pairs(net)
     )
-    ratios = [ratio for net in GRID for ratio in _ratios(net, growth)]
-    inside = all(abs(math.log(ratio)) <= math.log(constant) + SPREAD * error for ratio, error in ratios)
+    ratios = [ratio for net in _GRID for ratio in _ratios(net, growth)]
+    inside = all(abs(math.log(ratio)) <= math.log(constant) + _SPREAD * error for ratio, error in ratios)
     return Statement(
         "lemma-14",
         "For two neurons in layers l1 <= l2 the inner sum of Lemma 13 is ~ exp(5 sum_{i>l2} 1/n_i) / (n_l1 n_l2).",
         "a recursion for the inner sum, equal in fractions to the sum over all paths of small networks, on deep "
-        f"networks: the ratio within [1/{constant:g}, {constant:g}] exp(+-{SPREAD:g} sum 1/n_i^2), hidden layers only",
+        f"networks: the ratio within [1/{constant:g}, {constant:g}] exp(+-{_SPREAD:g} sum 1/n_i^2), hidden layers only",
         {
-            "networks": len(GRID),
+            "networks": len(_GRID),
             "least ratio": min(ratio for ratio, _ in ratios),
             "largest ratio": max(ratio for ratio, _ in ratios),
         },
@@ -136,8 +136,8 @@ def _ratios(net: MLP, growth: float) -> Iterator[tuple[float, float]]:
         yield float(_from_table(net, table, top, same=False, lower=True)) / form, error
 
 
-def pair_sum(net: MLP, bottom: int, top: int, *, same: bool) -> Fraction:
-    """`inner_sum` at any width and depth: for one neuron (``same``) or two, in layers bottom <= top."""
+def _pair_sum(net: MLP, bottom: int, top: int, *, same: bool) -> Fraction:
+    """`_inner_sum` at any width and depth: for one neuron (``same``) or two, in layers bottom <= top."""
     if top == net.depth:
         return Fraction(1) if bottom == top else Fraction(1, 2 * net.widths[bottom])
     value = _from_table(net, list(_arrivals(net)), top, same=same, lower=bottom < top)

@@ -24,14 +24,14 @@ from finwidth.paper.path_checks import common, from_input, names
 from finwidth.paper.paths import Edge, Path, paths_from
 from finwidth.paper.records import Statement
 
-SEED = 1909_05989
-STEP, MARGIN = 1e-3, 0.05
-TOLERANCE = 1e-6
+_SEED = 1909_05989
+_STEP, _MARGIN = 1e-3, 0.05
+_TOLERANCE = 1e-6
 DRAWN = (MLP([2, 2, 2, 1]), MLP([2, 3, 1], "uniform"), MLP([1, 2, 2, 1], "laplace"))
-EACH = 4  # networks for each architecture
+_EACH = 4  # networks for each architecture
 
 
-def derivatives_by() -> str:
+def _derivatives_by() -> str:
     """The method of differentiation on this installation."""
     return "torch" if find_spec("torch") else "differences"
 
@@ -73,17 +73,17 @@ class Drawn:
     @cached_property
     def first_and_second(self) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian of N in theta."""
-        if derivatives_by() == "torch":
+        if _derivatives_by() == "torch":
             import torch
 
             theta = torch.tensor(self.theta, requires_grad=True)
             (gradient,) = torch.autograd.grad(self.output(theta), theta, create_graph=True)
             rows = [torch.autograd.grad(each, theta, retain_graph=True)[0] for each in gradient]
             return gradient.detach().numpy(), torch.stack(rows).numpy()
-        steps = STEP * np.eye(len(self.theta))
+        steps = _STEP * np.eye(len(self.theta))
         up_down = [self.output(self.theta + step) - self.output(self.theta - step) for step in steps]
         hessian = [[self._mixed(one, two) for two in steps] for one in steps]
-        return np.array(up_down) / (2 * STEP), np.array(hessian) / (4 * STEP**2)
+        return np.array(up_down) / (2 * _STEP), np.array(hessian) / (4 * _STEP**2)
 
     def _mixed(self, one: FloatArray, two: FloatArray) -> float:
         signs = ((1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -113,9 +113,9 @@ class Drawn:
         return dict(zip(edges, self.theta[self.is_weight], strict=True))
 
 
-def drawn_networks(net: MLP, count: int = EACH) -> Iterator[Drawn]:
-    """Networks with drawn weights of which no pre-activation is closer to 0 than MARGIN."""
-    rng = np.random.default_rng(SEED)
+def drawn_networks(net: MLP, count: int = _EACH) -> Iterator[Drawn]:
+    """Networks with drawn weights of which no pre-activation is closer to 0 than _MARGIN."""
+    rng = np.random.default_rng(_SEED)
     x = np.arange(1.0, net.widths[0] + 1)
     while count:
         weights, biases = draw_networks(net, 1, rng)
@@ -126,7 +126,7 @@ def drawn_networks(net: MLP, count: int = EACH) -> Iterator[Drawn]:
             for piece in (weight[0].ravel() / scale, bias[0])
         ]
         each = Drawn(net, x, np.concatenate(pieces))
-        if min(abs(y).min() for y in each.preactivations) > MARGIN:
+        if min(abs(y).min() for y in each.preactivations) > _MARGIN:
             count -= 1
             yield each
 
@@ -152,7 +152,7 @@ def _gap(one: float, other: float) -> float:
 
 def _below(gap: float) -> str:
     """A difference by rounding, in a form that does not depend on the machine."""
-    return f"below {TOLERANCE:g}" if gap < TOLERANCE else f"{gap:.2g}"
+    return f"below {_TOLERANCE:g}" if gap < _TOLERANCE else f"{gap:.2g}"
 
 
 def lemma_6() -> Statement:
@@ -177,9 +177,9 @@ def lemma_6() -> Statement:
             "architectures": names(DRAWN),
             "largest relative difference": _below(gap),
             "term with N*, asymmetry": _below(odd),
-            "derivatives": derivatives_by(),
+            "derivatives": _derivatives_by(),
         },
-        bool(gap < TOLERANCE and odd < TOLERANCE),
+        bool(gap < _TOLERANCE and odd < _TOLERANCE),
     )
 
 
@@ -222,7 +222,7 @@ def lemma_12() -> Statement:
             gap = max(gap, _gap(hidden + 1, exact["K_b"]))
             bend = max(bend, abs(exact["D_bb"]), exact["bend"])
             negative += each.preactivations[-1][0] < 0
-            off_by_one += abs(hidden + output - exact["K_b"] + 1) < TOLERANCE
+            off_by_one += abs(hidden + output - exact["K_b"] + 1) < _TOLERANCE
     return Statement(
         "lemma-12",
         "K_b is the sum over open neurons Z and pairs of paths from Z of wt wt; Delta_bb = 0.",
@@ -235,9 +235,9 @@ def lemma_12() -> Statement:
             "largest second derivative by biases": _below(bend),
             "networks with N < 0": int(negative),
             "of which K_b is 1 more than the sum with a gated output": int(off_by_one),
-            "derivatives": derivatives_by(),
+            "derivatives": _derivatives_by(),
         },
-        bool(gap < TOLERANCE and bend < TOLERANCE and off_by_one == negative),
+        bool(gap < _TOLERANCE and bend < _TOLERANCE and off_by_one == negative),
         "Read literally, with the output neuron counted only where N > 0, the sum is 1 too small on the networks with "
         "N < 0 (finding 1).",
     )

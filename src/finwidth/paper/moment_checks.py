@@ -22,19 +22,19 @@ from finwidth.networks.mlp import MLP
 from finwidth.paper.records import Figure, Statement
 
 LAWS = ("gaussian", "uniform", "laplace")
-WIDTHS, RATIOS = (16, 48, 128), (Fraction(1, 8), Fraction(1, 2), Fraction(1), Fraction(3))
-INPUTS = ((1, 1.0), (16, 0.25), (16, 4.0))  # n_0 and |x|^2/n_0
-CONSTANT, SPREAD = 10.0, 30.0
-RATE = 0.5  # how far the measured growth may be from 5
-SMALL_ERROR = 0.05  # of sum 1/n_i^2, for the ranges that are reported
-GROWING = (64, 128, 256, 512)
-EXACT_NETS = (MLP([2, 3, 3, 1]), MLP([3, 4, 2, 5, 1], "uniform"), MLP([1, *[6] * 12, 1], "laplace"), MLP([2, 1]))
+_WIDTHS, _RATIOS = (16, 48, 128), (Fraction(1, 8), Fraction(1, 2), Fraction(1), Fraction(3))
+_INPUTS = ((1, 1.0), (16, 0.25), (16, 4.0))  # n_0 and |x|^2/n_0
+_CONSTANT, _SPREAD = 10.0, 30.0
+_RATE = 0.5  # how far the measured growth may be from 5
+_SMALL_ERROR = 0.05  # of sum 1/n_i^2, for the ranges that are reported
+_GROWING = (64, 128, 256, 512)
+_EXACT_NETS = (MLP([2, 3, 3, 1]), MLP([3, 4, 2, 5, 1], "uniform"), MLP([1, *[6] * 12, 1], "laplace"), MLP([2, 1]))
 QUANTITIES = ("K^2", "K_w^2", "K_b^2", "K_w*K_b", "D_ww", "D_wb", "dK")
-NETWORKS = 2 * len(LAWS) * len(WIDTHS) * len(RATIOS) * len(INPUTS)
-TESTED_BY = (
+NETWORKS = 2 * len(LAWS) * len(_WIDTHS) * len(_RATIOS) * len(_INPUTS)
+_TESTED_BY = (
     f"exact moment over form on {NETWORKS} networks ({len(LAWS)} laws, equal and unequal widths, hidden beta up to 3): "
-    f"within [1/{CONSTANT:g}, {CONSTANT:g}] exp(+-{SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
-    f"growing like exp(g beta) with |g - 5| < {RATE:g}"
+    f"within [1/{_CONSTANT:g}, {_CONSTANT:g}] exp(+-{_SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
+    f"growing like exp(g beta) with |g - 5| < {_RATE:g}"
 )
 
 
@@ -46,7 +46,7 @@ class Point:
     error: float
 
 
-def uneven(n: int, beta: Fraction) -> list[int]:
+def _uneven(n: int, beta: Fraction) -> list[int]:
     """Hidden widths n/2, n, 2n, 4n, n/2, ... until sum 1/n_i reaches beta."""
     widths: list[int] = []
     total = Fraction(0)
@@ -66,8 +66,8 @@ def _equal_entries(n_0: int, norm: float) -> list[float]:
 def grid() -> tuple[Point, ...]:
     """Every network of the grid."""
     points = []
-    for law, n, b, (n_0, norm) in itertools.product(LAWS, WIDTHS, RATIOS, INPUTS):
-        for hidden in ([n] * int(b * n), uneven(n, b)):
+    for law, n, b, (n_0, norm) in itertools.product(LAWS, _WIDTHS, _RATIOS, _INPUTS):
+        for hidden in ([n] * int(b * n), _uneven(n, b)):
             net = MLP([n_0, *hidden, 1], law)
             ratio = bounds(net, _equal_entries(n_0, norm)).hidden_ratio
             points.append(Point(ratio, sum(1 / width**2 for width in hidden)))
@@ -77,7 +77,7 @@ def grid() -> tuple[Point, ...]:
 def within(points: Iterable[Point], quantities: Sequence[str]) -> bool:
     """Whether all ratios are within the stated bounds."""
     return all(
-        abs(math.log(point.ratio[name])) <= math.log(CONSTANT) + SPREAD * point.error
+        abs(math.log(point.ratio[name])) <= math.log(_CONSTANT) + _SPREAD * point.error
         for point in points
         for name in quantities
     )
@@ -85,11 +85,11 @@ def within(points: Iterable[Point], quantities: Sequence[str]) -> bool:
 
 @cache
 def growing(b: Fraction) -> tuple[Mapping[str, float], ...]:
-    """Ratios at widths GROWING with d/n = b."""
-    return tuple(bounds(MLP([2, *[n] * int(b * n), 1]), [1.0, 1.0]).hidden_ratio for n in GROWING)
+    """Ratios at widths _GROWING with d/n = b."""
+    return tuple(bounds(MLP([2, *[n] * int(b * n), 1]), [1.0, 1.0]).hidden_ratio for n in _GROWING)
 
 
-def convergent(quantities: Sequence[str]) -> bool:
+def _convergent(quantities: Sequence[str]) -> bool:
     """Whether the ratios settle: each doubling of d and n changes their log by less than 3/4 of the one before."""
     for b, name in itertools.product((Fraction(1, 8), Fraction(1), Fraction(3)), quantities):
         steps = np.abs(np.diff([math.log(ratio[name]) for ratio in growing(b)]))
@@ -98,20 +98,20 @@ def convergent(quantities: Sequence[str]) -> bool:
     return True
 
 
-def ranges(quantities: Sequence[str]) -> dict[str, Figure]:
+def _ranges(quantities: Sequence[str]) -> dict[str, Figure]:
     """Least and largest ratios where sum 1/n_i^2 is small, and the ratio at d/n = 1 with d and n growing."""
-    near = [point for point in grid() if point.error <= SMALL_ERROR]
+    near = [point for point in grid() if point.error <= _SMALL_ERROR]
     figures: dict[str, Figure] = {}
     for name in quantities:
         figures[f"{name}, least exact/form"] = min(point.ratio[name] for point in near)
         figures[f"{name}, largest exact/form"] = max(point.ratio[name] for point in near)
         at_one = ", ".join(f"{ratio[name]:.3g}" for ratio in growing(Fraction(1)))
-        figures[f"{name}, measured growth"] = measured_growth(name)
-        figures[f"{name}, exact/form at d = n = {', '.join(map(str, GROWING))}"] = at_one
+        figures[f"{name}, measured growth"] = _measured_growth(name)
+        figures[f"{name}, exact/form at d = n = {', '.join(map(str, _GROWING))}"] = at_one
     return figures
 
 
-def measured_growth(name: str) -> float:
+def _measured_growth(name: str) -> float:
     """The number g in exp(g beta) that exact moments have beside the form's sums, between beta = 1 and 3."""
     low, high = growing(Fraction(1))[-1][name], growing(Fraction(3))[-1][name]
     return 5 + math.log(high / low) / 2
@@ -119,8 +119,8 @@ def measured_growth(name: str) -> float:
 
 def _supported(quantities: Sequence[str], growth: float) -> bool:
     """Whether a claim exp(growth beta), 5 in the paper, is supported."""
-    rates = all(abs(measured_growth(name) - growth) < RATE for name in quantities)
-    return within(grid(), quantities) and convergent(quantities) and rates
+    rates = all(abs(_measured_growth(name) - growth) < _RATE for name in quantities)
+    return within(grid(), quantities) and _convergent(quantities) and rates
 
 
 def alive(net: MLP) -> Fraction:
@@ -132,10 +132,10 @@ def alive(net: MLP) -> Fraction:
     return total
 
 
-def means_agree() -> tuple[bool, bool]:
+def _means_agree() -> tuple[bool, bool]:
     """Whether, as fractions, E[K_w] = d |x|^2/n_0 as printed, and E[K_b] = 1 + (1/2) sum of living layers."""
     weights = biases = True
-    for net in EXACT_NETS:
+    for net in _EXACT_NETS:
         x = list(range(1, net.widths[0] + 1))
         found = moments(net, x, exact=True)
         weights &= found.K_w.mean == Fraction(net.depth * sum(a * a for a in x), net.widths[0])
@@ -155,13 +155,13 @@ def equal_widths(b: Fraction, norm: float, n: int = 128) -> dict[str, float]:
 
 def theorem_1(growth: float = 5.0) -> Statement:
     """Theorem 1: mean and second moment of K, and its equal-width line."""
-    lines = {b: equal_widths(b, 1.0)["K"] for b in RATIOS}
-    weights, biases = means_agree()
+    lines = {b: equal_widths(b, 1.0)["K"] for b in _RATIOS}
+    weights, biases = _means_agree()
     return Statement(
         "theorem-1",
         "E[K] = d (1/2 + |x|^2/n_0), E[K^2] ~ exp(5 beta) times three sums; equal widths: E[K^2]/E[K]^2 ~ exp(5 d/n).",
-        "E[K] by parts, in fractions; E[K^2]: " + TESTED_BY,
-        ranges(["K^2"])
+        "E[K] by parts, in fractions; E[K^2]: " + _TESTED_BY,
+        _ranges(["K^2"])
         | {
             "equal widths, |x|^2 = n_0, d/n from 1/8 to 3, least ratio": min(lines.values()),
             "equal widths, largest ratio": max(lines.values()),
@@ -174,13 +174,13 @@ def theorem_1(growth: float = 5.0) -> Statement:
 
 def theorem_2(growth: float = 5.0) -> Statement:
     """Theorem 2: mean of the first update of K, and its equal-width line."""
-    lines = {b: equal_widths(b, 1.0)["dK"] for b in RATIOS}
+    lines = {b: equal_widths(b, 1.0)["dK"] for b in _RATIOS}
     return Statement(
         "theorem-2",
         "|E[Delta K]|/lambda ~ exp(5 beta) times two sums over layers; equal widths: E[Delta K]/E[K] ~ (d beta/n_0) "
         "exp(5 beta).",
-        TESTED_BY,
-        ranges(["dK"])
+        _TESTED_BY,
+        _ranges(["dK"])
         | {
             "equal widths, |x|^2 = n_0, d/n from 1/8 to 3, least ratio": min(lines.values()),
             "equal widths, largest ratio": max(lines.values()),
@@ -193,25 +193,25 @@ def theorem_2(growth: float = 5.0) -> Statement:
 
 def proposition_3(growth: float = 5.0) -> Statement:
     """Proposition 3: the weight part."""
-    weights, _ = means_agree()
+    weights, _ = _means_agree()
     return Statement(
         "proposition-3",
         "E[K_w] = d |x|^2/n_0, E[K_w^2] ~ (d |x|^2/n_0)^2 exp(5 beta), E[Delta_ww] ~ the first half of Theorem 2.",
-        "E[K_w] in fractions; " + TESTED_BY,
-        ranges(["K_w^2", "D_ww"]),
+        "E[K_w] in fractions; " + _TESTED_BY,
+        _ranges(["K_w^2", "D_ww"]),
         weights and _supported(["K_w^2", "D_ww"], growth),
     )
 
 
 def proposition_4(growth: float = 5.0) -> Statement:
     """Proposition 4: the bias part; its Delta_bb = 0 is checked with Lemma 12."""
-    _, biases = means_agree()
-    zero = all(moments(net, list(range(1, net.widths[0] + 1)), exact=True).update["D_bb"] == 0 for net in EXACT_NETS)
+    _, biases = _means_agree()
+    zero = all(moments(net, list(range(1, net.widths[0] + 1)), exact=True).update["D_bb"] == 0 for net in _EXACT_NETS)
     return Statement(
         "proposition-4",
         "E[K_b] = d/2, E[K_b^2] ~ exp(5 beta) sum_{i<=j} e^{-5 S_j}; Delta_bb = 0 with probability 1.",
-        "E[K_b] in fractions, as 1 + (1/2) sum_j prod_{i<j} (1 - 2^{-n_i}); " + TESTED_BY,
-        ranges(["K_b^2"])
+        "E[K_b] in fractions, as 1 + (1/2) sum_j prod_{i<j} (1 - 2^{-n_i}); " + _TESTED_BY,
+        _ranges(["K_b^2"])
         | {f"E[K_b] - d/2, widths 1,{n}x{n},1": float(_bias_mean(n, n + 1) - Fraction(n + 1, 2)) for n in (4, 16)},
         biases and zero and _supported(["K_b^2"], growth),
         "The printed mean d/2 misses 1/2 from the output bias and what dead layers take (findings 1, 2). Delta_bb = 0 "
@@ -228,8 +228,8 @@ def proposition_5(growth: float = 5.0) -> Statement:
     return Statement(
         "proposition-5",
         "E[K_b K_w] ~ (d |x|^2/n_0) exp(5 beta) sum_j e^{-5 S_j}, E[Delta_wb] ~ the second half of Theorem 2.",
-        TESTED_BY,
-        ranges(["K_w*K_b", "D_wb"]),
+        _TESTED_BY,
+        _ranges(["K_w*K_b", "D_wb"]),
         _supported(["K_w*K_b", "D_wb"], growth),
     )
 

@@ -15,19 +15,19 @@ from finwidth.arguments import path as checked_path
 from finwidth.extras import load_extra
 from finwidth.paper.records import Figure, Finding, Statement
 
-PAPER = 'B. Hanin, M. Nica, "Finite Depth and Width Corrections to the Neural Tangent Kernel", ICLR 2020'
-LINK = "https://arxiv.org/abs/1909.05989"
-INTRODUCTION = (
+_PAPER = 'B. Hanin, M. Nica, "Finite Depth and Width Corrections to the Neural Tangent Kernel", ICLR 2020'
+_LINK = "https://arxiv.org/abs/1909.05989"
+_INTRODUCTION = (
     "Every numbered statement of the paper, checked by a computation that runs in seconds. Statements that give an "
     "identity or a count are checked exactly, in fractions or network by network; statements up to universal "
     "constants by the ratio of the exact value to the printed form, which must stay bounded and settle as depth and "
     'width grow together. "Holds" means that the check described beside it came out as claimed, no more: none of this '
     "is a proof."
 )
-INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
+_INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
 
 
-def figure_text(value: Figure) -> str:
+def _figure_text(value: Figure) -> str:
     """A figure for people: whole numbers and short fractions as they are, others with four digits.
 
     >>> figure_text(Fraction(15, 2)), figure_text(0.72326), figure_text(1e-9), figure_text(20000)
@@ -42,7 +42,7 @@ def figure_text(value: Figure) -> str:
 
 def figure_texts(statement: Statement | Finding) -> dict[str, str]:
     """The figures as a page shows them."""
-    return {name: figure_text(value) for name, value in statement.figures.items() if name != INSTALLATION}
+    return {name: _figure_text(value) for name, value in statement.figures.items() if name != _INSTALLATION}
 
 
 def title(statement: Statement) -> str:
@@ -63,9 +63,9 @@ def markdown(statements: Sequence[Statement], findings: Sequence[Finding]) -> st
         "",
         "# The paper, statement by statement",
         "",
-        f"[{PAPER}]({LINK}).",
+        f"[{_PAPER}]({_LINK}).",
         "",
-        INTRODUCTION,
+        _INTRODUCTION,
         "",
         "This page is printed by `finwidth paper --markdown docs/paper.md`; a test holds it to the code.",
         "",
@@ -152,9 +152,9 @@ def html(statements: Sequence[Statement], findings: Sequence[Finding]) -> str:
     }
     return environment.from_string(template).render(
         source=outputs.SOURCE,
-        paper=PAPER,
-        link=LINK,
-        introduction=INTRODUCTION,
+        paper=_PAPER,
+        link=_LINK,
+        introduction=_INTRODUCTION,
         statements=statements,
         findings=findings,
         drawings=drawings,

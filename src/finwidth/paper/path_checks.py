@@ -34,13 +34,13 @@ from finwidth.paper.paths import (
 from finwidth.paper.records import Statement
 
 Four: TypeAlias = tuple[Path, Path, Path, Path]
-Pairing: TypeAlias = frozenset[frozenset[int]]
-Multiset: TypeAlias = frozenset[tuple[Edge, int]]
+_Pairing: TypeAlias = frozenset[frozenset[int]]
+_Multiset: TypeAlias = frozenset[tuple[Edge, int]]
 
 HALF = Fraction(1, 2)
-SMALL = (MLP([2, 2, 2, 1], "laplace"), MLP([1, 2, 3, 1]), MLP([2, 2, 1], "uniform"), MLP([2, 2, 1, 2, 1], "laplace"))
-COUNTED = (MLP([2, 2, 2, 1]), MLP([2, 1, 2, 1, 2, 1]), MLP([2, 2, 1, 2, 1]), MLP([1, 2, 1, 2, 1, 2, 1]))
-PAIRED = (MLP([2, 2, 2, 1]), MLP([1, 2, 2, 1]), MLP([2, 3, 1]), MLP([2, 2, 1, 2, 1]), MLP([3, 3, 2, 2, 1]))
+_SMALL = (MLP([2, 2, 2, 1], "laplace"), MLP([1, 2, 3, 1]), MLP([2, 2, 1], "uniform"), MLP([2, 2, 1, 2, 1], "laplace"))
+_COUNTED = (MLP([2, 2, 2, 1]), MLP([2, 1, 2, 1, 2, 1]), MLP([2, 2, 1, 2, 1]), MLP([1, 2, 1, 2, 1, 2, 1]))
+_PAIRED = (MLP([2, 2, 2, 1]), MLP([1, 2, 2, 1]), MLP([2, 3, 1]), MLP([2, 2, 1, 2, 1]), MLP([3, 3, 2, 2, 1]))
 
 
 def names(nets: Iterable[MLP]) -> str:
@@ -53,7 +53,7 @@ def from_input(net: MLP) -> list[Path]:
     return [path for a in range(net.widths[0]) for path in paths_from(net, 0, a)]
 
 
-def some_input(net: MLP) -> list[int]:
+def _some_input(net: MLP) -> list[int]:
     """1, 2, 3, ...: an input with no symmetry."""
     return list(range(1, net.widths[0] + 1))
 
@@ -78,7 +78,7 @@ def common(*gammas: Path) -> frozenset[Edge]:
 
 def definition_1() -> Statement:
     """Definition 1: a path picks one neuron per layer; N(x) is the sum over paths, so N is linear in their number."""
-    nets = (*SMALL, MLP([3, 4, 2, 3, 1]))
+    nets = (*_SMALL, MLP([3, 4, 2, 3, 1]))
     right = all(
         len(paths_from(net, layer, neuron)) == math.prod(net.widths[layer + 1 :])
         for net in nets
@@ -90,7 +90,7 @@ def definition_1() -> Statement:
         sum(Fraction(x[g.neurons[0]] ** 2, math.prod(net.widths[:-1])) for g in from_input(net))
         == Fraction(sum(a * a for a in x), net.widths[0])
         for net in nets
-        for x in [some_input(net)]
+        for x in [_some_input(net)]
     )
     return Statement(
         "definition-1",
@@ -104,7 +104,7 @@ def definition_1() -> Statement:
 def definition_2() -> Statement:
     """Definition 2: Gamma(i), E^Gamma(i) and evenness."""
     tuples, right = 0, True
-    for net in SMALL[:3]:
+    for net in _SMALL[:3]:
         for gammas in even_fours(from_input(net), from_input(net)):
             tuples += 1
             right &= is_even(gammas)
@@ -113,8 +113,8 @@ def definition_2() -> Statement:
                 right &= edges.total() == 4 and left_ends(edges) == neurons_at(gammas, i - 1)
                 right &= right_ends(edges) == neurons_at(gammas, i)
                 right &= sorted(edges.values()) in ([2, 2], [4])
-    every = sum(len(from_input(net)) ** 4 for net in SMALL[:3])
-    uneven = _uneven_means_vanish(SMALL[2])
+    every = sum(len(from_input(net)) ** 4 for net in _SMALL[:3])
+    uneven = _uneven_means_vanish(_SMALL[2])
     return Statement(
         "definition-2",
         "Gamma(i): distinct neurons at layer i; E^Gamma(i): multiset of edges; even: every edge covered evenly often.",
@@ -127,7 +127,7 @@ def definition_2() -> Statement:
 
 def _uneven_means_vanish(net: MLP) -> bool:
     """Whether even 4-tuples alone give all of E[N^4], which for one hidden layer can be integrated directly."""
-    x, n = some_input(net), net.widths[1]
+    x, n = _some_input(net), net.widths[1]
     s = Fraction(sum(a * a for a in x), net.widths[0])
     t = Fraction(sum(a**4 for a in x), net.widths[0] ** 2)
     mu = net.weight_law.moment(4)
@@ -153,7 +153,7 @@ def _two_per_edge(net: MLP, gammas: Four) -> Fraction:
 def definition_3() -> Statement:
     """Definition 3: loops; after every collision that is not at the output the paths stay together or form a loop."""
     tuples, right, looped = 0, True, 0
-    for net in SMALL:
+    for net in _SMALL:
         for gammas in even_fours(from_input(net), from_input(net)):
             tuples += 1
             found, met = set(loops(gammas)), set(collisions(gammas))
@@ -177,7 +177,7 @@ MEETINGS = (2, 5, 8)  # where all four meet in the figures
 FIRST_MARK, SECOND_MARK = 2, 7
 
 
-def partners(gammas: Sequence[Path], layer: int) -> Pairing:
+def partners(gammas: Sequence[Path], layer: int) -> _Pairing:
     """Which paths share an edge between layers ``layer`` - 1 and ``layer``, as a partition of 0..k-1."""
     shared: defaultdict[Edge, set[int]] = defaultdict(set)
     for k, gamma in enumerate(gammas):
@@ -185,10 +185,10 @@ def partners(gammas: Sequence[Path], layer: int) -> Pairing:
     return frozenset(map(frozenset, shared.values()))
 
 
-KEPT: Pairing = frozenset([frozenset([0, 1]), frozenset([2, 3])])
+KEPT: _Pairing = frozenset([frozenset([0, 1]), frozenset([2, 3])])
 
 
-def in_figure(number: int, gammas: Four) -> bool:
+def _in_figure(number: int, gammas: Four) -> bool:
     """Whether a 4-tuple is like the paper's figure 1 (partners kept throughout) or 2 (swapped, and swapped back)."""
     at_marks = [partners(gammas, mark) for mark in (FIRST_MARK, SECOND_MARK)]
     apart = {partners(gammas, i) for i in range(FIRST_MARK + 1, MEETINGS[1] + 1)}  # in the loop between the marks
@@ -201,7 +201,7 @@ def in_figure(number: int, gammas: Four) -> bool:
 def figure_paths(number: int) -> Four:
     """The first 4-tuple of the kind that a figure shows, in the network CARTOON."""
     paths = [gamma for gamma in from_input(CARTOON) if gamma.neurons[1] == gamma.neurons[0]]
-    return next(each for each in even_fours(paths, paths) if in_figure(number, each))
+    return next(each for each in even_fours(paths, paths) if _in_figure(number, each))
 
 
 def figure_1() -> Statement:
@@ -226,7 +226,7 @@ def _figure(number: int, claim: str) -> Statement:
             "collisions at": _layers_text(collisions(gammas)),
             "partners in the loop": _pairing(partners(gammas, loops(gammas)[0] + 1)),
         },
-        is_even(gammas) and in_figure(number, gammas) and not in_figure(3 - number, gammas),
+        is_even(gammas) and _in_figure(number, gammas) and not _in_figure(3 - number, gammas),
     )
 
 
@@ -234,7 +234,7 @@ def _layers_text(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
 
 
-def _pairing(pairing: Pairing) -> str:
+def _pairing(pairing: _Pairing) -> str:
     return "|".join(sorted("".join(str(k + 1) for k in sorted(block)) for block in pairing))
 
 
@@ -244,8 +244,8 @@ def _pairing(pairing: Pairing) -> str:
 def lemma_7(exponent_sign: int = 1) -> Statement:
     """Lemma 7: E[K_w], E[K_w^2], E[Delta_ww] as sums over even tuples and marked edges, with H and F as printed."""
     equal, summed = True, 0
-    for net in SMALL:
-        x = some_input(net)
+    for net in _SMALL:
+        x = _some_input(net)
         second, delta, count = _lemma_7_sums(net, x, exponent_sign)
         summed += count
         first = sum(
@@ -259,9 +259,9 @@ def lemma_7(exponent_sign: int = 1) -> Statement:
         "lemma-7",
         "E[K_w], E[K_w^2], E[Delta_ww] are sums over even tuples and marked edges of H = prod 1/n_{i-1} and of "
         "F = (1/2) prod 2^{2-|Gamma(i)|}/n_{i-1}^2 times mu_4 at unmarked layers where all paths share an edge.",
-        f"summing F in fractions over all tuples of the networks {names(SMALL)}: equal to the exact moments by two "
+        f"summing F in fractions over all tuples of the networks {names(_SMALL)}: equal to the exact moments by two "
         "other routes (transfer; products of all derivatives)",
-        {"networks": len(SMALL), "marked tuples": summed},
+        {"networks": len(_SMALL), "marked tuples": summed},
         equal,
     )
 
@@ -300,7 +300,7 @@ def printed_weight(
 # Lemmas 8 and 9
 
 
-def edge_multiset(gammas: Sequence[Path]) -> Multiset:
+def _edge_multiset(gammas: Sequence[Path]) -> _Multiset:
     """E^Gamma, all layers together."""
     return frozenset(Counter(edge for gamma in gammas for edge in gamma.edges).items())
 
@@ -314,7 +314,7 @@ def lemma_8(ways: int = 6) -> Statement:
     """
     seen: Counter[Fraction] = Counter()
     right, free = True, {"K": set[str](), "D": set[str]()}
-    for net in COUNTED:
+    for net in _COUNTED:
         counts = {kind: _marked_counts(net, kind) for kind in "KD"}
         for multiset, gammas in _representatives(net).items():
             of_multiset = Fraction(ways ** len(loops(gammas)))
@@ -330,7 +330,7 @@ def lemma_8(ways: int = 6) -> Statement:
         "lemma-8",
         "A given even edge multiset with marked edges comes from 6^{#loops} A 4-tuples, 1/36 <= A <= 1, times "
         "indicators of collisions before and, for Delta_ww, between the marks.",
-        f"counting all marked 4-tuples of the networks {names(COUNTED)} by edge multiset, marked edges and starts",
+        f"counting all marked 4-tuples of the networks {names(_COUNTED)} by edge multiset, marked edges and starts",
         {
             "counts": sum(seen.values()),
             "values of A": ", ".join(str(share) for share in sorted(seen)),
@@ -344,21 +344,21 @@ def lemma_8(ways: int = 6) -> Statement:
     )
 
 
-Layers: TypeAlias = tuple[int, int]
-Starts: TypeAlias = tuple[int, ...]
+_Layers: TypeAlias = tuple[int, int]
+_Starts: TypeAlias = tuple[int, ...]
 
 
-def _representatives(net: MLP) -> dict[Multiset, Four]:
+def _representatives(net: MLP) -> dict[_Multiset, Four]:
     paths = from_input(net)
-    return {edge_multiset(gammas): gammas for gammas in even_fours(paths, paths)}
+    return {_edge_multiset(gammas): gammas for gammas in even_fours(paths, paths)}
 
 
-def _marked_counts(net: MLP, kind: str) -> dict[tuple[Multiset, Starts, Layers], Counter[tuple[Edge, Edge]]]:
+def _marked_counts(net: MLP, kind: str) -> dict[tuple[_Multiset, _Starts, _Layers], Counter[tuple[Edge, Edge]]]:
     """The number of 4-tuples for each multiset, starts and marked edges, kept by the layers of the marks."""
-    counts: defaultdict[tuple[Multiset, Starts, Layers], Counter[tuple[Edge, Edge]]] = defaultdict(Counter)
+    counts: defaultdict[tuple[_Multiset, _Starts, _Layers], Counter[tuple[Edge, Edge]]] = defaultdict(Counter)
     paths = from_input(net)
     for gammas in even_fours(paths, paths):
-        multiset, starts = edge_multiset(gammas), tuple(gamma.neurons[0] for gamma in gammas)
+        multiset, starts = _edge_multiset(gammas), tuple(gamma.neurons[0] for gamma in gammas)
         second = gammas[2:] if kind == "K" else gammas[1:3]
         for e1, e2 in product(common(*gammas[:2]), common(*second)):
             if kind == "K" or e1 != e2:
@@ -366,9 +366,9 @@ def _marked_counts(net: MLP, kind: str) -> dict[tuple[Multiset, Starts, Layers],
     return counts
 
 
-def _cases(net: MLP, gammas: Four) -> Iterator[tuple[str, Starts, Layers]]:
+def _cases(net: MLP, gammas: Four) -> Iterator[tuple[str, _Starts, _Layers]]:
     ends = sorted(neurons_at(gammas, 0))
-    starts: list[Starts] = [(ends[0],) * 4]
+    starts: list[_Starts] = [(ends[0],) * 4]
     if len(ends) == 2:
         orders = [ends, ends[::-1]]
         starts = [tuple(o[k] for k in each) for each in ((0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0)) for o in orders]
@@ -379,15 +379,15 @@ def _cases(net: MLP, gammas: Four) -> Iterator[tuple[str, Starts, Layers]]:
             yield "D", each, (i1, i2)
 
 
-def _pattern(starts: Starts) -> str:
+def _pattern(starts: _Starts) -> str:
     return "".join("1" if start == starts[0] else "2" for start in starts)
 
 
-def _no_collision_below(gammas: Four, layers: Layers) -> bool:
+def _no_collision_below(gammas: Four, layers: _Layers) -> bool:
     return not any(i < min(layers) for i in collisions(gammas))
 
 
-def _predicted(kind: str, gammas: Four, starts: Starts, layers: Layers) -> bool:
+def _predicted(kind: str, gammas: Four, starts: _Starts, layers: _Layers) -> bool:
     """The indicators of Lemma 8."""
     low, high = min(layers), max(layers)
     between = any(low <= i < high for i in collisions(gammas))
@@ -400,10 +400,10 @@ def lemma_9(ways: int = 2) -> Statement:
     """Lemma 9: an even E comes from ways^(loops + 1{|V(0)| = 2}) ordered pairs of paths V with E = 2 E^V."""
     right, counted = True, 0
     most = 0
-    for net in PAIRED:
-        origins: defaultdict[Multiset, list[tuple[Path, Path]]] = defaultdict(list)
+    for net in _PAIRED:
+        origins: defaultdict[_Multiset, list[tuple[Path, Path]]] = defaultdict(list)
         for one, two in product(from_input(net), repeat=2):
-            origins[edge_multiset((one, two, one, two))].append((one, two))
+            origins[_edge_multiset((one, two, one, two))].append((one, two))
         for pairs in origins.values():
             counted += 1
             most = max(most, len(pairs))
@@ -412,7 +412,7 @@ def lemma_9(ways: int = 2) -> Statement:
     return Statement(
         "lemma-9",
         "An even edge multiset E comes from exactly 2^{#loops + [|V(0)|=2]} ordered pairs of paths V with E = 2 E^V.",
-        f"counting all pairs of paths of the networks {names(PAIRED)} by edge multiset",
+        f"counting all pairs of paths of the networks {names(_PAIRED)} by edge multiset",
         {"edge multisets": counted, "most pairs for one": most},
         right,
     )

@@ -106,7 +106,7 @@ def paths_from(net: MLP, layer: int, neuron: int) -> tuple[Path, ...]:
     return tuple(Path(layer, (neuron, *above)) for above in product(*(range(n) for n in net.widths[layer + 1 :])))
 
 
-def paths_from_bias(net: MLP, layer: int, neuron: int) -> tuple[Path, ...]:
+def _paths_from_bias(net: MLP, layer: int, neuron: int) -> tuple[Path, ...]:
     """Every path to the output from the bias of z(layer, neuron), for layers 1, ..., d.
 
     Examples
@@ -188,9 +188,9 @@ def _layers(gammas: Sequence[Path]) -> range:
 
 _MANY = 10**6  # paths; a list of them takes about a gigabyte
 
-Product: TypeAlias = tuple[int, ...]
-PathSum: TypeAlias = dict[Product, Fraction]
-MarkedTuple: TypeAlias = tuple[tuple[Path, ...], tuple[Edge, ...], Fraction]
+_Product: TypeAlias = tuple[int, ...]
+_PathSum: TypeAlias = dict[_Product, Fraction]
+_MarkedTuple: TypeAlias = tuple[tuple[Path, ...], tuple[Edge, ...], Fraction]
 
 
 class PathEnumeration:
@@ -225,7 +225,7 @@ class PathEnumeration:
             raise SizeError(f"the network has over {_MANY} paths; take a smaller one, or finwidth.moments")
         neurons = [(i, a) for i in range(1, net.depth + 1) for a in range(net.widths[i])]
         from_input = [path for a in range(net.widths[0]) for path in paths_from(net, 0, a)]
-        from_biases = [path for i, a in neurons for path in paths_from_bias(net, i, a)]
+        from_biases = [path for i, a in neurons for path in _paths_from_bias(net, i, a)]
         self.paths = (*from_input, *from_biases)
         self.edges = {
             "w": tuple(Edge(i, b, a) for i, a in neurons for b in range(net.widths[i - 1])),
@@ -236,11 +236,11 @@ class PathEnumeration:
         self._place = {factor: place for place, factor in enumerate((*self._edges, *self._gates))}
         self._absent = [self._place[edge] for edge in self._edges if not self._variance(edge)]
 
-    def output(self, a: int = 0) -> PathSum:
+    def output(self, a: int = 0) -> _PathSum:
         """N_a(x) = sum over paths to output a (paper, section 2)."""
         return self._sum(((gamma,), (), Fraction(1)) for gamma in self._through(a))
 
-    def kernel(self, kind: str, a: int = 0, b: int = 0) -> PathSum:
+    def kernel(self, kind: str, a: int = 0, b: int = 0) -> _PathSum:
         """K_ab = sum over parameters of dN_a dN_b, by weights or biases: pairs with a common edge (Lemmas 6, 12)."""
         return self._sum(
             ((gamma1, gamma2), (e,), self._multiplier(e))
@@ -249,7 +249,7 @@ class PathEnumeration:
             for gamma2 in self._through(b, e)
         )
 
-    def curvature(self, kinds: str, c: int = 0, a: int = 0) -> PathSum:
+    def curvature(self, kinds: str, c: int = 0, a: int = 0) -> _PathSum:
         """Sum over parameters e1, e2 of dN_c/de1 d^2N_a/de1 de2 dN_a/de2: three paths, two marked edges (Lemma 6).
 
         ``kinds`` says which parameters, e1 first.  N times the sums for "ww" and "wb" is Delta_ww, Delta_wb.
@@ -263,20 +263,20 @@ class PathEnumeration:
             for gamma3 in self._through(a, e2)
         )
 
-    def expectation(self, *sums: PathSum) -> Fraction:
+    def expectation(self, *sums: _PathSum) -> Fraction:
         """E of the product of the sums, each of them taken in full."""
         half = len(sums) // 2
-        partners: defaultdict[Product, list[tuple[Product, Fraction]]] = defaultdict(list)
+        partners: defaultdict[_Product, list[tuple[_Product, Fraction]]] = defaultdict(list)
         for right, number in self._multiplied(sums[half:]).items():
             partners[self._parity(right)].append((right, number))
-        total: defaultdict[Product, Fraction] = defaultdict(Fraction)
+        total: defaultdict[_Product, Fraction] = defaultdict(Fraction)
         for left, factor in self._multiplied(sums[:half]).items():
             # Unless both halves have the same odd edges, some edge is odd in the product.
             for right, number in partners[self._parity(left)]:
                 total[_add_exponents(left, right)] += factor * number
         return sum((number * self.mean(each) for each, number in total.items()), Fraction(0))
 
-    def product_of(self, gammas: Iterable[Path], marks: Iterable[Edge]) -> Product:
+    def product_of(self, gammas: Iterable[Path], marks: Iterable[Edge]) -> _Product:
         """The edges and gates of a tuple of paths, without what its marked edges have lost."""
         powers = [0] * len(self._place)
         for gamma in gammas:
@@ -286,7 +286,7 @@ class PathEnumeration:
             powers[self._place[edge]] -= 2  # both paths of the pair have lost it
         return tuple(powers)
 
-    def mean(self, powers: Product) -> Fraction:
+    def mean(self, powers: _Product) -> Fraction:
         """E of one product of edges and gates (the formula at the head of this module)."""
         result = Fraction(1)
         for edge, power in zip(self._edges, powers, strict=False):
@@ -333,8 +333,8 @@ class PathEnumeration:
         """The paths to ``output`` that contain all of ``edges``."""
         return [gamma for gamma in self.paths if gamma.output == output and all(e in gamma.edges for e in edges)]
 
-    def _sum(self, tuples: Iterable[MarkedTuple]) -> PathSum:
-        total: PathSum = {}
+    def _sum(self, tuples: Iterable[_MarkedTuple]) -> _PathSum:
+        total: _PathSum = {}
         for gammas, marks, multiplier in tuples:
             powers = self.product_of(gammas, marks)
             coefficient = multiplier * math.prod(self.x[g.neurons[0]] for g in gammas if g.layer == 0)
@@ -343,21 +343,21 @@ class PathEnumeration:
                 total[powers] = total.get(powers, Fraction(0)) + coefficient
         return total
 
-    def _multiplied(self, sums: Sequence[PathSum]) -> PathSum:
+    def _multiplied(self, sums: Sequence[_PathSum]) -> _PathSum:
         """The product of sums over tuples: the sum over their concatenations."""
-        result: PathSum = {(0,) * len(self._place): Fraction(1)}
+        result: _PathSum = {(0,) * len(self._place): Fraction(1)}
         for each in sums:
-            longer: defaultdict[Product, Fraction] = defaultdict(Fraction)
+            longer: defaultdict[_Product, Fraction] = defaultdict(Fraction)
             for (left, factor), (right, number) in product(result.items(), each.items()):
                 longer[_add_exponents(left, right)] += factor * number
             result = longer
         return result
 
-    def _parity(self, powers: Product) -> Product:
+    def _parity(self, powers: _Product) -> _Product:
         return tuple(power % 2 for power in powers[: len(self._edges)])
 
 
-def _add_exponents(left: Product, right: Product) -> Product:
+def _add_exponents(left: _Product, right: _Product) -> _Product:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 

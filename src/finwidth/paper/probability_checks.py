@@ -17,8 +17,8 @@ from finwidth.networks.mlp import MLP
 from finwidth.networks.widths import format_widths
 from finwidth.paper.records import Statement
 
-SEED = 20200426
-FALSE_ALARM = 5e-10  # the share of one comparison in the 10^-6 of the whole test suite
+_SEED = 20200426
+_FALSE_ALARM = 5e-10  # the share of one comparison in the 10^-6 of the whole test suite
 
 # Proposition 10
 
@@ -147,7 +147,7 @@ def proposition_10(slope: int = 1, chains: int = 400) -> Statement:
     printed upper bound then holds; of the lower one every step does, E[Z_i] >= f_i E[Z_{i-1}], and the product where no
     f_i is negative.  With alpha < 1 both fail (`small_factor`).
     """
-    rng = random.Random(SEED)
+    rng = random.Random(_SEED)
     rising = [random_chain(rng, growing=True) for _ in range(chains)]
     falling = [random_chain(rng, growing=False) for _ in range(chains)]
     agree = all(each.mean() == each.mean_by_listing() for each in (*rising, *falling) if len(each) <= 5)
@@ -195,26 +195,26 @@ def _slack(ratios: Sequence[Fraction]) -> float:
 # Lemma 11
 
 SIGNS = WeightLaw("signs", (1, 1, 1, 1), lambda rng, shape: rng.choice([-1.0, 1.0], shape))
-NARROW = (2, 3, 2, 2, 3, 1)
+_NARROW = (2, 3, 2, 2, 3, 1)
 
 
 def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"), networks: int = 20_000) -> Statement:
     """Lemma 11: with probability 1 a layer is entirely dead or no pre-activation is 0.
 
     The statement itself is about every drawn network.  The number of networks with a dead layer is binomial with the
-    exact probability 1 - prod (1 - 2^{-n_i}), and must lie between its quantiles at FALSE_ALARM/2 (for each law).
+    exact probability 1 - prod (1 - 2^{-n_i}), and must lie between its quantiles at _FALSE_ALARM/2 (for each law).
     """
     from scipy import stats
 
-    dead_chance = float(1 - math.prod(1 - Fraction(1, 2**n) for n in NARROW[1:-1]))
-    low, high = (int(stats.binom.ppf(at, networks, dead_chance)) for at in (FALSE_ALARM / 2, 1 - FALSE_ALARM / 2))
-    drawn = [_dead_and_partly(MLP(NARROW, law), networks) for law in laws]
-    _, partly_by_signs = _dead_and_partly(MLP(NARROW, SIGNS), networks)
+    dead_chance = float(1 - math.prod(1 - Fraction(1, 2**n) for n in _NARROW[1:-1]))
+    low, high = (int(stats.binom.ppf(at, networks, dead_chance)) for at in (_FALSE_ALARM / 2, 1 - _FALSE_ALARM / 2))
+    drawn = [_dead_and_partly(MLP(_NARROW, law), networks) for law in laws]
+    _, partly_by_signs = _dead_and_partly(MLP(_NARROW, SIGNS), networks)
     return Statement(
         "lemma-11",
         "With probability 1 either some layer is entirely dead (y = 0) or no pre-activation is 0.",
-        f"drawing {networks} networks {format_widths(NARROW)} for each of {len(laws)} laws with a density; the number "
-        f"with a dead layer is binomial with the exact probability (false-alarm rate {FALSE_ALARM:g} for each law)",
+        f"drawing {networks} networks {format_widths(_NARROW)} for each of {len(laws)} laws with a density; the number "
+        f"with a dead layer is binomial with the exact probability (false-alarm rate {_FALSE_ALARM:g} for each law)",
         {
             "networks": networks * len(laws),
             "networks with some zeros in a layer, but not all": sum(partly for _, partly in drawn),
@@ -230,7 +230,7 @@ def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"
 
 def _dead_and_partly(net: MLP, networks: int) -> tuple[int, int]:
     """Numbers of networks with a layer of zeros only, and with a layer of some zeros but not all."""
-    weights, biases = draw_networks(net, networks, np.random.default_rng(SEED))
+    weights, biases = draw_networks(net, networks, np.random.default_rng(_SEED))
     x = np.ones((networks, net.widths[0]))
     dead, partly = np.zeros(networks, dtype=np.bool_), np.zeros(networks, dtype=np.bool_)
     for weight, bias in zip(weights, biases, strict=True):

@@ -169,8 +169,8 @@ def update_over_depth(
         raise FinwidthError("the kernels of these networks do not move on average: give another input")
     for marker, width, colour in zip(MARKERS, widths, PALETTE, strict=False):
         line = grid.sel(width=width)
-        named = {"label": f"$n = {width}$", "marker": marker, "ms": 4.5, "markevery": []}  # a marker in the legend only
-        axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, **named)
+        (curve,) = axes.plot(line.depth, -line.dK / line["mean"], color=colour, lw=1.4, label=f"$n = {width}$")
+        curve.set(marker=marker, markersize=4.5, markevery=[])  # in the legend only
         for depth in depths:
             net = MLP([len(np.atleast_1d(np.asarray(x))), *[width] * (depth - 1), 1], **network)
             exact, scale = {"dK": float(line.dK.sel(depth=depth))}, -float(line["mean"].sel(depth=depth))

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from finwidth.plots.style import Panels
 
-COLOURS = (BLUE, GREEN, ORANGE, VERMILION, GREY)
-DASHES = ("-", (0, (6, 1)), (0, (3, 1)), "-.", (0, (1, 1)))  # with the colours
-BETAS = (0.1, 0.5, 1, 2, 4)
+_COLOURS = (BLUE, GREEN, ORANGE, VERMILION, GREY)
+_DASHES = ("-", (0, (6, 1)), (0, (3, 1)), "-.", (0, (1, 1)))  # with the colours
+_BETAS = (0.1, 0.5, 1, 2, 4)
 _INPUT = 16  # its width; |x|^2 = n_0
 _GRID = np.linspace(-4.5, 4.5, 91)
 
@@ -39,7 +39,7 @@ def standardised_log(K: FloatArray) -> tuple[FloatArray, float]:
 
 @styled
 def law_against_log_normal(
-    betas: Sequence[float] = BETAS,
+    betas: Sequence[float] = _BETAS,
     width: int = 40,
     draws: int = 400_000,
     seed: int = 0,
@@ -69,7 +69,7 @@ def law_against_log_normal(
     """
     figure, drawn_into = new_panels(ax, 2, 2, 7.0, 5.0)
     panels = np.array(drawn_into, dtype=object).reshape(2, 2)
-    for beta, colour, dash in zip(betas, COLOURS, DASHES, strict=False):
+    for beta, colour, dash in zip(betas, _COLOURS, _DASHES, strict=False):
         line = {"color": colour, "ls": dash}
         net = MLP([_INPUT, *[width] * max(1, round(beta * width)), 1])
         drawn = sample(net, np.ones(_INPUT), draws, seed)

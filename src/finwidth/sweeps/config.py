@@ -32,7 +32,7 @@ from finwidth.sweeps.schema.grid import (
 from finwidth.sweeps.schema.kinds import DEFAULT_KIND, KINDS, NetworkTable, Value, kind_of
 from finwidth.sweeps.schema.values import LISTS, checked_value, name_in, read_numbers, read_values, whole_number
 
-MOST_CELLS = 10**6
+_MOST_CELLS = 10**6
 _SIZES = ("n_0", "input", "depth", "width", "ratio")  # axes on which no network is refused
 
 
@@ -151,8 +151,8 @@ def _parsed(document: Document) -> tuple[Config, Vectors]:
         single.add("n_0")
     names = [name for name in (*list(AXES)[:-1], "width", "ratio") if name in axes]
     size = math.prod(len(axes[name]) for name in names)
-    if size > MOST_CELLS:
-        raise document.fault("axes", f"the grid has {size} cells; at most {MOST_CELLS} are allowed")
+    if size > _MOST_CELLS:
+        raise document.fault("axes", f"the grid has {size} cells; at most {_MOST_CELLS} are allowed")
     network = {**kind, **_read_network(document, axes, kind)}
     quantities = {}
     for name in (name for name in QUANTITIES if name in wanted):

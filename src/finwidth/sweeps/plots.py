@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from finwidth.plots.style import Panels
 
-SUFFIXES = (".pdf", ".svg", ".png")
+_SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
 _COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
 _MARKERS = "os^Dv<"
@@ -115,8 +115,8 @@ def plot(
     target = Path(output)
     if picture not in PICTURES:
         raise FinwidthError(f"the picture {picture!r} is not known; choose from {', '.join(PICTURES)}")
-    if target.suffix not in SUFFIXES:
-        raise FinwidthError(f"{target} must end in {', '.join(SUFFIXES)}, which says what kind of file it is")
+    if target.suffix not in _SUFFIXES:
+        raise FinwidthError(f"{target} must end in {', '.join(_SUFFIXES)}, which says what kind of file it is")
     if source is not None and picture != "phase":
         raise FinwidthError(f"{picture} draws all that the store has; source is for phase")
     outputs.check(target)
@@ -357,8 +357,10 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         axes.set_xlabel(names.depth)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
-    narrow = {"loc": "lower right", "fontsize": 7, "handlelength": 1.4, "columnspacing": 1.0} if names.of_paper else {}
-    axes.legend(ncols=2, **narrow)
+    if names.of_paper:
+        axes.legend(ncols=2, loc="lower right", fontsize=7, handlelength=1.4, columnspacing=1.0)
+    else:
+        axes.legend(ncols=2)
     return figure
 
 
@@ -442,9 +444,9 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
     for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            seldom: Any = 0.12 if values.sampled is None else []  # samples have the markers, and then the legend
-            marked = {"marker": marker, "ms": 4, "markevery": seldom}
-            axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2, **marked)
+            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
+            # Samples have the markers on the lines; then they are in the legend only.
+            line.set(marker=marker, markersize=4, markevery=0.12 if values.sampled is None else [])
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))

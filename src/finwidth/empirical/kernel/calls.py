@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
@@ -262,37 +262,75 @@ def gradient(
     return [each.to_dense() if each.is_sparse else each for each in found]
 
 
-def changing(module: nn.Module, x: Batch) -> frozenset[str]:
-    """The buffers and parameters that a pass of inputs x changes in place."""
-    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-    copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-    with untouched(module), contextlib.suppress(ModuleError), telling(module, x), differentiable():
-        args, kwargs, _ = x.clone().call()
-        torch.func.functional_call(module, copies, args, kwargs)  # it is told when it is called in earnest
-        born = dict(module.named_parameters()).keys() - held.keys()
-        if born:
-            raise FinwidthError(
-                f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
-            )
-    return frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+class FirstPass(NamedTuple):
+    """A pass of one sample: what it changes in the module, its output, and how many bytes autograd keeps of it.
+
+    There is no output (None) where it fails or makes the module another, and no count where torch cannot count.
+    """
+
+    changing: frozenset[str]
+    output: Tensor | None = None
+    saved: int | None = None
 
 
 @contextmanager
-def settled(module: nn.Module, inputs: Sequence[Batch]) -> Iterator[frozenset[str]]:
-    """The buffers that a pass changes in place; parameters that it changes are so already, and put back afterwards.
+def saving() -> Iterator[dict[int, int]]:
+    """Inside, the bytes of what autograd keeps are noted, by address."""
+    kept: dict[int, int] = {}
+
+    def note(each: Tensor) -> Tensor:
+        kept[each.data_ptr()] = each.numel() * each.element_size()
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
+        yield kept
+
+
+def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
+    """A pass of inputs x on copies of all buffers and parameters, which it may change in place."""
+    module, born = network.module, set[str]()
+    held = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+
+    def noting(output: object, sample: object) -> object:
+        born.update(dict(module.named_parameters()).keys() - held.keys())
+        return output if network.function is None else network.function(output, sample)
+
+    for counting in (saving(), contextlib.nullcontext(dict[int, int]())):  # torch.func inside a module is not counted
+        copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
+        output = None
+        with contextlib.suppress(FinwidthError), differentiable(), counting as kept:
+            output = apply(replace(network, function=noting), x, copies).detach()
+        if output is not None or born:  # a failure is told when the module is called in earnest
+            break
+    if born:
+        raise FinwidthError(
+            f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
+        )
+    if id(module) in _UNTOUCHED:
+        _UNTOUCHED[id(module)].check()
+    changed = frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
+    return FirstPass(changed, output, sum(kept.values()) or None)
+
+
+@contextmanager
+def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[tuple[MeasuredModule, FirstPass]]:
+    """The network with the names of the buffers that a pass changes in place, and a pass of the first input.
 
     Some modules rescale their own weights, at their first call or at every: the kernel is that of the weights as they
-    are after a call with all inputs.
+    are after a call with all inputs. They are put back afterwards.
     """
-    changed = changing(module, inputs[0][:2])
-    own = {name: each for name, each in module.named_parameters() if name in changed}
+    module, first = network.module, first_pass(network, inputs[0][:1])
+    network = replace(network, changing=first.changing)
+    own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
         if own:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
                     call_module(module, x)
-        yield changed - own.keys()
+            network = replace(network, changing=first.changing - own.keys(), snapshot=Snapshot(module, hooks=False))
+            first = FirstPass(network.changing)
+        yield network, first
     finally:
         for name, each in own.items():
             each.detach().copy_(before[name])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -93,8 +94,11 @@ def checked(job: KernelJob, compute: Compute, *, check: bool) -> Tensor:
 
 
 def by_output(job: KernelJob) -> list[KernelJob]:
-    """The kernel of the outputs at some of the inputs, if this one is a trace of many; otherwise none."""
-    if job.outputs != "trace" or job.plan.outputs <= _OUTPUTS:
+    """The kernel of the outputs at some of the inputs, if this one is a trace of many; otherwise none.
+
+    Of more than one, if all gradients are known that it is made of.
+    """
+    if job.outputs != "trace" or job.plan.outputs <= (1 if job.known and not job.plan.general else _OUTPUTS):
         return []
     others = None if job.x2 is None else _choose(job, len(job.x2))
     return [job.among(_choose(job, len(job.x1)), others, "full" if job.plan.outputs <= _PAIRS else "diagonal")]
@@ -106,24 +110,28 @@ def _check_company(job: KernelJob) -> None:
     Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
     """
     network = job.network
+    mode: Callable[[], AbstractContextManager[None]] = torch.no_grad
     for x in job.sets:
         order = torch.randperm(len(x), generator=_seeded(6))
         for start in range(0, len(x), _COMPANY):
             some = order[start : start + _COMPANY]
-            halves = [each for each in some.tensor_split(2) if len(each)]
-            whole, parts = _outputs(network, x[some]), torch.cat([_outputs(network, x[each]) for each in halves])
-            if not near(whole, parts) and not near(whole, parts, coarsest(network, x[:2])):
+            try:
+                together, apart = _outputs(network, x, some, mode)
+            except FinwidthError:  # the module needs gradients
+                mode = differentiable
+                together, apart = _outputs(network, x, some, mode)
+            if not near(together, apart) and not near(together, apart, coarsest(network, x[:2])):
                 raise FinwidthError(MEETING)
 
 
-def _outputs(network: MeasuredModule, x: Batch) -> Tensor:
-    """Without gradients, unless the module needs them."""
-    try:
-        with torch.no_grad():
-            return apply(network, x, network.parameters)
-    except FinwidthError:
-        with differentiable():
-            return apply(network, x, network.parameters).detach()
+def _outputs(
+    network: MeasuredModule, x: Batch, some: Tensor, mode: Callable[[], AbstractContextManager[None]]
+) -> tuple[Tensor, Tensor]:
+    """The outputs of some inputs, in one batch and in two."""
+    halves = [each for each in some.tensor_split(2) if len(each)]
+    with mode():
+        together, *parts = (apply(network, x[each], network.parameters).detach() for each in (some, *halves))
+    return together, torch.cat(parts)
 
 
 def worst(job: KernelJob, K: Tensor, parts: list[tuple[Tensor, KernelJob]]) -> Discrepancy | None:
@@ -411,7 +419,7 @@ def _reason(job: KernelJob) -> str:
     x, module = job.x1[_choose(job, len(job.x1))], job.network.module
     with differentiable():
         first, alone = (apply(job.network, each, job.network.parameters) for each in (x, x[:1]))
-        unlike = why_unlike(job.network, x, first, [alone])
+        unlike = why_unlike(job.network, x, first, [(torch.arange(1), alone)])
     return unlike or (
         "its outputs agree and its derivatives do not, so that these are not those of a function of one sample (custom "
         f"derivatives of {type(module).__name__} or of its layers, samples that meet in the backward pass only?); with "

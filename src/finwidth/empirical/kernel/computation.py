@@ -10,8 +10,9 @@ import torch
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
+from finwidth.empirical.kernel.factors import GradientFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED
-from finwidth.empirical.kernel.gradients import GradientPlan, follows, general_plan, gradients
+from finwidth.empirical.kernel.gradients import GradientPlan, WholePass, follows, general_plan, gradients
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
@@ -29,7 +30,8 @@ class KernelJob:
     """A kernel to compute: of which network, at which inputs, of which outputs, by which plan, in how much memory.
 
     ``x2`` is None if it is x1; ``outputs`` is what the user gave; ``sizes`` say what the memory is needed for, and how
-    much there is. With ``groups``, by name, the kernel has their contributions in its first dimension.
+    much there is. With ``groups``, by name, the kernel has their contributions in its first dimension. ``known``
+    has the gradients that the plan was made by, if it was by a pass of all inputs.
     """
 
     network: MeasuredModule
@@ -40,6 +42,7 @@ class KernelJob:
     sizes: Sizes
     progress: Callable[[int], object] | None = None
     groups: tuple[str, ...] = ()
+    known: WholePass | None = None
 
     @property
     def sets(self) -> list[Batch]:
@@ -49,8 +52,7 @@ class KernelJob:
     @property
     def entries(self) -> Entries:
         """Which entries of the kernel are computed."""
-        o = self.plan.outputs
-        chosen = range(self.outputs, self.outputs + 1) if isinstance(self.outputs, int) else range(o)
+        chosen = wanted_outputs(self.outputs, self.plan.outputs)
         second = None if self.x2 is None else len(self.x2)
         shape = self.sizes.all_pairs, self.sizes.diagonal_only, self.outputs == "trace"
         return Entries(len(self.x1), second, chosen, *shape, groups=len(self.groups))
@@ -83,15 +85,28 @@ class KernelJob:
         first, outputs = self.entries.outputs.start, pass_.block.outputs
         return x[pass_.inputs.start : pass_.inputs.stop], range(first + outputs.start, first + outputs.stop)
 
+    def gradients_of(self, pass_: Pass) -> list[GradientFactor]:
+        """The factors of the gradients of a pass."""
+        x, outputs = self.rows(pass_)
+        whole = self.x1 if len(pass_.inputs) == len(self.x1) and not pass_.block.second else x
+        known = self.known if self.known and self.known.serves(self.network, self.plan, whole, outputs) else None
+        return gradients(self.network, self.plan, x, outputs, known)
+
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> KernelJob:
         """The kernel of the same outputs, or of others for "trace", among some of the inputs, by the same plan."""
         x2 = None if self.x2 is None or others is None else self.x2[others]
-        sizes = replace(self.sizes, all_pairs=outputs == "full" and self.plan.outputs > 1)
-        return replace(self, x1=self.x1[rows], x2=x2, outputs=outputs, sizes=sizes, progress=None)
+        sizes, x1 = replace(self.sizes, all_pairs=outputs == "full" and self.plan.outputs > 1), self.x1[rows]
+        known = self.known.part(rows, x1) if self.known and self.known.x is self.x1 else None
+        return replace(self, x1=x1, x2=x2, outputs=outputs, sizes=sizes, progress=None, known=known)
 
     def generalised(self, *ways: str) -> KernelJob:
         """The job with every gradient formed, in these ways, by default one sample at a time."""
         return replace(self, plan=general_plan(self.network, self.plan, list(ways) or [ALONE]))
+
+
+def wanted_outputs(outputs: str | int, o: int) -> range:
+    """The numbers of the outputs that a kernel is of, among o."""
+    return range(outputs, outputs + 1) if isinstance(outputs, int) else range(o)
 
 
 def check_affordable(x: Batch, numbers: int, needed: int) -> None:
@@ -113,7 +128,7 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
+                        tiles.add(each, compact(job.gradients_of(each), job.sizes, layout))
                         passed += len(each.inputs)
                         told(entries.pairs * passed // whole)
                     for left, right in step.products:

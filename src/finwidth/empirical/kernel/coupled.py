@@ -48,7 +48,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     whole = read_batch(module, x, coupled=True)
-    network, groups = measured(stack, module, [whole], wanted, parameters, scale, by)
+    network, groups, _ = measured(stack, module, [whole], wanted, parameters, scale, by)
     output = returned(network, whole)
     if not output.ndim or not output.numel():
         raise FinwidthError(

@@ -26,8 +26,8 @@ class DenseFactor:
     G: Tensor
     group: int = 0
 
-    def part(self, inputs: slice) -> DenseFactor:
-        """A view of the gradients at some of the inputs."""
+    def part(self, inputs: slice | Tensor) -> DenseFactor:
+        """The gradients at some of the inputs; of a slice of them a view."""
         return replace(self, G=self.G[inputs])
 
     tile = part
@@ -81,8 +81,8 @@ class OuterFactor:
     pull: Pull | None = None
     group: int = 0
 
-    def part(self, inputs: slice) -> OuterFactor:
-        """A view of the gradients at some of the inputs."""
+    def part(self, inputs: slice | Tensor) -> OuterFactor:
+        """The gradients at some of the inputs; of a slice of them a view."""
         return replace(self, A=self.A[inputs], D=self.D[:, inputs])
 
     def gathered(self, times: int) -> OuterFactor:

@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from finwidth.empirical.kernel.batch import Batch
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, each_sample, telling
+from finwidth.empirical.kernel.calls import (
+    FirstPass,
+    MeasuredModule,
+    apply,
+    coarsest,
+    differentiable,
+    each_sample,
+    saving,
+    telling,
+)
 from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED, WAYS, formed
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.operations import EXCHANGED, Expansion, factor, together
-from finwidth.empirical.kernel.recording import Record, Recorder, Signature, Use, numbers_of
+from finwidth.empirical.kernel.recording import DIFFERENTIATED, Record, Recorder, Signature, Use, numbers_of
 from finwidth.empirical.kernel.weights import (
     OtherRouteError,
     Weights,
@@ -70,6 +79,9 @@ class Axes:
         return self.in_order(each, dim).narrow(dim, 0, self.times)
 
 
+Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
+
+
 @dataclass(frozen=True)
 class GradientPlan:
     """How to find the gradients of a module's parameters.
@@ -81,7 +93,7 @@ class GradientPlan:
     ``mean``: how many numbers a typical gradient has for one sample and output.
     """
 
-    uses: tuple[tuple[Signature, Axes | None], ...]
+    uses: Places
     pulled: frozenset[str]
     general: Mapping[str, str]
     batched: bool
@@ -96,44 +108,124 @@ class GradientPlan:
         return frozenset(number for (number, *_), _ in self.uses)
 
 
-def plan_gradients(network: MeasuredModule, rows: Batch) -> tuple[GradientPlan, Sizes]:
+class Whole(NamedTuple):
+    """All inputs of a kernel and the outputs that it is of, to make the plan from if they are few; and the memory.
+
+    ``two`` are the places of two inputs, different ones if possible.
+    """
+
+    x: Batch
+    two: Tensor
+    outputs: range
+    memory: int
+
+
+@dataclass(frozen=True, eq=False)
+class WholePass:
+    """A pass of all inputs, by which a plan was made: the factors of the gradients that its uses give."""
+
+    network: MeasuredModule
+    uses: Places
+    x: Batch
+    outputs: range
+    factors: list[GradientFactor]
+
+    def serves(self, network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> bool:
+        """Whether these are factors of the gradients of this network, by this plan, at these inputs."""
+        same = self.network is network and self.uses is plan.uses and self.x is x
+        return same and self.outputs == outputs
+
+    def part(self, rows: Tensor, x: Batch) -> WholePass:
+        """The same of some of the inputs, which are x."""
+        return replace(self, x=x, factors=[each.part(rows) for each in self.factors])
+
+
+@dataclass(frozen=True, eq=False)
+class _Few:
+    """Passes of one input and of two, the same one second, and how many numbers autograd keeps of each sample."""
+
+    alone: Tensor
+    recorder: Recorder
+    output: Tensor
+    saved: int
+
+    @classmethod
+    def of(cls, network: MeasuredModule, rows: Batch, first: FirstPass | None) -> _Few:
+        """With two inputs; and the ``first`` pass, if there was one."""
+        alone, less = _alone(network, rows[:1], first)
+        recorder, output, more = _pass_and_saved(network, rows.flip())
+        saved = max(0, more - (more // 2 if less is None else less))
+        return cls(alone, recorder, output, saved // output.element_size())
+
+
+def plan_gradients(
+    network: MeasuredModule, rows: Batch, first: FirstPass | None = None, whole: Whole | None = None
+) -> tuple[GradientPlan, Sizes, WholePass | None]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The three in
-    reverse order, and one alone, tell whether a sample's output depends on its company or its place.
+    Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
+    in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
+    company or its place. Where the ``whole`` of the inputs goes in one pass, that takes the place of the pass of three,
+    and has the gradients too.
     """
     with differentiable():
-        (_, alone, less), (of_two, second, more) = (_pass_and_saved(network, rows[:n]) for n in (1, 2))
-        with Recorder(network.parameters) as of_three:
-            output = apply(network, rows, network.parameters)
-        numbers = numbers_of(of_two, of_three)
-        two, three = of_two.record(second, numbers), of_three.record(output, numbers)
-        with Recorder(network.parameters, numbers) as recorder:
-            reversed_output = apply(network, rows.flip(), network.parameters)
-        backward = recorder.record(reversed_output)
-        _check_output(network, rows, output, [two.output, backward.output.flip(0), alone])
-        uses, pulled, general = _places(network, two, three, backward)
-        plain: list[Tensor] = []
-        batched = False
-        if three.uses and len(general) < len(network.parameters):
-            with telling(network.module, rows):
-                rows_back = torch.cat([_combined(output, each) for each in (torch.ones(3), _AHEAD)])
-                both, batched = three.backward_either_way(rows_back)
-                plain, ahead = [each[:1] for each in both], [each[1:] for each in both]
-                uses, disordered = _ordered(three, backward, uses, plain, ahead) if uses else (uses, {})
-                general |= disordered
-        ways = _ways(network, general, WAYS)
-        if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
-            ways.sort(key=TRACED.__ne__)
-        results = [use.shape.numel() // 3 for use in three.uses]
-        saved = max(0, more - less) // output.element_size()
-        mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
-        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        one, columns = _of_one_sample(three, uses, plain)
-        return plan, _sizes(network, plan, one, columns, saved, results)
+        few = _Few.of(network, rows[:2], first)
+        if whole is not None and _in_one_pass(few, whole):
+            found = _plan(network, few, whole.x, whole.two, whole.outputs)
+            if _OTHER_ROUTE not in found[0].general.values():  # as a module does that splits its batch into chunks
+                return found
+        return _plan(network, few, rows, torch.arange(2), None)
 
 
-def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[Tensor]) -> None:
+def _in_one_pass(few: _Few, whole: Whole) -> bool:
+    """Whether all inputs are to go through the module at once, by what is known from two of them."""
+    n, o, itemsize = len(whole.x), len(whole.outputs), few.output.element_size()
+    results = [use.shape.numel() // 2 for use in few.recorder.uses]
+    sizes = Sizes(
+        (), few.saved, sum(results), max([few.saved // 8, *results]), _mean_numbers(few.saved, results), itemsize
+    )
+    return n > 3 and replace(sizes, memory=whole.memory).block(n, o + 1).inputs_per_pass == n
+
+
+def _plan(
+    network: MeasuredModule, few: _Few, x: Batch, two: Tensor, outputs: range | None
+) -> tuple[GradientPlan, Sizes, WholePass | None]:
+    """The plan by a pass of inputs x, of which those at ``two`` are the few; and its gradients of some outputs."""
+    with Recorder(network.parameters) as recorder:
+        output = apply(network, x, network.parameters)
+    numbers = numbers_of(few.recorder, recorder)
+    smaller, pass_ = few.recorder.record(few.output, numbers), recorder.record(output, numbers)
+    alone = few.alone
+    if output.shape[1:] != alone.shape[1:] or not near(output[two[:1]], alone):
+        # Layers may be written out for the record; whether that is right is for the check to say.
+        with Recorder(network.parameters):
+            alone = apply(network, x[two[:1]], network.parameters)
+    _check_output(network, x, output, [(two, few.output.flip(0)), (two[:1], alone)])
+    uses, pulled, general = _places(network, smaller, pass_)
+    columns: list[Tensor] = []
+    batched = False
+    if pass_.uses and len(general) < len(network.parameters):
+        rows = _combined(output) if outputs is None else each_sample(network, output, outputs)
+        with telling(network.module, x):
+            columns, batched = pass_.backward_either_way(_with_weighted(rows))
+            uses, disordered = _ordered(smaller, pass_, uses, columns)
+        general |= disordered
+    ways = _ways(network, general, WAYS)
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
+        ways.sort(key=TRACED.__ne__)
+    results = [use.shape.numel() // len(x) for use in pass_.uses]
+    mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
+    plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+    if outputs is None or not columns:
+        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+        shapes = _shapes(network, plan, one, of_one)
+        return plan, _sizes(network, plan, shapes, few.saved, results), None
+    factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+    whole = WholePass(network, plan.uses, x, outputs, factors)
+    return plan, _sizes(network, plan, map(FactorSize.of, factors), few.saved, results), whole
+
+
+def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
     """Refuse a module whose output has no gradient, or is not that of other passes."""
     if not output.requires_grad:
         raise FinwidthError(
@@ -144,10 +236,11 @@ def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: lis
         raise FinwidthError(unlike)
 
 
-def _ways(network: MeasuredModule, general: Iterable[str], ways: Iterable[str]) -> list[str]:
-    """Those of the ways to form gradients that take parameters with hooks, if there are some."""
-    hooks = any(network.parameters[name]._backward_hooks for name in general)  # which copies would not have
-    return [ALONE] if hooks else list(ways)
+def _ways(network: MeasuredModule, general: Mapping[str, str], ways: Iterable[str]) -> list[str]:
+    """Those of the ways to form gradients that take these parameters, for these reasons."""
+    if any(network.parameters[name]._backward_hooks for name in general):  # which copies would not have
+        return [ALONE]
+    return [each for each in ways if each != TRACED or DIFFERENTIATED not in general.values()]
 
 
 def _mean_numbers(saved: int, results: list[int]) -> int:
@@ -160,16 +253,20 @@ def _common_dtype(network: MeasuredModule, output: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
 
 
-def _sizes(  # noqa: PLR0917
-    network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor], saved: int, results: list[int]
+def _sizes(
+    network: MeasuredModule, plan: GradientPlan, shapes: Iterable[FactorSize], saved: int, results: list[int]
 ) -> Sizes:
-    """What one sample needs: the factors of one, what autograd saves of one, and the results of uses, in numbers."""
+    """What one sample needs: the factors, what autograd saves of one, and the results of uses, in numbers."""
+    general = (FactorSize(1, 0, 0, each) for each in _numbers_by_group(network, plan.general))
+    return Sizes((*shapes, *general), saved, sum(results), max([saved // 8, *results]), plan.mean, plan.dtype.itemsize)
+
+
+def _shapes(network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor]) -> list[FactorSize]:
+    """The sizes of the factors that uses give, from those of one sample."""
     factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    together = [*(parameters_behind(plan.pulled, one, each) for each in rough), list(plan.general)]
-    dense = [each for names in together for each in _numbers_by_group(network, names)]
-    shapes = (*map(FactorSize.of, factors), *(FactorSize(1, 0, 0, each) for each in dense))
-    largest = max([saved // 8, *results])
-    return Sizes(shapes, saved, sum(results), largest, plan.mean, one.output.element_size())
+    together = (parameters_behind(plan.pulled, one, each) for each in rough)
+    dense = (FactorSize(1, 0, 0, each) for names in together for each in _numbers_by_group(network, names))
+    return [*map(FactorSize.of, factors), *dense]
 
 
 def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
@@ -180,17 +277,12 @@ def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int
     return list(numbers.values())
 
 
-Places: TypeAlias = tuple[tuple[Signature, Axes | None], ...]
-
-
-def _places(
-    network: MeasuredModule, two: Record, three: Record, backward: Record
-) -> tuple[Places, frozenset[str], dict[str, str]]:
+def _places(network: MeasuredModule, two: Record, more: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
     """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
-    signatures = [[use.signature for use in each.uses] for each in (two, three, backward)]
-    if not signatures[0] == signatures[1] == signatures[2]:
+    if [use.signature for use in two.uses] != [use.signature for use in more.uses]:
         return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
-    return _with_places(network, three, [_axes(use, other) for use, other in zip(three.uses, two.uses, strict=True)])
+    n, pairs = len(more.output), zip(more.uses, two.uses, strict=True)
+    return _with_places(network, more, [_axes(use, smaller, n) for use, smaller in pairs])
 
 
 def _with_places(
@@ -218,21 +310,25 @@ def _site(use: Use) -> Site:
 
 def _pass_and_saved(network: MeasuredModule, x: Batch) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
-    kept: dict[int, int] = {}
-
-    def note(each: Tensor) -> Tensor:
-        kept[each.data_ptr()] = each.numel() * each.element_size()
-        return each
-
     try:
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda each: each)
-        with hooks, Recorder(network.parameters) as recorder:
+        with saving() as kept, Recorder(network.parameters) as recorder:
             output = apply(network, x, network.parameters)
         return recorder, output, sum(kept.values())
     except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
         with Recorder(network.parameters) as recorder:
             output = apply(network, x, network.parameters)
         return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
+
+
+def _alone(network: MeasuredModule, x: Batch, first: FirstPass | None) -> tuple[Tensor, int | None]:
+    """The output of a single sample, and the bytes that autograd keeps of its pass, if they can be counted."""
+    if first is not None and first.output is not None:
+        return first.output, first.saved
+    try:
+        with saving() as kept:
+            return apply(network, x, network.parameters).detach(), sum(kept.values())
+    except (FinwidthError, RuntimeError):
+        return apply(network, x, network.parameters).detach(), None
 
 
 def general_plan(network: MeasuredModule, plan: GradientPlan, ways: list[str]) -> GradientPlan:
@@ -248,15 +344,16 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         recorder, output, saved = _pass_and_saved(network, whole)
         parameters = {use.number for use in recorder.uses if _of_parameters(use, recorder.names)}
         one = recorder.record(output, parameters)
-        _check_output(network, whole, output, [apply(network, whole, network.parameters)])
+        _check_output(network, whole, output, [(torch.arange(1), apply(network, whole, network.parameters))])
         uses, pulled, general = _with_places(network, one, [_all_rows(use) for use in one.uses])
         with telling(network.module, whole):
-            columns, batched = one.backward_either_way(_combined(output, torch.ones(1)).expand(2, -1, -1))
+            columns, batched = one.backward_either_way(_combined(output).expand(2, -1, -1))
         results, saved = [use.shape.numel() for use in one.uses], saved // output.element_size()
         ways = _ways(network, general, ["few at once", ALONE])
         mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-        return plan, _sizes(network, plan, one, [each[:1] for each in columns], saved, results)
+        shapes = _shapes(network, plan, one, [each[:1] for each in columns])
+        return plan, _sizes(network, plan, shapes, saved, results)
 
 
 def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
@@ -300,40 +397,43 @@ def between_functions(
     return plan, replace(sizes, shapes=tuple(FactorSize(1, 0, 0, each) for each in numbers), **most)
 
 
-def _of_one_sample(three: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
+def _of_one_sample(pass_: Record, uses: Places, columns: list[Tensor]) -> tuple[Record, list[Tensor]]:
     """The inputs of uses, and the gradients by their results, of the first sample."""
     narrowed, found = [], []
-    for use, (_, axes), D in zip(three.uses, uses, columns, strict=bool(columns)):
+    for use, (_, axes), D in zip(pass_.uses, uses, columns, strict=bool(columns)):
         narrowed.append(replace(use, input=axes.first(use.input, axes.input)) if axes else use)
         found.append(axes.first(D, axes.result + 1) if axes else D)
-    return replace(three, uses=narrowed), found
+    return replace(pass_, uses=narrowed), found
 
 
-def _axes(three: Use, two: Use) -> Axes | None:
-    """The batch axis, if it is not ambiguous."""
-    results, sources = _grown(two.shape, three.shape), _grown(two.input.shape, three.input.shape)
+def _axes(more: Use, two: Use, n: int) -> Axes | None:
+    """The batch axis in a use by n samples, and the same one by two, if it is not ambiguous."""
+    results, sources = _grown(two.shape, more.shape, n), _grown(two.input.shape, more.input.shape, n)
     if len(results) != 1 or len(sources) != 1:
         return None
     (result, times), (source, as_many) = *results, *sources
-    return Axes(source, result, times) if times == as_many and three.rule.batched(three.input, source) else None
+    return Axes(source, result, times) if times == as_many and more.rule.batched(more.input, source) else None
 
 
-def _grown(two: torch.Size, three: torch.Size) -> list[tuple[int, int]]:
-    """The dimensions that are larger by a half in a pass of three, and how many entries of them a sample has.
+def _grown(two: torch.Size, more: torch.Size, n: int) -> list[tuple[int, int]]:
+    """The dimensions that are larger in a pass of n than in one of two, and how many entries of them a sample has.
 
     Where windows, positions or tokens are merged with the samples, `_ordered` finds out how.
     """
-    sizes = [(i, *each) for i, each in enumerate(zip(two, three, strict=True))]
+    sizes = [(i, *each) for i, each in enumerate(zip(two, more, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
-    return changed if all(2 * three[i] == 3 * two[i] for i, _ in changed) else []
+    return changed if all(2 * more[i] == n * two[i] for i, _ in changed) else []
 
 
-def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[Tensor]) -> str | None:
-    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not."""
-    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each) for each in others):
+def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[tuple[Tensor, Tensor]]) -> str | None:
+    """Why a sample's output differs in another batch, in another place, or in another call; None if it does not.
+
+    ``others`` are places in this batch, and the outputs there in others.
+    """
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[some], each) for some, each in others):
         return None
     coarse = coarsest(network, x)
-    if all(each.shape[1] == outputs.shape[1] and near(outputs[: len(each)], each, coarse) for each in others):
+    if all(each.shape[1] == outputs.shape[1] and near(outputs[some], each, coarse) for some, each in others):
         return None
     if near(outputs, apply(network, x, network.parameters), coarse):
         return MEETING
@@ -352,33 +452,61 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _ordered(
-    three: Record, backward: Record, uses: Places, plain: list[Tensor], ahead: list[Tensor]
-) -> tuple[Places, dict[str, str]]:
+def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> tuple[Places, dict[str, str]]:
     """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
-    result at a sample is that for equal weights times the sample's own, and so it is in the reversed batch.
-    (Not in a smaller one: other batches are other algorithms, and their rounding other gates of a deep network.)
+    result at a sample is that for equal weights times the sample's own. So it has to be in the pass of two too, the
+    samples of which are in another order, where an operation is found that may sort them.
     """
-    back = backward.backward(_combined(backward.output, _AHEAD.flip(0)), batched=False)
-    noise = _noise(ahead)
+    uses, found = _in_their_order(more, uses, columns, strided=(False, True))
+    if more.reorders or two.reorders:
+        columns, _ = two.backward_either_way(_with_weighted(_combined(two.output)))
+        uses, others = _in_their_order(two, uses, columns, strided=(None,))
+        found |= others
+    return uses, found
+
+
+def _with_weighted(rows: Tensor) -> Tensor:
+    """Cotangents of the outputs, and one more row: a combination of them, every sample times its weight."""
+    return torch.cat([rows, (_weights(rows.shape[1]).to(rows)[:, None] * _mixed(rows))[None]])
+
+
+def _weights(n: int) -> Tensor:
+    """Weights of samples that tell them apart."""
+    return _AHEAD[:n] if n <= len(_AHEAD) else torch.randn(n, generator=torch.Generator().manual_seed(0))
+
+
+def _mixed(rows: Tensor) -> Tensor:
+    """A combination of rows, in which none is left out."""
+    found: Tensor = torch.tensordot(torch.cos(torch.arange(1.0, len(rows) + 1)).to(rows), rows, 1)
+    return found
+
+
+def _in_their_order(
+    pass_: Record, uses: Places, columns: list[Tensor], strided: Collection[bool | None]
+) -> tuple[Places, dict[str, str]]:
+    """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
+
+    The entries of a sample are strided or not, or (None) as they are said to be.
+    """
+    noise = _noise([each[-1] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
-    for use, (signature, axes), *columns in zip(three.uses, uses, plain, ahead, back, strict=True):
-        candidates = [axes, replace(axes, strided=True)] if axes else []
-        place = next((each for each in candidates if _in_order(each, columns, noise)), None)
-        if candidates and not place:
-            found |= dict.fromkeys(three.behind(use), "used on samples in another order than that of the batch")
+    for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
+        choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
+        mixed = _mixed(D[:-1])
+        place = next((each for each in choices if _in_order(each, mixed, D[-1], noise)), None)
+        if choices and not place:
+            found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
 
 
-def _in_order(axes: Axes, columns: list[Tensor], noise: float) -> bool:
-    """Whether gradients for equal weights, for `_AHEAD`, and for the reversed batch have the samples where axes say."""
-    D, one, other = (_by_sample(each[0], axes) for each in columns)
-    right = D * _AHEAD.to(D)
-    return _like(right, one, noise) and _like(right.flip(-1), other, noise)
+def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
+    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
+    right = _by_sample(D, axes)
+    return _like(right * _weights(right.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:
@@ -398,14 +526,18 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
-def _combined(output: Tensor, weights: Tensor) -> Tensor:
-    """The cotangent of a combination of the outputs, every sample times its weight, shape (1, n, all outputs)."""
+def _combined(output: Tensor) -> Tensor:
+    """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
     combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    return (weights.to(output)[:, None] * combination)[None]
+    return combination.expand(1, *output.shape)
 
 
-def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> list[GradientFactor]:
+def gradients(
+    network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range, known: WholePass | None = None
+) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
+
+    ``known`` has those that are found by the plan's uses, if they were found before.
 
     Raises
     ------
@@ -413,7 +545,9 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
         If the pass does not go as planned.
     """
     found: list[GradientFactor] = []
-    if len(plan.general) < len(network.parameters):
+    if known is not None:
+        found = [*known.factors]
+    elif len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
             with Recorder(leaves, plan.numbers) as recorder:
@@ -422,10 +556,7 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
-            found, rough = _factors(network, plan, pass_, columns, leaves)
-            for each in rough:
-                G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
-                found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
+            found = _by_uses(network, plan, pass_, columns, leaves)
             del recorder, output, pass_, columns
     if plan.general:
         names = [name for name in network.parameters if name in plan.general]
@@ -434,27 +565,33 @@ def gradients(network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: ra
     return found or [DenseFactor(nothing)]  # the parameters that count make no difference
 
 
+def _by_uses(
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, columns: list[Tensor], leaves: Mapping[str, Tensor]
+) -> list[GradientFactor]:
+    """The factors of the gradients of all parameters but the general ones, from those by the results of uses."""
+    found, rough = _factors(network, plan, pass_, columns, leaves)
+    for each in rough:
+        G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
+        found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
+    return found
+
+
 def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range) -> list[Tensor]:
     """The gradients of some outputs by the result of every use, shapes (o, *result).
 
-    Where an operation may have put samples into another order, one more row goes back, the sum of the outputs with a
-    random weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
+    Where an operation may have put samples into another order, one more row goes back, a combination of the outputs
+    with a weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
     """
-    output, n = pass_.output, len(pass_.output)
-    rows = each_sample(network, output, outputs)
-    weights = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(output)
+    rows = each_sample(network, pass_.output, outputs)
     if pass_.reorders:
-        rows = torch.cat([rows, (weights[:, None] * rows.sum(0))[None]])
+        rows = _with_weighted(rows)
     with telling(network.module, x):  # one that changes what its gradients need raises only now
         columns = pass_.backward(rows, batched=plan.batched)
     if not pass_.reorders:
         return columns
-    columns, weighted = [each[:-1] for each in columns], [each[-1] for each in columns]
-    noise = _noise(weighted)
-    for (_, axes), D, seen in zip(plan.uses, columns, weighted, strict=True):
-        if axes and not _like(_by_sample(D.sum(0), axes) * weights, _by_sample(seen, axes), noise):
-            raise OtherRouteError
-    return columns
+    if _in_their_order(pass_, plan.uses, columns, strided=(None,))[0] != plan.uses:
+        raise OtherRouteError
+    return [each[:-1] for each in columns]
 
 
 def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:

@@ -242,7 +242,7 @@ def ntk(
                 stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
             )
         elif functions is None:
-            job = replace(ask(x1=x1, x2=x2), progress=tell)
+            job = replace(ask(x1=x1, x2=x2, at_once=True), progress=tell)
             K = find(job)
         else:
             given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]

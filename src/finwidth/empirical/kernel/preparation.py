@@ -13,6 +13,7 @@ from torch import nn
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries, check_parameters
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
+    FirstPass,
     MeasuredModule,
     ModuleError,
     Snapshot,
@@ -20,10 +21,11 @@ from finwidth.empirical.kernel.calls import (
     differentiable,
     settled,
 )
-from finwidth.empirical.kernel.computation import KernelJob, check_affordable
-from finwidth.empirical.kernel.gradients import between_functions, plan_gradients
+from finwidth.empirical.kernel.computation import KernelJob, check_affordable, wanted_outputs
+from finwidth.empirical.kernel.gradients import GradientPlan, Whole, between_functions, plan_gradients
 from finwidth.empirical.kernel.groups import read_groups
 from finwidth.empirical.kernel.inputs import read_batch
+from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.outputs import Wanted, read_outputs
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
@@ -45,10 +47,12 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     in_dims: object = 0,
     by: object = None,
     copies: int = 1,
+    at_once: bool = False,
 ) -> KernelJob:
     """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
 
     So many copies of it have to fit what memory there is, with what the computation needs besides; of none, none.
+    ``at_once``: the plan may be made by a pass of all inputs, if these are few.
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
@@ -59,21 +63,28 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     if copies:  # before the module is called; K has at least those
         check_affordable(inputs, pairs, pairs * inputs.itemsize)
     sets = [inputs] if others is None else [inputs, others]
-    network, groups = measured(stack, module, sets, wanted, parameters, scale, by)
+    network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
-    plans = []
+    plans: list[tuple[GradientPlan, Sizes]] = []
+    known = trial = None
+    if at_once and others is None and first.output is not None:
+        kind, network = chosen(network, wanted, inputs[:2], first.output.shape[1])
+        o = len(network.combinations) if network.combinations else first.output.shape[1]
+        trial = Whole(inputs, _three(inputs)[:2], wanted_outputs(kind, o), memory)
     for whole in together if _different_functions(sets) else together[:1]:
         with _told_from_a_fixed_batch(network, whole):
-            few = _three(whole)
-            plans.append(plan_gradients(network, few))
+            few = whole[_three(whole)]
+            plan, sizes, known = plan_gradients(network, few, None if plans else first, trial)
+            plans.append((plan, sizes))
     if len(together) > len(plans):
         _check_outputs_alike(network, together[1], plans[0][0].outputs)
-    kind, network = chosen(network, wanted, few, plans[0][0].outputs)
+    if trial is None:
+        kind, network = chosen(network, wanted, few, plans[0][0].outputs)
     plan, sizes = plans[0] if len(plans) == 1 else between_functions(network, *plans)
     plan = replace(plan, outputs=len(network.combinations) if network.combinations else plan.outputs)
     all_pairs = kind == "full" and plan.outputs > 1  # otherwise every output meets only itself
     sizes = replace(sizes, all_pairs=all_pairs, diagonal_only=entries == "diagonal", memory=memory)
-    job = KernelJob(network, inputs, others, kind, plan, sizes, groups=groups)
+    job = KernelJob(network, inputs, others, kind, plan, sizes, groups=groups, known=known)
     if copies:
         check_affordable(inputs, job.bytes // plan.dtype.itemsize, copies * job.bytes + job.working_bytes)
     return job
@@ -87,22 +98,21 @@ def measured(  # noqa: PLR0917
     parameters: Parameters | None,
     scale: Scale | None,
     by: object,
-) -> tuple[MeasuredModule, tuple[str, ...]]:
-    """The module with the parameters that count, and the names of their groups, while the stack is open."""
+) -> tuple[MeasuredModule, tuple[str, ...], FirstPass]:
+    """The module with the parameters that count, the names of their groups, and a pass; while the stack is open."""
     scales = check_parameters(module, parameters, scale)
     counted = {name: each for name, each in module.named_parameters() if name in scales}
     groups = read_groups(module, by, counted)
-    changing = stack.enter_context(settled(module, inputs))
     network = MeasuredModule(
         module,
         counted,
         scales,
         Snapshot(module, hooks=False),
-        changing=changing,
         function=wanted.function,
         groups=groups.of if groups else None,
     )
-    return network, groups.names if groups else ()
+    network, first = stack.enter_context(settled(network, inputs))
+    return network, groups.names if groups else (), first
 
 
 def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
@@ -154,8 +164,8 @@ def _told_from_a_fixed_batch(network: MeasuredModule, whole: Batch) -> Iterator[
         ) from None
 
 
-def _three(x: Batch) -> Batch:
-    """Three inputs, different if possible: equal ones would hide how samples affect each other."""
+def _three(x: Batch) -> Tensor:
+    """The places of three inputs, different if possible: equal ones would hide how samples affect each other."""
     chosen = [0]
     for i in range(min(len(x), 10_000)):
         if len(chosen) < 3 and not any(x.same(i, j) for j in chosen):
@@ -163,4 +173,4 @@ def _three(x: Batch) -> Batch:
         if len(chosen) == 3:
             break
     others = [i for i in range(len(x)) if i not in chosen][: 3 - len(chosen)]
-    return x[torch.tensor((chosen + others + chosen * 2)[:3], device=x.device)]
+    return torch.tensor((chosen + others + chosen * 2)[:3], device=x.device)

@@ -27,6 +27,7 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Signature: TypeAlias = tuple[int, type, str | None, str | None, int, int]
+DIFFERENTIATED = "used in a derivative that the module takes of its own layers"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Record:
                 kinds = sorted({_kind(user.name()) for user in self.graph.users[node] if user not in views})
                 found[name] = f"used in {', '.join(kinds)}, for which there is no rule"
                 if name in differentiated:
-                    found[name] = "used in a derivative that the module takes of its own layers"
+                    found[name] = DIFFERENTIATED
         for name in self.nested:
             reason = "used in the making of a weight with others that meet the samples"
             found |= dict.fromkeys(self.made_of[name], reason)

@@ -58,11 +58,17 @@ def parameter_gradients(
 def _summed(parts: list[tuple[Rule, GradientFactor]]) -> Tensor:
     """The gradients by a weight, the sum of those of its uses; rows that are looked up are added where they are."""
     looked_up = [each for _, each in parts if isinstance(each, OuterFactor) and each.rows is not None]
-    others = [gradient_of(rule, each) for rule, each in parts if not any(each is one for one in looked_up)]
+    others = [(rule, each) for rule, each in parts if not any(each is one for one in looked_up)]
     if not others:
         first, *looked_up = looked_up
-        others = [first.dense().G]
-    found = torch.stack(others).sum(0) if len(others) > 1 else others[0].clone() if looked_up else others[0]
+        found = first.dense().G
+    elif len(others) > 1:
+        found = torch.stack([gradient_of(rule, each) for rule, each in others]).sum(0)
+    else:
+        ((rule, only),) = others
+        found = gradient_of(rule, only)
+        if looked_up and isinstance(only, DenseFactor):  # whose gradients are not formed anew
+            found = found.clone()
     for each in looked_up:
         each.add_rows(found)
     return found

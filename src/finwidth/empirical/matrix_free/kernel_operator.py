@@ -333,8 +333,8 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
             )
         with measuring(check_module(self.module)) as stack:
             job = self._job
-            changing = stack.enter_context(settled(self.module, job.sets))
-            network = replace(job.network, snapshot=Snapshot(self.module, hooks=False), changing=changing)
+            network = replace(job.network, snapshot=Snapshot(self.module, hooks=False), changing=frozenset())
+            network, _ = stack.enter_context(settled(network, job.sets))
             job = replace(job, network=network)
             first = self._jacobian(job, job.x1)
             second = first if job.x2 is None else self._jacobian(job, job.x2)

@@ -31,7 +31,7 @@ from finwidth.quantities import Quantity, attributes
 if TYPE_CHECKING:
     import xarray as xr
 
-CONVERGED, ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
+_CONVERGED, _ALLOWED = 1e-10, 1e-6  # relative errors of quadrature: rules are refined to the one, the other is refused
 REPLICATES = 8  # independent sets of quasi-random points; their scatter is the error
 # Draws have up to r + 16 q + 1/n more variance than first order, relative to it: r = Var K / K^2, q the relative
 # correction of E[K] and E[N^2], n the narrowest width (docs/expansion.md).  Up to a tenth first order is said to serve.
@@ -148,8 +148,8 @@ def _check_shape(y: npt.ArrayLike, m: int, outputs: int) -> None:
         raise FinwidthError(f"y has shape {found.shape}; give finite numbers of shape {shape}")
 
 
-Orders: TypeAlias = tuple[FloatArray, FloatArray]
-Columns: TypeAlias = dict[str, Orders]
+_Orders: TypeAlias = tuple[FloatArray, FloatArray]
+Columns: TypeAlias = dict[str, _Orders]
 
 
 def converged(
@@ -167,9 +167,9 @@ def converged(
             means = GaussianMeans(level, change, odd)
             coarser, found = found, _quantities(net, after_steps(steps, at_inputs(X), means), change=change)
             worst = _worst(net, coarser, found) if coarser else math.inf
-            if worst <= CONVERGED:
+            if worst <= _CONVERGED:
                 break
-        if not worst <= ALLOWED:
+        if not worst <= _ALLOWED:
             raise FinwidthError(
                 f"the means of activation {net.activation.name!r} cannot be integrated: their error is {worst:.1g} of "
                 "the result; leave out inputs that are nearly parallel, rescale the inputs or the gains, or give a "
@@ -216,7 +216,7 @@ def _quantities(net: Network, top: Signals, *, change: bool) -> Columns:
     return {name: each if isinstance(each, tuple) else (np.zeros_like(each), each) for name, each in found.items()}
 
 
-def _distances(one: Orders, other: Orders) -> list[float]:
+def _distances(one: _Orders, other: _Orders) -> list[float]:
     """The largest difference of each order."""
     return [float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)]
 

@@ -25,8 +25,8 @@ from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.laws import FloatArray
 
 # Orders (i, j) of the derivatives d_a^i d_b^j.
-ORDERS = tuple((total - j, j) for total in (0, 1, 2, 4) for j in range(total + 1))
-_MIRRORED = [ORDERS.index((j, i)) for i, j in ORDERS]
+_ORDERS = tuple((total - j, j) for total in (0, 1, 2, 4) for j in range(total + 1))
+_MIRRORED = [_ORDERS.index((j, i)) for i, j in _ORDERS]
 _SMALLEST = 1e-60  # variances of pre-activations whose fourth powers are safe
 _DEPENDENT = 1e-13  # a squared sine that is taken as 0
 _TAIL = 1e-11  # of the mean of four values: the most that may lie where integration ends
@@ -51,7 +51,7 @@ class PairMeans:
 
 def derivative(pair: FloatArray, i: int, j: int) -> FloatArray:
     """<d_a^i d_b^j f>, shape (m, m)."""
-    found: FloatArray = pair[ORDERS.index((i, j))]
+    found: FloatArray = pair[_ORDERS.index((i, j))]
     return found
 
 
@@ -96,7 +96,7 @@ class GaussianMeans:
         if not ((variances == 0) | (variances > _SMALLEST) & (variances < 1 / _SMALLEST)).all():
             raise FloatingPointError("a variance leaves the range in which its powers are doubles")
         rule = pair_rule(phi, float(np.sqrt(variances.max())), self.level, odd=self.odd)
-        of_pairs, of_one = np.zeros((5, len(ORDERS), m, m)), np.zeros((2, m))
+        of_pairs, of_one = np.zeros((5, len(_ORDERS), m, m)), np.zeros((2, m))
         found = PairMeans(*of_pairs, *of_one), FourMeans(*np.zeros((4, m, m, m, m)))
         if centred:
             _take_centres(phi, K, rule, found[0])
@@ -173,7 +173,7 @@ def _products(one: FloatArray, other: FloatArray) -> FloatArray:
 def _hermite(z: FloatArray, z_: FloatArray) -> FloatArray:
     """He_i(z) He_j(z_) for all orders."""
     one, other = ([np.ones_like(x), x, x * x - 1, x * (x * x - 3), (x * x - 6) * x * x + 3] for x in (z, z_))
-    return np.stack([one[i] * other[j] for i, j in ORDERS])
+    return np.stack([one[i] * other[j] for i, j in _ORDERS])
 
 
 def _stein(pair: GaussianPair) -> FloatArray:
@@ -186,16 +186,16 @@ def _stein(pair: GaussianPair) -> FloatArray:
         along, across = np.array([1.0, ratio]) / (s * (1 + ratio * ratio)), np.zeros(2)
     else:
         along, across = np.array([1 / s, 0.0]), np.array([-cos / (sin * s), 1 / (s_ * sin)])
-    matrix = np.zeros((len(ORDERS), len(ORDERS)))
-    for row, (i, j) in enumerate(ORDERS):
+    matrix = np.zeros((len(_ORDERS), len(_ORDERS)))
+    for row, (i, j) in enumerate(_ORDERS):
         for k, k_ in product(range(i + 1), range(j + 1)):
             ways = comb(i, k) * comb(j, k_) * across[0] ** k * across[1] ** k_
-            column = ORDERS.index((i + j - k - k_, k + k_))
+            column = _ORDERS.index((i + j - k - k_, k + k_))
             matrix[row, column] += ways * along[0] ** (i - k) * along[1] ** (j - k_)
     return matrix
 
 
-def many_inputs(m: int) -> npt.NDArray[np.bool_]:
+def _many_inputs(m: int) -> npt.NDArray[np.bool_]:
     """Which entries of a tensor over four inputs have three different ones or more, shape (m, m, m, m)."""
     index = np.sort(np.indices((m,) * 4).reshape(4, -1), axis=0)
     found: npt.NDArray[np.bool_] = ((np.diff(index, axis=0) > 0).sum(0) >= 2).reshape((m,) * 4)
@@ -235,5 +235,5 @@ def with_points(
         us = (phi.second_derivative(y)[:, :, None] * f[:, None]).reshape(n, m * m) - mean_us.ravel()
         mixed = (us.T @ tt).reshape(m, m, -1)[:, :, place] / n + np.multiply.outer(mean_us, mean_tt)
         found["utts"] = mixed.transpose(0, 2, 3, 1)
-    many = many_inputs(m)
+    many = _many_inputs(m)
     return FourMeans(**{name: np.where(many, each, getattr(fours, name)) for name, each in found.items()})

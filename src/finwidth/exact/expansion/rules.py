@@ -34,10 +34,10 @@ class GaussianPair(NamedTuple):
     sin: float
 
 
-Nodes: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-PairRule: TypeAlias = Callable[[GaussianPair], Nodes]
+_Nodes: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
+PairRule: TypeAlias = Callable[[GaussianPair], _Nodes]
 
-REACH = 11.0  # deviations; beyond it there is less than 10^-26
+_REACH = 11.0  # deviations; beyond it there is less than 10^-26
 _RADII = 5  # exact for polynomials of degree 18 in the radius; a product of four values and a fourth derivative has 8
 FINEST = 6  # levels begin at 0
 _ORDINARY = 4.0  # deviations up to which functions hardly turn between points
@@ -59,13 +59,13 @@ def pair_rule(phi: Activation, largest: float, level: int, *, odd: bool = False)
     if not len(kinks) and size <= _ORDINARY:
         nodes = _trapezoid(_STEPS[level])
         return lambda _: nodes
-    scales = 2.0 ** np.arange(-1, np.log2(REACH * size)) if size > _ORDINARY else np.zeros(0)
+    scales = 2.0 ** np.arange(-1, np.log2(_REACH * size)) if size > _ORDINARY else np.zeros(0)
     return partial(_nested, kinks, np.concatenate([kinks, -scales, scales]), _PANELS[level])
 
 
 @lru_cache(maxsize=64)
 def _kinks(phi: SmoothActivation, largest: float) -> FloatArray:
-    return Resolved(phi, REACH * largest).singular
+    return Resolved(phi, _REACH * largest).singular
 
 
 def _legendre(edges: FloatArray, order: int) -> tuple[FloatArray, FloatArray]:
@@ -86,11 +86,11 @@ def _even_radii() -> tuple[FloatArray, FloatArray]:
 @cache
 def _every_radius(width: float) -> tuple[FloatArray, FloatArray]:
     """Radii and their weights for all polynomials, by panels."""
-    radii, weights = _legendre(np.append(np.arange(0, REACH, width), REACH), _ORDER)
+    radii, weights = _legendre(np.append(np.arange(0, _REACH, width), _REACH), _ORDER)
     return radii, weights * radii * np.exp(-0.5 * radii * radii)
 
 
-def _polar(order: int, radial: tuple[FloatArray, FloatArray], pair: GaussianPair) -> Nodes:
+def _polar(order: int, radial: tuple[FloatArray, FloatArray], pair: GaussianPair) -> _Nodes:
     quarter, turn = np.pi / 2, 2 * np.pi
     middle = np.arctan2(pair.sin, pair.cos)
     cuts = np.sort(np.mod([quarter, -quarter, middle + quarter, middle - quarter], turn))
@@ -101,41 +101,41 @@ def _polar(order: int, radial: tuple[FloatArray, FloatArray], pair: GaussianPair
 
 
 @cache
-def _trapezoid(step: float) -> Nodes:
-    half = np.ceil(REACH / step)
+def _trapezoid(step: float) -> _Nodes:
+    half = np.ceil(_REACH / step)
     z = step * np.arange(-half, half + 1)
     weights = step * _gaussian_weight(z)
-    inside = np.hypot(z[:, None], z) <= REACH
+    inside = np.hypot(z[:, None], z) <= _REACH
     one, other = (each[inside] for each in np.meshgrid(z, z, indexing="ij"))
     return one, other, np.outer(weights, weights)[inside]
 
 
-def _nested(kinks: FloatArray, cuts: FloatArray, width: float, pair: GaussianPair) -> Nodes:
+def _nested(kinks: FloatArray, cuts: FloatArray, width: float, pair: GaussianPair) -> _Nodes:
     s, s_, cos, sin = pair
-    panels = np.arange(-REACH, REACH + width / 2, width)
+    panels = np.arange(-_REACH, _REACH + width / 2, width)
     edges = [panels]
     if s > 0:
         edges.append(cuts / s)
     if s_ * abs(cos) > 0:
         places, turn = kinks / (s_ * cos), abs(sin / cos)
-        steps = turn * 2.0 ** np.arange(-1, 2 + max(0.0, np.ceil(np.log2(2 * REACH / turn)))) if turn else np.zeros(1)
+        steps = turn * 2.0 ** np.arange(-1, 2 + max(0.0, np.ceil(np.log2(2 * _REACH / turn)))) if turn else np.zeros(1)
         edges += [cuts / (s_ * cos), *((places[:, None] + sign * steps).ravel() for sign in (-1, 1))]
-    outer, weights = _legendre(np.unique(np.concatenate(edges).clip(-REACH, REACH)), _ORDER)
+    outer, weights = _legendre(np.unique(np.concatenate(edges).clip(-_REACH, _REACH)), _ORDER)
     weights = weights * _gaussian_weight(outer)
     if s_ * sin == 0:
         return outer, np.zeros_like(outer), weights
-    through = ((cuts / s_ - cos * outer[:, None]) / sin).clip(-REACH, REACH)
+    through = ((cuts / s_ - cos * outer[:, None]) / sin).clip(-_REACH, _REACH)
     inner = np.concatenate([np.broadcast_to(panels, (len(outer), len(panels))), through], 1)
     z, shares = _legendre(np.sort(inner), _ORDER)
     shares = shares * _gaussian_weight(z) * weights[:, None]
     return np.broadcast_to(outer[:, None], z.shape).ravel(), z.ravel(), shares.ravel()
 
 
-def beyond_reach(nodes: Nodes, f: FloatArray) -> float:
+def beyond_reach(nodes: _Nodes, f: FloatArray) -> float:
     """The share of the mean of f, which is not negative, that lies in the last deviation of the reach."""
     z, z_, weights = nodes
     shares = weights * f
-    found: float = shares[np.hypot(z, z_) > REACH - 1].sum() / (shares.sum() or 1.0)
+    found: float = shares[np.hypot(z, z_) > _REACH - 1].sum() / (shares.sum() or 1.0)
     return found
 
 

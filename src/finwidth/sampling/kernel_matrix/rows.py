@@ -47,7 +47,7 @@ class Rows:
 
 def listed(blocks: Blocks, power: Powers = None) -> Rows:
     """Rows that are there already."""
-    return Rows(lambda: iter(blocks), power)
+    return Rows(blocks.__iter__, power)
 
 
 class KeptRows(Rows):

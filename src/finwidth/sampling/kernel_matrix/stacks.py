@@ -25,9 +25,9 @@ Generator: TypeAlias = np.random.Generator | Normals | DeviceGenerator
 Blocks: TypeAlias = list[Array]  # one layer's neurons for all inputs, (draws, m, neurons) each
 
 DEVICE_BLOCK = 2**22  # numbers of a block on a device
-# A direction of squared length below RANK of what it is measured against is taken as absent: an angle of 10^-5.
-# Rounding makes relative errors of 10^-16/RANK along the weakest direction kept.
-RANK = 1e-10
+# A direction of squared length below _RANK of what it is measured against is taken as absent: an angle of 10^-5.
+# Rounding makes relative errors of 10^-16/_RANK along the weakest direction kept.
+_RANK = 1e-10
 _ALONE, _PIECE = 500, 512  # from how many numbers on NumPy lets other threads run; the fewest neurons of a piece
 _SMALL, _LARGE = 1e-200, 1e200  # squared lengths whose products with another such are far from a double's ends
 _USUAL = 160  # powers of two: lengths below it, and above its inverse, need no unit of their own
@@ -61,7 +61,7 @@ class Factor:
 def factorise(gram: Array, squares: Array | None = None) -> Factor:
     """The `Factor` of a stack of Gram matrices, shape (draws, m, m).
 
-    ``squares``, shape (draws, m), are the squared lengths that RANK refers to, by default the diagonal: for the Gram
+    ``squares``, shape (draws, m), are the squared lengths that _RANK refers to, by default the diagonal: for the Gram
     matrix of residuals they are those of the vectors before the projection.  Where a matrix is singular the roots are
     symmetric ones of the cosines: LAPACK chooses the signs of eigenvectors, and a basis of those of equal values, by
     the processor, and these roots do not depend on its choice.
@@ -75,7 +75,7 @@ def factorise(gram: Array, squares: Array | None = None) -> Factor:
     if not xp.isfinite(cosines).all():
         raise FloatingPointError("a Gram matrix overflows")
     values, vectors = _eigenvectors(cosines)
-    kept = values > RANK * gram.shape[-1]
+    kept = values > _RANK * gram.shape[-1]
     root = (vectors * xp.sqrt(kept * values.clip(0.0))[..., None, :]) @ transposed(vectors)
     root = xp.sqrt(squares)[..., None] * root
     weights = (kept / (values + ~kept))[..., None, :]

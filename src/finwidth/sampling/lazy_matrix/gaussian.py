@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", FloatArray, "torch.Tensor")  # as the generator draws
 Generator = np.random.Generator | DeviceGenerator
 
-ITEM_BYTES = {"float64": 8, "float32": 4}
-# A direction shorter than ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One
+_ITEM_BYTES = {"float64": 8, "float32": 4}
+# A direction shorter than _ABSENT rounding errors of its vector is taken as absent: rounding alone makes as much.  One
 # that rounding makes all the same (equal vectors of 10^6 equal entries, on torch) costs memory, and does no harm.
-ABSENT = 1000
+_ABSENT = 1000
 # Of the Gram matrix of unit vectors: above it, whitening by its eigenvectors loses no more than Newton's step repairs.
 _SAFE = 1e-4
 _BLOCK = 32  # vectors of a block that is still added to
@@ -80,7 +80,8 @@ def matrix_bytes(
     >>> matrix_bytes(10**6, 10**6, 20, 20, at_once=4) / 2**30    # the matrix itself would be 7,450 GiB
     1.54...
     """
-    return ITEM_BYTES[dtype] * draws * (kept_numbers(rows, columns, left, right) + work_numbers(rows, columns, at_once))
+    numbers = kept_numbers(rows, columns, left, right) + work_numbers(rows, columns, at_once)
+    return _ITEM_BYTES[dtype] * draws * numbers
 
 
 def transpose(stack: Array) -> Array:
@@ -201,7 +202,7 @@ class DeferredGaussianMatrix(Generic[Array]):
     ) -> None:
         self.shape = (count("rows", rows), count("columns", columns))
         self.deviation = arguments.real("deviation", deviation, "a positive number", lambda s: 0 < s < math.inf)
-        self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, ITEM_BYTES)
+        self.rng, self.dtype = rng, arguments.one_of("dtype", dtype, _ITEM_BYTES)
         self.budget = None if memory is None else check_memory(memory)
         self._in_memory = not isinstance(rng, DeviceGenerator) or rng.device.type == "cpu"
         self.materialized = False
@@ -212,7 +213,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         self._kind = {"dtype": getattr(self._xp, dtype)} | on_device
         self._left: _Side[Array] = _Side()
         self._right: _Side[Array] = _Side()
-        self._round, self._item = float(np.finfo(dtype).eps), ITEM_BYTES[dtype]
+        self._round, self._item = float(np.finfo(dtype).eps), _ITEM_BYTES[dtype]
         # Squares above it, and below its inverse, are good.
         self._safe = float(np.finfo(dtype).tiny) ** 0.5 / self._round
 
@@ -228,9 +229,9 @@ class DeferredGaussianMatrix(Generic[Array]):
         return numbers * self._draws * self._item
 
     @property
-    def T(self) -> _Transposed[Array]:
+    def T(self) -> _TransposedMatrix[Array]:
         """The transpose, to multiply vectors from the left with."""
-        return _Transposed(self)
+        return _TransposedMatrix(self)
 
     def __matmul__(self, V: Array) -> Array:
         """W V for V of shape (columns,) or (columns, k), with a leading axis of draws where the matrix has one."""
@@ -343,7 +344,7 @@ class DeferredGaussianMatrix(Generic[Array]):
         # Signs of singular vectors are the processor's choice; here the rows, weighted 1, 1/2, ..., sum to more than 0.
         signs = 2 * (shares @ as_array(self.rng, 1 / np.arange(1, shares.shape[-1] + 1), self.dtype) >= 0) - 1
         u = u * signs[:, None]
-        found = lengths > ABSENT * self._round
+        found = lengths > _ABSENT * self._round
         there = found[..., : int(found.sum(-1).max()), None] * as_array(self.rng, np.ones(1), self.dtype)
         return transpose(q @ u[..., : there.shape[1]]) * there, there
 
@@ -394,7 +395,7 @@ class DeferredGaussianMatrix(Generic[Array]):
 
 
 @dataclass
-class _Transposed(Generic[Array]):
+class _TransposedMatrix(Generic[Array]):
     """The transpose, ``W.T``: W^T U by ``@``."""
 
     matrix: DeferredGaussianMatrix[Array]

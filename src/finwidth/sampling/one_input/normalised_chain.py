@@ -26,7 +26,7 @@ from finwidth.sampling.one_input.arithmetic import over
 from finwidth.sampling.one_input.two_slope_chain import HiddenVectors, TwoSlopeChain
 
 
-class Normed(NamedTuple):
+class NormEffect(NamedTuple):
     """What a norm makes of a vector: the factor f, and 1 - t."""
 
     factor: Array
@@ -49,9 +49,9 @@ class Normaliser:
             return 0.0
         return over(self.width * self.epsilon, square + self.width * self.epsilon)
 
-    def of(self, square: Array) -> Normed:
+    def of(self, square: Array) -> NormEffect:
         """What the norm makes of vectors of these squared lengths."""
-        return Normed(self.factor(square), self.loose(square))
+        return NormEffect(self.factor(square), self.loose(square))
 
     def bend(self, loose: Array, along: Array, across: Array, gained: Array, pulled: Array) -> Array:
         """Half of what the norm's curvature gives of the output's second derivative along the tangent dz.

@@ -114,7 +114,7 @@ class BlockState:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
-    x_normed: Any = None  # x, where it is normalised for V, and a x + b h: a `normalised_chain.Normed`
+    x_normed: Any = None  # x, where it is normalised for V, and a x + b h: a `normalised_chain.NormEffect`
     sum_normed: Any = None
     pulled: Array = None  # h . G'
     tilt: FirstBlockTilt | None = None

@@ -36,9 +36,9 @@ from finwidth.sampling.one_input.sample import ResNetAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns
 
-POWERS = (1, 2)  # of the terms, beside the plain law
+_POWERS = (1, 2)  # of the terms, beside the plain law
 _FURTHEST = 690.0  # logarithms of doubles
-Indices = npt.NDArray[np.int64]
+_Indices = npt.NDArray[np.int64]
 
 
 class BlockScalars(NamedTuple):
@@ -76,7 +76,7 @@ class HiddenTerm(NamedTuple):
     certain: tuple[int, int]
 
 
-def hidden_terms(squares: Sequence[float], width: int, power: int, *, coins: bool) -> list[HiddenTerm]:
+def _hidden_terms(squares: Sequence[float], width: int, power: int, *, coins: bool) -> list[HiddenTerm]:
     """E[S^power] as a sum; ``squares`` of the slopes of the groups that count."""
     if not coins:
         return [HiddenTerm(squares[0] ** power * rising(width, power), (power, 0), (0, 0))]
@@ -119,7 +119,7 @@ class TiltedBlock:
 
     def _inside(self, power: int) -> dict[tuple[int, ...], float]:
         """S^power by terms: powers of the two chi-squares, certain heads and tails, and 0 of c and g^2."""
-        terms = hidden_terms(self.squares, self.width, power, coins=self.coins)
+        terms = _hidden_terms(self.squares, self.width, power, coins=self.coins)
         return {(*term.powers, *term.certain, 0, 0): term.mean for term in terms}
 
     def _through(self, power: int) -> dict[tuple[int, ...], float]:
@@ -136,7 +136,7 @@ class TiltedBlock:
                         found[key] = found.get(key, 0.0) + factor * length * mean
         return found
 
-    def draw(self, modes: Indices, rng: Variates) -> BlockScalars:
+    def draw(self, modes: _Indices, rng: Variates) -> BlockScalars:
         """One block of each draw, by its mode."""
         draws, numpy = len(modes), rng.rng
         reached = self._reached[modes]
@@ -155,7 +155,7 @@ class TiltedBlock:
         return BlockScalars(counts, chi, self._signed(g, across, chi, modes, numpy), across)
 
     def _signed(
-        self, g: FloatArray, across: FloatArray, chi: FloatArray, modes: Indices, rng: np.random.Generator
+        self, g: FloatArray, across: FloatArray, chi: FloatArray, modes: _Indices, rng: np.random.Generator
     ) -> FloatArray:
         """Give g a sign, in proportion to the weight that it makes."""
         step = self.beta * np.sqrt(np.array(self.squares) @ chi)
@@ -215,7 +215,7 @@ class _Pulled(NamedTuple):
 class ResidualMixture(ResidualChain):
     """Draws from the plain law and those weighted by terms of K, each with its weight."""
 
-    def __init__(self, net: ResNet, norm: float, exponent: int = 0, powers: Sequence[int] = POWERS) -> None:
+    def __init__(self, net: ResNet, norm: float, exponent: int = 0, powers: Sequence[int] = _POWERS) -> None:
         super().__init__(net, norm, exponent)
         tilts = {id(block): TiltedBlock(self, block, powers) for block in self.blocks}
         self.tilts = [tilts[id(block)] for block in self.blocks]
@@ -311,7 +311,7 @@ class ResidualMixture(ResidualChain):
         return K_w, K_b + add("stem bias", 0, self.stem.e * square), density
 
     def both_passes(
-        self, law: Indices, rng: Variates
+        self, law: _Indices, rng: Variates
     ) -> tuple[list[BlockState], FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """The blocks, |x_L|^2, N, and the two parts of G at the stem's output, of draws from these laws in order."""
         draws, depth = len(law), len(self.blocks)
@@ -340,17 +340,17 @@ class ResidualMixture(ResidualChain):
             passed[i] = _joined(uppers.pop(), below)
         return passed, R, np.sqrt(R) * head * towards[0], (nu, rho)
 
-    def _modes(self, i: int, law: Indices, powers: Indices) -> Indices:
+    def _modes(self, i: int, law: _Indices, powers: _Indices) -> _Indices:
         """How block ``i`` is drawn under these laws."""
         tilt = self.tilts[i]
         table = np.zeros((2, 1 + max(power for power, _ in tilt.modes)), dtype=np.int64)
         for (power, half), mode in tilt.modes.items():
             table[int(half), power] = mode
         inside = self._inside[law] == i
-        modes: Indices = np.where(inside, table[1, self._powers_above[law]], table[0, powers[law]])
+        modes: _Indices = np.where(inside, table[1, self._powers_above[law]], table[0, powers[law]])
         return modes
 
-    def _along_x(self, i: int, R: FloatArray, law: Indices, rng: Variates) -> BlockState:
+    def _along_x(self, i: int, R: FloatArray, law: _Indices, rng: Variates) -> BlockState:
         """Block ``i`` below the terms of these laws, from its input up."""
         block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._powers_below), rng)
         slopes = np.array(self.slopes)[:, None]
@@ -370,7 +370,7 @@ class ResidualMixture(ResidualChain):
             Z=(z * z).sum(0), Z1=(z * z).sum(0), W_share=0.0, h=h, cos=cos, sin=sin, step=step, grown=step,
         )  # fmt: skip
 
-    def _pull(self, i: int, length: FloatArray, law: Indices, rng: Variates) -> tuple[_Pulled, FloatArray]:
+    def _pull(self, i: int, length: FloatArray, law: _Indices, rng: Variates) -> tuple[_Pulled, FloatArray]:
         """Block ``i`` above the terms of these laws, from its output down, and |G| below it."""
         block, drawn = self.blocks[i], self.tilts[i].draw(self._modes(i, law, self._powers_above), rng)
         p = length * np.sqrt(block.W.v * drawn.chi)

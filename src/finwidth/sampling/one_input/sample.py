@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SECONDS = 6e-8  # about so many for a layer of a draw
-RESIDUAL_SECONDS = 3e-7  # and for a block
-STREAM_SECONDS = 3e-8  # and for a neuron of a block of one matrix
+_RESIDUAL_SECONDS = 3e-7  # and for a block
+_STREAM_SECONDS = 3e-8  # and for a neuron of a block of one matrix
 
 _CHUNK_CELLS = 2**21  # layers x draws of one chunk: 16 MiB an array, five arrays
 _CHUNK_BYTES = 10**8  # of one chunk of several outputs
@@ -273,7 +273,7 @@ class ResNetAtOneInput(ResidualAtOneInput):
     @property
     def seconds(self) -> float:
         """About how long a draw takes."""
-        return RESIDUAL_SECONDS * self.depth
+        return _RESIDUAL_SECONDS * self.depth
 
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""
@@ -309,7 +309,7 @@ class BalancedResNetAtOneInput(ResidualAtOneInput):
     @property
     def seconds(self) -> float:
         """About how long a draw takes."""
-        return STREAM_SECONDS * self.width * self.depth
+        return _STREAM_SECONDS * self.width * self.depth
 
     def draw(self, chunk: Chunk) -> Columns:
         """The draws of a chunk: output, K_w, K_b, K and dK, shape (draws,) each."""

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from finwidth.networks.laws import FloatArray
 
-Bits = npt.NDArray[np.uint16]
+_Bits = npt.NDArray[np.uint16]
 
 _BUCKETS = 2**16
 _LEAST = -1 + 1e-15  # where r is 1 to all digits, as it is below
@@ -90,7 +90,7 @@ class Variates:
         self.standard_normal = rng.standard_normal
         self._work = np.empty((2, _BLOCK))
 
-    def _sixteen_bits(self, count: int) -> Bits:
+    def _sixteen_bits(self, count: int) -> _Bits:
         """Uniform on 0, ..., 65535."""
         words = self.rng.integers(0, 2**64 - 1, -(-count // 4), dtype=np.uint64, endpoint=True)
         return words.view(np.uint16)[:count]
@@ -148,14 +148,14 @@ class Variates:
         self._accept(np.full(len(place), e), 1.0, drawn, place, bits)
         return drawn
 
-    def _accept(self, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: Bits) -> None:
+    def _accept(self, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: _Bits) -> None:
         """Draw again what is rejected of the proposals at ``place``."""
         uniform = (bits[place] + self.rng.random(len(place))) / _BUCKETS
         rejected = np.flatnonzero(uniform < _rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1))
         if len(rejected):
             drawn[place[rejected]] = 2 * scale * self.rng.standard_gamma(e[rejected] / 2 + 1 / 3)
 
-    def _propose(self, k: FloatArray, less: int, scale: float, out: FloatArray, bits: Bits) -> npt.NDArray[np.bool_]:
+    def _propose(self, k: FloatArray, less: int, scale: float, out: FloatArray, bits: _Bits) -> npt.NDArray[np.bool_]:
         """Fill a block with proposals 2 d (1 + s)^3, and tell which of them may have to be rejected."""
         e, bound = self._work[:, : len(k)]
         # In e = 2 d and y = x / sqrt(e): s = sqrt(2) y / 3, and x^4 / (27 d) = 2 e y^4 / 27.

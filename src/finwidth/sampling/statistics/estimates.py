@@ -19,11 +19,11 @@ from finwidth.quantities import CONSTANT, DRAWN, Estimate
 
 # Below this many effective draws the relative standard error exceeds 5%; above it, no single draw can hold more than
 # 1/20 of the sum.
-TRUSTED_EFFECTIVE_DRAWS = 400
+_TRUSTED_EFFECTIVE_DRAWS = 400
 # A standard error that rests on one draw to more than this share of its square has not converged itself.
-TRUSTED_SHARE = 0.1
+_TRUSTED_SHARE = 0.1
 # An honest estimate is this far from the exact value once in 10^6.
-TRUSTED_Z = 4.9
+_TRUSTED_Z = 4.9
 
 
 class Accumulator:
@@ -83,12 +83,12 @@ class Accumulator:
     def _judge(self, se: float, effective: float, exact: float | None) -> tuple[bool, str]:
         if se <= CONSTANT * abs(self.mean):
             return self._judge_constant(exact)
-        if effective < TRUSTED_EFFECTIVE_DRAWS:
+        if effective < _TRUSTED_EFFECTIVE_DRAWS:
             return False, f"about {effective:.3g} of {self.count} draws carry the sum, too few to tell its error"
         furthest = max(self.largest - self.mean, self.mean - self.smallest) / math.sqrt(self.squared_deviations)
-        if furthest**2 > TRUSTED_SHARE:
+        if furthest**2 > _TRUSTED_SHARE:
             return False, f"one draw makes {furthest**2:.0%} of the squared standard error, too much to tell the error"
-        if exact is not None and not abs(self.mean - exact) <= TRUSTED_Z * se:
+        if exact is not None and not abs(self.mean - exact) <= _TRUSTED_Z * se:
             return False, f"{abs(self.mean - exact) / se:.1f} standard errors from the exact value"
         return True, f"about {effective:.3g} of {self.count} draws carry the sum"
 

@@ -23,7 +23,7 @@ from finwidth.progress import check_time
 from finwidth.stores.arrays import import_zarr
 from finwidth.sweeps.config import Config, cell_at, read_config
 from finwidth.sweeps.execution.task import SweepOnCluster, Task, perform
-from finwidth.sweeps.quantities.base import Batch, Settings
+from finwidth.sweeps.quantities.base import CellBatch, Settings
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.document import store_beside
 from finwidth.sweeps.schema.grid import Cell, Vectors
@@ -188,7 +188,7 @@ def make_tasks(store: Store, vectors: Vectors) -> Iterator[Task]:
             cells = [cell_at(store.axes, place) for place in places]
             there = records[region].reshape(len(cells), *records.shape[finished.ndim :])
             needed = {(each, cell.n_0) for cell in cells for each in (cell.input, *quantity.inputs(table))}
-            batch = Batch(
+            batch = CellBatch(
                 cells, settings, {key: vectors[key] for key in needed}, None if np.isnan(there).any() else there
             )
             yield Task(name, region, batch, int((~finished[region]).sum()))

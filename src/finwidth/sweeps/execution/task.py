@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from finwidth.execution.task import Cancel, OnCluster, Shared
 from finwidth.networks.laws import FloatArray
-from finwidth.sweeps.quantities.base import Batch, Numerics
+from finwidth.sweeps.quantities.base import CellBatch, Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
 
-AnyBatch: TypeAlias = Batch[Any]  # with the settings of its quantity
+AnyBatch: TypeAlias = CellBatch[Any]  # with the settings of its quantity
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Settings(Generic[Table]):
 
 
 @dataclass(frozen=True)
-class Batch(Generic[Table]):
+class CellBatch(Generic[Table]):
     """Cells that are computed together, with everything that is needed to compute them anywhere.
 
     ``previous`` holds their stored records, shape (cells, *dims), which may rest on fewer draws; None unless all have
@@ -97,7 +97,7 @@ class SweepQuantity(ABC, Generic[Table]):
         return self.dims(table)
 
     @abstractmethod
-    def compute(self, batch: Batch[Table], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[Table], check_cancelled: Callable[[], None]) -> FloatArray:
         """The records of some cells, shape (cells, *dims).
 
         ``check_cancelled`` is called now and then; it raises an exception when the sweep is stopped.

@@ -16,7 +16,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.routes import check_mlp, check_supported, not_normalised
-from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
+from finwidth.sweeps.quantities.base import CellBatch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
 from finwidth.sweeps.schema.kinds import NetworkTable
@@ -52,7 +52,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
         """One: the variables of `moments_grid`."""
         return {"exact_statistic": list(_EXACT)}
 
-    def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Networks that are alike but for depth and width together."""
         cells, common = batch.cells, batch.settings.network
         records = np.empty((len(cells), len(_EXACT)))
@@ -126,7 +126,7 @@ class BoundsQuantity(SweepQuantity[NoSettings]):
         """One: the quantities of the paper's statements."""
         return {"form": list(STATEMENTS)}
 
-    def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell."""
         records = np.empty((len(batch.cells), len(STATEMENTS)))
         for record, cell in zip(records, batch.cells, strict=True):

@@ -13,7 +13,7 @@ from finwidth.networks.description import Network
 from finwidth.networks.inputs import Vector
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.routes import check_supported
-from finwidth.sweeps.quantities.base import Batch, Dims, Settings, SweepQuantity, Variable
+from finwidth.sweeps.quantities.base import CellBatch, Dims, Settings, SweepQuantity, Variable
 from finwidth.sweeps.quantities.exact import NoSettings
 from finwidth.sweeps.schema.document import Document
 from finwidth.sweeps.schema.grid import Cell
@@ -47,7 +47,7 @@ class ExpansionQuantity(SweepQuantity[NoSettings]):
         """One: the variables."""
         return {"expansion_statistic": list(_VARIABLES)}
 
-    def compute(self, batch: Batch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[NoSettings], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell; infinite where the expansion leaves the range of a double, or cannot be integrated."""
         records = np.full((len(batch.cells), len(_VARIABLES)), np.inf)
         for record, cell in zip(records, batch.cells, strict=True):

@@ -8,9 +8,9 @@ from finwidth.sweeps.quantities.base import SweepQuantity
 
 _MODULES = (exact, expansion, sampled, training)  # in the order of messages and of the variables of a result
 
-AnyQuantity: TypeAlias = SweepQuantity[Any]  # its settings are those that it made itself
+_AnyQuantity: TypeAlias = SweepQuantity[Any]  # its settings are those that it made itself
 
-QUANTITIES: dict[str, AnyQuantity] = {
+QUANTITIES: dict[str, _AnyQuantity] = {
     quantity.name: quantity()
     for module in _MODULES
     for quantity in vars(module).values()

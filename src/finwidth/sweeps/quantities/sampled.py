@@ -25,7 +25,7 @@ from finwidth.sampling.sampler import Chunk, Sampler
 from finwidth.stores import numerics
 from finwidth.summary import finite_means
 from finwidth.sweeps.quantities.base import (
-    Batch,
+    CellBatch,
     Column,
     Dims,
     Flags,
@@ -97,29 +97,29 @@ class GramTable(InputsTable, total=False):
     targets: list[float]
 
 
-AnyDrawn = TypeVar("AnyDrawn", bound=DrawnTable)
-AnyInputs = TypeVar("AnyInputs", bound=InputsTable)
+_AnyDrawn = TypeVar("_AnyDrawn", bound=DrawnTable)
+_AnyInputs = TypeVar("_AnyInputs", bound=InputsTable)
 
 
-class DrawnQuantity(SweepQuantity[AnyDrawn]):
+class DrawnQuantity(SweepQuantity[_AnyDrawn]):
     """Common to all estimates: the number of draws, and the variables made of their records."""
 
     growing = ("draws", "most_draws")
     units: ClassVar[str] = "1"
 
-    def finished(self, records: FloatArray, table: AnyDrawn) -> Flags:
+    def finished(self, records: FloatArray, table: _AnyDrawn) -> Flags:
         """Whether there are as many draws as the settings ask for, or as the stopping rule does up to their limit."""
         draws, wanted = (self._column(name, records, table) for name in ("draws", "wanted"))
         asked = table["draws"] if "draws" in table else np.minimum(wanted, table["most_draws"])
         with np.errstate(invalid="ignore"):  # no record is NaN, and not finished
             return np.asarray(draws >= asked)
 
-    def allowed(self, records: FloatArray, table: AnyDrawn) -> Flags:
+    def allowed(self, records: FloatArray, table: _AnyDrawn) -> Flags:
         """A store of fewer draws never held more."""
         most = table["draws"] if "draws" in table else table["most_draws"]
         return np.asarray(~(self._column("draws", records, table) > most))
 
-    def variables(self, records: FloatArray, table: AnyDrawn) -> dict[str, Variable]:
+    def variables(self, records: FloatArray, table: _AnyDrawn) -> dict[str, Variable]:
         """Mean, standard error, effective draws and trust of every entry; draws and convergence of every cell."""
         dims = tuple(self.dims(table))[:-1]
         columns: dict[str, Column] = {name: records[..., k] for k, name in enumerate(STATISTICS)}
@@ -141,27 +141,27 @@ class DrawnQuantity(SweepQuantity[AnyDrawn]):
                 found[f"{self.name}_{name}"] = ((*dims, "quantile"), columns_of, attrs)
         return found
 
-    def coordinates(self, table: AnyDrawn) -> Dims:
+    def coordinates(self, table: _AnyDrawn) -> Dims:
         """Those of the record, and the shares of quantiles."""
         return {**self.dims(table), **({"quantile": [*SHARES]} if table.get("quantiles") else {})}
 
     @staticmethod
-    def statistics(table: AnyDrawn) -> list[Value]:
+    def statistics(table: _AnyDrawn) -> list[Value]:
         """What a record has of each entry."""
         return [*STATISTICS, *(QUANTILES if table.get("quantiles") else ())]
 
-    def _column(self, name: str, records: FloatArray, table: AnyDrawn) -> FloatArray:
+    def _column(self, name: str, records: FloatArray, table: _AnyDrawn) -> FloatArray:
         """A statistic that is the same for all entries of a cell."""
         return first_of(records[..., STATISTICS.index(name)], len(self.dims(table)) - 1)
 
     @abstractmethod
-    def goals(self, table: AnyDrawn) -> list[str]:
+    def goals(self, table: _AnyDrawn) -> list[str]:
         """The moments that must be trusted, and within the target, in a cell that is called converged.
 
         Where quantiles are kept it is their medians.
         """
 
-    def _judged(self, records: FloatArray, table: AnyDrawn) -> tuple[Flags, Flags]:
+    def _judged(self, records: FloatArray, table: _AnyDrawn) -> tuple[Flags, Flags]:
         """For each cell whether all its goals are trusted, and whether they are within the target as well."""
         moments, *others = self.dims(table).values()
         axis = -len(others) - 1
@@ -175,7 +175,7 @@ class DrawnQuantity(SweepQuantity[AnyDrawn]):
             exact_enough = se <= table["target"] * np.abs(mean) if "target" in table else True
         return np.asarray(sound.all(entries)), np.asarray((sound & exact_enough).all(entries))
 
-    def converged(self, records: FloatArray, table: AnyDrawn) -> tuple[int | None, list[str]]:
+    def converged(self, records: FloatArray, table: _AnyDrawn) -> tuple[int | None, list[str]]:
         """Number of converged cells, and why the others have not converged."""
         done = ~np.isnan(self._column("mean", records, table))
         trusted, converged = self._judged(records, table)
@@ -231,7 +231,7 @@ class SampledQuantity(DrawnQuantity[SampledTable]):
         """Moments and statistics."""
         return {"moment": list(DRAWN), "sampled_statistic": self.statistics(table)}
 
-    def compute(self, batch: Batch[SampledTable], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[SampledTable], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell, in one thread; `finwidth.sample` with the cell's seed makes the same draws."""
         seed, common, table = batch.settings.seed, batch.settings.network, batch.settings.table
         found = []
@@ -268,7 +268,7 @@ def keeps_quantiles(document: Document, name: str, table: Mapping[str, object]) 
     return checked_value(document, f"{name}.quantiles", table.get("quantiles", default), true_or_false)
 
 
-def mean_if_finite(moment: str, estimate: Estimate, net: Network) -> Estimate:
+def _mean_if_finite(moment: str, estimate: Estimate, net: Network) -> Estimate:
     """An estimate of a moment; infinite where that is, or is not known to be finite (`exact.normalised`)."""
     if net.norm is None or net.norm.epsilon:
         return estimate
@@ -313,7 +313,7 @@ class _Source:
     def means(self, sums: ResumableSums) -> list[Estimate]:
         """Estimates of the moments."""
         return [
-            mean_if_finite(name, total.estimate(self.exact.get(name)), self.net)
+            _mean_if_finite(name, total.estimate(self.exact.get(name)), self.net)
             for name, total in zip(DRAWN, sums.totals, strict=True)
         ]
 
@@ -321,18 +321,18 @@ class _Source:
 _GRAM_MOMENTS: dict[str, Callable[[FloatArray], FloatArray]] = {"K": lambda K: K, "K^2": np.square}
 
 
-class SeveralInputs(DrawnQuantity[AnyInputs]):
+class SeveralInputs(DrawnQuantity[_AnyInputs]):
     """Common to quantities of several inputs."""
 
-    def inputs(self, table: AnyInputs) -> Sequence[str]:
+    def inputs(self, table: _AnyInputs) -> Sequence[str]:
         """The inputs named in the quantity's table."""
         return table["inputs"]
 
-    def numerics(self, table: AnyInputs) -> Numerics:
+    def numerics(self, table: _AnyInputs) -> Numerics:
         """Products of matrices, and smooth activations in NumPy's loops."""
         return numerics.blas()
 
-    def compute(self, batch: Batch[AnyInputs], check_cancelled: Callable[[], None]) -> FloatArray:
+    def compute(self, batch: CellBatch[_AnyInputs], check_cancelled: Callable[[], None]) -> FloatArray:
         """Cell by cell, by `of_cell`."""
         settings = batch.settings
         shape = tuple(map(len, self.dims(settings.table).values()))
@@ -346,7 +346,7 @@ class SeveralInputs(DrawnQuantity[AnyInputs]):
     def of_cell(
         self,
         cell: Cell,
-        settings: Settings[AnyInputs],
+        settings: Settings[_AnyInputs],
         X: FloatArray,
         previous: FloatArray | None,
         check_cancelled: Callable[[], None],
@@ -426,7 +426,7 @@ class GramQuantity(SeveralInputs[GramTable]):
                 sums.add([np.full(count, np.inf)] * entries)
             else:
                 sums.add(_gram_entries(drawn))
-        means = [mean_if_finite(name, total.estimate(), net) for name, total in zip(names, sums.totals, strict=True)]
+        means = [_mean_if_finite(name, total.estimate(), net) for name, total in zip(names, sums.totals, strict=True)]
         return estimate_records(means, sums.states, table["draws"], sums.quantiles())
 
     def work(self, cell: Cell, table: GramTable) -> float:

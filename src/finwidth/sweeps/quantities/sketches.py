@@ -27,7 +27,7 @@ _WIDTH = 2e-3  # h_0, of a bin at level 0 in log v: quantiles of narrow laws are
 _OFFSET = 2**20
 _LARGEST_LOG = 711.0  # of an infinite draw: more than that of the largest double
 
-Integers: TypeAlias = npt.NDArray[np.int64]
+_Integers: TypeAlias = npt.NDArray[np.int64]
 
 
 class BoundedSketch:
@@ -108,7 +108,7 @@ class BoundedSketch:
             return float(np.copysign(np.exp(_WIDTH * 2**self._level * end), number))
 
 
-def _gathered(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
+def _gathered(bins: _Integers, counts: _Integers) -> tuple[_Integers, _Integers]:
     """The different bins in order, with the sums of their counts."""
     found, places = np.unique(bins, return_inverse=True)
     return found, np.bincount(places, weights=counts, minlength=len(found)).astype(np.int64)

@@ -75,7 +75,7 @@ def as_typed(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else errors.shown(value, 60)
 
 
-def check_config(path: Path) -> None:
+def _check_config(path: Path) -> None:
     """Refuse a file that cannot be a config before it is read."""
     check_file(path, "the config", "give a TOML file")
     if path.stat().st_size > _LONGEST:
@@ -84,7 +84,7 @@ def check_config(path: Path) -> None:
 
 def store_beside(config: Path) -> Path:
     """Where a sweep is kept by default: beside its config, with the ending ``.zarr``."""
-    check_config(config)  # what is no file may have no name, such as "."
+    _check_config(config)  # what is no file may have no name, such as "."
     return config.with_suffix(".zarr")
 
 
@@ -95,7 +95,7 @@ def read_document(source: str | Path | Mapping[str, object]) -> Document:
     if isinstance(source, Mapping):
         return Document(source, Path(), None, {})
     path = arguments.path("the config", source)
-    check_config(path)
+    _check_config(path)
     try:
         text = path.read_bytes().decode()
         return Document(tomllib.loads(text), path.parent, path.name, _line_numbers(text))

@@ -62,8 +62,8 @@ AXES = {
     "depth": Axis("how often the network repeats its layers or blocks", whole_number(1, _DEEPEST)),
     "width": Axis("width of the layers or of the stream", whole_number(1)),
 }
-RATIO = Axis("depth over width d/n, before the width was rounded", number_in(1e-9, 1e6))
-ALL_AXES = {**AXES, "ratio": RATIO}
+_RATIO = Axis("depth over width d/n, before the width was rounded", number_in(1e-9, 1e6))
+ALL_AXES = {**AXES, "ratio": _RATIO}
 DEFAULTS = {"law": "gaussian", "activation": "relu", "parameterization": "ntk", "input": "ones"}
 
 
@@ -117,12 +117,12 @@ def make_cell(values: Iterable[tuple[str, Any]]) -> Cell:
     """The cell of these values, by axis; a ratio stands for a width."""
     found = dict(values)
     if "ratio" in found:
-        found["width"] = width_at(found["depth"], found.pop("ratio"))
+        found["width"] = _width_at(found["depth"], found.pop("ratio"))
     more = tuple((name, found.pop(name)) for name in ARGUMENTS if name in found)
     return Cell(**found, more=more)
 
 
-def width_at(depth: int, ratio: float) -> int:
+def _width_at(depth: int, ratio: float) -> int:
     """The whole width nearest to depth over ratio, at least 1."""
     return max(1, round(depth / ratio))
 

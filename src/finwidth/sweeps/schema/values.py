@@ -13,15 +13,15 @@ import numpy as np
 from finwidth.errors import FinwidthError
 from finwidth.sweeps.schema.document import Document, as_typed
 
-MOST_VALUES = 10**5  # on one axis
-LARGEST = 2**62  # of whole numbers: so that 64 bits hold what is computed from them
+_MOST_VALUES = 10**5  # on one axis
+_LARGEST = 2**62  # of whole numbers: so that 64 bits hold what is computed from them
 
-Checked = TypeVar("Checked")
-Check: TypeAlias = Callable[[object], Checked]
+_Checked = TypeVar("_Checked")
+_Check: TypeAlias = Callable[[object], _Checked]
 LISTS = (list, tuple, range, np.ndarray)
 
 
-def whole_number(low: int, high: float = LARGEST) -> Check[int]:
+def whole_number(low: int, high: float = _LARGEST) -> _Check[int]:
     """A check for whole numbers of a range, which may be open, to infinity."""
 
     def check(value: object) -> int:
@@ -38,7 +38,7 @@ def whole_number(low: int, high: float = LARGEST) -> Check[int]:
     return check
 
 
-def number_in(low: float, high: float) -> Check[float]:
+def number_in(low: float, high: float) -> _Check[float]:
     """A check for numbers of a range."""
 
     def check(value: object) -> float:
@@ -57,7 +57,7 @@ def nonempty_text(value: object) -> str:
     return value
 
 
-def name_in(names: Collection[str]) -> Check[str]:
+def name_in(names: Collection[str]) -> _Check[str]:
     """A check for one of a few names."""
 
     def check(value: object) -> str:
@@ -75,19 +75,19 @@ def true_or_false(value: object) -> bool:
     return bool(value)
 
 
-def checked_value(document: Document, key: str, value: object, check: Check[Checked]) -> Checked:
+def checked_value(document: Document, key: str, value: object, check: _Check[_Checked]) -> _Checked:
     """``check(value)``, its error with the key and the line."""
     with document.at(key):
         return check(value)
 
 
-def read_values(document: Document, key: str, given: object, check: Check[Checked]) -> list[Checked]:
+def read_values(document: Document, key: str, given: object, check: _Check[_Checked]) -> list[_Checked]:
     """The values of a list or of one value, each checked, none twice."""
     values = list(given) if isinstance(given, LISTS) else [given]
     if not values:
         raise document.fault(key, "the list is empty; give at least one value")
-    if len(values) > MOST_VALUES:
-        raise document.fault(key, f"{len(values)} values are too many; give at most {MOST_VALUES}")
+    if len(values) > _MOST_VALUES:
+        raise document.fault(key, f"{len(values)} values are too many; give at most {_MOST_VALUES}")
     found = [checked_value(document, key, value, check) for value in values]
     if len(set(found)) < len(found):
         twice = next(value for place, value in enumerate(found) if value in found[:place])
@@ -95,7 +95,7 @@ def read_values(document: Document, key: str, given: object, check: Check[Checke
     return found
 
 
-def read_numbers(document: Document, key: str, given: object, check: Check[Checked]) -> list[Checked]:
+def read_numbers(document: Document, key: str, given: object, check: _Check[_Checked]) -> list[_Checked]:
     """As `read_values`, also of a range: {from = 1, to = 9, step = 2} or {from = 1, to = 8, factor = 2}.
 
     The end belongs to the range; a step counts in decimals, so that 0.1 to 0.3 by 0.1 is 0.1, 0.2, 0.3.
@@ -111,8 +111,8 @@ def read_numbers(document: Document, key: str, given: object, check: Check[Check
     if low <= 0 or step <= 0 or (factor is not None and factor <= 1) or high < low:
         raise document.fault(key, "a range goes up, from above 0, with a step above 0, or a factor above 1")
     size = (high - low) / step if factor is None else math.log(high / low) / math.log(factor) + 1e-9
-    if size >= MOST_VALUES:
-        raise document.fault(key, f"the range has more than {MOST_VALUES} values")
+    if size >= _MOST_VALUES:
+        raise document.fault(key, f"the range has more than {_MOST_VALUES} values")
     if factor is None:
         values = [low + step * place for place in range(int(size) + 1)]
     else:
@@ -124,6 +124,6 @@ def read_numbers(document: Document, key: str, given: object, check: Check[Check
 def _real(value: object) -> Fraction:
     """A finite number as a fraction of the decimal that was typed."""
     number = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= LARGEST:
+    if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= _LARGEST:
         raise FinwidthError(f"{as_typed(value)} is not a finite number of usual size")
     return Fraction(str(number))
