@@ -513,13 +513,19 @@ def _in_their_order(
     found: dict[str, str] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        pairs = [[_by_sample(some, each) for some in (_mixed(D[:-1]), D[-1])] for each in choices]
-        right = (_like(plain * _weights(plain.shape[-1]).to(plain), weighted, noise) for plain, weighted in pairs)
+        mixed = _mixed(D[:-1])
+        right = [_in_order(each, mixed, D[-1], noise) for each in choices]
         place = next(itertools.compress(choices, right), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
+
+
+def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
+    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
+    plain = _by_sample(D, axes)
+    return _like(plain * _weights(plain.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:
