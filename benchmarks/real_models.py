@@ -11,7 +11,7 @@ promised is what `explain` and the operator reckon with. Both include the result
 
 "torch.func" forms the Jacobian by vmap of jacrev, and K of it parameter by parameter; its products are vjp and jvp, and
 its eigenvalues SciPy's eigsh of these. "loop" is a backward pass for each sample and output, then K, and the
-eigenvalues of the whole K. neural-tangents takes no torch modules, and nngeometry has no layers of most of these.
+eigenvalues of the whole K.
 """
 
 from __future__ import annotations
