@@ -42,17 +42,6 @@ def test_exact_json_is_the_value_to_recognise() -> None:
     assert quantities["K"]["form"]["value"] == pytest.approx(9)
 
 
-@pytest.mark.parametrize(
-    ("line", "completed"),
-    [("finwidth mom", "moments"), ("finwidth moments --bra", "--branch"), ("finwidth sweep st", "status")],
-)
-def test_shells_can_complete(line: str, completed: str) -> None:
-    place = str(len(line.split()) - 1)
-    found = run(_FINWIDTH_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=place)
-    assert found.stdout.split() == [completed]
-    assert "--install-completion" in run("--help").stdout
-
-
 def test_moments_options() -> None:
     arguments = ("moments", "2,3x2,1", "-i", "1,0.5", "--law", "uniform", "--parameterization", "standard")
     found = json.loads(run(*arguments, "--order", "4", "--json").stdout)

@@ -79,6 +79,9 @@ REFUSED = {
     "--pytorch xavier": "init 'xavier' is not known",
     "--pytorch default,ones": "biases 'ones' is not known",
     "--gains 2,x": "--gains: 'x' is not a number",
+    "--bias-scale 1e200": "its square, or that times bias_variance, is past a double's range",
+    "--bias-scale 0.5,1e150 --bias-variance 1e100": "is past a double's range",
+    "--blocks 2 --bias-scale 1e-200": "is past a double's range",
     "--gains 2x3": "gains has 3 entries for 2 weight layers",
     "--blocks 2 --hidden 2.5": "--hidden: '2.5' is not a width",
     "--blocks 2 --branch 1/sqrt(L)": "branch is '1/sqrt(L)'; give numbers",
@@ -290,3 +293,24 @@ def test_titles_tell_biases_shortly() -> None:
     assert str(net).endswith(", 50 trained/1 no gaussian biases (variance 0.25)")
     assert str(MLP([2, 3, 1], bias="none", bias_scale=2)).endswith(", no biases")
     assert str(MLP([2, 3, 1], bias="frozen")).endswith(", frozen biases")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample 2,3,1 -i 1,2 --draws 50 -o kept",
+        "gram 2,3,1 -i 1,2 --draws 50 -o kept",
+        "expansion 2,30,1 -i 1,2 -o kept",
+        "train 2,3,1 -i X.npy -t 1,-1 --steps 1 --draws 2 -o kept",
+        "report 2,3,1 -i 1,2 --draws 50 -o kept",
+        "paper lemma-9 --markdown kept",
+        "explore -o kept",
+    ],
+)
+def test_it_is_said_whether_there_was_a_file(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("X.npy", np.eye(2))
+    for word in ("Wrote", "Replaced", "Replaced"):
+        found = call(line.split())
+        assert found.status == 0, found.errors
+        assert re.search(rf"^{word} kept", found.output, re.M)

@@ -1,10 +1,14 @@
-"""Progress of long work on standard error: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work on standard error: a bar or a spinner on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO
 
 from finwidth.progress import Stage
 
@@ -13,6 +17,64 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 30
 _PATIENCE = 1.0  # seconds; shorter work shows nothing
+_SILENCE = 2.0  # seconds without a bar or output until the spinner turns
+
+
+class Spinner:
+    """Tells on a terminal that work goes on of which nothing else is shown, such as libraries that load."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lock, self._over = stream, threading.RLock(), threading.Event()
+        self._started = self._quiet_since = time.monotonic()
+        self._shown = False
+
+    @contextlib.contextmanager
+    def turning(self) -> Iterator[None]:
+        """Turn within this context, but while something else is shown: whatever is printed takes it away."""
+        stdout, stderr = sys.stdout, sys.stderr
+        threading.Thread(target=self._turn, daemon=True).start()
+        sys.stdout, sys.stderr = (_Heard(each, self._hush) for each in (stdout, stderr))
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._hush()
+            sys.stdout, sys.stderr = stdout, stderr
+
+    def _hush(self) -> None:
+        with self._lock:
+            if self._shown:
+                self._write("\r\x1b[K")
+            self._shown, self._quiet_since = False, time.monotonic()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            self._stream.write(text)
+            self._stream.flush()
+
+    def _turn(self) -> None:
+        for sign in itertools.cycle("|/-\\"):
+            if self._over.wait(0.1):
+                return
+            with self._lock:
+                now = time.monotonic()
+                if now - self._quiet_since > _SILENCE and not self._over.is_set():
+                    self._shown = True
+                    self._write(f"\r{sign} working, {duration(now - self._started)}")
+
+
+class _Heard:
+    """A stream that tells before it is written to."""
+
+    def __init__(self, stream: TextIO, before: Callable[[], None]) -> None:
+        self._stream, self._before = stream, before
+
+    def write(self, text: str) -> int:
+        self._before()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 class Bars:

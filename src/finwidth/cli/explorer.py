@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from finwidth.cli.output import verb
 from finwidth.outputs import RULE
 
 
@@ -24,7 +25,8 @@ def explore_command(
     from finwidth.explorer import write_explorer
 
     if output is not None:
-        typer.echo(f"Wrote {write_explorer(output)}.")
+        done = verb(output)
+        typer.echo(f"{done} {write_explorer(output)}.")
         return
     page = write_explorer(Path(tempfile.mkdtemp(prefix="finwidth-")) / "explorer.html")
     opened = typer.launch(page.as_uri()) == 0

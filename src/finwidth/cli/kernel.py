@@ -10,7 +10,7 @@ import typer
 
 from finwidth.cli.networks import activation_typed, network_of, taking
 from finwidth.cli.options import Draws, Flag, Input, Json, Seed, among, either
-from finwidth.cli.output import print_json, wrapped
+from finwidth.cli.output import print_json, verb, wrapped
 from finwidth.documents import document, extended
 from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
@@ -83,6 +83,7 @@ def expansion_command(
     from finwidth.inputs import parse_matrix
 
     check(output)
+    done = verb(output)
     X = parse_matrix(inputs, net.widths[0])
     targets = np.zeros((len(X), net.widths[-1])) if net.widths[-1] > 1 else np.zeros(len(X))
     found = expansion(net, X, targets, points=points, seed=seed)
@@ -97,7 +98,7 @@ def expansion_command(
         return
     tables.print_expansion(net, found)
     if output is not None:
-        typer.echo(f"Wrote the expansion to {output}.")
+        typer.echo(f"{done} {output}, with the expansion.")
 
 
 def critical_command(
@@ -144,6 +145,7 @@ def sample_command(
     from finwidth.summary import sample_and_summarize, summarize
 
     check(output)
+    done = verb(output)
     if tilt and output is not None:
         raise FinwidthError("--tilted makes weighted draws, which -o does not keep; leave one of the two out")
     x = parse_input(input, net.widths[0])
@@ -154,7 +156,7 @@ def sample_command(
         write_netcdf(dataset, output)
     _give(found, as_json=as_json, command="sample", input=x, settings={"tilted": tilt}, files=written(output))
     if output is not None and not as_json:
-        typer.echo(f"Wrote {draws} draws to {output}.")
+        typer.echo(f"{done} {output}, with {draws} draws.")
 
 
 @taking("net", network_of)
@@ -177,6 +179,7 @@ def gram_command(
     from finwidth.summary import sample_and_summarize_gram, summarize_gram
 
     check(output)
+    done = verb(output)
     X = parse_matrix(inputs, net.widths[0])
     y = None if targets is None else parse_numbers(targets)
     if output is None:
@@ -186,7 +189,7 @@ def gram_command(
         write_netcdf(dataset, output)
     _give(found, as_json=as_json, command="gram", input=X, settings={"targets": y}, files=written(output))
     if output is not None and not as_json:
-        typer.echo(f"Wrote {draws} draws to {output}.")
+        typer.echo(f"{done} {output}, with {draws} draws.")
 
 
 @taking("net", network_of)
@@ -212,7 +215,7 @@ def report_command(
     from finwidth.report import FILES, report, write
 
     check_folder(output, FILES)
-    done = "Replaced" if (output / FILES[0]).exists() else "Wrote"
+    done = verb(output / FILES[0])
     x = parse_input(input, net.widths[0])
     found = report(net, x, draws, seed)
     paths = write(found, x, output)

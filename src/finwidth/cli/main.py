@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from finwidth.cli import interrupts
-from finwidth.cli.bars import Bars
+from finwidth.cli.bars import Bars, Spinner
 from finwidth.cli.explorer import explore_command
 from finwidth.cli.kernel import (
     compare_command,
@@ -66,6 +66,8 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if sys.stderr.isatty():
+        context.with_resource(Spinner(sys.stderr).turning())
     context.with_resource(watching(Bars()))
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -6,6 +6,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 
 import typer
 
@@ -15,6 +16,17 @@ _COLUMNS = 80
 def print_json(document: Mapping[str, object]) -> None:
     """One JSON document of plain types."""
     typer.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+def verb(*files: Path | None) -> str:
+    """What is to be said of files once they are written: whether there were any before.
+
+    >>> from pathlib import Path
+    >>> from finwidth.cli.output import verb
+    >>> verb(Path("missing.nc"), None)
+    'Wrote'
+    """
+    return "Replaced" if any(file is not None and file.exists() for file in files) else "Wrote"
 
 
 def wrapped(text: str) -> str:

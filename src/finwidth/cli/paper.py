@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from finwidth.cli.options import Json
-from finwidth.cli.output import print_json
+from finwidth.cli.output import print_json, verb
 from finwidth.documents import extended
 from finwidth.outputs import RULE, check, written
 
@@ -42,7 +42,8 @@ def paper_command(
         tables.print_findings(found)
     for path, write in ((output, page.write_page), (markdown, page.write_markdown)):
         if path is not None:
+            done = verb(path)
             write(path, checked, found)
-            typer.echo(f"Wrote {path}.", err=as_json)
+            typer.echo(f"{done} {path}.", err=as_json)
     if not all(statement.holds for statement in checked):
         raise typer.Exit(1)

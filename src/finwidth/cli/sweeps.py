@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
 from finwidth.cli.options import Flag, Json, among, examples
-from finwidth.cli.output import print_json, wrapped
+from finwidth.cli.output import print_json, verb, wrapped
 from finwidth.documents import document
 from finwidth.errors import FinwidthError
 
@@ -200,14 +200,14 @@ def collect_command(
     if output.suffix != ".nc":
         raise FinwidthError(f"{output} must end in .nc, for it is a netCDF file; give another with -o")
     outputs.check(output)
-    found = read(store)
+    done, found = verb(output), read(store)
     outputs.write_netcdf(found, output)
     sizes = {str(name): size for name, size in found.sizes.items()}
     if as_json:
         results = {"store": str(store), "sizes": sizes, "variables": [str(name) for name in found]}
         print_json(document("Collection", results, command="sweep collect", files=outputs.written(output)))
         return
-    typer.echo(wrapped(f"Wrote {', '.join(map(str, found))} over {', '.join(sizes)} to {output}."))
+    typer.echo(wrapped(f"{done} {output}, with {', '.join(map(str, found))} over {', '.join(sizes)}."))
 
 
 @sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
@@ -260,9 +260,10 @@ def plot_command(
     """Draw a picture: the phase diagram, or the collapse of the second moment or of the update."""
     from finwidth.sweeps.plots import plot
 
+    done = verb(output)
     plot(store, picture, output, source=source, at=at or [])
     if as_json:
         results = {"store": str(store), "picture": picture}
         print_json(document("Picture", results, command="sweep plot", files=outputs.written(output)))
         return
-    typer.echo(f"Wrote {output}.")
+    typer.echo(f"{done} {output}.")

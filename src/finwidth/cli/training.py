@@ -9,7 +9,7 @@ import typer
 
 from finwidth.cli.networks import network_of, taking
 from finwidth.cli.options import Flag, Json, Seed, among, either
-from finwidth.cli.output import print_json
+from finwidth.cli.output import print_json, verb
 from finwidth.documents import document
 from finwidth.networks.description import Network
 from finwidth.outputs import RULE, check, write_netcdf, written
@@ -69,6 +69,7 @@ def train_command(
     from finwidth.schedule import parse_record
 
     check(output)
+    done = verb(output)
     X, y = parse_training(inputs, targets, classes=loss_called(loss).classes)
     if lr is None:
         lr = default_rate(net, X, seed, momentum=momentum)
@@ -95,4 +96,4 @@ def train_command(
     if centred:
         typer.echo("Centred: the loss is that of N - N_0, the output less its initial value.")
     if output is not None:
-        typer.echo(f"Wrote {draws} draws to {output}.")
+        typer.echo(f"{done} {output}, with {draws} draws.")

@@ -153,7 +153,7 @@ class MLP(Network):
             "bias": layers.biases(bias, variances),
             "bias_variance": variances,
             "bias_law": _weight_law(bias_law),
-            "bias_scale": layers.numbers("bias_scale", bias_scale, positive=False),
+            "bias_scale": layers.bias_scales(bias_scale, variances),
             "base_widths": _base_widths(base_widths, checked, parameterization),
             "norm": _allowed_norm(norm, checked, parameterization),
         }

@@ -80,7 +80,7 @@ class ResidualNetwork(Network):
             "bias": layers.biases(given["bias"], variances),
             "bias_variance": variances,
             "bias_law": weight_law(given["bias_law"]),
-            "bias_scale": layers.numbers("bias_scale", given["bias_scale"], positive=False),
+            "bias_scale": layers.bias_scales(given["bias_scale"], variances),
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)

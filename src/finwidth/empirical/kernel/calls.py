@@ -37,6 +37,10 @@ _UNTOUCHED: dict[int, _RandomStates] = {}  # of modules inside `untouched`, by t
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
+# A tensor with its derivative; and both of a tensor, None for the derivative if it has none. torch gives them no types.
+dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor | None]] = forward_ad.unpack_dual
+
 Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 
@@ -189,18 +193,6 @@ def cotangents(network: MeasuredModule, values: Tensor, outputs: range) -> Tenso
 def each_sample(network: MeasuredModule, values: Tensor, outputs: range) -> Tensor:
     """The cotangents of these numbers, each summed over the samples, shape (o, n, all outputs)."""
     return cotangents(network, values, outputs)[:, None, :].expand(-1, len(values), -1)
-
-
-def dual(primal: Tensor, tangent: Tensor) -> Tensor:
-    """A tensor with its derivative."""
-    found: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
-    return found
-
-
-def unpack_dual(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A tensor without its derivative, and the derivative, None if it has none."""
-    primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
-    return primal, tangent
 
 
 @contextmanager

@@ -98,7 +98,8 @@ def by_output(job: KernelJob) -> list[KernelJob]:
 
     Of more than one, if all gradients are known that it is made of.
     """
-    if job.outputs != "trace" or job.plan.outputs <= (1 if job.known and not job.plan.general else _OUTPUTS):
+    known = job.known is not None and not job.known.pulls and not job.plan.general
+    if job.outputs != "trace" or job.plan.outputs <= (1 if known else _OUTPUTS):
         return []
     others = None if job.x2 is None else _choose(job, len(job.x2))
     return [job.among(_choose(job, len(job.x1)), others, "full" if job.plan.outputs <= _PAIRS else "diagonal")]

@@ -10,9 +10,15 @@ import torch
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
-from finwidth.empirical.kernel.factors import GradientFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED
-from finwidth.empirical.kernel.gradients import GradientPlan, WholePass, follows, general_plan, gradients
+from finwidth.empirical.kernel.gradients import (
+    GradientPlan,
+    WholePass,
+    few_gradients,
+    follows,
+    general_plan,
+    gradients,
+)
 from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
 from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
@@ -22,7 +28,6 @@ from finwidth.memory import afford, amount
 from finwidth.progress import stage
 
 Tensor = torch.Tensor
-_FEW_BYTES = 2**22  # of all gradients together that are formed at once rather than in factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +84,14 @@ class KernelJob:
         blocks = 2 if layout.inputs < layout.entries.longest or self.x2 is not None else 1
         return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)
 
-    def rows(self, pass_: Pass) -> tuple[Batch, range]:
-        """The inputs of a pass, and the numbers of its outputs."""
+    def rows(self, pass_: Pass) -> tuple[Batch, range, WholePass | None]:
+        """The inputs of a pass, the numbers of its outputs, and the gradients of it that are known."""
         x = self.x2 if pass_.block.second and self.x2 is not None else self.x1
-        first, outputs = self.entries.outputs.start, pass_.block.outputs
-        return x[pass_.inputs.start : pass_.inputs.stop], range(first + outputs.start, first + outputs.stop)
-
-    def gradients_of(self, pass_: Pass) -> list[GradientFactor]:
-        """The factors of the gradients of a pass."""
-        x, outputs = self.rows(pass_)
-        whole = self.x1 if len(pass_.inputs) == len(self.x1) and not pass_.block.second else x
-        known = self.known if self.known and self.known.serves(self.network, self.plan, whole, outputs) else None
-        return gradients(self.network, self.plan, x, outputs, known)
+        first, inputs = self.entries.outputs.start, pass_.inputs
+        outputs = range(first + pass_.block.outputs.start, first + pass_.block.outputs.stop)
+        some = x if len(inputs) == len(x) else x[inputs.start : inputs.stop]
+        known = self.known if self.known and self.known.serves(self.network, self.plan, some, outputs) else None
+        return some, outputs, known
 
     def among(self, rows: Tensor, others: Tensor | None, outputs: str | int) -> KernelJob:
         """The kernel of the same outputs, or of others for "trace", among some of the inputs, by the same plan."""
@@ -128,7 +129,7 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        tiles.add(each, compact(job.gradients_of(each), job.sizes, layout))
+                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
                         passed += len(each.inputs)
                         told(entries.pairs * passed // whole)
                     for left, right in step.products:
@@ -155,8 +156,7 @@ def _retreated(job: KernelJob, inputs_per_pass: int) -> KernelJob:
     gradients together are few numbers, to look for it takes longer than the general way; where control flow follows the
     data, it is not found.
     """
-    numbers = len(job.x1) * len(job.entries.outputs) * sum(each.numel() for each in job.network.parameters.values())
-    few = numbers * job.plan.dtype.itemsize < min(_FEW_BYTES, job.sizes.memory // 4)
+    few = few_gradients(job.network, len(job.x1) * len(job.entries.outputs), job.plan.dtype, job.sizes.memory)
     data_dependent = job.plan.ways[0] == TRACED
     while inputs_per_pass > 6 and not few and not data_dependent:
         inputs_per_pass //= 2

@@ -14,7 +14,7 @@ from finwidth.documents import plain
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.computation import KernelJob, compute
-from finwidth.empirical.kernel.gradients import GradientPlan
+from finwidth.empirical.kernel.gradients import GradientPlan, gradients
 from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
@@ -178,7 +178,7 @@ def _pass_all(job: KernelJob) -> None:
             tiles = BlockTiles(layout)
             tiles.keep([block])
             for each in layout.passes(block):
-                tiles.add(each, compact(job.gradients_of(each), job.sizes, layout))
+                tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
 
 
 def _fastest(call: Callable[[], object]) -> float:

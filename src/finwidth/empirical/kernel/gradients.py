@@ -7,6 +7,8 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,6 +49,7 @@ Tensor = torch.Tensor
 _AHEAD = torch.tensor([1.0, 2.0, 4.0])  # weights of three samples that tell them apart
 Site: TypeAlias = tuple[type, int, str | None, str | None]  # the kind, groups, weight and bias that uses have in common
 
+_FEW_BYTES = 2**22  # of all gradients together that are formed at once rather than in factors
 _OTHER_ROUTE = "the module takes another route for other samples"
 _NOWHERE = "used where the samples have no dimension of their own"
 MEETING = (
@@ -135,6 +138,11 @@ class WholePass:
         same = self.network is network and self.uses is plan.uses and self.x is x
         return same and self.outputs == outputs
 
+    @property
+    def pulls(self) -> bool:
+        """Whether some are still to be pulled back from weights to parameters."""
+        return any(isinstance(each, OuterFactor) and each.pull is not None for each in self.factors)
+
     def part(self, rows: Tensor, x: Batch) -> WholePass:
         """The same of some of the inputs, which are x."""
         return replace(self, x=x, factors=[each.part(rows) for each in self.factors])
@@ -149,14 +157,6 @@ class _Few:
     output: Tensor
     saved: int
 
-    @classmethod
-    def of(cls, network: MeasuredModule, rows: Batch, first: FirstPass | None) -> _Few:
-        """With two inputs; and the ``first`` pass, if there was one."""
-        alone, less = _alone(network, rows[:1], first)
-        recorder, output, more = _pass_and_saved(network, rows.flip())
-        saved = max(0, more - (more // 2 if less is None else less))
-        return cls(alone, recorder, output, saved // output.element_size())
-
 
 def plan_gradients(
     network: MeasuredModule, rows: Batch, first: FirstPass | None = None, whole: Whole | None = None
@@ -169,12 +169,23 @@ def plan_gradients(
     and has the gradients too.
     """
     with differentiable():
-        few = _Few.of(network, rows[:2], first)
+        alone, less = _alone(network, rows[:1], first)
+        recorder, output, more = _pass_and_saved(network, rows[:2].flip())
+        saved = max(0, more - (more // 2 if less is None else less))
+        few = _Few(alone, recorder, output, saved // output.element_size())
         if whole is not None and _in_one_pass(few, whole):
-            found = _plan(network, few, whole.x, whole.two, whole.outputs)
-            if _OTHER_ROUTE not in found[0].general.values():  # as a module does that splits its batch into chunks
-                return found
+            plan, sizes, known = _plan(network, few, whole.x, whole.two, whole.outputs)
+            n = len(whole.x) * len(whole.outputs)
+            # A module that splits its batch into chunks takes another route with few inputs; it may follow their plan.
+            if _OTHER_ROUTE not in plan.general.values() or few_gradients(network, n, plan.dtype, whole.memory):
+                return plan, sizes, known
         return _plan(network, few, rows, torch.arange(2), None)
+
+
+def few_gradients(network: MeasuredModule, n: int, dtype: torch.dtype, memory: int) -> bool:
+    """Whether n gradients by all parameters are few numbers, that are formed at once rather than found in factors."""
+    numbers = n * sum(each.numel() for each in network.parameters.values())
+    return numbers * dtype.itemsize < min(_FEW_BYTES, memory // 4)
 
 
 def _in_one_pass(few: _Few, whole: Whole) -> bool:
@@ -201,7 +212,7 @@ def _plan(
         with Recorder(network.parameters):
             alone = apply(network, x[two[:1]], network.parameters)
     _check_output(network, x, output, [(two, few.output.flip(0)), (two[:1], alone)])
-    uses, pulled, general = _places(network, smaller, pass_)
+    uses, pulled, general = _with_places(network, pass_, _grown_axes(smaller, pass_))
     columns: list[Tensor] = []
     batched = False
     if pass_.uses and len(general) < len(network.parameters):
@@ -211,18 +222,23 @@ def _plan(
             uses, disordered = _ordered(smaller, pass_, uses, columns)
         general |= disordered
     ways = _ways(network, general, WAYS)
-    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()):  # vmap rarely takes what depends on the data so
-        ways.sort(key=TRACED.__ne__)
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not _in_chunks(few.recorder, recorder):
+        ways.sort(key=TRACED.__ne__)  # vmap rarely takes what depends on the data so
     results = [use.shape.numel() // len(x) for use in pass_.uses]
     mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
     plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-    if outputs is None or not columns:
-        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
-        shapes = _shapes(network, plan, one, of_one)
-        return plan, _sizes(network, plan, shapes, few.saved, results), None
-    factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-    whole = WholePass(network, plan.uses, x, outputs, factors)
-    return plan, _sizes(network, plan, map(FactorSize.of, factors), few.saved, results), whole
+    if outputs is not None and columns:
+        with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
+            factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+            sizes = _sizes(network, plan, map(FactorSize.of, factors), few.saved, results)
+            return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+    one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+    return plan, _sizes(network, plan, _shapes(network, plan, one, of_one), few.saved, results), None
+
+
+def _in_chunks(fewer: Recorder, more: Recorder) -> bool:
+    """Whether a pass of more samples calls the same as one of fewer, again and again."""
+    return more.operations > fewer.operations > 0 and more.operations % fewer.operations == 0
 
 
 def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
@@ -277,18 +293,20 @@ def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int
     return list(numbers.values())
 
 
-def _places(network: MeasuredModule, two: Record, more: Record) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """The batch axis of every use, the parameters behind computed or shared weights, reasons for the general way."""
+def _grown_axes(two: Record, more: Record) -> list[Axes | None] | None:
+    """The batch axis of every use; None if the passes are not of the same uses."""
     if [use.signature for use in two.uses] != [use.signature for use in more.uses]:
-        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
+        return None
     n, pairs = len(more.output), zip(more.uses, two.uses, strict=True)
-    return _with_places(network, more, [_axes(use, smaller, n) for use, smaller in pairs])
+    return [_axes(use, smaller, n) for use, smaller in pairs]
 
 
 def _with_places(
-    network: MeasuredModule, pass_: Record, axes: list[Axes | None]
+    network: MeasuredModule, pass_: Record, axes: list[Axes | None] | None
 ) -> tuple[Places, frozenset[str], dict[str, str]]:
-    """The uses with these places of the samples; and as for `_places`."""
+    """The uses with their places, the parameters behind computed or shared weights, reasons for the general way."""
+    if axes is None:
+        return (), frozenset(), dict.fromkeys(network.parameters, _OTHER_ROUTE)
     sites: dict[str, set[Site]] = {}
     general: dict[str, str] = {}
     pulled: set[str] = set()
@@ -460,8 +478,8 @@ def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> 
     samples of which are in another order, where an operation is found that may sort them.
     """
     uses, found = _in_their_order(more, uses, columns, strided=(False, True))
-    if more.reorders or two.reorders:
-        columns, _ = two.backward_either_way(_with_weighted(_combined(two.output)))
+    if any(axes for _, axes in uses) and (more.reorders or two.reorders):
+        columns = two.backward(_with_weighted(_combined(two.output)), batched=False)
         uses, others = _in_their_order(two, uses, columns, strided=(None,))
         found |= others
     return uses, found
@@ -495,18 +513,13 @@ def _in_their_order(
     found: dict[str, str] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        mixed = _mixed(D[:-1])
-        place = next((each for each in choices if _in_order(each, mixed, D[-1], noise)), None)
+        pairs = [[_by_sample(some, each) for some in (_mixed(D[:-1]), D[-1])] for each in choices]
+        right = (_like(plain * _weights(plain.shape[-1]).to(plain), weighted, noise) for plain, weighted in pairs)
+        place = next(itertools.compress(choices, right), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
-
-
-def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
-    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
-    right = _by_sample(D, axes)
-    return _like(right * _weights(right.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:

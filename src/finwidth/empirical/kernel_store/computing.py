@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple, cast
 
@@ -102,12 +103,8 @@ def compute_block(
     plan = replace(job.plan, ways=[*job.plan.ways])  # a block that a way fails leaves the others theirs
     x1, *x2 = inputs.values()
     own = replace(job, x1=x1, x2=x2[0] if x2 else None, plan=plan, progress=lambda _: cancel())
-
-    def compute(each: KernelJob) -> tuple[torch.Tensor, KernelJob]:
-        return kept.compute(each, [*inputs] if each is own else [])  # the check has others, of other inputs
-
     with on_one_core(x1.device) as facts:
-        K = checked(own, compute, check=check)
+        K = checked(own, partial(kept.compute, own=own, names=[*inputs]), check=check)
     return ComputedBlock(numpy_of(K), facts)
 
 

@@ -32,13 +32,24 @@ class KeptGradients:
         self._lock = threading.Lock()
         self._kept: OrderedDict[object, Future[list[Tile] | None]] = OrderedDict()
 
-    def compute(self, job: KernelJob, names: Sequence[str]) -> tuple[Tensor, KernelJob]:
-        """As `compute`, of inputs with these names; what is not one product of whole blocks is computed by itself."""
+    def compute(self, job: KernelJob, own: KernelJob, names: Sequence[str]) -> tuple[Tensor, KernelJob]:
+        """As `compute`, of the job that is a block's ``own``, of inputs with these names.
+
+        What is not one product of whole blocks is computed by itself, and so are other jobs: those of the check.
+        """
         layout, entries = job.layout, job.entries
         parts = layout.inputs < entries.longest or layout.outputs < len(entries.outputs)
-        if not names or parts or entries.diagonal_only:
+        if job is not own or parts or entries.diagonal_only:
             return compute(job)
-        found = [self._tiles(job, name, second=bool(i)) for i, name in enumerate(names)]
+        found = []
+        for i, name in enumerate(names):
+            future, mine = self._promised((name, layout.inputs, layout.outputs, layout.inputs_per_pass, layout.tile))
+            if mine:
+                try:
+                    future.set_result(_tiles_at(job, second=bool(i)))
+                except BaseException as error:
+                    future.set_exception(error)
+            found.append(future.result())
         left, right = found[0], found[-1]
         if left is None or right is None:
             return compute(job)
@@ -50,10 +61,8 @@ class KeptGradients:
             return compute(job)
         return finished(K, job.outputs, all_pairs=entries.all_pairs), job
 
-    def _tiles(self, job: KernelJob, name: str, *, second: bool) -> list[Tile] | None:
-        """The gradients at the inputs x1 or x2, by the first thread that needs them; others wait for them."""
-        layout = job.layout
-        key = name, layout.inputs, layout.outputs, layout.inputs_per_pass, layout.tile
+    def _promised(self, key: object) -> tuple[Future[list[Tile] | None], bool]:
+        """The gradients at some inputs, and whether it is this thread that is to find them; others wait for them."""
         with self._lock:
             future = self._kept.get(key)
             mine = future is None
@@ -62,12 +71,7 @@ class KeptGradients:
             self._kept.move_to_end(key)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-        if mine:
-            try:
-                future.set_result(_tiles_at(job, second=second))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
+        return future, mine
 
 
 def _tiles_at(job: KernelJob, *, second: bool) -> list[Tile] | None:

@@ -107,7 +107,7 @@ class StreamChain:
         for (a, b, W), above, g in zip(self.blocks, readers[1:], normals, strict=True):
             slopes = self._slopes(s, rng)
             Ds = slopes * s
-            Z = scale * scale * _dot(Ds, Ds)
+            Z = scale * scale * dot(Ds, Ds)
             Z1 = Z + over(W.beta, U2)
             at = StreamBlock(U2, slopes, Ds, scale, Z, Z1, g, (W.v * Z1) ** 0.5)
             s = (a * scale) * s
@@ -118,7 +118,7 @@ class StreamChain:
 
     def _unit(self, s: Array, U2: Array, above: MatrixNumbers) -> tuple[Array, Array, Array]:
         """Of a vector over U: 1 over its length with the constant neuron above, the square of that times U, and it."""
-        square = _dot(s, s)
+        square = dot(s, s)
         if not self.random_bias:
             return over(1.0, square**0.5), U2 * square, square**0.5
         U2_above = U2 * square + above.beta
@@ -145,27 +145,27 @@ class StreamChain:
         head, draws = self.head, len(x)
         G = rng.standard_normal((draws, self.width))
         G *= head.v**0.5
-        F = _dot(G, x)
+        F = dot(G, x)
         if head.b0:
             F = F + (head.b0 / U2) ** 0.5 * rng.standard_normal((draws, 1))
         output = U2**0.5 * F
-        K_w, K_b = head.c * U2 * _dot(x, x), head.e + 0 * U2
+        K_w, K_b = head.c * U2 * dot(x, x), head.e + 0 * U2
         normals = rng.standard_normal((len(self.blocks), draws, self.width))
         for (a, b, W), at, g in zip(reversed(self.blocks), reversed(passed), normals, strict=True):
-            at.G, at.square, at.pulled = G, _dot(G, G), at.deviation * _dot(at.g, G)
+            at.G, at.square, at.pulled = G, dot(G, G), at.deviation * dot(at.g, G)
             at.bDp = self._pulled_back(b, W, at, g, rng)
             G = a * G
             G += at.bDp
             at.F = F = F * at.grown
             size = b * b * at.square
             K_w, K_b = K_w + at.U2 * at.Z * (W.c * size), K_b + W.e * size
-        square = _dot(G, G)
+        square = dot(G, G)
         return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, G)
 
     def _pulled_back(self, b: float, W: MatrixNumbers, at: StreamBlock, g: Array, rng: Any) -> Array:
         """The vector b D p: p is known along z with the constant neuron, and fresh across it; g is overwritten."""
         deviation = (W.v * at.square) ** 0.5
-        met = at.scale * _dot(at.Ds, g)
+        met = at.scale * dot(at.Ds, g)
         if W.b0:
             met = met + (W.beta / at.U2) ** 0.5 * rng.standard_normal((len(g), 1))
         g *= b * deviation
@@ -183,23 +183,23 @@ class StreamChain:
         normals = rng.standard_normal((len(self.blocks), len(G), self.width))
         for (a, b, W), at, g in zip(self.blocks, passed, normals, strict=True):
             dz = at.slopes * X
-            zdz = at.scale * _dot(at.Ds, dz)
+            zdz = at.scale * dot(at.Ds, dz)
             total = total + at.U2 * zdz * (W.c * b * b * at.square)
             share = over(zdz, at.Z1)
             dz -= (share * at.scale) * at.Ds
-            rest = _dot(dz, dz) + share * share * over(W.beta, at.U2)
+            rest = dot(dz, dz) + share * share * over(W.beta, at.U2)
             deviation = b * (W.v * rest) ** 0.5
             k = b * (W.c * times_power_of_two(at.U2 * at.Z, 2 * self.exponent) + W.e)
-            known = _dot(at.bDp, X) - b * share * at.pulled - deviation * _dot(at.G, g)
+            known = dot(at.bDp, X) - b * share * at.pulled - deviation * dot(at.G, g)
             each = over(1.0, at.grown)
             X *= a * each
             X += (deviation * each) * g
             X += ((b * at.F * k + over(known, at.square)) * each) * at.G
             X += (b * share * at.deviation * each) * at.g
-        return -4 * (total + self.head.c * U2 * _dot(x, X)), X
+        return -4 * (total + self.head.c * U2 * dot(x, X)), X
 
 
-def _dot(one: Array, other: Array) -> Array:
+def dot(one: Array, other: Array) -> Array:
     """Inner products of vectors (draws, n), shape (draws, 1)."""
     found: Array = array_namespace(one).einsum("dn,dn->d", one, other)[:, None]
     return found
