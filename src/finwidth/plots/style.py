@@ -98,7 +98,9 @@ def new_panels(
     if ax is None:
         figure = Figure(figsize=(width, height))
         return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
-    given = list(ax.flat) if isinstance(ax, np.ndarray) else items("ax", ax, "axes of Matplotlib, one for each panel")
+    given: list[Axes] = (
+        ax.ravel().tolist() if isinstance(ax, np.ndarray) else items("ax", ax, "axes of Matplotlib, one for each panel")
+    )
     if len(given) != rows * columns:
         raise FinwidthError(
             f"ax holds {len(given)} axes, and the figure has {rows * columns} panels; give those of "
