@@ -241,6 +241,7 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "file.npy/x.nc": "Not a directory",
         "loop": "symbolic links",
         "x" * 300: "name too long",
+        "x" * 5000: "name too long",
         "pipe": "it is a device or a pipe",
         "/dev/null": "it is a device or a pipe",
         "/dev/full": "it is a device or a pipe",
@@ -251,8 +252,9 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "b.zarr/new.nc": "is a Zarr store",
         "c/inner/new.nc": "is a Zarr store",
     }.items():
-        with pytest.raises(FinwidthError, match=f"cannot write .*{message}"):
+        with pytest.raises(FinwidthError, match=f"cannot write .*{message}") as told:
             check(Path(path))
+        assert len(str(told.value)) < 1000
     for path in ("a.zarr", "a.zarr/new", "c/inner/new/er", "file.npy", "file.npy/report", "loop", "pipe"):
         with pytest.raises(FinwidthError, match="cannot write"):
             outputs.check_folder(Path(path), FILES)
@@ -565,8 +567,9 @@ def test_a_full_disk_changes_nothing(forked: Forks, tmp_path: Path, line: str) -
         writer.reset()
         found = writer.run(limit=limit)
         assert found["status"] == 2
-        assert found["stderr"].count("\n") == 1
-        assert "no space is left; what was there before is unchanged; make room" in found["stderr"]
+        told = [line for line in found["stderr"].splitlines() if not line.endswith(" left")]  # how far it is
+        assert len(told) == 1
+        assert "no space is left; what was there before is unchanged; make room" in told[0]
         assert writer.outputs() == writer.old or "page.md" in writer.old
         assert writer.state() != "new"
         assert not partials(tmp_path)

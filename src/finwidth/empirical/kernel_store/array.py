@@ -63,7 +63,7 @@ class KernelArray:
         return math.prod(self.chunks) * np.dtype(self.dtype).itemsize
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """The size of all files."""
         return math.prod(self.grid) * self.chunk_bytes
 

@@ -108,7 +108,7 @@ def _wanted_store(
     shape = (*groups, *inputs, *[entries.shape[-1]] * (len(dims) - len(groups) - len(inputs)))
     sides = block_sides(inputs, job.bytes // entries.pairs, job.sizes.memory)
     array = KernelArray(shape, sides, dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
-    afford_disk(array.bytes, f"a kernel of {amount(entries.pairs)} pairs of inputs", path, _SMALLER)
+    afford_disk(array.total_bytes, f"a kernel of {amount(entries.pairs)} pairs of inputs", path, _SMALLER)
     fields = {
         "shape": [*shape],
         "sides": [*sides],

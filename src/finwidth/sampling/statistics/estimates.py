@@ -125,8 +125,9 @@ class ScaledAccumulator:
 
     def estimate(self, exact: float | None = None) -> Estimate:
         """As that of an `Accumulator`."""
-        unit, known = self._unit or 0, exact is not None and math.isfinite(exact)
-        found = self._total.estimate(float(np.ldexp(exact, -unit)) if known else None)
+        unit = self._unit or 0
+        known = exact if exact is not None and math.isfinite(exact) else None
+        found = self._total.estimate(None if known is None else float(np.ldexp(known, -unit)))
         with np.errstate(over="ignore"):
             value, se = (float(np.ldexp(each, unit)) for each in (found.value, found.se))
         return replace(found, value=value, se=se)
