@@ -20,9 +20,11 @@ processor, and some minutes more to build the models.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -187,19 +189,19 @@ def summary(table: str) -> str:
 
 
 def replaced(page: str, measured: list[str]) -> str:
-    """A page with new rows of its table, those of other tables left out, and with the summary of all rows."""
+    """A page with new rows of its table, those of older tables below left out, and with the summary of all rows."""
     new = {_name(each): each for each in measured}
-    lines = [line for line in page.splitlines() if _name(line) not in new]
-    start = lines.index(HEADER)
-    last = next(i for i in range(start, len(lines) + 1) if i == len(lines) or not lines[i].startswith("|"))
-    before = [_name(line) for line in page.splitlines() if line.startswith("| ")]
-    own = {_name(line): line for line in lines[start + 2 : last]} | new
-    order = sorted(own, key=lambda name: before.index(name) if name in before else len(before))
-    lines[start + 2 : last] = [own[name] for name in order]
-    bullets = [i for i, line in enumerate(lines) if line.startswith("- N = ")]
-    told = summary("\n".join(lines)).splitlines()
-    lines[bullets[0] : bullets[-1] + 1] = [f"- {line}" for line in told]
-    return "\n".join(lines) + "\n"
+    top, below = page.split(HEADER)
+    ruler, *lines = below.strip().splitlines()
+    own = list(itertools.takewhile(_name, lines))
+    rest = [line for line in lines[len(own) :] if _name(line) not in new]
+    rows = {_name(line): line for line in own} | new
+    before = [_name(line) for line in lines]
+    order = sorted(rows, key=lambda name: before.index(name) if name in before else len(before))
+    table = "\n".join([HEADER, ruler, *(rows[name] for name in order)])
+    told = "\n".join(f"- {line}" for line in summary(table).splitlines())
+    top = re.sub(r"(^- N = [^\n]*\n)+", lambda _: f"{told}\n", top, flags=re.MULTILINE)
+    return "\n".join([top + table, *rest]) + "\n"
 
 
 def _name(line: str) -> str:

@@ -342,7 +342,7 @@ class Called:
     def _fault_of_errors(self) -> str | None:
         """A mistake is told in one line, and nothing else is; but the modules that `measure` runs may print."""
         # Of work that takes long, and beside JSON.
-        news = r"\d+ of \d+ cells.*|[\w ]+: [\d.]+% done, .* left|(Wrote|Replaced) .*"
+        news = r"\d+ of \d+ cells.*|.*% done, .* left|(Wrote|Replaced) .*"
         lines = [line for line in self.errors.splitlines() if not re.fullmatch(news, line)]
         own = [line for line in lines if line.startswith("finwidth: ")]
         others = len(lines) - len(own) if self.arguments[0] != "measure" else 0

@@ -82,3 +82,14 @@ def test_the_map_names_every_module() -> None:
     told = (ROOT / "docs/architecture.md").read_text()
     modules = {path.name for path in (ROOT / "src/finwidth").rglob("*.py")} - {"__init__.py"}
     assert sorted(name for name in modules if f"`{name}`" not in told and f"/{name}`" not in told) == []
+
+
+def test_the_tests_that_promises_name_exist() -> None:
+    """Of docs/reliability.md: after the name of a file those of tests in it."""
+    missing, file = [], ""
+    for name in re.findall(r"`(tests/[\w/]+\.py|test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()):
+        if name.startswith("tests/"):
+            file = (ROOT / name).read_text()
+        elif f"def {name}(" not in file:
+            missing.append(name)
+    assert not missing

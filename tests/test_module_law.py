@@ -458,7 +458,8 @@ def test_a_last_layer_that_begins_at_zero_is_told() -> None:
     found = finwidth.regime(make(), torch.ones(3), draws=6, factory=make)
     assert found.cv == 0
     assert "all draws have one kernel up to rounding" in found.advice
-    assert " ".join(str(found).split()).endswith(f"{found.advice}.")
+    sentence = f"{found.advice[0].upper()}{found.advice[1:]}."
+    assert " ".join(str(found).split()).endswith(sentence)
     assert found.advice.startswith("of 6 networks that factory makes")
 
 

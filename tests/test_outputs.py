@@ -241,6 +241,7 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "file.npy/x.nc": "Not a directory",
         "loop": "symbolic links",
         "x" * 300: "name too long",
+        "x" * 5000: "name too long",
         "pipe": "it is a device or a pipe",
         "/dev/null": "it is a device or a pipe",
         "/dev/full": "it is a device or a pipe",
@@ -251,8 +252,9 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "b.zarr/new.nc": "is a Zarr store",
         "c/inner/new.nc": "is a Zarr store",
     }.items():
-        with pytest.raises(FinwidthError, match=f"cannot write .*{message}"):
+        with pytest.raises(FinwidthError, match=f"cannot write .*{message}") as told:
             check(Path(path))
+        assert len(str(told.value)) < 1000
     for path in ("a.zarr", "a.zarr/new", "c/inner/new/er", "file.npy", "file.npy/report", "loop", "pipe"):
         with pytest.raises(FinwidthError, match="cannot write"):
             outputs.check_folder(Path(path), FILES)
@@ -446,6 +448,9 @@ WRITERS = {
     "train 3,8,1 -i X.npy -t 1,2,3 --steps 3 --draws 20 --seed {seed} -o out/run.nc": 17,
     "report 3,8,1 -i 1,2,3 --draws 3000 --seed {seed} -o out": 25,
     "paper lemma-{seed} -o out/page.html --markdown out/page.md": 17,
+    "gram 3,8,1 -i X.npy -n 2000 --seed {seed} -o out/gram.nc": 17,
+    "expansion 3,8,1 -i X.npy --points 64 --seed {seed} -o out/wide.nc": 17,
+    "explore -o out/explorer.html": 17,
     "sweep collect {seed}.zarr -o out/grid.nc": 17,
     "sweep plot {seed}.zarr phase -o out/phase.pdf": 17,
 }
@@ -456,7 +461,15 @@ def forked() -> Iterator[Forks]:
     pytest.importorskip("jinja2")
     pytest.importorskip("zarr")
     pictures = [f"matplotlib.backends.backend_{kind}" for kind in ("agg", "pdf", "svg")]
-    commands = ["sampling.training", "report", "paper.page", "paper.statements", "sweeps.plots"]
+    commands = [
+        "sampling.training",
+        "exact.expansion.expansion",
+        "report",
+        "explorer",
+        "paper.page",
+        "paper.statements",
+    ]
+    commands += ["sweeps.plots", "sweeps.store.merge"]
     with forks("zarr", *pictures, *(f"finwidth.{each}" for each in commands)) as process:
         yield process
 
@@ -481,6 +494,8 @@ class Writer:
             assert not partials(folder)
             shutil.rmtree(folder / "out")
         self.old, self.new = self.states
+        if "{seed}" not in line:  # its old output was of another version
+            self.old = {name: content.replace(b"<title>", b"<title>old ") for name, content in self.old.items()}
         assert {*self.old} == {*self.new}
         assert self.old != self.new
 
@@ -552,13 +567,49 @@ def test_a_full_disk_changes_nothing(forked: Forks, tmp_path: Path, line: str) -
         writer.reset()
         found = writer.run(limit=limit)
         assert found["status"] == 2
-        assert found["stderr"].count("\n") == 1
-        assert "no space is left; what was there before is unchanged; make room" in found["stderr"]
+        told = [line for line in found["stderr"].splitlines() if not line.endswith(" left")]  # how far it is
+        assert len(told) == 1
+        assert "no space is left; what was there before is unchanged; make room" in told[0]
         assert writer.outputs() == writer.old or "page.md" in writer.old
         assert writer.state() != "new"
         assert not partials(tmp_path)
     assert writer.run(limit=largest)["status"] == 0
     assert writer.state() == "new"
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_merged_store_appears_whole_or_not_at_all(forked: Forks, tmp_path: Path, every: int) -> None:
+    """Kills before each step that touches a file, interrupts, and disks that are full."""
+    for name, width in (("a", [4]), ("b", [8])):
+        (tmp_path / f"{name}.toml").write_text(GRID.format(seed=1, width=width))
+        assert forked.run(tmp_path, ["sweep", f"{name}.toml", "-q"])["status"] == 0
+    merge, out = ["sweep", "merge", "a.zarr", "b.zarr", "-o", "out.zarr"], tmp_path / "out.zarr"
+    parts = contents(tmp_path)
+    done = forked.run(tmp_path, merge)
+    whole = contents(out)
+    assert (done["status"], {*contents(tmp_path)}) == (0, {*parts, *whole})
+
+    def stopped(**trial: Any) -> int:
+        """The status of a merge that is stopped; its output is whole or not there, and all else is as it was."""
+        shutil.rmtree(out, ignore_errors=True)
+        found = forked.run(tmp_path, merge, **trial)
+        for left in tmp_path.glob(".finwidth-*.partial"):
+            assert found["status"] == -signal.SIGKILL
+            shutil.rmtree(left)
+        assert contents(tmp_path) == parts | (whole if out.exists() else {})
+        assert found["status"] != 2 or "no space is left" in found["stderr"]
+        assert found["stderr"].count("\n") == (found["status"] in {2, 130})
+        return int(found["status"])
+
+    steps = 0
+    while (status := stopped(at=every * steps)) != 0:
+        assert status == -signal.SIGKILL
+        steps += 1
+    assert steps > 50 // every
+    rng = random.Random(1)
+    for _ in range(20 // every):
+        assert stopped(signal=signal.SIGINT, after=rng.uniform(0, done["seconds"])) in {0, 130}
+        assert stopped(limit=rng.randrange(max(map(len, whole.values())))) == 2
 
 
 def test_a_full_disk_and_kills_of_one_command(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_estimates_of_huge_and_tiny_numbers_have_errors() -> None:
 COMMANDS = [
     "moments 3,8,1 -i {}", "sample 3,8,1 -n 2000 -i {}", "sample 3,8,1 -n 2000 --tilted -i {}",
     "sample 3,1 -n 2000 --tilted --bias none -i {}", "compare 3,8,1 --draws 2000 --networks 50 -i {}",
-    "moments 3,4,1 --exact --order 4 -i {}",
+    "moments 3,4,1 --exact --order 4 -i {}", "gram 3,8,8,1 -n 500 -i 1,2,-1 -i {}", "gram 3,8,1 -t 1 -n 500 -i {}",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -12,12 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from finwidth.outputs import wrote
 from fuzzing import call, make_files, within_memory
 
 FINWIDTH = f"{sys.executable} -m finwidth"
@@ -40,8 +43,9 @@ def shell(
 def started(line: str, cwd: Path | None = None, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A process with its signals switched on, which a shell's job in the background has not."""
     code = (
-        "import signal\n"
+        "import pathlib, signal\n"
         "for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(each, signal.SIG_DFL)\n"
+        "pathlib.Path('begun').touch()\n"
         "from finwidth.__main__ import main; main()"
     )
     env = {**os.environ, **variables}
@@ -92,6 +96,42 @@ def test_a_signal_in_a_sweep_closes_its_store(number: signal.Signals, tmp_path: 
     status = shell(f"{FINWIDTH} sweep status long.zarr --json", tmp_path)
     stored = json.loads(status.stdout)["results"]["cells"]["sampled"]["done"]
     assert int(done[1]) <= stored <= int(done[1]) + 1  # the cell that was computed may be stored without being told
+
+
+WRITING = (
+    "sample 3,8x20,1 -i 1,2,3 -n 100000 -o draws.nc",
+    "gram 3,32x3,1 -i X.npy -n 3000 -o gram.nc",
+    "expansion 3,8x9,1 -i X.npy --points 64 -o wide.nc",
+    "train 3,8,1 -i X.npy -t 1,2,3 --steps 3 --draws 50 -o run.nc",
+    "report 3,8,1 -i 1,2,3 --draws 3000 -o report",
+    "explore -o explorer.html",
+    "moments 3,64x300,1 -i 1,2,3 --order 3",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", WRITING)
+def test_signals_at_random_moments(line: str, tmp_path: Path) -> None:
+    """21 of each command, from its first line on: one line, and each output is there as a whole or not at all."""
+    np.save(tmp_path / "X.npy", np.eye(3))
+    rng, seconds, found = random.Random(line), 0.0, Counter[int]()
+    for k in range(22):
+        (tmp_path / "begun").unlink(missing_ok=True)
+        with started(line, tmp_path) as it:
+            wait_for(tmp_path, "begun")
+            began, number = time.monotonic(), [*SIGNALS][k % 3]
+            if seconds:
+                time.sleep(rng.uniform(0, 1.05 * seconds))
+                it.send_signal(number)
+            _, errors = it.communicate(timeout=100)
+            seconds = seconds or time.monotonic() - began
+        ends = {0: "", 128 + number: f"finwidth: {SIGNALS[number]}\n", -number: ""}  # the last: while it is loaded
+        assert errors == ends[it.returncode], it.returncode
+        assert not list(tmp_path.rglob("*.partial"))
+        assert all(map(wrote, {*tmp_path.rglob("*.*")} - {tmp_path / "X.npy"}))
+        found[it.returncode] += 1
+    print(line, dict(found))
+    assert sum(found[128 + number] for number in SIGNALS) > 5
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

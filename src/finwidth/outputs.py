@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shortened
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -138,7 +138,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
     except OSError as error:
         kept = "some of it is replaced already" if replaced else "what was there before is unchanged"
         make_room = " make room, or" if error.errno in _FULL else ""
-        names = ", ".join(map(str, paths))
+        names = ", ".join(shortened(str(path)) for path in paths)
         raise FinwidthError(
             f"cannot write {names}: {_why_not_written(error)}; {kept};{make_room} give another with -o"
         ) from None
@@ -235,7 +235,7 @@ def _writing(path: Path, other: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FinwidthError(
-            f"cannot write {path}: {_why_not_written(error)}; give {other} that can be written"
+            f"cannot write {shortened(str(path))}: {_why_not_written(error)}; give {other} that can be written"
         ) from None
 
 

@@ -27,7 +27,7 @@ from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.importance import importance_estimates
 from finwidth.sampling.one_input.sample import first_output, one_input_sampler, sample
 from finwidth.sampling.sampler import afford_draws, draw_chunks
-from finwidth.sampling.statistics.estimates import Accumulator, MomentAccumulators
+from finwidth.sampling.statistics.estimates import MomentAccumulators, ScaledAccumulator
 from finwidth.sampling.statistics.quantile_sketch import SHOWN, Measured, QuantileSketch
 from finwidth.tables import Cell, Result, Table, told
 
@@ -331,11 +331,11 @@ def sample_and_summarize_gram(
 def _gram_summary(
     net: Network, X: npt.ArrayLike, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int
 ) -> GramSummary:
-    totals: dict[str, list[list[Accumulator]]] = {}
+    totals: dict[str, list[list[ScaledAccumulator]]] = {}
     for drawn in chunks:
         for name, values in _of_pairs(drawn, net.widths[-1]).items():
             m = values.shape[1]
-            pairs = totals.setdefault(name, [[Accumulator() for _ in range(m)] for _ in range(m)])
+            pairs = totals.setdefault(name, [[ScaledAccumulator() for _ in range(m)] for _ in range(m)])
             for a, b in np.ndindex(m, m):
                 pairs[a][b].add(values[:, a, b])
     estimates = {name: [[each.estimate() for each in row] for row in rows] for name, rows in totals.items()}

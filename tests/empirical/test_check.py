@@ -685,6 +685,19 @@ def test_what_is_right_is_not_touched(name: str, dtype: Any, monkeypatch: pytest
         ntk(module, x, x[:7])
 
 
+def test_weights_whose_gradients_cannot_be_pulled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while all inputs make the plan, nor later: every gradient is formed."""
+
+    def fails(*given: Any) -> None:
+        raise weights.OtherRouteError
+
+    build, inputs = MODULES["tied"]
+    torch.manual_seed(0)
+    module, x = build().double(), inputs(8)
+    monkeypatch.setattr(gradients, "parameter_gradients", fails)
+    assert near(ntk(module, x), plain.kernel(module, x))
+
+
 @pytest.mark.parametrize("outputs", ["full", "trace"])
 def test_how_often_the_module_is_called(outputs: str) -> None:
     """One sample and two for the plan, all for plan and kernel, three and one for the check; as many forward passes."""

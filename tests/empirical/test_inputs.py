@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict, namedtuple
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -335,6 +336,16 @@ def test_dimensions_that_are_none(in_dims: Any, words: str) -> None:
     module, given = masked()
     with pytest.raises(FinwidthError, match=words):
         ntk(module, given, in_dims=in_dims)
+
+
+@pytest.mark.parametrize(
+    "in_dims",
+    [torch.ones(2, 2), np.array([1, "x"], object), np.ones((2, 2)), np.zeros(2, "i8,f8"), Decimal("sNaN"), False],
+    ids=repr,
+)
+def test_dimensions_that_cannot_be_compared(in_dims: Any) -> None:
+    with pytest.raises(FinwidthError, match=r"x1 has shape \(4, 3\), and in_dims is .* there"):
+        ntk(nn.Linear(3, 1), torch.ones(4, 3), in_dims=in_dims)
 
 
 def test_inputs_are_not_touched() -> None:

@@ -35,6 +35,7 @@ from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
 from finwidth.empirical.kernel_store import sharing as _sharing  # noqa: E402
 from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
+from finwidth.errors import SizeError  # noqa: E402
 from finwidth.progress import Stage, watching  # noqa: E402
 from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
 
@@ -628,10 +629,11 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+def tiny_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of so many KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
@@ -640,13 +642,33 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+SIZES = [200, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 16, 24, 40, 60, 90, 130, 250, 320, 400))]
+
+
+@pytest.mark.parametrize("tiny_disk", SIZES, indirect=True)
 def test_a_full_disk(tiny_disk: Path, tmp_path: Path, whole: Path) -> None:
-    with pytest.raises(FinwidthError, match=r"no space is left. What was stored before is kept; make room"):
+    with pytest.raises(
+        FinwidthError, match=r"no space is left. What was stored before is kept; make room|of disk, and"
+    ):
         stored(tiny_disk / "K.zarr")
-    room = Path(shutil.copytree(tiny_disk / "K.zarr", tmp_path / "K.zarr"))
-    assert 0 < len(list(room.glob("seal/c.*"))) < 64
+    room = tmp_path / "K.zarr"
+    if (tiny_disk / "K.zarr").exists():
+        shutil.copytree(tiny_disk / "K.zarr", room)
+    assert not list(room.rglob("*.partial"))
+    assert len(list(room.glob("seal/c.*"))) < 64
     stored(room)
     assert tree(room) == tree(whole)
+
+
+def test_what_the_disk_cannot_hold_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of it is computed or written: 10^10 pairs of inputs."""
+    net, x = nn.Linear(3, 1), torch.ones(1, 3).expand(10**5, 3)
+    free = shutil.disk_usage(tmp_path)._replace(free=30 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    told = r"1e\+10 pairs of inputs needs 37\.\d+ GiB of disk, and 30 GiB are free at .*K\.zarr; give fewer inputs"
+    with pytest.raises(SizeError, match=told):
+        ntk(net, x, outputs="trace", store=tmp_path / "new" / "K.zarr")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_process_is_refused(tmp_path: Path, whole: Path) -> None:

@@ -201,6 +201,7 @@ def test_large_rates_oscillate_and_diverge() -> None:
         ({"t": 1, "steps": 1, "lr": 1}, "steps and lr together"),
         ({"steps": 1}, "steps and lr together"),
         ({"steps": 1.5, "lr": 1}, "whole numbers"),
+        ({"steps": [1, 1e30], "lr": 0.1}, "whole numbers from 0 to 2"),
         ({"ridge": -1}, "ridge is -1"),
         ({"f0": [1.0, 2.0, 3.0]}, r"f0 has shape \(3,\)"),
         ({"K_test": np.ones((2, 3))}, r"K_test has shape \(2, 3\)"),

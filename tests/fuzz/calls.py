@@ -31,7 +31,8 @@ from finwidth.observables import OBSERVABLES
 from fuzz.surface import public
 from fuzz.values import junk, kind, valid
 
-SECONDS = 20
+SECONDS = 20  # of a call, of all its threads' work
+STUCK = 200  # seconds that pass on a busy machine while it works so long, or waits
 TOLD = ("at width ", "tracking stops", "share=")  # warnings that the docs promise
 # Observables that do not grow like the kernel have no value where it is 0.
 RATIOS = OBSERVABLES.keys() - {"trace", "eigenvalues", "diagonal", "K", "initial_K", "cv"}
@@ -58,7 +59,7 @@ ELEMENTWISE = {"forward", "value", "derivative", "second_derivative"}  # of arra
 
 
 class TooLongError(BaseException):
-    """A call that takes more than SECONDS."""
+    """A call that works for more than SECONDS, or waits for STUCK."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,24 +99,27 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Paramet
 
 @contextlib.contextmanager
 def limited() -> Iterator[None]:
-    """In a folder of its own, warnings as errors, no longer than SECONDS."""
+    """In a folder of its own, warnings as errors, with no more than SECONDS of work."""
 
     def stop(*_: Any) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGPROF)}
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")
         for text in TOLD:
             warnings.filterwarnings("ignore", message=text)
         os.chdir(folder)
-        signal.alarm(SECONDS)
+        signal.alarm(STUCK)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             yield
         finally:
             signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             os.chdir(here)
 
 

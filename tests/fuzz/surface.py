@@ -21,6 +21,7 @@ OPEN = (  # modules whose every public name is for users
 )
 NAMED = (  # of modules that are for the rest of the package otherwise
     "finwidth.empirical.reference.jacobian.jacobian",
+    "finwidth.explorer.write_explorer",
     "finwidth.measurement.measure",
     "finwidth.memory.check_memory",
     "finwidth.networks.widths.parse_widths",

@@ -60,11 +60,17 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(memory: object) -> float:
         return math.nan
 
-    def slow(memory: object) -> None:
-        time.sleep(5)
+    def works(memory: object) -> None:
+        while True:
+            pass
+
+    def waits(memory: object) -> None:
+        time.sleep(60)
 
     monkeypatch.setattr(calls, "SECONDS", 1)
+    monkeypatch.setattr(calls, "STUCK", 5)
     tally = Tally()
-    for function, times in ((breaks, 20), (nothing, 1), (slow, 1)):
+    for function, times in ((breaks, 20), (nothing, 1), (works, 1), (waits, 1)):
         tally.calls(function.__name__, function, times, 0.5)
-    assert {"TypeError", "NaN", "too long"} <= set(tally.outcomes)
+    assert {"TypeError", "NaN"} <= set(tally.outcomes)
+    assert tally.outcomes["too long"] == 2

@@ -586,6 +586,8 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.summarize.net": net_of_any_kind,
     "finwidth.growth.net": net_of_any_kind,
     "finwidth.report.report.net": net_of_any_kind,
+    "finwidth.plots.kernel_on_a_circle.ax": lambda r: r.choice([None, figures.Figure().subplots(1, r.choice([1, 2]))]),
+    "finwidth.plots.kernel_in_training.ax": lambda r: r.choice([None, figures.Figure().subplots(2, 2)]),
     "finwidth.plots.growth_with_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
     "finwidth.plots.spread_over_depth.here": lambda r: r.choice([None, net_of_any_kind(r)]),
     "finwidth.tangent_kernel.outputs": law_outputs,

@@ -76,7 +76,7 @@ def test_it_draws_into_a_panel_each(panels: int, draw: Callable[..., Figure]) ->
         assert [line.get_label() for line in mine.lines] == [line.get_label() for line in theirs.lines]
         assert (mine.get_xlim(), mine.get_xscale()) == (theirs.get_xlim(), theirs.get_xscale())
     with pytest.raises(FinwidthError, match=rf"ax holds 1 axes, and the figure has {panels} panels"):
-        draw(ax=axes[0, 0])
+        draw(ax=axes[0, :1])
     with pytest.raises(FinwidthError, match=r"ax is 'left'.*plt\.subplots"):
         draw(ax=["left"] * panels)
 

@@ -24,7 +24,7 @@ class Spinner:
     """Tells on a terminal that work goes on of which nothing else is shown, such as libraries that load."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._lock, self._over = stream, threading.Lock(), threading.Event()
+        self._stream, self._lock, self._over = stream, threading.RLock(), threading.Event()
         self._started = self._quiet_since = time.monotonic()
         self._shown = False
 

@@ -315,16 +315,15 @@ class Places(NamedTuple):
             arguments.exact(f"{name} of {self.one} {i}", value, wanted, allowed) for i, value in enumerate(values, 1)
         )
 
-    def bias_scales(self, given: Gains, variances: Sequence[Fraction]) -> tuple[Fraction, ...]:
-        """A factor of the biases for each place, whose squares all routes calculate with."""
-        scales = self.numbers("bias_scale", given, positive=False)
+    @staticmethod
+    def check_bias_scales(scales: Sequence[Fraction], variances: Sequence[Fraction], given: Gains) -> None:
+        """Refuse factors of the biases whose squares, which all routes calculate with, are no doubles."""
         squares = [square for s, v in zip(scales, variances, strict=True) for square in (s * s, s * s * v)]
         if not all(map(arguments.is_double, squares)):
             raise FinwidthError(
                 f"bias_scale is {shown(given)}, and its square, or that times bias_variance, is past a double's range; "
                 "give numbers of a usual size, such as 0.1"
             )
-        return scales
 
     def biases(self, given: str | Sequence[str], variances: Sequence[Fraction]) -> tuple[str, ...]:
         """The kind of the biases of each place, of these variances."""

@@ -144,6 +144,8 @@ class MLP(Network):
         else:
             given = layers.numbers("gains", gains, positive=True)
         variances = layers.numbers("bias_variance", bias_variance, positive=False)
+        scales = layers.numbers("bias_scale", bias_scale, positive=False)
+        layers.check_bias_scales(scales, variances, bias_scale)
         fields = {
             "widths": checked,
             "weight_law": _weight_law(weight_law),
@@ -153,7 +155,7 @@ class MLP(Network):
             "bias": layers.biases(bias, variances),
             "bias_variance": variances,
             "bias_law": _weight_law(bias_law),
-            "bias_scale": layers.bias_scales(bias_scale, variances),
+            "bias_scale": scales,
             "base_widths": _base_widths(base_widths, checked, parameterization),
             "norm": _allowed_norm(norm, checked, parameterization),
         }

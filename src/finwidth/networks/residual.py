@@ -68,6 +68,8 @@ class ResidualNetwork(Network):
         if not all(a or b for a, b in zip(skips, branches, strict=True)):
             raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
         variances = layers.numbers("bias_variance", given["bias_variance"], positive=False)
+        scales = layers.numbers("bias_scale", given["bias_scale"], positive=False)
+        layers.check_bias_scales(scales, variances, given["bias_scale"])
         gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
         fields = {
             "widths": self._widths(widths),
@@ -80,7 +82,7 @@ class ResidualNetwork(Network):
             "bias": layers.biases(given["bias"], variances),
             "bias_variance": variances,
             "bias_law": weight_law(given["bias_law"]),
-            "bias_scale": layers.bias_scales(given["bias_scale"], variances),
+            "bias_scale": scales,
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 import numpy as np
 
 from finwidth import outputs
-from finwidth.arguments import array, instance, path
+from finwidth.arguments import array, instance, items, path
 from finwidth.errors import FinwidthError, shown
 from finwidth.networks.description import Network
 from finwidth.networks.family import BY_DEPTH, Family
@@ -98,7 +98,9 @@ def new_panels(
     if ax is None:
         figure = Figure(figsize=(width, height))
         return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
-    given = list(np.asarray(ax, dtype=object).flat)
+    given: list[Axes] = (
+        ax.ravel().tolist() if isinstance(ax, np.ndarray) else items("ax", ax, "axes of Matplotlib, one for each panel")
+    )
     if len(given) != rows * columns:
         raise FinwidthError(
             f"ax holds {len(given)} axes, and the figure has {rows * columns} panels; give those of "

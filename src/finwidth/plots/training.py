@@ -74,13 +74,13 @@ def kernel_in_training(found: xr.Dataset, title: str = "", *, ax: Panels | None 
 
 
 def _network_of(found: xr.Dataset) -> str:
-    """The module's class, or kind, widths, activation and law of a network that was drawn."""
+    """The module's class, or kind (but for an MLP), widths, activation and law of a network that was drawn."""
     if "module" in found.attrs:
         return str(found.attrs["module"])
     net = json.loads(found.attrs.get("network", "{}"))
     if not net:
         return ""
-    kind = f"{net['kind']} " if "kind" in net else ""
+    kind = "" if net["kind"] == "MLP" else f"{net['kind']} "
     return f"{kind}{format_widths(net['widths'])} {net['activation']}, {net['weight_law']} weights"
 
 

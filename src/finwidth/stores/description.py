@@ -146,7 +146,7 @@ class StoreKind:
     def only_writer(self, path: Path) -> Iterator[bool]:
         """The folder of a store, made if need be, for the only process that writes to it: whether it holds none yet.
 
-        A folder that was made here, and into which nothing was written, is removed again.
+        Folders that were made here, and into which nothing was written, are removed again.
 
         Raises
         ------
@@ -157,12 +157,12 @@ class StoreKind:
             refuse_inside_store(path)
             if os.path.lexists(path) and not is_vacant(path, self.beginning):
                 self.descriptions(path)  # refuses what is not ours before it is locked
-            new = not path.exists()
+            new = [each for each in (path, *path.parents) if not each.exists()]
             path.mkdir(parents=True, exist_ok=True)
         try:
             with lock(path, self.option):
                 yield is_vacant(path, self.beginning)
         finally:
-            if new:
+            for each in new:
                 with contextlib.suppress(OSError):  # something was written
-                    path.rmdir()
+                    each.rmdir()

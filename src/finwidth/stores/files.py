@@ -6,13 +6,15 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
+from finwidth.memory import size
 
 _CHUNK = re.compile(r"c(\.\d+)*")
 # The names of files that Zarr and `put` write before they rename them, and that a kill may leave, with a UUID.
@@ -98,6 +100,27 @@ def disk_errors(path: Path, option: str) -> Iterator[None]:
             f"cannot write to {path}: {'no space is left' if full else error.strerror}. What was stored before is "
             f"kept; {'make room' if full else f'give another path with {option}'}, and the same command goes on"
         ) from None
+
+
+def afford_disk(needed: int, what: str, path: Path, change: str) -> None:
+    """Refuse a store of more bytes than its disk has free, before anything is computed for it."""
+    with contextlib.suppress(OSError):  # the disk that does not tell may have them
+        there = next(each for each in (path.absolute(), *path.absolute().parents) if each.is_dir())
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise SizeError(f"{what} needs {size(needed)} of disk, and {size(free)} are free at {path}; {change}")
+
+
+@contextlib.contextmanager
+def appearing(path: Path, option: str) -> Iterator[Path]:
+    """A place beside ``path`` for a store that is there as a whole or not at all: it takes its place at the end."""
+    beside = path.with_name(f".finwidth-{os.urandom(8).hex()}.partial")
+    try:
+        yield beside
+        with disk_errors(path, option):
+            beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -357,7 +357,10 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         axes.set_xlabel(names.depth)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend(ncols=2, loc="lower right" if names.of_paper else "best")
+    if names.of_paper:
+        axes.legend(ncols=2, loc="lower right", fontsize=7, handlelength=1.4, columnspacing=1.0)
+    else:
+        axes.legend(ncols=2)
     return figure
 
 
@@ -442,8 +445,8 @@ def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
         here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
         if values.exact is not None and values.exact.sel(width=width).notnull().any():
             (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
-            if values.sampled is None:
-                line.set(marker=marker, markersize=4, markevery=0.12)
+            # Samples have the markers on the lines; then they are in the legend only.
+            line.set(marker=marker, markersize=4, markevery=0.12 if values.sampled is None else [])
         if values.sampled is None or values.error is None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))

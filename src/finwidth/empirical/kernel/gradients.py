@@ -7,6 +7,7 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -220,20 +221,24 @@ def _plan(
             columns, batched = pass_.backward_either_way(_with_weighted(rows))
             uses, disordered = _ordered(smaller, pass_, uses, columns)
         general |= disordered
-    ways, calls = _ways(network, general, WAYS), few.recorder.operations
-    in_chunks = recorder.operations > calls > 0 and recorder.operations % calls == 0
-    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not in_chunks:  # vmap rarely takes what depends on data so
-        ways.sort(key=TRACED.__ne__)
+    ways = _ways(network, general, WAYS)
+    if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not _in_chunks(few.recorder, recorder):
+        ways.sort(key=TRACED.__ne__)  # vmap rarely takes what depends on the data so
     results = [use.shape.numel() // len(x) for use in pass_.uses]
     mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
     plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
-    if outputs is None or not columns:
-        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
-        shapes = _shapes(network, plan, one, of_one)
-        return plan, _sizes(network, plan, shapes, few.saved, results), None
-    factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-    whole = WholePass(network, plan.uses, x, outputs, factors)
-    return plan, _sizes(network, plan, map(FactorSize.of, factors), few.saved, results), whole
+    if outputs is not None and columns:
+        with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
+            factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+            sizes = _sizes(network, plan, map(FactorSize.of, factors), few.saved, results)
+            return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+    one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+    return plan, _sizes(network, plan, _shapes(network, plan, one, of_one), few.saved, results), None
+
+
+def _in_chunks(fewer: Recorder, more: Recorder) -> bool:
+    """Whether a pass of more samples calls the same as one of fewer, again and again."""
+    return more.operations > fewer.operations > 0 and more.operations % fewer.operations == 0
 
 
 def _check_output(network: MeasuredModule, x: Batch, output: Tensor, others: list[tuple[Tensor, Tensor]]) -> None:
@@ -508,13 +513,19 @@ def _in_their_order(
     found: dict[str, str] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        pairs = [[_by_sample(some, each) for some in (_mixed(D[:-1]), D[-1])] for each in choices]
-        right = (_like(plain * _weights(plain.shape[-1]).to(plain), weighted, noise) for plain, weighted in pairs)
+        mixed = _mixed(D[:-1])
+        right = [_in_order(each, mixed, D[-1], noise) for each in choices]
         place = next(itertools.compress(choices, right), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
+
+
+def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
+    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
+    plain = _by_sample(D, axes)
+    return _like(plain * _weights(plain.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:

@@ -66,7 +66,7 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     graphs, in_dims = [] if coupled else _graphs(x), None if coupled else in_dims
     if graphs:
         return _of_graphs(module, graphs)
-    if not isinstance(x, tuple | dict) and in_dims == 0 and isinstance(in_dims, int):
+    if not isinstance(x, tuple | dict) and index(in_dims) == 0:
         return Batch.of(check_batch(module, x, name))
     whole, leaves = _leaves(x, name, in_dims, "in_dims")
     form = Form(pytree.tree_structure(whole), tuple(each.dim for each in leaves), _argument_names(leaves, name), paired)

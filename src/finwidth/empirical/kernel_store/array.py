@@ -63,6 +63,11 @@ class KernelArray:
         return math.prod(self.chunks) * np.dtype(self.dtype).itemsize
 
     @property
+    def total_bytes(self) -> int:
+        """The size of all files."""
+        return math.prod(self.grid) * self.chunk_bytes
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Numbers of blocks along the dimensions of inputs."""
         return tuple(-(-n // side) for n, side in zip(self.shape[self._cut], self.sides, strict=True))

@@ -22,9 +22,10 @@ from finwidth.empirical.kernel_store.store import KIND, KernelStore, begin, lazi
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.execution.dask import check_engine, on_dask
 from finwidth.execution.threads import cores, on_threads
-from finwidth.memory import afford, available, size
+from finwidth.memory import afford, amount, available, size
 from finwidth.progress import stage
 from finwidth.stores.arrays import import_zarr
+from finwidth.stores.files import afford_disk
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,6 +34,7 @@ _AT_ONCE = (4, 2, 1)  # so many blocks fit the memory, where one input does
 _GRADIENTS = 3  # of all parameters, that the check of a block holds after the block is dropped
 _COPIES = 6  # of a block beside what computes it: computed, waiting, its mirror image, and as a file
 _GAPS = 2  # one part in so many is what the allocator keeps for each thread between what is in use
+_SMALLER = 'give fewer inputs, outputs="trace", or a path on a larger disk with store='
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _wanted_store(
     shape = (*groups, *inputs, *[entries.shape[-1]] * (len(dims) - len(groups) - len(inputs)))
     sides = block_sides(inputs, job.bytes // entries.pairs, job.sizes.memory)
     array = KernelArray(shape, sides, dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
+    afford_disk(array.total_bytes, f"a kernel of {amount(entries.pairs)} pairs of inputs", path, _SMALLER)
     fields = {
         "shape": [*shape],
         "sides": [*sides],

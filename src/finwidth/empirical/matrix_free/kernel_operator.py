@@ -50,7 +50,7 @@ from finwidth.empirical.matrix_free.estimates import (
 from finwidth.empirical.matrix_free.kernel_product import Index, KernelProduct
 from finwidth.empirical.matrix_free.products import Jacobian
 from finwidth.errors import FinwidthError, shown
-from finwidth.memory import afford, size
+from finwidth.memory import afford, amount, size
 from finwidth.progress import stage
 from finwidth.quantities import Estimate
 
@@ -602,7 +602,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
         """Refuse what needs so many columns beside the vectors of a product."""
         afford(
             self._job.sizes.memory + 8 * columns * self.shape[0],
-            f"{columns} vectors of {self.shape[0]} numbers, and a product,",
+            f"{amount(columns)} vectors of {self.shape[0]} numbers, and a product,",
             "ask for fewer",
         )
 

@@ -111,11 +111,20 @@ def predict(
         f, test = _by_products("K", K, a), None if K_test is None else _by_products("K_test", K_test, a)
     else:
         kernel = _FixedKernel.of(K, targets)
+        probes = None if K_test is None else kernel.of_probes("K_test", K_test)
+        _afford_times(when, targets, 0 if probes is None else len(probes))
         a, f = kernel.trained(rest, when, ridge)
-        test = None if K_test is None else kernel.at("K_test", K_test, a)
+        test = None if probes is None else kernel.at(probes, a)
     if test is not None:
         test = test + _of_the_kind_given("f0_test", f0_test, test.shape[1:])
     return _flow_at(when, targets, {"output": start + f, "probe_output": test, "coefficients": a}, ridge)
+
+
+def _afford_times(when: When, targets: FloatArray, probes: int) -> None:
+    """Refuse more times than fit the memory: at each are what the filters need, and outputs at all inputs."""
+    per_time = 6 * targets.size + 3 * probes * targets[0].size
+    told = f"the outputs at {amount(len(when.values))} times"
+    afford(8 * per_time * len(when.values), told, "give fewer times, or parts of them one after the other")
 
 
 def _at_least_0(value: float) -> bool:
@@ -189,8 +198,8 @@ def _when(t: npt.ArrayLike | None, steps: npt.ArrayLike | None, lr: object) -> W
         raise FinwidthError("give times t, or steps and lr together")
     rate = real("lr", lr, "a positive number", lambda each: 0 < each < math.inf)
     found = When.of("steps", steps, rate)
-    if not (np.isfinite(found.values) & (found.values == np.floor(found.values))).all():
-        raise FinwidthError(f"steps is {shown(steps)}; give whole numbers of 0 or more")
+    if not ((found.values <= 2**53) & (found.values == np.floor(found.values))).all():  # more are no whole numbers here
+        raise FinwidthError(f"steps is {shown(steps)}; give whole numbers from 0 to 2^53, or times t")
     return found
 
 
@@ -228,7 +237,7 @@ class _FixedKernel:
     @classmethod
     def of(cls, K: npt.ArrayLike, targets: FloatArray) -> _FixedKernel:
         """The kernel of the training inputs, checked against the targets."""
-        given = _matrix_entries("K", K)
+        given = _matrix_entries("K", K, copies=4)
         N, o = len(targets), targets[0].size
         allowed = [(N, N), (N, N, o), (N, N, o, o)]
         if given.shape not in allowed:
@@ -236,7 +245,6 @@ class _FixedKernel:
                 f"K has shape {given.shape}, and y {targets.shape}; give K of shape {allowed[0]}, "
                 f"{allowed[1]} or {allowed[2]}"
             )
-        afford(4 * 8 * given.size, f"the eigenvectors of a kernel of {amount(given.size)} numbers", "give fewer inputs")
         K = _stacked(given)
         rounding = float(np.finfo(given.dtype).eps) if given.dtype.kind == "f" else float(np.finfo(float).eps)
         if not np.abs(K - np.swapaxes(K, 1, 2)).max() <= rounding**0.5 * np.abs(K).max():
@@ -264,20 +272,25 @@ class _FixedKernel:
             )
         return self._shaped(np.stack(a, axis=1)), self._shaped(np.stack(f, axis=1))
 
-    def at(self, name: str, K_test: npt.ArrayLike, a: FloatArray) -> FloatArray:
-        """K_test a at every time, (times, P[, O])."""
-        given, N, o = _matrix_entries(name, K_test), self.shape[0], math.prod(self.shape[1:])
+    def of_probes(self, name: str, K_test: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The kernel of test inputs with the training inputs, checked."""
+        given, N, o = _matrix_entries(name, K_test, copies=2), self.shape[0], math.prod(self.shape[1:])
         wanted = (N, o, o)[: self.kind - 1]
         if given.ndim != self.kind or given.shape[1:] != wanted or not len(given):
             raise FinwidthError(
                 f"{name} has shape {given.shape}; give shape (P, {', '.join(map(str, wanted))}), as K is"
             )
+        return given
+
+    def at(self, probes: npt.NDArray[Any], a: FloatArray) -> FloatArray:
+        """K_test a at every time, (times, P[, O])."""
+        N = self.shape[0]
         if self.kind == 4:
             columns = a.reshape(len(a), 1, -1, 1)
         else:
             columns = a.reshape(len(a), 1, N, -1)
             columns = columns if self.kind == 2 else columns.transpose(0, 3, 2, 1)
-        return self._shaped(_stacked(given) @ columns)
+        return self._shaped(_stacked(probes) @ columns)
 
     def _shaped(self, found: FloatArray) -> FloatArray:
         """Of shape (times, g, rows, columns), in that of the targets."""
@@ -294,9 +307,11 @@ class _FixedKernel:
         return np.where(values > self.cut * largest, values, 0.0)
 
 
-def _matrix_entries(name: str, K: npt.ArrayLike) -> npt.NDArray[Any]:
-    """A kernel's numbers, finite, in their own precision."""
+def _matrix_entries(name: str, K: npt.ArrayLike, copies: int) -> npt.NDArray[Any]:
+    """A kernel's numbers, finite, in their own precision, if so many copies in doubles fit the memory."""
     found = real_array(K)
+    if found is not None:
+        afford(8 * copies * found.size, f"work with {name}, {amount(found.size)} numbers,", "give fewer inputs")
     if found is None or not found.size or not np.isfinite(found).all():
         raise FinwidthError(f"{name} is {shown(K)}; give a kernel, finite numbers, or a KernelOperator")
     return found

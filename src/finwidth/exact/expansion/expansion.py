@@ -26,6 +26,7 @@ from finwidth.networks.description import Network, weight_layers
 from finwidth.networks.inputs import check_inputs
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.routes import check_supported, not_gaussian
+from finwidth.progress import stage
 from finwidth.quantities import Quantity, attributes
 
 if TYPE_CHECKING:
@@ -159,13 +160,15 @@ def converged(
 
     Raises FinwidthError as `expansion` does; ``change``: whether with dK.
     """
-    steps = [step for stage in net.stages for step in stage]
+    steps = [step for part in net.stages for step in part]
     odd = net.norm is not None and net.norm.centred
     found: Columns = {}
     with _refusing_overflow(X):
         for level in range(FINEST + 1):
             means = GaussianMeans(level, change, odd)
-            coarser, found = found, _quantities(net, after_steps(steps, at_inputs(X), means), change=change)
+            with stage("expansion", len(steps)) as told:
+                top = after_steps(steps, at_inputs(X), means, told)
+            coarser, found = found, _quantities(net, top, change=change)
             worst = _worst(net, coarser, found) if coarser else math.inf
             if worst <= _CONVERGED:
                 break
@@ -254,15 +257,19 @@ def _averaged(
 ) -> tuple[Columns, dict[str, float]]:
     """The quantities with means over three and four different inputs by points, and their standard errors."""
     drawn: list[Columns] = []
-    steps = [step for stage in net.stages for step in stage]
-    for normal in points:
-        known = iter(layers)
+    steps = [step for part in net.stages for step in part]
+    with stage("expansion at points", REPLICATES * len(steps)) as told:
+        for number, normal in enumerate(points):
+            known = iter(layers)
 
-        def means(*_: object, known: Iterator[WideLayer] = known, normal: FloatArray = normal) -> Means:
-            each = next(known)
-            return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
+            def means(*_: object, known: Iterator[WideLayer] = known, normal: FloatArray = normal) -> Means:
+                each = next(known)
+                return each.pairs, with_points(each.phi, each.K, each.pairs, each.fours, normal, change=change)
 
-        drawn.append(_quantities(net, after_steps(steps, at_inputs(X), means), change=change))
+            def tell(done: int, before: int = number * len(steps)) -> None:
+                told(before + done)
+
+            drawn.append(_quantities(net, after_steps(steps, at_inputs(X), means, tell), change=change))
     mean: Columns = {}
     for name in drawn[0]:
         each = np.stack([one[name][1] for one in drawn])

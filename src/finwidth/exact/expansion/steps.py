@@ -48,10 +48,13 @@ def at_inputs(X: FloatArray) -> Averages:
     return Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
 
 
-def after_steps(steps: Sequence[Step], x: Signals, means: NeuronMeans) -> Signals:
-    """What the steps of a network, or of a branch, make of vectors."""
-    for step, after in zip(steps, (*steps[1:], None), strict=True):
+def after_steps(
+    steps: Sequence[Step], x: Signals, means: NeuronMeans, told: Callable[[int], object] = lambda done: None
+) -> Signals:
+    """What the steps of a network, or of a branch, make of vectors; ``told`` hears how many are done."""
+    for done, (step, after) in enumerate(zip(steps, (*steps[1:], None), strict=True), 1):
         x = _stepped(step, x, means, after)
+        told(done)
     return x
 
 

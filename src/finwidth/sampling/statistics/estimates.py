@@ -101,6 +101,38 @@ class Accumulator:
         return False, f"all {self.count} draws are equal, and not to the exact value: those that matter are too rare"
 
 
+class ScaledAccumulator:
+    """An `Accumulator` of draws of any size: in units of a power of two, which keep their squares from overflow.
+
+    Examples
+    --------
+    >>> from finwidth.sampling.statistics.estimates import ScaledAccumulator
+    >>> total = ScaledAccumulator()
+    >>> total.add(1e200 * np.arange(1000.0))
+    >>> total.estimate().value, round(total.estimate().se / 1e200, 3)
+    (4.995e+202, 9.133)
+    """
+
+    def __init__(self) -> None:
+        self._total = Accumulator()
+        self._unit: int | None = None  # its exponent
+
+    def add(self, values: FloatArray) -> None:
+        """Take in a chunk of draws, shape (count,)."""
+        if self._unit is None:
+            self._unit = exponent(values)
+        self._total.add(np.ldexp(values, -self._unit) if self._unit else values)
+
+    def estimate(self, exact: float | None = None) -> Estimate:
+        """As that of an `Accumulator`."""
+        unit = self._unit or 0
+        known = exact if exact is not None and math.isfinite(exact) else None
+        found = self._total.estimate(None if known is None else float(np.ldexp(known, -unit)))
+        with np.errstate(over="ignore"):
+            value, se = (float(np.ldexp(each, unit)) for each in (found.value, found.se))
+        return replace(found, value=value, se=se)
+
+
 class MomentAccumulators:
     """Estimates of the moments in `finwidth.quantities.DRAWN` from draws that come in chunks.
 
@@ -118,8 +150,7 @@ class MomentAccumulators:
     """
 
     def __init__(self) -> None:
-        self._totals: dict[str, Accumulator] = {}
-        self._units: dict[str, int] = {}  # powers of two by which draws are divided to keep their squares from overflow
+        self._totals: dict[str, ScaledAccumulator] = {}
 
     def add(self, drawn: Mapping[str, FloatArray]) -> None:
         """Take in a chunk of draws: the columns of `finwidth.sample`, shape (draws,) each; dK may be missing."""
@@ -128,13 +159,12 @@ class MomentAccumulators:
                 continue
             with np.errstate(over="ignore", under="ignore"):  # an infinite draw is told as such
                 values = value(drawn) * drawn["weight"] if "weight" in drawn else value(drawn)
-            k = self._units.setdefault(name, exponent(values))
-            self._totals.setdefault(name, Accumulator()).add(np.ldexp(values, -k) if k else values)
+            self._totals.setdefault(name, ScaledAccumulator()).add(values)
 
     def estimates(self, exact: Mapping[str, float] | None = None) -> dict[str, Estimate]:
         """An estimate of each moment, judged by itself and by the ``exact`` values that there are."""
         known = exact or {}
-        return {name: _estimate(each, self._units.get(name, 0), known.get(name)) for name, each in self._totals.items()}
+        return {name: each.estimate(known.get(name)) for name, each in self._totals.items()}
 
 
 def estimate_moments(
@@ -156,12 +186,3 @@ def estimate_moments(
     for drawn in chunks:
         found.add(drawn)
     return found.estimates(exact)
-
-
-def _estimate(total: Accumulator, unit: int, exact: float | None) -> Estimate:
-    """The estimate from draws that were divided by 2^unit to keep their squares from overflow."""
-    exact = exact if exact is not None and math.isfinite(exact) else None
-    found = total.estimate(None if exact is None else float(np.ldexp(exact, -unit)))
-    with np.errstate(over="ignore"):
-        value, se = (float(np.ldexp(each, unit)) for each in (found.value, found.se))
-    return replace(found, value=value, se=se)

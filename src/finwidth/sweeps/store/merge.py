@@ -13,11 +13,13 @@ from finwidth.arguments import items, path
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.outputs import refuse_inside_store
+from finwidth.stores.files import appearing
 from finwidth.sweeps.config import cell_at, united
 from finwidth.sweeps.quantities.base import Numerics
 from finwidth.sweeps.quantities.registry import QUANTITIES
 from finwidth.sweeps.schema.kinds import Value
 from finwidth.sweeps.schema.tiling import grid_blocks
+from finwidth.sweeps.store import layout
 from finwidth.sweeps.store.zarr_store import Store, open_store, writing
 
 
@@ -54,7 +56,10 @@ def merge(parts: Sequence[str | Path], output: str | Path) -> None:
     numerics = _same_numerics(stores)
     config = reduce(united, (store.config for store in stores))
     whole = {quantity: _united(stores, quantity, config.axes) for quantity in config.quantities}
-    with writing(target, config, stores[0].versions, here=False) as merged:
+    with (
+        appearing(target, layout.KIND.option) as beside,
+        writing(beside, config, stores[0].versions, here=False) as merged,
+    ):
         for quantity, records in whole.items():
             for region in grid_blocks(config.shape, QUANTITIES[quantity].block):
                 if not np.isnan(records[region]).all():
