@@ -59,8 +59,13 @@ def _run(pipe: Connection, store: Path, limit: int | None, more: dict[str, Any])
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    def tell(pairs: int) -> None:
+        pipe.send(pairs)
+        time.sleep(0.01)  # so that a process that waits for its turn still meets this one at work
+
     try:
-        stored(store, progress=pipe.send, **more)
+        stored(store, progress=tell, **more)
     except FinwidthError as error:
         pipe.send(str(error))
     except KeyboardInterrupt:

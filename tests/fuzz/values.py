@@ -622,6 +622,7 @@ OWN: dict[str, Make] = {  # where a name means something else
         np.array([abs(r.gauss(0, 1)) for _ in range(20)]) * r.choice([1, 0, 1e200])
     ),
     "finwidth.exact.grid.moments_grid.kind": kinds_of_networks,
+    "finwidth.exact.grid.grid_moments.kind": kinds_of_networks,
     "finwidth.exact.grid.spread_by_width.kind": kinds_of_networks,
     "finwidth.exact.grid.spread_by_depth.kind": kinds_of_networks,
     "finwidth.plots.growth_with_depth.kind": kinds_of_networks,
@@ -630,6 +631,7 @@ OWN: dict[str, Make] = {  # where a name means something else
     "finwidth.depth_for.kind": kinds_of_networks,
     "finwidth.exact.grid.spread_by_depth.depths": numbers,
     "finwidth.exact.grid.moments_grid.widths": numbers,
+    "finwidth.exact.grid.grid_moments.widths": numbers,
     "finwidth.exact.grid.spread_by_width.widths": numbers,
 }
 decimal.getcontext()  # made here, so that no call makes it

@@ -12,7 +12,7 @@ import pytest
 
 import finwidth
 from finwidth import MLP, FinwidthError, Norm, ResNet, plots
-from finwidth.exact.grid import moments_grid, spread_by_depth, spread_by_width
+from finwidth.exact.grid import grid_moments, moments_grid, spread_by_depth, spread_by_width
 from finwidth.networks.mlp import options_of
 from finwidth.paper.paths import enumerate_moments
 from finwidth.report import report
@@ -93,6 +93,7 @@ OF_OPTIONS: dict[str, Callable[[Any], object]] = {  # which make networks themse
     "finwidth.width_for": lambda norm: finwidth.width_for(8, 0.7, norm=norm),
     "finwidth.depth_for": lambda norm: finwidth.depth_for(40, 1.0, norm=norm),
     "finwidth.exact.grid.moments_grid": lambda norm: moments_grid([4], [3], X[0], norm=norm),
+    "finwidth.exact.grid.grid_moments": lambda norm: grid_moments([4], [3], X[0], norm=norm),
     "finwidth.exact.grid.spread_by_width": lambda norm: spread_by_width([4], 3, X[0], norm=norm),
     "finwidth.exact.grid.spread_by_depth": lambda norm: spread_by_depth(4, [3], X[0], norm=norm),
     "finwidth.plots.growth_with_depth": lambda norm: plots.growth_with_depth(X[0], [4], [3], norm=norm),
