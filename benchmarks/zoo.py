@@ -13,8 +13,8 @@ does the same but for the last product.  "general" counts the parameters without
 `finwidth.empirical.explain` lists.  Peak memory is that of the first run above what the process held before.
 --together measures all in one process; --summary FILE reads a table and says how many rows are as fast as the fastest
 peer; --into FILE puts the rows that were measured, and the summary, in the place of those of a page.
-docs/zoo.md anew: `python benchmarks/zoo.py --together --quick --into docs/zoo.md`, a quarter of an hour of one
-processor, and some minutes more to build the models.
+docs/zoo.md anew: `python benchmarks/zoo.py --together --quick --into docs/zoo.md`, twenty minutes of one
+processor, with the building of the models.
 """
 
 from __future__ import annotations
@@ -102,16 +102,17 @@ def _general(entry: Entry, which: str | int) -> int | None:
 
 def _times(entry: Entry, N: int, taking_part: dict[str, Kernel], quick: bool) -> tuple[dict[str, Any], float]:
     """Medians and peaks of all that take part, timed in turn; and the seconds of a round."""
-    subject = entry.subject(N, torch.float32)
-    found = {who: _first(partial(kernel, *subject)) for who, kernel in taking_part.items()}
+    # Each has a module of its own: torch.func leaves one with a layer of two names with other tensors than it had.
+    runs_of = {who: partial(kernel, *entry.subject(N, torch.float32)) for who, kernel in taking_part.items()}
+    found = {who: _first(run) for who, run in runs_of.items()}
     whole = sum(each["first"] for each in found.values())
     rounds = next((count for most, count in ROUNDS if whole < most), 1)
     if quick:  # at 64 inputs everything has run before
         rounds = 2 if SIZES[0] == N else 0
     runs = {who: [each["first"]] if quick else [] for who, each in found.items()}
     for _ in range(rounds):
-        for who, kernel in taking_part.items():
-            runs[who].append(_timed(partial(kernel, *subject)))
+        for who, run in runs_of.items():
+            runs[who].append(_timed(run))
     for who, taken in runs.items():
         found[who]["seconds"] = statistics.median(taken)
     return found, sum(each["seconds"] for each in found.values())
@@ -133,7 +134,7 @@ def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _memory("VmRSS")
     seconds = _timed(compute)
-    return {"first": seconds, "peak": _memory("VmHWM") - before}
+    return {"first": seconds, "peak": max(0.0, _memory("VmHWM") - before)}
 
 
 def _timed(compute: Callable[[], Tensor]) -> float:
