@@ -514,18 +514,13 @@ def _in_their_order(
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
         mixed = _mixed(D[:-1])
-        right = [_in_order(each, mixed, D[-1], noise) for each in choices]
+        pairs = [(_by_sample(mixed, each), _by_sample(D[-1], each)) for each in choices]
+        right = [_like(plain * _weights(plain.shape[-1]).to(D), weighted, noise) for plain, weighted in pairs]
         place = next(itertools.compress(choices, right), None)
         if choices and not place:
             found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
     return tuple(places), found
-
-
-def _in_order(axes: Axes, D: Tensor, weighted: Tensor, noise: float) -> bool:
-    """Whether gradients, and those with a weight for each sample, have the samples where axes say."""
-    plain = _by_sample(D, axes)
-    return _like(plain * _weights(plain.shape[-1]).to(D), _by_sample(weighted, axes), noise)
 
 
 def _like(one: Tensor, other: Tensor, noise: float) -> bool:
