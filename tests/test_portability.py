@@ -44,7 +44,7 @@ SWEEP = 'quantities = ["exact", "sampled"]\n[axes]\ndepth = [2, 3]\nwidth = [4, 
 COMMANDS = {
     "--help": "finite depth",
     "moments 2,4,4,1 -i 1,2": "relu",
-    "sample 2,4,4,1 -i 1,2 --draws 100 -o draws.nc": "Wrote 100 draws to draws.nc",
+    "sample 2,4,4,1 -i 1,2 --draws 100 -o draws.nc": "Wrote draws.nc, with 100 draws.",
     "report 2,4,4,1 -i 1,2 --draws 1000 -o report": "manifest.json",
     "sweep run grid.toml": "",
     "sweep run grid.toml -o grid.zarr": "",

@@ -17,8 +17,8 @@ def _explorer_page() -> str:
 
     Examples
     --------
-    >>> from finwidth.explorer import explorer_page
-    >>> page = explorer_page()
+    >>> from finwidth.explorer import _explorer_page
+    >>> page = _explorer_page()
     >>> "<title>finwidth explorer</title>" in page, "src=" in page
     (True, False)
     """

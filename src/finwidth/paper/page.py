@@ -30,7 +30,7 @@ _INSTALLATION = "derivatives"  # a figure that depends on what is installed; it 
 def _figure_text(value: Figure) -> str:
     """A figure for people: whole numbers and short fractions as they are, others with four digits.
 
-    >>> figure_text(Fraction(15, 2)), figure_text(0.72326), figure_text(1e-9), figure_text(20000)
+    >>> _figure_text(Fraction(15, 2)), _figure_text(0.72326), _figure_text(1e-9), _figure_text(20000)
     ('15/2', '0.7233', '1e-09', '20000')
     """
     if isinstance(value, float):

@@ -111,7 +111,7 @@ def _paths_from_bias(net: MLP, layer: int, neuron: int) -> tuple[Path, ...]:
 
     Examples
     --------
-    >>> paths_from_bias(MLP([2, 3, 1]), 1, 2)
+    >>> _paths_from_bias(MLP([2, 3, 1]), 1, 2)
     (Path(layer=1, neurons=(2, 0), bias=True),)
     """
     return tuple(Path(path.layer, path.neurons, bias=True) for path in paths_from(net, layer, neuron))
