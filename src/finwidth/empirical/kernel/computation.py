@@ -19,9 +19,9 @@ from finwidth.empirical.kernel.gradients import (
     general_plan,
     gradients,
 )
-from finwidth.empirical.kernel.layout import Entries, Layout, Pass, Sizes, fit_memory
+from finwidth.empirical.kernel.layout import Block, Entries, Layout, Pass, Sizes, fit_memory
 from finwidth.empirical.kernel.recording import Recorder
-from finwidth.empirical.kernel.tiles import BlockTiles, add_diagonal, add_products, compact
+from finwidth.empirical.kernel.tiles import BlockTiles, Tile, add_diagonal, add_products, compact
 from finwidth.empirical.kernel.weights import OtherRouteError
 from finwidth.errors import FinwidthError
 from finwidth.memory import afford, amount
@@ -129,7 +129,7 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
+                        _add_pass(job, tiles, each)
                         passed += len(each.inputs)
                         told(entries.pairs * passed // whole)
                     for left, right in step.products:
@@ -137,6 +137,29 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
             return finished(K, job.outputs, all_pairs=entries.all_pairs), job
         except OtherRouteError:
             job = _retreated(job, layout.inputs_per_pass)
+
+
+def tiles_of(job: KernelJob, block: Block) -> list[Tile]:
+    """The gradients of one block; progress is told after every pass that no entry of the kernel is done.
+
+    Raises
+    ------
+    OtherRouteError
+        If a pass does not go as planned.
+    """
+    tiles = BlockTiles(job.layout)
+    tiles.keep([block])
+    with torch.no_grad():
+        for each in job.layout.passes(block):
+            _add_pass(job, tiles, each)
+            if job.progress is not None:
+                job.progress(0)
+    return tiles[block]
+
+
+def _add_pass(job: KernelJob, tiles: BlockTiles, pass_: Pass) -> None:
+    """Find the gradients of a pass, and put them into tiles."""
+    tiles.add(pass_, compact(gradients(job.network, job.plan, *job.rows(pass_)), job.sizes, job.layout))
 
 
 def finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:

@@ -13,12 +13,11 @@ from torch import nn
 from finwidth.documents import plain
 from finwidth.empirical.kernel.arguments import Parameters, Scale, check_module
 from finwidth.empirical.kernel.calls import measuring
-from finwidth.empirical.kernel.computation import KernelJob, compute
-from finwidth.empirical.kernel.gradients import GradientPlan, gradients
+from finwidth.empirical.kernel.computation import KernelJob, compute, tiles_of
+from finwidth.empirical.kernel.gradients import GradientPlan
 from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
-from finwidth.empirical.kernel.tiles import BlockTiles, compact
 from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
@@ -173,12 +172,8 @@ def _seconds(job: KernelJob) -> tuple[float, KernelJob]:
 def _pass_all(job: KernelJob) -> None:
     """Find the gradients at the first set of inputs, block by block, and drop them."""
     layout = job.layout
-    with torch.no_grad():
-        for block in (each for group in layout.groups for each in layout.blocks(group)):
-            tiles = BlockTiles(layout)
-            tiles.keep([block])
-            for each in layout.passes(block):
-                tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
+    for block in (each for group in layout.groups for each in layout.blocks(group)):
+        tiles_of(job, block)
 
 
 def _fastest(call: Callable[[], object]) -> float:

@@ -14,10 +14,9 @@ from dataclasses import replace
 
 import torch
 
-from finwidth.empirical.kernel.computation import KernelJob, compute, finished
-from finwidth.empirical.kernel.gradients import gradients
+from finwidth.empirical.kernel.computation import KernelJob, compute, finished, tiles_of
 from finwidth.empirical.kernel.layout import Block
-from finwidth.empirical.kernel.tiles import BlockTiles, Tile, add_products, compact
+from finwidth.empirical.kernel.tiles import Tile, add_products
 from finwidth.empirical.kernel.weights import OtherRouteError
 from finwidth.empirical.kernel_store.array import Place
 
@@ -76,20 +75,12 @@ class KeptGradients:
 
 def _tiles_at(job: KernelJob, *, second: bool) -> list[Tile] | None:
     """The gradients at the inputs x1 or x2; None if a pass does not go as planned."""
-    plan = replace(job.plan, ways=[*job.plan.ways])  # what fails for these inputs may serve others
-    layout, x = job.layout, job.x2 if second and job.x2 is not None else job.x1
-    block = Block(second, range(len(job.entries.outputs)), range(len(x)))
-    tiles = BlockTiles(layout)
-    tiles.keep([block])
+    job = replace(job, plan=replace(job.plan, ways=[*job.plan.ways]))  # what fails for these inputs may serve others
+    x = job.x2 if second and job.x2 is not None else job.x1
     try:
-        with torch.no_grad():
-            for each in layout.passes(block):
-                tiles.add(each, compact(gradients(job.network, plan, *job.rows(each)), job.sizes, layout))
-                if job.progress is not None:
-                    job.progress(0)
+        return tiles_of(job, Block(second, range(len(job.entries.outputs)), range(len(x))))
     except OtherRouteError:
         return None
-    return tiles[block]
 
 
 def in_bands(places: Iterable[Place], rows: int) -> list[Place]:
