@@ -97,6 +97,15 @@ def test_functions_of_output_and_sample(kind: str) -> None:
     assert not close(ntk(module, data.TensorDataset(x, y.flip(0)), outputs=loss), right)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_functions_that_squeeze_a_single_sample(kind: str) -> None:
+    """Its outputs come without a dimension of the samples, and are not one number for each of several samples."""
+    module, x = network(kind)
+    right = ntk(module, x)
+    assert close(ntk(module, x[:1], outputs=lambda output, _: output.squeeze()), right[:1, :1])
+    assert close(ntk(module, x[:1], outputs=lambda output, _: output.sum(1).squeeze()), right[:1, :1].sum((2, 3)))
+
+
 def test_mappings_have_logits_or_are_told() -> None:
     module, x = network("products")
 

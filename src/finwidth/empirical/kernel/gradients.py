@@ -112,13 +112,8 @@ class GradientPlan:
 
 
 class Whole(NamedTuple):
-    """All inputs of a kernel and the outputs that it is of, to make the plan from if they are few; and the memory.
+    """What a kernel is to be of its inputs, to make the plan from all of them if they are few: outputs, and memory."""
 
-    ``two`` are the places of two inputs, different ones if possible.
-    """
-
-    x: Batch
-    two: Tensor
     outputs: range
     memory: int
 
@@ -159,23 +154,25 @@ class _Few:
 
 
 def plan_gradients(
-    network: MeasuredModule, rows: Batch, first: FirstPass | None = None, whole: Whole | None = None
+    network: MeasuredModule, x: Batch, three: Tensor, first: FirstPass | None = None, whole: Whole | None = None
 ) -> tuple[GradientPlan, Sizes, WholePass | None]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
+    ``three`` are the places of these among the inputs x, different ones if possible.
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
     in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
-    company or its place. Where the ``whole`` of the inputs goes in one pass, that takes the place of the pass of three,
-    and has the gradients too.
+    company or its place. Where with ``whole`` all inputs go in one pass, that takes the place of the pass of three, and
+    has the gradients too.
     """
+    rows = x[three]
     with differentiable():
         alone, less = _alone(network, rows[:1], first)
         recorder, output, more = _pass_and_saved(network, rows[:2].flip())
         saved = max(0, more - (more // 2 if less is None else less))
         few = _Few(alone, recorder, output, saved // output.element_size())
-        if whole is not None and _in_one_pass(few, whole):
-            plan, sizes, known = _plan(network, few, whole.x, whole.two, whole.outputs)
-            n = len(whole.x) * len(whole.outputs)
+        if whole is not None and _in_one_pass(few, len(x), whole):
+            plan, sizes, known = _plan(network, few, x, three[:2], whole.outputs)
+            n = len(x) * len(whole.outputs)
             # A module that splits its batch into chunks takes another route with few inputs; it may follow their plan.
             if _OTHER_ROUTE not in plan.general.values() or few_gradients(network, n, plan.dtype, whole.memory):
                 return plan, sizes, known
@@ -188,14 +185,11 @@ def few_gradients(network: MeasuredModule, n: int, dtype: torch.dtype, memory: i
     return numbers * dtype.itemsize < min(_FEW_BYTES, memory // 4)
 
 
-def _in_one_pass(few: _Few, whole: Whole) -> bool:
-    """Whether all inputs are to go through the module at once, by what is known from two of them."""
-    n, o, itemsize = len(whole.x), len(whole.outputs), few.output.element_size()
+def _in_one_pass(few: _Few, n: int, whole: Whole) -> bool:
+    """Whether all n inputs are to go through the module at once, by what is known from two of them."""
     results = [use.shape.numel() // 2 for use in few.recorder.uses]
-    sizes = Sizes(
-        (), few.saved, sum(results), max([few.saved // 8, *results]), _mean_numbers(few.saved, results), itemsize
-    )
-    return n > 3 and replace(sizes, memory=whole.memory).block(n, o + 1).inputs_per_pass == n
+    sizes = replace(_pass_sizes(few.saved, results, few.output.element_size()), memory=whole.memory)
+    return n > 3 and sizes.block(n, len(whole.outputs) + 1).inputs_per_pass == n
 
 
 def _plan(
@@ -225,15 +219,16 @@ def _plan(
     if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not _in_chunks(few.recorder, recorder):
         ways.sort(key=TRACED.__ne__)  # vmap rarely takes what depends on the data so
     results = [use.shape.numel() // len(x) for use in pass_.uses]
-    mean, dtype = _mean_numbers(few.saved, results), _common_dtype(network, output)
-    plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+    dtype = _common_dtype(network, output)
+    sizes = _pass_sizes(few.saved, results, dtype.itemsize)
+    plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], sizes.mean, dtype)
     if outputs is not None and columns:
         with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
             factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-            sizes = _sizes(network, plan, map(FactorSize.of, factors), few.saved, results)
-            return plan, sizes, WholePass(network, plan.uses, x, outputs, factors)
+            known = WholePass(network, plan.uses, x, outputs, factors)
+            return plan, _with_shapes(network, plan, sizes, map(FactorSize.of, factors)), known
     one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
-    return plan, _sizes(network, plan, _shapes(network, plan, one, of_one), few.saved, results), None
+    return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, one, of_one)), None
 
 
 def _in_chunks(fewer: Recorder, more: Recorder) -> bool:
@@ -259,22 +254,24 @@ def _ways(network: MeasuredModule, general: Mapping[str, str], ways: Iterable[st
     return [each for each in ways if each != TRACED or DIFFERENTIATED not in general.values()]
 
 
-def _mean_numbers(saved: int, results: list[int]) -> int:
-    """How many numbers a typical gradient of a sample has, by what autograd saves of it, and its results of uses."""
-    return max(1, max(saved // 8, sum(results)) // max(1, len(results)))
-
-
 def _common_dtype(network: MeasuredModule, output: Tensor) -> torch.dtype:
     """The type of all parameters and of the output."""
     return reduce(torch.promote_types, [each.dtype for each in network.parameters.values()], output.dtype)
 
 
-def _sizes(
-    network: MeasuredModule, plan: GradientPlan, shapes: Iterable[FactorSize], saved: int, results: list[int]
-) -> Sizes:
-    """What one sample needs: the factors, what autograd saves of one, and the results of uses, in numbers."""
+def _pass_sizes(saved: int, results: list[int], itemsize: int) -> Sizes:
+    """What one sample needs without the factors, by what autograd saves of it, and the results of uses, in numbers.
+
+    The mean is how many numbers a typical gradient has.
+    """
+    mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
+    return Sizes((), saved, sum(results), max([saved // 8, *results]), mean, itemsize)
+
+
+def _with_shapes(network: MeasuredModule, plan: GradientPlan, sizes: Sizes, shapes: Iterable[FactorSize]) -> Sizes:
+    """With the factors that uses give, and the gradients that are formed."""
     general = (FactorSize(1, 0, 0, each) for each in _numbers_by_group(network, plan.general))
-    return Sizes((*shapes, *general), saved, sum(results), max([saved // 8, *results]), plan.mean, plan.dtype.itemsize)
+    return replace(sizes, shapes=(*shapes, *general))
 
 
 def _shapes(network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor]) -> list[FactorSize]:
@@ -366,12 +363,12 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         uses, pulled, general = _with_places(network, one, [_all_rows(use) for use in one.uses])
         with telling(network.module, whole):
             columns, batched = one.backward_either_way(_combined(output).expand(2, -1, -1))
-        results, saved = [use.shape.numel() for use in one.uses], saved // output.element_size()
+        results, dtype = [use.shape.numel() for use in one.uses], _common_dtype(network, output)
+        sizes = _pass_sizes(saved // output.element_size(), results, dtype.itemsize)
         ways = _ways(network, general, ["few at once", ALONE])
-        mean, dtype = _mean_numbers(saved, results), _common_dtype(network, output)
-        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], mean, dtype)
+        plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], sizes.mean, dtype)
         shapes = _shapes(network, plan, one, [each[:1] for each in columns])
-        return plan, _sizes(network, plan, shapes, saved, results)
+        return plan, _with_shapes(network, plan, sizes, shapes)
 
 
 def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:

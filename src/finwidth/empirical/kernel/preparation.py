@@ -65,21 +65,23 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     sets = [inputs] if others is None else [inputs, others]
     network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
+    planned = together if _different_functions(sets) else together[:1]
+    threes = [*map(_three, planned)]
+    two = planned[-1][threes[-1][:2]]
     plans: list[tuple[GradientPlan, Sizes]] = []
     known = trial = None
     if at_once and others is None and first.output is not None:
-        kind, network = chosen(network, wanted, inputs[:2], first.output.shape[1])
+        kind, network = chosen(network, wanted, two, first.output.shape[1])
         o = len(network.combinations) if network.combinations else first.output.shape[1]
-        trial = Whole(inputs, _three(inputs)[:2], wanted_outputs(kind, o), memory)
-    for whole in together if _different_functions(sets) else together[:1]:
+        trial = Whole(wanted_outputs(kind, o), memory)
+    for whole, three in zip(planned, threes, strict=True):
         with _told_from_a_fixed_batch(network, whole):
-            few = whole[_three(whole)]
-            plan, sizes, known = plan_gradients(network, few, None if plans else first, trial)
+            plan, sizes, known = plan_gradients(network, whole, three, None if plans else first, trial)
             plans.append((plan, sizes))
     if len(together) > len(plans):
         _check_outputs_alike(network, together[1], plans[0][0].outputs)
     if trial is None:
-        kind, network = chosen(network, wanted, few, plans[0][0].outputs)
+        kind, network = chosen(network, wanted, two, plans[0][0].outputs)
     plan, sizes = plans[0] if len(plans) == 1 else between_functions(network, *plans)
     plan = replace(plan, outputs=len(network.combinations) if network.combinations else plan.outputs)
     all_pairs = kind == "full" and plan.outputs > 1  # otherwise every output meets only itself
@@ -115,12 +117,12 @@ def measured(  # noqa: PLR0917
     return network, groups.names if groups else (), first
 
 
-def chosen(network: MeasuredModule, wanted: Wanted, x: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
+def chosen(network: MeasuredModule, wanted: Wanted, two: Batch, outputs: int) -> tuple[str | int, MeasuredModule]:
     """The kind of kernel, and the module with the combinations of its outputs that count.
 
-    A function that gives one number for a sample has a kernel as of one output.
+    A function that gives one number for a sample has a kernel as of one output; of ``two`` samples it returns two.
     """
-    one = wanted.function is not None and returned(network, x[:2]).ndim < 2
+    one = wanted.function is not None and returned(network, two).ndim < 2
     first = next(iter(network.parameters.values()))
     return 0 if one else wanted.kind, replace(network, combinations=wanted.combinations(outputs, first))
 
