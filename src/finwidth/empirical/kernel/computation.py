@@ -129,7 +129,7 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        _add_pass(job, tiles, each)
+                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
                         passed += len(each.inputs)
                         told(entries.pairs * passed // whole)
                     for left, right in step.products:
@@ -139,27 +139,23 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
             job = _retreated(job, layout.inputs_per_pass)
 
 
-def tiles_of(job: KernelJob, block: Block) -> list[Tile]:
-    """The gradients of one block; progress is told after every pass that no entry of the kernel is done.
+def tiles_of(job: KernelJob, block: Block) -> list[Tile] | None:
+    """The gradients of one block; None if a pass does not go as planned.
 
-    Raises
-    ------
-    OtherRouteError
-        If a pass does not go as planned.
+    Progress is told after every pass, without an entry done.
     """
-    tiles = BlockTiles(job.layout)
+    plan = replace(job.plan, ways=[*job.plan.ways])  # what fails for these inputs may serve others
+    layout, tiles = job.layout, BlockTiles(job.layout)
     tiles.keep([block])
-    with torch.no_grad():
-        for each in job.layout.passes(block):
-            _add_pass(job, tiles, each)
-            if job.progress is not None:
-                job.progress(0)
+    try:
+        with torch.no_grad():
+            for each in layout.passes(block):
+                tiles.add(each, compact(gradients(job.network, plan, *job.rows(each)), job.sizes, layout))
+                if job.progress is not None:
+                    job.progress(0)
+    except OtherRouteError:
+        return None
     return tiles[block]
-
-
-def _add_pass(job: KernelJob, tiles: BlockTiles, pass_: Pass) -> None:
-    """Find the gradients of a pass, and put them into tiles."""
-    tiles.add(pass_, compact(gradients(job.network, job.plan, *job.rows(pass_)), job.sizes, job.layout))
 
 
 def finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 import torch
 
@@ -41,11 +40,12 @@ class KeptGradients:
         if job is not own or parts or entries.diagonal_only:
             return compute(job)
         found = []
-        for i, name in enumerate(names):
+        for second, (name, x) in enumerate(zip(names, job.sets, strict=True)):
             future, mine = self._promised((name, layout.inputs, layout.outputs, layout.inputs_per_pass, layout.tile))
             if mine:
                 try:
-                    future.set_result(_tiles_at(job, second=bool(i)))
+                    block = Block(bool(second), range(len(entries.outputs)), range(len(x)))
+                    future.set_result(tiles_of(job, block))
                 except BaseException as error:
                     future.set_exception(error)
             found.append(future.result())
@@ -71,16 +71,6 @@ class KeptGradients:
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return future, mine
-
-
-def _tiles_at(job: KernelJob, *, second: bool) -> list[Tile] | None:
-    """The gradients at the inputs x1 or x2; None if a pass does not go as planned."""
-    job = replace(job, plan=replace(job.plan, ways=[*job.plan.ways]))  # what fails for these inputs may serve others
-    x = job.x2 if second and job.x2 is not None else job.x1
-    try:
-        return tiles_of(job, Block(second, range(len(job.entries.outputs)), range(len(x))))
-    except OtherRouteError:
-        return None
 
 
 def in_bands(places: Iterable[Place], rows: int) -> list[Place]:
