@@ -263,6 +263,11 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             check(Path(one), None, Path(other))
     assert check(None, Path("folder/x.nc")) == [tmp_path / "folder" / "x.nc"]
     outputs.check_folder(Path("folder/new/er"), FILES)
+    there = {*tmp_path.iterdir()}
+    for path in ("x" * 300, f"new/{'x' * 300}"):
+        with pytest.raises(FinwidthError, match=r"cannot write .*name too long"), replacing_in(Path(path), ["a"]):
+            pass
+    assert {*tmp_path.iterdir()} == there
 
 
 def test_a_report_of_two_is_told(tmp_path: Path, reports: list[Path]) -> None:

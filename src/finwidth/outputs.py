@@ -124,7 +124,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
     """
     places = check(*paths)
     replaced: list[Path] = []
-    partials = [place.with_name(f".finwidth-{os.urandom(8).hex()}.partial") for place in places]
+    partials = [partial_beside(place) for place in places]
     try:
         for partial in partials:
             partial.touch(exist_ok=False)
@@ -153,17 +153,28 @@ def replacing_in(folder: Path, names: Iterable[str]) -> Iterator[dict[str, Path]
     """As `replacing`, for files of these names in a folder that is made if need be: the files to write to, by name."""
     names = list(names)
     check_folder(folder, names)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
+    with leaving_no_empty_folder(folder):
         with _writing(folder, "a folder"):
             folder.mkdir(parents=True, exist_ok=True)
         with replacing(*(folder / name for name in names)) as partials:
             yield dict(zip(names, partials, strict=True))
-    except BaseException:
-        for each in made:
+
+
+@contextlib.contextmanager
+def leaving_no_empty_folder(folder: Path) -> Iterator[None]:
+    """A folder and its parents, if they are made within this context and hold nothing at its end, are removed again."""
+    new = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
+    try:
+        yield
+    finally:
+        for each in new:
             with contextlib.suppress(OSError):  # not empty
                 each.rmdir()
-        raise
+
+
+def partial_beside(place: Path) -> Path:
+    """A name for what takes this place once it is whole."""
+    return place.with_name(f".finwidth-{os.urandom(8).hex()}.partial")
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:

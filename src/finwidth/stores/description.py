@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finwidth.errors import FinwidthError
-from finwidth.outputs import refuse_inside_store
+from finwidth.outputs import leaving_no_empty_folder, refuse_inside_store
 from finwidth.stores.files import disk_errors, is_vacant, lock
 
 ROOT = "zarr.json"
@@ -153,16 +153,11 @@ class StoreKind:
         FinwidthError
             If another process writes to it, or there is something else; then it is left as it was.
         """
-        with disk_errors(path, self.option):
-            refuse_inside_store(path)
-            if os.path.lexists(path) and not is_vacant(path, self.beginning):
-                self.descriptions(path)  # refuses what is not ours before it is locked
-            new = [each for each in (path, *path.parents) if not each.exists()]
-            path.mkdir(parents=True, exist_ok=True)
-        try:
+        with leaving_no_empty_folder(path):
+            with disk_errors(path, self.option):
+                refuse_inside_store(path)
+                if os.path.lexists(path) and not is_vacant(path, self.beginning):
+                    self.descriptions(path)  # refuses what is not ours before it is locked
+                path.mkdir(parents=True, exist_ok=True)
             with lock(path, self.option):
                 yield is_vacant(path, self.beginning)
-        finally:
-            for each in new:
-                with contextlib.suppress(OSError):  # something was written
-                    each.rmdir()

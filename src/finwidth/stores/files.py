@@ -15,6 +15,7 @@ from pathlib import Path
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
 from finwidth.memory import size
+from finwidth.outputs import partial_beside
 
 _CHUNK = re.compile(r"c(\.\d+)*")
 # The names of files that Zarr and `put` write before they rename them, and that a kill may leave, with a UUID.
@@ -114,7 +115,7 @@ def afford_disk(needed: int, what: str, path: Path, change: str) -> None:
 @contextlib.contextmanager
 def appearing(path: Path, option: str) -> Iterator[Path]:
     """A place beside ``path`` for a store that is there as a whole or not at all: it takes its place at the end."""
-    beside = path.with_name(f".finwidth-{os.urandom(8).hex()}.partial")
+    beside = partial_beside(path)
     try:
         yield beside
         with disk_errors(path, option):
