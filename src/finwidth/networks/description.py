@@ -110,7 +110,7 @@ def weight_layers(net: Network) -> list[Layer]:
             elif isinstance(step, Residual):
                 yield from layers(step.branch)
 
-    return [layer for stage in net.stages for layer in layers(stage)]
+    return list(layers(net.steps))
 
 
 def count_weights(net: Network) -> int:
@@ -163,6 +163,11 @@ class Network:
         Every route that walks through networks reads this, so that a new kind of network is a new list of steps.
         """
         raise NotImplementedError
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Those of all stages, in the order in which they are passed."""
+        return tuple(step for stage in self.stages for step in stage)
 
     @property
     def hidden_places(self) -> range:

@@ -160,7 +160,7 @@ def converged(
 
     Raises FinwidthError as `expansion` does; ``change``: whether with dK.
     """
-    steps = [step for part in net.stages for step in part]
+    steps = net.steps
     odd = net.norm is not None and net.norm.centred
     found: Columns = {}
     with _refusing_overflow(X):
@@ -257,7 +257,7 @@ def _averaged(
 ) -> tuple[Columns, dict[str, float]]:
     """The quantities with means over three and four different inputs by points, and their standard errors."""
     drawn: list[Columns] = []
-    steps = [step for part in net.stages for step in part]
+    steps = net.steps
     with stage("expansion at points", REPLICATES * len(steps)) as told:
         for number, normal in enumerate(points):
             known = iter(layers)

@@ -279,7 +279,7 @@ class Networks:
         self.layers: list[TrainedLayer] = []
         self.signs: list[FloatArray] = []
         self._total = len(weight_layers(net))
-        self.steps = [self._trained(step) for stage in net.stages for step in stage]
+        self.steps = [self._trained(step) for step in net.steps]
 
     @singledispatchmethod
     def _trained(self, step: Step) -> TrainedStep:
