@@ -40,6 +40,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import finwidth
 from finwidth.empirical import KernelOperator, explain, ntk
+from timing import forget_peak, status_memory
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -296,10 +297,10 @@ def measure(name: str, way: str) -> dict[str, Any]:
             continue
         given = [] if quantity in {"formed", "trace"} else [v]
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back, so that it counts when it is used again
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        forget_peak()
         results: list[Any] = []
-        before, times = _memory("VmRSS"), [_seconds(compute, given, results)]
-        peak = _memory("VmHWM") - before
+        before, times = status_memory("VmRSS"), [_seconds(compute, given, results)]
+        peak = status_memory("VmHWM") - before
         times += [_seconds(compute, given, results) for _ in range(2 if times[0] < LONGEST else 0)]
         promised = own.promised(quantity) if isinstance(own, Finwidth) else None
         found[quantity] = {"seconds": statistics.median(times), "peak": peak, "promised": promised}
@@ -312,11 +313,6 @@ def _seconds(compute: Callable[..., object], given: list[Tensor], results: list[
     start = time.process_time()
     results[:] = [compute(*given)]
     return time.process_time() - start
-
-
-def _memory(name: str) -> float:
-    """A line of the process's status, in MiB."""
-    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 2**10
 
 
 def row(name: str, quantity: str, found: dict[str, dict[str, Any]]) -> str:

@@ -43,6 +43,8 @@ from finwidth.empirical import ntk
 from finwidth.empirical.kernel.calls import measuring
 from finwidth.empirical.kernel.preparation import prepare
 from finwidth.errors import FinwidthError
+from timing import forget_peak, status_memory
+from timing import seconds as median_time
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -131,21 +133,14 @@ def _check(entry: Entry, compute: Callable[[], Tensor], right: Tensor) -> dict[s
 
 def _first(compute: Callable[[], Tensor]) -> dict[str, Any]:
     """The first run: its time and its peak memory in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory("VmRSS")
+    forget_peak()
+    before = status_memory("VmRSS")
     seconds = _timed(compute)
-    return {"first": seconds, "peak": max(0.0, _memory("VmHWM") - before)}
+    return {"first": seconds, "peak": max(0.0, status_memory("VmHWM") - before)}
 
 
 def _timed(compute: Callable[[], Tensor]) -> float:
-    start = time.process_time()
-    compute()
-    return time.process_time() - start
-
-
-def _memory(name: str) -> float:
-    """A line of the process's status, in MiB."""
-    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 2**10
+    return median_time(compute, 1, time.process_time)
 
 
 def row(name: str, measured: dict[str, Any]) -> str:
