@@ -255,7 +255,7 @@ def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(FinwidthError, match=f"cannot write .*{message}") as told:
             check(Path(path))
         assert len(str(told.value)) < 1000
-    for path in ("a.zarr", "a.zarr/new", "c/inner/new/er", "file.npy", "file.npy/report", "loop", "pipe"):
+    for path in ("a.zarr", "a.zarr/new", "c/inner/new/er", "file.npy", "file.npy/report", "loop", "pipe", "x" * 300):
         with pytest.raises(FinwidthError, match="cannot write"):
             outputs.check_folder(Path(path), FILES)
     for one, other in (("x.nc", "x.nc"), ("x.nc", "./folder/../x.nc")):

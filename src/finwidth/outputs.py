@@ -84,6 +84,8 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
     """As `check`, for files of these names in a folder that need not be there yet."""
     first = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     with _writing(folder, "a folder"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # a name may be too long
         _refuse_unwritable(first)
         refuse_inside_store(folder)
     if first == folder:

@@ -182,3 +182,17 @@ def test_the_names_of_temporaries_are_those_of_zarr(tmp_path: Path, monkeypatch:
     assert {target for _, target in names} == {"zarr.json", "c.0", "c.0.0.0.0.0.0.0.0"}
     assert all(files._TEMPORARY.fullmatch(parts[-1]) for parts, _ in names)
     assert LocalStore.__module__ == "zarr.storage._local"
+
+
+def test_a_store_that_does_not_appear_leaves_no_folders(tmp_path: Path) -> None:
+    from finwidth.stores.files import appearing
+
+    def stopped() -> None:
+        with appearing(tmp_path / "new" / "er" / "store", "-o") as beside:
+            beside.mkdir(parents=True)
+            (beside / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not tree(tmp_path)

@@ -18,15 +18,15 @@ def print_json(document: Mapping[str, object]) -> None:
     typer.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
-def verb(*files: Path | None) -> str:
-    """What is to be said of files once they are written: whether there were any before.
+def verb(file: Path | None) -> str:
+    """What is to be said of a file once it is written: whether there was one before.
 
     >>> from pathlib import Path
     >>> from finwidth.cli.output import verb
-    >>> verb(Path("missing.nc"), None)
+    >>> verb(Path("missing.nc"))
     'Wrote'
     """
-    return "Replaced" if any(file is not None and file.exists() for file in files) else "Wrote"
+    return "Replaced" if file is not None and file.exists() else "Wrote"
 
 
 def wrapped(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from finwidth.errors import FinwidthError, SizeError
 from finwidth.extras import load_extra
 from finwidth.memory import size
-from finwidth.outputs import partial_beside
+from finwidth.outputs import leaving_no_empty_folder, partial_beside
 
 _CHUNK = re.compile(r"c(\.\d+)*")
 # The names of files that Zarr and `put` write before they rename them, and that a kill may leave, with a UUID.
@@ -116,12 +116,13 @@ def afford_disk(needed: int, what: str, path: Path, change: str) -> None:
 def appearing(path: Path, option: str) -> Iterator[Path]:
     """A place beside ``path`` for a store that is there as a whole or not at all: it takes its place at the end."""
     beside = partial_beside(path)
-    try:
-        yield beside
-        with disk_errors(path, option):
-            beside.rename(path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with leaving_no_empty_folder(path):
+        try:
+            yield beside
+            with disk_errors(path, option):
+                beside.rename(path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.joint import Function, block_kernel, function_labels, read_functions, read_sets
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
-from finwidth.empirical.kernel_store.fill import check_storable, check_store, stored_ntk
+from finwidth.empirical.kernel_store.fill import ArrayLabels, check_storable, check_store, stored_ntk
 from finwidth.errors import FinwidthError
 from finwidth.quantities import KERNEL_DRAWS
 
@@ -236,7 +236,7 @@ def ntk(
         ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
         if where is not None:
             job = replace(ask(x1=x1, x2=x2, copies=0), progress=tell)
-            return stored_ntk(job, where, stack, _attributes("K", job), _dims(job), labels=_labels(job), check=check)
+            return stored_ntk(job, where, stack, _array_labels("K", job), check=check)
         if coupled:
             K, job = coupled_kernel(
                 stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
@@ -258,7 +258,12 @@ def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
     import xarray as xr
 
-    return xr.DataArray(numpy_of(K), dims=_dims(job), coords=_labels(job), name=name, attrs=_attributes(name, job))
+    named = _array_labels(name, job)
+    return xr.DataArray(numpy_of(K), named.labels, named.dims, name, named.attrs)
+
+
+def _array_labels(name: str, job: KernelJob) -> ArrayLabels:
+    return ArrayLabels(_attributes(name, job), _dims(job), _labels(job))
 
 
 def _dims(job: KernelJob) -> tuple[str, ...]:

@@ -46,6 +46,14 @@ class StorePlace:
     scheduler: str | None
 
 
+class ArrayLabels(NamedTuple):
+    """What the array of a kernel says of itself: attributes, dimensions, and the labels of some of these."""
+
+    attrs: Mapping[str, object]
+    dims: tuple[str, ...]
+    labels: Mapping[str, Labels]
+
+
 def check_store(store: object, workers: object, scheduler: object) -> StorePlace | None:
     """The store that is asked for, None if there is none; all that it needs is installed."""
     if store is None:
@@ -67,19 +75,10 @@ def check_storable(*, several: bool, coupled: bool) -> None:
         )
 
 
-def stored_ntk(
-    job: KernelJob,
-    where: StorePlace,
-    stack: ExitStack,
-    attrs: Mapping[str, object],
-    dims: tuple[str, ...],
-    *,
-    labels: Mapping[str, Labels],
-    check: bool,
-) -> xr.DataArray:
+def stored_ntk(job: KernelJob, where: StorePlace, stack: ExitStack, named: ArrayLabels, *, check: bool) -> xr.DataArray:
     """The kernel of a job in a store, after what is not there yet is computed; it is read when it is needed."""
     with writing_kernel(where.path) as there:
-        store = _wanted_store(job, where.path, attrs, dims, labels=labels, check=check) if there is None else there
+        store = _wanted_store(job, where.path, named, check=check) if there is None else there
         if there is not None:
             _refuse_another(store, job, check=check)
         kept = replace(job, sizes=replace(job.sizes, memory=store.content["memory"]))
@@ -92,27 +91,19 @@ def stored_ntk(
     return lazily(where.path)
 
 
-def _wanted_store(
-    job: KernelJob,
-    path: Path,
-    attrs: Mapping[str, object],
-    dims: tuple[str, ...],
-    *,
-    labels: Mapping[str, Labels],
-    check: bool,
-) -> KernelStore:
+def _wanted_store(job: KernelJob, path: Path, named: ArrayLabels, *, check: bool) -> KernelStore:
     """A store that is not there yet."""
     entries, dtype = job.entries, str(numpy_of(torch.zeros(0, dtype=job.plan.dtype)).dtype)
     groups = entries.shape[:1] if job.groups else ()
     inputs = entries.shape[len(groups) :][: 1 if entries.diagonal_only else 2]
-    shape = (*groups, *inputs, *[entries.shape[-1]] * (len(dims) - len(groups) - len(inputs)))
+    shape = (*groups, *inputs, *[entries.shape[-1]] * (len(named.dims) - len(groups) - len(inputs)))
     sides = block_sides(inputs, job.bytes // entries.pairs, job.sizes.memory)
-    array = KernelArray(shape, sides, dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
+    array = KernelArray(shape, sides, named.dims, dtype, symmetric=len(inputs) == 2 and job.x2 is None)
     afford_disk(array.total_bytes, f"a kernel of {amount(entries.pairs)} pairs of inputs", path, _SMALLER)
     fields = {
         "shape": [*shape],
         "sides": [*sides],
-        "dims": [*dims],
+        "dims": [*named.dims],
         "dtype": dtype,
         "symmetric": array.symmetric,
     }
@@ -124,8 +115,8 @@ def _wanted_store(
             "schema": KIND.schema,
             "kernel": kernel,
             "array": fields,
-            "attrs": dict(attrs),
-            "labels": dict(labels),
+            "attrs": dict(named.attrs),
+            "labels": dict(named.labels),
             "memory": _block_memory(job, array),
             "versions": {package: version(package) for package in ("finwidth", "numpy", "torch")},
             "numerics": {},
