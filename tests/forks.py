@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 _STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}  # audit events
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Forks:
@@ -59,13 +60,15 @@ def forks(*modules: str) -> Iterator[Forks]:
 
 
 def _child(task: dict[str, Any], errors: int) -> int:
-    from finwidth.cli.main import main
+    from finwidth.__main__ import main
+    from finwidth.cli.interrupts import end, handle
 
     os.chdir(task["cwd"])
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(errors, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    handle(end)  # as the program begins
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     if "limit" in task:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
     if "at" in task:
@@ -73,10 +76,8 @@ def _child(task: dict[str, Any], errors: int) -> int:
     sys.argv = ["finwidth", *task["arguments"]]
     try:
         main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:  # before or after the command
-        return 130
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     return 0
 
 
@@ -96,8 +97,11 @@ def _kill_at(steps: int, folder: str) -> None:
 def _answer(task: dict[str, Any]) -> dict[str, Any]:
     read, write = os.pipe()
     began = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the program is as it is when its command line begins
     pid = os.fork()
-    if not pid:
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    else:
         status = 1
         try:
             status = _child(task, write)

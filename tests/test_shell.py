@@ -151,6 +151,26 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     assert (it.returncode, output, errors) == (130, "", "finwidth: interrupted\n")
 
 
+def test_what_a_stop_leaves_half_made_is_not_told(tmp_path: Path) -> None:
+    """Its destructor fails, as that of an event loop that was stopped as it began: it is told without a stop only."""
+    pytest.importorskip("torch")
+    (tmp_path / "half.py").write_text(
+        "import pathlib, time\n"
+        "class Half:\n    def __del__(self):\n        raise AttributeError('half made')\n"
+        "def begin():\n"
+        "    half = Half(); pathlib.Path('made').touch(); time.sleep(60 if pathlib.Path('wait').exists() else 0)\n"
+        "def make():\n    begin()"
+    )
+    with started("measure half.py:make -i 1,2", tmp_path) as it:
+        assert "AttributeError: half made" in it.communicate(timeout=60)[1]
+    (tmp_path / "made").unlink()
+    (tmp_path / "wait").touch()
+    with started("measure half.py:make -i 1,2", tmp_path) as it:
+        wait_for(tmp_path, "made")
+        it.send_signal(signal.SIGINT)
+        assert it.communicate(timeout=20) == ("", "finwidth: interrupted\n")
+
+
 def test_signals_that_are_switched_off_stay_so(tmp_path: Path) -> None:
     process = shell(f"trap '' HUP; {FINWIDTH} {FOREVER} & sleep 3; kill -HUP $!; sleep 1; kill -TERM $!; wait $!")
     assert process.returncode == 143

@@ -37,6 +37,7 @@ def handle(handler: Callable[[int, FrameType | None], None]) -> None:
 def stop(number: int, frame: FrameType | None) -> None:
     """Stop with an exception, and at once should a second signal come while files are closed."""
     handle(end)
+    sys.unraisablehook = _end_if_stopped  # what is half made may fail as it goes: that is no news
     raise Stopped(number)
 
 
@@ -51,9 +52,13 @@ def end(number: int, frame: FrameType | None = None) -> None:
 
 def end_unheard(ignored: sys.UnraisableHookArgs) -> None:
     """For `sys.unraisablehook`: a stop that comes where exceptions are lost, as in a destructor, is not lost."""
+    _end_if_stopped(ignored)
+    sys.__unraisablehook__(ignored)
+
+
+def _end_if_stopped(ignored: sys.UnraisableHookArgs) -> None:
     if isinstance(ignored.exc_value, Stopped):
         end(ignored.exc_value.number)
-    sys.__unraisablehook__(ignored)
 
 
 def behind(error: BaseException | None) -> KeyboardInterrupt | None:

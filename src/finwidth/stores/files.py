@@ -121,6 +121,9 @@ def appearing(path: Path, option: str) -> Iterator[Path]:
             yield beside
             with disk_errors(path, option):
                 beside.rename(path)
+        except FinwidthError as error:  # tells the path that the user gave
+            error.args = (str(error).replace(str(beside), str(path)),)
+            raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
