@@ -52,6 +52,11 @@ class CoupledKernel(KernelInParts):
         """Numbers of rows of the batch's output along each of their dimensions."""
         return (self.samples,) * (1 if self.named.sizes.diagonal_only else 2)
 
+    @property
+    def met(self) -> tuple[int, ...]:
+        """Numbers of rows that jobs take pairs of, which all of them do."""
+        return self.samples, self.samples
+
     def side(self, which: int, some: range) -> list[Batch]:
         """The batch, with some of the rows of its output."""
         (whole,) = self.sets[which]

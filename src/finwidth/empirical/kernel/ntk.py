@@ -80,7 +80,7 @@ def ntk(
 
 @overload
 def ntk(
-    module: nn.Module,
+    module: nn.Module | Sequence[Function] | Mapping[str, Function],
     x1: object,
     x2: object = ...,
     outputs: Outputs = ...,
@@ -91,6 +91,7 @@ def ntk(
     scale: Scale | None = ...,
     in_dims: InDims = ...,
     by: By | None = ...,
+    coupled: bool = ...,
     check: bool = ...,
     labelled: bool = ...,
     progress: Callable[[int], object] | None = ...,
@@ -175,8 +176,7 @@ def ntk(
         Called with the number of pairs of inputs finished, each time some are; in the end N1 N2.
     store
         A Zarr store that keeps the kernel, block by block as they are done, so that it may be larger than the memory; a
-        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md). For one module, without
-        ``coupled``.
+        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md).
     workers
         With a store, how many blocks are computed at once; by default one for each core, as far as ``memory`` allows.
     scheduler

@@ -61,6 +61,11 @@ class KernelInParts:
         return self._counts([self.sets[0], self.sets[-1]])
 
     @property
+    def met(self) -> tuple[int, ...]:
+        """Numbers of inputs that jobs take pairs of, along each dimension."""
+        return self.inputs
+
+    @property
     def symmetric(self) -> bool:
         """Whether the kernel is that of all pairs of the same inputs."""
         return len(self.inputs) == 2 and len(self.sets) == 1

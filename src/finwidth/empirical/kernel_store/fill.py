@@ -97,7 +97,7 @@ def _wanted_store(kernel: KernelInParts, path: Path, named: ArrayLabels) -> Kern
     job, inputs, shape = kernel.first, kernel.inputs, kernel.shape(kernel.inputs)
     dtype = numpy_of(torch.zeros(0, dtype=job.plan.dtype)).dtype
     pairs = math.prod(inputs)
-    sides = block_sides(inputs, math.prod(shape) // pairs * dtype.itemsize, job.sizes.memory)
+    sides = block_sides(kernel.met, math.prod(shape) // pairs * dtype.itemsize, job.sizes.memory)[: len(inputs)]
     array = KernelArray(shape, sides, named.dims, str(dtype), symmetric=kernel.symmetric)
     afford_disk(array.total_bytes, f"a kernel of {amount(pairs)} pairs of inputs", path, _SMALLER)
     fields = {
