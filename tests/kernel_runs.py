@@ -96,7 +96,8 @@ KERNELS: dict[str, Callable[[], tuple[Any, Any, dict[str, Any]]]] = {
 def stored(store: Path | None, of: str = "module", **more: Any) -> Any:
     """The kernel that all processes compute; without a store, as it is formed."""
     module, x, options = KERNELS[of]()
-    return ntk(module, x, store=store, labelled=store is None, **options | more)
+    where: dict[str, Any] = {"labelled": True} if store is None else {"store": store}
+    return ntk(module, x, **where, **options | more)
 
 
 def _run(pipe: Connection, store: Path, limit: int | None, more: dict[str, Any]) -> None:

@@ -302,7 +302,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("of", ["functions", "batch"])
 @pytest.mark.parametrize("name", CHOICES)
 def test_functions_and_batches(tmp_path: Path, of: str, name: str) -> None:
-    """Against the Jacobian; against the kernel that is formed, coordinates and attributes too; to the bit in a block."""
+    """Against the Jacobian; against the kernel that is formed, with coordinates and attributes; to the bit in one."""
     options, J = CHOICES[name], jacobian(of)
     before, seen = torch.get_num_threads(), list[int]()
     torch.set_num_threads(1)
@@ -1038,7 +1038,7 @@ def test_the_command_that_checks(copied: Path, whole: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "mlp, small memory", "mlp, 10 outputs", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", "mlp, small memory", "mlp, 10 outputs", "cnn", "pinn", "batch norm"])
 def test_memory_is_within_what_is_promised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     found = importlib.import_module("kernel_store").run(name)
