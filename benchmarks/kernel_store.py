@@ -27,7 +27,7 @@ MEMORY = {
     "mlp, small memory": "100MB",
     "mlp, 10 outputs": "400MB",
     "cnn": "1GiB",
-    "pinn": "200MB",
+    "pinn": "100MB",
     "batch norm": "400MB",
     "large": "1GiB",
 }

@@ -102,6 +102,11 @@ class CoupledKernel(KernelInParts):
         x2 = x if len(inputs) == 2 else None
         return [replace(_of_rows(job, inputs[0]), x1=x, x2=x2) for job in self.jobs.values()]
 
+    @property
+    def kinds(self) -> int:
+        """In parts of how many kinds a row is: in all."""
+        return len(self.jobs)
+
     def joining_bytes(self, jobs: list[KernelJob]) -> int:
         """What it takes to put the parts of these jobs in order and to hold them against backward passes."""
         return _CHECKED * max(each.bytes for each in jobs)

@@ -255,15 +255,15 @@ def ntk(
                 tell(done)
         assert K is not None
         kernel.check_joined(K, kernel.sets)
-    return _labelled(K, "K", named) if labelled else K
+    return _with_names(K, "K", named) if labelled else K
 
 
 def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
-    return _labelled(K, name, _array_labels(name, job))
+    return _with_names(K, name, _array_labels(name, job))
 
 
-def _labelled(K: Tensor, name: str, named: ArrayLabels) -> xr.DataArray:
+def _with_names(K: Tensor, name: str, named: ArrayLabels) -> xr.DataArray:
     import xarray as xr
 
     coordinates = {**named.labels, **function_coordinates(named.functions)}

@@ -148,6 +148,11 @@ class KernelInParts:
             found.append(replace(job, x1=job.x1[: inputs[0]], x2=None if len(inputs) == 1 else x2[: inputs[1]]))
         return found
 
+    @property
+    def kinds(self) -> int:
+        """In parts of how many kinds an input is: those of its function with every other."""
+        return len(self.sets[0])
+
     def joining_bytes(self, jobs: list[KernelJob]) -> int:
         """What it takes to put the parts of these jobs together, beside the kernel of all of them."""
         return 0 if len(jobs) == 1 else max(each.bytes for each in jobs)

@@ -232,5 +232,5 @@ def workforce(kernel: KernelInParts, array: KernelArray, most: int, memory: int)
     gradients = max(each.sizes.block(each.layout.inputs, each.layout.outputs).block for each in jobs)
     gradients += gradients // _GAPS
     shared = 0 if len(array.sides) == 1 else array.grid[0] if array.symmetric else sum(array.grid)
-    kept = max(0, min(shared * len(jobs), (room - threads * needed) // gradients))
+    kept = max(0, min(shared * kernel.kinds, (room - threads * needed) // gradients))
     return Workforce(threads, kept, threads * needed + kept * gradients)
