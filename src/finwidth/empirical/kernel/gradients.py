@@ -437,7 +437,8 @@ def _grown(two: torch.Size, more: torch.Size, n: int) -> list[tuple[int, int]]:
     """
     sizes = [(i, *each) for i, each in enumerate(zip(two, more, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
-    return changed if all(2 * more[i] == n * two[i] for i, _ in changed) else []
+    whole = all(two[i] % 2 == 0 and 2 * more[i] == n * two[i] for i, _ in changed)  # as many of every sample
+    return changed if whole else []
 
 
 def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[tuple[Tensor, Tensor]]) -> str | None:
