@@ -21,6 +21,7 @@ import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from finwidth.empirical.kernel.calls import COPY
 from finwidth.empirical.kernel.compositions import COMPOSITIONS
 from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
@@ -267,6 +268,15 @@ class Recorder(TorchFunctionMode):
                 "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
                 "autograd.grad; give use_reentrant=False"
             )
+        for node in graph.users:
+            name = getattr(getattr(node, "variable", None), COPY, None)
+            if name is not None:
+                raise FinwidthError(
+                    f"the module keeps what it makes of its parameter {name!r} from one call to the next, where it "
+                    "cannot be put back (in a class, a global, functools.cache), so that its gradients would be those "
+                    "of an earlier call; empty that and make it anew in every call, or keep it in an attribute of the "
+                    "module"
+                )
         chosen = (each for each in self.uses if numbers is None or each.number in numbers)
         uses, made = self._named([each for each in chosen if graph.has(each)])
         return Record(output, uses, made, graph, self.parameters)
