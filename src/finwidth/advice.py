@@ -310,7 +310,7 @@ def _regime_told(
         movement, typical = median, np.median(moved)
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
     name = "moving" if typical > _MOVEMENT else "noisy" if spread.cv > _SPREAD else "near-deterministic"
-    varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
+    varies = f"{spread.cv:.2g}{f' ± {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
     how = f" ({spread.how})" * bool(spread.how)
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"
     advice = (
@@ -446,4 +446,4 @@ def _movement_in_words(movement: float, error: float, median: float, centre: _Ce
     if math.isnan(movement):
         return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
     half = " or more in half of the networks" * (centre is _MEDIAN)
-    return f"by {movement:.2g} +- {2 * error:.1g} of its {centre.name}{half}"
+    return f"by {movement:.2g} ± {2 * error:.1g} of its {centre.name}{half}"

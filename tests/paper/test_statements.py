@@ -162,7 +162,7 @@ def test_json_has_plain_types(checked: dict[str, Statement], found: tuple[Findin
 def test_flipping_gates_move_the_mean() -> None:
     """Measured changes agree with the derivative and the flips together, and not with the derivative alone."""
     for text in flipping_gates().figures.values():
-        derivative, both, measured = (part.split(" +- ") for part in str(text).split(", "))
+        derivative, both, measured = (part.split(" ± ") for part in str(text).split(", "))
         mean, error = map(float, measured)
         assert abs(mean - float(both[0])) < 5 * error + 0.1 * abs(float(both[0]))  # to leading order in 1/n
         assert abs(mean - float(derivative[0])) > 5 * error + 0.1 * abs(float(both[0]))

@@ -33,7 +33,7 @@ QUANTITIES = ("K^2", "K_w^2", "K_b^2", "K_w*K_b", "D_ww", "D_wb", "dK")
 NETWORKS = 2 * len(LAWS) * len(_WIDTHS) * len(_RATIOS) * len(_INPUTS)
 _TESTED_BY = (
     f"exact moment over form on {NETWORKS} networks ({len(LAWS)} laws, equal and unequal widths, hidden beta up to 3): "
-    f"within [1/{_CONSTANT:g}, {_CONSTANT:g}] exp(+-{_SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
+    f"within [1/{_CONSTANT:g}, {_CONSTANT:g}] exp(±{_SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
     f"growing like exp(g beta) with |g - 5| < {_RATE:g}"
 )
 

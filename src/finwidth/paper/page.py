@@ -100,7 +100,6 @@ _REWRITES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"&lt;=", "≤"),
     (r"&gt;=", "≥"),
     (r"-&gt;", "→"),
-    (r"\+-", "±"),
     (r"(K_w)\*(K_b)", r"\1 \2"),
     (r"\bD_(?=w|b)", "Δ_"),
     (r"\bdK\b|Δ K\b", "ΔK"),

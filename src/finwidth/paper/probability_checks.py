@@ -221,10 +221,10 @@ def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"
             "share with a dead layer, exact": dead_chance,
             "dead networks allowed, by law": f"{low} to {high}",
             "dead networks seen, by law": ", ".join(str(dead) for dead, _ in drawn),
-            "weights of +-1, which have no density: some zeros, not all": partly_by_signs,
+            "weights of ±1, which have no density: some zeros, not all": partly_by_signs,
         },
         all(low <= dead <= high and not partly for dead, partly in drawn),
-        "The density is needed: the last figure is for weights of +-1.",
+        "The density is needed: the last figure is for weights of ±1.",
     )
 
 
