@@ -65,7 +65,9 @@ class NamedModule:
         with running_user_file(file, trace=self.trace):
             module, maker = load_with_maker(file, name, seed)
             if self.redraw and maker is None:
-                raise FinwidthError(f"--redraw is for functions that make a module; {self.name} is a module itself; leave it out")
+                raise FinwidthError(
+                    f"--redraw is for functions that make a module; {self.name} is a module itself; leave it out"
+                )
             yield module, maker if self.redraw else None
 
     @property
