@@ -14,7 +14,7 @@ import typer
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
-from finwidth.cli.options import Flag, Json, PlainCommand, PlainGroup, among, examples
+from finwidth.cli.options import Flag, Json, PlainCommand, PlainGroup, among, either, examples
 from finwidth.cli.output import print_json, verb, wrapped
 from finwidth.documents import document
 from finwidth.errors import FinwidthError
@@ -41,6 +41,7 @@ sweep_app = typer.Typer(
     epilog=examples("sweep", "grid.toml", "status grid.zarr", "plot grid.zarr phase -o phase.pdf"),
     help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
 )
+PICTURES = ("phase", "collapse", "update", "moments", "gram", "training")
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
 
 
@@ -245,6 +246,7 @@ def merge_command(
     epilog=examples(
         "sweep",
         "plot grid.zarr phase -o phase.pdf",
+        "plot grid.zarr gram -o gram.pdf",
         "plot grid.zarr collapse -o c.png --at branch=0.5",
     ),
 )
@@ -253,9 +255,9 @@ def plot_command(
     picture: Annotated[
         str,
         typer.Argument(
-            help="phase, collapse or update.",
+            help=f"{either(PICTURES)}.",
             show_default=False,
-            autocompletion=among(["phase", "collapse", "update"]),
+            autocompletion=among(PICTURES),
         ),
     ],
     output: Annotated[
@@ -269,7 +271,7 @@ def plot_command(
         typer.Option(
             "--source",
             metavar="NAME",
-            help="phase: exact or sampled; by default exact, if it is there.",
+            help="Of phase: exact, expansion, sampled or bounds; by default the first of these that is there.",
             show_default=False,
         ),
     ] = None,
@@ -281,7 +283,12 @@ def plot_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture: the phase diagram, or the collapse of the second moment or of the update."""
+    """Draw a picture of what a store holds.
+
+    phase: spread and first change of the kernel over depth and width. collapse, update: its second moment and first
+    change, all widths on one another. moments: every moment over depth. gram: kernel matrices over depth. training:
+    loss, drift and alignment over steps.
+    """
     from finwidth.sweeps.plots import plot
 
     done = verb(output)

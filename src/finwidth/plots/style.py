@@ -253,6 +253,6 @@ def plain_ticks(axis: Axis, low: float, high: float) -> None:
     decades = math.log10(high) - math.log10(low)
     if decades < 2:
         few = decades < _FEW_DECADES  # which hold too few of 1, 2, 5, 10
-        axis.set_major_locator(MaxNLocator(4) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

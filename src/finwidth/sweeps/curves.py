@@ -130,8 +130,12 @@ def _legend(figure: Figure, panels: list[Axes], ax: Panels | None) -> None:
     if ax is not None:
         panels[0].legend(fontsize=7)
         return
-    lines, labels = panels[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 8))
+    lines = {
+        label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }  # what only some panels have too
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=4 if len(panels) <= _MOST_PANELS else 8
+    )
 
 
 # ---- kernel matrices

@@ -289,10 +289,10 @@ def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     else:
         axes.set_xscale("log")
         plain_ticks(axes.xaxis, *axes.get_xlim())
-    if quantiles:
-        plain_ticks(axes.yaxis, *axes.get_ylim())
-    elif not names.of_paper and axes.get_ylim()[1] < _LITTLE:
+    if not (quantiles or names.of_paper) and axes.get_ylim()[1] < _LITTLE:
         axes.set_yscale("linear")
+    else:
+        plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend(ncols=2)
     return figure
 
@@ -333,8 +333,8 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     else:
         draw_curves(axes, found.depth.broadcast_like(found.width), values)
         axes.set_xlabel(names.depth)
-        plain_ticks(axes.xaxis, *axes.get_xlim())
-        plain_ticks(axes.yaxis, *axes.get_ylim())
+    plain_ticks(axes.xaxis, *axes.get_xlim())
+    plain_ticks(axes.yaxis, *axes.get_ylim())
     if names.of_paper:
         axes.legend(ncols=2, loc="lower right", fontsize=7, handlelength=1.4, columnspacing=1.0)
     else:
