@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 import numpy as np
 
 from finwidth import arguments, module_law
-from finwidth.arguments import count, numbers, real
+from finwidth.arguments import check_seed, count, numbers, real
 from finwidth.documents import plain
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
@@ -26,7 +26,6 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import instead, not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training import first_step as in_law
 from finwidth.tables import Result, Table, told

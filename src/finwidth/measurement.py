@@ -26,7 +26,6 @@ from finwidth.inputs import check_file
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
 from finwidth.observables import spectrum
-from finwidth.sampling.random.streams import check_seed
 from finwidth.tables import Result, Table, Told
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def measure(
     from finwidth.empirical.kernel.arguments import check_module, check_outputs
     from finwidth.empirical.modules.described import DescribedModule
 
-    outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
+    outputs, module, seed = check_outputs(outputs), check_module(module), arguments.check_seed(seed)
     tell = arguments.progress(progress)
     if outputs == "diagonal":
         raise FinwidthError(
@@ -255,7 +254,11 @@ def load_with_maker(file: Path | str, name: str, seed: int = 0) -> tuple[nn.Modu
     import torch
 
     # Torch takes 64 bits; longer seeds are hashed to as many.
-    number = seed if check_seed(seed) < 2**64 else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    number = (
+        seed
+        if arguments.check_seed(seed) < 2**64
+        else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    )
     torch.manual_seed(number)
     namespace = _imported(file) if isinstance(file, str) else _run(file)
     if not hasattr(namespace, name):

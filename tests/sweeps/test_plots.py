@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import finwidth
 from finwidth import FinwidthError
-from finwidth.sweeps import plots
+from finwidth.sweeps import curves, plots
 
 pytest.importorskip("zarr", reason="needs the sweep extra")
 
@@ -190,7 +190,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00")
 
 def test_the_kernel_matrix_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
-    figure = plots.kernel_matrix(found)
+    figure = curves.kernel_matrix(found)
     panels = figure.axes
     assert len(panels) == 9
     assert [axes.get_title() for axes in panels[:3]] == [
@@ -211,16 +211,16 @@ def test_the_kernel_matrix_shows_the_values(store: Path) -> None:
     errors = [se.sel(gram_moment="K")[:, a, a].to_numpy() for a in (0, 1)]
     of_square = se.sel(gram_moment="K^2")[:, 0, 1].to_numpy()
     relative = of_square / square + errors[0] / K[0] + errors[1] / K[2]
-    *_, segments = drawn_at(plots.kernel_matrix(sure).axes[4], COLOURS[2])
+    *_, segments = drawn_at(curves.kernel_matrix(sure).axes[4], COLOURS[2])
     half = [(top - bottom) / 2 for (_, bottom), (_, top) in segments]
     np.testing.assert_allclose(half, 2 * relative * square / (K[0] * K[2]), atol=1e-12)
-    part = plots.kernel_matrix(found.isel(gram_input=[2], gram_input_=[2])).axes
+    part = curves.kernel_matrix(found.isel(gram_input=[2], gram_input_=[2])).axes
     assert [part[0].get_title(), len(part)] == ["a: ones, b: ones", 3]
 
 
 def test_training_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
-    panels = plots.training_curves(found).axes
+    panels = curves.training_curves(found).axes
     assert [axes.get_title() for axes in panels[:3]] == ["loss", "drift", "alignment"]
     assert [panels[row].get_ylabel() for row in (0, 3, 6)] == ["$d = 1$", "$d = 4$", "$d = 16$"]
     for column, name in enumerate(("loss", "drift", "alignment")):
@@ -232,7 +232,7 @@ def test_training_shows_the_values(store: Path) -> None:
 
 def test_every_moment_is_drawn(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
-    panels = plots.moments_over_depth(found).axes
+    panels = curves.moments_over_depth(found).axes
     assert len(panels) == found.sizes["moment"] == 8
     by_title = {axes.get_title(): axes for axes in panels}
     line = next(each for each in by_title[r"$\mathbb{E}[K^2]$"].get_lines() if each.get_label() == "$n=8$")
@@ -248,15 +248,15 @@ def test_pictures_of_quantiles() -> None:
     axes = {"depth": [2, 4], "width": [8, 32], "n_0": 2, "norm": "rms"}
     config = {"quantities": ["sampled", "gram", "training"], "axes": axes, "sampled": {"draws": 500}}
     found = plots.cut(finwidth.sweep(config | SEVERAL), [])
-    assert plots.moments_over_depth(found).axes[0].get_title() == r"$\mathrm{median}(K)$"
-    _, y, _ = drawn_at(plots.kernel_matrix(found).axes[1], COLOURS[1])
+    assert curves.moments_over_depth(found).axes[0].get_title() == r"$\mathrm{median}(K)$"
+    _, y, _ = drawn_at(curves.kernel_matrix(found).axes[1], COLOURS[1])
     medians = found.gram_quantile.sel(gram_moment="K", quantile=0.5, width=32)[:, 0, 1]
     np.testing.assert_allclose(y, medians)
-    _, spreads, _ = drawn_at(plots.kernel_matrix(found).axes[3], COLOURS[1])
+    _, spreads, _ = drawn_at(curves.kernel_matrix(found).axes[3], COLOURS[1])
     of_first = found.gram_quantile.sel(gram_moment="K", width=32)[:, 0, 0]
     low, middle, high = (of_first.sel(quantile=share) for share in (0.16, 0.5, 0.84))
     np.testing.assert_allclose(spreads, (high - low) / (2 * middle))
-    assert plots.training_curves(found).axes[0].get_title() == "median loss"
+    assert curves.training_curves(found).axes[0].get_title() == "median loss"
 
 
 def test_the_forms_alone_and_one_depth_alone() -> None:
@@ -267,7 +267,7 @@ def test_the_forms_alone_and_one_depth_alone() -> None:
     forms = finwidth.bounds(finwidth.MLP([2, 8, 8, 8, 1]), [1.0, 1.0]).form
     assert np.asarray(line.get_ydata(), float)[2] == pytest.approx(forms["K^2"] / forms["K"] ** 2 / np.exp(5))
     one = finwidth.sweep({"quantities": ["exact"], "axes": {"depth": 4, "width": [8, 16], "n_0": 2}})
-    for draw in (plots.phase, plots.collapse, plots.update_collapse, plots.moments_over_depth):
+    for draw in (plots.phase, plots.collapse, plots.update_collapse, curves.moments_over_depth):
         assert draw(plots.cut(one, [])).axes[0].has_data()
 
 
@@ -289,13 +289,13 @@ def test_what_a_store_does_not_hold_is_said(tmp_path: Path) -> None:
     exact = plots.cut(finwidth.sweep({"quantities": ["exact"], "axes": axes}), [])
     gram = plots.cut(finwidth.sweep({"quantities": ["gram"], "axes": axes, "gram": SEVERAL["gram"]}), [])
     for draw, found, message in (
-        (plots.kernel_matrix, exact, "no kernel matrices; the quantity gram of a sweep computes them"),
-        (plots.training_curves, exact, "no training; the quantity training of a sweep computes it"),
-        (plots.moments_over_depth, gram, "no exact, expansion or sampled values, so there are no moments"),
+        (curves.kernel_matrix, exact, "no kernel matrices; the quantity gram of a sweep computes them"),
+        (curves.training_curves, exact, "no training; the quantity training of a sweep computes it"),
+        (curves.moments_over_depth, gram, "no exact, expansion or sampled values, so there are no moments"),
         (plots.collapse, gram, "none of exact, expansion, sampled, bounds; of others there are gram and training"),
         (plots.phase, gram, "it has none of exact, expansion, sampled, bounds"),
     ):
         with pytest.raises(FinwidthError, match=message):
             draw(found)
     with pytest.raises(FinwidthError, match="ax holds 1 axes, and the figure has 9 panels"):
-        plots.kernel_matrix(gram, ax=[Figure().subplots()])
+        curves.kernel_matrix(gram, ax=[Figure().subplots()])
