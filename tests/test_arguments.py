@@ -204,7 +204,11 @@ def test_a_seed_is_a_number_that_results_record(name: str) -> None:
         (np.random.default_rng(1), r"int\(rng.integers\(2\*\*63\)\)"),
         (np.random.SeedSequence(1), r"int\(sequence.generate_state\(1, np.uint64\)\[0\]\)"),
     ):
-        wanted = "seed: .* is not a whole number from 0 up" if name == "sweep" else f"which a result cannot record; .*{whole}"
+        wanted = (
+            "seed: .* is not a whole number from 0 up"
+            if name == "sweep"
+            else f"which a result cannot record; .*{whole}"
+        )
         with pytest.raises(FinwidthError, match=wanted):
             call(given)
     call(int(np.random.default_rng(1).integers(2**63)))

@@ -143,6 +143,7 @@ def _means_agree() -> tuple[bool, bool]:
     return weights, biases
 
 
+@cache
 def equal_widths(b: Fraction, norm: float, n: int = 128) -> dict[str, float]:
     """The equal-width lines, |x|^2/n_0 = norm: exact over exp(5 b) and (d b |x|^2/n_0) exp(5 b), b the hidden beta."""
     depth = int(b * n) + 1
