@@ -79,7 +79,9 @@ def links_to_pages(_app: Sphinx, *where_and_source: Any) -> None:
 def explorer(app: Sphinx, exception: Exception | None) -> None:
     """The explorer is a page by itself."""
     if not exception and app.builder.name == "html":
-        write_explorer(Path(app.outdir) / "explorer.html")
+        page = write_explorer(Path(app.outdir) / "explorer.html")
+        home = '<header>\n<p><a href="index.html">finwidth: the site</a></p>'
+        page.write_text(page.read_text().replace("<header>", home, 1))
 
 
 def setup(app: Sphinx) -> None:
