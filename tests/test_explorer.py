@@ -143,6 +143,10 @@ def test_the_page_asks_nothing_of_any_host_and_fits_a_phone(page: Any) -> None:
     ):
         shown(page, f"location.hash = 'seed=3&{state}'")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        letters = page.evaluate("[...document.querySelectorAll('#law text')].map((e) => [e.getBBox().x, e.getBBox().width])")
+        across = page.evaluate("at('law').viewBox.baseVal.width")
+        assert across == page.evaluate("at('law').clientWidth")  # letters are as large as they are meant
+        assert all(0 <= x <= across - width for x, width in letters)
     assert not page.faults
 
 

@@ -87,36 +87,41 @@ const ticksBetween = (from, to) => {
   return even.filter((_, i) => i % Math.ceil(even.length / 7) === 0);
 };
 
-const histogram = (K, mean, wide) => {
+const histogram = (K, mean, infinite) => {
   const logs = K.filter((value) => value > 0 && value < Infinity).map(Math.log10).sort((a, b) => a - b);
   const low = quantile(logs, 0.0005), high = Math.max(quantile(logs, 0.9995), low + 0.02);
-  const pad = 0.05 * (high - low), far = wide ? Math.log10(wide) : low;
+  const pad = 0.05 * (high - low), far = infinite ? Math.log10(infinite) : low;
   const [from, to] = [Math.min(low, far) - pad, Math.max(high, far) + pad];
   const bins = 70, counts = new Array(bins).fill(0);
   for (const value of logs) {
     const i = Math.floor(((value - from) / (to - from)) * bins);
     if (i >= 0 && i < bins) counts[i] += 1;
   }
-  const most = Math.max(...counts), x = (value) => 20 + ((value - from) / (to - from)) * 520, y = (count) => 205 - (count / most) * 175;
+  const wide = Math.min(560, Math.max(300, at("law").clientWidth)), end = wide - 20; // letters keep their size on phones
+  at("law").setAttribute("viewBox", `0 0 ${wide} 250`);
+  const most = Math.max(...counts), x = (value) => 20 + ((value - from) / (to - from)) * (wide - 40), y = (count) => 205 - (count / most) * 175;
   const bars = counts.map((count, i) => {
-    const left = 20 + (i * 520) / bins;
-    return `<rect x="${left.toFixed(1)}" y="${y(count).toFixed(1)}" width="${(520 / bins - 0.4).toFixed(1)}" height="${(205 - y(count)).toFixed(1)}" fill="var(--fill)"/>`;
+    const left = 20 + (i * (wide - 40)) / bins;
+    return `<rect x="${left.toFixed(1)}" y="${y(count).toFixed(1)}" width="${((wide - 40) / bins - 0.4).toFixed(1)}" height="${(205 - y(count)).toFixed(1)}" fill="var(--fill)"/>`;
   });
+  let last = -Infinity;
   const ticks = ticksBetween(from, to).map((value) => {
     const place = x(Math.log10(value));
+    if (place < last + 45) return ""; // its number would meet the one before
+    last = place;
     return `<line x1="${place}" x2="${place}" y1="205" y2="210" stroke="var(--text)"/><text x="${place}" y="224" text-anchor="middle">${short(value)}</text>`;
   });
   const line = (value, dash, name, height) => {
     if (!(value > 0) || !Number.isFinite(value)) return "";
     const place = Math.log10(value);
     if (place < from || place > to) return "";
-    const end = x(place) > 400 ? "end" : "start", shift = end === "end" ? -4 : 4;
-    return `<line x1="${x(place)}" x2="${x(place)}" y1="12" y2="205" stroke="var(--mark)" stroke-width="2" stroke-dasharray="${dash}"/><text x="${x(place) + shift}" y="${height}" text-anchor="${end}">${name}</text>`;
+    const side = x(place) + 6.5 * name.length > wide ? "end" : "start", shift = side === "end" ? -4 : 4;
+    return `<line x1="${x(place)}" x2="${x(place)}" y1="12" y2="205" stroke="var(--mark)" stroke-width="2" stroke-dasharray="${dash}"/><text x="${x(place) + shift}" y="${height}" text-anchor="${side}">${name}</text>`;
   };
-  const same = Math.abs(mean - wide) < 1e-3 * wide, middle = 10 ** quantile(logs, 0.5);
-  at("law").innerHTML = `${bars.join("")}<line x1="20" x2="540" y1="205" y2="205" stroke="var(--text)"/>${ticks.join("")}
-    ${same ? line(mean, "", "mean, and infinite width", 20) : line(wide, "", "infinite width", 20) + line(mean, "6 4", "mean", 34)}${line(middle, "2 3", "median", 48)}
-    <text x="280" y="243" text-anchor="middle">K(x, x), on a logarithmic axis</text>`;
+  const same = Math.abs(mean - infinite) < 1e-3 * infinite, middle = 10 ** quantile(logs, 0.5);
+  at("law").innerHTML = `${bars.join("")}<line x1="20" x2="${end}" y1="205" y2="205" stroke="var(--text)"/>${ticks.join("")}
+    ${same ? line(mean, "", "mean, and infinite width", 20) : line(infinite, "", "infinite width", 20) + line(mean, "6 4", "mean", 34)}${line(middle, "2 3", "median", 48)}
+    <text x="${wide / 2}" y="243" text-anchor="middle">K(x, x), on a logarithmic axis</text>`;
   at("law").setAttribute("aria-label", `Histogram of K: 5% of the draws are below ${number(10 ** quantile(logs, 0.05))}, half below ${number(middle)}, 95% below ${number(10 ** quantile(logs, 0.95))}.`);
 };
 
