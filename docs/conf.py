@@ -62,6 +62,7 @@ html_theme = "furo"
 html_title = "finwidth"
 html_static_path = ["_static"]
 html_css_files = ["finwidth.css"]
+html_js_files = ["finwidth.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
