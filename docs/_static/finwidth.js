@@ -14,7 +14,7 @@ document.addEventListener("DOMContentLoaded", () => {
     button.addEventListener("click", () => {
       put(box, !box.checked);
       opened = button;
-      if (box.checked) document.querySelector(`${drawer} a`).focus();
+      if (box.checked) [...document.querySelectorAll(`${drawer} a`)].find((link) => link.getClientRects().length)?.focus();
     });
     const tell = () => button.setAttribute("aria-expanded", String(box.checked));
     box.addEventListener("change", tell);
