@@ -143,7 +143,8 @@ def test_the_page_asks_nothing_of_any_host_and_fits_a_phone(page: Any) -> None:
     ):
         shown(page, f"location.hash = 'seed=3&{state}'")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        letters = page.evaluate("[...document.querySelectorAll('#law text')].map((e) => [e.getBBox().x, e.getBBox().width])")
+        boxes = "[...document.querySelectorAll('#law text')].map((each) => each.getBBox())"
+        letters = page.evaluate(f"{boxes}.map((each) => [each.x, each.width])")
         across = page.evaluate("at('law').viewBox.baseVal.width")
         assert across == page.evaluate("at('law').clientWidth")  # letters are as large as they are meant
         assert all(0 <= x <= across - width for x, width in letters)
@@ -197,7 +198,7 @@ def test_it_is_named_for_screen_readers(page: Any) -> None:
     shown(page, "location.hash = 'kind=mlp&depth=4&width=512'")
     assert page.get_attribute("#width-slider", "aria-valuetext") == "512"  # not its place, 9
     assert "half below" in page.get_attribute("#law", "aria-label")
-    names = [button.evaluate("each => each.ariaLabel || each.innerText") for button in page.query_selector_all("button")]
+    names = page.evaluate("[...document.querySelectorAll('button')].map((each) => each.ariaLabel || each.innerText)")
     assert len(set(names)) == len(names)
 
 
