@@ -47,7 +47,8 @@ class Caching(nn.Module):
 
     def __init__(self, place: str) -> None:
         super().__init__()
-        self.net, self.place, self.cache, self.nested = perceptron(3, 5, 2), place, Cache(), [[Cache()]]
+        self.net: Any = perceptron(3, 5, 2)
+        self.place, self.cache, self.nested = place, Cache(), [[Cache()]]
 
     @functools.cached_property
     def property(self) -> Tensor:
@@ -107,7 +108,7 @@ def test_caches_out_of_reach_are_refused(place: str) -> None:
     module, x = Caching(place).double(), torch.randn(9, 3).double()
     Caching.kept.clear()
     for call in (ntk, ntk, KernelOperator, lambda m, x: sgd_update(m, x, torch.zeros(9, 2).double()), explain):
-        with pytest.raises(FinwidthError, match="keeps what it makes of its parameter 'net.0.weight'"):
+        with pytest.raises(FinwidthError, match=r"keeps what it makes of its parameter 'net\.0\.weight'"):
             call(module, x)
     Caching.kept.clear()
 
@@ -115,7 +116,7 @@ def test_caches_out_of_reach_are_refused(place: str) -> None:
 def test_results_that_a_hook_keeps_are_no_fault() -> None:
     torch.manual_seed(0)
     module, x, seen = perceptron(3, 5, 2).double(), torch.randn(9, 3).double(), list[Tensor]()
-    handle = module[0].register_forward_hook(lambda *given: seen.append(given[2]))
+    handle = next(module.children()).register_forward_hook(lambda *given: seen.append(given[2]))
     K = ntk(module, x)
     handle.remove()
     assert near(K, plain.kernel(module, x))

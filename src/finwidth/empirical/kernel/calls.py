@@ -331,10 +331,10 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
     if id(module) in _UNTOUCHED:
         _UNTOUCHED[id(module)].check()
     changed = frozenset(name for name, each in given.items() if each._version or not _equal(each, held[name]))
-    return FirstPass(changed | _rescaled(module), output, sum(kept.values()) or None)
+    return FirstPass(changed | _bounded_tables(module), output, sum(kept.values()) or None)
 
 
-def _rescaled(module: nn.Module) -> frozenset[str]:
+def _bounded_tables(module: nn.Module) -> frozenset[str]:
     """The names of tables whose rows are rescaled in place where they are looked up, at some inputs or others."""
     tables = {id(part.weight) for part in module.modules() if rescales(part)}
     return frozenset(name for name, each in module.named_parameters() if id(each) in tables)
