@@ -328,8 +328,9 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
         raise FinwidthError(
             f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
         )
-    if id(module) in _UNTOUCHED:
-        _UNTOUCHED[id(module)].check()
+    states = _UNTOUCHED.get(id(module))
+    if states is not None:
+        states.check()
     changed = frozenset(name for name, each in given.items() if each._version or not _equal(each, held[name]))
     return FirstPass(changed | _bounded_tables(module), output, sum(kept.values()) or None)
 
@@ -530,7 +531,7 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
             if alone:
                 states.check()
     finally:
-        del _UNTOUCHED[id(module)]
+        _UNTOUCHED.pop(id(module), None)  # another thread may be through with it
         if alone:
             states.restore()
         snapshot.restore()
