@@ -253,6 +253,8 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *
     finally:  # torch.func puts parameters back in the wrong order where two names are of one layer
         network.snapshot.restore()
     values = tensor_of(output)
+    if x.form.rows is not None:
+        values = values[x.form.rows.start : x.form.rows.stop]
     return check_output(values, len(x)) if flat else values
 
 
