@@ -86,7 +86,8 @@ def _containers(module: nn.Module, *, hooks: bool = True) -> list[Container]:
         if isinstance(own, dict | list | set | deque) and id(own) not in held:
             held[id(own)] = own
             inside = own.values() if isinstance(own, dict) else own
-            waiting += [(one, followed and own is each) for one in inside]
+            deeper = followed and (own is each or isinstance(each, nn.Module))  # of other objects only their attributes
+            waiting += [(one, deeper) for one in inside]
     return [*held.values()]
 
 
