@@ -47,7 +47,8 @@ class Caching(nn.Module):
 
     def __init__(self, place: str) -> None:
         super().__init__()
-        self.net, self.place, self.cache, self.nested = perceptron(3, 5, 2), place, Cache(), [[Cache()]]
+        self.net: Any = perceptron(3, 5, 2)
+        self.place, self.cache, self.nested = place, Cache(), [[Cache()]]
 
     @functools.cached_property
     def property(self) -> Tensor:
@@ -100,6 +101,29 @@ def test_tensors_that_objects_keep_have_their_numbers_back() -> None:
     assert torch.equal(module.cache.means["first"], torch.ones(5).double())
 
 
+class Hiding(nn.Module):
+    """Layers in a list of Python's, which torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.InstanceNorm1d(4, track_running_stats=True)
+        self.first, self.hidden = nn.Linear(3, 4), [nn.Sequential(nn.Linear(4, 4), norm).double()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, 12)."""
+        h = self.hidden[0][0](torch.tanh(self.first(x)))
+        return self.hidden[0][1](h[:, :, None] * torch.arange(3.0)).flatten(1)
+
+
+def test_layers_that_torch_does_not_know_of() -> None:
+    torch.manual_seed(0)
+    module, x = Hiding().double(), torch.randn(9, 3).double()
+    K = plain.kernel(copy.deepcopy(module), x)
+    before = copy.deepcopy(module.hidden[0].state_dict())
+    assert near(ntk(module, x), K)
+    assert all(torch.equal(each, before[name]) for name, each in module.hidden[0].state_dict().items())
+
+
 @pytest.mark.parametrize("place", ["class", "method"])
 def test_caches_out_of_reach_are_refused(place: str) -> None:
     """Again and again: what is kept is from the first call, and so would be the gradients."""
@@ -107,7 +131,7 @@ def test_caches_out_of_reach_are_refused(place: str) -> None:
     module, x = Caching(place).double(), torch.randn(9, 3).double()
     Caching.kept.clear()
     for call in (ntk, ntk, KernelOperator, lambda m, x: sgd_update(m, x, torch.zeros(9, 2).double()), explain):
-        with pytest.raises(FinwidthError, match="keeps what it makes of its parameter 'net.0.weight'"):
+        with pytest.raises(FinwidthError, match=r"keeps what it makes of its parameter 'net\.0\.weight'"):
             call(module, x)
     Caching.kept.clear()
 
@@ -115,7 +139,7 @@ def test_caches_out_of_reach_are_refused(place: str) -> None:
 def test_results_that_a_hook_keeps_are_no_fault() -> None:
     torch.manual_seed(0)
     module, x, seen = perceptron(3, 5, 2).double(), torch.randn(9, 3).double(), list[Tensor]()
-    handle = module[0].register_forward_hook(lambda *given: seen.append(given[2]))
+    handle = next(module.children()).register_forward_hook(lambda *given: seen.append(given[2]))
     K = ntk(module, x)
     handle.remove()
     assert near(K, plain.kernel(module, x))

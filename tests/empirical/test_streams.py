@@ -169,3 +169,25 @@ def test_nested_tensors() -> None:
     torch.manual_seed(0)
     module, x = Jagged().double(), torch.randn(6, 5, 3).double()
     assert torch.allclose(ntk(module, x), plain.kernel(module, x), rtol=1e-10)
+
+
+class Temperature(nn.Module):
+    """One number that is made of a parameter, and meets the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.log = nn.Linear(3, 2), nn.Parameter(torch.randn(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, 2)."""
+        return torch.tanh(self.net(x)) * self.log.exp()
+
+
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("memory", ["10KB", "1GiB"])
+def test_a_number_made_of_a_parameter(n: int, memory: str) -> None:
+    """Of one output of one input a single row goes back to the parameter, which has no dimensions."""
+    torch.manual_seed(0)
+    module, x = Temperature().double(), torch.randn(n, 3).double()
+    K = plain.kernel(module, x)
+    assert torch.allclose(ntk(module, x, outputs=1, memory=memory), K[:, :, 1, 1], rtol=1e-10)

@@ -86,7 +86,8 @@ def _containers(module: nn.Module, *, hooks: bool = True) -> list[Container]:
         if isinstance(own, dict | list | set | deque) and id(own) not in held:
             held[id(own)] = own
             inside = own.values() if isinstance(own, dict) else own
-            waiting += [(one, followed and own is each) for one in inside]
+            deeper = followed and (own is each or isinstance(each, nn.Module))  # of other objects only their attributes
+            waiting += [(one, deeper) for one in inside]
     return [*held.values()]
 
 
@@ -330,13 +331,14 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
         raise FinwidthError(
             f"the module makes its parameter {min(born)!r} when it is first called; call it once before"
         )
-    if id(module) in _UNTOUCHED:
-        _UNTOUCHED[id(module)].check()
+    states = _UNTOUCHED.get(id(module))
+    if states is not None:
+        states.check()
     changed = frozenset(name for name, each in given.items() if each._version or not _equal(each, held[name]))
-    return FirstPass(changed | _rescaled(module), output, sum(kept.values()) or None)
+    return FirstPass(changed | _bounded_tables(module), output, sum(kept.values()) or None)
 
 
-def _rescaled(module: nn.Module) -> frozenset[str]:
+def _bounded_tables(module: nn.Module) -> frozenset[str]:
     """The names of tables whose rows are rescaled in place where they are looked up, at some inputs or others."""
     tables = {id(part.weight) for part in module.modules() if rescales(part)}
     return frozenset(name for name, each in module.named_parameters() if id(each) in tables)
@@ -532,7 +534,7 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
             if alone:
                 states.check()
     finally:
-        del _UNTOUCHED[id(module)]
+        _UNTOUCHED.pop(id(module), None)  # another thread may be through with it
         if alone:
             states.restore()
         snapshot.restore()

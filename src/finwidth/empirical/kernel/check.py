@@ -19,7 +19,15 @@ from typing import TypeAlias
 import torch
 
 from finwidth.empirical.kernel.batch import Batch
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, gradient, telling, unpack_dual
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    apply,
+    coarsest,
+    differentiable,
+    gradient,
+    telling,
+    unpack_dual,
+)
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.gradients import CHANCE, MEETING, near, why_unlike
 from finwidth.errors import FinwidthError
@@ -115,15 +123,15 @@ def _check_company(job: KernelJob) -> None:
     """
     for x in job.sets:
         order = torch.arange(len(x)) if len(x) <= _COMPANY else torch.randperm(len(x), generator=_seeded(6))
-        for places in order.split(_COMPANY):
+        for places in torch.split(order, _COMPANY):
             some = x[places]
-            _check_again(job.network, some, _values(job.network, some), _halves(some))
+            _check_again(job.network, some, _outputs_of(job.network, some), _halves(some))
 
 
 def _check_passes(job: KernelJob) -> None:
     """Raise FinwidthError if the outputs of inputs in the kernel's passes are not those in another, in other company.
 
-    That takes at most an eighth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
+    That takes at most a ninth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
     inputs all are compared by their gradients.
     """
     for second, x in enumerate(job.sets):
@@ -135,19 +143,19 @@ def _check_passes(job: KernelJob) -> None:
 
 
 def _other_passes(job: KernelJob, x: Batch) -> list[Tensor]:
-    """The places of inputs that are passed again: of all, if they are few or the kernel has many outputs, or of some."""
-    every = 1 if len(x) < _MANY else max(1, 8 // (1 + len(job.entries.outputs)))
-    chosen = _halves(x) if every == 1 else [_alike(x)[::every]]
-    return [part for each in chosen for part in each.split(job.layout.inputs_per_pass)]
+    """The places of inputs that are passed again: all, if they are few or the kernel has many outputs, or some."""
+    every = 1 if len(x) < _MANY else max(1, 16 // (1 + len(job.entries.outputs)))
+    chosen = _halves(x) if every == 1 else [_by_likeness(x)[::every]]
+    return [part for each in chosen for part in torch.split(each, job.layout.inputs_per_pass)]
 
 
 def _halves(x: Batch) -> list[Tensor]:
     """The places of the inputs in two parts, of which each has one of two that are alike."""
-    order = _alike(x)
+    order = _by_likeness(x)
     return [each for each in (order[::2], order[1::2]) if len(each)]
 
 
-def _alike(x: Batch) -> Tensor:
+def _by_likeness(x: Batch) -> Tensor:
     """The places of the inputs, those that are alike one after another."""
     keys = torch.zeros(len(x), dtype=torch.float64)
     for each in x.tensors:
@@ -161,12 +169,12 @@ def _check_again(network: MeasuredModule, x: Batch, outputs: Tensor, passes: Ite
     """Raise FinwidthError if inputs at these places have other outputs in passes of their own than these."""
     for some in passes:
         batch = x[some]
-        again = _values(network, batch)
+        again = _outputs_of(network, batch)
         if not near(outputs[some], again) and not near(outputs[some], again, coarsest(network, x[:2])):
-            raise FinwidthError(MEETING if near(again, _values(network, batch)) else CHANCE)
+            raise FinwidthError(MEETING if near(again, _outputs_of(network, batch)) else CHANCE)
 
 
-def _values(network: MeasuredModule, x: Batch) -> Tensor:
+def _outputs_of(network: MeasuredModule, x: Batch) -> Tensor:
     """The module's outputs, without a graph if it does not need one."""
     try:
         with torch.no_grad():

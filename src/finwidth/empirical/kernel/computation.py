@@ -133,7 +133,7 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                     tiles.keep(step.blocks)
                     for each in step.passes:
                         note = partial(passed.__setitem__, (each.block.second, each.inputs.start))
-                        found = gradients(job.network, job.plan, *job.rows(each), passed=note)
+                        found = gradients(job.network, job.plan, *job.rows(each), note)
                         tiles.add(each, compact(found, job.sizes, layout))
                         done += len(each.inputs)
                         told(entries.pairs * done // whole)

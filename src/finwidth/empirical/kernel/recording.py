@@ -90,7 +90,7 @@ class Record:
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
     def _backward(self, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
-        """Gradients for one row of cotangents or, batched, for several; zeros where a function of autograd gives none."""
+        """Gradients for one row of cotangents or, batched, several; zeros where a function of autograd gives none."""
         found = torch.autograd.grad(
             self.output,
             [use.edge for use in self.uses],
