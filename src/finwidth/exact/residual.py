@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -111,34 +111,19 @@ class ResidualProgram:
     input: tuple[State, ...]
 
 
-def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[_Node], _Row]]:
-    """By kind of node the step down from it."""
-
-    def chosen(stream: State) -> _Row:
-        return {(pair, tuple(sum(map(len, half)) for half in pair)): ways for pair, ways in choices(stream).items()}
-
-    def split(pair: Pair) -> _Row:
-        return dict(pair_splits(pair, occurring))
-
-    def landed(pair: Pair) -> _Row:
-        return {(each, tuple(map(len, each[1]))): ways for each, ways in pair_landings(pair).items()}
-
-    def returned(pair: Pair) -> _Row:
-        return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in returns(pair).items()}
-
-    def met(pair: Pair) -> _Row:
-        return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in meetings(pair).items()}
-
-    return {
-        "stream": chosen,
-        "chosen": split,
-        "tied": landed,
-        "hidden": split,
-        "returning": returned,
-        "gated": met,
-    }
+def _new_neurons(pair: Pair, stream: State) -> _Weight:
+    """How many neurons of the stream are taken by paths that stayed, and how many after the others are there."""
+    return len(pair[0]), len(stream)
 
 
+# By kind of node the step down from it, and what the number of a way depends on.
+_DOWN: dict[str, tuple[Callable[[_Node], Mapping[_Node, int]], Callable[[_Node, _Node], _Weight]]] = {
+    "stream": (choices, lambda _, pair: tuple(sum(map(len, half)) for half in pair)),
+    "tied": (pair_landings, lambda _, pair: tuple(map(len, pair[1]))),
+    "returning": (returns, _new_neurons),
+    "gated": (meetings, _new_neurons),
+}
+_SPLITTING = ("chosen", "hidden")  # the others, whose ways depend on the laws
 _TWO_MATRICES = ("stream", "chosen", "tied", "hidden", "returning")
 _ONE_MATRIX = ("stream", "chosen", "tied", "gated")
 
@@ -152,7 +137,6 @@ def compile_residual(starts: Sequence[State], net: ResidualNetwork) -> ResidualP
 
 @cache
 def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kinds: tuple[str, ...]) -> ResidualProgram:
-    descents = _descents(occurring)
     after = {"returning": "stream"} | dict(zip(kinds, (*kinds[1:], kinds[0]), strict=True))
     head: Rows = {place: dict(pair_splits(((), start), occurring)) for place, start in enumerate(starts)}
     rows: dict[str, Rows] = {kind: {} for kind in after}
@@ -160,8 +144,13 @@ def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kind
     while waiting:
         kind, node = waiting.pop()
         if node not in rows[kind]:
-            rows[kind][node] = descents[kind](node)
-            waiting.extend((after[kind], below) for below, _ in rows[kind][node])
+            if kind in _SPLITTING:
+                row: _Row = pair_splits(node, occurring)
+            else:
+                down, weight = _DOWN[kind]
+                row = {(below, weight(node, below)): ways for below, ways in down(node).items()}
+            rows[kind][node] = row
+            waiting.extend((after[kind], below) for below, _ in row)
     stem: Rows = {stream: dict(splits(stream, occurring)) for stream in rows["stream"]}
     given = tuple(dict.fromkeys(ties for row in stem.values() for ties, _ in row))
     return ResidualProgram(

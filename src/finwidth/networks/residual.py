@@ -17,14 +17,16 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from finwidth import arguments
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
 from finwidth.networks.description import (
+    Fork,
+    Join,
     Layer,
     Network,
     Places,
-    Residual,
+    Scaling,
     Step,
     branch_layer,
     few_values,
@@ -64,7 +66,10 @@ class ResidualNetwork(Network):
         blocks = Places(check_depth("depth", depth), "block", "blocks")
         layers = Places(len(self.layer_kinds), "layer", f"kinds of layers ({', '.join(self.layer_kinds)})")
         phi = activation(given["activation"])
-        skips, branches = (_squares(name, given[name], blocks) for name in ("skip", "branch"))
+        skips, branches = (
+            [_as_square(*each, blocks) for each in _by_block(name, given[name], blocks)] for name in ("skip", "branch")
+        )
+        skips, branches = (each * (blocks.number // len(each)) for each in (skips, branches))
         if not all(a or b for a, b in zip(skips, branches, strict=True)):
             raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
         variances = layers.numbers("bias_variance", given["bias_variance"], positive=False)
@@ -73,8 +78,8 @@ class ResidualNetwork(Network):
         gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
         fields = {
             "widths": self._widths(widths),
-            "skip_squared": skips,
-            "branch_squared": branches,
+            "skip_squared": tuple(skips),
+            "branch_squared": tuple(branches),
             "weight_law": weight_law(given["weight_law"]),
             "activation": phi,
             "parameterization": _parameterization(given["parameterization"]),
@@ -155,10 +160,11 @@ class ResidualNetwork(Network):
         after: tuple[Step, ...] = ()
         if self.norm is not None:
             before, after = ((self.norm,), ()) if self.norm.position == "before" else ((), (self.norm,))
-        blocks = []
+        blocks: list[tuple[Step, ...]] = []
         for skip_squared, branch_squared, inside, outer in self._branches():
-            branch = (*before, *inside, branch_layer(outer, branch_squared)) if branch_squared else ()
-            blocks.append((Residual(float(skip_squared) ** 0.5, branch), *after))
+            skip = float(skip_squared) ** 0.5
+            branch = (Fork(), *before, *inside, branch_layer(outer, branch_squared), Join(skip))
+            blocks.append((*(branch if branch_squared else (Scaling(skip),)), *after))
         return ((self.stem,), *blocks, (*before, self.head))
 
     @property
@@ -209,27 +215,34 @@ def _root(square: Fraction) -> Fraction | str:
     return root if root * root == square else f"sqrt({square})"
 
 
-def _squares(name: str, given: Factor | Sequence[Factor], blocks: Places) -> tuple[Fraction, ...]:
-    """The squares of the factors of all blocks, exactly."""
-    wanted = (
+def _wanted(blocks: Places) -> str:
+    return (
         'numbers, 0 or more, whose squares are doubles, roots such as "sqrt(3/4)", or "1/sqrt(depth)": one, or one '
         f"for each of {blocks.number} blocks"
     )
+
+
+def _by_block(name: str, given: Factor | Sequence[Factor], blocks: Places) -> list[tuple[str, Any]]:
+    """The factor of all blocks, or that of each, with the name by which messages call it."""
     array = arguments.real_array(given)
     if isinstance(given, str) or (array is not None and not array.ndim):
-        return (_as_square(name, given, wanted, blocks.number),) * blocks.number
-    values = blocks.values(name, given, wanted)
-    return tuple(_as_square(f"{name} of block {i}", each, wanted, blocks.number) for i, each in enumerate(values, 1))
+        return [(name, given)]
+    values = blocks.values(name, given, _wanted(blocks))
+    return [(f"{name} of block {i}", each) for i, each in enumerate(values, 1)]
 
 
-def _as_square(name: str, given: Any, wanted: str, depth: int) -> Fraction:
-    text = given if isinstance(given, str) else ""
+def _as_square(name: str, given: Any, blocks: Places) -> Fraction:
+    """The square of a factor, exactly."""
+    text, wanted = given if isinstance(given, str) else "", _wanted(blocks)
     if text == "1/sqrt(depth)":
-        return Fraction(1, depth)
+        return Fraction(1, blocks.number)
     if root := re.fullmatch(r"sqrt\((\d{1,300})(?:/([1-9]\d{0,300}))?\)", text):
         return arguments.exact(name, Fraction(int(root[1]), int(root[2] or 1)), wanted)
-    factor = arguments.exact(name, given, wanted, lambda value: value >= 0 and arguments.is_double(value * value))
-    return factor * factor
+    factor = arguments.exact(name, given, wanted, lambda value: value >= 0)
+    square = factor * factor
+    if not arguments.is_double(square):
+        raise FinwidthError(f"{name} is {shown(given)}; give {wanted}")
+    return square
 
 
 def _parameterization(given: str) -> str:

@@ -22,11 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import iadd
 
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
-from finwidth.sampling.kernel_matrix.rows import KeptRows, Powers, Rows, listed, with_gram
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Powers, Rows, in_safe_units, listed
 from finwidth.sampling.kernel_matrix.stacks import (
     DEVICE_BLOCK,
     Blocks,
@@ -162,7 +163,9 @@ class GaussianLayer:
 
     def forward(self, A: Rows) -> Rows:
         """Y_i, drawn when it is first gone through."""
-        self.A, self.gram = with_gram(A, self.batch.rng, self.constant)
+        if A.gram is None:
+            A.gram = reduce(iadd, map(square, A))  # no block is held while the next is made
+        self.A, self.gram = in_safe_units(A, A.gram, self.batch.rng, self.constant)
         if self.A.power is None or not self.constant:
             with_constant = self.gram + float(self.layer.bias_variance / self.layer.weight_variance)
         else:
@@ -295,7 +298,7 @@ class GaussianLayer:
         rng, T, root = self.batch.rng, tangent.T, self.deviation * met.root
         A, Z = list(self.A), fresh(rng, root, self.sizes_in, self.batch.draws)
         ZA = overlap(rng, Z, A, self.constant_in_units)
-        Z_rest = products(Z, T) - ZA @ transposed(tangent.along)
+        Z_rest = reduce(iadd, map(product, Z, T)) - ZA @ transposed(tangent.along)
         on_A = (met.rest_Y - root @ ZA) @ self.A_factor.inverse
         on_rest = (met.rest_W - root @ Z_rest) @ tangent.rest.inverse
         on_A = scaled(on_A - on_rest @ tangent.along, met.power) - self._pull

@@ -36,7 +36,7 @@ from finwidth.sampling.one_input.residual_importance import ResNetByImportance
 from finwidth.sampling.one_input.sample import AtOneInput, MLPAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, draw_chunks
-from finwidth.sampling.statistics.estimates import estimate_moments
+from finwidth.sampling.statistics.estimates import MomentAccumulators
 
 # (a, b) of the weights chi^a chi'^b, by the power p of g.
 EXPONENTS = {1: ((0, 0), (1, 0), (0, 1)), 2: ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))}
@@ -130,9 +130,10 @@ def importance_estimates(
     """
     given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
     known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
-    return estimate_moments(
-        draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress), known
-    )
+    totals = MomentAccumulators()
+    for drawn in draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress):
+        totals.add(drawn)
+    return totals.estimates(known)
 
 
 def _is_number(value: float) -> bool:

@@ -67,10 +67,10 @@ class NormalisedResidualChain(ResidualChain):
         U2, along, share, length = super()._unit(R * self.normaliser.factor(R) ** 2, above)
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
 
-    def _backward(
-        self, passed: list[BlockState], U2: Array, along: Array, rng: Any
+    def _at_stem(
+        self, passed: list[BlockState], output: Array, K_w: Array, K_b: Array, G: Gradient
     ) -> tuple[Array, Array, Array, Gradient]:
-        output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
+        _, nu, rho = G
         if tilt := passed[0].tilt:
             K_w, K_b = K_w + self.stem.c * self.norm * tilt.G**2, K_b + self.stem.e * tilt.G**2
         return output, K_w, K_b, (output, nu, rho)
@@ -79,19 +79,21 @@ class NormalisedResidualChain(ResidualChain):
         if not at.normed:
             return nu, rho
         R = at.U2 * at.step * at.step
-        at.sum_normed = factor, loose = self.normaliser.of(R)
+        at.sum_normed = factor, loose = self.normaliser.factor(R), self.normaliser.loose(R)
         at.pulled_above = factor * R**0.5 * nu
         return loose * factor * nu, factor * rho
 
     def _read(self, at: BlockState, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return vectors
-        at.x_normed = self.normaliser.of(at.U2 * at.length * at.length)
-        return tuple(at.x_normed.factor * each for each in vectors)
+        square = at.U2 * at.length * at.length
+        at.x_normed = factor, _ = self.normaliser.factor(square), self.normaliser.loose(square)
+        return tuple(factor * each for each in vectors)
 
     def _read_along(self, at: BlockState, part: Array) -> Array:
         """`_read` for the part of a vector along x, of a pre-norm network."""
-        return at.x_normed.loose * at.x_normed.factor * part
+        factor, loose = at.x_normed
+        return loose * factor * part
 
     def _below(self, block: BlockNumbers, at: BlockState, nu: Array, g1: Array, rng: Any) -> Array:
         if not self.pre and at.tilt is None:

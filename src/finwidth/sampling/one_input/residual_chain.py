@@ -114,8 +114,8 @@ class BlockState:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
-    x_normed: Any = None  # x, where it is normalised for V, and a x + b h: a `normalised_chain.NormEffect`
-    sum_normed: Any = None
+    x_normed: tuple[Array, Array] = (None, None)  # x, where it is normalised for V: by which factor f, and 1 - t
+    sum_normed: tuple[Array, Array] = (None, None)  # and a x + b h
     pulled: Array = None  # h . G'
     tilt: FirstBlockTilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
@@ -253,7 +253,14 @@ class ResidualChain:
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
-        return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
+        K_w, K_b = K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square
+        return self._at_stem(passed, output, K_w, K_b, (F, nu, rho))
+
+    def _at_stem(
+        self, passed: list[BlockState], output: Array, K_w: Array, K_b: Array, G: Gradient
+    ) -> tuple[Array, Array, Array, Gradient]:
+        """What the backward pass gives, once it is through."""
+        return output, K_w, K_b, G
 
     def _block_down(self, block: BlockNumbers, at: BlockState, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
         """One block from its output down: the two parts of G below it, of those of G' above it."""
@@ -274,14 +281,14 @@ class ResidualChain:
             spread * self._normal(rng, draws, 3),
             spread * xp.sqrt(self._chi_square(rng, draws, 3)),
         )
-        rho = self._across_below(block, at, g2, g3)
+        rho = self._across_below(block, at, self._read(at, at.q), g2, g3)
         if self.random_bias:
             at.q_fresh = spread * self._left_open(at.share, rng, draws)
         return self._below(block, at, nu, g1, rng), rho
 
-    def _across_below(self, block: BlockNumbers, at: BlockState, g2: Array, g3: Array) -> Array:
-        """The length of G across x; its frame, by the parts of G' along h and along the rest of G'."""
-        q = self._read(at, at.q)
+    @staticmethod
+    def _across_below(block: BlockNumbers, at: BlockState, q: tuple[Array, ...], g2: Array, g3: Array) -> Array:
+        """The length of G across x, from q as it is read; its frame, by the parts of G' along h and its rest."""
         length, *inner = polar(block.a * g3 + q[1], q[2])
         rho, *outer = polar(block.a * g2 + q[0], length)
         at.frame = (*outer, *inner)
