@@ -89,9 +89,8 @@ class Transition:
             tuple(weights),
         )
 
-    def matrix(self, number: _Weigh) -> Matrix:
-        """The step in numbers, without zeros."""
-        numbers = list(map(number, self.weights))
+    def matrix(self, numbers: Sequence[Number]) -> Matrix:
+        """The step in numbers, without zeros, from those of its weights."""
         found = []
         for row in self.rows:
             entries = [(state, ways * numbers[weight]) for state, weight, ways in row]
@@ -198,7 +197,8 @@ class ResidualTransfer:
         self._vanishing = x.zero and not nets[0].stem.bias_variance
         self._latest: tuple[Sequence[ResNetBlock | BalancedBlock], bool, list[Matrix]] | None = None
         given = [x.value(state, convert) for state in program.input]
-        self.stream = self._times(program.stem.matrix(self._split([net.stem for net in nets])), given)
+        numbers = list(map(self._split([net.stem for net in nets]), program.stem.weights))
+        self.stream = self._times(program.stem.matrix(numbers), given)
 
     def block(self, *blocks: ResNetBlock | BalancedBlock) -> None:
         """Go up one block, of each network."""
@@ -216,19 +216,20 @@ class ResidualTransfer:
             inner = [block.inner for block in blocks if isinstance(block, ResNetBlock)]
             if inner:
                 weigh["hidden"] = self._split(inner)
-            matrices = [step.matrix(weigh[kind]) for kind, step in self.program.block.items()]
+            matrices = [step.matrix(list(map(weigh[kind], step.weights))) for kind, step in self.program.block.items()]
             self._latest = blocks, zero, matrices
         for matrix in reversed(self._latest[2]):
             self.stream = self._times(matrix, self.stream)
 
     def returning(self) -> list[Number]:
         """Values of all ties that arrive at the neurons of the stream from above."""
-        return self._times(self.program.head[1].matrix(self._meeting), self.stream)
+        step = self.program.head[1]
+        return self._times(step.matrix(list(map(self._meeting, step.weights))), self.stream)
 
     def output(self) -> list[Number]:
         """Values of the program's starts."""
-        heads = [net.head for net in self.nets]
-        return self._times(self.program.head[0].matrix(self._split(heads)), self.returning())
+        step, weigh = self.program.head[0], self._split([net.head for net in self.nets])
+        return self._times(step.matrix(list(map(weigh, step.weights))), self.returning())
 
     def _times(self, matrix: Matrix, values: list[Number]) -> list[Number]:
         value, zero = values.__getitem__, self.convert(Fraction(0))

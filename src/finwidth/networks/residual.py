@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -38,7 +38,6 @@ from finwidth.networks.widths import check_depth, check_widths, format_widths
 
 Factor: TypeAlias = float | Fraction | str
 _Described = TypeVar("_Described", bound=Hashable)
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,12 +145,11 @@ class ResidualNetwork(Network):
             bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
         )
 
-    def _blocks(self, described: Sequence[_Described], make: Callable[[_Described], _Made]) -> tuple[_Made, ...]:
-        """The blocks of these descriptions, first to last; those that are equal are one object."""
+    def _different(self, described: Sequence[_Described]) -> set[_Described]:
+        """The blocks of these descriptions that differ, whose number is refused first: equal ones are one object."""
         different = set(described)
         afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")
-        made = {each: make(each) for each in different}
-        return tuple(map(made.__getitem__, described))
+        return different
 
     @cached_property
     def stages(self) -> tuple[tuple[Step, ...], ...]:
@@ -161,10 +159,10 @@ class ResidualNetwork(Network):
         if self.norm is not None:
             before, after = ((self.norm,), ()) if self.norm.position == "before" else ((), (self.norm,))
         blocks: list[tuple[Step, ...]] = []
-        for skip_squared, branch_squared, inside, outer in self._branches():
-            skip = float(skip_squared) ** 0.5
-            branch = (Fork(), *before, *inside, branch_layer(outer, branch_squared), Join(skip))
-            blocks.append((*(branch if branch_squared else (Scaling(skip),)), *after))
+        for block in self.blocks:
+            skip, last = float(block.skip_squared) ** 0.5, branch_layer(block.outer, block.branch_squared)
+            branch = (Fork(), *before, *self._inside(block), last, Join(skip))
+            blocks.append((*(branch if block.branch_squared else (Scaling(skip),)), *after))
         return ((self.stem,), *blocks, (*before, self.head))
 
     @property
@@ -172,8 +170,13 @@ class ResidualNetwork(Network):
         """0 for what the stem gives, then the numbers of the blocks."""
         return range(self.depth + 1)
 
-    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
-        """Of each block the squares of skip and branch, the steps before its last layer, and that layer."""
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The L blocks, first to last, each with ``skip_squared``, ``branch_squared`` and ``outer``, its last layer."""
+        raise NotImplementedError
+
+    def _inside(self, block: Any) -> tuple[Step, ...]:
+        """The steps of a block before its last layer."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:

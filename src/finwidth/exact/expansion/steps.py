@@ -1,7 +1,7 @@
 r"""The steps of a network, each as what it does to all that is known of its vectors to first order in 1/width.
 
-Weight layers read averages over neurons and make Gaussian neurons; activations and norms make averages of these; where a branch
-joins its stream, those of both are added.  Derivation: docs/theory/expansion.md.
+Weight layers read averages over neurons and make Gaussian neurons; activations and norms make averages of these; where
+a branch joins its stream, those of both are added.  Derivation: docs/theory/expansion.md.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class GaussianLayer:
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
-    moves: Rows  # dY
+    moves: Rows  # dY, as they are kept or made anew
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
@@ -220,16 +220,16 @@ class GaussianLayer:
         """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); not for the last layer."""
         self.r = r
         self.push = repeated(self.share, self.batch.outputs, -1) * r
-        self.tangent_in = None if T is None else self._split_tangent(T)
+        self.tangent_in = None if T is None else self._split_tangent(T, list(T))
         if not self.last:
             self._meet_tangent()
         push = self.push
-        self.moves = self.J.map(lambda j, w: w - push @ j, self.TW)
-        self._moves_anew = self.moves.make
+        self._moves_anew = self.J.map(lambda j, w: w - push @ j, self.TW)
+        self.moves = Rows(self._moves_anew.__iter__)
         return self.moves
 
-    def _split_tangent(self, T: Rows) -> _Tangent:
-        power, rows, TT = _rescaled(list(T), self.batch.rng)
+    def _split_tangent(self, T: Rows, blocks: Blocks) -> _Tangent:
+        power, rows, TT = _rescaled(blocks, self.batch.rng)
         TA = products(rows, self.A)
         along = TA @ self.A_factor.inverse
         rest = factorise(TT - along @ transposed(TA), squares=diagonal(TT))
@@ -252,11 +252,11 @@ class GaussianLayer:
 
     def keep_moves(self) -> None:
         """Keep dY from its next use on."""
-        self.moves.make = KeptRows(self._moves_anew).__iter__
+        self.moves.make = KeptRows(self._moves_anew.__iter__).__iter__
 
     def forget_moves(self) -> None:
         """Make dY anew again for each use."""
-        self.moves.make = self._moves_anew
+        self.moves.make = self._moves_anew.__iter__
 
     # ---- cotangents
 

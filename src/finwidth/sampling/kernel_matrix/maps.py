@@ -155,7 +155,7 @@ class NormPass:
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """(C - P) T / s + dg u + dh."""
         assert T is not None
-        T = KeptRows(T.__iter__)  # gone through several times
+        T = listed(list(T))  # gone through several times
         along, mean, factor = _row_mean(T.map(lambda t, u: u * t, self.u), self.n), self._mean(T), self.factor
         self.rate = repeated(factor * along, self.batch.outputs, -2)  # -ds^-1 s
         self.du = T.map(lambda t, u: factor * (t - mean - along * u), self.u)

@@ -1,8 +1,8 @@
 """Several inputs: the passes through networks whose weights are never drawn, whatever steps they are made of.
 
 A network is a chain of steps (`Network.stages`), each of which knows its forward and its backward map and the tangents
-of both: weight layers in `gaussian_layer`, what is between them in `maps`, and here the chain, and where a branch leaves
-its stream and comes back.  The kernel is a sum over layers and trained norms (entrywise products)::
+of both: weight layers in `gaussian_layer`, what is between them in `maps`, and here the chain, and where a branch
+leaves its stream and comes back.  The kernel is a sum over layers and trained norms (entrywise products)::
 
     K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T) + ...,   K_b = sum_i e_i J_i J_i^T + ...
 
@@ -11,13 +11,13 @@ Where a matrix of inputs meets one of pairs, its rows and columns are repeated f
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import partial, reduce, singledispatchmethod
 from operator import add, iadd, mul
 
 import numpy as np
 
 from finwidth.networks.activations import Activation, Array
-from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Scaling, Signs, Step, weight_layers
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
 from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
@@ -88,7 +88,7 @@ class JoinPass:
 
 
 class ScalingPass:
-    """A number times the rows, at once: in a long row of blocks without a branch each would ask the next for its own."""
+    """A number times the rows, at once: in a long row of blocks without branches each would ask the next."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -134,21 +134,38 @@ class DrawnNetworks:
         self.stages = [[self._passed(step) for step in stage] for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 
+    @singledispatchmethod
     def _passed(self, step: Step) -> DrawnStep:
         """What a step does in these networks."""
-        if isinstance(step, Layer):
-            return next(self._coming)
-        if isinstance(step, Activation):
-            return ActivationPass(step)
-        if isinstance(step, Norm):
-            self.norms.append(NormPass(step, self.batch))
-            return self.norms[-1]
-        if isinstance(step, Signs):
-            return SignsPass(self.batch)
-        if isinstance(step, Fork):
-            return ForkPass(self._streams)
-        if isinstance(step, Join):
-            return JoinPass(step.skip, self._streams)
+        raise NotImplementedError(step)
+
+    @_passed.register
+    def _(self, step: Layer) -> DrawnStep:
+        return next(self._coming)
+
+    @_passed.register
+    def _(self, step: Activation) -> DrawnStep:
+        return ActivationPass(step)
+
+    @_passed.register
+    def _(self, step: Norm) -> DrawnStep:
+        self.norms.append(NormPass(step, self.batch))
+        return self.norms[-1]
+
+    @_passed.register
+    def _(self, step: Signs) -> DrawnStep:
+        return SignsPass(self.batch)
+
+    @_passed.register
+    def _(self, step: Fork) -> DrawnStep:
+        return ForkPass(self._streams)
+
+    @_passed.register
+    def _(self, step: Join) -> DrawnStep:
+        return JoinPass(step.skip, self._streams)
+
+    @_passed.register
+    def _(self, step: Scaling) -> DrawnStep:
         return ScalingPass(step.factor)
 
     @property

@@ -36,7 +36,7 @@ class Rows:
 
     def map(self, function: Callable[..., Array], *others: Iterable[Array], power: Powers = None) -> Rows:
         """The function of each block, and of the others' beside it; the result in units of ``power``."""
-        return Rows(partial(map, function, self, *others), power, self.once)
+        return MappedRows(partial(iter, self), power, self.once, maps=((function, others),))
 
     def in_units(self, power: Powers) -> Rows:
         """The same rows in other units."""
@@ -44,6 +44,23 @@ class Rows:
             return self
         change = self.power if power is None else -power if self.power is None else self.power - power
         return self.map(lambda block: scaled(block, change), power=power)
+
+
+@dataclass
+class MappedRows(Rows):
+    """Rows made of others by functions, one after the other, of each block and of others' blocks beside it."""
+
+    maps: tuple[tuple[Callable[..., Array], tuple[Iterable[Array], ...]], ...] = ()
+
+    def __iter__(self) -> Iterator[Array]:
+        blocks = self.make()
+        for function, others in self.maps:
+            blocks = map(function, blocks, *others)
+        return blocks
+
+    def map(self, function: Callable[..., Array], *others: Iterable[Array], power: Powers = None) -> Rows:
+        """One function more, without rows between."""
+        return MappedRows(self.make, power, self.once, maps=(*self.maps, (function, others)))
 
 
 def listed(blocks: Blocks, power: Powers = None) -> Rows:

@@ -44,22 +44,19 @@ class NormalisedResidualChain(ResidualChain):
         """How many numbers of a block are kept for each draw."""
         return super().arrays + 5
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
-        passed, U2, along = super()._forward(rng, draws)
+    def _at_head(self, passed: list[BlockState]) -> None:
         for at in passed:
             at.normed = not self.pre or at is passed[-1]
         first = passed[0]
         if self.tilted:
             cos = over(first.length, first.along) + (first.along == 0)
             first.tilt = FirstBlockTilt(cos, ((1 - cos) * (1 + cos)) ** 0.5)
-        return passed, U2, along
 
-    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
+    def _first_unit(self, R: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
         if self.pre:
-            return super()._from_stem(rng, draws)
+            return self._unit(R, self.blocks[0].V)
         variance = self.norm * self.stem.v + self.stem.b0
-        R = variance * self._chi_square(rng, draws)
-        whole = R + variance * rng.standard_normal(draws) ** 2 if self.tilted else R
+        whole = R + variance * rng.standard_normal(len(R)) ** 2 if self.tilted else R
         U2, along, share, _ = super()._unit(whole, self.blocks[0].V)
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0)
 
@@ -109,16 +106,17 @@ class NormalisedResidualChain(ResidualChain):
         at.tilt.G = q - block.a * at.tilt.sin * g1
         return block.a * at.tilt.cos * g1 + at.q_along
 
-    def _tangent(
-        self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent_start(self, passed: list[BlockState], G: Gradient) -> Gradient:
         for at in passed:
             at.F = over(1.0, at.U2**0.5)
-        output, nu, rho = G
+        _, nu, rho = G
         if tilt := passed[0].tilt:
             tilt.X = (self.stem.c * self.norm + self.stem.e) * passed[0].F * tilt.G
-        total, parts = super()._tangent(passed, head, (passed[0].F, nu, rho), rng)
-        return output * total, parts
+        return passed[0].F, nu, rho
+
+    def _in_units(self, change: Array, G: Gradient) -> Array:
+        output, _, _ = G
+        return output * change
 
     def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         if at.tilt is not None:
@@ -133,12 +131,8 @@ class NormalisedResidualChain(ResidualChain):
         at.bend = at.bend + self.normaliser.bend(loose, over(X[0], at.length), across, gained, pulled)
         return read
 
-    def _stream_tangent(
-        self, block: BlockNumbers, at: BlockState, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
-    ) -> tuple[Array, Array, Array]:
-        if at.tilt is not None:
-            X = (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
-        return super()._stream_tangent(block, at, X, hidden, rng)
+    def _added_to(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        return X if at.tilt is None else (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
 
     def _normed_tangent(self, at: BlockState, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
         if not at.normed:

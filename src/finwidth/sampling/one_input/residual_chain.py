@@ -169,7 +169,8 @@ class ResidualChain:
     def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
-        U2, along, share, length = self._from_stem(rng, draws)
+        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+        U2, along, share, length = self._first_unit(R, rng)
         live = xp.ones_like(U2)
         silent = self.norm == 0 and not self.stem.b0  # y = 0 in every network
         for block, above in zip(self.blocks, [*(each.V for each in self.blocks[1:]), self.head], strict=True):
@@ -195,11 +196,14 @@ class ResidualChain:
             live = live * (step > 0)
             silent = silent and not (block.W.b0 and block.b)
             passed.append(at)
+        self._at_head(passed)
         return passed, U2, along
 
-    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
-        """`_unit` of the stem's output."""
-        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+    def _at_head(self, passed: list[BlockState]) -> None:
+        """What is left to say of the blocks, once the forward pass is through."""
+
+    def _first_unit(self, R: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
+        """`_unit` of the stem's output, of squared length R."""
         return self._unit(R, self.blocks[0].V)
 
     def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array, Array]:
@@ -334,7 +338,7 @@ class ResidualChain:
         self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
     ) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
-        F, nu, rho = G
+        F, nu, rho = self._tangent_start(passed, G)
         k = times_power_of_two(self.stem.c * self.norm, 2 * self.exponent) + self.stem.e
         X1, X2, X3, total = k * F * nu, k * F * rho, 0 * nu, 0 * nu
         for block, at in zip(self.blocks, passed, strict=True):
@@ -343,10 +347,22 @@ class ResidualChain:
             hidden = self._hidden_tangent(block, at, read, rng)
             share = block.V.c * at.J2 * at.along * read[0] + block.W.c * block.b**2 * at.square * hidden[1]
             total = total + at.U2 * share
-            X1, X2, X3 = self._stream_tangent(block, at, X, hidden, rng)
+            X1, X2, X3 = self._stream_tangent(block, at, self._added_to(at, X), hidden, rng)
             X1, X2, X3 = self._normed_tangent(at, X1, X2, X3)
         total = total + sum(at.bend for at in passed)
-        return -4 * (total + self.head.c * head * X1), (X1, X2)
+        return self._in_units(-4 * (total + self.head.c * head * X1), G), (X1, X2)
+
+    def _tangent_start(self, passed: list[BlockState], G: Gradient) -> Gradient:
+        """N in units, and the parts of the gradient at the stem's output, from which the tangent starts."""
+        return G
+
+    def _in_units(self, change: Array, G: Gradient) -> Array:
+        """Delta K of a tangent that started so."""
+        return change
+
+    def _added_to(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The tangent of x, as the block adds to it."""
+        return X
 
     def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         """The tangent of what V reads of x."""
