@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet
-from finwidth.networks.description import Fork, Join, Layer, Network, Scaling, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import check_threads, in_order, stream
@@ -100,7 +100,7 @@ def _step(
             return G
 
         return step.skip * streams.pop() + x, join_back
-    if isinstance(step, Scaling):
+    if isinstance(step, Skip):
         return step.factor * x, lambda G: step.factor * G
     if isinstance(step, Norm):
         return _normed(step, x)

@@ -95,7 +95,7 @@ class Activation:
     @property
     def default_gain(self) -> Fraction:
         """fan-in times weight variance that keeps gradients' size through a layer, 1/E[phi'^2]."""
-        return 1 / self.gate_moment(2)
+        return 2 / (self.positive**2 + self.negative**2)
 
     def frozen_at_zero(self) -> Activation:
         """The linear activation with slope ``at_zero``: what pre-activations that are exactly zero meet."""

@@ -52,14 +52,14 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """A factor times what enters: a residual block without a branch."""
+class Skip:
+    """A factor times what enters: all that a residual block without a branch is."""
 
     factor: float
 
 
 # What a network does to vectors, one after the other.  The factor of a branch is in its last layer (`branch_layer`).
-Step: TypeAlias = Layer | Activation | Norm | Signs | Fork | Join | Scaling
+Step: TypeAlias = Layer | Activation | Norm | Signs | Fork | Join | Skip
 
 
 def branch_layer(layer: Layer, factor_squared: Fraction) -> Layer:
@@ -86,7 +86,7 @@ def kept_widths(net: Network, *, norms: bool = False) -> list[int]:
     for step in net.steps:
         if isinstance(step, Layer):
             n = step.fan_out
-        if isinstance(step, Layer | Join | Scaling) or (norms and isinstance(step, Norm)):
+        if isinstance(step, Layer | Join | Skip) or (norms and isinstance(step, Norm)):
             made.append(n)
     return made
 

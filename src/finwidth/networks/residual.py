@@ -26,7 +26,7 @@ from finwidth.networks.description import (
     Layer,
     Network,
     Places,
-    Scaling,
+    Skip,
     Step,
     branch_layer,
     few_values,
@@ -162,7 +162,7 @@ class ResidualNetwork(Network):
         for block in self.blocks:
             skip, last = float(block.skip_squared) ** 0.5, branch_layer(block.outer, block.branch_squared)
             branch = (Fork(), *before, *self._inside(block), last, Join(skip))
-            blocks.append((*(branch if block.branch_squared else (Scaling(skip),)), *after))
+            blocks.append((*(branch if block.branch_squared else (Skip(skip),)), *after))
         return ((self.stem,), *blocks, (*before, self.head))
 
     @property

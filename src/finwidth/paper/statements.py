@@ -23,7 +23,7 @@ _MODULES = (moment_checks, bias_checks, path_checks, derivative_checks, probabil
 _KINDS = ({"theorem", "proposition", "lemma"}, {"definition"}, {"figure"})  # each numbered by itself
 
 
-def _place(id: str) -> tuple[int, int]:
+def _numbered(id: str) -> tuple[int, int]:
     """Where a statement stands among all."""
     kind, number = id.split("-")
     return next(i for i, kinds in enumerate(_KINDS) if kind in kinds), int(number)
@@ -38,7 +38,7 @@ def _checks() -> dict[str, Callable[[], Statement]]:
         for name, each in vars(module).items()
         if named.fullmatch(name)
     }
-    return {id: found[id] for id in sorted(found, key=_place)}
+    return {id: found[id] for id in sorted(found, key=_numbered)}
 
 
 _CHECKS = _checks()

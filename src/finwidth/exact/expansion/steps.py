@@ -32,7 +32,7 @@ from finwidth.exact.expansion.tensors import (
     through_weights,
 )
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Fork, Join, Layer, Network, Scaling, Signs, Step
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.norm import Norm
 
@@ -144,7 +144,7 @@ def _signed(step: Signs, x: Signals, around: Around) -> Signals:
 
 
 @_stepped.register(Fork)
-def _forked(step: Fork, x: Signals, around: Around) -> Signals:
+def _after_fork(step: Fork, x: Signals, around: Around) -> Signals:
     """The stream waits, and what the branch makes of it depends on it."""
     assert isinstance(x, Neurons)
     around.streams.append(x)
@@ -152,7 +152,7 @@ def _forked(step: Fork, x: Signals, around: Around) -> Signals:
 
 
 @_stepped.register(Join)
-def _joined(step: Join, h: Signals, around: Around) -> Neurons:
+def _after_join(step: Join, h: Signals, around: Around) -> Neurons:
     """The branch adds Gaussian neurons that are not correlated with the stream's, but depend on its averages."""
     x, a = around.streams.pop(), step.skip**2
     return Neurons(
@@ -166,8 +166,8 @@ def _joined(step: Join, h: Signals, around: Around) -> Neurons:
     )
 
 
-@_stepped.register(Scaling)
-def _scaled(step: Scaling, x: Signals, around: Around) -> Neurons:
+@_stepped.register(Skip)
+def _after_skip(step: Skip, x: Signals, around: Around) -> Neurons:
     a = step.factor**2
     return Neurons(
         x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams)

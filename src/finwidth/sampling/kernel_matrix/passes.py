@@ -17,7 +17,7 @@ from operator import add, iadd, mul
 import numpy as np
 
 from finwidth.networks.activations import Activation, Array
-from finwidth.networks.description import Fork, Join, Layer, Network, Scaling, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
 from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
@@ -87,7 +87,7 @@ class JoinPass:
         return U
 
 
-class ScalingPass:
+class SkipPass:
     """A number times the rows, at once: in a long row of blocks without branches each would ask the next."""
 
     def __init__(self, factor: float) -> None:
@@ -165,8 +165,8 @@ class DrawnNetworks:
         return JoinPass(step.skip, self._streams)
 
     @_passed.register
-    def _(self, step: Scaling) -> DrawnStep:
-        return ScalingPass(step.factor)
+    def _(self, step: Skip) -> DrawnStep:
+        return SkipPass(step.factor)
 
     @property
     def steps(self) -> list[DrawnStep]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Fork, Join, Layer, Network, Scaling, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.norm import Norm
 from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix, sgd_step
@@ -256,7 +256,7 @@ class _JoinStep:
 
 
 @dataclass
-class _ScalingStep:
+class _SkipStep:
     factor: float
 
     def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
@@ -312,8 +312,8 @@ class Networks:
         return _JoinStep(step.skip, self._streams)
 
     @_trained.register
-    def _(self, step: Scaling) -> TrainedStep:
-        return _ScalingStep(step.factor)
+    def _(self, step: Skip) -> TrainedStep:
+        return _SkipStep(step.factor)
 
     @_trained.register
     def _(self, step: Signs) -> TrainedStep:
