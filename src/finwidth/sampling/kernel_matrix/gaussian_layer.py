@@ -229,7 +229,7 @@ class GaussianLayer:
         return self.moves
 
     def _split_tangent(self, T: Rows, blocks: Blocks) -> _Tangent:
-        power, rows, TT = _rescaled(blocks, self.batch.rng)
+        power, rows, TT = _with_units(blocks, self.batch.rng)
         TA = products(rows, self.A)
         along = TA @ self.A_factor.inverse
         rest = factorise(TT - along @ transposed(TA), squares=diagonal(TT))
@@ -276,7 +276,7 @@ class GaussianLayer:
         met = self.tangent_in
         if met is None:
             return None  # nothing is below
-        power, U, UU = _rescaled(U, self.batch.rng)
+        power, U, UU = _with_units(U, self.batch.rng)
         UJ = scaled(self.UJ, power, -1)
         along = UJ @ self.J_factor.inverse
         root = factorise(UU - along @ transposed(UJ), squares=diagonal(UU)).root
@@ -333,7 +333,7 @@ def _columns_scaled(matrix: Array, power: Powers, sign: int = 1) -> Array:
     return matrix if power is None else scaled(matrix, transposed(power), sign)
 
 
-def _rescaled(rows: Blocks, rng: Generator) -> tuple[Powers, Blocks, Array]:
+def _with_units(rows: Blocks, rng: Generator) -> tuple[Powers, Blocks, Array]:
     """Units (as powers of two) in which no square overflows or underflows, the rows in them, and their Gram matrix."""
     gram = products(rows, rows)
     power = None if ordinary(gram) else row_powers(rows, rng)

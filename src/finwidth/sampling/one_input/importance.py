@@ -272,7 +272,7 @@ class TiltedChain(NormChain):
         state[0] = self.variance[-1] * square
         exponents = np.array(EXPONENTS[self.tilt.power], dtype=np.float64)
         for i in reversed(range(len(work.chi))):
-            a, b = exponents[_choose_terms(rng, _values(self.tilt.layers[i], state))].T
+            a, b = exponents[_choose_terms(rng, _form_values(self.tilt.layers[i], state))].T
             m = work.share[i]
             m[:] = weighted_coins(rng, self.widths[i + 1], a, b)
             work.paired[i] = m >= 2
@@ -286,7 +286,7 @@ class TiltedChain(NormChain):
         return z
 
 
-def _values(forms: FloatArray, state: FloatArray) -> FloatArray:
+def _form_values(forms: FloatArray, state: FloatArray) -> FloatArray:
     """Linear or quadratic forms at the states of all draws: shape (terms, draws)."""
     if forms.ndim == 2:
         return forms @ state
