@@ -430,5 +430,5 @@ def test_signs_that_a_terminal_does_not_have_are_spelled() -> None:
     assert "E[K_w^2]" in told
     assert "E[dK]/lambda" in told
     assert "?" not in told
-    assert "+-" in run("regime", "2,9,1", "--draws", "50", PYTHONIOENCODING="ascii").stdout
-    assert "±" in run("regime", "2,9,1", "--draws", "50", PYTHONIOENCODING="utf-8").stdout
+    assert "+-" in run("regime", "10,200x4,1", "--draws", "50", PYTHONIOENCODING="ascii").stdout
+    assert "±" in run("regime", "10,200x4,1", "--draws", "50", PYTHONIOENCODING="utf-8").stdout
