@@ -311,7 +311,7 @@ def test_advice_says_what_it_is_about() -> None:
         (regime(net, target=-0.5, lr=0.01), ("target -0.5 ", "rate 0.01,")),
         (regime(MLP([10, 30, 2]), target=[1, 0]), ("target (1, 0) ",)),
     ):
-        for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} +- "):
+        for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} ± "):
             assert text in found.advice
         assert "infinite-width" not in found.advice
 
