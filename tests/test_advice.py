@@ -273,11 +273,14 @@ def test_a_torch_module_by_its_own_steps(outputs: int) -> None:
     assert found.movement > 0.5
 
 
+MAPPING: Any = {"ids": torch.ones(3)}
+
+
 def test_a_module_that_is_not_recognised() -> None:
     with pytest.raises(finwidth.FinwidthError, match=r"x is None; give one input, .* not a network that finwidth rec"):
         regime(torch.nn.LayerNorm(3))
     with pytest.raises(finwidth.FinwidthError, match=r"as one tensor: a module of several arguments .* forward"):
-        regime(torch.nn.LayerNorm(3), {"ids": torch.ones(3)}, factory=lambda: torch.nn.LayerNorm(3))
+        regime(torch.nn.LayerNorm(3), MAPPING, factory=lambda: torch.nn.LayerNorm(3))
     embedding = torch.nn.Embedding(3, 2)
     torch.nn.init.constant_(embedding.weight, 0.1)
     with pytest.raises(

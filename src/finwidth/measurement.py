@@ -250,7 +250,7 @@ def load(file: Path | str, name: str, seed: int = 0) -> nn.Module:
 
 def load_with_maker(file: Path | str, name: str, seed: int = 0) -> tuple[nn.Module, Callable[[], nn.Module] | None]:
     """The same, and what made it; None where the name is that of a module."""
-    load_extra("torch", "a module in a file")
+    load_extra("torch", "a torch module")
     import torch
 
     # Torch takes 64 bits; longer seeds are hashed to as many.

@@ -145,8 +145,9 @@ def law_of_module(module: nn.Module, factory: Factory | None = None, *, reason: 
     plan = plan_of(check_module(module))
     if plan.kept:
         raise FinwidthError(
-            f"how this module is drawn cannot be told: parameter {names_of(plan.kept)}; give factory=, a function "
-            f"without arguments that makes a fresh module like it{f' ({reason})' * bool(reason)}"
+            f"how this module is drawn cannot be told: parameter {names_of(plan.kept)}; give factory= (--redraw of the "
+            f"command line), a function without arguments that makes a fresh module like "
+            f"it{f' ({reason})' * bool(reason)}"
         )
     told = f"networks drawn again as its weights tell ({plan})"
     return ModuleLaw(module, redrawn(module, plan), told, not_recognised=reason)

@@ -190,7 +190,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00")
 
 def test_the_kernel_matrix_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
-    figure = curves.kernel_matrix(found)
+    figure = curves.matrix_over_depth(found)
     panels = figure.axes
     assert len(panels) == 9
     assert [axes.get_title() for axes in panels[:3]] == [
@@ -211,10 +211,10 @@ def test_the_kernel_matrix_shows_the_values(store: Path) -> None:
     errors = [se.sel(gram_moment="K")[:, a, a].to_numpy() for a in (0, 1)]
     of_square = se.sel(gram_moment="K^2")[:, 0, 1].to_numpy()
     relative = of_square / square + errors[0] / K[0] + errors[1] / K[2]
-    *_, segments = drawn_at(curves.kernel_matrix(sure).axes[4], COLOURS[2])
+    *_, segments = drawn_at(curves.matrix_over_depth(sure).axes[4], COLOURS[2])
     half = [(top - bottom) / 2 for (_, bottom), (_, top) in segments]
     np.testing.assert_allclose(half, 2 * relative * square / (K[0] * K[2]), atol=1e-12)
-    part = curves.kernel_matrix(found.isel(gram_input=[2], gram_input_=[2])).axes
+    part = curves.matrix_over_depth(found.isel(gram_input=[2], gram_input_=[2])).axes
     assert [part[0].get_title(), len(part)] == ["a: ones, b: ones", 3]
 
 
@@ -249,10 +249,10 @@ def test_pictures_of_quantiles() -> None:
     config = {"quantities": ["sampled", "gram", "training"], "axes": axes, "sampled": {"draws": 500}}
     found = plots.cut(finwidth.sweep(config | SEVERAL), [])
     assert curves.moments_over_depth(found).axes[0].get_title() == r"$\mathrm{median}(K)$"
-    _, y, _ = drawn_at(curves.kernel_matrix(found).axes[1], COLOURS[1])
+    _, y, _ = drawn_at(curves.matrix_over_depth(found).axes[1], COLOURS[1])
     medians = found.gram_quantile.sel(gram_moment="K", quantile=0.5, width=32)[:, 0, 1]
     np.testing.assert_allclose(y, medians)
-    _, spreads, _ = drawn_at(curves.kernel_matrix(found).axes[3], COLOURS[1])
+    _, spreads, _ = drawn_at(curves.matrix_over_depth(found).axes[3], COLOURS[1])
     of_first = found.gram_quantile.sel(gram_moment="K", width=32)[:, 0, 0]
     low, middle, high = (of_first.sel(quantile=share) for share in (0.16, 0.5, 0.84))
     np.testing.assert_allclose(spreads, (high - low) / (2 * middle))
@@ -289,7 +289,7 @@ def test_what_a_store_does_not_hold_is_said(tmp_path: Path) -> None:
     exact = plots.cut(finwidth.sweep({"quantities": ["exact"], "axes": axes}), [])
     gram = plots.cut(finwidth.sweep({"quantities": ["gram"], "axes": axes, "gram": SEVERAL["gram"]}), [])
     for draw, found, message in (
-        (curves.kernel_matrix, exact, "no kernel matrices; the quantity gram of a sweep computes them"),
+        (curves.matrix_over_depth, exact, "no kernel matrices; the quantity gram of a sweep computes them"),
         (curves.training_curves, exact, "no training; the quantity training of a sweep computes it"),
         (curves.moments_over_depth, gram, "no exact, expansion or sampled values, so there are no moments"),
         (plots.collapse, gram, "none of exact, expansion, sampled, bounds; of others there are gram and training"),
@@ -298,4 +298,4 @@ def test_what_a_store_does_not_hold_is_said(tmp_path: Path) -> None:
         with pytest.raises(FinwidthError, match=message):
             draw(found)
     with pytest.raises(FinwidthError, match="ax holds 1 axes, and the figure has 9 panels"):
-        curves.kernel_matrix(gram, ax=[Figure().subplots()])
+        curves.matrix_over_depth(gram, ax=[Figure().subplots()])

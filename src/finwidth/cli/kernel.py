@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from finwidth.cli.modules import NamedModule, network_or_module, one_sample
+from finwidth.cli.named import NamedModule, network_or_module, one_sample
 from finwidth.cli.networks import activation_typed, network_of, taking
 from finwidth.cli.options import Draws, Flag, Input, Json, Seed, among, either
 from finwidth.cli.output import print_json, verb, wrapped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,11 +52,13 @@ def verb(file: Path | None) -> str:
 
 
 def wrapped(text: str) -> str:
-    """A sentence in lines of at most 80 columns, or what the terminal has.
+    """A sentence in lines of at most 80 columns, or what the terminal has, with signs that its encoding has.
 
     >>> from finwidth.cli.output import wrapped
     >>> len(wrapped(20 * "word ").splitlines())
     2
     """
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, in_ascii()).decode(encoding)  # Click writes UTF-8 where ASCII is asked for
     columns = min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 1)).columns)
     return textwrap.fill(text, columns, break_on_hyphens=False, break_long_words=False)

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from finwidth.cli.modules import NamedModule, network_or_module, one_sample
+from finwidth.cli.named import NamedModule, network_or_module, one_sample
 from finwidth.cli.networks import Described, read_options, taking
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json, wrapped

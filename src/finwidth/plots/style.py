@@ -144,8 +144,17 @@ def rendered(figure: Figure, suffix: str) -> bytes:
         )
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": "finwidth"}):  # kinds of fonts, and ticks, are made only now
+        _lay_out_once(figure)
         figure.savefig(buffer, format=suffix.removeprefix("."), dpi=200, metadata=_METADATA[suffix])
     return buffer.getvalue()
+
+
+def _lay_out_once(figure: Figure) -> None:
+    """Lay a figure out, once: its first layout has not seen its ticks, and the same figure is to be the same file."""
+    engine = figure.get_layout_engine()
+    if engine is not None and not getattr(figure, "_finwidth_settled", False):
+        engine.execute(figure)
+        figure._finwidth_settled = True  # type: ignore[attr-defined]
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:

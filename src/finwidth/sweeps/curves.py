@@ -81,7 +81,7 @@ def _label(name: str, *, medians: bool) -> str:
 
 def _moment(found: xr.Dataset, name: str) -> RouteValues | None:
     """One moment by the routes that the store has; None if by none."""
-    exact = _known(found, name)
+    exact = _without_draws(found, name)
     if _has_quantiles(found):
         middle, error = (
             found[f"sampled_{each}"].sel(moment=name, quantile=0.5) for each in ("quantile", "quantile_se")
@@ -93,7 +93,7 @@ def _moment(found: xr.Dataset, name: str) -> RouteValues | None:
     return None if exact is None else RouteValues(exact, None, None)
 
 
-def _known(found: xr.Dataset, name: str) -> xr.DataArray | None:
+def _without_draws(found: xr.Dataset, name: str) -> xr.DataArray | None:
     """A moment without draws: exactly, or to first order where that serves."""
     known: dict[str, xr.DataArray] = {}
     if "exact_mean" in found:
@@ -142,7 +142,7 @@ def _legend(figure: Figure, panels: list[Axes], ax: Panels | None) -> None:
 
 
 @styled
-def kernel_matrix(found: xr.Dataset, *, ax: Panels | None = None) -> Figure:
+def matrix_over_depth(found: xr.Dataset, *, ax: Panels | None = None) -> Figure:
     """The kernel matrix of several inputs over depth: a column for each entry, at most three, a curve a width.
 
     Rows are E[K_ab]; E[K_ab^2] over E[K_aa] E[K_bb]; and, if the store has it, E[Delta K_ab] over lambda and the root

@@ -12,7 +12,7 @@ from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
 from finwidth.plots.style import new_axes, new_panels, plain_ticks, save_as, styled
-from finwidth.sweeps.curves import kernel_matrix, moments_over_depth, training_curves
+from finwidth.sweeps.curves import matrix_over_depth, moments_over_depth, training_curves
 from finwidth.sweeps.panels import (
     OF_FORMS,
     AxisNames,
@@ -397,6 +397,6 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "collapse": collapse,
     "update": update_collapse,
     "moments": moments_over_depth,
-    "gram": kernel_matrix,
+    "gram": matrix_over_depth,
     "training": training_curves,
 }

@@ -153,10 +153,9 @@ def _block_bytes(kernel: KernelInParts, array: KernelArray) -> int:
 
 def _refuse_another(store: KernelStore, kernel: KernelInParts) -> None:
     """Raise FinwidthError if the store is not that of this kernel."""
-    job = kernel.first
-    with on_one_core(job.x1.device):
+    with on_one_core(kernel.first.x1.device):
         here = identity(kernel)
-        found = identity_differences(store.content["kernel"], here, function_rounding(job.network, job.x1[:2]))
+        found = identity_differences(store.content["kernel"], here, function_rounding(kernel))
     for package, made_by in store.content["versions"].items():
         if version(package) != made_by:
             found.append(f"its numbers come from {package} {made_by}, and this is {version(package)}")
@@ -178,7 +177,7 @@ def _compute_left(
     memory: int,
 ) -> None:
     """Compute and store the blocks that are left."""
-    array, job = store.array, kernel.first
+    array = store.array
     remaining = sum(map(array.pairs, left))
     before = math.prod(kernel.inputs) - remaining
     tell: Callable[[int], object] = progress or (lambda done: None)
@@ -187,14 +186,13 @@ def _compute_left(
         if where.scheduler is None:
             threads, kept, _ = workforce(kernel, array, min(where.workers or cores(), len(left)), memory)
             local = BlocksOnThreads(kernel, threads, stack, kept=kept)
-            with on_one_core(job.x1.device) as facts:
+            with on_one_core(kernel.first.x1.device) as facts:
                 store.refuse_other(facts)
             blocks = _kernel_blocks(array, in_bands(left, max(1, kept - threads - 1)))
             results = on_threads(blocks, local.threads, local.perform)
         else:
-            rounding = function_rounding(job.network, job.x1[:1])
             blocks = _kernel_blocks(array, left)
-            results = on_dask(blocks, where.scheduler, KernelOnCluster(kernel, rounding))
+            results = on_dask(blocks, where.scheduler, KernelOnCluster(kernel, function_rounding(kernel)))
         with closing(results):  # an interrupt anywhere below ends them, too
             for block, (entries, numerics) in results:
                 store.write(block.place, entries, numerics)
