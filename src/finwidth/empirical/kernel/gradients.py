@@ -8,12 +8,11 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -524,6 +523,7 @@ def _with_weighted(rows: Tensor) -> Tensor:
     return torch.cat([rows, (_weights(rows.shape[1]).to(rows)[:, None] * _mixed(rows))[None]])
 
 
+@lru_cache(maxsize=4)
 def _weights(n: int) -> Tensor:
     """Weights of samples that tell them apart."""
     if n <= len(_AHEAD):
@@ -535,12 +535,12 @@ def _weights(n: int) -> Tensor:
 
 def _mixed(rows: Tensor) -> Tensor:
     """A combination of rows, in which none is left out."""
-    found: Tensor = torch.tensordot(torch.cos(torch.arange(1.0, len(rows) + 1)).to(rows), rows, 1)
+    found: Tensor = torch.tensordot(_combination(len(rows)).to(rows), rows, 1)
     return found
 
 
 def _in_their_order(
-    pass_: Record, uses: Places, columns: list[Tensor], strided: Collection[bool | None]
+    pass_: Record, uses: Places, columns: list[Tensor], strided: Sequence[bool | None]
 ) -> tuple[Places, dict[str, str], dict[int, Tensor]]:
     """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
 
@@ -555,10 +555,10 @@ def _in_their_order(
         place = None
         if axes:
             mixed = _mixed(D[:-1])
-            choices = [axes if each is None else replace(axes, strided=each) for each in strided]
-            some = choices[:1] if axes.times == 1 else choices  # which are the same for one entry of each
-            right = (_like(_by_sample(mixed, each), _by_sample(D[-1], each), noise) for each in some)
-            place = None if axes.sorted else next(itertools.compress(some, right), None)
+            some = strided[:1] if axes.times == 1 else strided  # one entry of each is both
+            choices = (axes if each is None else replace(axes, strided=each) for each in some)
+            right = (each for each in choices if _like(_by_sample(mixed, each), _by_sample(D[-1], each), noise))
+            place = None if axes.sorted else next(right, None)
             order = None if place else _order(mixed, D[-1], axes, noise)
             if order is not None:
                 place, orders[use.number] = replace(axes, strided=False, sorted=True), order
@@ -601,26 +601,33 @@ def _like(plain: Tensor, weighted: Tensor, noise: float) -> bool:
 
     Of modules that compute in float32 too, whatever their type.
     """
-    one = plain.detach() * _weights(plain.shape[-1]).to(plain)
-    gap = (one - weighted.detach()).abs_().max() if one.numel() else 0.0
-    return float(gap) <= noise or near(one, weighted, torch.finfo(torch.float32).eps)
+    weights = _weights(plain.shape[-1]).to(plain)
+    gap = (plain.detach() * weights).sub_(weighted.detach()).abs_().max() if plain.numel() else 0.0
+    return float(gap) <= noise or near(plain * weights, weighted, torch.finfo(torch.float32).eps)
 
 
 def _noise(columns: list[Tensor]) -> float:
     """What rounding leaves of gradients that cancel, beside the largest of all."""
-    largest = (torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns if each.numel())
-    return 8 * max(largest, default=0.0)
+    extremes = ((each.dtype, *each.detach().aminmax()) for each in columns if each.numel())
+    return 8 * max((torch.finfo(dtype).eps * float(max(-low, high)) for dtype, low, high in extremes), default=0.0)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
+    if axes.times == 1:
+        return D.movedim(axes.result, -1)
     return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
 def _combined(output: Tensor) -> Tensor:
     """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
-    combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    return combination.expand(1, *output.shape)
+    return _combination(output.shape[1]).to(output).expand(1, *output.shape)
+
+
+@lru_cache(maxsize=4)
+def _combination(n: int) -> Tensor:
+    """The coefficients of a combination of n numbers, none of which is left out."""
+    return torch.cos(torch.arange(1.0, n + 1))
 
 
 def gradients(
