@@ -257,12 +257,13 @@ def gradient(
 class FirstPass(NamedTuple):
     """A pass of one sample: what it changes in the module, its output, and how many bytes autograd keeps of it.
 
-    There is no output (None) where it fails or makes the module another, and no count where torch cannot count.
+    There is no output (None) where it has ``failed`` or makes the module another, no count where torch cannot count.
     """
 
     changing: frozenset[str]
     output: Tensor | None = None
     saved: int | None = None
+    failed: bool = False
 
 
 @contextmanager
@@ -301,7 +302,7 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
     if id(module) in _UNTOUCHED:
         _UNTOUCHED[id(module)].check()
     changed = frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
-    return FirstPass(changed, output, sum(kept.values()) or None)
+    return FirstPass(changed, output, sum(kept.values()) or None, failed=output is None)
 
 
 @contextmanager
@@ -316,7 +317,7 @@ def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[tuple[
     own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
-        if own:
+        if own and not first.failed:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
                     call_module(module, x)

@@ -519,8 +519,12 @@ def _ordered(
 
 
 def _with_weighted(rows: Tensor) -> Tensor:
-    """Cotangents of the outputs, and one more row: a combination of them, every sample times its weight."""
-    return torch.cat([rows, (_weights(rows.shape[1]).to(rows)[:, None] * _mixed(rows))[None]])
+    """Cotangents of the outputs, the same for every sample, and one more row: their combination times its weight."""
+    o, n, _ = rows.shape
+    found = rows.new_empty(o + 1, *rows.shape[1:])
+    found[:o] = rows
+    torch.mul(_weights(n).to(rows)[:, None], _mixed(rows[:, :1]), out=found[o])
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -553,7 +557,9 @@ def _in_their_order(
     orders: dict[int, Tensor] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
         place = None
-        if axes:
+        if axes and use.edge.node is pass_.output.grad_fn and axes.result == 0 and axes.times == 1:
+            place = axes  # the result is the output itself
+        elif axes:
             mixed = _mixed(D[:-1])
             some = strided[:1] if axes.times == 1 else strided  # one entry of each is both
             choices = (axes if each is None else replace(axes, strided=each) for each in some)
@@ -572,12 +578,14 @@ def _order(plain: Tensor, weighted: Tensor, axes: Axes, noise: float) -> Tensor 
     """The entries along the dimension of the samples, sample by sample; None if each has not as many, or they mix."""
     n = plain.shape[axes.result] // axes.times
     one, other = (each.detach().movedim(axes.result, 0).flatten(1) for each in (plain, weighted))
-    weights, samples = _weights(n).to(one).sort()
-    ratio = (one * other).sum(1) / one.square().sum(1)
-    owner = samples[torch.bucketize(ratio, (weights[1:] + weights[:-1]) / 2)]
-    order = owner.argsort(stable=True)
-    as_many = torch.equal(owner[order].view(n, -1), torch.arange(n, device=owner.device)[:, None].expand(n, axes.times))
-    return order if as_many and _like(one[order].view(n, -1).T, other[order].view(n, -1).T, noise) else None
+    weights, between, samples = (each.to(one.device) for each in _sorted_weights(n))
+    owner = samples[torch.bucketize((one * other).sum(1) / one.square().sum(1), between.to(one))]
+    if owner.bincount(minlength=n).ne(axes.times).any():
+        return None
+    expected = weights[owner, None].to(one) * one
+    gap = float((expected - other).abs_().max())
+    right = gap <= noise or near(expected, other, torch.finfo(torch.float32).eps)
+    return owner.argsort(stable=True) if right else None
 
 
 def _in_order(
@@ -622,6 +630,14 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
 def _combined(output: Tensor) -> Tensor:
     """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
     return _combination(output.shape[1]).to(output).expand(1, *output.shape)
+
+
+@lru_cache(maxsize=4)
+def _sorted_weights(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights of samples, the middles between them in ascending order, and the samples in this order."""
+    weights = _weights(n)
+    ascending, samples = weights.sort()
+    return weights, (ascending[1:] + ascending[:-1]) / 2, samples
 
 
 @lru_cache(maxsize=4)
