@@ -410,7 +410,7 @@ def check_output(output: Tensor, n: int) -> Tensor:
             f"the module returns {output.dtype} of shape {tuple(output.shape)}, {output.layout}, for {n} samples; it "
             "must return dense floating-point numbers of shape (N,) or (N, ...), one row for each sample"
         )
-    return output.reshape(n, -1)
+    return output if output.ndim == 2 and len(output) == n else output.reshape(n, -1)
 
 
 @contextmanager
@@ -484,14 +484,16 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
     gradients = [(each, each.grad) for each in module.parameters()]
     states, snapshot = _RandomStates(module), Snapshot(module)
     _UNTOUCHED[id(module)] = states
+    same = False
     try:
         with same_buffers(module):
             yield
             if alone:
                 states.check()
+                same = True
     finally:
         del _UNTOUCHED[id(module)]
-        if alone:
+        if alone and not same:
             states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:

@@ -508,12 +508,14 @@ def _ordered(
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own. So it has to be in the pass of two too, the
-    samples of which are in another order, where an operation is found that may sort them.
+    samples of which are in another order, where an operation is found that may sort them. Three samples may be in an
+    order of their own by chance, as where experts are given some of them.
     """
-    uses, found, orders = _in_their_order(more, uses, columns, strided=(False, True))
-    if any(axes for _, axes in uses) and (more.reorders or two.reorders):
+    sort = len(more.output) > 3
+    uses, found, orders = _in_their_order(more, uses, columns, strided=(False, True), sort=sort)
+    if any(axes and not axes.sorted for _, axes in uses) and (more.reorders or two.reorders):
         columns = two.backward(_with_weighted(_combined(two.output)), batched=False)
-        uses, others, _ = _in_their_order(two, uses, columns, strided=(None,))
+        uses, others, _ = _in_their_order(two, uses, columns, strided=(None,), sort=sort)
         found |= others
     return uses, found, orders
 
@@ -544,12 +546,12 @@ def _mixed(rows: Tensor) -> Tensor:
 
 
 def _in_their_order(
-    pass_: Record, uses: Places, columns: list[Tensor], strided: Sequence[bool | None]
+    pass_: Record, uses: Places, columns: list[Tensor], strided: Sequence[bool | None], *, sort: bool
 ) -> tuple[Places, dict[str, str], dict[int, Tensor]]:
     """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
 
-    The entries of a sample are strided or not, or (None) as they are said to be. Where samples are sorted, the entries
-    of the uses, by their numbers, in the order in which those of the first sample come first.
+    The entries of a sample are strided or not, or (None) as they are said to be; or with ``sort`` in any order. Where
+    samples are sorted, the entries of the uses, by their numbers, in the order in which those of the first come first.
     """
     noise = _noise([each[-1] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []
@@ -565,7 +567,7 @@ def _in_their_order(
             choices = (axes if each is None else replace(axes, strided=each) for each in some)
             right = (each for each in choices if _like(_by_sample(mixed, each), _by_sample(D[-1], each), noise))
             place = None if axes.sorted else next(right, None)
-            order = None if place else _order(mixed, D[-1], axes, noise)
+            order = _order(mixed, D[-1], axes, noise) if place is None and (sort or axes.sorted) else None
             if order is not None:
                 place, orders[use.number] = replace(axes, strided=False, sorted=True), order
             if place is None:
@@ -719,7 +721,7 @@ def _columns(
         columns = pass_.backward(rows, batched=plan.batched)
     if not reorders:
         return pass_, columns
-    places, _, orders = _in_their_order(pass_, plan.uses, columns, strided=(None,))
+    places, _, orders = _in_their_order(pass_, plan.uses, columns, strided=(None,), sort=False)
     if places != plan.uses:
         raise OtherRouteError
     return _in_order(pass_, [each[:-1] for each in columns], plan.uses, orders)
@@ -741,7 +743,8 @@ def _factors(
 
     And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
-    direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
+    others = plan.pulled | plan.general.keys()
+    direct = {key: each for key, each in network.scales.items() if key not in others}
     sites: dict[tuple[int, *Site], list[GradientFactor]] = {}
     weights: Weights = {}
     with torch.no_grad():
