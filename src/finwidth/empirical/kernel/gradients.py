@@ -118,10 +118,11 @@ class GradientPlan:
 
 
 class Whole(NamedTuple):
-    """What a kernel is to be of its inputs, to make the plan from all of them if they are few: outputs, and memory."""
+    """What a kernel is to be of its inputs: outputs, and memory; and whether all may make the plan, if they are few."""
 
     outputs: range
     memory: int
+    at_once: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +165,11 @@ def plan_gradients(
 ) -> tuple[GradientPlan, Sizes, WholePass | None]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    ``three`` are the places of these among the inputs x, different ones if possible.
+    ``three`` are the places of these among the inputs x, different ones if possible; ``whole`` says what is wanted.
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
     in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
-    company or its place. Where with ``whole`` all inputs go in one pass, that takes the place of the pass of three, and
-    has the gradients too.
+    company or its place. Where all inputs may go in one pass, that takes the place of the pass of three, and has the
+    gradients too.
     """
     rows = x[three]
     with differentiable():
@@ -176,7 +177,7 @@ def plan_gradients(
         recorder, output, more = _pass_and_saved(network, rows[:2].flip())
         saved = max(0, more - (more // 2 if less is None else less))
         few = _Few(alone, recorder, output, saved // output.element_size())
-        if whole is not None and len(x) > 3 and _in_one_pass(few, len(x), whole):
+        if whole is not None and whole.at_once and len(x) > 3 and _in_one_pass(few, len(x), whole):
             plan, sizes, known = _plan(network, few, x, three[:2], whole)
             n = len(x) * len(whole.outputs)
             # A module that splits its batch into chunks takes another route with few inputs; it may follow their plan.

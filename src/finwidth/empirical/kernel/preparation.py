@@ -52,7 +52,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
 
     So many copies of it have to fit what memory there is, with what the computation needs besides; of none, none.
-    ``at_once``: the plan may be made by a pass of all inputs, if these are few.
+    ``at_once``: the plan may be for these outputs only, and made by a pass of all inputs x1, if these are few.
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
@@ -74,10 +74,10 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     two = planned[-1][threes[-1][:2]]
     plans: list[tuple[GradientPlan, Sizes]] = []
     known = trial = None
-    if at_once and others is None and first.output is not None:
+    if at_once and first.output is not None:
         kind, network = chosen(network, wanted, two, first.output.shape[1])
         o = len(network.combinations) if network.combinations else first.output.shape[1]
-        trial = Whole(wanted_outputs(kind, o), memory)
+        trial = Whole(wanted_outputs(kind, o), memory, others is None)
     for whole, three in zip(planned, threes, strict=True):
         with _told_from_a_fixed_batch(network, whole):
             plan, sizes, known = plan_gradients(network, whole, three, None if plans else first, trial)
