@@ -92,7 +92,7 @@ def test_a_chosen_logit_of_a_tied_table(name: str, blocks: bool, monkeypatch: py
 def test_passes_of_two_inputs_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = TABLES["head"](), words(5)(9)
     right = plain.kernel(module, x)[..., 7, 7]
-    monkeypatch.setattr(layout, "_PASS_BYTES", 2 * 8 * 40)
+    monkeypatch.setattr(layout, "_PASS_BYTES", 256)
     assert explain(module, x, outputs=7).inputs_at_once < 4
     assert near(ntk(module, x, outputs=7, check=False), right)
 

@@ -236,7 +236,7 @@ def _plan(
         found = _factors(network, plan, one, of_one, network.parameters) if columns else ([], [])
         return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, pass_, *found)), None
     factors, rough = _factors(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-    plan = replace(plan, rows=_tables(network, rough))
+    plan = replace(plan, rows=_tables_in_rows(network, rough))
     sizes = _with_shapes(network, plan, sizes, _shapes(network, plan, pass_, factors, rough))
     known = None
     if replace(sizes, memory=whole.memory).block(len(x), len(whole.outputs)).bytes(1) <= whole.memory:
@@ -246,7 +246,7 @@ def _plan(
     return plan, sizes, known
 
 
-def _tables(network: MeasuredModule, rough: list[Weights]) -> dict[str, int]:
+def _tables_in_rows(network: MeasuredModule, rough: list[Weights]) -> dict[str, int]:
     """The tables whose gradients are kept by their rows, with how many of them a product adds at a sample."""
     found: dict[str, int] = {}
     for weights in rough:
@@ -542,7 +542,7 @@ def _weights(n: int) -> Tensor:
 
 def _mixed(rows: Tensor) -> Tensor:
     """A combination of rows, in which none is left out."""
-    found: Tensor = torch.tensordot(_combination(len(rows)).to(rows), rows, 1)
+    found: Tensor = torch.tensordot(_mixing(len(rows)).to(rows), rows, 1)
     return found
 
 
@@ -568,7 +568,7 @@ def _in_their_order(
             choices = (axes if each is None else replace(axes, strided=each) for each in some)
             right = (each for each in choices if _like(_by_sample(mixed, each), _by_sample(D[-1], each), noise))
             place = None if axes.sorted else next(right, None)
-            order = _order(mixed, D[-1], axes, noise) if place is None and (sort or axes.sorted) else None
+            order = _order_of_samples(mixed, D[-1], axes, noise) if place is None and (sort or axes.sorted) else None
             if order is not None:
                 place, orders[use.number] = replace(axes, strided=False, sorted=True), order
             if place is None:
@@ -577,7 +577,7 @@ def _in_their_order(
     return tuple(places), found, orders
 
 
-def _order(plain: Tensor, weighted: Tensor, axes: Axes, noise: float) -> Tensor | None:
+def _order_of_samples(plain: Tensor, weighted: Tensor, axes: Axes, noise: float) -> Tensor | None:
     """The entries along the dimension of the samples, sample by sample; None if each has not as many, or they mix."""
     n = plain.shape[axes.result] // axes.times
     one, other = (each.detach().movedim(axes.result, 0).flatten(1) for each in (plain, weighted))
@@ -632,7 +632,7 @@ def _by_sample(D: Tensor, axes: Axes) -> Tensor:
 
 def _combined(output: Tensor) -> Tensor:
     """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
-    return _combination(output.shape[1]).to(output).expand(1, *output.shape)
+    return _mixing(output.shape[1]).to(output).expand(1, *output.shape)
 
 
 @lru_cache(maxsize=4)
@@ -644,7 +644,7 @@ def _sorted_weights(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @lru_cache(maxsize=4)
-def _combination(n: int) -> Tensor:
+def _mixing(n: int) -> Tensor:
     """The coefficients of a combination of n numbers, none of which is left out."""
     return torch.cos(torch.arange(1.0, n + 1))
 
