@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import finwidth
 from finwidth import MLP, BalancedResNet, Norm, ResNet
-from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.laws import FloatArray
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import check_threads, in_order, stream
@@ -63,9 +63,10 @@ def _through(
     steps: Iterable[Step], x: FloatArray, rng: np.random.Generator, K: list[FloatArray]
 ) -> tuple[FloatArray, Back]:
     """What steps make of x, and the way back, on which each weight layer's part of the kernel is appended to K."""
-    ways = []
+    ways: list[Back] = []
+    streams: list[FloatArray] = []  # of the branches that a pass is in
     for step in steps:
-        x, way = _step(step, x, rng, K)
+        x, way = _step(step, x, rng, K, streams)
         ways.append(way)
 
     def back(G: FloatArray) -> FloatArray:
@@ -76,7 +77,9 @@ def _through(
     return x, back
 
 
-def _step(step: Step, x: FloatArray, rng: np.random.Generator, K: list[FloatArray]) -> tuple[FloatArray, Back]:
+def _step(
+    step: Step, x: FloatArray, rng: np.random.Generator, K: list[FloatArray], streams: list[FloatArray]
+) -> tuple[FloatArray, Back]:
     if isinstance(step, Layer):
         weight = rng.standard_normal((step.fan_out, step.fan_in)) * float(step.weight_variance) ** 0.5
         c, e, gram = float(step.weight_multiplier), float(step.bias_multiplier), x.T @ x
@@ -87,9 +90,18 @@ def _step(step: Step, x: FloatArray, rng: np.random.Generator, K: list[FloatArra
             return below
 
         return weight @ x, layer_back
-    if isinstance(step, Residual):
-        y, inside = _through(step.branch, x, rng, K)
-        return step.skip * x + y, lambda G: step.skip * G + inside(G)
+    if isinstance(step, Fork):
+        streams.append(x)
+        return x, lambda G: streams.pop() + G
+    if isinstance(step, Join):
+
+        def join_back(G: FloatArray) -> FloatArray:
+            streams.append(step.skip * G)
+            return G
+
+        return step.skip * streams.pop() + x, join_back
+    if isinstance(step, Skip):
+        return step.factor * x, lambda G: step.factor * G
     if isinstance(step, Norm):
         return _normed(step, x)
     factors = 2.0 * rng.integers(0, 2, (len(x), 1)) - 1 if isinstance(step, Signs) else (x > 0).astype(float)  # or relu

@@ -22,6 +22,7 @@ import threading
 import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FrameType
@@ -30,6 +31,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import finwidth
+from finwidth.networks.description import Network
 from finwidth.report import report
 
 PACKAGE = Path(finwidth.__file__).parent
@@ -67,7 +69,6 @@ NEW: dict[str, tuple[str, ...]] = {
     ),
     "statement of the paper": (
         "src/finwidth/paper/bias_checks.py:lemma_13",
-        "src/finwidth/paper/statements.py:_CHECKS",
         "tests/paper/test_statements.py:WRONG",
     ),
 }
@@ -85,6 +86,9 @@ ENGINES = (
 
 X = [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
 Y = [1.0, -1.0, 1.0, -1.0]
+RESIDUAL = (finwidth.ResNet, finwidth.BalancedResNet)
+
+DEEPEST = 10  # functions of the package, one within the other, of every call but `compare`
 
 
 # Calls: each builds what it needs and returns what is measured.
@@ -114,6 +118,57 @@ def _plain() -> dict[str, Call]:
         "report": lambda: report(net, X[0], draws=1000),
         **({"sweep": _sweep} if find_spec("zarr") else {}),
     }
+
+
+def _of_kinds() -> dict[str, Call]:
+    """The same for networks of other kinds: residual ones, with norms, with a smooth activation."""
+    after = finwidth.Norm("layer", "after")
+    rms, gelu = finwidth.MLP([3, 16, 16, 1], norm="rms"), finwidth.MLP([3, 16, 16, 1], activation="gelu")
+    blocks: dict[Any, Callable[..., Network]] = {kind: partial(kind, [3, 16, 1], 2) for kind in RESIDUAL}
+    plain = {kind.__name__: make() for kind, make in blocks.items()}
+    residual = blocks[finwidth.ResNet]
+    chains = plain | {"rms": rms, "ResNet, rms": residual(norm="rms"), "ResNet, layer after": residual(norm=after)}
+    smooth = {f"{kind.__name__}, gelu": make(activation="gelu") for kind, make in blocks.items()}
+    most = chains | {"gelu": gelu} | smooth
+    every = most | {"BalancedResNet, no signs": finwidth.BalancedResNet([3, 16, 1], 2, signs=False)}
+    tilted = {"ResNet": residual(), "MLP": finwidth.MLP([3, 16, 16, 1])}
+    functions: dict[str, tuple[Callable[[Any], object], dict[str, Any]]] = {
+        "moments": (lambda net: finwidth.moments(net, X[0]), plain),
+        "moments(order=4)": (lambda net: finwidth.moments(net, X[0], order=4), plain),
+        "signal_moments": (lambda net: finwidth.signal_moments(net, X[0]), plain),
+        "growth": (finwidth.growth, plain),
+        "expansion": (lambda net: finwidth.expansion(net, X[:3], points=64), most),
+        "sample": (lambda net: finwidth.sample(net, X[0], draws=50), chains),
+        "summarize": (lambda net: finwidth.summarize(net, X[0], draws=200), chains),
+        "summarize(method=)": (lambda net: finwidth.summarize(net, X[0], draws=200, method="importance"), tilted),
+        "sample_gram": (lambda net: finwidth.sample_gram(net, X, draws=4, hidden=True), every),
+        "sample_gram(y=)": (lambda net: finwidth.sample_gram(net, X, draws=4, y=Y), every),
+        "train": (lambda net: finwidth.train(net, X, Y, steps=2, lr=0.01, draws=2), every),
+        "regime": (lambda net: finwidth.regime(net, draws=50), every),
+        "report": (lambda net: report(net, X[0], draws=200), most),
+    }
+    return {
+        f"{name} of {kind}": partial(function, net)
+        for name, (function, nets) in functions.items()
+        for kind, net in nets.items()
+    }
+
+
+def _of_sizes() -> dict[str, Call]:
+    """How wide and how deep networks of these kinds are."""
+    branch = {"branch": "1/sqrt(depth)"}
+    options: dict[str, dict[str, Any]] = {
+        "gelu": {"activation": "gelu"},
+        "rms": {"norm": "rms"},
+        **{kind.__name__: {"kind": kind, **branch} for kind in RESIDUAL},
+        **{f"{kind.__name__}, gelu": {"kind": kind, "activation": "gelu"} for kind in RESIDUAL},
+        "ResNet, rms": {"kind": finwidth.ResNet, "norm": "rms"},
+    }
+    found: dict[str, Call] = {}
+    for name, each in options.items():
+        found[f"width_for of {name}"] = partial(finwidth.width_for, 3, 0.5, **each)
+        found[f"depth_for of {name}"] = partial(finwidth.depth_for, 8, 2.0, **each)
+    return found
 
 
 def _sweep() -> None:
@@ -187,7 +242,8 @@ class Profile:
         self.engines = engines
         self.all: list[bool] = []  # of every Python function that runs: whether it counts
         self.running: list[CodeType] = []  # those that count
-        self.importing = self.deepest = 0
+        self.deepest: list[CodeType] = []  # the running ones when they were most
+        self.importing = 0
         self.entered: set[CodeType] = set()
         self.before: dict[str, int] = {}  # of each engine: functions that run when it is entered
 
@@ -211,7 +267,8 @@ class Profile:
             self.before[engine] = max(len(self.running), self.before.get(engine, 0))
         self.running.append(code)
         self.entered.add(code)
-        self.deepest = max(self.deepest, len(self.running))
+        if len(self.running) > len(self.deepest):
+            self.deepest = list(self.running)
 
 
 def profiled(call: Call) -> list[Profile]:
@@ -234,13 +291,25 @@ def profiled(call: Call) -> list[Profile]:
     return found
 
 
+def forget() -> None:
+    """Empty all caches, so that no call depends on those before it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(finwidth.__name__):
+            for each in list(vars(module).values()):
+                if hasattr(each, "cache_clear"):
+                    each.cache_clear()
+
+
 def measured(call: Call) -> dict[str, Any]:
     """The deepest stack, how many functions and files are entered, and how many run when numerics begin."""
+    forget()
     profiles = profiled(call)
     entered = {code for profile in profiles for code in profile.entered}
     before = {name: depth for profile in profiles for name, depth in profile.before.items()}
+    deepest = max((profile.deepest for profile in profiles), key=len)
     return {
-        "deepest": max(profile.deepest for profile in profiles),
+        "deepest": len(deepest),
+        "stack": [f"{Path(code.co_filename).name}:{code.co_qualname}" for code in deepest],
         "functions": len(entered),
         "files": len({code.co_filename for code in entered}),
         "before": before,
@@ -428,6 +497,7 @@ def figures() -> dict[str, Any]:
     calls = _plain() | (_with_torch() if find_spec("torch") else {})
     return {
         "calls": {name: measured(call) for name, call in calls.items()},
+        "kinds": {name: measured(call)["stack"] for name, call in (_of_kinds() | _of_sizes()).items()},
         "files": len(sizes["file"]),
         "functions": len(sizes["function"]),
         "lines": sum(sizes["file"]),
@@ -475,6 +545,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     for name, call in found["calls"].items():
         before = ", ".join(f"{depth} (`{engine}`)" for engine, depth in call["before"].items())
         rows.append(f"| {name} | {call['deepest']} | {call['functions']} | {call['files']} | {before} |")
+    rows += ["", "| call, for networks of other kinds | deepest stack | of which kind |", "|---|---|---|"]
+    for name, stacks in _by_function(found["kinds"]).items():
+        kind = max(stacks, key=lambda kind: len(stacks[kind]))
+        rows.append(f"| {name} | {len(stacks[kind])} | {kind} |")
     rows += ["", "| to add | files, without tests | which |", "|---|---|---|"]
     for thing, places in found["to_touch"].items():
         code = [place for place in places if not place.startswith("tests/")]
@@ -482,6 +556,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     rows += ["", f"Defined twice: {', '.join(twice)}."]
     rows += [f"Modules that import each other: {' and '.join(group)}." for group in found["cycles"]]
     return "\n".join(rows)
+
+
+def _by_function(kinds: Mapping[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """The stacks of calls "function of kind", by both."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for name, stack in kinds.items():
+        function, _, kind = name.partition(" of ")
+        found[function][kind] = stack
+    return found
 
 
 def main() -> None:

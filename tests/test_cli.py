@@ -18,6 +18,9 @@ import pytest
 import xarray as xr
 
 import finwidth
+from finwidth.cli.main import app
+from finwidth.cli.sweeps import sweep_app
+from fuzzing import call
 
 
 def run(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -201,7 +204,11 @@ MISTAKES = {
     "moments 2,0,1 -i 1,2": "width number 1 is 0, less than 1",
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
-    "regime model.py:make": "of modules in files there is finwidth measure",
+    "moments model.py:make -i 1": "finwidth measure, regime and compare take a module in a file",
+    "regime model.py": "names no module; write a file and a name in it",
+    "regime model.py:make": "a torch module needs an input; give one with -i",
+    "regime model.py:make -i 1,2 --activation tanh": "leave out the options that describe a network",
+    "compare 2,3,1 -i 1,2 --redraw": "--redraw is for torch modules, such as model.py:make",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",
     "moments 2,3,0 -i 1,2": "width number 2 is 0",
     "moments 2,3,1 -i nan,1": "nan at place 0",
@@ -398,4 +405,30 @@ def test_help_fits_a_terminal_and_has_examples(command: str) -> None:
     assert max(map(len, told.splitlines())) <= 80
     assert "…" not in told
     assert f"finwidth {command}".rstrip() in told.partition("Examples:")[2]
-    assert not re.search(r"--(json|exact|balanced|quiet|traceback)\b.*<bool>", told)
+
+
+EVERY = [str(each.name) for each in app.registered_commands] + [
+    f"sweep {each.name}" for each in sweep_app.registered_commands
+]
+
+
+@pytest.mark.parametrize("command", ["", "sweep", *EVERY])
+def test_help_speaks_no_python(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No types such as <bool> or <list[Path]>; what takes a value says of which kind, and fits a terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    told = call([*command.split(), "--help"]).output
+    assert "Examples:" in told
+    assert max(map(len, told.splitlines())) <= 80
+    assert not re.search(r"<\w|TEXT|INTEGER|FLOAT|PATH|BOOLEAN", told)
+    for line in told.splitlines():
+        if "--draws" in line and line.startswith("│"):
+            assert "NUMBER" in line
+
+
+def test_signs_that_a_terminal_does_not_have_are_spelled() -> None:
+    told = run("compare", "2,4,1", "-i", "1,2", "--draws", "300", "--networks", "20", PYTHONIOENCODING="ascii").stdout
+    assert "E[K_w^2]" in told
+    assert "E[dK]/lambda" in told
+    assert "?" not in told
+    assert "+-" in run("regime", "10,200x4,1", "--draws", "50", PYTHONIOENCODING="ascii").stdout
+    assert "±" in run("regime", "10,200x4,1", "--draws", "50", PYTHONIOENCODING="utf-8").stdout

@@ -62,6 +62,34 @@ def test_depth_counts_functions_of_the_package(house: Any, monkeypatch: pytest.M
     assert sys.getprofile() is None
 
 
+# What takes long when every function is watched.
+LONG = ("moments(order=4)", "expansion", "regime", "width_for", "depth_for", "bounds", "compare", "sweep", "report")
+
+
+def assert_shallow(house: Any, calls: dict[str, Any]) -> None:
+    assert calls
+    found = {name: house.measured(call)["stack"] for name, call in calls.items()}
+    deep = {name: stack for name, stack in found.items() if len(stack) > house.DEEPEST}
+    assert deep == {}
+
+
+def test_functions_are_not_deep(house: Any) -> None:
+    """Of networks of all kinds; the other calls are in the long tier."""
+    assert_shallow(house, {name: call for name, call in house._of_kinds().items() if not name.startswith(LONG)})
+
+
+@pytest.mark.slow
+def test_no_function_is_deep(house: Any) -> None:
+    calls = house._plain() | house._of_kinds() | house._of_sizes() | house._with_torch()
+    assert_shallow(house, {name: call for name, call in calls.items() if not name.startswith("compare")})
+
+
+def test_depth_is_seen(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(house, "DEEPEST", 3)
+    with pytest.raises(AssertionError, match=r"moments\.py:moments"):
+        assert_shallow(house, {"moments": house._plain()["moments"]})
+
+
 def test_places_exist(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     house.check_places()
     for wrong in ("src/finwidth/networks/laws.py:LAWZ", "src/finwidth/networks/lawz.py:LAWS"):

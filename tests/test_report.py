@@ -12,6 +12,7 @@ import pytest
 import finwidth
 from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet
 from finwidth.exact.expansion.one_input import to_first_order
+from finwidth.plots.style import rendered
 from finwidth.report import ExpandedReport, QuantileReport, Report, _depth_figure, report, verify, write
 
 X = [1.0, 1.0, 1.0, 1.0]
@@ -162,3 +163,10 @@ def test_the_figure_to_first_order() -> None:
     here = float(np.asarray(lines["this network"].get_ydata())[0])
     assert here == pytest.approx(1 + to_first_order(net, X).cv ** 2)
     assert "out of its range" in " ".join(lines)
+
+
+def test_a_figure_is_the_same_file_whatever_was_made_of_it_before() -> None:
+    found = report(MLP([2, 8, 8, 1]), [1.0, 2.0], 500)
+    first, second = (found.law("title") for _ in range(2))
+    rendered(second, ".png")
+    assert rendered(first, ".pdf") == rendered(second, ".pdf") == rendered(first, ".pdf")

@@ -51,6 +51,10 @@ LINES = (
     "compare 2,4x2,1 -i 1,2 --draws 300 --networks 20 --norm rms",
     "regime 2,9,1 --draws 50",
     "regime 2,9x2,2 --draws 50 --norm rms --target 1,-1 --lr 0.1",
+    "compare model.py:make -i 1,2 --init default --networks 30",
+    "compare model.py:draw -i picture.npy --networks 30 --redraw",
+    "regime model.py:make -i 1,2 --draws 50 --init default",
+    "regime model.py:draw -i picture.npy --draws 4 --redraw",
     "measure model.py:make -i X.npy",
     "measure model.py:conv -i image.npy --outputs 0",
     "width-for 3 --cv 0.5",
@@ -70,7 +74,8 @@ WITHOUT_JSON = {"explore", "schema"}
 MODELS = """
 import torch
 make = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-conv = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 2), torch.nn.Flatten())
+def draw(): return torch.nn.Sequential(torch.nn.Conv2d(1, 2, 2), torch.nn.Flatten())
+conv = draw()
 """
 
 
@@ -92,6 +97,7 @@ def folder_for(line: str, folder: Path) -> None:
     np.save(folder / "X.npy", np.eye(2))
     np.save(folder / "y.npy", np.array([[1.0, 0], [0, 1]]))
     np.save(folder / "image.npy", np.ones((2, 1, 3, 3)))
+    np.save(folder / "picture.npy", np.ones((1, 1, 3, 3)))
     (folder / "model.py").write_text(MODELS)
     (folder / "grid.toml").write_text(GRID)
     if line.startswith("sweep") and not line.startswith("sweep run"):
@@ -102,6 +108,8 @@ def folder_for(line: str, folder: Path) -> None:
 def test_a_command_prints_what_the_schema_says(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if line.split(maxsplit=1)[0] in NEEDS:
         pytest.importorskip(NEEDS[line.split(maxsplit=1)[0]])
+    if "model.py" in line:
+        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     folder_for(line, tmp_path)
     found = call([*shlex.split(line), "--json"])

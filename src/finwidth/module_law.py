@@ -145,8 +145,9 @@ def law_of_module(module: nn.Module, factory: Factory | None = None, *, reason: 
     plan = plan_of(check_module(module))
     if plan.kept:
         raise FinwidthError(
-            f"how this module is drawn cannot be told: parameter {names_of(plan.kept)}; give factory=, a function "
-            f"without arguments that makes a fresh module like it{f' ({reason})' * bool(reason)}"
+            f"how this module is drawn cannot be told: parameter {names_of(plan.kept)}; give factory= (--redraw of the "
+            f"command line), a function without arguments that makes a fresh module like "
+            f"it{f' ({reason})' * bool(reason)}"
         )
     told = f"networks drawn again as its weights tell ({plan})"
     return ModuleLaw(module, redrawn(module, plan), told, not_recognised=reason)
@@ -347,6 +348,11 @@ def one_input(module: nn.Module, x: object) -> torch.Tensor:
     from finwidth.empirical.kernel.calls import ModuleError
 
     wanted = "one input, without a dimension of samples"
+    if isinstance(x, Mapping):
+        raise FinwidthError(
+            f"x is {shown(x)}; give {wanted}, as one tensor: a module of several arguments is asked through one that "
+            "makes them of a tensor, such as forward(self, ids): return self.model(input_ids=ids)"
+        )
     X = check_batch(module, check_tensor(x, "x", wanted)[None], "x")
     try:
         number_of_outputs(module, X)

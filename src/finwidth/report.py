@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -31,9 +31,9 @@ from finwidth.quantities import MOMENTS, Estimate, attributes, doubts, of_severa
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input.sample import AtOneInput, one_input_sampler
 from finwidth.sampling.sampler import Columns, draw_chunks
-from finwidth.sampling.statistics.estimates import estimate_moments
+from finwidth.sampling.statistics.estimates import MomentAccumulators
 from finwidth.sampling.statistics.quantile_sketch import SHOWN
-from finwidth.summary import Summary, summary_of
+from finwidth.summary import DrawnSummary, Summary
 from finwidth.tables import Result, Table, number, told
 
 if TYPE_CHECKING:
@@ -250,11 +250,13 @@ def report(
     if not exact.mean:
         raise _nothing()
     forms = bounds(net, x, exact=exact) if isinstance(net, MLP) and not unsupported(net) else None
-    values, pictured = exact_values(exact), list[FloatArray]()
-    found = estimate_moments(_keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured), values)
-    rows = tuple(ReportRow(name, values[name], estimate) for name, estimate in found.items())
+    values, totals, pictured = exact_values(exact), MomentAccumulators(), _Pictured()
+    for drawn in draw_chunks(sampler, draws, seed, progress=progress):
+        totals.add(drawn)
+        pictured.add(drawn)
+    rows = tuple(ReportRow(name, values[name], found) for name, found in totals.estimates(values).items())
     provenance = attributes(net, method=f"exact transfer; {sampler.method}", seed=seed, draws=draws)
-    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured), provenance)
+    return Report(net, exact, infinite_width(net, x), forms, rows, np.concatenate(pictured.K), provenance)
 
 
 def _by_default(net: Network) -> int:
@@ -268,11 +270,13 @@ def _report_to_first_order(
     wide = to_first_order(net, x)
     if not wide.infinite_width:
         raise _nothing()
-    pictured = list[FloatArray]()
-    found = estimate_moments(_keeping(draw_one_input(net, x, draws, seed, progress=progress), pictured))
+    totals, pictured = MomentAccumulators(), _Pictured()
+    for drawn in draw_one_input(net, x, draws, seed, progress=progress):
+        totals.add(drawn)
+        pictured.add(drawn)
     method = "expansion in 1/width to first order; conditioned Gaussian layers"
     provenance = attributes(net, method=method, seed=seed, draws=draws)
-    return ExpandedReport(net, wide, found, np.concatenate(pictured), provenance)
+    return ExpandedReport(net, wide, totals.estimates(), np.concatenate(pictured.K), provenance)
 
 
 def _report_of_quantiles(  # noqa: PLR0917
@@ -283,26 +287,32 @@ def _report_of_quantiles(  # noqa: PLR0917
     seed: int,
     progress: Callable[[int], object] | None,
 ) -> QuantileReport:
-    pictured = list[FloatArray]()
-    chunks = _keeping(draw_chunks(sampler, draws, seed, progress=progress), pictured)
-    summary = summary_of(net, chunks, draws, seed, None)
+    of_draws, pictured = DrawnSummary(), _Pictured()
+    for drawn in draw_chunks(sampler, draws, seed, progress=progress):
+        of_draws.add(drawn)
+        pictured.add(drawn)
+    summary = of_draws.summary(net, draws, seed, None)
     if summary.K is not None and summary.K.zeros == 1:
         raise _nothing()
     provenance = attributes(net, method=sampler.method, seed=seed, draws=draws)
-    return QuantileReport(net, summary, reason, np.concatenate(pictured), provenance)
+    return QuantileReport(net, summary, reason, np.concatenate(pictured.K), provenance)
 
 
 def _nothing() -> FinwidthError:
     return FinwidthError("the kernel of this network is zero at this input: there is nothing to report on")
 
 
-def _keeping(chunks: Iterable[Columns], kept: list[FloatArray]) -> Iterator[Columns]:
-    """The chunks, one by one; K of the first draws, which the histogram shows, is appended to ``kept``."""
-    done = 0
-    for drawn in chunks:
-        kept.append(drawn["K"][: max(0, _PICTURED - done)])
-        done += len(drawn["K"])
-        yield drawn
+class _Pictured:
+    """K of the first draws, which the histogram shows."""
+
+    def __init__(self) -> None:
+        self.K: list[FloatArray] = []
+        self.left = _PICTURED
+
+    def add(self, drawn: Columns) -> None:
+        """Take in a chunk of draws."""
+        self.K.append(drawn["K"][: self.left])
+        self.left -= len(self.K[-1])
 
 
 def write(found: AnyReport, x: Vector, folder: str | Path) -> list[Path]:

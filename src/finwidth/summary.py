@@ -109,7 +109,7 @@ class Summary(Result):
         if self.K is None:
             return notes + "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
         if notes and not importance.unsupported(self.network):
-            notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
+            notes += 'These means rest on rare networks, which method="importance" (sample --tilted) draws.\n'
         return f"{notes}\n{_law(self.K)}"
 
     def _headline(self) -> str:
@@ -194,9 +194,10 @@ def summarize(
         known = None if exact is None else dict(exact)
         found = importance_estimates(net, x, draws, seed, exact=known, threads=threads, progress=progress)
         return Summary(net, draws, seed, found, exact, None)
-    sampler = one_input_sampler(net, x, device, first_output=True)
-    chunks = draw_chunks(sampler, draws, seed, threads=threads, progress=progress)
-    return summary_of(net, chunks, draws, seed, exact)
+    sampler, of_draws = one_input_sampler(net, x, device, first_output=True), DrawnSummary()
+    for drawn in draw_chunks(sampler, draws, seed, threads=threads, progress=progress):
+        of_draws.add(drawn)
+    return of_draws.summary(net, draws, seed, exact)
 
 
 def sample_and_summarize(net: Network, x: Vector, draws: int, seed: int) -> tuple[Summary, xr.Dataset]:
@@ -205,19 +206,26 @@ def sample_and_summarize(net: Network, x: Vector, draws: int, seed: int) -> tupl
     sampler = one_input_sampler(net, x)
     afford_draws(sampler, draws, 1, kept=_WRITTEN * sampler.kept)
     dataset = sample(net, x, draws, seed)
-    columns = {str(name): column.to_numpy() for name, column in dataset.items()}
-    return summary_of(net, [first_output(columns)], draws, seed, exact), dataset
+    of_draws = DrawnSummary()
+    of_draws.add(first_output({str(name): column.to_numpy() for name, column in dataset.items()}))
+    return of_draws.summary(net, draws, seed, exact), dataset
 
 
-def summary_of(
-    net: Network, chunks: Iterable[Mapping[str, FloatArray]], draws: int, seed: int, exact: dict[str, float] | None
-) -> Summary:
-    """What chunks of draws tell, of one output."""
-    totals, K = MomentAccumulators(), QuantileSketch()
-    for drawn in chunks:
-        K.add(drawn["K"])
-        totals.add(drawn)
-    return Summary(net, draws, seed, finite_means(totals.estimates(exact), tail_exponent(net)), exact, K)
+class DrawnSummary:
+    """What draws tell, of one output, from chunks of them."""
+
+    def __init__(self) -> None:
+        self._totals, self._K = MomentAccumulators(), QuantileSketch()
+
+    def add(self, drawn: Mapping[str, FloatArray]) -> None:
+        """Take in a chunk of draws: the columns of `finwidth.sample`, shape (draws,) each."""
+        self._K.add(drawn["K"])
+        self._totals.add(drawn)
+
+    def summary(self, net: Network, draws: int, seed: int, exact: dict[str, float] | None) -> Summary:
+        """Of all draws, of this network, beside the exact values that there are."""
+        estimates = finite_means(self._totals.estimates(exact), tail_exponent(net))
+        return Summary(net, draws, seed, estimates, exact, self._K)
 
 
 def finite_means(estimates: Mapping[str, Estimate], exponent: float) -> dict[str, Estimate]:

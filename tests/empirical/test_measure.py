@@ -38,6 +38,10 @@ def make():
     return nn.Sequential(nn.Flatten(), nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
 
 
+def big():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3))
+
+
 class Conv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -301,7 +305,7 @@ def test_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert status == 2
     assert (
         errors
-        == "finwidth: error: finwidth measure needs PyTorch, which is not installed; pip install 'finwidth[torch]'\n"
+        == "finwidth: error: a torch module needs PyTorch, which is not installed; pip install 'finwidth[torch]'\n"
     )
 
 
@@ -463,3 +467,53 @@ def test_a_fault_of_finwidths_own_is_seen_whole(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr("finwidth.measurement._theory", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("measure model.py:make -i X.npy")
+
+
+# ---- finwidth regime and compare, of a module in a file
+
+
+def test_regime_and_compare_of_a_module_in_a_file(run: Run) -> None:
+    status, output, _ = run("regime model.py:make -i 0.4,-0.5,0.2 --draws 60 --target 1,-1 --json")
+    assert status == 0
+    told = json.loads(output)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
+    found = finwidth.regime(module, X[0], target=(1, -1), draws=60)
+    assert told["results"] == json.loads(json.dumps(found.to_json()["results"]))
+    assert told["settings"] == {"draws": 60, "module": "model.py:make", "init": None, "redraw": False}
+    status, output, _ = run("compare model.py:make -i 0.4,-0.5,0.2 --networks 80 --json")
+    wanted = finwidth.compare(module, X[0], networks=80)
+    assert (status, json.loads(output)["results"]) == (0, json.loads(json.dumps(wanted.to_json()["results"])))
+    status, output, _ = run("regime model.py:make -i 0.4,-0.5,0.2 --draws 60")
+    assert output.startswith("model.py:make\nThe network is ")
+
+
+def test_a_module_that_is_not_recognised_is_drawn_again(run: Run, folder: Path) -> None:
+    np.save(folder / "one.npy", np.ones((1, 1, 4, 4)))
+    layers, made = (
+        json.loads(run(f"compare model.py:big -i one.npy --networks 20 --json{more}")[1])["results"]["compared"]
+        for more in ("", " --redraw")
+    )
+    assert "drawn again as its weights tell" in layers
+    assert "networks that factory makes" in made
+    for line, message in (
+        ("regime model.py:Conv -i one.npy", "give factory= (--redraw of the command line), a function"),
+        ("regime model.py:Conv -i images.npy", "images.npy holds 5 inputs, shape (5, 1, 4, 4); give one"),
+        ("regime model.py:trained -i 1,2,3 --redraw", "--redraw is for functions that make a module; model.py:trained"),
+        ("regime model.py:broken -i 1,2,3", "raises RuntimeError: first line"),
+        ("compare model.py:nothing -i 1,2,3", "model.py has no 'nothing'"),
+    ):
+        status, output, errors = run(line)
+        assert (status, output) == (2, "")
+        assert message in errors.splitlines()[-1] or message in errors
+
+
+def test_a_module_of_what_is_installed_or_beside(run: Run, folder: Path) -> None:
+    (folder / "zoo").mkdir()
+    (folder / "zoo" / "__init__.py").write_text("")
+    (folder / "zoo" / "nets.py").write_text("from torch import nn\n\n\ndef small():\n    return nn.Linear(3, 1)\n")
+    status, output, _ = run("measure zoo.nets:small -i 1,2,3 --json")
+    assert (status, json.loads(output)["results"]["quantities"]["trace"]["module"]["value"]) == (0, 15)
+    status, _, errors = run("measure zoo.missing:small -i 1,2,3")
+    assert status == 2
+    assert "cannot import zoo.missing: No module named 'zoo.missing'" in errors

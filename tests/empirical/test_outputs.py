@@ -199,7 +199,7 @@ def test_labels_of_other_samples_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     right, given = ntk(module, pairs, outputs=loss), gradients.gradients
 
-    def rotated(network: Any, plan: Any, x: Any, outputs: range, known: Any) -> Any:
+    def rotated(network: Any, plan: Any, x: Any, outputs: range, *_: Any) -> Any:
         return given(network, plan, x.like([x.tensors[0], x.tensors[1].roll(1, 0)]), outputs)
 
     monkeypatch.setattr(computation, "gradients", rotated)

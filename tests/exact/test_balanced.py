@@ -114,7 +114,7 @@ def test_groups_that_met_take_different_neurons(monkeypatch: pytest.MonkeyPatch)
     """If they could meet again in the stream, their gates would be counted as those of two neurons."""
     net, x = NETWORKS["two in the stream"]
     right = engine(net, x, UP_TO_SIX_PATHS)
-    monkeypatch.setattr(residual, "meetings", returns)
+    monkeypatch.setitem(residual._DOWN, "gated", (returns, residual._new_neurons))
     residual._residual_program.cache_clear()
     wrong = engine(net, x, UP_TO_SIX_PATHS)
     residual._residual_program.cache_clear()

@@ -23,7 +23,7 @@ from exact.test_expansion import (
 )
 from finwidth import MLP, BalancedResNet, FinwidthError, ResNet
 from finwidth.exact.expansion import steps, tensors
-from finwidth.networks.description import Network, Residual, Step
+from finwidth.networks.description import Fork, Join, Network, Step
 
 # ---- the exact engine, at one input
 
@@ -215,8 +215,8 @@ def test_many_draws_follow_it(kind: str, activation: str) -> None:
 class Unbalanced(BalancedResNet):
     """Without its random signs."""
 
-    def _branches(self) -> list[Any]:
-        return [(skip, branch, steps[1:], outer) for skip, branch, steps, outer in super()._branches()]
+    def _inside(self, block: Any) -> Any:
+        return super()._inside(block)[1:]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_steps_that_are_not_known_are_not_overlooked() -> None:
     class Other(ResNet):
         @property
         def stages(self) -> tuple[tuple[Step, ...], ...]:
-            return ((self.stem,), (Residual(1.0, (object(),)),), (self.head,))  # type: ignore[arg-type]
+            return ((self.stem,), (Fork(), object(), Join(1.0)), (self.head,))  # type: ignore[return-value]
 
     with pytest.raises(NotImplementedError):
         finwidth.expansion(Other([2, 5, 1], 1), ORTHOGONAL)

@@ -18,7 +18,7 @@ from finwidth import MLP, BalancedResNet, FinwidthError, Norm, ResNet, sample_gr
 from finwidth.networks.description import Network
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer
 from finwidth.sampling.kernel_matrix.maps import NormPass, SignsPass
-from finwidth.sampling.kernel_matrix.passes import DrawnNetworks, ResidualPass
+from finwidth.sampling.kernel_matrix.passes import DrawnNetworks, JoinPass
 from finwidth.sampling.kernel_matrix.rows import Rows, listed
 from finwidth.sampling.kernel_matrix.sample_gram import bytes_per_draw, kernel_matrix_sampler
 from finwidth.sampling.random.streams import stream
@@ -138,8 +138,7 @@ def held(net: Network, made: DrawnNetworks, draws: int) -> tuple[dict[str, Any],
         at[f"{name} weight"] = torch.tensor(np.stack([W for W, _ in found]) / factor)
         at[f"{name} bias"] = torch.tensor(np.stack([b for _, b in found]) / factor)
     passes = [step for stage in made.stages for step in stage]
-    inside = [each for step in passes if isinstance(step, ResidualPass) for each in step.branch]
-    drawn = [each.signs for each in inside if isinstance(each, SignsPass)]
+    drawn = [each.signs for each in passes if isinstance(each, SignsPass)]
     for name, rows in zip(signs, drawn, strict=True):
         signs[name] = torch.tensor(whole(rows)[:, 0])
     return at, signs
@@ -180,7 +179,14 @@ def fix_the_length(patch: pytest.MonkeyPatch) -> None:
 
 def skip_more(patch: pytest.MonkeyPatch) -> None:
     """Another skip backward than forward."""
-    patch.setattr(ResidualPass, "_onto", lambda self, new, old: new + 1.1 * self.skip * old)
+    real = JoinPass.backward
+
+    def backward(self: JoinPass, J: Rows, *, keep: bool) -> Rows:
+        passed = real(self, J, keep=keep)
+        self.streams.append(self.streams.pop().map(lambda block: 1.1 * block))
+        return passed
+
+    patch.setattr(JoinPass, "backward", backward)
 
 
 WRONG: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], list[str]]] = {

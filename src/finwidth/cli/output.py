@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,26 @@ from pathlib import Path
 import typer
 
 _COLUMNS = 80
+
+
+_ASCII = {"±": "+-", "²": "^2", "³": "^3", "⁴": "^4", "Δ": "d", "λ": "lambda", "β": "beta", "ᵀ": "^T", "≤": "<="}
+
+
+def in_ascii() -> str:
+    """The name of an error handler for streams, which spells signs that an encoding does not have.
+
+    >>> from finwidth.cli.output import in_ascii
+    >>> "E[ΔK²]/λ ± 1, é".encode("ascii", errors=in_ascii())
+    b'E[dK^2]/lambda +- 1, ?'
+    """
+    codecs.register_error("finwidth.ascii", _spelled)
+    return "finwidth.ascii"
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def print_json(document: Mapping[str, object]) -> None:
@@ -30,11 +52,13 @@ def verb(file: Path | None) -> str:
 
 
 def wrapped(text: str) -> str:
-    """A sentence in lines of at most 80 columns, or what the terminal has.
+    """A sentence in lines of at most 80 columns, or what the terminal has, with signs that its encoding has.
 
     >>> from finwidth.cli.output import wrapped
     >>> len(wrapped(20 * "word ").splitlines())
     2
     """
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, in_ascii()).decode(encoding)  # Click writes UTF-8 where ASCII is asked for
     columns = min(_COLUMNS, shutil.get_terminal_size((_COLUMNS, 1)).columns)
     return textwrap.fill(text, columns, break_on_hyphens=False, break_long_words=False)

@@ -157,16 +157,19 @@ def landings(ties: State) -> Iterator[State]:
     return map(canonical, _landings(ties))
 
 
-def _landings(ties: State, taken: State = ()) -> Iterator[State]:
+def _landings(ties: State, taken: State = ()) -> list[State]:
     """Every way in which ties can meet in neurons, some of which are taken by paths that are there already."""
-    if not ties:
-        yield taken
-        return
-    first, rest = ties[0], ties[1:]
-    for neurons in _landings(rest, taken):
-        yield (first, *neurons)
-        for place, neuron in enumerate(neurons):
-            yield (*neurons[:place], first + neuron, *neurons[place + 1 :])
+    found = [taken]
+    for tie in reversed(ties):
+        found = [
+            landed
+            for neurons in found
+            for landed in (
+                (tie, *neurons),
+                *((*neurons[:place], tie + neuron, *neurons[place + 1 :]) for place, neuron in enumerate(neurons)),
+            )
+        ]
+    return found
 
 
 def choices(stream: State) -> Counter[Pair]:
@@ -218,17 +221,17 @@ def pair_landings(pair: Pair) -> Counter[Pair]:
 def meetings(pair: Pair) -> Counter[State]:
     """Every way in which groups of paths that have met take neurons of the stream: each another one, taken or not."""
     staying, groups = pair
-    return Counter(map(canonical, _meetings(groups, staying)))
-
-
-def _meetings(groups: State, free: State, met: State = ()) -> Iterator[State]:
-    if not groups:
-        yield (*free, *met)
-        return
-    first, rest = groups[0], groups[1:]
-    yield from _meetings(rest, free, (*met, first))
-    for place, neuron in enumerate(free):
-        yield from _meetings(rest, (*free[:place], *free[place + 1 :]), (*met, first + neuron))
+    found: list[Pair] = [(staying, ())]  # neurons that are free, and those that were taken
+    for group in groups:
+        found = [
+            met
+            for free, taken in found
+            for met in (
+                (free, (*taken, group)),
+                *(((*free[:place], *free[place + 1 :]), (*taken, group + neuron)) for place, neuron in enumerate(free)),
+            )
+        ]
+    return Counter(canonical((*free, *taken)) for free, taken in found)
 
 
 def returns(pair: Pair) -> Counter[State]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -89,9 +89,8 @@ class Transition:
             tuple(weights),
         )
 
-    def matrix(self, number: _Weigh) -> Matrix:
-        """The step in numbers, without zeros."""
-        numbers = list(map(number, self.weights))
+    def matrix(self, numbers: Sequence[Number]) -> Matrix:
+        """The step in numbers, without zeros, from those of its weights."""
         found = []
         for row in self.rows:
             entries = [(state, ways * numbers[weight]) for state, weight, ways in row]
@@ -111,34 +110,19 @@ class ResidualProgram:
     input: tuple[State, ...]
 
 
-def _descents(occurring: frozenset[Tie]) -> dict[str, Callable[[_Node], _Row]]:
-    """By kind of node the step down from it."""
-
-    def chosen(stream: State) -> _Row:
-        return {(pair, tuple(sum(map(len, half)) for half in pair)): ways for pair, ways in choices(stream).items()}
-
-    def split(pair: Pair) -> _Row:
-        return dict(pair_splits(pair, occurring))
-
-    def landed(pair: Pair) -> _Row:
-        return {(each, tuple(map(len, each[1]))): ways for each, ways in pair_landings(pair).items()}
-
-    def returned(pair: Pair) -> _Row:
-        return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in returns(pair).items()}
-
-    def met(pair: Pair) -> _Row:
-        return {(stream, (len(pair[0]), len(stream))): ways for stream, ways in meetings(pair).items()}
-
-    return {
-        "stream": chosen,
-        "chosen": split,
-        "tied": landed,
-        "hidden": split,
-        "returning": returned,
-        "gated": met,
-    }
+def _new_neurons(pair: Pair, stream: State) -> _Weight:
+    """How many neurons of the stream are taken by paths that stayed, and how many after the others are there."""
+    return len(pair[0]), len(stream)
 
 
+# By kind of node the step down from it, and what the number of a way depends on.
+_DOWN: dict[str, tuple[Callable[[_Node], Mapping[_Node, int]], Callable[[_Node, _Node], _Weight]]] = {
+    "stream": (choices, lambda _, pair: tuple(sum(map(len, half)) for half in pair)),
+    "tied": (pair_landings, lambda _, pair: tuple(map(len, pair[1]))),
+    "returning": (returns, _new_neurons),
+    "gated": (meetings, _new_neurons),
+}
+_SPLITTING = ("chosen", "hidden")  # the others, whose ways depend on the laws
 _TWO_MATRICES = ("stream", "chosen", "tied", "hidden", "returning")
 _ONE_MATRIX = ("stream", "chosen", "tied", "gated")
 
@@ -152,7 +136,6 @@ def compile_residual(starts: Sequence[State], net: ResidualNetwork) -> ResidualP
 
 @cache
 def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kinds: tuple[str, ...]) -> ResidualProgram:
-    descents = _descents(occurring)
     after = {"returning": "stream"} | dict(zip(kinds, (*kinds[1:], kinds[0]), strict=True))
     head: Rows = {place: dict(pair_splits(((), start), occurring)) for place, start in enumerate(starts)}
     rows: dict[str, Rows] = {kind: {} for kind in after}
@@ -160,8 +143,13 @@ def _residual_program(starts: tuple[State, ...], occurring: frozenset[Tie], kind
     while waiting:
         kind, node = waiting.pop()
         if node not in rows[kind]:
-            rows[kind][node] = descents[kind](node)
-            waiting.extend((after[kind], below) for below, _ in rows[kind][node])
+            if kind in _SPLITTING:
+                row: _Row = pair_splits(node, occurring)
+            else:
+                down, weight = _DOWN[kind]
+                row = {(below, weight(node, below)): ways for below, ways in down(node).items()}
+            rows[kind][node] = row
+            waiting.extend((after[kind], below) for below, _ in row)
     stem: Rows = {stream: dict(splits(stream, occurring)) for stream in rows["stream"]}
     given = tuple(dict.fromkeys(ties for row in stem.values() for ties, _ in row))
     return ResidualProgram(
@@ -209,7 +197,8 @@ class ResidualTransfer:
         self._vanishing = x.zero and not nets[0].stem.bias_variance
         self._latest: tuple[Sequence[ResNetBlock | BalancedBlock], bool, list[Matrix]] | None = None
         given = [x.value(state, convert) for state in program.input]
-        self.stream = self._times(program.stem.matrix(self._split([net.stem for net in nets])), given)
+        numbers = list(map(self._split([net.stem for net in nets]), program.stem.weights))
+        self.stream = self._times(program.stem.matrix(numbers), given)
 
     def block(self, *blocks: ResNetBlock | BalancedBlock) -> None:
         """Go up one block, of each network."""
@@ -227,19 +216,20 @@ class ResidualTransfer:
             inner = [block.inner for block in blocks if isinstance(block, ResNetBlock)]
             if inner:
                 weigh["hidden"] = self._split(inner)
-            matrices = [step.matrix(weigh[kind]) for kind, step in self.program.block.items()]
+            matrices = [step.matrix(list(map(weigh[kind], step.weights))) for kind, step in self.program.block.items()]
             self._latest = blocks, zero, matrices
         for matrix in reversed(self._latest[2]):
             self.stream = self._times(matrix, self.stream)
 
     def returning(self) -> list[Number]:
         """Values of all ties that arrive at the neurons of the stream from above."""
-        return self._times(self.program.head[1].matrix(self._meeting), self.stream)
+        step = self.program.head[1]
+        return self._times(step.matrix(list(map(self._meeting, step.weights))), self.stream)
 
     def output(self) -> list[Number]:
         """Values of the program's starts."""
-        heads = [net.head for net in self.nets]
-        return self._times(self.program.head[0].matrix(self._split(heads)), self.returning())
+        step, weigh = self.program.head[0], self._split([net.head for net in self.nets])
+        return self._times(step.matrix(list(map(weigh, step.weights))), self.returning())
 
     def _times(self, matrix: Matrix, values: list[Number]) -> list[Number]:
         value, zero = values.__getitem__, self.convert(Fraction(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from finwidth.exact.partitions import State
 from finwidth.exact.residual import ResidualProgram, ResidualTransfer, compile_residual
 from finwidth.exact.transfer import Input
 from finwidth.networks.balanced import BalancedResNet
-from finwidth.networks.family import Cells, Family
+from finwidth.networks.family import Cells
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.resnet import ResNet
 from finwidth.progress import stage
+
+_Residual: TypeAlias = ResNet | BalancedResNet
 
 _AT_ONCE = 1024  # networks, whose matrices take some megabytes
 
@@ -46,7 +49,8 @@ class ResidualGrid:
         with stage("exact moments", len(pairs)) as told:
             for start in range(0, len(pairs), _AT_ONCE):
                 batch = pairs[start : start + _AT_ONCE]
-                nets = [_two_blocks(of_depth[depth], cells.n_0, width) for width, depth in batch]
+                # Of two blocks: the first may differ from the others, at the input zero.
+                nets = [cast(_Residual, of_depth[depth].net(cells.n_0, width, 2)) for width, depth in batch]
                 program = program or compile_residual(starts, nets[0])
                 exponents = np.array([depth for _, depth in batch]) - 1
                 found[:, start : start + len(batch)] = _log_outputs(program, nets, exponents, x)
@@ -54,15 +58,8 @@ class ResidualGrid:
         return list(found.reshape(len(starts), len(cells.widths), len(cells.depths)))
 
 
-def _two_blocks(family: Family, n_0: int, width: int) -> ResNet | BalancedResNet:
-    """Two blocks of a network: the first may differ from the others, at the input zero."""
-    net = family.net(n_0, width, 2)
-    assert isinstance(net, ResNet | BalancedResNet)
-    return net
-
-
 def _log_outputs(
-    program: ResidualProgram, nets: Sequence[ResNet | BalancedResNet], exponents: npt.NDArray[np.int64], x: Input
+    program: ResidualProgram, nets: Sequence[_Residual], exponents: npt.NDArray[np.int64], x: Input
 ) -> FloatArray:
     """The logarithms of the program's starts, shape (starts, networks), with so many blocks after the first."""
     transfer = ResidualTransfer(program, nets, x, float, _as_column)

@@ -95,7 +95,7 @@ class Activation:
     @property
     def default_gain(self) -> Fraction:
         """fan-in times weight variance that keeps gradients' size through a layer, 1/E[phi'^2]."""
-        return 1 / self.gate_moment(2)
+        return 2 / (self.positive**2 + self.negative**2)
 
     def frozen_at_zero(self) -> Activation:
         """The linear activation with slope ``at_zero``: what pre-activations that are exactly zero meet."""
@@ -242,6 +242,9 @@ class SmoothActivation(Activation):
         return self.d2phi
 
 
+_ROOT_2, _ROOT_2_PI = math.sqrt(2), math.sqrt(2 * math.pi)
+
+
 def _erf(y: Array) -> Array:
     if not isinstance(y, _OF_NUMPY):
         return y.erf()
@@ -260,25 +263,31 @@ def _gauss(y: Array) -> Array:
     return np.exp(square) if isinstance(y, _OF_NUMPY) else square.exp()
 
 
-def _normal_cdf(y: Array) -> Array:
-    return 0.5 * (1 + _erf(y / math.sqrt(2)))
+def _gelu(y: Array) -> Array:
+    """Y Phi(y), with Phi the distribution function of N(0, 1)."""
+    return y * (0.5 * (1 + _erf(y / _ROOT_2)))
 
 
-def _normal_density(y: Array) -> Array:
-    return _gauss(y / math.sqrt(2)) / math.sqrt(2 * math.pi)
+def _gelu_slope(y: Array) -> Array:
+    scaled = y / _ROOT_2
+    return 0.5 * (1 + _erf(scaled)) + y * (_gauss(scaled) / _ROOT_2_PI)
 
 
-def _sigmoid(y: Array) -> Array:
-    return 0.5 * (1 + _tanh(0.5 * y))
+def _gelu_curvature(y: Array) -> Array:
+    return (2 - y * y) * (_gauss(y / _ROOT_2) / _ROOT_2_PI)
+
+
+def _silu(y: Array) -> Array:
+    return y * (0.5 * (1 + _tanh(0.5 * y)))
 
 
 def _silu_slope(y: Array) -> Array:
-    gate = _sigmoid(y)
+    gate = 0.5 * (1 + _tanh(0.5 * y))
     return gate * (1 + y * (1 - gate))
 
 
 def _silu_curvature(y: Array) -> Array:
-    gate = _sigmoid(y)
+    gate = 0.5 * (1 + _tanh(0.5 * y))
     return gate * (1 - gate) * (2 + y * (1 - 2 * gate))
 
 
@@ -296,15 +305,8 @@ SMOOTH = (
         1,
         lambda y: -4 / math.sqrt(math.pi) * y * _gauss(y),
     ),
-    SmoothActivation(
-        "gelu",
-        lambda y: y * _normal_cdf(y),
-        lambda y: _normal_cdf(y) + y * _normal_density(y),
-        2,
-        lambda y: (2 - y * y) * _normal_density(y),
-        torch_module="GELU",
-    ),
-    SmoothActivation("silu", lambda y: y * _sigmoid(y), _silu_slope, 2, _silu_curvature, torch_module="SiLU"),
+    SmoothActivation("gelu", _gelu, _gelu_slope, 2, _gelu_curvature, torch_module="GELU"),
+    SmoothActivation("silu", _silu, _silu_slope, 2, _silu_curvature, torch_module="SiLU"),
 )
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -102,11 +102,11 @@ class BalancedResNet(ResidualNetwork):
         """The L blocks, first to last; those that are equal are one object."""
         n = self.widths[1]
         described = list(zip(self.skip_squared, self.branch_squared, strict=True))
-        return self._blocks(described, lambda factors: BalancedBlock(*factors, self._layer("W", n, n)))
+        made = {each: BalancedBlock(*each, self._layer("W", n, n)) for each in self._different(described)}
+        return tuple(map(made.__getitem__, described))
 
-    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
-        inside: tuple[Step, ...] = (Signs(), self.activation) if self.signs else (self.activation,)
-        return [(each.skip_squared, each.branch_squared, inside, each.outer) for each in self.blocks]
+    def _inside(self, block: BalancedBlock) -> tuple[Step, ...]:
+        return (Signs(), self.activation) if self.signs else (self.activation,)
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -40,15 +40,26 @@ class Signs:
 
 
 @dataclass(frozen=True)
-class Residual:
-    """x becomes skip x + branch(x); a branch without steps adds nothing."""
+class Fork:
+    """The start of a branch: what enters is what the branch acts on, and also what the next `Join` adds to."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """The end of a branch: what the branch has made, plus ``skip`` times what entered it at its `Fork`."""
 
     skip: float
-    branch: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A factor times what enters: all that a residual block without a branch is."""
+
+    factor: float
 
 
 # What a network does to vectors, one after the other.  The factor of a branch is in its last layer (`branch_layer`).
-Step: TypeAlias = "Layer | Activation | Norm | Signs | Residual"
+Step: TypeAlias = Layer | Activation | Norm | Signs | Fork | Join | Skip
 
 
 def branch_layer(layer: Layer, factor_squared: Fraction) -> Layer:
@@ -70,28 +81,14 @@ def kept_widths(net: Network, *, norms: bool = False) -> list[int]:
     >>> kept_widths(ResNet([2, 4, 1], 1, 7)), kept_widths(ResNet([2, 4, 1], 1, 7, norm="rms"), norms=True)
     ([4, 7, 4, 4, 1], [4, 4, 7, 4, 4, 4, 1])
     """
-
-    def widths(steps: Iterable[Step], n: int) -> list[int]:
-        found: list[int] = []
-        for step in steps:
-            if isinstance(step, Layer):
-                n = step.fan_out
-                found.append(n)
-            elif isinstance(step, Norm) and norms:
-                found.append(n)
-            elif isinstance(step, Residual):
-                found += [*widths(step.branch, n), n]
-        return found
-
-    return [width for stage in _with_widths(net) for width in widths(*stage)]
-
-
-def _with_widths(net: Network) -> Iterator[tuple[tuple[Step, ...], int]]:
-    """Each stage, and the width of what enters it."""
+    made: list[int] = []
     n = net.widths[0]
-    for stage in net.stages:
-        yield stage, n
-        n = next((step.fan_out for step in reversed(stage) if isinstance(step, Layer)), n)
+    for step in net.steps:
+        if isinstance(step, Layer):
+            n = step.fan_out
+        if isinstance(step, Layer | Join | Skip) or (norms and isinstance(step, Norm)):
+            made.append(n)
+    return made
 
 
 def weight_layers(net: Network) -> list[Layer]:
@@ -102,15 +99,7 @@ def weight_layers(net: Network) -> list[Layer]:
     >>> [(layer.fan_in, layer.fan_out) for layer in weight_layers(ResNet([2, 4, 1], 1, 7))]
     [(2, 4), (4, 7), (7, 4), (4, 1)]
     """
-
-    def layers(steps: Iterable[Step]) -> Iterator[Layer]:
-        for step in steps:
-            if isinstance(step, Layer):
-                yield step
-            elif isinstance(step, Residual):
-                yield from layers(step.branch)
-
-    return list(layers(net.steps))
+    return [step for step in net.steps if isinstance(step, Layer)]
 
 
 def count_weights(net: Network) -> int:
@@ -323,7 +312,7 @@ class Places(NamedTuple):
     @staticmethod
     def check_bias_scales(scales: Sequence[Fraction], variances: Sequence[Fraction], given: Gains) -> None:
         """Refuse factors of the biases whose squares, which all routes calculate with, are no doubles."""
-        squares = [square for s, v in zip(scales, variances, strict=True) for square in (s * s, s * s * v)]
+        squares = [square for s, v in {*zip(scales, variances, strict=True)} for square in (s * s, s * s * v)]
         if not all(map(arguments.is_double, squares)):
             raise FinwidthError(
                 f"bias_scale is {shown(given)}, and its square, or that times bias_variance, is past a double's range; "

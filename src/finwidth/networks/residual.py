@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from finwidth import arguments
-from finwidth.errors import FinwidthError
+from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford
 from finwidth.networks.activations import Activation, activation
 from finwidth.networks.description import (
+    Fork,
+    Join,
     Layer,
     Network,
     Places,
-    Residual,
+    Skip,
     Step,
     branch_layer,
     few_values,
@@ -36,7 +38,6 @@ from finwidth.networks.widths import check_depth, check_widths, format_widths
 
 Factor: TypeAlias = float | Fraction | str
 _Described = TypeVar("_Described", bound=Hashable)
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,10 @@ class ResidualNetwork(Network):
         blocks = Places(check_depth("depth", depth), "block", "blocks")
         layers = Places(len(self.layer_kinds), "layer", f"kinds of layers ({', '.join(self.layer_kinds)})")
         phi = activation(given["activation"])
-        skips, branches = (_squares(name, given[name], blocks) for name in ("skip", "branch"))
+        skips, branches = (
+            [_as_square(*each, blocks) for each in _by_block(name, given[name], blocks)] for name in ("skip", "branch")
+        )
+        skips, branches = (each * (blocks.number // len(each)) for each in (skips, branches))
         if not all(a or b for a, b in zip(skips, branches, strict=True)):
             raise FinwidthError("skip and branch are 0 in the same block, which passes nothing on; give one of them")
         variances = layers.numbers("bias_variance", given["bias_variance"], positive=False)
@@ -73,8 +77,8 @@ class ResidualNetwork(Network):
         gains = self._default_gains(phi) if given["gains"] is None else given["gains"]
         fields = {
             "widths": self._widths(widths),
-            "skip_squared": skips,
-            "branch_squared": branches,
+            "skip_squared": tuple(skips),
+            "branch_squared": tuple(branches),
             "weight_law": weight_law(given["weight_law"]),
             "activation": phi,
             "parameterization": _parameterization(given["parameterization"]),
@@ -141,12 +145,11 @@ class ResidualNetwork(Network):
             bias_multiplier=scale if self.bias[i] == "trained" else Fraction(0),
         )
 
-    def _blocks(self, described: Sequence[_Described], make: Callable[[_Described], _Made]) -> tuple[_Made, ...]:
-        """The blocks of these descriptions, first to last; those that are equal are one object."""
+    def _different(self, described: Sequence[_Described]) -> set[_Described]:
+        """The blocks of these descriptions that differ, whose number is refused first: equal ones are one object."""
         different = set(described)
         afford(self.block_bytes * len(different), f"a network of {len(different)} different blocks", "take fewer")
-        made = {each: make(each) for each in different}
-        return tuple(map(made.__getitem__, described))
+        return different
 
     @cached_property
     def stages(self) -> tuple[tuple[Step, ...], ...]:
@@ -155,10 +158,11 @@ class ResidualNetwork(Network):
         after: tuple[Step, ...] = ()
         if self.norm is not None:
             before, after = ((self.norm,), ()) if self.norm.position == "before" else ((), (self.norm,))
-        blocks = []
-        for skip_squared, branch_squared, inside, outer in self._branches():
-            branch = (*before, *inside, branch_layer(outer, branch_squared)) if branch_squared else ()
-            blocks.append((Residual(float(skip_squared) ** 0.5, branch), *after))
+        blocks: list[tuple[Step, ...]] = []
+        for block in self.blocks:
+            skip, last = float(block.skip_squared) ** 0.5, branch_layer(block.outer, block.branch_squared)
+            branch = (Fork(), *before, *self._inside(block), last, Join(skip))
+            blocks.append((*(branch if block.branch_squared else (Skip(skip),)), *after))
         return ((self.stem,), *blocks, (*before, self.head))
 
     @property
@@ -166,8 +170,13 @@ class ResidualNetwork(Network):
         """0 for what the stem gives, then the numbers of the blocks."""
         return range(self.depth + 1)
 
-    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
-        """Of each block the squares of skip and branch, the steps before its last layer, and that layer."""
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The L blocks, first to last, each with ``skip_squared``, ``branch_squared`` and ``outer``, its last layer."""
+        raise NotImplementedError
+
+    def _inside(self, block: Any) -> tuple[Step, ...]:
+        """The steps of a block before its last layer."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -209,27 +218,34 @@ def _root(square: Fraction) -> Fraction | str:
     return root if root * root == square else f"sqrt({square})"
 
 
-def _squares(name: str, given: Factor | Sequence[Factor], blocks: Places) -> tuple[Fraction, ...]:
-    """The squares of the factors of all blocks, exactly."""
-    wanted = (
+def _wanted(blocks: Places) -> str:
+    return (
         'numbers, 0 or more, whose squares are doubles, roots such as "sqrt(3/4)", or "1/sqrt(depth)": one, or one '
         f"for each of {blocks.number} blocks"
     )
+
+
+def _by_block(name: str, given: Factor | Sequence[Factor], blocks: Places) -> list[tuple[str, Any]]:
+    """The factor of all blocks, or that of each, with the name by which messages call it."""
     array = arguments.real_array(given)
     if isinstance(given, str) or (array is not None and not array.ndim):
-        return (_as_square(name, given, wanted, blocks.number),) * blocks.number
-    values = blocks.values(name, given, wanted)
-    return tuple(_as_square(f"{name} of block {i}", each, wanted, blocks.number) for i, each in enumerate(values, 1))
+        return [(name, given)]
+    values = blocks.values(name, given, _wanted(blocks))
+    return [(f"{name} of block {i}", each) for i, each in enumerate(values, 1)]
 
 
-def _as_square(name: str, given: Any, wanted: str, depth: int) -> Fraction:
-    text = given if isinstance(given, str) else ""
+def _as_square(name: str, given: Any, blocks: Places) -> Fraction:
+    """The square of a factor, exactly."""
+    text, wanted = given if isinstance(given, str) else "", _wanted(blocks)
     if text == "1/sqrt(depth)":
-        return Fraction(1, depth)
+        return Fraction(1, blocks.number)
     if root := re.fullmatch(r"sqrt\((\d{1,300})(?:/([1-9]\d{0,300}))?\)", text):
         return arguments.exact(name, Fraction(int(root[1]), int(root[2] or 1)), wanted)
-    factor = arguments.exact(name, given, wanted, lambda value: value >= 0 and arguments.is_double(value * value))
-    return factor * factor
+    factor = arguments.exact(name, given, wanted, lambda value: value >= 0)
+    square = factor * factor
+    if not arguments.is_double(square):
+        raise FinwidthError(f"{name} is {shown(given)}; give {wanted}")
+    return square
 
 
 def _parameterization(given: str) -> str:

@@ -124,16 +124,15 @@ class ResNet(ResidualNetwork):
     def blocks(self) -> tuple[ResNetBlock, ...]:
         """The L blocks, first to last; those that are equal are one object."""
         n = self.widths[1]
+        described = list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True))
+        made = {
+            (a, b, m): ResNetBlock(a, b, self._layer("V", n, m), self._layer("W", m, n))
+            for a, b, m in self._different(described)
+        }
+        return tuple(map(made.__getitem__, described))
 
-        def block(described: tuple[Fraction, Fraction, int]) -> ResNetBlock:
-            a, b, m = described
-            return ResNetBlock(a, b, self._layer("V", n, m), self._layer("W", m, n))
-
-        return self._blocks(list(zip(self.skip_squared, self.branch_squared, self.hidden, strict=True)), block)
-
-    def _branches(self) -> list[tuple[Fraction, Fraction, tuple[Step, ...], Layer]]:
-        phi = self.activation
-        return [(each.skip_squared, each.branch_squared, (each.inner, phi), each.outer) for each in self.blocks]
+    def _inside(self, block: ResNetBlock) -> tuple[Step, ...]:
+        return block.inner, self.activation
 
     def describe(self) -> dict[str, Any]:
         """What defines the network, in plain types: for JSON and for file attributes."""

@@ -143,7 +143,7 @@ def pullback(network: MeasuredModule, weights: list[Tensor], leaves: Mapping[str
         for some, place in zip(torch.split(rows, at_once), torch.split(found, at_once), strict=True):
             batched = len(some) > 1
             given = [
-                each.reshape(*([len(some)] if batched else []), *weight.shape).to(weight.dtype)
+                each.reshape([*([len(some)] if batched else []), *weight.shape]).to(weight.dtype)
                 for each, weight in zip(torch.split(some, sizes, 1), weights, strict=True)
             ]
             try:

@@ -1,16 +1,16 @@
 r"""The steps of a network, each as what it does to all that is known of its vectors to first order in 1/width.
 
-Weight layers read averages over neurons and make Gaussian neurons; activations and norms make averages of these; a
-residual block adds those of its branch to those of its stream.  Derivation: docs/theory/expansion.md.
+Weight layers read averages over neurons and make Gaussian neurons; activations and norms make averages of these; where
+a branch joins its stream, those of both are added.  Derivation: docs/theory/expansion.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from finwidth.exact.expansion.tensors import (
     through_weights,
 )
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Layer, Network, Residual, Signs, Step
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.norm import Norm
 
@@ -48,50 +48,47 @@ def at_inputs(X: FloatArray) -> Averages:
     return Averages(n, X @ X.T / n, none, none, none, Between.none(m), ())
 
 
+class Around(NamedTuple):
+    """What a step may ask for beside the vectors that enter it."""
+
+    means: NeuronMeans
+    after: Step | None  # the next step
+    streams: list[Neurons]  # of the branches that it is in
+
+
 def after_steps(
     steps: Sequence[Step], x: Signals, means: NeuronMeans, told: Callable[[int], object] = lambda done: None
 ) -> Signals:
-    """What the steps of a network, or of a branch, make of vectors; ``told`` hears how many are done."""
+    """What the steps of a network make of vectors; ``told`` hears how many are done."""
+    streams: list[Neurons] = []
     for done, (step, after) in enumerate(zip(steps, (*steps[1:], None), strict=True), 1):
-        x = _stepped(step, x, means, after)
+        x = _stepped(step, x, Around(means, after, streams))
         told(done)
     return x
 
 
 def unsupported_steps(net: Network) -> list[str]:
     """Reasons against the steps of a network; none if their recursions are known."""
-    chains = [chain for stage in net.stages for chain in _chains(stage)]
+    neighbours = [pair for stage in net.stages for pair in pairwise(stage)]
     reasons = []
-    if any(isinstance(step, Residual) and _unsigned(step.branch) for chain in chains for step in chain):
+    if any(isinstance(step, Fork) and isinstance(after, Activation) for step, after in neighbours):
         reasons.append("its activations act on the stream without random signs, which makes its neurons dependent")
-    trained = [step for chain in chains for step in chain if isinstance(step, Norm) and step.parameters == "trained"]
-    read = [one for chain in chains for one, after in pairwise(chain) if isinstance(after, Layer)]
-    made = [one for chain in chains for before, one in pairwise(chain) if isinstance(before, Activation)]
+    trained = [step for step in net.steps if isinstance(step, Norm) and step.parameters == "trained"]
+    read = [step for step, after in neighbours if isinstance(after, Layer)]
+    made = [step for before, step in neighbours if isinstance(before, Activation)]
     if any(step not in read or step in made for step in trained):
         reasons.append("the parameters of its norm are trained, which is known of pre-norm residual networks only")
     return reasons
 
 
-def _chains(steps: tuple[Step, ...]) -> Iterator[tuple[Step, ...]]:
-    """Steps one after the other: these, and those of the branches among them."""
-    yield steps
-    for step in steps:
-        if isinstance(step, Residual):
-            yield from _chains(step.branch)
-
-
-def _unsigned(branch: tuple[Step, ...]) -> bool:
-    return bool(branch) and isinstance(branch[0], Activation)
-
-
 @singledispatch
-def _stepped(step: Step, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
-    """What a step makes of vectors; ``after`` is the next."""
+def _stepped(step: Step, x: Signals, around: Around) -> Signals:
+    """What a step makes of vectors."""
     raise NotImplementedError(step)
 
 
 @_stepped.register(Layer)
-def _weighted(step: Layer, x: Signals, means: NeuronMeans, after: Step | None) -> Neurons:
+def _weighted(step: Layer, x: Signals, around: Around) -> Neurons:
     """Given what is below, neurons are Gaussian and independent."""
     x = averaged(x)
     C, c = float(step.weight_variance) * x.n, float(step.weight_multiplier) * x.n
@@ -107,9 +104,10 @@ def _weighted(step: Layer, x: Signals, means: NeuronMeans, after: Step | None) -
 
 
 @_stepped.register(Activation)
-def _activated(step: Activation, x: Signals, means: NeuronMeans, after: Step | None) -> Averages:
+def _activated(step: Activation, x: Signals, around: Around) -> Averages:
     assert isinstance(x, Neurons)
-    pairs, fours = means(step, x.K, isinstance(after, Norm) and after.centred)
+    after = around.after
+    pairs, fours = around.means(step, x.K, isinstance(after, Norm) and after.centred)
     own = through_gates(through_gates(x.own, x.Theta, pairs).swapped(), x.Theta, pairs) + _sampled(x, pairs, fours)
     return Averages(
         x.n,
@@ -122,7 +120,7 @@ def _activated(step: Activation, x: Signals, means: NeuronMeans, after: Step | N
 
 
 @_stepped.register(Norm)
-def _after_norm(step: Norm, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
+def _after_norm(step: Norm, x: Signals, around: Around) -> Signals:
     below = averaged(x)
     square = below.K.diagonal() + float(step.epsilon)
     inverse = 1 / np.where(square > 0, square, np.inf)
@@ -140,18 +138,23 @@ def _after_norm(step: Norm, x: Signals, means: NeuronMeans, after: Step | None) 
 
 
 @_stepped.register(Signs)
-def _signed(step: Signs, x: Signals, means: NeuronMeans, after: Step | None) -> Signals:
+def _signed(step: Signs, x: Signals, around: Around) -> Signals:
     """Neurons are as likely as their negatives already."""
     return x
 
 
-@_stepped.register(Residual)
-def _added(step: Residual, x: Signals, means: NeuronMeans, after: Step | None) -> Neurons:
-    """The branch adds Gaussian neurons that are not correlated with the stream's, but depend on its averages."""
+@_stepped.register(Fork)
+def _after_fork(step: Fork, x: Signals, around: Around) -> Signals:
+    """The stream waits, and what the branch makes of it depends on it."""
     assert isinstance(x, Neurons)
-    a = step.skip**2
-    start = replace(x, streams=(*x.streams, averaged(x).own))
-    h = after_steps(step.branch, start, means) if step.branch else _no_signal(x)
+    around.streams.append(x)
+    return replace(x, streams=(*x.streams, averaged(x).own))
+
+
+@_stepped.register(Join)
+def _after_join(step: Join, h: Signals, around: Around) -> Neurons:
+    """The branch adds Gaussian neurons that are not correlated with the stream's, but depend on its averages."""
+    x, a = around.streams.pop(), step.skip**2
     return Neurons(
         x.n,
         a * x.K + h.K,
@@ -160,6 +163,14 @@ def _added(step: Residual, x: Signals, means: NeuronMeans, after: Step | None) -
         a * x.mean_H + h.mean_H,
         a * a * x.own + a * _across(h.streams[-1]) + h.own,
         tuple(a * one + other for one, other in zip(x.streams, h.streams[:-1], strict=True)),
+    )
+
+
+@_stepped.register(Skip)
+def _after_skip(step: Skip, x: Signals, around: Around) -> Neurons:
+    a = step.factor**2
+    return Neurons(
+        x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams)
     )
 
 
@@ -288,9 +299,3 @@ def _half_sum(own: FloatArray) -> FloatArray:
 def _across(between: Between) -> Between:
     """What binds two neurons of the sum through the branch of one and the stream of the other."""
     return between + between.swapped()
-
-
-def _no_signal(x: Signals) -> Neurons:
-    """What a branch without steps adds."""
-    none, nothing = Between.none(len(x.K)), np.zeros_like(x.K)
-    return Neurons(x.n, nothing, nothing, nothing, nothing, none, (none,) * (len(x.streams) + 1))

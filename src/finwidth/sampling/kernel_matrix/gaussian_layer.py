@@ -22,11 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import iadd
 
 from finwidth.networks.activations import Array
 from finwidth.networks.description import Layer
-from finwidth.sampling.kernel_matrix.rows import KeptRows, Powers, Rows, listed, with_gram
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Powers, Rows, in_safe_units, listed
 from finwidth.sampling.kernel_matrix.stacks import (
     DEVICE_BLOCK,
     Blocks,
@@ -106,7 +107,7 @@ class GaussianLayer:
     JY: Array
     push: Array  # (c A A^T + e) diag(r), (draws, m, m o)
     JTW: Array  # J (T W^T)^T, (draws, m o, m)
-    moves: Rows  # dY
+    moves: Rows  # dY, as they are kept or made anew
     tangent_in: _Tangent | None = None
     UJ: Array | None = None
 
@@ -162,7 +163,9 @@ class GaussianLayer:
 
     def forward(self, A: Rows) -> Rows:
         """Y_i, drawn when it is first gone through."""
-        self.A, self.gram = with_gram(A, self.batch.rng, self.constant)
+        if A.gram is None:
+            A.gram = reduce(iadd, map(square, A))  # no block is held while the next is made
+        self.A, self.gram = in_safe_units(A, A.gram, self.batch.rng, self.constant)
         if self.A.power is None or not self.constant:
             with_constant = self.gram + float(self.layer.bias_variance / self.layer.weight_variance)
         else:
@@ -217,16 +220,16 @@ class GaussianLayer:
         """dY_i, for the tangent T of what enters (None: 0) and residuals r, (draws, 1, m o); not for the last layer."""
         self.r = r
         self.push = repeated(self.share, self.batch.outputs, -1) * r
-        self.tangent_in = None if T is None else self._split_tangent(T)
+        self.tangent_in = None if T is None else self._split_tangent(T, list(T))
         if not self.last:
             self._meet_tangent()
         push = self.push
-        self.moves = self.J.map(lambda j, w: w - push @ j, self.TW)
-        self._moves_anew = self.moves.make
+        self._moves_anew = self.J.map(lambda j, w: w - push @ j, self.TW)
+        self.moves = Rows(self._moves_anew.__iter__)
         return self.moves
 
-    def _split_tangent(self, T: Rows) -> _Tangent:
-        power, rows, TT = _rescaled(list(T), self.batch.rng)
+    def _split_tangent(self, T: Rows, blocks: Blocks) -> _Tangent:
+        power, rows, TT = _with_units(blocks, self.batch.rng)
         TA = products(rows, self.A)
         along = TA @ self.A_factor.inverse
         rest = factorise(TT - along @ transposed(TA), squares=diagonal(TT))
@@ -249,11 +252,11 @@ class GaussianLayer:
 
     def keep_moves(self) -> None:
         """Keep dY from its next use on."""
-        self.moves.make = KeptRows(self._moves_anew).__iter__
+        self.moves.make = KeptRows(self._moves_anew.__iter__).__iter__
 
     def forget_moves(self) -> None:
         """Make dY anew again for each use."""
-        self.moves.make = self._moves_anew
+        self.moves.make = self._moves_anew.__iter__
 
     # ---- cotangents
 
@@ -273,7 +276,7 @@ class GaussianLayer:
         met = self.tangent_in
         if met is None:
             return None  # nothing is below
-        power, U, UU = _rescaled(U, self.batch.rng)
+        power, U, UU = _with_units(U, self.batch.rng)
         UJ = scaled(self.UJ, power, -1)
         along = UJ @ self.J_factor.inverse
         root = factorise(UU - along @ transposed(UJ), squares=diagonal(UU)).root
@@ -295,7 +298,7 @@ class GaussianLayer:
         rng, T, root = self.batch.rng, tangent.T, self.deviation * met.root
         A, Z = list(self.A), fresh(rng, root, self.sizes_in, self.batch.draws)
         ZA = overlap(rng, Z, A, self.constant_in_units)
-        Z_rest = products(Z, T) - ZA @ transposed(tangent.along)
+        Z_rest = reduce(iadd, map(product, Z, T)) - ZA @ transposed(tangent.along)
         on_A = (met.rest_Y - root @ ZA) @ self.A_factor.inverse
         on_rest = (met.rest_W - root @ Z_rest) @ tangent.rest.inverse
         on_A = scaled(on_A - on_rest @ tangent.along, met.power) - self._pull
@@ -330,7 +333,7 @@ def _columns_scaled(matrix: Array, power: Powers, sign: int = 1) -> Array:
     return matrix if power is None else scaled(matrix, transposed(power), sign)
 
 
-def _rescaled(rows: Blocks, rng: Generator) -> tuple[Powers, Blocks, Array]:
+def _with_units(rows: Blocks, rng: Generator) -> tuple[Powers, Blocks, Array]:
     """Units (as powers of two) in which no square overflows or underflows, the rows in them, and their Gram matrix."""
     gram = products(rows, rows)
     power = None if ordinary(gram) else row_powers(rows, rng)

@@ -8,14 +8,15 @@ of x along the SGD step that of f(x); and of the tangent U of J that of the deri
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import mul
+from functools import reduce
+from operator import iadd, mul
 from typing import Protocol
 
 from finwidth.networks.activations import Activation, Array, SmoothActivation, array_namespace
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import NetworkBatch
 from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, listed
-from finwidth.sampling.kernel_matrix.stacks import gated, gated_in_place, product, repeated, square, summed
+from finwidth.sampling.kernel_matrix.stacks import gated, gated_in_place, product, repeated, square
 
 _SIZES = (1e-100, 1e100)  # of a vector that is normalised: beyond, gradients by it would leave a double
 
@@ -141,8 +142,8 @@ class NormPass:
         J = listed(list(J)) if J.once else J
         self.J = J
         if self.trained:
-            self.K_w = summed(square(gated(j, u)) for u, j in zip(self.u, J, strict=True))
-            self.K_b = summed(square(j) for j in J) if self.norm.centred else 0 * self.K_w
+            self.K_w = reduce(iadd, (square(gated(j, u)) for u, j in zip(self.u, J, strict=True)))
+            self.K_b = reduce(iadd, map(square, J)) if self.norm.centred else 0 * self.K_w
         self.J_along, self.J_mean = self._along(self.u, J), self._mean(J)
         made = self._pulled(J, self.J_along, self.J_mean)
         if keep:
@@ -154,7 +155,7 @@ class NormPass:
     def tangent(self, T: Rows | None, r: Array) -> Rows:
         """(C - P) T / s + dg u + dh."""
         assert T is not None
-        T = KeptRows(T.__iter__)  # gone through several times
+        T = listed(list(T))  # gone through several times
         along, mean, factor = _row_mean(T.map(lambda t, u: u * t, self.u), self.n), self._mean(T), self.factor
         self.rate = repeated(factor * along, self.batch.outputs, -2)  # -ds^-1 s
         self.du = T.map(lambda t, u: factor * (t - mean - along * u), self.u)
@@ -170,12 +171,15 @@ class NormPass:
         assert U is not None
         V = listed(list(U))
         if self.trained:
-            self.half_change = summed(
-                product(gated(v, u) + gated(j, du), gated(j, u))
-                for v, u, du, j in zip(V, self.u, self.du, self.J, strict=True)
+            self.half_change = reduce(
+                iadd,
+                (
+                    product(gated(v, u) + gated(j, du), gated(j, u))
+                    for v, u, du, j in zip(V, self.u, self.du, self.J, strict=True)
+                ),
             )
             if self.norm.centred:
-                self.half_change += summed(product(v, j) for v, j in zip(V, self.J, strict=True))
+                self.half_change += reduce(iadd, map(product, V, self.J))
             V = V.map(lambda v, j, dg: v + dg * j, self.J, self.dg)
         along, mean = self._along(self.u, V) + self._along(self.du, self.J), self._mean(V)
         factors, rate, J_along, J_mean, outputs = self.factors, self.rate, self.J_along, self.J_mean, self.batch.outputs
@@ -204,4 +208,4 @@ class NormPass:
 
 def _row_mean(rows: Rows, n: int) -> Array:
     """The mean over neurons, (draws, rows, 1)."""
-    return summed(block.sum(-1)[..., None] for block in rows) / n
+    return reduce(iadd, (block.sum(-1)[..., None] for block in rows)) / n

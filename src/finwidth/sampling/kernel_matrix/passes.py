@@ -1,8 +1,8 @@
 """Several inputs: the passes through networks whose weights are never drawn, whatever steps they are made of.
 
 A network is a chain of steps (`Network.stages`), each of which knows its forward and its backward map and the tangents
-of both: weight layers in `gaussian_layer`, what is between them in `maps`, and here the chain and the residual block,
-which has a chain of its own, its branch.  The kernel is a sum over layers and trained norms (entrywise products)::
+of both: weight layers in `gaussian_layer`, what is between them in `maps`, and here the chain, and where a branch
+leaves its stream and comes back.  The kernel is a sum over layers and trained norms (entrywise products)::
 
     K_w = sum_i c_i (A_{i-1} A_{i-1}^T) * (J_i J_i^T) + ...,   K_b = sum_i e_i J_i J_i^T + ...
 
@@ -11,81 +11,113 @@ Where a matrix of inputs meets one of pairs, its rows and columns are repeated f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial, reduce, singledispatchmethod
+from operator import add, iadd, mul
 
 import numpy as np
 
 from finwidth.networks.activations import Activation, Array
-from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
 from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
-from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, common_units, listed, with_gram
-from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, transposed
+from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, common_units, in_safe_units, listed
+from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, square, transposed
 from finwidth.sampling.random.device import as_array
 
 
-class ResidualPass:
-    """skip x + branch(x)."""
+class ForkPass:
+    """Where a branch leaves a stream, whose rows wait in ``streams`` until it is back, in all passes."""
 
-    def __init__(self, skip: float, branch: Sequence[DrawnStep]) -> None:
-        self.skip, self.branch = skip, branch
+    def __init__(self, streams: list[Rows]) -> None:
+        self.streams = streams
 
     def forward(self, x: Rows) -> Rows:
-        """Kept, as every block reads the stream several times."""
-        if not self.branch:
-            return self._skipped(x)
-        y = x
-        for step in self.branch:
-            y = step.forward(y)
-        if x.power is not None or y.power is not None:
-            power = common_units(x, y)
-            x, y = x.in_units(power), y.in_units(power)
-        return self._joined(x, y)
+        """x, for both ways."""
+        self.streams.append(x)
+        return x
 
     def backward(self, J: Rows, *, keep: bool) -> Rows:
         """The sum over both ways."""
-        J = listed(list(J)) if J.once else J
-        if not self.branch:
-            return self._skipped(J)
-        inside = J
-        for step in reversed(self.branch):
-            inside = step.backward(inside, keep=keep)
-        return self._joined(J, inside) if keep else inside.map(self._onto, J)
+        return _sum(self.streams.pop(), J) if keep else J.map(iadd, self.streams.pop())
 
     def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """The sum over both ways."""
+        """T, for both ways."""
         assert T is not None
-        if not self.branch:
-            return self._skipped(T)
-        inside = T
-        for step in self.branch:
-            inside = step.tangent(inside, r)
-        return self._joined(T, inside)
+        self.streams.append(T)
+        return T
 
     def cotangent(self, U: Rows | None) -> Rows:
         """The sum over both ways."""
         assert U is not None
+        return U.map(iadd, self.streams.pop())
+
+
+class JoinPass:
+    """Where a branch is back, and added to skip times its stream."""
+
+    def __init__(self, skip: float, streams: list[Rows]) -> None:
+        self.times_skip, self.streams = partial(mul, skip), streams
+
+    def forward(self, x: Rows) -> Rows:
+        """The sum over both ways, kept, as every block reads the stream several times."""
+        stream = self.streams.pop()
+        if x.power is not None or stream.power is not None:
+            power = common_units(stream, x)
+            stream, x = stream.in_units(power), x.in_units(power)
+        return _sum(stream.map(self.times_skip, power=stream.power), x)
+
+    def backward(self, J: Rows, *, keep: bool) -> Rows:
+        """J, for both ways."""
+        J = listed(list(J)) if J.once else J
+        self.streams.append(J.map(self.times_skip))
+        return J
+
+    def tangent(self, T: Rows | None, r: Array) -> Rows:
+        """The sum over both ways."""
+        assert T is not None
+        stream = self.streams.pop()
+        return _sum(stream.map(self.times_skip, power=stream.power), T)
+
+    def cotangent(self, U: Rows | None) -> Rows:
+        """U, for both ways."""
+        assert U is not None
         U = listed(list(U))
-        if not self.branch:
-            return self._skipped(U)
-        inside = U
-        for step in reversed(self.branch):
-            inside = step.cotangent(inside)
-        return inside.map(self._onto, U)
+        self.streams.append(U.map(self.times_skip))
+        return U
 
-    def _skipped(self, rows: Rows) -> Rows:
-        """Made at once: in a long row of blocks without a branch each would ask the next for its blocks."""
-        return listed([self.skip * block for block in rows], rows.power)
 
-    def _joined(self, x: Rows, y: Rows) -> Rows:
-        skip = self.skip
-        return KeptRows(lambda: (skip * one + other for one, other in zip(x, y, strict=True)), x.power)
+class SkipPass:
+    """A number times the rows, at once: in a long row of blocks without branches each would ask the next."""
 
-    def _onto(self, new: Array, old: Array) -> Array:
-        """New rows, to which the skip of old ones is added."""
-        new += self.skip * old
-        return new
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def forward(self, x: Rows) -> Rows:
+        """The same factor."""
+        return self._scaled(x)
+
+    def backward(self, J: Rows, *, keep: bool) -> Rows:
+        """The same factor."""
+        return self._scaled(J)
+
+    def tangent(self, T: Rows | None, r: Array) -> Rows:
+        """The same factor."""
+        assert T is not None
+        return self._scaled(T)
+
+    def cotangent(self, U: Rows | None) -> Rows:
+        """The same factor."""
+        assert U is not None
+        return self._scaled(U)
+
+    def _scaled(self, rows: Rows) -> Rows:
+        return listed([self.factor * block for block in rows], rows.power)
+
+
+def _sum(x: Rows, y: Rows) -> Rows:
+    """Rows in the same units, added and kept."""
+    return KeptRows(partial(map, add, x, y), x.power)
 
 
 class DrawnNetworks:
@@ -98,22 +130,43 @@ class DrawnNetworks:
         layers = list(enumerate(weight_layers(net), 1))
         self.layers = [GaussianLayer(each, self.batch, first=i == 1, last=i == len(layers)) for i, each in layers]
         self._coming = iter(self.layers)  # they are passed in this order
+        self._streams: list[Rows] = []  # of the branches that a pass is in
         self.stages = [[self._passed(step) for step in stage] for stage in net.stages]
         self.inputs = Rows(lambda: iter([X[None]]), gram=(X @ X.T)[None])
 
+    @singledispatchmethod
     def _passed(self, step: Step) -> DrawnStep:
         """What a step does in these networks."""
-        if isinstance(step, Layer):
-            return next(self._coming)
-        if isinstance(step, Activation):
-            return ActivationPass(step)
-        if isinstance(step, Norm):
-            self.norms.append(NormPass(step, self.batch))
-            return self.norms[-1]
-        if isinstance(step, Signs):
-            return SignsPass(self.batch)
-        assert isinstance(step, Residual)
-        return ResidualPass(step.skip, [self._passed(each) for each in step.branch])
+        raise NotImplementedError(step)
+
+    @_passed.register
+    def _(self, step: Layer) -> DrawnStep:
+        return next(self._coming)
+
+    @_passed.register
+    def _(self, step: Activation) -> DrawnStep:
+        return ActivationPass(step)
+
+    @_passed.register
+    def _(self, step: Norm) -> DrawnStep:
+        self.norms.append(NormPass(step, self.batch))
+        return self.norms[-1]
+
+    @_passed.register
+    def _(self, step: Signs) -> DrawnStep:
+        return SignsPass(self.batch)
+
+    @_passed.register
+    def _(self, step: Fork) -> DrawnStep:
+        return ForkPass(self._streams)
+
+    @_passed.register
+    def _(self, step: Join) -> DrawnStep:
+        return JoinPass(step.skip, self._streams)
+
+    @_passed.register
+    def _(self, step: Skip) -> DrawnStep:
+        return SkipPass(step.factor)
 
     @property
     def steps(self) -> list[DrawnStep]:
@@ -180,6 +233,7 @@ class DrawnNetworks:
 
 def _mean_gram(rows: Rows, rng: Generator) -> Array:
     """The mean over neurons of the products of two rows."""
-    rows, gram = with_gram(rows, rng, 0.0)
+    gram = reduce(iadd, map(square, rows)) if rows.gram is None else rows.gram
+    rows, gram = in_safe_units(rows, gram, rng, 0.0)
     mean = gram / sum(block.shape[-1] for block in rows)
     return mean if rows.power is None else scaled(scaled(mean, rows.power), transposed(rows.power))

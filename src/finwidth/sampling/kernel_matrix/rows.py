@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import iadd
 from typing import TypeAlias
 
 from finwidth.networks.activations import Array, array_namespace
-from finwidth.sampling.kernel_matrix.stacks import Blocks, Generator, ordinary, row_powers, scaled, square, summed
+from finwidth.sampling.kernel_matrix.stacks import Blocks, Generator, ordinary, row_powers, scaled, square
 
 Powers: TypeAlias = "Array | None"  # (draws or 1, rows, 1); None: 0
 
@@ -35,7 +36,7 @@ class Rows:
 
     def map(self, function: Callable[..., Array], *others: Iterable[Array], power: Powers = None) -> Rows:
         """The function of each block, and of the others' beside it; the result in units of ``power``."""
-        return Rows(partial(map, function, self, *others), power, self.once)
+        return MappedRows(partial(iter, self), power, self.once, maps=((function, others),))
 
     def in_units(self, power: Powers) -> Rows:
         """The same rows in other units."""
@@ -43,6 +44,23 @@ class Rows:
             return self
         change = self.power if power is None else -power if self.power is None else self.power - power
         return self.map(lambda block: scaled(block, change), power=power)
+
+
+@dataclass
+class MappedRows(Rows):
+    """Rows made of others by functions, one after the other, of each block and of others' blocks beside it."""
+
+    maps: tuple[tuple[Callable[..., Array], tuple[Iterable[Array], ...]], ...] = ()
+
+    def __iter__(self) -> Iterator[Array]:
+        blocks = self.make()
+        for function, others in self.maps:
+            blocks = map(function, blocks, *others)
+        return blocks
+
+    def map(self, function: Callable[..., Array], *others: Iterable[Array], power: Powers = None) -> Rows:
+        """One function more, without rows between."""
+        return MappedRows(self.make, power, self.once, maps=(*self.maps, (function, others)))
 
 
 def listed(blocks: Blocks, power: Powers = None) -> Rows:
@@ -73,21 +91,18 @@ class KeptRows(Rows):
             place += 1
 
 
-def with_gram(rows: Rows, rng: Generator, constant: float) -> tuple[Rows, Array]:
-    """Rows in units in which no square leaves a double, and their Gram matrix; as they are where none does so.
+def in_safe_units(rows: Rows, gram: Array, rng: Generator, constant: float) -> tuple[Rows, Array]:
+    """Rows in units in which no square leaves a double, and their Gram matrix; both as they are where none does so.
 
     A ``constant`` that is not 0 is one more neuron of each row, which is to fit the units too.
     """
-    if rows.gram is None:
-        rows.gram = summed(map(square, rows))  # no block is held while the next is made
-    gram = rows.gram
     if ordinary(gram) and (rows.power is None or not constant):
         return rows, gram
     power = row_powers(rows, rng, constant, rows.power)
     if power is None and rows.power is None:
         return rows, gram
     rows = rows.in_units(power)
-    return rows, summed(map(square, rows))
+    return rows, reduce(iadd, map(square, rows))
 
 
 def common_units(x: Rows, y: Rows) -> Powers:
@@ -96,6 +111,6 @@ def common_units(x: Rows, y: Rows) -> Powers:
         return None
     one, other = (0 if rows.power is None else rows.power for rows in (x, y))
     xp = array_namespace(x.power if x.power is not None else y.power)
-    empty_x, empty_y = (summed((block != 0).sum(-1) for block in rows)[..., None] == 0 for rows in (x, y))
+    empty_x, empty_y = (reduce(iadd, ((block != 0).sum(-1) for block in rows))[..., None] == 0 for rows in (x, y))
     larger = xp.where(one > other, one, other) if not isinstance(one, int) or not isinstance(other, int) else one
     return xp.where(empty_y, one, xp.where(empty_x, other, larger))

@@ -146,11 +146,6 @@ def products(left: Iterable[Array], right: Iterable[Array]) -> Array:
     return reduce(iadd, (product(one, other) for one, other in zip(left, right, strict=True)))
 
 
-def summed(terms: Iterable[Array]) -> Array:
-    """The sum of arrays of one shape, the first of which is new."""
-    return reduce(iadd, terms)
-
-
 def repeated(X: Array, times: int, axis: int) -> Array:
     """Each row (axis -2) or column (-1) several times, side by side."""
     return np.repeat(X, times, axis) if isinstance(X, np.ndarray) else X.repeat_interleave(times, axis)

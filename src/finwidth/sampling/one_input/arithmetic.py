@@ -1,4 +1,8 @@
-"""What the chains compute with, over the arrays of NumPy or torch."""
+"""What the chains compute with, over the arrays of NumPy or torch.
+
+Where no number of an array is 0 quotients are one operation; tensors are not looked at, as a device would have to be
+waited for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ def times_power_of_two(values: Array, power: int) -> Array:
 
 def over(value: Array, divisor: Array) -> Array:
     """The quotient, and 0 where the divisor is, which is 0 or more."""
-    if _all_positive(divisor):
+    if isinstance(divisor, np.ndarray) and divisor.min(initial=np.inf) > 0:
         return value / divisor
     return value / (divisor + (divisor == 0)) * (divisor > 0)
 
@@ -31,14 +35,9 @@ def polar(x: Array, y: Array) -> tuple[Array, Array, Array]:
     [[5.0, 0.0], [0.6000000000000001, 1.0], [0.8, 0.0]]
     """
     length = (x * x + y * y) ** 0.5
-    if _all_positive(length):
+    if isinstance(length, np.ndarray) and length.min(initial=np.inf) > 0:
         inverse = 1 / length
         return length, x * inverse, y * inverse
     zero = length == 0
     inverse = 1 / (length + zero)
     return length, x * inverse + zero, y * inverse
-
-
-def _all_positive(values: Array) -> bool:
-    """Whether they are seen to be at once; tensors are not looked at, as a device would have to be waited for."""
-    return isinstance(values, np.ndarray) and bool(values.min(initial=np.inf) > 0)

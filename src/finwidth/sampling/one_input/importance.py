@@ -36,7 +36,7 @@ from finwidth.sampling.one_input.residual_importance import ResNetByImportance
 from finwidth.sampling.one_input.sample import AtOneInput, MLPAtOneInput
 from finwidth.sampling.random.variates import Variates
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, draw_chunks
-from finwidth.sampling.statistics.estimates import estimate_moments
+from finwidth.sampling.statistics.estimates import MomentAccumulators
 
 # (a, b) of the weights chi^a chi'^b, by the power p of g.
 EXPONENTS = {1: ((0, 0), (1, 0), (0, 1)), 2: ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))}
@@ -130,9 +130,10 @@ def importance_estimates(
     """
     given = {} if exact is None else arguments.table("exact", exact, "exact values by name, such as {'K': 9.5}")
     known = {name: arguments.real(f"exact[{name!r}]", each, "a number", _is_number) for name, each in given.items()}
-    return estimate_moments(
-        draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress), known
-    )
+    totals = MomentAccumulators()
+    for drawn in draw_chunks(importance_sampler(net, x), draws, seed, threads=threads, progress=progress):
+        totals.add(drawn)
+    return totals.estimates(known)
 
 
 def _is_number(value: float) -> bool:
@@ -271,7 +272,7 @@ class TiltedChain(NormChain):
         state[0] = self.variance[-1] * square
         exponents = np.array(EXPONENTS[self.tilt.power], dtype=np.float64)
         for i in reversed(range(len(work.chi))):
-            a, b = exponents[_choose_terms(rng, _values(self.tilt.layers[i], state))].T
+            a, b = exponents[_choose_terms(rng, _form_values(self.tilt.layers[i], state))].T
             m = work.share[i]
             m[:] = weighted_coins(rng, self.widths[i + 1], a, b)
             work.paired[i] = m >= 2
@@ -285,7 +286,7 @@ class TiltedChain(NormChain):
         return z
 
 
-def _values(forms: FloatArray, state: FloatArray) -> FloatArray:
+def _form_values(forms: FloatArray, state: FloatArray) -> FloatArray:
     """Linear or quadratic forms at the states of all draws: shape (terms, draws)."""
     if forms.ndim == 2:
         return forms @ state

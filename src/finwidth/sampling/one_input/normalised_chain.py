@@ -18,19 +18,10 @@ LayerNorm of slopes of one size has no more to it than RMSNorm in n - 1 dimensio
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from finwidth.networks.activations import Array, array_namespace
 from finwidth.networks.mlp import MLP
 from finwidth.sampling.one_input.arithmetic import over
 from finwidth.sampling.one_input.two_slope_chain import HiddenVectors, TwoSlopeChain
-
-
-class NormEffect(NamedTuple):
-    """What a norm makes of a vector: the factor f, and 1 - t."""
-
-    factor: Array
-    loose: Array
 
 
 class Normaliser:
@@ -48,10 +39,6 @@ class Normaliser:
         if not self.epsilon:
             return 0.0
         return over(self.width * self.epsilon, square + self.width * self.epsilon)
-
-    def of(self, square: Array) -> NormEffect:
-        """What the norm makes of vectors of these squared lengths."""
-        return NormEffect(self.factor(square), self.loose(square))
 
     def bend(self, loose: Array, along: Array, across: Array, gained: Array, pulled: Array) -> Array:
         """Half of what the norm's curvature gives of the output's second derivative along the tangent dz.

@@ -44,22 +44,19 @@ class NormalisedResidualChain(ResidualChain):
         """How many numbers of a block are kept for each draw."""
         return super().arrays + 5
 
-    def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
-        passed, U2, along = super()._forward(rng, draws)
+    def _at_head(self, passed: list[BlockState]) -> None:
         for at in passed:
             at.normed = not self.pre or at is passed[-1]
         first = passed[0]
         if self.tilted:
             cos = over(first.length, first.along) + (first.along == 0)
             first.tilt = FirstBlockTilt(cos, ((1 - cos) * (1 + cos)) ** 0.5)
-        return passed, U2, along
 
-    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
+    def _first_unit(self, R: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
         if self.pre:
-            return super()._from_stem(rng, draws)
+            return self._unit(R, self.blocks[0].V)
         variance = self.norm * self.stem.v + self.stem.b0
-        R = variance * self._chi_square(rng, draws)
-        whole = R + variance * rng.standard_normal(draws) ** 2 if self.tilted else R
+        whole = R + variance * rng.standard_normal(len(R)) ** 2 if self.tilted else R
         U2, along, share, _ = super()._unit(whole, self.blocks[0].V)
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0)
 
@@ -67,10 +64,10 @@ class NormalisedResidualChain(ResidualChain):
         U2, along, share, length = super()._unit(R * self.normaliser.factor(R) ** 2, above)
         return U2, along, share, over(R, U2) ** 0.5 + (U2 == 0) if self.pre else length
 
-    def _backward(
-        self, passed: list[BlockState], U2: Array, along: Array, rng: Any
+    def _at_stem(
+        self, passed: list[BlockState], output: Array, K_w: Array, K_b: Array, G: Gradient
     ) -> tuple[Array, Array, Array, Gradient]:
-        output, K_w, K_b, (_, nu, rho) = super()._backward(passed, U2, along, rng)
+        _, nu, rho = G
         if tilt := passed[0].tilt:
             K_w, K_b = K_w + self.stem.c * self.norm * tilt.G**2, K_b + self.stem.e * tilt.G**2
         return output, K_w, K_b, (output, nu, rho)
@@ -79,19 +76,21 @@ class NormalisedResidualChain(ResidualChain):
         if not at.normed:
             return nu, rho
         R = at.U2 * at.step * at.step
-        at.sum_normed = factor, loose = self.normaliser.of(R)
+        at.sum_normed = factor, loose = self.normaliser.factor(R), self.normaliser.loose(R)
         at.pulled_above = factor * R**0.5 * nu
         return loose * factor * nu, factor * rho
 
     def _read(self, at: BlockState, vectors: tuple[Array, ...]) -> tuple[Array, ...]:
         if not self.pre:
             return vectors
-        at.x_normed = self.normaliser.of(at.U2 * at.length * at.length)
-        return tuple(at.x_normed.factor * each for each in vectors)
+        square = at.U2 * at.length * at.length
+        at.x_normed = factor, _ = self.normaliser.factor(square), self.normaliser.loose(square)
+        return tuple(factor * each for each in vectors)
 
     def _read_along(self, at: BlockState, part: Array) -> Array:
         """`_read` for the part of a vector along x, of a pre-norm network."""
-        return at.x_normed.loose * at.x_normed.factor * part
+        factor, loose = at.x_normed
+        return loose * factor * part
 
     def _below(self, block: BlockNumbers, at: BlockState, nu: Array, g1: Array, rng: Any) -> Array:
         if not self.pre and at.tilt is None:
@@ -107,16 +106,17 @@ class NormalisedResidualChain(ResidualChain):
         at.tilt.G = q - block.a * at.tilt.sin * g1
         return block.a * at.tilt.cos * g1 + at.q_along
 
-    def _tangent(
-        self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def _tangent_start(self, passed: list[BlockState], G: Gradient) -> Gradient:
         for at in passed:
             at.F = over(1.0, at.U2**0.5)
-        output, nu, rho = G
+        _, nu, rho = G
         if tilt := passed[0].tilt:
             tilt.X = (self.stem.c * self.norm + self.stem.e) * passed[0].F * tilt.G
-        total, parts = super()._tangent(passed, head, (passed[0].F, nu, rho), rng)
-        return output * total, parts
+        return passed[0].F, nu, rho
+
+    def _in_units(self, change: Array, G: Gradient) -> Array:
+        output, _, _ = G
+        return output * change
 
     def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         if at.tilt is not None:
@@ -131,12 +131,8 @@ class NormalisedResidualChain(ResidualChain):
         at.bend = at.bend + self.normaliser.bend(loose, over(X[0], at.length), across, gained, pulled)
         return read
 
-    def _stream_tangent(
-        self, block: BlockNumbers, at: BlockState, X: tuple[Array, ...], hidden: tuple[Array, Array, Array], rng: Any
-    ) -> tuple[Array, Array, Array]:
-        if at.tilt is not None:
-            X = (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
-        return super()._stream_tangent(block, at, X, hidden, rng)
+    def _added_to(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        return X if at.tilt is None else (at.tilt.cos * X[0] - at.tilt.sin * at.tilt.X, *X[1:])
 
     def _normed_tangent(self, at: BlockState, X1: Array, X2: Array, X3: Array) -> tuple[Array, Array, Array]:
         if not at.normed:

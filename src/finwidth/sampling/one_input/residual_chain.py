@@ -114,8 +114,8 @@ class BlockState:
     frame: tuple[Array, Array, Array, Array] = (None, None, None, None)  # of G across x: its two angles in q's frame
     F: Array = None  # N / U
     normed: bool = False  # whether a x + b h is normalised before it is read
-    x_normed: Any = None  # x, where it is normalised for V, and a x + b h: a `normalised_chain.NormEffect`
-    sum_normed: Any = None
+    x_normed: tuple[Array, Array] = (None, None)  # x, where it is normalised for V: by which factor f, and 1 - t
+    sum_normed: tuple[Array, Array] = (None, None)  # and a x + b h
     pulled: Array = None  # h . G'
     tilt: FirstBlockTilt | None = None
     q_along: Array = 0.0  # q along x, where a norm before V does not tell it of the rest
@@ -169,7 +169,8 @@ class ResidualChain:
     def _forward(self, rng: Any, draws: int) -> tuple[list[BlockState], Array, Array]:
         """The blocks from the stem up; at the head, U^2 and |x| / U."""
         xp, passed = generator_namespace(rng), []
-        U2, along, share, length = self._from_stem(rng, draws)
+        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+        U2, along, share, length = self._first_unit(R, rng)
         live = xp.ones_like(U2)
         silent = self.norm == 0 and not self.stem.b0  # y = 0 in every network
         for block, above in zip(self.blocks, [*(each.V for each in self.blocks[1:]), self.head], strict=True):
@@ -195,11 +196,14 @@ class ResidualChain:
             live = live * (step > 0)
             silent = silent and not (block.W.b0 and block.b)
             passed.append(at)
+        self._at_head(passed)
         return passed, U2, along
 
-    def _from_stem(self, rng: Any, draws: int) -> tuple[Array, Array, Array, Array]:
-        """`_unit` of the stem's output."""
-        R = (self.norm * self.stem.v + self.stem.b0) * self._chi_square(rng, draws)
+    def _at_head(self, passed: list[BlockState]) -> None:
+        """What is left to say of the blocks, once the forward pass is through."""
+
+    def _first_unit(self, R: Array, rng: Any) -> tuple[Array, Array, Array, Array]:
+        """`_unit` of the stem's output, of squared length R."""
         return self._unit(R, self.blocks[0].V)
 
     def _unit(self, R: Array, above: MatrixNumbers) -> tuple[Array, Array, Array, Array]:
@@ -253,7 +257,14 @@ class ResidualChain:
             K_w = K_w + at.U2 * (block.V.c * at.J2 * at.along * at.along + block.W.c * block.b**2 * at.square * at.Z)
             K_b = K_b + block.V.e * at.J2 + block.W.e * block.b**2 * at.square
         square = nu * nu + rho * rho
-        return output, K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square, (F, nu, rho)
+        K_w, K_b = K_w + self.stem.c * self.norm * square, K_b + self.stem.e * square
+        return self._at_stem(passed, output, K_w, K_b, (F, nu, rho))
+
+    def _at_stem(
+        self, passed: list[BlockState], output: Array, K_w: Array, K_b: Array, G: Gradient
+    ) -> tuple[Array, Array, Array, Gradient]:
+        """What the backward pass gives, once it is through."""
+        return output, K_w, K_b, G
 
     def _block_down(self, block: BlockNumbers, at: BlockState, nu: Array, rho: Array, rng: Any) -> tuple[Array, Array]:
         """One block from its output down: the two parts of G below it, of those of G' above it."""
@@ -274,14 +285,14 @@ class ResidualChain:
             spread * self._normal(rng, draws, 3),
             spread * xp.sqrt(self._chi_square(rng, draws, 3)),
         )
-        rho = self._across_below(block, at, g2, g3)
+        rho = self._across_below(block, at, self._read(at, at.q), g2, g3)
         if self.random_bias:
             at.q_fresh = spread * self._left_open(at.share, rng, draws)
         return self._below(block, at, nu, g1, rng), rho
 
-    def _across_below(self, block: BlockNumbers, at: BlockState, g2: Array, g3: Array) -> Array:
-        """The length of G across x; its frame, by the parts of G' along h and along the rest of G'."""
-        q = self._read(at, at.q)
+    @staticmethod
+    def _across_below(block: BlockNumbers, at: BlockState, q: tuple[Array, ...], g2: Array, g3: Array) -> Array:
+        """The length of G across x, from q as it is read; its frame, by the parts of G' along h and its rest."""
         length, *inner = polar(block.a * g3 + q[1], q[2])
         rho, *outer = polar(block.a * g2 + q[0], length)
         at.frame = (*outer, *inner)
@@ -327,7 +338,7 @@ class ResidualChain:
         self, passed: list[BlockState], head: Array, G: Gradient, rng: Any
     ) -> tuple[Array, tuple[Array, Array]]:
         """Delta K / lambda, and the parts of the tangent along x and along the rest of G at the head."""
-        F, nu, rho = G
+        F, nu, rho = self._tangent_start(passed, G)
         k = times_power_of_two(self.stem.c * self.norm, 2 * self.exponent) + self.stem.e
         X1, X2, X3, total = k * F * nu, k * F * rho, 0 * nu, 0 * nu
         for block, at in zip(self.blocks, passed, strict=True):
@@ -336,10 +347,22 @@ class ResidualChain:
             hidden = self._hidden_tangent(block, at, read, rng)
             share = block.V.c * at.J2 * at.along * read[0] + block.W.c * block.b**2 * at.square * hidden[1]
             total = total + at.U2 * share
-            X1, X2, X3 = self._stream_tangent(block, at, X, hidden, rng)
+            X1, X2, X3 = self._stream_tangent(block, at, self._added_to(at, X), hidden, rng)
             X1, X2, X3 = self._normed_tangent(at, X1, X2, X3)
         total = total + sum(at.bend for at in passed)
-        return -4 * (total + self.head.c * head * X1), (X1, X2)
+        return self._in_units(-4 * (total + self.head.c * head * X1), G), (X1, X2)
+
+    def _tangent_start(self, passed: list[BlockState], G: Gradient) -> Gradient:
+        """N in units, and the parts of the gradient at the stem's output, from which the tangent starts."""
+        return G
+
+    def _in_units(self, change: Array, G: Gradient) -> Array:
+        """Delta K of a tangent that started so."""
+        return change
+
+    def _added_to(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The tangent of x, as the block adds to it."""
+        return X
 
     def _read_tangent(self, at: BlockState, X: tuple[Array, ...]) -> tuple[Array, ...]:
         """The tangent of what V reads of x."""

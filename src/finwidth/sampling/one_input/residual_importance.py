@@ -411,7 +411,7 @@ class ResidualMixture(ResidualChain):
         J = block.b * np.concatenate([slopes, slopes]) * p
         at.above, at.square, at.turn = (nu, rho), np.square(down.length), (turn[0], turn[1])
         at.p, at.J, at.J2, at.q = p, J, np.square(block.b * down.hidden), (q[1], q[2], np.abs(q[3]))
-        self._across_below(block, at, g[1], g[2])
+        self._across_below(block, at, at.q, g[1], g[2])
         at.F = at.step * nu
         return at, np.stack(above)
 

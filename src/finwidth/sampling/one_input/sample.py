@@ -19,7 +19,7 @@ from finwidth.memory import amount
 from finwidth.networks.activations import Activation, SmoothActivation
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network
-from finwidth.networks.inputs import Vector, check_input, exponent
+from finwidth.networks.inputs import Vector, check_input, check_vector, exponent
 from finwidth.networks.mlp import MLP
 from finwidth.networks.norm import Norm
 from finwidth.networks.residual import ResidualNetwork
@@ -73,7 +73,7 @@ class AtOneInput(Sampler):
         several = () if self.outputs == 1 or first_output else (self.outputs,)
         self.shapes: Mapping[str, tuple[int, ...]]
         self.shapes = dict.fromkeys(KERNEL_DRAWS, 2 * several) | {"output": several}
-        given = check_input(net, x)
+        given = check_vector(x, net.widths)
         self.largest = float(np.abs(given).max())
         self.exponent = exponent(given)  # |x|^2 = 4^exponent norm; 0 unless |x|^2 may overflow or underflow
         self.norm = float(np.square(np.ldexp(given, -self.exponent)).sum())

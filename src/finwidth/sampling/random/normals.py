@@ -112,25 +112,27 @@ class Normals:
             self.rng.standard_normal(out=flat)
             return out
         for start in range(0, flat.size, BLOCK):
-            self._fill(flat[start : start + BLOCK])
+            block = flat[start : start + BLOCK]
+            strip, outside = self._fill(block)
+            block[outside] = self._settled(strip.take(outside), block.take(outside))
         return out
 
-    def _fill(self, out: FloatArray) -> None:
+    def _fill(self, out: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+        """A number from a random strip each; these strips, and which of the numbers are not accepted at once."""
         strip = self.rng.integers(0, 2**64 - 1, out.size, dtype=np.uint64, endpoint=True).view(np.int64)
         np.copyto(out, strip)
         strip &= LAYERS - 1
         edge = self._tables.width.take(strip)
         out *= edge
         self._tables.inner.take(strip, out=edge, mode="wrap")  # with the default mode it would be copied once more
-        outside = np.flatnonzero(np.abs(out) >= edge)
-        out[outside] = self._settled(strip.take(outside), out.take(outside))
+        return strip, np.flatnonzero(np.abs(out) >= edge)
 
     def _settled(self, strip: npt.NDArray[np.int64], x: FloatArray) -> FloatArray:
         """Final values for the numbers that are not accepted at once."""
         from scipy.special import ndtri
 
         height, rise, tail = self._tables[2:]
-        over = height.take(strip) + self.rng.random(len(x)) * rise.take(strip) >= density(x)
+        over = height.take(strip) + self.rng.random(len(x)) * rise.take(strip) >= np.exp(x * x * -0.5)
         redrawn = over.nonzero()[0]
         x[redrawn] = self.rng.standard_normal(len(redrawn))
         beside = (strip == 0).nonzero()[0]

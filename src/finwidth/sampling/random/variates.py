@@ -128,30 +128,34 @@ class Variates:
             block = slice(start, start + _BLOCK)
             unsure[block] = self._propose(flat[block], less, scale, drawn[block], bits[block])
         place = np.flatnonzero(unsure)
-        self._accept(flat[place] - (less + 2 / 3), scale, drawn, place, bits)
+        e = flat[place] - (less + 2 / 3)
+        self._redraw(_rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1), e, scale, drawn, place, bits)
         return out
 
     def chi_squares(self, k: int, count: int) -> FloatArray:
         """``count`` independent chi2(k) of one number k; 0 where k <= 0."""
         if k < 3:
             return 2 * self.rng.standard_gamma(max(k, 0) / 2, count)
-        e, drawn, bits = k - 2 / 3, self.rng.standard_normal(count), self._sixteen_bits(count)
-        drawn /= math.sqrt(e)
+        d2, drawn, bits = k - 2 / 3, self.rng.standard_normal(count), self._sixteen_bits(count)
+        drawn /= math.sqrt(d2)
         work = np.square(drawn)
         work *= work
-        work *= 2 / 27 * _BUCKETS * e
+        work *= 2 / 27 * _BUCKETS * d2
         place = np.flatnonzero(bits < work)
         drawn += 3 / math.sqrt(2)
         np.square(drawn, out=work)
-        work *= 2 * math.sqrt(2) / 27 * e
+        work *= 2 * math.sqrt(2) / 27 * d2
         drawn *= work
-        self._accept(np.full(len(place), e), 1.0, drawn, place, bits)
+        e = np.full(len(place), d2)
+        self._redraw(_rejection(e / 2, np.cbrt(drawn[place] / e) - 1), e, 1.0, drawn, place, bits)
         return drawn
 
-    def _accept(self, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: _Bits) -> None:
-        """Draw again what is rejected of the proposals at ``place``."""
+    def _redraw(  # noqa: PLR0917
+        self, r: FloatArray, e: FloatArray, scale: float, drawn: FloatArray, place: npt.NDArray[np.intp], bits: _Bits
+    ) -> None:
+        """Draw again what is rejected, with probabilities r, of the proposals at ``place``."""
         uniform = (bits[place] + self.rng.random(len(place))) / _BUCKETS
-        rejected = np.flatnonzero(uniform < _rejection(e / 2, np.cbrt(drawn[place] / (scale * e)) - 1))
+        rejected = np.flatnonzero(uniform < r)
         if len(rejected):
             drawn[place[rejected]] = 2 * scale * self.rng.standard_gamma(e[rejected] / 2 + 1 / 3)
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finwidth.networks.activations import Activation
-from finwidth.networks.description import Layer, Network, Residual, Signs, Step, weight_layers
+from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.norm import Norm
 from finwidth.sampling.lazy_matrix.combination import Combination, SharedMatrix, sgd_step
@@ -227,31 +227,43 @@ class _LearningNorm:
 
 
 @dataclass
-class _ResidualStep:
-    """skip x + branch(x)."""
+class _ForkStep:
+    """Where a branch leaves a stream, whose values wait in ``streams`` until it is back, in both passes."""
 
-    skip: float
-    branch: Sequence[TrainedStep]
+    streams: list[FloatArray]
 
     def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
-        inside, passed = x, []
-        for step in self.branch:
-            inside, seen = step.forward(inside)
-            passed.append(seen)
-        joined = self.skip * x + inside if self.branch else self.skip * x
-        return joined, _PassedResidual(self.skip, passed)
+        self.streams.append(x)
+        return x, self
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        return self.streams.pop() + J
 
 
 @dataclass
-class _PassedResidual:
+class _JoinStep:
+    """Where a branch is back, and added to skip times its stream."""
+
     skip: float
-    passed: Sequence[Passed]  # of the branch
+    streams: list[FloatArray]
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        return self.skip * self.streams.pop() + x, self
 
     def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
-        inside = J
-        for each in reversed(self.passed):
-            inside = each.backward(inside, rows, learns)
-        return self.skip * J + inside if self.passed else self.skip * J
+        self.streams.append(self.skip * J)
+        return J
+
+
+@dataclass
+class _SkipStep:
+    factor: float
+
+    def forward(self, x: FloatArray) -> tuple[FloatArray, Passed]:
+        return self.factor * x, self
+
+    def backward(self, J: FloatArray, rows: RowIndex | None, learns: list[Learns]) -> FloatArray:
+        return self.factor * J
 
 
 @dataclass
@@ -278,6 +290,7 @@ class Networks:
         self.draws, self.rng = draws, rng
         self.layers: list[TrainedLayer] = []
         self.signs: list[FloatArray] = []
+        self._streams: list[FloatArray] = []  # of the branches that a pass is in
         self._total = len(weight_layers(net))
         self.steps = [self._trained(step) for step in net.steps]
 
@@ -291,8 +304,16 @@ class Networks:
         return _ActivationStep(step)
 
     @_trained.register
-    def _(self, step: Residual) -> TrainedStep:
-        return _ResidualStep(step.skip, [self._trained(each) for each in step.branch])
+    def _(self, step: Fork) -> TrainedStep:
+        return _ForkStep(self._streams)
+
+    @_trained.register
+    def _(self, step: Join) -> TrainedStep:
+        return _JoinStep(step.skip, self._streams)
+
+    @_trained.register
+    def _(self, step: Skip) -> TrainedStep:
+        return _SkipStep(step.factor)
 
     @_trained.register
     def _(self, step: Signs) -> TrainedStep:

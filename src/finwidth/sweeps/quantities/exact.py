@@ -56,7 +56,7 @@ class ExactQuantity(SweepQuantity[NoSettings]):
         """Networks that are alike but for depth and width together."""
         cells, common = batch.cells, batch.settings.network
         records = np.empty((len(cells), len(_EXACT)))
-        for first, places in _alike(cells):
+        for first, places in _but_for_sizes(cells):
             check_cancelled()
             x = batch.vectors[first.input, first.n_0]
             compute = _each_by_itself if not_normalised(first.network(common)) else _on_a_grid
@@ -96,7 +96,7 @@ def _each_by_itself(
     return np.array(records)
 
 
-def _alike(cells: Sequence[Cell]) -> Iterable[tuple[Cell, list[int]]]:
+def _but_for_sizes(cells: Sequence[Cell]) -> Iterable[tuple[Cell, list[int]]]:
     """The places of cells that differ in depth and width only, with one cell of each group."""
 
     def rest(place: int) -> Cell:
