@@ -173,7 +173,7 @@ def test_words_take_no_pass_of_their_own() -> None:
     handle = module.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     ntk(module, x, outputs=7)
     handle.remove()
-    assert sizes == [1, 2, 16, 3, 1]
+    assert sizes == [1, 2, 16, 8, 8, 3, 1]
 
 
 def test_stored_images_become_numbers_that_the_module_takes() -> None:
