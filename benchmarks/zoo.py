@@ -97,7 +97,7 @@ def _general(entry: Entry, which: str | int) -> int | None:
     module, x = entry.subject(4, torch.float32)
     try:
         with measuring(module) as stack:
-            return len(prepare(stack, module, x, None, which, "full", "1GiB", None, None).plan.general)
+            return len(prepare(stack, module, x, None, which, "full", "1GiB", None, None, at_once=True).plan.general)
     except FinwidthError:
         return None
 

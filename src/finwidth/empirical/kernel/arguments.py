@@ -157,19 +157,24 @@ def numpy_of(values: object) -> npt.NDArray[np.generic]:
     return found
 
 
-def check_batch(module: nn.Module, x: object, name: str = "x1") -> torch.Tensor:
-    """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1."""
+def check_batch(module: nn.Module, x: object, name: str = "x1", *, trial: bool = True) -> torch.Tensor:
+    """Inputs on the module's device, in a dtype that it takes; shape (N, ...), N at least 1.
+
+    Without a ``trial`` whole numbers are left as they are, and `as_taken` is for where the module does not take them.
+    """
     inputs = check_tensor(x, name, "one tensor of shape (N, ...)")
     if inputs.ndim < 1 or not len(inputs):
         raise FinwidthError(f"{name} has shape {tuple(inputs.shape)}; give a tensor of shape (N, ...), N at least 1")
     first = next(module.parameters(), torch.zeros(()))
-    inputs = _as_taken(module, inputs.detach().to(first.device))
+    inputs = inputs.detach().to(first.device)
+    if trial or inputs.is_floating_point() or inputs.is_complex():
+        inputs = as_taken(module, inputs)
     if not torch.isfinite(inputs).all():
         raise FinwidthError(f"{name} holds numbers that are not finite")
     return inputs
 
 
-def _as_taken(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def as_taken(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Inputs in a dtype that the module takes: their own if it can be.
 
     Floating inputs of a module with one floating dtype are cast to that. Where parameters have several, and for whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -92,7 +92,7 @@ class Batch:
 
     def like(self, tensors: Sequence[Tensor]) -> Batch:
         """Other samples in the same call."""
-        return replace(self, tensors=tuple(tensors))
+        return Batch(tuple(tensors), self.shared, self.form)
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive parts of so many samples."""
@@ -105,7 +105,7 @@ class Batch:
     def clone(self) -> Batch:
         """A copy, which a module may change."""
         shared = tuple(each.clone() if isinstance(each, Tensor) else each for each in self.shared)
-        return replace(self, tensors=tuple(each.clone() for each in self.tensors), shared=shared)
+        return Batch(tuple(each.clone() for each in self.tensors), shared, self.form)
 
     def call(self) -> Call:
         """What the module is called with."""

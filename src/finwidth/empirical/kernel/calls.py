@@ -283,12 +283,13 @@ def gradient(
 class FirstPass(NamedTuple):
     """A pass of one sample: what it changes in the module, its output, and how many bytes autograd keeps of it.
 
-    There is no output (None) where it fails or makes the module another, and no count where torch cannot count.
+    There is no output (None) where it has ``failed`` or makes the module another, no count where torch cannot count.
     """
 
     changing: frozenset[str]
     output: Tensor | None = None
     saved: int | None = None
+    failed: bool = False
 
 
 @contextmanager
@@ -335,7 +336,8 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
     if states is not None:
         states.check()
     changed = frozenset(name for name, each in given.items() if each._version or not _equal(each, held[name]))
-    return FirstPass(changed | _bounded_tables(module), output, sum(kept.values()) or None)
+    failed = output is None
+    return FirstPass(changed | _bounded_tables(module), output, sum(kept.values()) or None, failed=failed)
 
 
 def _bounded_tables(module: nn.Module) -> frozenset[str]:
@@ -361,7 +363,7 @@ def settled(network: MeasuredModule, inputs: Sequence[Batch]) -> Iterator[tuple[
     own = {name: each for name, each in module.named_parameters() if name in first.changing}
     before = {name: each.detach().clone() for name, each in own.items()}
     try:
-        if own:
+        if own and not first.failed:
             with telling(module, inputs[0]), differentiable():
                 for x in inputs:
                     call_module(module, x)
@@ -454,7 +456,7 @@ def check_output(output: Tensor, n: int) -> Tensor:
             f"the module returns {output.dtype} of shape {tuple(output.shape)}, {output.layout}, for {n} samples; it "
             "must return dense floating-point numbers of shape (N,) or (N, ...), one row for each sample"
         )
-    return output.reshape(n, -1)
+    return output if output.ndim == 2 and len(output) == n else output.reshape(n, -1)
 
 
 @contextmanager
@@ -528,14 +530,16 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
     gradients = [(each, each.grad) for each in module.parameters()]
     states, snapshot = _RandomStates(module), Snapshot(module)
     _UNTOUCHED[id(module)] = states
+    same = False
     try:
         with same_buffers(module):
             yield
             if alone:
                 states.check()
+                same = True
     finally:
         _UNTOUCHED.pop(id(module), None)  # another thread may be through with it
-        if alone:
+        if alone and not same:
             states.restore()
         snapshot.restore()
         for parameter, gradient in gradients:

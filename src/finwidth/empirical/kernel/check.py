@@ -237,8 +237,9 @@ def discrepancies(
         for whole, piece in zip(_by_parameters(job, K), _by_parameters(part, part_K), strict=True):
             entries = (whole[rows] if job.sizes.diagonal_only else whole[rows[:, None], others]).double()
             each_output = piece.diagonal(dim1=-2, dim2=-1) if part.outputs == "full" else piece
-            for found, total in zip(entries.flatten(), each_output.double().sum(-1).flatten(), strict=True):
-                yield Discrepancy(float(found), float(total), float(entries.abs().max()))
+            totals, most = each_output.double().sum(-1).flatten().tolist(), float(entries.abs().max())
+            for found, total in zip(entries.flatten().tolist(), totals, strict=True):
+                yield Discrepancy(found, total, most)
         job, K = part, part_K
     pairs, groups = _sample_pairs(job), list(_groups(job))
     for group, values in zip(groups, _backward_products(network, pairs, groups), strict=True):

@@ -136,7 +136,8 @@ def explain(
     1.bias, products, -
     """
     with measuring(check_module(module)) as stack:
-        job = prepare(stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims, copies=0)
+        ask = partial(prepare, stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
+        job = replace(ask(copies=0, at_once=True), known=None)  # so that the passes of trials are timed
         seconds, job = _seconds(job)
         layout, working = job.layout, job.working_bytes
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())
@@ -146,7 +147,7 @@ def explain(
 def _route(plan: GradientPlan, name: str, parameter: Tensor) -> Route:
     if name in plan.general:
         return Route(name, parameter.numel(), plan.ways[0], plan.general[name])
-    if name in plan.pulled:
+    if name in plan.pulled and name not in plan.rows:
         return Route(name, parameter.numel(), "pulled back", "a weight is made of it, or operations share it")
     return Route(name, parameter.numel(), "products", "")
 

@@ -153,7 +153,8 @@ GradientFactor: TypeAlias = DenseFactor | OuterFactor
 class FactorSize:
     """The sizes of a factor for one input and one output; P = 0 for gradients themselves, c of them.
 
-    ``pulled`` is the number of parameters that a weight is made of, 0 if it is one itself.
+    ``pulled`` is the number of parameters that a weight is made of, 0 if it is one itself. Of a table whose rows are
+    ``looked_up``, a is the number of rows.
     """
 
     g: int
@@ -161,6 +162,7 @@ class FactorSize:
     a: int
     c: int
     pulled: int = 0
+    looked_up: bool = False
 
     @classmethod
     def of(cls, factor: GradientFactor) -> FactorSize:
@@ -169,7 +171,7 @@ class FactorSize:
             return cls(1, 0, 0, factor.G.shape[-1])
         a = factor.A.shape[-1] if factor.rows is None else factor.rows
         _, _, g, P, c = factor.D.shape
-        return cls(g, P, a, c, factor.pull.numbers if factor.pull else 0)
+        return cls(g, P, a, c, factor.pull.numbers if factor.pull else 0, factor.rows is not None)
 
     def materializes(self, o: int, n: int, *, all_pairs: bool) -> bool:
         """Whether a product of n inputs with n takes fewer multiplications if the gradients are formed.
@@ -181,12 +183,15 @@ class FactorSize:
         False
         >>> FactorSize(1, 256, 27, 32).materializes(10, 64, all_pairs=True)
         True
+        >>> FactorSize(1, 8, 50_000, 32, looked_up=True).materializes(1, 64, all_pairs=False)
+        False
         """
         g, P, a, c = self.g, self.P, self.a, self.c
         if g > 1 or not P or self.pulled:
             return True
         outputs = o * o if all_pairs else o
-        formed = outputs * a * c + 2 * o * P * a * c / n
+        formed = outputs * a * c + 2 * o * P * (1 if self.looked_up else a) * c / n
+        a = 1 if self.looked_up else a  # two of its rows are the same or they are not
         if P == 1 or not all_pairs:
             return formed < P * P * (a + outputs * c)
         return formed < P * P * (a + o * c) + P * outputs * c
@@ -196,7 +201,7 @@ class FactorSize:
         g, P, a, c = self.g, self.P, self.a, self.c
         if not P:
             return o * c
-        return o * (self.pulled or g * a * c) if formed else g * P * (a + o * c)
+        return o * (self.pulled or g * a * c) if formed else g * P * ((1 if self.looked_up else a) + o * c)
 
 
 def add_pairs(K: Tensor, one: GradientFactor, other: GradientFactor) -> None:

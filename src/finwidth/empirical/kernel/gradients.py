@@ -8,12 +8,11 @@ any inputs, and raises OtherRouteError if a pass does not go as planned.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, reduce
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -38,10 +37,13 @@ from finwidth.empirical.kernel.weights import (
     OtherRouteError,
     Weights,
     connected,
+    in_rows,
     input_as,
     parameter_gradients,
     parameters_behind,
     pullback,
+    rows_of_products,
+    size_in_rows,
 )
 from finwidth.errors import FinwidthError
 
@@ -68,13 +70,15 @@ CHANCE = (
 class Axes:
     """The dimension of the samples in an operation's input and in its result, which has so many entries of each.
 
-    The entries of a sample come one after another, or (``strided``) the samples do, once for each of the entries.
+    The entries of a sample come one after another, or (``strided``) the samples do, once for each of the entries; or
+    (``sorted``) samples and entries have an order of their own, which the gradients of every pass tell.
     """
 
     input: int
     result: int
     times: int
     strided: bool = False
+    sorted: bool = False
 
     def in_order(self, each: Tensor, dim: int) -> Tensor:
         """With the entries of a sample one after another along this dimension."""
@@ -98,7 +102,8 @@ class GradientPlan:
     parameters whose gradients are pulled back from those by weights that are made of them; ``general`` names the
     parameters whose gradients are formed, with the reason; ``ways`` are the ways to form them (`WAYS`), of which those
     that fail are removed; ``batched``: one backward pass serves all outputs; ``outputs``: how many the module has;
-    ``mean``: how many numbers a typical gradient has for one sample and output.
+    ``mean``: how many numbers a typical gradient has for one sample and output; ``rows`` names the tables whose
+    gradients are kept by their rows, with how many of them a product with the table adds at a sample.
     """
 
     uses: Places
@@ -109,6 +114,7 @@ class GradientPlan:
     outputs: int
     mean: int
     dtype: torch.dtype
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def numbers(self) -> frozenset[int]:
@@ -117,10 +123,11 @@ class GradientPlan:
 
 
 class Whole(NamedTuple):
-    """What a kernel is to be of its inputs, to make the plan from all of them if they are few: outputs, and memory."""
+    """What a kernel is to be of its inputs: outputs, and memory; and whether all may make the plan, if they are few."""
 
     outputs: range
     memory: int
+    at_once: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +171,11 @@ def plan_gradients(
 ) -> tuple[GradientPlan, Sizes, WholePass | None]:
     """Make the plan from three inputs, and refuse a module whose output for one sample depends on others, or on chance.
 
-    ``three`` are the places of these among the inputs x, different ones if possible.
+    ``three`` are the places of these among the inputs x, different ones if possible; ``whole`` says what is wanted.
     Passes of two and of three samples tell where the samples are: in the dimension that grows from 2 to 3. The two are
     in reverse order, so that they and a ``first`` pass, of one alone, tell whether a sample's output depends on its
-    company or its place. Where with ``whole`` all inputs go in one pass, that takes the place of the pass of three, and
-    has the gradients too.
+    company or its place. Where all inputs may go in one pass, that takes the place of the pass of three, and has the
+    gradients too.
     """
     rows = x[three]
     with differentiable():
@@ -176,13 +183,14 @@ def plan_gradients(
         recorder, output, more = _pass_and_saved(network, rows[:2].flip())
         saved = max(0, more - (more // 2 if less is None else less))
         few = _Few(alone, recorder, output, saved // output.element_size())
-        if whole is not None and _in_one_pass(few, len(x), whole):
-            plan, sizes, known = _plan(network, few, x, three[:2], whole.outputs)
+        if whole is not None and whole.at_once and len(x) > 3 and _in_one_pass(few, len(x), whole):
+            plan, sizes, known = _plan(network, few, x, three[:2], whole)
             n = len(x) * len(whole.outputs)
             # A module that splits its batch into chunks takes another route with few inputs; it may follow their plan.
             if _OTHER_ROUTE not in plan.general.values() or few_gradients(network, n, plan.dtype, whole.memory):
                 return plan, sizes, known
-        return _plan(network, few, rows, torch.arange(2), None)
+        alike = whole if whole is not None and _in_one_pass(few, 3, whole) else None
+        return *_plan(network, few, rows, torch.arange(2), alike)[:2], None
 
 
 def few_gradients(network: MeasuredModule, n: int, dtype: torch.dtype, memory: int) -> bool:
@@ -195,13 +203,13 @@ def _in_one_pass(few: _Few, n: int, whole: Whole) -> bool:
     """Whether all n inputs are to go through the module at once, by what is known from two of them."""
     results = [use.shape.numel() // 2 for use in few.recorder.uses]
     sizes = replace(_pass_sizes(few.saved, results, few.output.element_size()), memory=whole.memory)
-    return n > 3 and sizes.block(n, len(whole.outputs) + 1).inputs_per_pass == n
+    return sizes.block(n, len(whole.outputs) + 1).inputs_per_pass == n
 
 
 def _plan(
-    network: MeasuredModule, few: _Few, x: Batch, two: Tensor, outputs: range | None
+    network: MeasuredModule, few: _Few, x: Batch, two: Tensor, whole: Whole | None
 ) -> tuple[GradientPlan, Sizes, WholePass | None]:
-    """The plan by a pass of inputs x, of which those at ``two`` are the few; and its gradients of some outputs."""
+    """The plan by a pass of inputs x, of which those at ``two`` are the few; and its gradients, if they fit."""
     with Recorder(network.parameters) as recorder:
         output = apply(network, x, network.parameters)
     numbers = numbers_of(few.recorder, recorder)
@@ -216,11 +224,12 @@ def _plan(
     columns: list[Tensor] = []
     batched = False
     if pass_.uses and len(general) < len(network.parameters):
-        rows = _combined(output) if outputs is None else each_sample(network, output, outputs)
+        rows = _combined(output) if whole is None else each_sample(network, output, whole.outputs)
         with telling(network.module, x):
             columns, batched = pass_.backward_either_way(_with_weighted(rows))
-            uses, disordered = _ordered(smaller, pass_, uses, columns)
+            uses, disordered, orders = _ordered(smaller, pass_, uses, columns)
         general |= disordered
+        pass_, columns = _in_order(pass_, columns, uses, orders)
     ways = _ways(network, general, WAYS)
     if {_OTHER_ROUTE, _NOWHERE} & set(general.values()) and not _in_chunks(few.recorder, recorder):
         ways.sort(key=TRACED.__ne__)  # vmap rarely takes what depends on the data so
@@ -228,13 +237,30 @@ def _plan(
     dtype = _common_dtype(network, output)
     sizes = _pass_sizes(few.saved, results, dtype.itemsize)
     plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], sizes.mean, dtype)
-    if outputs is not None and columns:
+    if whole is None or not columns:
+        one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
+        found = _factors(network, plan, one, of_one, network.parameters) if columns else ([], [])
+        return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, pass_, *found)), None
+    factors, rough = _factors(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
+    plan = replace(plan, rows=_tables_in_rows(network, rough))
+    sizes = _with_shapes(network, plan, sizes, _shapes(network, plan, pass_, factors, rough))
+    known = None
+    if replace(sizes, memory=whole.memory).block(len(x), len(whole.outputs)).bytes(1) <= whole.memory:
         with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
-            factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-            known = WholePass(network, plan.uses, x, outputs, factors, output.detach())
-            return plan, _with_shapes(network, plan, sizes, map(FactorSize.of, factors)), known
-    one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
-    return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, one, of_one)), None
+            factors += _of_rough(network, plan, pass_, rough, network.parameters)
+            known = WholePass(network, plan.uses, x, whole.outputs, factors, output.detach())
+    return plan, sizes, known
+
+
+def _tables_in_rows(network: MeasuredModule, rough: list[Weights]) -> dict[str, int]:
+    """The tables whose gradients are kept by their rows, with how many of them a product adds at a sample."""
+    found: dict[str, int] = {}
+    for weights in rough:
+        (key, *others) = weights
+        many = rows_of_products(weights[key]) if not others and key in network.parameters else None
+        if many is not None:
+            found[key] = many
+    return found
 
 
 def _in_chunks(fewer: Recorder, more: Recorder) -> bool:
@@ -280,12 +306,19 @@ def _with_shapes(network: MeasuredModule, plan: GradientPlan, sizes: Sizes, shap
     return replace(sizes, shapes=(*shapes, *general))
 
 
-def _shapes(network: MeasuredModule, plan: GradientPlan, one: Record, columns: list[Tensor]) -> list[FactorSize]:
-    """The sizes of the factors that uses give, from those of one sample."""
-    factors, rough = _factors(network, plan, one, columns, network.parameters) if columns else ([], [])
-    together = (parameters_behind(plan.pulled, one, each) for each in rough)
-    dense = (FactorSize(1, 0, 0, each) for names in together for each in _numbers_by_group(network, names))
-    return [*map(FactorSize.of, factors), *dense]
+def _shapes(
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, factors: list[GradientFactor], rough: list[Weights]
+) -> list[FactorSize]:
+    """The sizes of the factors that uses give, and of the gradients that are formed of those by weights."""
+    found = [*map(FactorSize.of, factors)]
+    for weights in rough:
+        key = next(iter(weights))
+        if key in plan.rows:
+            found.append(size_in_rows(weights[key], plan.rows[key]))
+        else:
+            names = parameters_behind(plan.pulled, pass_, weights)
+            found += [FactorSize(1, 0, 0, each) for each in _numbers_by_group(network, names)]
+    return found
 
 
 def _numbers_by_group(network: MeasuredModule, names: Iterable[str]) -> list[int]:
@@ -373,8 +406,10 @@ def plan_whole(network: MeasuredModule, whole: Batch) -> tuple[GradientPlan, Siz
         sizes = _pass_sizes(saved // output.element_size(), results, dtype.itemsize)
         ways = _ways(network, general, ["few at once", ALONE])
         plan = GradientPlan(uses, pulled - general.keys(), general, batched, ways, output.shape[1], sizes.mean, dtype)
-        shapes = _shapes(network, plan, one, [each[:1] for each in columns])
-        return plan, _with_shapes(network, plan, sizes, shapes)
+        found = (
+            _factors(network, plan, one, [each[:1] for each in columns], network.parameters) if columns else ([], [])
+        )
+        return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, one, *found))
 
 
 def _of_parameters(use: Use, names: Mapping[int, str]) -> bool:
@@ -469,80 +504,151 @@ def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
     return bool(gap <= max(eps, torch.finfo(one.dtype).eps) ** 0.5 * (1e-30 + size))
 
 
-def _ordered(two: Record, more: Record, uses: Places, columns: list[Tensor]) -> tuple[Places, dict[str, str]]:
-    """The order of the samples in every use; and the parameters with a use in which it is not that of the batch.
+def _ordered(
+    two: Record, more: Record, uses: Places, columns: list[Tensor]
+) -> tuple[Places, dict[str, str], dict[int, Tensor]]:
+    """The places of the samples in every use, the parameters with a use in which they have none, and orders.
 
     Every sample's output is given a weight. Where an operation has the samples in their order, the gradient by its
     result at a sample is that for equal weights times the sample's own. So it has to be in the pass of two too, the
-    samples of which are in another order, where an operation is found that may sort them.
+    samples of which are in another order, where an operation is found that may sort them. Three samples may be in an
+    order of their own by chance, as where experts are given some of them.
     """
-    uses, found = _in_their_order(more, uses, columns, strided=(False, True))
-    if any(axes for _, axes in uses) and (more.reorders or two.reorders):
+    sort = len(more.output) > 3
+    uses, found, orders = _in_their_order(more, uses, columns, strided=(False, True), sort=sort)
+    if any(axes and not axes.sorted for _, axes in uses) and (more.reorders or two.reorders):
         columns = two.backward(_with_weighted(_combined(two.output)), batched=False)
-        uses, others = _in_their_order(two, uses, columns, strided=(None,))
+        uses, others, _ = _in_their_order(two, uses, columns, strided=(None,), sort=sort)
         found |= others
-    return uses, found
+    return uses, found, orders
 
 
 def _with_weighted(rows: Tensor) -> Tensor:
-    """Cotangents of the outputs, and one more row: a combination of them, every sample times its weight."""
-    return torch.cat([rows, (_weights(rows.shape[1]).to(rows)[:, None] * _mixed(rows))[None]])
+    """Cotangents of the outputs, the same for every sample, and one more row: their combination times its weight."""
+    o, n, _ = rows.shape
+    found = rows.new_empty(o + 1, *rows.shape[1:])
+    found[:o] = rows
+    torch.mul(_weights(n).to(rows)[:, None], _mixed(rows[:, :1]), out=found[o])
+    return found
 
 
+@lru_cache(maxsize=4)
 def _weights(n: int) -> Tensor:
     """Weights of samples that tell them apart."""
-    return _AHEAD[:n] if n <= len(_AHEAD) else torch.randn(n, generator=torch.Generator().manual_seed(0))
+    if n <= len(_AHEAD):
+        return _AHEAD[:n]
+    generator = torch.Generator().manual_seed(0)
+    places, jitter = torch.randperm(n, generator=generator), torch.rand(n, generator=generator)
+    return 4 * (places + 0.4 * jitter) / n - 2  # none are near each other
 
 
 def _mixed(rows: Tensor) -> Tensor:
     """A combination of rows, in which none is left out."""
-    found: Tensor = torch.tensordot(torch.cos(torch.arange(1.0, len(rows) + 1)).to(rows), rows, 1)
+    found: Tensor = torch.tensordot(_mixing(len(rows)).to(rows), rows, 1)
     return found
 
 
 def _in_their_order(
-    pass_: Record, uses: Places, columns: list[Tensor], strided: Collection[bool | None]
-) -> tuple[Places, dict[str, str]]:
+    pass_: Record, uses: Places, columns: list[Tensor], strided: Sequence[bool | None], *, sort: bool
+) -> tuple[Places, dict[str, str], dict[int, Tensor]]:
     """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
 
-    The entries of a sample are strided or not, or (None) as they are said to be.
+    The entries of a sample are strided or not, or (None) as they are said to be; or with ``sort`` in any order. Where
+    samples are sorted, the entries of the uses, by their numbers, in the order in which those of the first come first.
     """
     noise = _noise([each[-1] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []
     found: dict[str, str] = {}
+    orders: dict[int, Tensor] = {}
     for use, (signature, axes), D in zip(pass_.uses, uses, columns, strict=True):
-        choices = [axes if each is None else replace(axes, strided=each) for each in strided] if axes else []
-        mixed = _mixed(D[:-1])
-        pairs = [(_by_sample(mixed, each), _by_sample(D[-1], each)) for each in choices]
-        right = [_like(plain * _weights(plain.shape[-1]).to(D), weighted, noise) for plain, weighted in pairs]
-        place = next(itertools.compress(choices, right), None)
-        if choices and not place:
-            found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
+        place = None
+        if axes and use.edge.node is pass_.output.grad_fn and axes.result == 0 and axes.times == 1:
+            place = axes  # the result is the output itself
+        elif axes:
+            mixed = _mixed(D[:-1])
+            some = strided[:1] if axes.times == 1 else strided  # one entry of each is both
+            choices = (axes if each is None else replace(axes, strided=each) for each in some)
+            right = (each for each in choices if _like(_by_sample(mixed, each), _by_sample(D[-1], each), noise))
+            place = None if axes.sorted else next(right, None)
+            order = _order_of_samples(mixed, D[-1], axes, noise) if place is None and (sort or axes.sorted) else None
+            if order is not None:
+                place, orders[use.number] = replace(axes, strided=False, sorted=True), order
+            if place is None:
+                found |= dict.fromkeys(pass_.behind(use), "used on samples in another order than that of the batch")
         places.append((signature, place))
-    return tuple(places), found
+    return tuple(places), found, orders
 
 
-def _like(one: Tensor, other: Tensor, noise: float) -> bool:
-    """Whether gradients are those of the same samples, by modules that compute in float32 too, whatever their type."""
-    gap = (one - other).detach().abs().max() if one.numel() else 0.0
-    return float(gap) <= noise or near(one, other, torch.finfo(torch.float32).eps)
+def _order_of_samples(plain: Tensor, weighted: Tensor, axes: Axes, noise: float) -> Tensor | None:
+    """The entries along the dimension of the samples, sample by sample; None if each has not as many, or they mix."""
+    n = plain.shape[axes.result] // axes.times
+    one, other = (each.detach().movedim(axes.result, 0).flatten(1) for each in (plain, weighted))
+    weights, between, samples = (each.to(one.device) for each in _sorted_weights(n))
+    owner = samples[torch.bucketize((one * other).sum(1) / one.square().sum(1), between.to(one))]
+    if owner.bincount(minlength=n).ne(axes.times).any():
+        return None
+    expected = weights[owner, None].to(one) * one
+    gap = float((expected - other).abs_().max())
+    right = gap <= noise or near(expected, other, torch.finfo(torch.float32).eps)
+    return owner.argsort(stable=True) if right else None
+
+
+def _in_order(
+    pass_: Record, columns: list[Tensor], uses: Places, orders: Mapping[int, Tensor]
+) -> tuple[Record, list[Tensor]]:
+    """A record, and gradients by its results, with the samples of every use in the order of the batch."""
+    if not orders:
+        return pass_, columns
+    found, inputs = list[Tensor](), dict[int, Tensor]()
+    with torch.no_grad():
+        for use, (_, axes), D in zip(pass_.uses, uses, columns, strict=True):
+            order = orders.get(use.number) if axes else None
+            found.append(D if order is None or axes is None else D.index_select(axes.result + 1, order))
+            if order is not None and axes is not None and not isinstance(use.rule, Expansion):
+                inputs[use.number] = use.input.index_select(axes.input, order)
+    return replace(pass_, uses=[replace(use, input=inputs.get(use.number, use.input)) for use in pass_.uses]), found
+
+
+def _like(plain: Tensor, weighted: Tensor, noise: float) -> bool:
+    """Whether gradients, samples last, are those of the same samples with a weight for each.
+
+    Of modules that compute in float32 too, whatever their type.
+    """
+    weights = _weights(plain.shape[-1]).to(plain)
+    gap = (plain.detach() * weights).sub_(weighted.detach()).abs_().max() if plain.numel() else 0.0
+    return float(gap) <= noise or near(plain * weights, weighted, torch.finfo(torch.float32).eps)
 
 
 def _noise(columns: list[Tensor]) -> float:
     """What rounding leaves of gradients that cancel, beside the largest of all."""
-    largest = (torch.finfo(each.dtype).eps * float(each.detach().abs().max()) for each in columns if each.numel())
-    return 8 * max(largest, default=0.0)
+    extremes = ((each.dtype, *each.detach().aminmax()) for each in columns if each.numel())
+    return 8 * max((torch.finfo(dtype).eps * float(max(-low, high)) for dtype, low, high in extremes), default=0.0)
 
 
 def _by_sample(D: Tensor, axes: Axes) -> Tensor:
     """A gradient by an operation's result with the samples last, after what a sample has in the same dimension."""
+    if axes.times == 1:
+        return D.movedim(axes.result, -1)
     return torch.unflatten(axes.in_order(D, axes.result), axes.result, (-1, axes.times)).movedim(axes.result, -1)
 
 
 def _combined(output: Tensor) -> Tensor:
     """The cotangent of a combination of the outputs of all samples, shape (1, n, all outputs)."""
-    combination = torch.cos(torch.arange(1.0, output.shape[1] + 1)).to(output)  # no output is left out
-    return combination.expand(1, *output.shape)
+    return _mixing(output.shape[1]).to(output).expand(1, *output.shape)
+
+
+@lru_cache(maxsize=4)
+def _sorted_weights(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights of samples, the middles between them in ascending order, and the samples in this order."""
+    weights = _weights(n)
+    ascending, samples = weights.sort()
+    return weights, (ascending[1:] + ascending[:-1]) / 2, samples
+
+
+@lru_cache(maxsize=4)
+def _mixing(n: int) -> Tensor:
+    """The coefficients of a combination of n numbers, none of which is left out."""
+    return torch.cos(torch.arange(1.0, n + 1))
 
 
 def gradients(  # noqa: PLR0917
@@ -575,7 +681,7 @@ def gradients(  # noqa: PLR0917
             pass_ = recorder.record(output)
             if not follows(pass_, plan, len(x)):
                 raise OtherRouteError
-            columns = _columns(network, plan, pass_, x, outputs)
+            pass_, columns = _columns(network, plan, pass_, x, outputs)
             found = _by_uses(network, plan, pass_, columns, leaves)
             output = output.detach()
             del recorder, pass_, columns
@@ -593,28 +699,45 @@ def _by_uses(
 ) -> list[GradientFactor]:
     """The factors of the gradients of all parameters but the general ones, from those by the results of uses."""
     found, rough = _factors(network, plan, pass_, columns, leaves)
-    for each in rough:
-        G = parameter_gradients(network, plan.pulled, pass_, each, leaves)
-        found += by_groups(network, parameters_behind(plan.pulled, pass_, each), G)
+    return found + _of_rough(network, plan, pass_, rough, leaves)
+
+
+def _of_rough(
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, rough: list[Weights], leaves: Mapping[str, Tensor]
+) -> list[GradientFactor]:
+    """The gradients by parameters from those by weights, each a parameter that several uses share or made of some."""
+    found: list[GradientFactor] = []
+    for weights in rough:
+        key = next(iter(weights))
+        if key in plan.rows:
+            table = in_rows(weights[key], plan.rows[key], network.scales[key])
+            found.append(replace(table, group=network.group(key)))
+        else:
+            G = parameter_gradients(network, plan.pulled, pass_, weights, leaves)
+            found += by_groups(network, parameters_behind(plan.pulled, pass_, weights), G)
     return found
 
 
-def _columns(network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range) -> list[Tensor]:
-    """The gradients of some outputs by the result of every use, shapes (o, *result).
+def _columns(
+    network: MeasuredModule, plan: GradientPlan, pass_: Record, x: Batch, outputs: range
+) -> tuple[Record, list[Tensor]]:
+    """The record with the samples of every use in their order, and the gradients of some outputs, (o, *result), by it.
 
     Where an operation may have put samples into another order, one more row goes back, a combination of the outputs
-    with a weight for each sample; by its gradients every use has the samples in their order, or OtherRouteError.
+    with a weight for each sample; by its gradients every use has the samples as planned, or OtherRouteError.
     """
     rows = each_sample(network, pass_.output, outputs)
-    if pass_.reorders:
+    reorders = pass_.reorders or any(axes and axes.sorted for _, axes in plan.uses)
+    if reorders:
         rows = _with_weighted(rows)
     with telling(network.module, x):  # one that changes what its gradients need raises only now
         columns = pass_.backward(rows, batched=plan.batched)
-    if not pass_.reorders:
-        return columns
-    if _in_their_order(pass_, plan.uses, columns, strided=(None,))[0] != plan.uses:
+    if not reorders:
+        return pass_, columns
+    places, _, orders = _in_their_order(pass_, plan.uses, columns, strided=(None,), sort=False)
+    if places != plan.uses:
         raise OtherRouteError
-    return [each[:-1] for each in columns]
+    return _in_order(pass_, [each[:-1] for each in columns], plan.uses, orders)
 
 
 def follows(pass_: Record, plan: GradientPlan, n: int) -> bool:
@@ -633,7 +756,8 @@ def _factors(
 
     And those by weights that operations share, or that have parameters in common, in groups that have none in common.
     """
-    direct = {key: each for key, each in network.scales.items() if key not in plan.pulled | plan.general.keys()}
+    others = plan.pulled | plan.general.keys()
+    direct = {key: each for key, each in network.scales.items() if key not in others}
     sites: dict[tuple[int, *Site], list[GradientFactor]] = {}
     weights: Weights = {}
     with torch.no_grad():

@@ -37,7 +37,9 @@ class _Leaf:
     dim: int | None
 
 
-def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object = 0, *, coupled: bool = False) -> Batch:
+def read_batch(
+    module: nn.Module, x: object, name: str = "x1", in_dims: object = 0, *, coupled: bool = False, trial: bool = True
+) -> Batch:
     """The samples that a user gave, on the module's device and in a dtype that it takes.
 
     Parameters
@@ -54,6 +56,8 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
         for what all samples share, as are numbers, texts and tensors without dimensions in any case.
     coupled
         All that was given is one sample.
+    trial
+        As of `check_batch`, if there is one tensor.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def read_batch(module: nn.Module, x: object, name: str = "x1", in_dims: object =
     if graphs:
         return _of_graphs(module, graphs)
     if not isinstance(x, tuple | dict) and index(in_dims) == 0:
-        return Batch.of(check_batch(module, x, name))
+        return Batch.of(check_batch(module, x, name, trial=trial))
     whole, leaves = _leaves(x, name, in_dims, "in_dims")
     form = Form(pytree.tree_structure(whole), tuple(each.dim for each in leaves), _argument_names(leaves, name), paired)
     ready = [replace(each, value=_as_given(module, each)) for each in leaves]

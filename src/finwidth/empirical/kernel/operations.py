@@ -450,14 +450,14 @@ def factor(rule: Rule, x: Tensor, D: Tensor, weight: float | None, bias: float |
             parts.append(math.sqrt(weight) * (D * rule.features(rule.scaled(x).to(D.dtype), 1)).sum(2))
         return DenseFactor(torch.cat(parts, dim=2).transpose(0, 1))
     outer = rule.outer(x, D)
-    totals = D.flatten(3).sum(3) if isinstance(rule, TransposedConvolution) else outer.D.sum(3).flatten(2)
     if weight is None:
+        totals = D.flatten(3).sum(3) if isinstance(rule, TransposedConvolution) else outer.D.sum(3).flatten(2)
         return DenseFactor(math.sqrt(bias or 0.0) * totals.transpose(0, 1))
     if outer.rows is not None:
         return OuterFactor(outer.A, math.sqrt(weight) * outer.D, outer.rows)
     A = outer.A if weight == 1 else math.sqrt(weight) * outer.A
     if bias is not None and isinstance(rule, TransposedConvolution):
-        return rule.biased(OuterFactor(A, outer.D), totals, math.sqrt(bias))
+        return rule.biased(OuterFactor(A, outer.D), D.flatten(3).sum(3), math.sqrt(bias))
     if bias is not None:
         A = torch.cat([A, A.new_full((*A.shape[:-1], 1), math.sqrt(bias))], dim=-1)
     return OuterFactor(A, outer.D)

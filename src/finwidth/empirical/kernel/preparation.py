@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from finwidth.empirical.kernel.arguments import Parameters, Scale, check_entries, check_parameters
+from finwidth.empirical.kernel.arguments import Parameters, Scale, as_taken, check_entries, check_parameters
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import (
     FirstPass,
@@ -52,28 +52,32 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     """The kernel to compute, all arguments checked and the gradients planned, while the stack is open.
 
     So many copies of it have to fit what memory there is, with what the computation needs besides; of none, none.
-    ``at_once``: the plan may be made by a pass of all inputs, if these are few.
+    ``at_once``: the plan may be for these outputs only, and made by a pass of all inputs x1, if these are few.
     """
     wanted, entries, memory = read_outputs(outputs), check_entries(entries), check_memory(memory)
     if entries == "diagonal" and x2 is not None:
         raise FinwidthError('entries="diagonal" is K(x_a, x_a) of one set of inputs; leave x2 out')
-    inputs = read_batch(module, x1, "x1", in_dims)
-    others = None if x2 is None else read_batch(module, x2, "x2", in_dims)
+    inputs = read_batch(module, x1, "x1", in_dims, trial=False)
+    others = None if x2 is None else read_batch(module, x2, "x2", in_dims, trial=False)
     pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
     if copies:  # before the module is called; K has at least those
         check_affordable(inputs, pairs, pairs * inputs.itemsize)
     sets = [inputs] if others is None else [inputs, others]
     network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
+    if first.failed and any(map(_whole_numbers, sets)):  # stored images, perhaps
+        sets = [each.like([as_taken(module, each.tensors[0])]) if _whole_numbers(each) else each for each in sets]
+        inputs, others = sets[0], None if others is None else sets[1]
+        network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
     planned = together if _different_functions(sets) else together[:1]
     threes = [*map(_three, planned)]
     two = planned[-1][threes[-1][:2]]
     plans: list[tuple[GradientPlan, Sizes]] = []
     known = trial = None
-    if at_once and others is None and first.output is not None:
+    if at_once and first.output is not None:
         kind, network = chosen(network, wanted, two, first.output.shape[1])
         o = len(network.combinations) if network.combinations else first.output.shape[1]
-        trial = Whole(wanted_outputs(kind, o), memory)
+        trial = Whole(wanted_outputs(kind, o), memory, others is None)
     for whole, three in zip(planned, threes, strict=True):
         with _told_from_a_fixed_batch(network, whole):
             plan, sizes, known = plan_gradients(network, whole, three, None if plans else first, trial)
@@ -131,6 +135,11 @@ def returned(network: MeasuredModule, x: Batch) -> Tensor:
     """The module's outputs, or the values of their function, in the shape in which they are returned."""
     with differentiable():
         return apply(network, x, network.parameters, flat=False)
+
+
+def _whole_numbers(x: Batch) -> bool:
+    """Whether a module is called with one tensor of them and nothing else."""
+    return x.form.plain and not x.dtype.is_floating_point and not x.dtype.is_complex
 
 
 def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 
 from finwidth.empirical.kernel.calls import MeasuredModule, dual, unpack_dual
-from finwidth.empirical.kernel.factors import DenseFactor, GradientFactor, OuterFactor, Pull
-from finwidth.empirical.kernel.operations import Rule, Scaling, gradient_of
+from finwidth.empirical.kernel.factors import DenseFactor, FactorSize, GradientFactor, OuterFactor, Pull
+from finwidth.empirical.kernel.operations import Linear, Rule, Scaling, gradient_of
 from finwidth.empirical.kernel.recording import Record, Use
 
 Tensor = torch.Tensor
@@ -53,6 +54,62 @@ def parameter_gradients(
     found = whole.new_empty(*whole.shape[:2], pull.numbers)
     pull.into(whole.flatten(0, 1), found.view(-1, pull.numbers))
     return DenseFactor(found)
+
+
+def rows_of_products(parts: list[tuple[Rule, GradientFactor]]) -> int | None:
+    """In how many rows of a table the products with it have gradients at a sample; those of one logit have in one.
+
+    None unless the table is looked up or multiplied only, each product has gradients in as many rows at every sample,
+    and those by all such rows are fewer numbers than those by the whole table.
+    """
+    products, lookups = list[OuterFactor](), list[OuterFactor]()
+    for rule, each in parts:
+        if not isinstance(each, OuterFactor) or (each.rows is None and type(rule) is not Linear):
+            return None
+        (products if each.rows is None else lookups).append(each)
+    if not lookups:
+        return None
+    counts = [_nonzero_rows(each).sum(1) for each in products]
+    if any(int(each.min()) != int(each.max()) for each in counts):  # which rows there are depends on the numbers
+        return None
+    many, o = max((int(each.max()) for each in counts), default=0), len(lookups[0].D)
+    size = size_in_rows(parts, many)
+    return many if size.numbers(o, formed=False) < size.numbers(o, formed=True) else None
+
+
+def size_in_rows(parts: list[tuple[Rule, GradientFactor]], many: int) -> FactorSize:
+    """The size of what `in_rows` gives."""
+    outers = [each for _, each in parts if isinstance(each, OuterFactor)]
+    P = sum(many if each.rows is None else each.D.shape[3] for each in outers)
+    first = next(each for each in outers if each.rows is not None)
+    return replace(FactorSize.of(first), P=P)
+
+
+def in_rows(parts: list[tuple[Rule, GradientFactor]], many: int, scale: float) -> OuterFactor:
+    """The gradients by a table as those by rows that are looked up, of each product with it so many at a sample."""
+    rows, gradients, table = list[Tensor](), list[Tensor](), 0
+    for _, each in parts:
+        assert isinstance(each, OuterFactor)
+        D = each.D[:, :, 0]
+        if each.rows is not None:
+            table = each.rows
+            rows.append(each.A)
+            gradients.append(D)
+            continue
+        used = _nonzero_rows(each)
+        if int(used.sum(1).max()) > many:
+            raise OtherRouteError
+        chosen = used.to(torch.uint8).topk(many, dim=1).indices  # some may be zeros
+        own = D.gather(3, chosen[:, None, :].expand(*D.shape[:3], many))
+        rows.append(chosen)
+        gradients.append(own.mT @ each.A[:, 0])
+    return OuterFactor(torch.cat(rows, 1), scale**0.5 * torch.cat(gradients, 2)[:, :, None], table)
+
+
+def _nonzero_rows(product: OuterFactor) -> Tensor:
+    """The rows of a weight in which a product with it has gradients, or their tangents, shape (n, rows)."""
+    parts = (each for each in unpack_dual(product.D) if each is not None)
+    return torch.stack([(each != 0).any((0, 2, 3)) for each in parts]).any(0)
 
 
 def _summed(parts: list[tuple[Rule, GradientFactor]]) -> Tensor:
