@@ -272,7 +272,7 @@ def saving() -> Iterator[dict[int, int]]:
 
     def note(each: Tensor) -> Tensor:
         kept[each.data_ptr()] = each.numel() * each.element_size()
-        return each
+        return each.detach()  # itself, the result of an operation would keep its own graph alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
         yield kept
