@@ -2,7 +2,8 @@
 
 It reads one JSON document a line, {"cwd", "arguments", ...}, and answers with {"status", "stderr", "seconds"}, the
 status as `os.waitstatus_to_exitcode` has it.  What may be asked besides: "signal" after so many seconds ("after"); a
-kill just before the step number "at" among those that touch a file of the folder; "limit", the most bytes of a file.
+kill just before the step number "at" among those that touch a file of the folder; Ctrl-C at the "line" of that number
+among those of the program that surround the command; "limit", the most bytes of a file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 _STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}  # audit events
@@ -73,6 +75,8 @@ def _child(task: dict[str, Any], errors: int) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
     if "at" in task:
         _kill_at(task["at"], os.path.realpath(task["cwd"]))
+    if "line" in task:
+        _interrupt_at(task["line"])
     sys.argv = ["finwidth", *task["arguments"]]
     try:
         main()
@@ -92,6 +96,25 @@ def _kill_at(steps: int, folder: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
+
+
+def _interrupt_at(lines: int) -> None:
+    import finwidth.__main__
+    import finwidth.cli.main
+
+    files = {finwidth.__main__.__file__, finwidth.cli.main.__file__}
+    left = lines
+
+    def watch(frame: FrameType, event: str, given: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        left -= event == "line"
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return watch
+
+    sys.settrace(watch)
 
 
 def _answer(task: dict[str, Any]) -> dict[str, Any]:

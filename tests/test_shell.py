@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from finwidth.outputs import wrote
+from forks import forks
 from fuzzing import call, make_files, within_memory
 
 FINWIDTH = f"{sys.executable} -m finwidth"
@@ -169,6 +171,34 @@ def test_what_a_stop_leaves_half_made_is_not_told(tmp_path: Path) -> None:
         wait_for(tmp_path, "made")
         it.send_signal(signal.SIGINT)
         assert it.communicate(timeout=20) == ("", "finwidth: interrupted\n")
+
+
+def test_a_stop_where_exceptions_are_lost_still_cleans_up(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "lost.py").write_text(
+        "import pathlib, signal, time\n"
+        "class Lost:\n    def __del__(self):\n        signal.raise_signal(signal.SIGTERM)\n"
+        "try:\n    Lost(); time.sleep(60)\n"
+        "finally:\n    pathlib.Path('clean').touch()"
+    )
+    with started("measure lost.py:make -i 1,2", tmp_path) as it:
+        assert it.communicate(timeout=50) == ("", "finwidth: terminated\n")
+    assert (tmp_path / "clean").exists()
+
+
+def test_a_stop_at_each_line_around_a_command(tmp_path: Path) -> None:
+    """What surrounds it: the mistake that it makes may have been told before."""
+    with forks() as process:
+        for line in itertools.count(1):
+            found = process.run(tmp_path, ["moments", "3,4,1", "-i", "1,2"], line=line)
+            told = found["stderr"].splitlines()
+            if found["status"] == 2:
+                break
+            assert found["status"] == 130, line
+            assert told.pop() == "finwidth: interrupted", line
+            assert len(told) < 2
+            assert all("input" in each for each in told)
+    assert line > 50
 
 
 def test_signals_that_are_switched_off_stay_so(tmp_path: Path) -> None:

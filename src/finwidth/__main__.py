@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from finwidth.cli.interrupts import end, end_unheard, handle, stop
+from finwidth.cli.interrupts import Stopped, end, handle, stop
 
 _NARROWEST = 20  # columns that a table or a help text can be read in
 
@@ -14,7 +14,6 @@ _NARROWEST = 20  # columns that a table or a help text can be read in
 def main() -> None:
     """Run the command line."""
     handle(end)
-    sys.unraisablehook = end_unheard
     closed = sys.stdout is None
     _fill_streams()
     if closed:
@@ -25,12 +24,15 @@ def main() -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
     from finwidth.cli.main import main as run
 
-    handle(stop)
     try:
-        run()
-    finally:
-        handle(end)
-        os.dup2(2, 1)  # what a user's module prints as the program ends is no part of the result
+        try:
+            handle(stop)
+            run()
+        finally:
+            handle(end)
+            os.dup2(2, 1)  # what a user's module prints as the program ends is no part of the result
+    except Stopped as late:  # nothing is open before the command begins, nor after it
+        end(late.number)
 
 
 def _fill_streams() -> None:

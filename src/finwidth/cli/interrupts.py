@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 TYPE_CHECKING = False  # as typing has it, without the time that typing takes
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "its terminal is closed"}
+_SOON = 0.01  # seconds in which a destructor has ended
 _SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
 
 
@@ -37,7 +39,7 @@ def handle(handler: Callable[[int, FrameType | None], None]) -> None:
 def stop(number: int, frame: FrameType | None) -> None:
     """Stop with an exception, and at once should a second signal come while files are closed."""
     handle(end)
-    sys.unraisablehook = _end_if_stopped  # what is half made may fail as it goes: that is no news
+    sys.unraisablehook = _stop_again  # what is half made may fail as it goes: that is no news
     raise Stopped(number)
 
 
@@ -50,15 +52,21 @@ def end(number: int, frame: FrameType | None = None) -> None:
         os._exit(128 + number)
 
 
-def end_unheard(ignored: sys.UnraisableHookArgs) -> None:
-    """For `sys.unraisablehook`: a stop that comes where exceptions are lost, as in a destructor, is not lost."""
-    _end_if_stopped(ignored)
-    sys.__unraisablehook__(ignored)
-
-
-def _end_if_stopped(ignored: sys.UnraisableHookArgs) -> None:
+def _stop_again(ignored: sys.UnraisableHookArgs) -> None:
+    """For `sys.unraisablehook`: a stop that came where exceptions are lost, as in a destructor, comes once more."""
     if isinstance(ignored.exc_value, Stopped):
-        end(ignored.exc_value.number)
+        handle(stop)
+        again = threading.Timer(_SOON, _signal_main_thread, [ignored.exc_value.number])
+        again.daemon = True  # a program that ends by itself meanwhile has stopped
+        again.start()
+
+
+def _signal_main_thread(number: int) -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:  # wakes it where it waits, which Windows cannot
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
 
 
 def behind(error: BaseException | None) -> KeyboardInterrupt | None:
