@@ -7,10 +7,13 @@ import weakref
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from finwidth.empirical import explain, ntk  # noqa: E402
-from finwidth.empirical.kernel import calls  # noqa: E402
+import torch
+
+from finwidth.empirical import explain, ntk
+from finwidth.empirical.kernel import calls
+from finwidth.empirical.kernel.batch import Batch
 
 
 def test_no_call_keeps_a_copy_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +21,7 @@ def test_no_call_keeps_a_copy_of_the_parameters(monkeypatch: pytest.MonkeyPatch)
     copies: list[weakref.ref[torch.Tensor]] = []
     apply = calls.apply
 
-    def noting(network: calls.MeasuredModule, x: object, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    def noting(network: calls.MeasuredModule, x: Batch, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         copies.extend(map(weakref.ref, parameters.values()))
         found: torch.Tensor = apply(network, x, parameters)
         return found

@@ -21,6 +21,7 @@ from finwidth.empirical.kernel.gradients import plan_whole
 from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.outputs import read_outputs
 from finwidth.empirical.kernel.preparation import measured, returned
+from finwidth.empirical.kernel.working_memory import bytes_of_call
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
 
@@ -86,7 +87,7 @@ def _of_each_sample(
     numbers, k = Combinations(rows, n), len(rows)
     plan = replace(job.plan, outputs=len(numbers))
     job = replace(job, network=replace(job.network, combinations=numbers), plan=plan)
-    check_affordable(job.x1, job.bytes // plan.dtype.itemsize, job.bytes + job.working_bytes)
+    check_affordable(job.x1, job.bytes // plan.dtype.itemsize, job.bytes + bytes_of_call(job))
     K = torch.unflatten(torch.unflatten(find(job)[..., 0, 0, :, :], -1, (n, k)), -3, (n, k)).transpose(-3, -2)
     if check:
         c = torch.randn(n, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(K.device)
