@@ -12,6 +12,7 @@ _ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are checked: up to 8 all, otherwise
 _COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
 _PLANNED = 5  # inputs of the passes by which a plan is made
 _BESIDE = 2**21  # bytes of what torch and the allocator need besides
+_GRADIENTS = 3, 4  # of the memory; blocks leave free what the allocator does not use again for them
 
 
 def checked_inputs(job: KernelJob, n: int, *, company: bool = False) -> int:
@@ -35,7 +36,8 @@ def parameters_at_once(job: KernelJob, gradients: int, inputs: int) -> list[list
     A part has one parameter at the least. Derivatives along a direction need all at once.
     """
     bytes_by = {name: each.numel() * each.element_size() for name, each in job.network.parameters.items()}
-    room = job.sizes.memory - _held(job) - _pass_bytes(job, inputs) - max(bytes_by.values())
+    part, whole = _GRADIENTS
+    room = job.sizes.memory * part // whole - _held(job) - _pass_bytes(job, inputs) - max(bytes_by.values())
     if job.network.direction is not None or gradients * sum(bytes_by.values()) <= room:
         return [[*bytes_by]]
     parts, taken = list[list[str]](), 0
