@@ -111,7 +111,7 @@ def test_parameters_in_parts_are_checked_as_all_at_once() -> None:
             assert one.right == pytest.approx(other.right, rel=1e-12)
             assert one.size == pytest.approx(other.size, rel=1e-12)
         assert worst(few, K, []) is None
-        without = replace(few, network=replace(few.network, scales=few.network.scales | {"2.bias": 1.01}))
+        without = replace(few, network=replace(few.network, scales={**few.network.scales, "2.bias": 1.01}))
         assert worst(few, compute(without)[0], []) is not None
 
 
