@@ -22,12 +22,20 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 3 * 2**29  # bytes
-MEMORY = {"mlp": "1GiB", "mlp, small memory": "100MB", "mlp, 10 outputs": "400MB", "cnn": "1GiB", "large": "1GiB"}
+MEMORY = {
+    "mlp": "1GiB",
+    "mlp, small memory": "100MB",
+    "mlp, 10 outputs": "400MB",
+    "cnn": "1GiB",
+    "pinn": "100MB",
+    "batch norm": "400MB",
+    "large": "1GiB",
+}
 LARGE = ("large",)
 
 
-def _kernel(name: str) -> tuple[Any, Any, str]:
-    """Module, inputs and outputs."""
+def _kernel(name: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    """Module or functions, inputs of each, and arguments of `ntk`."""
     import torch
     from torch import nn
 
@@ -44,12 +52,31 @@ def _kernel(name: str) -> tuple[Any, Any, str]:
             layers += [nn.Conv2d(c, d, 3, padding=1, stride=2), nn.ReLU()]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 1))
 
-    makers: dict[str, Callable[[], tuple[Any, Any, str]]] = {
-        "mlp": lambda: (perceptron(1), torch.randn(5000, 64), "trace"),
-        "mlp, small memory": lambda: (perceptron(1), torch.randn(5000, 64), "trace"),
-        "mlp, 10 outputs": lambda: (perceptron(10), torch.randn(1000, 64), "full"),
-        "cnn": lambda: (network(), torch.randn(500, 3, 32, 32), "trace"),
-        "large": lambda: (perceptron(1), torch.randn(20_000, 64), "trace"),
+    def field() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+
+    def with_residual(u: nn.Module) -> list[Callable[..., Any]]:
+        """A field u and u_x + u_yy, by differentiating it."""
+
+        def residual(x: Any) -> Any:
+            x = x.requires_grad_()
+            (slope,) = torch.autograd.grad(u(x).sum(), x, create_graph=True)
+            return slope[:, 0] + torch.autograd.grad(slope[:, 1].sum(), x, create_graph=True)[0][:, 1]
+
+        return [u, residual]
+
+    def normalised() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 256), nn.Linear(256, 4))
+
+    trace: dict[str, Any] = {"outputs": "trace"}
+    makers: dict[str, Callable[[], tuple[Any, list[Any], dict[str, Any]]]] = {
+        "mlp": lambda: (perceptron(1), [torch.randn(5000, 64)], trace),
+        "mlp, small memory": lambda: (perceptron(1), [torch.randn(5000, 64)], trace),
+        "mlp, 10 outputs": lambda: (perceptron(10), [torch.randn(1000, 64)], {}),
+        "cnn": lambda: (network(), [torch.randn(500, 3, 32, 32)], trace),
+        "pinn": lambda: (with_residual(field()), [torch.rand(600, 2), torch.rand(2400, 2)], trace),
+        "batch norm": lambda: (normalised(), [torch.randn(150, 64)], {"coupled": True}),
+        "large": lambda: (perceptron(1), [torch.randn(20_000, 64)], trace),
     }
     return makers[name]()
 
@@ -69,9 +96,10 @@ def measured(name: str, workers: int | None = None) -> dict[str, Any]:
     from finwidth.empirical.kernel_store import fill
     from finwidth.memory import check_memory
 
-    module, x, outputs = _kernel(name)
+    module, sets, options = _kernel(name)
+    x, few = (sets, [each[:4] for each in sets]) if isinstance(module, list) else (sets[0], sets[0][:4])
     with tempfile.TemporaryDirectory() as folder:  # what libraries load when they are first used
-        ntk(module, x[:4], outputs=outputs, store=Path(folder) / "K.zarr")
+        ntk(module, few, store=Path(folder) / "K.zarr", **options)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far does not count
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + LIMIT,) * 2)
@@ -86,7 +114,7 @@ def measured(name: str, workers: int | None = None) -> dict[str, Any]:
     vars(fill)["workforce"] = noting
     with tempfile.TemporaryDirectory(dir=os.environ.get("STORES")) as folder:
         began = time.monotonic()
-        K = ntk(module, x, outputs=outputs, store=Path(folder) / "K.zarr", memory=MEMORY[name], workers=workers)
+        K = ntk(module, x, store=Path(folder) / "K.zarr", memory=MEMORY[name], workers=workers, **options)
         seconds = time.monotonic() - began
         disk = sum(file.stat().st_blocks * 512 for file in Path(folder).rglob("*"))
     return {

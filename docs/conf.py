@@ -62,6 +62,7 @@ html_theme = "furo"
 html_title = "finwidth"
 html_static_path = ["_static"]
 html_css_files = ["finwidth.css"]
+html_js_files = ["finwidth.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
@@ -79,7 +80,9 @@ def links_to_pages(_app: Sphinx, *where_and_source: Any) -> None:
 def explorer(app: Sphinx, exception: Exception | None) -> None:
     """The explorer is a page by itself."""
     if not exception and app.builder.name == "html":
-        write_explorer(Path(app.outdir) / "explorer.html")
+        page = write_explorer(Path(app.outdir) / "explorer.html")
+        home = '<header>\n<p><a href="index.html">finwidth: the site</a></p>'
+        page.write_text(page.read_text().replace("<header>", home, 1))
 
 
 def setup(app: Sphinx) -> None:

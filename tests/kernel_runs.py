@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -47,9 +47,57 @@ def squares(output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     return (output * sample[:, :2]).square().sum(1)
 
 
-def stored(store: Path, **more: Any) -> Any:
-    """The kernel that all processes compute."""
-    return ntk(Slow(), inputs(), store=store, **{"memory": MEMORY, **more})
+class Squares(nn.Module):
+    """The squared slopes of a module's outputs by its inputs."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.requires_grad_()
+        outputs = self.net(x).T
+        slopes = [torch.autograd.grad(each.sum(), x, create_graph=True)[0].square().sum(1) for each in outputs]
+        return torch.stack(slopes, 1)
+
+
+class Normed(Slow):
+    """A module whose samples meet, in batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0001)
+        self.net.insert(1, nn.BatchNorm1d(8).double())
+
+
+def _of_module() -> tuple[Any, Any, dict[str, Any]]:
+    return Slow(), inputs(), {"memory": MEMORY}
+
+
+def _of_functions() -> tuple[Any, Any, dict[str, Any]]:
+    """A smooth module and its slopes, at 17 and 23 inputs: some of the blocks of six have inputs of both."""
+    net = Slow(0.0002)
+    net.net[1] = nn.Tanh()
+    x = inputs()
+    return {"f": net, "slopes": Squares(net)}, {"f": x[:17], "slopes": x[17:]}, {"memory": "100kB"}
+
+
+def _of_batch() -> tuple[Any, Any, dict[str, Any]]:
+    """Blocks of 8 of 43 rows, so that the last are of three."""
+    return Normed(), inputs(43), {"memory": "150kB", "coupled": True}
+
+
+KERNELS: dict[str, Callable[[], tuple[Any, Any, dict[str, Any]]]] = {
+    "module": _of_module,
+    "functions": _of_functions,
+    "batch": _of_batch,
+}
+
+
+def stored(store: Path | None, of: str = "module", **more: Any) -> Any:
+    """The kernel that all processes compute; without a store, as it is formed."""
+    module, x, options = KERNELS[of]()
+    where: dict[str, Any] = {"labelled": True} if store is None else {"store": store}
+    return ntk(module, x, **where, **options | more)
 
 
 def _run(pipe: Connection, store: Path, limit: int | None, more: dict[str, Any]) -> None:

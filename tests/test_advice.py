@@ -276,6 +276,8 @@ def test_a_torch_module_by_its_own_steps(outputs: int) -> None:
 def test_a_module_that_is_not_recognised() -> None:
     with pytest.raises(finwidth.FinwidthError, match=r"x is None; give one input, .* not a network that finwidth rec"):
         regime(torch.nn.LayerNorm(3))
+    with pytest.raises(finwidth.FinwidthError, match=r"as one tensor: a module of several arguments .* forward"):
+        regime(torch.nn.LayerNorm(3), {"ids": torch.ones(3)}, factory=lambda: torch.nn.LayerNorm(3))
     embedding = torch.nn.Embedding(3, 2)
     torch.nn.init.constant_(embedding.weight, 0.1)
     with pytest.raises(
@@ -306,7 +308,7 @@ def test_advice_says_what_it_is_about() -> None:
         (regime(net, target=-0.5, lr=0.01), ("target -0.5 ", "rate 0.01,")),
         (regime(MLP([10, 30, 2]), target=[1, 0]), ("target (1, 0) ",)),
     ):
-        for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} +- "):
+        for text in (*words, "first step", "this input alone", "longer training", f"{found.movement:.2g} ± "):
             assert text in found.advice
         assert "infinite-width" not in found.advice
 

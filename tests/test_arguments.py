@@ -15,6 +15,10 @@ import pytest
 import finwidth
 from finwidth import FinwidthError
 from finwidth.errors import shown
+from finwidth.measurement import measure
+from finwidth.report import report
+from finwidth.sampling.one_input.importance import importance_estimates
+from finwidth.summary import summarize_gram
 
 fw: Any = finwidth  # whose types would refuse the mistakes
 NET = fw.MLP([2, 3, 1])
@@ -159,3 +163,64 @@ def test_an_update_past_the_range_is_refused(size: float) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     with pytest.raises(FinwidthError, match="overflows"):
         fw.empirical.sgd_update(module, size * torch.eye(3), torch.ones(3, 2), outputs="trace")
+
+
+SEEDED: dict[str, Callable[[Any], Any]] = {
+    "sample": lambda seed: fw.sample(NET, [1, 2], 5, seed),
+    "sample_gram": lambda seed: fw.sample_gram(NET, [[1, 2]], 5, seed),
+    "train": lambda seed: fw.train(NET, [[1, 2]], [1], 1, 0.1, 1, seed),
+    "summarize": lambda seed: fw.summarize(NET, [1, 2], 5, seed),
+    "summarize_gram": lambda seed: summarize_gram(NET, [[1, 2]], 5, seed),
+    "importance": lambda seed: importance_estimates(NET, [1, 2], 5, seed),
+    "expansion": lambda seed: fw.expansion(NET, [[1, 2], [2, 1]], seed=seed),
+    "regime": lambda seed: fw.regime(NET, draws=4, seed=seed),
+    "compare": lambda seed: fw.compare(NET, [1, 2], draws=5, networks=5, seed=seed),
+    "report": lambda seed: report(NET, [1, 2], 5, seed),
+    "growth_with_depth": lambda seed: fw.plots.growth_with_depth([1, 2], [4], [2], draws=5, seed=seed),
+    "kernel_on_a_circle": lambda seed: fw.plots.kernel_on_a_circle([4], 2, draws=2, points=3, seed=seed),
+    "spread_over_depth": lambda seed: fw.plots.spread_over_depth([1, 2], [4], [2], draws=50, seed=seed),
+    "update_over_depth": lambda seed: fw.plots.update_over_depth([4], [2], [1, 2], draws=5, seed=seed),
+    "sweep": lambda seed: fw.sweep({"seed": seed, "quantities": ["exact"], "axes": {"depth": 2, "width": 3, "n_0": 2}}),
+}
+OF_TORCH: dict[str, Callable[[Any], Any]] = {
+    "Ensemble": lambda seed: fw.empirical.Ensemble(NET, 2, seed),
+    "eigenpairs": lambda seed: _operator().eigenpairs(1, seed=seed),
+    "measure": lambda seed: measure(fw.empirical.MLP(NET), [[1, 2]], seed=seed),
+}
+
+
+def _operator() -> Any:
+    return fw.empirical.KernelOperator(fw.empirical.MLP(NET), np.eye(2))
+
+
+@pytest.mark.parametrize("name", [*SEEDED, *OF_TORCH])
+def test_a_seed_is_a_number_that_results_record(name: str) -> None:
+    """What cannot be recorded is refused everywhere, with what to type instead; and what that says is taken."""
+    if name in OF_TORCH:
+        pytest.importorskip("torch")
+    call = (SEEDED | OF_TORCH)[name]
+    call(np.int64(3))
+    for given, whole in (
+        (np.random.default_rng(1), r"int\(rng.integers\(2\*\*63\)\)"),
+        (np.random.SeedSequence(1), r"int\(sequence.generate_state\(1, np.uint64\)\[0\]\)"),
+    ):
+        wanted = (
+            "seed: .* is not a whole number from 0 up"
+            if name == "sweep"
+            else f"which a result cannot record; .*{whole}"
+        )
+        with pytest.raises(FinwidthError, match=wanted):
+            call(given)
+    call(int(np.random.default_rng(1).integers(2**63)))
+    call(int(np.random.SeedSequence(1).generate_state(1, np.uint64)[0]))
+
+
+def test_modules_take_generators_too() -> None:
+    """They hold their weights, and record no seed."""
+    pytest.importorskip("torch")
+    of_number, of_generator, of_sequence = (
+        fw.empirical.MLP(NET, seed).state_dict() for seed in (7, np.random.default_rng(7), np.random.SeedSequence(7))
+    )
+    for name, value in of_number.items():
+        assert value.equal(of_generator[name])
+        assert value.equal(of_sequence[name])

@@ -143,6 +143,11 @@ def test_the_page_asks_nothing_of_any_host_and_fits_a_phone(page: Any) -> None:
     ):
         shown(page, f"location.hash = 'seed=3&{state}'")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        boxes = "[...document.querySelectorAll('#law text')].map((each) => each.getBBox())"
+        letters = page.evaluate(f"{boxes}.map((each) => [each.x, each.width])")
+        across = page.evaluate("at('law').viewBox.baseVal.width")
+        assert across == page.evaluate("at('law').clientWidth")  # letters are as large as they are meant
+        assert all(0 <= x <= across - width for x, width in letters)
     assert not page.faults
 
 
@@ -151,9 +156,59 @@ def test_wrong_numbers_are_told_and_change_nothing(page: Any) -> None:
     before = page.evaluate("location.hash")
     page.fill("#width", "2.5")
     assert page.get_attribute("#width", "aria-invalid") == "true"
+    assert page.inner_text("#fault").startswith("Width: give a whole number from 6 to 100000.")
     assert page.evaluate("location.hash") == before
     page.fill("#width", "64")
     assert page.get_attribute("#width", "aria-invalid") == "false"
+    assert not page.inner_text("#fault")
+
+
+def test_a_link_to_what_cannot_be_says_so(page: Any) -> None:
+    page.evaluate("location.hash = 'depth=5000&input=much'")
+    page.wait_for_function("at('fault').innerText")
+    told = page.inner_text("#fault")
+    assert told.startswith("Depth: give a whole number from 1 to 1000. Input: give a number from 0.0001 to 10000.")
+    shown(page, "location.hash = 'depth=3'")
+    assert not page.inner_text("#fault")
+
+
+def test_dead_networks_are_told(page: Any) -> None:
+    share = page.evaluate("deadShare({kind: 'mlp', depth: 9, width: 6, negative: 0})")
+    assert share == pytest.approx(1 - (63 / 64) ** 8)
+    state = {"kind": "mlp", "depth": 9, "width": 6, "negative": 0, "input": 1.0, "norm": None}
+    dead = np.mean(drawn(page, state) == 1)
+    assert abs(dead - share) < 5 * (share * (1 - share) / 20000) ** 0.5
+    for norm in "none", "rms":
+        says = shown(page, f"location.hash = 'kind=mlp&depth=1000&width=6&norm={norm}'")["says"]
+        assert says.startswith("Nearly all such networks are dead")
+        assert "settled" not in says
+    assert "11.8% of such networks are dead" in shown(page, "location.hash = 'kind=mlp&depth=9&width=6'")["says"]
+
+
+def test_sizes_read_well(page: Any) -> None:
+    values = [1e7, -6.3233e276, 3.04e-5, 1500.5, 0.0, 1e400]
+    assert page.evaluate("values => values.map((value) => number(value, 2))", values) == [
+        *("10⁷", "-6.3 × 10²⁷⁶", "3 × 10⁻⁵", "1500", "0", "beyond 10³⁰⁸"),
+    ]
+    net = {"kind": "resnet", "depth": 1000, "width": 6, "negative": 0, "branch": 1, "input": 1e4, "norm": None}
+    assert "beyond the numbers of this page" in page.evaluate("net => words(net, moments(net))", net)
+
+
+def test_it_is_named_for_screen_readers(page: Any) -> None:
+    shown(page, "location.hash = 'kind=mlp&depth=4&width=512'")
+    assert page.get_attribute("#width-slider", "aria-valuetext") == "512"  # not its place, 9
+    assert "half below" in page.get_attribute("#law", "aria-label")
+    names = page.evaluate("[...document.querySelectorAll('button')].map((each) => each.ariaLabel || each.innerText)")
+    assert len(set(names)) == len(names)
+
+
+def test_draws_are_shown_as_they_come(page: Any) -> None:
+    page.evaluate("location.hash = 'kind=resnet&depth=1000&width=64&branch=0.25'")
+    page.wait_for_function("at('drawn').innerText.includes('of 20,000')")
+    assert "of its mean" in page.inner_text("#says")
+    assert "…" not in page.inner_text("#values")
+    shown(page, "location.hash = 'depth=3'")  # stops it
+    assert page.inner_text("#drawn") == "20,000"
 
 
 def test_the_state_is_in_the_link(page: Any) -> None:

@@ -56,8 +56,9 @@ def test_public_names() -> None:
 
 def test_a_name_that_is_not_there() -> None:
     """A type checker refuses it too: an ignore that is not needed fails in CI."""
-    with pytest.raises(AttributeError, match="has no attribute 'sampel'"):
+    with pytest.raises(AttributeError, match="has no attribute 'sampel'") as fault:
         _ = finwidth.sampel  # type: ignore[attr-defined]
+    assert (fault.value.name, fault.value.obj) == ("sampel", finwidth)  # from which Python suggests `sample`
     with pytest.raises(AttributeError, match="has no attribute 'nkt'"):
         _ = finwidth.empirical.nkt  # type: ignore[attr-defined]
     assert {"ntk", "check_kernel"} <= set(dir(finwidth.empirical))

@@ -150,6 +150,13 @@ def test_numbers_are_those_of_the_result() -> None:
     assert frame.loc["E[K]", "exact"] == float(found.mean)
 
 
+def test_a_notebook_gets_the_text_of_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rich would show HTML in place of it, and leave the text empty."""
+    plain = str(finwidth.moments(finwidth.MLP([2, 3, 1]), [1, 2]))
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(finwidth.moments(finwidth.MLP([2, 3, 1]), [1, 2])) == plain != ""
+
+
 def test_a_long_table_is_thinned_out_and_told_whole_to_programs() -> None:
     table = Table("title", ("step", "loss"), most=3)
     for step in range(9):

@@ -11,6 +11,7 @@ import finwidth
 from devices import DEVICE
 from finwidth import MLP, FinwidthError, ResNet
 from finwidth.cli.tables import show
+from finwidth.quantities import Estimate, doubts
 from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.summary import sample_and_summarize
 
@@ -69,7 +70,17 @@ def test_json_and_text(method: str) -> None:
     row = next(line.split() for line in text.splitlines() if line.startswith("E[K] "))
     assert row[2].rstrip("!") == f"{found.estimates['K'].value:.6g}"
     assert ("Quantiles of K" in text) is (method == "plain")
-    assert ("! E[" in text) is not all(each.trust for each in found.estimates.values())
+    assert ("\n! " in text) is not all(each.trust for each in found.estimates.values())
+
+
+def test_doubts_are_one_line() -> None:
+    few = Estimate(1.0, 0.5, 100, 3.0, trust=False, verdict="few draws")
+    fewer = Estimate(1.0, 0.5, 100, 2.0, trust=False, verdict="fewer draws")
+    sound = Estimate(1.0, 0.5, 100, 90.0, trust=True, verdict="enough")
+    assert doubts({"K": sound, "dK": sound}, "in law") == ""
+    assert doubts({"K": few, "dK": sound}, "in law") == "! E[K] (in law): few draws.\n"
+    told = "! Not to be trusted (networks): E[K], E[ΔK]/λ. At worst E[ΔK]/λ: fewer draws.\n"
+    assert doubts({"K": few, "K_w": sound, "dK": fewer}, "networks") == told
 
 
 def test_progress_is_told() -> None:

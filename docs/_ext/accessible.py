@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -11,10 +12,9 @@ _MENDED = {
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
     '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
     '<th class="head"><p></p></th>': "<td></td>",
-    "<pre>": '<pre tabindex="0">',  # what can be scrolled can be reached without a mouse
-    "<pre id=": '<pre tabindex="0" id=',
-    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',  # what scrolls is reached without a mouse
 }
+_PRE = re.compile(r"<pre(?=[ >])(?![^>]*tabindex)")
 
 
 def mend(app: Sphinx, exception: Exception | None) -> None:
@@ -25,6 +25,7 @@ def mend(app: Sphinx, exception: Exception | None) -> None:
         text = before = path.read_text()
         for left_out, mended in _MENDED.items():
             text = text.replace(left_out, mended)
+        text = _PRE.sub('<pre tabindex="0"', text)
         if text != before:
             path.write_text(text)
 

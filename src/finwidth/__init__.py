@@ -44,7 +44,8 @@ if not TYPE_CHECKING:  # a type checker would take any name
         public = import_module("finwidth.public")
         if name in {"__version__", "__all__", *getattr(public, "__all__", ())}:
             return getattr(public, name)
-        raise AttributeError(f"module 'finwidth' has no attribute {name!r}")
+        module = import_module(__name__)  # of whose names Python suggests one
+        raise AttributeError(f"module 'finwidth' has no attribute {name!r}", name=name, obj=module)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 import numpy as np
 
 from finwidth import arguments, module_law
-from finwidth.arguments import count, numbers, real
+from finwidth.arguments import check_seed, count, numbers, real
 from finwidth.documents import plain
 from finwidth.empirical.training import first_step as dense
 from finwidth.errors import FinwidthError, shown
@@ -26,7 +26,6 @@ from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.routes import instead, not_gaussian
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import QuantileSketch
 from finwidth.sampling.training import first_step as in_law
 from finwidth.tables import Result, Table, told
@@ -310,7 +309,7 @@ def _regime_told(
         movement, typical = median, np.median(moved)
         error = math.nan if math.isnan(median) else QuantileSketch.of(moved).quantile(0.5).se
     name = "moving" if typical > _MOVEMENT else "noisy" if spread.cv > _SPREAD else "near-deterministic"
-    varies = f"{spread.cv:.2g}{f' +- {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
+    varies = f"{spread.cv:.2g}{f' ± {2 * spread.error:.1g}' * bool(spread.error)} of its {centre.name}"
     how = f" ({spread.how})" * bool(spread.how)
     step = f"target {_plainly(towards)} and learning rate {rate:.3g}{f' = 1/{centre.of_kernel}' * default}"
     advice = (
@@ -446,4 +445,4 @@ def _movement_in_words(movement: float, error: float, median: float, centre: _Ce
     if math.isnan(movement):
         return f"by a mean that too few networks carry for draws to tell it (half of them: by less than {median:.1g})"
     half = " or more in half of the networks" * (centre is _MEDIAN)
-    return f"by {movement:.2g} +- {2 * error:.1g} of its {centre.name}{half}"
+    return f"by {movement:.2g} ± {2 * error:.1g} of its {centre.name}{half}"

@@ -70,6 +70,35 @@ def index(value: object) -> int | None:
         return None
 
 
+def check_seed(seed: object) -> int:
+    """The seed as an int: a whole number of at least 0, which results record, so that anyone draws the same again.
+
+    A generator or a seed sequence of NumPy is refused, with what to type instead: it cannot be recorded as it is.
+
+    >>> from finwidth.arguments import check_seed
+    >>> check_seed(np.random.default_rng(1))
+    Traceback (most recent call last):
+        ...
+    finwidth.errors.FinwidthError: seed is a Generator, which a result cannot record; give a whole number, such as \
+int(rng.integers(2**63))
+    """
+    number = index(seed)
+    if number is None or number < 0:
+        for kind, whole in _AS_WHOLE_NUMBERS.items():
+            if isinstance(seed, kind):
+                told = f"seed is a {kind.__name__}, which a result cannot record; give a whole number"
+                raise FinwidthError(f"{told}, such as {whole}")
+        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, such as seed=0")
+    return number
+
+
+_AS_WHOLE_NUMBERS: dict[type, str] = {
+    np.random.Generator: "int(rng.integers(2**63))",
+    np.random.SeedSequence: "int(sequence.generate_state(1, np.uint64)[0])",
+    np.random.RandomState: "int(state.randint(2**31))",
+}
+
+
 def real(name: str, value: object, wanted: str, allowed: Callable[[float], bool] = math.isfinite) -> float:
     """A real number that a double holds, of those that are ``allowed``.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from finwidth import arguments, module_law
-from finwidth.arguments import count
+from finwidth.arguments import check_seed, count
 from finwidth.documents import exact_number, plain
 from finwidth.empirical.reference.brute_force import simulate
 from finwidth.empirical.reference.residual import simulate_residual
@@ -31,7 +31,6 @@ from finwidth.networks.widths import format_widths
 from finwidth.quantities import MOMENTS, Estimate, doubts, of_several
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.one_input import importance, sample
-from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import afford_draws, collect, draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 from finwidth.sampling.statistics.quantile_sketch import Measured, QuantileSketch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import site
 import sys
@@ -25,7 +26,6 @@ from finwidth.inputs import check_file
 from finwidth.memory import afford
 from finwidth.networks.laws import FloatArray
 from finwidth.observables import spectrum
-from finwidth.sampling.random.streams import check_seed
 from finwidth.tables import Result, Table, Told
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def measure(
     from finwidth.empirical.kernel.arguments import check_module, check_outputs
     from finwidth.empirical.modules.described import DescribedModule
 
-    outputs, module, seed = check_outputs(outputs), check_module(module), check_seed(seed)
+    outputs, module, seed = check_outputs(outputs), check_module(module), arguments.check_seed(seed)
     tell = arguments.progress(progress)
     if outputs == "diagonal":
         raise FinwidthError(
@@ -220,47 +220,72 @@ def _inputs(module: nn.Module, X: npt.ArrayLike) -> tuple[torch.Tensor, npt.Arra
     return inputs, array[0].ravel()
 
 
-def parse_target(target: str) -> tuple[Path, str]:
-    """The file and the name in it that ``file.py:name`` means.
+def parse_target(target: str) -> tuple[Path | str, str]:
+    """What ``file.py:name`` means: a file and a name in it; or of ``package.module:name`` a module and a name.
 
     >>> from finwidth.measurement import parse_target
-    >>> parse_target("models/mine.py:make")[1]
-    'make'
+    >>> parse_target("models/mine.py:make")[1], parse_target("torchvision.models:resnet18")
+    ('make', ('torchvision.models', 'resnet18'))
     """
-    wanted = "a file and a name in it, such as mymodel.py:make_model"
+    wanted = (
+        "a file and a name in it, such as mymodel.py:make_model, or of what is installed torchvision.models:resnet18"
+    )
     path, colon, name = arguments.text("the module", target, wanted).rpartition(":")
-    if not colon or not path.endswith(".py") or not name.isidentifier() or "\0" in path:
-        raise FinwidthError(f"{shown(target)} names no module; write {wanted}")
-    return Path(path), name
+    if colon and name.isidentifier() and "\0" not in path:
+        if path.endswith(".py"):
+            return Path(path), name
+        if all(part.isidentifier() for part in path.split(".")):
+            return path, name
+    raise FinwidthError(f"{shown(target)} names no module; write {wanted}")
 
 
-def load(file: Path, name: str, seed: int = 0) -> nn.Module:
-    """The module of that name in a Python file: a module, or something that makes one when it is called.
+def load(file: Path | str, name: str, seed: int = 0) -> nn.Module:
+    """The module of that name in a Python file, or in a Python module that is installed or beside the user.
 
-    The file is run, and the function called, with torch's generator at ``seed``.
+    It is a torch module, or something that makes one when it is called.  The file is run, and the function called, with
+    torch's generator at ``seed``.
     """
-    load_extra("torch", "finwidth measure")
+    return load_with_maker(file, name, seed)[0]
+
+
+def load_with_maker(file: Path | str, name: str, seed: int = 0) -> tuple[nn.Module, Callable[[], nn.Module] | None]:
+    """The same, and what made it; None where the name is that of a module."""
+    load_extra("torch", "a module in a file")
     import torch
 
     # Torch takes 64 bits; longer seeds are hashed to as many.
-    number = seed if check_seed(seed) < 2**64 else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    number = (
+        seed
+        if arguments.check_seed(seed) < 2**64
+        else int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    )
     torch.manual_seed(number)
-    namespace = _run(file)
+    namespace = _imported(file) if isinstance(file, str) else _run(file)
     if not hasattr(namespace, name):
         public = [each for each in vars(namespace) if not each.startswith("_")]
         raise FinwidthError(f"{file} has no {name!r}; it has {', '.join(public[-8:]) or 'no names'}")
     found = getattr(namespace, name)
-    if not isinstance(found, torch.nn.Module) and callable(found):
+    maker = found if callable(found) and not isinstance(found, torch.nn.Module) else None
+    if maker is not None:
         torch.manual_seed(number)
         try:
-            found = found()
+            found = maker()
         except Exception as error:
             raise FinwidthError(f"{file}:{name}, called without arguments, raises {_named(error)}") from error
     if not isinstance(found, torch.nn.Module):
         raise FinwidthError(
             f"{file}:{name} is a {type(found).__name__}, and not a torch module nor a function that makes one"
         )
-    return found
+    return found, maker
+
+
+def _imported(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise FinwidthError(
+            f"cannot import {name}: {error}; write a file and a name in it, such as mymodel.py:make"
+        ) from error
 
 
 def _run(file: Path) -> types.ModuleType:
@@ -278,13 +303,16 @@ def _run(file: Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def running_user_file(file: Path, *, trace: bool = False) -> Iterator[None]:
+def running_user_file(file: Path | str, *, trace: bool = False) -> Iterator[None]:
     """For all that runs the code of a user's file: it may import its neighbours, and writes to standard error only.
+
+    A Python module, which is named by a text, is looked for in the folder of the user too.
 
     Its exceptions are told in one line, with the place in its files; with ``trace``, after the whole traceback.
     """
     paths, given = sys.path[:], sys.argv
-    sys.path.insert(0, str(file.parent.resolve()))
+    folder = file.parent.resolve() if isinstance(file, Path) else Path.cwd()
+    sys.path.insert(0, str(folder))
     sys.argv = [str(file)]
     try:
         with _to_standard_error():
@@ -292,7 +320,7 @@ def running_user_file(file: Path, *, trace: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        place = _user_line(error, file.parent.resolve())
+        place = _user_line(error, folder)
         if place is None:  # a mistake that finwidth tells, or a fault of its own
             raise
         if trace:

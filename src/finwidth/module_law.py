@@ -347,6 +347,11 @@ def one_input(module: nn.Module, x: object) -> torch.Tensor:
     from finwidth.empirical.kernel.calls import ModuleError
 
     wanted = "one input, without a dimension of samples"
+    if isinstance(x, Mapping):
+        raise FinwidthError(
+            f"x is {shown(x)}; give {wanted}, as one tensor: a module of several arguments is asked through one that "
+            "makes them of a tensor, such as forward(self, ids): return self.model(input_ids=ids)"
+        )
     X = check_batch(module, check_tensor(x, "x", wanted)[None], "x")
     try:
         number_of_outputs(module, X)

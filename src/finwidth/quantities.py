@@ -140,9 +140,15 @@ class Estimate(Result):
 
 
 def doubts(found: Mapping[str, Estimate], source: str = "") -> str:
-    """A line for each estimate that cannot be trusted, saying why."""
-    of = f" ({source})" if source else ""
-    return "".join(f"! {MOMENTS[name].label}{of}: {each.verdict}.\n" for name, each in found.items() if not each.trust)
+    """One line that names the estimates that cannot be trusted, and says why of the one that fewest draws carry."""
+    doubted = {MOMENTS[name].label: each for name, each in found.items() if not each.trust}
+    if not doubted:
+        return ""
+    worst = min(doubted, key=lambda label: doubted[label].effective_draws)
+    of, why = f" ({source})" * bool(source), doubted[worst].verdict
+    if len(doubted) == 1:
+        return f"! {worst}{of}: {why}.\n"
+    return f"! Not to be trusted{of}: {', '.join(doubted)}. At worst {worst}: {why}.\n"
 
 
 def of_several(net: Network) -> str:

@@ -109,7 +109,7 @@ class Summary(Result):
         if self.K is None:
             return notes + "Tilted draws: networks are drawn in proportion to what they carry, and weighted."
         if notes and not importance.unsupported(self.network):
-            notes += "These means rest on rare networks; finwidth sample --tilted draws them.\n"
+            notes += 'These means rest on rare networks, which method="importance" (sample --tilted) draws.\n'
         return f"{notes}\n{_law(self.K)}"
 
     def _headline(self) -> str:

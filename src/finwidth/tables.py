@@ -165,7 +165,8 @@ class Table:
         from rich.console import Console
 
         page = io.StringIO()
-        Console(file=page, width=_COLUMNS, color_system=None, highlight=False).print(self)
+        plain = Console(file=page, width=_COLUMNS, color_system=None, highlight=False, force_jupyter=False)
+        plain.print(self)  # in a notebook too, where rich would show it as HTML
         return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
 
     def html(self) -> str:

@@ -700,12 +700,12 @@ def test_weights_whose_gradients_cannot_be_pulled_back(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("outputs", ["full", "trace"])
 def test_how_often_the_module_is_called(outputs: str) -> None:
-    """One sample and two for the plan, all for plan and kernel, three and one for the check; as many forward passes."""
+    """One sample and two for the plan, all for plan and kernel; halves, three and one for the check."""
     torch.manual_seed(0)
     module, x, sizes = perceptron(3, 6, 5, 3), torch.randn(16, 3), list[int]()
     handle = module.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
     ntk(module, x, outputs=outputs)
-    assert sizes == [1, 2, 16, 3, 1]
+    assert sizes == [1, 2, 16, 8, 8, 3, 1]
     sizes.clear()
     ntk(module, x, x.clone(), outputs=outputs, check=False)
     assert sizes == [1, 2, 3, 16, 16]

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from finwidth.empirical import ntk  # noqa: E402
-from finwidth.empirical.kernel import computation, joint  # noqa: E402
+from finwidth.empirical.kernel import computation, parts  # noqa: E402
 from plain_rows import close, rows  # noqa: E402
 
 Tensor = Any
@@ -145,16 +145,14 @@ def test_faults_are_found(outputs: str | int, monkeypatch: pytest.MonkeyPatch) -
     u = field()
     functions, sets = [u, Laplacian(u)], points(4, 4)
     right = ntk(functions, sets, outputs=outputs)
-    slices = joint._slices
     with monkeypatch.context() as patch:
-        patch.setattr(joint, "_block_places", lambda sets, diagonal: iter([
+        patch.setattr(parts, "_block_places", lambda sets, diagonal: iter([
             (0, 0, slice(0, 4), slice(0, 4)), (1, 1, slice(0, 4), slice(4, 8)), (0, 1, slice(4, 8), slice(4, 8)),
             (0, 0, slice(4, 8), slice(0, 4)),
         ]))  # fmt: skip
         assert not close(ntk(functions, sets, outputs=outputs, check=False), right, 1e-2)
         with pytest.raises(FinwidthError, match=r"by its parts, and .* by a backward pass"):
             ntk(functions, sets, outputs=outputs)
-    assert joint._slices is slices
     between = computation.compute
 
     def other(job: Any) -> Any:

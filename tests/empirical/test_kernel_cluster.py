@@ -88,6 +88,42 @@ def test_groups_and_functions_of_outputs_are_sent(two_workers: Any, tmp_path: Pa
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
+@pytest.mark.parametrize("of", ["functions", "batch"])
+def test_functions_and_batches_are_sent(two_workers: Any, tmp_path: Path, of: str) -> None:
+    for name, scheduler in (("a", two_workers.scheduler_address), ("b", None)):
+        stored(tmp_path / name, of, scheduler=scheduler, outputs=0)
+    assert len(list((tmp_path / "a" / "seal").glob("c.*"))) > 8
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_every_function_is_compared_on_a_worker(tmp_path: Path) -> None:
+    net, x = Slow(), inputs(5)
+    cluster = computing.KernelOnCluster(_kernel_of([net, Doubled(net)], [x, x], tmp_path), 1e-8)
+    block = computing.KernelBlock((0, 0), range(10), None, of_x2=False)
+    found = cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
+    np.testing.assert_allclose(found.entries, ntk([net, Doubled(net)], [x, x]), rtol=1e-12)
+    cluster = computing.KernelOnCluster(_kernel_of([net, Elsewise(net)], [x, x], tmp_path), 1e-8)
+    with pytest.raises(FinwidthError, match="computes something else on a worker than here"):
+        cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
+
+
+class Doubled(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.factor = net, 2.0
+
+    def forward(self, x: Any) -> Any:
+        return self.factor * self.net(x)
+
+
+class Elsewise(Doubled):
+    """Another function once it was sent."""
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.factor = 3.0
+
+
 class Unsendable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -146,35 +182,35 @@ def test_attention_is_sent_with_its_plan(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
     net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1).double()), torch.randn(6, 3, 4).double()
-    cluster = computing.KernelOnCluster(_job_of(net, x, tmp_path), 1e-8, check=True)
+    cluster = computing.KernelOnCluster(_kernel_of(net, x, tmp_path), 1e-8)
     block = computing.KernelBlock((0, 1), range(3), range(3, 6), of_x2=False)
     found = cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
     np.testing.assert_allclose(found.entries, ntk(net, x)[:3, 3:], rtol=1e-11)
 
 
 def test_a_worker_compares_what_its_module_computes(tmp_path: Path) -> None:
-    job = _job_of(Slow(), inputs(5), tmp_path)
+    kernel = _kernel_of(Slow(), inputs(5), tmp_path)
     block = computing.KernelBlock((0, 0), range(5), None, of_x2=False)
-    cluster = computing.KernelOnCluster(job, 1e-8, check=True)
+    cluster = computing.KernelOnCluster(kernel, 1e-8)
     shared = {name: cluster.part(name) for name in block.needs()}
     found = cluster.perform(block, shared)
     np.testing.assert_allclose(found.entries, ntk(Slow(), inputs(5)), rtol=1e-13)
-    original = computing.function_values
+    original = computing.every_function
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            computing, "function_values", lambda *given: [[2 * v for v in each] for each in original(*given)]
+            computing, "every_function", lambda given: [[[2 * v for v in each] for each in f] for f in original(given)]
         )
         with pytest.raises(FinwidthError, match="computes something else on a worker than here"):
             cluster.perform(block, shared)
 
 
-def _job_of(net: Any, x: Any, folder: Path) -> Any:
-    """The job that `ntk` makes of a module."""
+def _kernel_of(net: Any, x: Any, folder: Path) -> Any:
+    """What `ntk` makes of a module, to be stored."""
     caught: list[Any] = []
     with pytest.MonkeyPatch.context() as patched:
         from finwidth.empirical.kernel import ntk as home
 
-        patched.setattr(home, "stored_ntk", lambda job, *_, **__: caught.append(job))
+        patched.setattr(home, "stored_ntk", lambda kernel, *_: caught.append(kernel))
         home.ntk(net, x, store=folder / "none")
     return caught[0]
 
@@ -191,7 +227,7 @@ class OfTwo(nn.Module):
 def test_several_arguments_are_sent(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, x = OfTwo().double(), (torch.randn(6, 3).double(), torch.randn(6, 2).double())
-    cluster = computing.KernelOnCluster(_job_of(net, x, tmp_path), 1e-8, check=True)
+    cluster = computing.KernelOnCluster(_kernel_of(net, x, tmp_path), 1e-8)
     block = computing.KernelBlock((0, 1), range(3), range(3, 6), of_x2=False)
     found = cluster.perform(block, {name: cluster.part(name) for name in block.needs()})
     np.testing.assert_allclose(found.entries, ntk(net, x)[:3, 3:], rtol=1e-11)

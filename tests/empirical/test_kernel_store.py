@@ -30,6 +30,7 @@ from torch import nn  # noqa: E402
 
 from finwidth import FinwidthError  # noqa: E402
 from finwidth.empirical import check_kernel, ntk  # noqa: E402
+from finwidth.empirical.kernel import coupled, parts  # noqa: E402
 from finwidth.empirical.kernel_store import computing as _computing  # noqa: E402
 from finwidth.empirical.kernel_store import fill as _fill  # noqa: E402
 from finwidth.empirical.kernel_store import sharing as _sharing  # noqa: E402
@@ -37,7 +38,8 @@ from finwidth.empirical.kernel_store import store as module  # noqa: E402
 from finwidth.empirical.reference.jacobian import reference_ntk  # noqa: E402
 from finwidth.errors import SizeError  # noqa: E402
 from finwidth.progress import Stage, watching  # noqa: E402
-from kernel_runs import MEMORY, N, Slow, inputs, started, stored  # noqa: E402
+from kernel_runs import KERNELS, MEMORY, N, Slow, inputs, started, stored  # noqa: E402
+from plain_rows import rows  # noqa: E402
 
 # Modules in which tests put something else.
 fill: Any = _fill
@@ -259,6 +261,213 @@ def test_attention_and_general_parameters_on_threads(tmp_path: Path) -> None:
     net, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 1).double()), torch.randn(12, 3, 4).double()
     found = ntk(net, x, outputs="trace", store=tmp_path / "a", memory="1MB", workers=2)
     np.testing.assert_allclose(found, ntk(net, x, outputs="trace"), rtol=1e-11)
+
+
+# ---- several functions, and a whole batch
+
+
+@pytest.fixture(scope="module", params=["functions", "batch"])
+def parted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A kind of `kernel_runs.KERNELS`, and its store; the blocks of functions have some of both."""
+    store = tmp_path_factory.mktemp("kernel") / f"{request.param}.zarr"
+    found = stored(store, request.param)
+    assert len(list((store / "seal").glob("c.*"))) == {"functions": 49, "batch": 36}[request.param]
+    xr.testing.assert_allclose(found, stored(None, request.param), rtol=1e-11, atol=1e-12)
+    return request.param, store
+
+
+def jacobian(of: str) -> Any:
+    """The gradients of all outputs by plain backward passes, shape (inputs, outputs, numbers)."""
+    module, x, _ = KERNELS[of]()
+    if of == "batch":
+        return rows([module(x)], list(module.parameters())).unflatten(0, (len(x), -1))
+    calls = [(function, each) for name, function in module.items() for each in x[name]]
+    parameters = list(module["f"].parameters())
+    return torch.stack([rows([f(each[None].clone())], parameters) for f, each in calls])
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "trace": {"outputs": "trace"},
+    "one": {"outputs": 1},
+    "each": {"outputs": "diagonal"},
+    "each, by layer": {"outputs": "diagonal", "by": "layer"},
+    "combinations": {"outputs": [[0.5, 2.0], [1.0, -1.0], [0.0, 3.0]]},
+    "one function": {"outputs": lambda output, sample: output @ torch.tensor([0.5, 2.0]).to(output)},
+    "inputs with themselves": {"entries": "diagonal"},
+    "with themselves, trace": {"entries": "diagonal", "outputs": "trace", "by": "module"},
+}
+
+
+@pytest.mark.parametrize("of", ["functions", "batch"])
+@pytest.mark.parametrize("name", CHOICES)
+def test_functions_and_batches(tmp_path: Path, of: str, name: str) -> None:
+    """Against the Jacobian; against the kernel that is formed, with coordinates and attributes; to the bit in one."""
+    options, J = CHOICES[name], jacobian(of)
+    before, seen = torch.get_num_threads(), list[int]()
+    torch.set_num_threads(1)
+    try:
+        here = stored(None, of, memory="1GiB", **options)
+        assert stored(tmp_path / "a", of, memory="1GiB", **options).identical(here)
+    finally:
+        torch.set_num_threads(before)
+    memory = {"functions": "200kB", "batch": "400kB"}[of]
+    found = stored(tmp_path / "b", of, memory=memory, progress=seen.append, **options)
+    assert len(list((tmp_path / "a" / "seal").glob("c.*"))) == 1
+    assert len(list((tmp_path / "b" / "seal").glob("c.*"))) > ("entries" not in options)
+    xr.testing.assert_allclose(found, here, rtol=1e-11, atol=1e-12)
+    assert seen == sorted(seen)
+    assert seen[-1] == here.sizes["input"] * here.sizes.get("input_", 1)
+    assert not check_kernel(tmp_path / "b")
+    K = torch.einsum("aip,bjp->abij", J, J).numpy()
+    given = options.get("outputs", "full")
+    if given == "trace":
+        K = np.trace(K, axis1=2, axis2=3)
+    elif given == "diagonal":
+        K = np.diagonal(K, axis1=2, axis2=3)
+    elif given != "full":
+        C = np.array(given) if isinstance(given, list) else np.array([0.5, 2.0]) if callable(given) else np.eye(2)[1]
+        K = np.einsum("abij,...i,...j->ab..." if C.ndim == 1 else "abij,ki,lj->abkl", K, C, C)
+    K = K[range(len(K)), range(len(K))] if "entries" in options else K
+    whole = found.sum("group") if "group" in found.dims else found
+    np.testing.assert_allclose(whole, K, rtol=1e-10, atol=1e-11)
+
+
+def test_functions_at_two_sets_of_inputs(tmp_path: Path) -> None:
+    functions, x, _ = KERNELS["functions"]()
+    others = {"f": inputs(50)[45:], "slopes": inputs(60)[50:]}
+    found = ntk(functions, x, others, store=tmp_path / "a", memory="80kB")
+    assert len(list((tmp_path / "a" / "seal").glob("c.*"))) > 4
+    xr.testing.assert_allclose(found, ntk(functions, x, others, labelled=True), rtol=1e-11, atol=1e-12)
+    assert found.function_.to_numpy().tolist() == ["f"] * 5 + ["slopes"] * 10
+    between = found.where((found.function == "f") & (found.function_ == "slopes"), drop=True)
+    assert between.shape == (17, 10, 2, 2)
+
+
+def test_who_computes_parts_and_what_is_kept_makes_no_difference(
+    tmp_path: Path, parted: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, whole = parted
+    stored(tmp_path / "a", of, workers=3)
+    assert tree(tmp_path / "a") == tree(whole)
+    shutil.rmtree(tmp_path / "a" / "seal")
+    monkeypatch.setattr(computing, "KeptGradients", lambda most: sharing.KeptGradients(0))
+    original = fill._kernel_blocks
+    monkeypatch.setattr(fill, "_kernel_blocks", lambda *given: reversed(list(original(*given))))
+    assert check_kernel(tmp_path / "a")  # whose descriptions were lost with the seals
+    stored(tmp_path / "a", of, workers=1)
+    assert tree(tmp_path / "a") == tree(whole)
+
+
+def test_kills_of_a_kernel_in_parts(tmp_path: Path, parted: tuple[str, Path]) -> None:
+    of, whole = parted
+    kill_at_random(tmp_path / "K.zarr", whole, 3, seed=3, of=of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_more_kills_of_a_kernel_in_parts(tmp_path: Path, parted: tuple[str, Path], seed: int) -> None:
+    of, whole = parted
+    kill_at_random(tmp_path / "K.zarr", whole, 6, seed, of=of)
+
+
+def test_damage_of_a_kernel_in_parts(tmp_path: Path, parted: tuple[str, Path]) -> None:
+    of, whole = parted
+    damaged = ["K/c.2.4.0.0", *(["function/c.0", "number_/zarr.json"] if of == "functions" else [])]
+    for place, name in enumerate(damaged):
+        store = Path(shutil.copytree(whole, tmp_path / f"{place}.zarr"))
+        content = (store / name).read_bytes()
+        (store / name).write_bytes(content[:-1])
+        with pytest.raises(FinwidthError, match=rf"is damaged in {name}, and left as it is"):
+            stored(store, of)
+        assert [each.file for each in check_kernel(store)] == [name]
+        stored(store, of)
+        assert tree(store) == tree(whole)
+
+
+def test_a_function_that_calls_the_original_module_has_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    original = fill.on_threads
+
+    def counted(blocks: Any, n: int, perform: Any) -> Any:
+        used.append(n)
+        return original(blocks, n, perform)
+
+    monkeypatch.setattr(fill, "on_threads", counted)
+    net, x = small_module(), inputs(23)
+    functions: dict[str, Any] = {"f": net, "twice": lambda x: 2 * net(x)}
+    found = ntk(functions, {"f": x, "twice": x}, store=tmp_path / "a", memory="100kB", workers=3)
+    own: dict[str, Any] = {"f": net, "copied with it": net.forward}
+    ntk(own, {"f": x, "copied with it": x}, store=tmp_path / "b", memory="200kB", workers=3)
+    assert used == [1, 3]
+    K = reference_ntk(net, x)
+    right = torch.cat([torch.cat([K, 2 * K], 1), torch.cat([2 * K, 4 * K], 1)])
+    np.testing.assert_allclose(found, right, rtol=1e-11)
+
+
+def test_other_functions_and_batches_are_refused(tmp_path: Path) -> None:
+    functions, x, _ = KERNELS["functions"]()
+    ntk(functions, x, outputs="trace", store=tmp_path / "a")
+    before = tree(tmp_path / "a")
+    changed = {**x, "slopes": x["slopes"].clone()}
+    changed["slopes"][3, 1] += 1e-9
+    f, slopes = functions.values()
+    others: list[tuple[Any, Any, str]] = [
+        (functions, changed, "x1 has other inputs"),
+        ({"f": f, "g": slopes}, dict(zip("fg", x.values(), strict=True)), "functions was .* and is"),
+        ({"f": f, "slopes": lambda x: 2 * slopes(x)}, x, "the module's parameters or buffers have other|computes som"),
+        ({"f": f, "slopes": f}, x, "the module.*computes something else of the same parameters|have other numbers"),
+        (f, x["f"], "module was 'Functions' and is 'Slow'.*x1 has other inputs.*functions was .* and is None"),
+    ]
+    for other, given, message in others:
+        with pytest.raises(FinwidthError, match=f"a is the store of another kernel: .*({message})"):
+            ntk(other, given, outputs="trace", store=tmp_path / "a")
+    assert tree(tmp_path / "a") == before
+    net, batch = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), inputs(9)
+    ntk(net, batch, coupled=True, store=tmp_path / "b")
+    told = r"another kernel: one of the two is of a whole batch, by coupled=True\. It"
+    with pytest.raises(FinwidthError, match=told):
+        ntk(net, batch, store=tmp_path / "b")
+    ntk(net, batch, store=tmp_path / "c")
+    with pytest.raises(FinwidthError, match=told):
+        ntk(net, batch, coupled=True, store=tmp_path / "c")
+    with pytest.raises(FinwidthError, match=r"another kernel: x1 has other inputs\. It"):
+        ntk(net, batch[:8], coupled=True, store=tmp_path / "b")
+
+
+@pytest.mark.parametrize("of", ["functions", "batch"])
+def test_parts_that_are_wrong_are_not_stored(tmp_path: Path, of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a part, and in putting parts together."""
+    original = sharing.KeptGradients.compute
+
+    def wrong(*given: Any, **options: Any) -> Any:
+        K, job = original(*given, **options)
+        return K if job.x2 is None else K * 1.01, job
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sharing.KeptGradients, "compute", wrong)
+        with pytest.raises(FinwidthError, match="a number of the kernel is"):
+            stored(tmp_path / "a", of)
+    owner: Any = parts.KernelInParts if of == "functions" else coupled.CoupledKernel
+    joined = owner.joined
+
+    def shifted(self: Any, K: Any, part: Any, found: Any, sides: Any) -> Any:
+        return joined(self, K, part, found.roll(1, -1), sides)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, "joined", shifted)
+        with pytest.raises(FinwidthError, match=r"by its parts, and .* by a backward pass"):
+            stored(tmp_path / "b", of, outputs="full")
+
+
+def test_a_batch_that_no_store_can_tell_from_others(tmp_path: Path) -> None:
+    net = OfTwo().double()
+    given = (torch.ones(3, 3), torch.ones(3, 2), np.float32(1.0))
+    with pytest.raises(FinwidthError, match=r"a store keeps no kernel of .* among its inputs"):
+        ntk(net, given, coupled=True, store=tmp_path / "K.zarr")
+    assert not (tmp_path / "K.zarr").exists()
 
 
 # ---- gradients that blocks share
@@ -829,7 +1038,7 @@ def test_the_command_that_checks(copied: Path, whole: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "mlp, small memory", "mlp, 10 outputs", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", "mlp, small memory", "mlp, 10 outputs", "cnn", "pinn", "batch norm"])
 def test_memory_is_within_what_is_promised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     found = importlib.import_module("kernel_store").run(name)
@@ -932,11 +1141,5 @@ def test_in_dims_are_part_of_what_a_kernel_is(tmp_path: Path) -> None:
 
 
 def test_what_no_store_keeps(tmp_path: Path) -> None:
-    net: Any = nn.Linear(3, 2)
-    with pytest.raises(FinwidthError, match="a store keeps no kernel with coupled=True; leave store= out"):
-        ntk(net, torch.ones(3, 3), store=tmp_path / "K.zarr", coupled=True)  # type: ignore[call-overload]
-    assert not (tmp_path / "K.zarr").exists()
-    with pytest.raises(FinwidthError, match="a store keeps no kernel of several functions"):
-        ntk([net, net], torch.ones(3, 3), store=tmp_path / "K.zarr")  # type: ignore[call-overload]
     with pytest.raises(FinwidthError, match=r"a store keeps no kernel of .* among its inputs"):
         ntk(OfTwo(), (torch.ones(3, 3), torch.ones(3, 2), np.float32(1.0)), store=tmp_path / "K.zarr")

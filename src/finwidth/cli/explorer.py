@@ -15,12 +15,14 @@ from finwidth.outputs import RULE
 def explore_command(
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Write the page here, and open nothing. {RULE}", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"Write the page here, and open nothing. {RULE}", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Open the explorer in a browser: choose a network, see the moments and the law of its kernel.
 
-    It is one page that needs no server and no network.
+    It is one page that needs neither a server nor the internet.
     """
     from finwidth.explorer import write_explorer
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from finwidth.cli.modules import NamedModule, network_or_module, one_sample
 from finwidth.cli.networks import activation_typed, network_of, taking
 from finwidth.cli.options import Draws, Flag, Input, Json, Seed, among, either
 from finwidth.cli.output import print_json, verb, wrapped
@@ -16,13 +18,16 @@ from finwidth.errors import FinwidthError
 from finwidth.inputs import parse_input
 from finwidth.networks.activations import ACTIVATIONS
 from finwidth.networks.description import Network
+from finwidth.networks.inputs import Vector
 from finwidth.networks.routes import check_mlp
 from finwidth.outputs import RULE, check, check_folder, write_netcdf, written
 from finwidth.tables import Result
 
 Keep = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help=f"Keep the draws in this netCDF file. {RULE}", show_default=False),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help=f"Keep the draws in this netCDF file. {RULE}", show_default=False
+    ),
 ]
 
 
@@ -30,11 +35,11 @@ Keep = Annotated[
 def moments_command(
     net: Network,
     input: Input,
-    exact: Annotated[bool, Flag("--exact", help="Fractions instead of floats.")] = False,
-    order: Annotated[int, typer.Option("--order", help="Highest moment of K: 2, 3 or 4.")] = 2,
+    exact: Annotated[bool, Flag("--exact", help="Fractions instead of decimal numbers.")] = False,
+    order: Annotated[int, typer.Option("--order", metavar="NUMBER", help="Highest moment of K: 2, 3 or 4.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Exact mean, variance and first update of the kernel at one input."""
+    """Exact mean and variance of the kernel at one input, and its mean change in the first step of SGD."""
     from finwidth.exact.bounds import bounds, unsupported
     from finwidth.exact.moments import moments
 
@@ -58,6 +63,7 @@ Inputs = Annotated[
         "--inputs",
         "--input",
         "-i",
+        metavar="INPUT",
         help="An input such as 1,2, ones or random:7, -i for each; a .npy file of shape (m, n_0); or digits:0-5.",
         show_default=False,
     ),
@@ -69,12 +75,17 @@ def expansion_command(
     net: Network,
     inputs: Inputs,
     points: Annotated[
-        int, typer.Option("--points", help="Of more than two inputs: points of averages over four neurons' values.")
+        int,
+        typer.Option(
+            "--points", metavar="NUMBER", help="Of more than two inputs: at how many points averages are computed."
+        ),
     ] = 2**15,
     seed: Seed = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Write all of it to this netCDF file. {RULE}", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"Write all of it to this netCDF file. {RULE}", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -137,11 +148,11 @@ def sample_command(
     seed: Seed = 0,
     output: Keep = None,
     tilt: Annotated[
-        bool, Flag("--tilted", help="Draw the networks that carry the means: right at any depth (ReLU).")
+        bool, Flag("--tilted", help="Draw most the networks that make the means: right at any depth (ReLU).")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw the kernel at one input exactly in law, without building a network."""
+    """Draw the kernel of random networks at one input, exactly in law, without building a network."""
     from finwidth.summary import sample_and_summarize, summarize
 
     check(output)
@@ -166,7 +177,11 @@ def gram_command(
     targets: Annotated[
         str | None,
         typer.Option(
-            "--targets", "-t", help="Numbers, or a .npy file; then also the change of K in a step.", show_default=False
+            "--targets",
+            "-t",
+            metavar="NUMBERS",
+            help="Numbers, or a .npy file; then also the change of K in a step.",
+            show_default=False,
         ),
     ] = None,
     draws: Draws = 1000,
@@ -197,13 +212,14 @@ def report_command(
     net: Network,
     input: Input,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=f"Folder for the figures and report.json. {RULE}")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help=f"Folder for the figures and report.json. {RULE}")
     ] = Path("report"),
     draws: Annotated[
         int | None,
         typer.Option(
             "--draws",
             "-n",
+            metavar="NUMBER",
             help="How many random networks to draw in law; by default a million, fewer with smooth activations.",
             show_default=False,
         ),
@@ -224,21 +240,29 @@ def report_command(
         typer.echo(wrapped(f"{done} {', '.join(map(str, paths))}."))
 
 
-@taking("net", network_of)
+@taking("net", network_or_module)
 def compare_command(
-    net: Network,
+    net: Network | NamedModule,
     input: Input,
     draws: Draws = 100_000,
     networks: Annotated[
         int | None,
-        typer.Option("--networks", help="How many real networks to draw; by default as many as seconds allow."),
+        typer.Option(
+            "--networks", metavar="NUMBER", help="How many real networks to draw; by default as many as seconds allow."
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Exact values, draws in law and real networks side by side, with errors and verdicts."""
+    """Exact values, draws in law and real networks side by side; or a torch module among random ones like it."""
     from finwidth.comparison import compare
 
+    ask = functools.partial(compare, draws=draws, networks=networks, seed=seed)
+    if isinstance(net, NamedModule):
+        x: Vector = one_sample(input)
+        with net.loaded(seed) as (module, factory):
+            of_module = ask(module, x, init=net.init, factory=factory)
+        _give(of_module, as_json=as_json, command="compare", input=x, settings=net.settings, seed=seed)
+        return
     x = parse_input(input, net.widths[0])
-    found = compare(net, x, draws=draws, networks=networks, seed=seed)
-    _give(found, as_json=as_json, command="compare", input=x, draws=draws, seed=seed)
+    _give(ask(net, x), as_json=as_json, command="compare", input=x, draws=draws, seed=seed)

@@ -27,7 +27,8 @@ from finwidth.cli.kernel import (
     sample_command,
 )
 from finwidth.cli.modules import measure_command
-from finwidth.cli.options import examples
+from finwidth.cli.options import PlainCommand, PlainGroup, examples
+from finwidth.cli.output import in_ascii
 from finwidth.cli.paper import paper_command
 from finwidth.cli.schema import schema_command
 from finwidth.cli.sizes import depth_for_command, regime_command, width_for_command
@@ -37,6 +38,7 @@ from finwidth.errors import FinwidthError, shortened
 from finwidth.progress import watching
 
 app = typer.Typer(
+    cls=PlainGroup,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What finite depth and width do to the neural tangent kernel (NTK).",
@@ -44,6 +46,8 @@ app = typer.Typer(
         [
             "Widths are written input to output: 16,64x8,1 is input 16, eight hidden layers of 64, output 1. With "
             "--blocks 8 a network is residual, and its widths are input, stream, output: 16,64,1.",
+            "K is the kernel at one input; it differs between random initializations. Draws in law have exactly its "
+            "distribution, and build no network. CV is a standard deviation over a mean.",
             "finwidth COMMAND --help tells the options of a command, with examples.",
             examples("", "moments 16,64x8,1 -i ones", "report 64,64x16,1 -i digits:17 -o report/", "explore"),
         ]
@@ -74,10 +78,10 @@ def _main(
 
 
 def _add(panel: str, name: str, command: Callable[..., None], *lines: str) -> None:
-    app.command(name, epilog=examples(name, *lines), rich_help_panel=panel)(command)
+    app.command(name, cls=PlainCommand, epilog=examples(name, *lines), rich_help_panel=panel)(command)
 
 
-_EXACT, _DRAWN, _BESIDE = "Without draws", "Draws in law", "Side by side"
+_EXACT, _DRAWN, _BESIDE = "Without random draws", "Random draws in law", "Side by side"
 _ADVICE, _MORE = "Advice", "More"
 
 
@@ -122,12 +126,14 @@ _add(
     _BESIDE, "compare", compare_command,
     "3,32x3,1 -i 1,2,3",
     "3,32x3,1 -i ones --activation 1,0.2 --networks 1000",
+    "model.py:make -i X.npy",
 )  # fmt: skip
 _add(
     _ADVICE, "regime", regime_command,
     "10,200x4,1",
     "64,128x3,10 --pytorch default -i digits:17 --target 0",
     "16,64x3,1 --activation tanh --bias none",
+    "model.py:make -i X.npy",
 )  # fmt: skip
 _add(_BESIDE, "measure", measure_command, "model.py:make -i X.npy", "model.py:make -i X.npy --outputs 0 --json")
 _add(
@@ -157,8 +163,8 @@ _UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without the superscript two gets a question mark
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=in_ascii())
     if _COMPLETING in os.environ:
         typer.main.get_command(app).main(prog_name="finwidth")  # tells the shell what may come next, and exits
     try:

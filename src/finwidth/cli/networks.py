@@ -35,84 +35,118 @@ _MOST_ITEMS = 10**7
 _PYTORCH = ("default", "kaiming_uniform", "kaiming_normal")
 
 
-def _option(panel: str, name: str, told: str, default: str = "", **more: Any) -> Any:
-    """An option that is not given unless it is typed; ``default`` is what the description takes then, in words."""
-    return typer.Option(name, help=f"{told}{default and f' Default: {default}.'}", rich_help_panel=panel, **more)
+def _option(panel: str, name: str, value: str, told: str, default: str = "", **more: Any) -> Any:
+    """An option that is not given unless it is typed, with a word for its value.
+
+    ``default`` is what the description takes if it is not given, in words.
+    """
+    told += default and f" Default: {default}."
+    return typer.Option(name, help=told, metavar=value, rich_help_panel=panel, **more)
 
 
 _of_network = functools.partial(_option, "Network")
 _of_biases = functools.partial(_option, "Biases of the network")
 _of_blocks = functools.partial(_option, "Residual network (with --blocks)")
-_flag = functools.partial(_of_blocks, metavar="")
 _of_others = functools.partial(_option, "Networks as others write them, instead of the options above")
 
 Law = Annotated[
-    str | None, _of_network("--law", f"Weight law: {either(LAWS)}.", "gaussian", autocompletion=among(LAWS))
+    str | None, _of_network("--law", "NAME", f"Weight law: {either(LAWS)}.", "gaussian", autocompletion=among(LAWS))
 ]
 Phi = Annotated[
     str | None,
     _of_network(
         "--activation",
-        f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and y < 0: 1,0.2.",
+        "NAME",
+        f"{either(ACTIVATIONS)}; or two slopes, for y > 0 and for y < 0: 1,0.2.",
         "relu",
         autocompletion=among(ACTIVATIONS),
     ),
 ]
 Parameterization = Annotated[
     str | None,
-    _of_network("--parameterization", f"{either(PARAMETERIZATIONS)}.", "ntk", autocompletion=among(PARAMETERIZATIONS)),
+    _of_network(
+        "--parameterization",
+        "NAME",
+        f"How steps scale with width: {either(PARAMETERIZATIONS)}.",
+        "ntk",
+        autocompletion=among(PARAMETERIZATIONS),
+    ),
 ]
 Gains = Annotated[
     str | None,
     _of_network(
-        "--gains", "Fan-in times the variance of a weight: 2, or one for each layer: 2x3,1.", "2 for relu, last layer 1"
+        "--gains",
+        "NUMBERS",
+        "Variance of a weight times the number of inputs of its layer: 2, or one for each layer: 2x3,1.",
+        "2 for relu, last layer 1",
     ),
 ]
 BaseWidths = Annotated[
-    str | None, _of_network("--base-widths", "Hidden width, or all widths, at which mup is the standard one.", "1")
+    str | None,
+    _of_network("--base-widths", "WIDTHS", "Hidden width, or all widths, at which mup is the standard one.", "1"),
 ]
 Bias = Annotated[
     str | None,
     _of_biases(
-        "--bias", f"{either(BIASES)}, or one for each layer: trainedx3,none.", "trained", autocompletion=among(BIASES)
+        "--bias",
+        "NAME",
+        f"Biases are {either(BIASES)}, or one for each layer: trainedx3,none.",
+        "trained",
+        autocompletion=among(BIASES),
     ),
 ]
-BiasVariance = Annotated[str | None, _of_biases("--bias-variance", "Initial variance, or one for each layer.", "0")]
+BiasVariance = Annotated[
+    str | None, _of_biases("--bias-variance", "NUMBERS", "Initial variance, or one for each layer.", "0")
+]
 BiasLaw = Annotated[
     str | None,
-    _of_biases("--bias-law", "Law of initial biases that are not 0, as --law.", "gaussian", autocompletion=among(LAWS)),
+    _of_biases(
+        "--bias-law", "NAME", "Law of initial biases that are not 0, as --law.", "gaussian", autocompletion=among(LAWS)
+    ),
 ]
-BiasScale = Annotated[str | None, _of_biases("--bias-scale", "Factor of the biases, or one for each layer.", "1")]
+BiasScale = Annotated[
+    str | None, _of_biases("--bias-scale", "NUMBERS", "Factor by which biases enter, or one for each layer.", "1")
+]
 NormOf = Annotated[
     str | None,
     _of_network(
         "--norm",
-        "Of hidden layers, or before each block: rms or layer; or such as layer,after,1e-5,trained.",
+        "NAME",
+        "Normalise hidden layers, or what enters each block: rms or layer; or with more that finwidth.Norm has: "
+        "layer,after,1e-5,trained.",
         autocompletion=among(KINDS),
     ),
 ]
 Blocks = Annotated[
-    str | None, _of_blocks("--blocks", "Number of blocks x + W relu(V x); the widths are input, stream, output.")
+    str | None,
+    _of_blocks("--blocks", "NUMBER", "Number of blocks x + W relu(V x); the widths are input, stream, output."),
 ]
-Hidden = Annotated[str | None, _of_blocks("--hidden", "Hidden width, or one for each block: 64x3,32.", "stream's")]
-Skip = Annotated[str | None, _of_blocks("--skip", "Factor of x, or one for each block.", "1")]
+Hidden = Annotated[
+    str | None, _of_blocks("--hidden", "WIDTHS", "Hidden width, or one for each block: 64x3,32.", "stream's")
+]
+Skip = Annotated[str | None, _of_blocks("--skip", "NUMBERS", "Factor of x, or one for each block.", "1")]
 Branch = Annotated[
-    str | None, _of_blocks("--branch", 'Factor of W relu(V x), such as 0.5, "sqrt(3/4)", "1/sqrt(depth)".', "1")
+    str | None,
+    _of_blocks("--branch", "NUMBERS", 'Factor of W relu(V x), such as 0.5, "sqrt(3/4)", "1/sqrt(depth)".', "1"),
 ]
-Balanced = Annotated[bool, _flag("--balanced", "Blocks x + W relu(signs * x) instead, signs random and fixed.")]
+Balanced = Annotated[
+    bool, _of_blocks("--balanced", "", "Blocks x + W relu(signs * x) instead, signs random and fixed.")
+]
 Signs = Annotated[
-    bool | None, _flag("--signs/--no-signs", "Of --balanced: without them, blocks x + W relu(x).", "with")
+    bool | None, _of_blocks("--signs/--no-signs", "", "Of --balanced: without them, blocks x + W relu(x).", "with")
 ]
 PyTorch = Annotated[
     str | None,
     _of_others(
         "--pytorch",
+        "NAME",
         f"nn.Linear layers: {either(_PYTORCH)}; for other biases add zeros or none: kaiming_normal,zeros.",
         autocompletion=among(_PYTORCH),
     ),
 ]
 NeuralTangents = Annotated[
-    str | None, _of_others("--neural-tangents", "stax.Dense layers: W_std, or W_std,b_std, such as 1.5,0.05.")
+    str | None,
+    _of_others("--neural-tangents", "NUMBERS", "stax.Dense layers: W_std, or W_std,b_std, such as 1.5,0.05."),
 ]
 Widths = Annotated[
     str,
@@ -242,8 +276,7 @@ def network_of(widths: Widths, layers: Described) -> Network:
     """The network of these widths that the options describe."""
     if ".py" in widths:
         raise FinwidthError(
-            f"widths {shown(widths)} name a file; of modules in files there is finwidth measure, and in Python "
-            "finwidth.regime(module, x) and finwidth.compare(module, x)"
+            f"widths {shown(widths)} name a file; finwidth measure, regime and compare take a module in a file"
         )
     return layers.network(parse_widths(widths))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
 import textwrap
@@ -11,6 +12,26 @@ from pathlib import Path
 import typer
 
 _COLUMNS = 80
+
+
+_ASCII = {"±": "+-", "²": "^2", "³": "^3", "⁴": "^4", "Δ": "d", "λ": "lambda", "β": "beta", "ᵀ": "^T", "≤": "<="}
+
+
+def in_ascii() -> str:
+    """The name of an error handler for streams, which spells signs that an encoding does not have.
+
+    >>> from finwidth.cli.output import in_ascii
+    >>> "E[ΔK²]/λ ± 1, é".encode("ascii", errors=in_ascii())
+    b'E[dK^2]/lambda +- 1, ?'
+    """
+    codecs.register_error("finwidth.ascii", _spelled)
+    return "finwidth.ascii"
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def print_json(document: Mapping[str, object]) -> None:

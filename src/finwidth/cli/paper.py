@@ -16,10 +16,12 @@ from finwidth.outputs import RULE, check, written
 def paper_command(
     ids: Annotated[list[str] | None, typer.Argument(help="Statements, such as theorem-1; by default all.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=f"Write an HTML page here. {RULE}", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help=f"Write an HTML page here. {RULE}", show_default=False),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", help=f"Write the same as Markdown here. {RULE}", show_default=False)
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help=f"Write the same as Markdown here. {RULE}", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Annotated, cast
 
 import typer
 
-from finwidth.cli.networks import Described, network_of, read_options, taking
+from finwidth.cli.modules import NamedModule, network_or_module, one_sample
+from finwidth.cli.networks import Described, read_options, taking
 from finwidth.cli.options import Json, Seed
 from finwidth.cli.output import print_json, wrapped
 from finwidth.documents import document, extended
 from finwidth.errors import FinwidthError
 from finwidth.networks.description import Network
 from finwidth.networks.family import FamilyOptions
+from finwidth.networks.inputs import Vector
 
 Spread = Annotated[
     float,
-    typer.Option("--cv", help="Wanted standard deviation of K over its mean; with --norm (q84 - q16)/(2 median)."),
+    typer.Option(
+        "--cv",
+        metavar="NUMBER",
+        help="Wanted standard deviation of K over its mean; with --norm half of what its middle 68% span, over its "
+        "median.",
+    ),
 ]
-InputNorm = Annotated[float, typer.Option("--input-norm", help="|x|^2 / n_0 of the input.")]
+InputNorm = Annotated[
+    float,
+    typer.Option("--input-norm", metavar="NUMBER", help="Squared length of the input over how many numbers it has."),
+]
 Rate = Annotated[
     float | None,
     typer.Option(
-        "--lr", help="Learning rate of the step; by default 1/E[K], with --norm 1/median.", show_default=False
+        "--lr",
+        metavar="NUMBER",
+        help="Learning rate of the step; by default 1 over the mean of K, with --norm over its median.",
+        show_default=False,
     ),
 ]
 
 
-@taking("net", network_of)
+@taking("net", network_or_module)
 def regime_command(
-    net: Network,
+    net: Network | NamedModule,
     input: Annotated[
-        str, typer.Option("--input", "-i", help="Numbers such as 1,2; ones; random:7; a .npy file; or digits:17.")
-    ] = "ones",
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="INPUT",
+            help="Numbers such as 1,2; ones, the default; random:7; a .npy file; or digits:17.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
-        str, typer.Option("--target", help="Target of the step: a number, or one for each output: 1,-1.")
+        str,
+        typer.Option("--target", metavar="NUMBERS", help="Target of the step: a number, or one for each output: 1,-1."),
     ] = "1",
     lr: Rate = None,
     draws: Annotated[
         int | None,
         typer.Option(
-            "--draws", "-n", help="How many networks; by default as many as a second allows.", show_default=False
+            "--draws",
+            "-n",
+            metavar="NUMBER",
+            help="How many networks; by default as many as a second allows.",
+            show_default=False,
         ),
     ] = None,
     seed: Seed = 0,
@@ -52,10 +78,19 @@ def regime_command(
     from finwidth.advice import regime
     from finwidth.inputs import parse_input, parse_numbers
 
-    x, goal = parse_input(input, net.widths[0]), parse_numbers(target).tolist()
-    found = regime(net, x, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
+    goal = parse_numbers(target).tolist()
+    ask = functools.partial(regime, target=goal if len(goal) > 1 else goal[0], lr=lr, draws=draws, seed=seed)
+    settings: dict[str, object] = {"draws": draws}
+    if isinstance(net, NamedModule):
+        x: Vector = one_sample(input)
+        settings |= net.settings
+        with net.loaded(seed) as (module, factory):
+            found = ask(module, x, init=net.init, factory=factory)
+    else:
+        x = parse_input(input or "ones", net.widths[0])
+        found = ask(net, x)
     if as_json:
-        print_json(extended(found.to_json(), command="regime", input=x, settings={"draws": draws}, seed=seed))
+        print_json(extended(found.to_json(), command="regime", input=x, settings=settings, seed=seed))
         return
     typer.echo(wrapped(str(net)))
     typer.echo(wrapped(f"The network is {found.name}: {found.advice}."))
@@ -69,7 +104,9 @@ def width_for_command(
     ] = None,
     cv: Spread = 0.1,
     input_norm: InputNorm = 1.0,
-    target: Annotated[float, typer.Option("--target", help="Target of the step that is told of.")] = 1.0,
+    target: Annotated[
+        float, typer.Option("--target", metavar="NUMBER", help="Target of the step that is told of.")
+    ] = 1.0,
     lr: Rate = None,
     seed: Seed = 0,
     as_json: Json = False,

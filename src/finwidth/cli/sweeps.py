@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from finwidth import outputs
 from finwidth.cli.bars import LOG_SECONDS, duration
-from finwidth.cli.options import Flag, Json, among, examples
+from finwidth.cli.options import Flag, Json, PlainCommand, PlainGroup, among, either, examples
 from finwidth.cli.output import print_json, verb, wrapped
 from finwidth.documents import document
 from finwidth.errors import FinwidthError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from finwidth.sweeps.store.dataset import Status
 
 
-class _RunByDefault(TyperGroup):
+class _RunByDefault(PlainGroup):
     """`finwidth sweep grid.toml` is short for `finwidth sweep run grid.toml`."""
 
     # The context is Click's, and newer Typer has a Click of its own.
@@ -42,10 +41,13 @@ sweep_app = typer.Typer(
     epilog=examples("sweep", "grid.toml", "status grid.zarr", "plot grid.zarr phase -o phase.pdf"),
     help="Sweeps over depth, width and more: finwidth sweep grid.toml starts one, or goes on (docs/sweeps.md).",
 )
+PICTURES = ("phase", "collapse", "update", "moments", "gram", "training")
 StoreArgument = Annotated[Path, typer.Argument(help="The store of a sweep.", show_default=False)]
 
 
-@sweep_app.command("run", epilog=examples("sweep", "grid.toml", "run grid.toml -o grid.zarr --workers 2"))
+@sweep_app.command(
+    "run", cls=PlainCommand, epilog=examples("sweep", "grid.toml", "run grid.toml -o grid.zarr --workers 2")
+)
 def run_command(
     config: Annotated[Path, typer.Argument(help="The config, a TOML file.", show_default=False)],
     output: Annotated[
@@ -53,16 +55,23 @@ def run_command(
         typer.Option(
             "--output",
             "-o",
+            metavar="STORE",
             help="The store, by default the config's name with .zarr; a sweep goes on in its own store only.",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Threads; by default one for each core.", show_default=False)
+        int | None,
+        typer.Option("--workers", metavar="NUMBER", help="Threads; by default one for each core.", show_default=False),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option("--scheduler", help="Compute on a Dask cluster, such as tcp://host:8786.", show_default=False),
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Compute on a Dask cluster, such as tcp://host:8786.",
+            show_default=False,
+        ),
     ] = None,
     quiet: Annotated[bool, Flag("--quiet", "-q", help="No progress, only the result.")] = False,
     as_json: Json = False,
@@ -147,7 +156,7 @@ def _pace(now: Progress) -> str:
     return f"{now.rate:.3g} a second, {duration(now.seconds_left)} left"
 
 
-@sweep_app.command("status", epilog=examples("sweep", "status grid.zarr", "status grid.zarr --json"))
+@sweep_app.command("status", cls=PlainCommand, epilog=examples("sweep", "status grid.zarr", "status grid.zarr --json"))
 def status_command(store: StoreArgument, as_json: Json = False) -> None:
     """How many cells are done, and how many have converged."""
     from finwidth.sweeps.store.dataset import status
@@ -166,7 +175,7 @@ def _print_status(found: Status, command: str, *, as_json: bool, **more: object)
     tables.print_sweep_status(found)
 
 
-@sweep_app.command("check", epilog=examples("sweep", "check grid.zarr", "check K.zarr"))
+@sweep_app.command("check", cls=PlainCommand, epilog=examples("sweep", "check grid.zarr", "check K.zarr"))
 def check_command(store: StoreArgument, as_json: Json = False) -> None:
     """Find every file of a store that is damaged, and mend what can be computed again; also of a kernel's store."""
     from finwidth.empirical.kernel_store.store import KIND, check_kernel
@@ -185,12 +194,14 @@ def check_command(store: StoreArgument, as_json: Json = False) -> None:
         raise FinwidthError(f"{store} is still damaged: move away {', '.join(foreign)}, and check it again")
 
 
-@sweep_app.command("collect", epilog=examples("sweep", "collect grid.zarr -o grid.nc"))
+@sweep_app.command("collect", cls=PlainCommand, epilog=examples("sweep", "collect grid.zarr -o grid.nc"))
 def collect_command(
     store: StoreArgument,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help=f"A netCDF file, ending in .nc. {outputs.RULE}", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"A netCDF file, ending in .nc. {outputs.RULE}", show_default=False
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -210,11 +221,14 @@ def collect_command(
     typer.echo(wrapped(f"{done} {output}, with {', '.join(map(str, found))} over {', '.join(sizes)}."))
 
 
-@sweep_app.command("merge", epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
+@sweep_app.command("merge", cls=PlainCommand, epilog=examples("sweep", "merge a.zarr b.zarr -o whole.zarr"))
 def merge_command(
     stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.", show_default=False)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The new store; there must be nothing yet.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="STORE", help="The new store; there must be nothing yet.", show_default=False
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -228,9 +242,11 @@ def merge_command(
 
 @sweep_app.command(
     "plot",
+    cls=PlainCommand,
     epilog=examples(
         "sweep",
         "plot grid.zarr phase -o phase.pdf",
+        "plot grid.zarr gram -o gram.pdf",
         "plot grid.zarr collapse -o c.png --at branch=0.5",
     ),
 )
@@ -239,25 +255,40 @@ def plot_command(
     picture: Annotated[
         str,
         typer.Argument(
-            help="phase, collapse or update.",
+            help=f"{either(PICTURES)}.",
             show_default=False,
-            autocompletion=among(["phase", "collapse", "update"]),
+            autocompletion=among(PICTURES),
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"Ending in .pdf, .svg or .png. {outputs.RULE}", show_default=False
+        ),
     ],
     source: Annotated[
         str | None,
-        typer.Option("--source", help="phase: exact or sampled; by default exact, if it is there.", show_default=False),
+        typer.Option(
+            "--source",
+            metavar="NAME",
+            help="Of phase: exact, expansion, sampled or bounds; by default the first of these that is there.",
+            show_default=False,
+        ),
     ] = None,
     at: Annotated[
-        list[str] | None, typer.Option("--at", help="Where to cut an axis, such as law=uniform.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--at", metavar="AXIS=VALUE", help="Where to cut an axis, such as law=uniform.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a picture: the phase diagram, or the collapse of the second moment or of the update."""
+    """Draw a picture of what a store holds.
+
+    phase: spread and first change of the kernel over depth and width. collapse, update: its second moment and first
+    change, all widths on one another. moments: every moment over depth. gram: kernel matrices over depth. training:
+    loss, drift and alignment over steps.
+    """
     from finwidth.sweeps.plots import plot
 
     done = verb(output)

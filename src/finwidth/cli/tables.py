@@ -116,9 +116,7 @@ def print_measurement(found: Measurement) -> None:
     """Print a module's kernel in short, and the theory beside it."""
     show(found)
     if found.theory is None:
-        others = (
-            "In Python finwidth.regime(module, x) and finwidth.compare(module, x) draw such modules again, and tell."
-        )
+        others = "finwidth regime and finwidth compare draw such modules again, and tell."
         console = _console()
         told = f"No theory beside it: {found.no_theory}. {others}"
         console.print(told, markup=False, soft_wrap=not console.is_terminal)

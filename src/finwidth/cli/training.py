@@ -24,7 +24,11 @@ def train_command(
     inputs: Annotated[
         str,
         typer.Option(
-            "--inputs", "-i", help="A .npy file of shape (m, n_0), or a range such as digits:0-23.", show_default=False
+            "--inputs",
+            "-i",
+            metavar="FILE",
+            help="A .npy file of shape (m, n_0), or a range such as digits:0-23.",
+            show_default=False,
         ),
     ],
     targets: Annotated[
@@ -32,34 +36,54 @@ def train_command(
         typer.Option(
             "--targets",
             "-t",
+            metavar="NUMBERS",
             help=f"Numbers, or a .npy file; by default the digits' parity or, for {_OF_CLASSES}, class.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of SGD.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", metavar="NUMBER", help="Steps of SGD.")] = 20,
     lr: Annotated[
         float | None,
         typer.Option(
-            "--lr", help="Learning rate; by default (1 - momentum) / (top eigenvalue of the mean initial kernel)."
+            "--lr",
+            metavar="NUMBER",
+            help="Learning rate; by default (1 - momentum) / (top eigenvalue of the mean initial kernel).",
         ),
     ] = None,
-    draws: Annotated[int, typer.Option("--draws", "-n", help="How many random networks to train in law.")] = 10,
+    draws: Annotated[
+        int, typer.Option("--draws", "-n", metavar="NUMBER", help="How many random networks to train in law.")
+    ] = 10,
     seed: Seed = 0,
-    batch: Annotated[int | None, typer.Option("--batch", help="Inputs of a mini-batch; by default all.")] = None,
-    momentum: Annotated[float, typer.Option("--momentum", help="Of heavy-ball momentum.")] = 0.0,
-    loss: Annotated[str, typer.Option("--loss", help=f"{either(LOSSES)}.", autocompletion=among(LOSSES))] = "squared",
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="NUMBER", help="Inputs of a mini-batch; by default all.")
+    ] = None,
+    momentum: Annotated[
+        float, typer.Option("--momentum", metavar="NUMBER", help="Share of the last step that the next one repeats.")
+    ] = 0.0,
+    loss: Annotated[
+        str, typer.Option("--loss", metavar="NAME", help=f"{either(LOSSES)}.", autocompletion=among(LOSSES))
+    ] = "squared",
     centred: Annotated[
         bool, Flag("--centred", help="Train N(x) - N_0(x), N_0 at initialization: outputs start at 0.")
     ] = False,
     record: Annotated[
         str,
-        typer.Option("--record", help="Steps to record: every 1, 10, ... steps; log; or steps with commas: 0,1,5,20."),
+        typer.Option(
+            "--record",
+            metavar="STEPS",
+            help="Steps to record: every 1, 10, ... steps; log; or steps with commas: 0,1,5,20.",
+        ),
     ] = "1",
     memory: Annotated[
-        str | None, typer.Option("--memory", help="Refuse what needs more than this, such as 4GiB.", show_default=False)
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="Refuse what needs more than this, such as 4GiB.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Keep the run in this netCDF file. {RULE}", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"Keep the run in this netCDF file. {RULE}", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -32,6 +32,8 @@ from finwidth.progress import stage
 Number: TypeAlias = Any  # whatever the arithmetic of the call is
 Convert: TypeAlias = Callable[[Fraction], Number]
 
+_KEPT = 8  # layers, of which a pass keeps the numbers
+
 Matrix: TypeAlias = list[tuple[list[int], list[Number]]]
 _Gates: TypeAlias = dict[tuple[int, ...], Number]  # by the numbers of paths in the neurons of a state
 
@@ -194,8 +196,8 @@ class Transfer:
         self._cumulants = {tie: convert(value) for tie, value in cumulants(net, highest).items()}
         self.values = [x.value(ties, convert) for ties in program.ties]
         self._all = tuple(range(len(program.neurons)))
-        # Of the latest layers:
-        self._matrices: dict[Sequence[int], tuple[LayerNumbers, Matrix]] = {}
+        # Of the latest layers, which may come again:
+        self._matrices: dict[tuple[int, Sequence[int]], tuple[LayerNumbers, Matrix]] = {}
         self._weights: tuple[LayerNumbers, _Gates, list[Number]] | None = None
 
     def hidden(self, layer: LayerNumbers) -> None:
@@ -221,9 +223,12 @@ class Transfer:
         """Values of states of ``neurons`` of ``layer``; ``end`` is the value of the state in which every path ended."""
         self.values[0] = end * self._scale
         value = self.values.__getitem__
-        if neurons not in self._matrices or self._matrices[neurons][0] is not layer:
-            self._matrices[neurons] = layer, self._matrix(layer, neurons)
-        rows = self._matrices[neurons][1]
+        key = id(layer), neurons
+        if key not in self._matrices:
+            if len(self._matrices) == _KEPT:
+                del self._matrices[next(iter(self._matrices))]
+            self._matrices[key] = layer, self._matrix(layer, neurons)  # while it is kept, no other layer has its id
+        rows = self._matrices[key][1]
         return [sum(map(operator.mul, row, map(value, targets)), self._zero) for targets, row in rows]
 
     def _landing_weights(self, layer: LayerNumbers) -> list[Number]:
@@ -336,12 +341,15 @@ def evaluate(
 
     # Fractions get longer from layer to layer, and what it takes to reduce them grows like the square of that.
     power, every = (3, 1) if convert is Fraction else (1, 64)
-    latest: tuple[Layer, LayerNumbers] | None = None
+    known: dict[tuple[int, int], tuple[Layer, LayerNumbers]] = {}  # by the sides; layers that may come again
     with stage("exact moments", net.depth**power) as told:
         for i, layer in enumerate(hidden, 1):
-            if latest is None or latest[0] != layer:
-                latest = layer, LayerNumbers.of([layer], one)
-            transfer.hidden(latest[1])
+            sides = layer.fan_in, layer.fan_out
+            if sides not in known or known[sides][0] != layer:
+                if len(known) == _KEPT:
+                    del known[next(iter(known))]
+                known[sides] = layer, LayerNumbers.of([layer], one)
+            transfer.hidden(known[sides][1])
             if watch:
                 watch(transfer.values)
             if not i % every:

@@ -5,10 +5,10 @@ const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`)
 
 // Controls of numbers: limits, whether whole, and how sliders map to them.
 const NUMBERS = {
-  depth: { from: 1, to: 1000, whole: true, begin: 17 },
-  width: { from: 6, to: 100000, whole: true, begin: 64, up: (s) => Math.round(2 ** s), down: Math.log2 },
-  input: { from: 1e-4, to: 1e4, begin: 1, up: (s) => Number((10 ** s).toPrecision(3)), down: Math.log10 },
-  negative: { from: -1, to: 1, begin: 0 },
+  depth: { name: "Depth", from: 1, to: 1000, whole: true, begin: 17 },
+  width: { name: "Width", from: 6, to: 100000, whole: true, begin: 64, up: (s) => Math.round(2 ** s), down: Math.log2 },
+  input: { name: "Input", from: 1e-4, to: 1e4, begin: 1, up: (s) => Number((10 ** s).toPrecision(3)), down: Math.log10 },
+  negative: { name: "Slope below zero", from: -1, to: 1, begin: 0 },
 };
 
 const read = () => {
@@ -20,18 +20,22 @@ const read = () => {
   };
 };
 
-const valid = (name) => {
-  const { from, to, whole } = NUMBERS[name], value = Number(at(name).value);
+// What is wrong with a control of a number, if anything is.
+const faultOf = (name) => {
+  const { name: title, from, to, whole } = NUMBERS[name], value = Number(at(name).value);
   const fits = at(name).value !== "" && value >= from && value <= to && (!whole || Number.isInteger(value));
-  at(name).setCustomValidity(fits ? "" : `Give ${whole ? "a whole number" : "a number"} from ${from} to ${to}.`);
   at(name).setAttribute("aria-invalid", String(!fits));
-  return fits;
+  return fits ? "" : `${title}: give ${whole ? "a whole number" : "a number"} from ${from} to ${to}. `;
 };
 
-const number = (value) => {
-  if (!Number.isFinite(value)) return value > 0 ? "beyond 10³⁰⁸" : "–";
+const powerOfTen = (exponent) => `10${[...String(exponent)].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("")}`;
+
+const number = (value, digits = 6, large = 1e6) => {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? "–" : `beyond ${value < 0 ? "-" : ""}10³⁰⁸`;
   const size = Math.abs(value);
-  return size !== 0 && (size >= 1e6 || size < 1e-3) ? value.toExponential(4) : String(Number(value.toPrecision(6)));
+  if (size === 0 || (size < large && size >= 1e-3)) return String(Number(value.toPrecision(digits)));
+  const [first, exponent] = value.toExponential(Math.min(digits - 1, 4)).split("e").map(Number);
+  return `${first === 1 ? "" : `${first} × `}${powerOfTen(exponent)}`;
 };
 
 const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
@@ -49,17 +53,24 @@ const rowsOf = (exact, [median, quantiles]) => {
   return [...rows, row("median", median, "draws"), row("16% and 84% quantiles", quantiles, "draws")].join("");
 };
 
+// The share of networks with a hidden layer that is all zero.
+const deadShare = (net) => (net.kind === "mlp" && net.negative === 0 ? -Math.expm1((net.depth - 1) * Math.log1p(-(2 ** -net.width))) : 0);
+
 const words = (net, exact, spread) => {
+  const dead = deadShare(net), many = dead > 0.999 ? "Nearly all" : `${number(100 * dead, 3)}% of`;
+  const silent = dead < 0.01 ? "" : `${many} such networks are dead: a layer has no open neuron, K is 1 and the output does not depend on the input. `;
+  if (dead > 0.5) return `${silent}${exact ? "Means rest on the others." : ""}`;
   const size = net.norm ? spread : cvOf(exact);
+  if (!Number.isFinite(size)) return "The moments are beyond the numbers of this page, which end at 10³⁰⁸; finwidth.moments has them.";
   const what = net.norm ? "half the distance of its 16% and 84% quantiles is" : "its standard deviation is";
   const much = size > 10 ? "noisy beyond use of its mean" : size > 0.1 ? "noisy" : "settled";
-  const varies = `The kernel is ${much} between initializations: ${what} ${number(Number(size.toPrecision(2)))} of its ${net.norm ? "median" : "mean"}.`;
+  const varies = `${silent}The kernel is ${much} between initializations: ${what} ${number(size, 2)} of its ${net.norm ? "median" : "mean"}.`;
   if (net.norm) return `${varies} Means of K are infinite, or nearly so, with a norm; quantiles are what describes it.`;
   const move = Math.abs(exact.update) / exact.mean ** 2;
-  return `${varies} A first step of SGD at the rate 1/E[K] moves its mean by ${number(Number(move.toPrecision(2)))} of it, with the gates held; single networks move further, which finwidth.regime tells.`;
+  return `${varies} A first step of SGD at the rate 1/E[K] moves its mean by ${number(move, 2)} of it, with the gates held; single networks move further, which finwidth.regime tells.`;
 };
 
-const short = (value) => (value >= 1e5 || value < 1e-3 ? value.toExponential(0) : String(Number(value.toPrecision(3))));
+const short = (value) => number(value, 3, 1e5);
 
 // About seven numbers between two powers of ten: 1, 2, 5 times powers of ten, only the powers, or evenly spaced.
 const ticksBetween = (from, to) => {
@@ -76,36 +87,41 @@ const ticksBetween = (from, to) => {
   return even.filter((_, i) => i % Math.ceil(even.length / 7) === 0);
 };
 
-const histogram = (K, mean, wide) => {
-  const logs = K.filter((value) => value > 0).map(Math.log10).sort((a, b) => a - b);
+const histogram = (K, mean, infinite) => {
+  const logs = K.filter((value) => value > 0 && value < Infinity).map(Math.log10).sort((a, b) => a - b);
   const low = quantile(logs, 0.0005), high = Math.max(quantile(logs, 0.9995), low + 0.02);
-  const pad = 0.05 * (high - low), far = wide ? Math.log10(wide) : low;
+  const pad = 0.05 * (high - low), far = infinite ? Math.log10(infinite) : low;
   const [from, to] = [Math.min(low, far) - pad, Math.max(high, far) + pad];
   const bins = 70, counts = new Array(bins).fill(0);
   for (const value of logs) {
     const i = Math.floor(((value - from) / (to - from)) * bins);
     if (i >= 0 && i < bins) counts[i] += 1;
   }
-  const most = Math.max(...counts), x = (value) => 20 + ((value - from) / (to - from)) * 520, y = (count) => 205 - (count / most) * 175;
+  const wide = Math.min(560, Math.max(300, at("law").clientWidth)), end = wide - 20; // letters keep their size on phones
+  at("law").setAttribute("viewBox", `0 0 ${wide} 250`);
+  const most = Math.max(...counts), x = (value) => 20 + ((value - from) / (to - from)) * (wide - 40), y = (count) => 205 - (count / most) * 175;
   const bars = counts.map((count, i) => {
-    const left = 20 + (i * 520) / bins;
-    return `<rect x="${left.toFixed(1)}" y="${y(count).toFixed(1)}" width="${(520 / bins - 0.4).toFixed(1)}" height="${(205 - y(count)).toFixed(1)}" fill="var(--fill)"/>`;
+    const left = 20 + (i * (wide - 40)) / bins;
+    return `<rect x="${left.toFixed(1)}" y="${y(count).toFixed(1)}" width="${((wide - 40) / bins - 0.4).toFixed(1)}" height="${(205 - y(count)).toFixed(1)}" fill="var(--fill)"/>`;
   });
+  let last = -Infinity;
   const ticks = ticksBetween(from, to).map((value) => {
     const place = x(Math.log10(value));
+    if (place < last + 45) return ""; // its number would meet the one before
+    last = place;
     return `<line x1="${place}" x2="${place}" y1="205" y2="210" stroke="var(--text)"/><text x="${place}" y="224" text-anchor="middle">${short(value)}</text>`;
   });
   const line = (value, dash, name, height) => {
     if (!(value > 0) || !Number.isFinite(value)) return "";
     const place = Math.log10(value);
     if (place < from || place > to) return "";
-    const end = x(place) > 400 ? "end" : "start", shift = end === "end" ? -4 : 4;
-    return `<line x1="${x(place)}" x2="${x(place)}" y1="12" y2="205" stroke="var(--mark)" stroke-width="2" stroke-dasharray="${dash}"/><text x="${x(place) + shift}" y="${height}" text-anchor="${end}">${name}</text>`;
+    const side = x(place) + 6.5 * name.length > wide ? "end" : "start", shift = side === "end" ? -4 : 4;
+    return `<line x1="${x(place)}" x2="${x(place)}" y1="12" y2="205" stroke="var(--mark)" stroke-width="2" stroke-dasharray="${dash}"/><text x="${x(place) + shift}" y="${height}" text-anchor="${side}">${name}</text>`;
   };
-  const same = Math.abs(mean - wide) < 1e-3 * wide, middle = 10 ** quantile(logs, 0.5);
-  at("law").innerHTML = `${bars.join("")}<line x1="20" x2="540" y1="205" y2="205" stroke="var(--text)"/>${ticks.join("")}
-    ${same ? line(mean, "", "mean, as if infinitely wide", 20) : line(wide, "", "infinitely wide", 20) + line(mean, "6 4", "mean", 34)}${line(middle, "2 3", "median", 48)}
-    <text x="280" y="243" text-anchor="middle">K(x, x), on a logarithmic axis</text>`;
+  const same = Math.abs(mean - infinite) < 1e-3 * infinite, middle = 10 ** quantile(logs, 0.5);
+  at("law").innerHTML = `${bars.join("")}<line x1="20" x2="${end}" y1="205" y2="205" stroke="var(--text)"/>${ticks.join("")}
+    ${same ? line(mean, "", "mean, and infinite width", 20) : line(infinite, "", "infinite width", 20) + line(mean, "6 4", "mean", 34)}${line(middle, "2 3", "median", 48)}
+    <text x="${wide / 2}" y="243" text-anchor="middle">K(x, x), on a logarithmic axis</text>`;
   at("law").setAttribute("aria-label", `Histogram of K: 5% of the draws are below ${number(10 ** quantile(logs, 0.05))}, half below ${number(middle)}, 95% below ${number(10 ** quantile(logs, 0.95))}.`);
 };
 
@@ -134,41 +150,64 @@ const code = (net) => {
 
 let seed = 0, running = 0;
 
+const link = () => {
+  const { kind, depth, width, input, negative, branchText: branch, norm } = read();
+  return `#${new URLSearchParams({ kind, depth, width, input, negative, branch, norm: norm || "none", seed })}`;
+};
+
+const remember = () => {
+  try {
+    history.replaceState(null, "", link());
+  } catch { /* some browsers take only so many a minute; the last is told again when its draws are done */ }
+};
+
 const show = () => {
-  if (!Object.keys(NUMBERS).map(valid).every(Boolean)) return;
+  const wrong = Object.keys(NUMBERS).map(faultOf).join("");
+  at("fault").textContent = wrong && `${wrong}Until then the page stays as it was.`;
+  if (wrong) return;
   const net = read(), mine = ++running;
   const residual = net.kind === "resnet";
   at("branch-row").hidden = !residual;
   at("depth-name").textContent = residual ? "Depth: blocks of two weight layers" : "Depth: weight layers";
   at("norm-place").textContent = residual ? "before blocks" : "before activations";
-  for (const [name, { down }] of Object.entries(NUMBERS)) at(`${name}-slider`).value = down ? down(net[name]) : net[name];
+  for (const [name, { down }] of Object.entries(NUMBERS)) {
+    at(`${name}-slider`).value = down ? down(net[name]) : net[name];
+    at(`${name}-slider`).setAttribute("aria-valuetext", String(net[name]));
+  }
   const text = code(net);
   at("python").textContent = text.python;
   at("shell").textContent = text.shell;
-  const state = new URLSearchParams({ kind: net.kind, depth: net.depth, width: net.width, input: net.input, negative: net.negative, branch: net.branchText, norm: net.norm || "none", seed });
-  history.replaceState(null, "", `#${state}`);
+  remember();
   const exact = net.norm ? null : moments(net);
-  at("values").innerHTML = rowsOf(exact, ["…", "…"]); // exact values at once, draws when they are done
-  drawn(net, mine, (K) => {
-    const sorted = Float64Array.from(K).sort();
+  at("values").innerHTML = rowsOf(exact, ["…", "…"]); // exact values at once, draws as they come
+  if (exact) at("says").textContent = words(net, exact);
+  draws(net, mine, (K) => {
+    const sorted = Float64Array.from(K).sort(), finished = K.length === DRAWS;
     const [low, middle, high] = [0.16, 0.5, 0.84].map((q) => quantile(sorted, q));
     at("values").innerHTML = rowsOf(exact, [number(middle), `${number(low)}, ${number(high)}`]);
-    at("says").textContent = words(net, exact, (high - low) / (2 * middle));
+    at("drawn").textContent = `${finished ? "" : `${K.length.toLocaleString("en")} of `}${DRAWS.toLocaleString("en")}`;
     histogram(K, exact ? exact.mean : NaN, infinitelyWide(net, exact));
+    if (!finished) return;
+    if (!exact) at("says").textContent = words(net, exact, (high - low) / (2 * middle));
+    remember();
     document.body.dataset.done = String(mine);
     window.result = { net, exact, K };
   });
 };
 
-// Draws in slices, so that controls answer; a newer network stops them.
-const drawn = (net, mine, done) => {
+// Draws in slices, so that controls answer, shown twice a second; a newer network stops them.
+const draws = (net, mine, shown) => {
   const rng = generator(seed), K = [];
+  let next = performance.now() + 500;
   const slice = () => {
     if (mine !== running) return;
     const until = performance.now() + 30;
     while (K.length < DRAWS && performance.now() < until) K.push(draw(net, rng));
+    if (K.length === DRAWS || performance.now() > next) {
+      shown(K);
+      next = performance.now() + 500;
+    }
     if (K.length < DRAWS) setTimeout(slice, 0);
-    else done(K);
   };
   slice();
 };
@@ -186,7 +225,7 @@ const restore = () => {
 };
 
 const copy = async (what) => {
-  const text = what === "link" ? location.href : at(what).textContent;
+  const text = what === "link" ? new URL(link(), location.href).href : at(what).textContent;
   try {
     await navigator.clipboard.writeText(text);
     at("copied").textContent = "Copied.";

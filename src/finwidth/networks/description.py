@@ -323,7 +323,7 @@ class Places(NamedTuple):
     @staticmethod
     def check_bias_scales(scales: Sequence[Fraction], variances: Sequence[Fraction], given: Gains) -> None:
         """Refuse factors of the biases whose squares, which all routes calculate with, are no doubles."""
-        squares = [square for s, v in zip(scales, variances, strict=True) for square in (s * s, s * s * v)]
+        squares = [square for s, v in {*zip(scales, variances, strict=True)} for square in (s * s, s * s * v)]
         if not all(map(arguments.is_double, squares)):
             raise FinwidthError(
                 f"bias_scale is {shown(given)}, and its square, or that times bias_variance, is past a double's range; "

@@ -25,7 +25,7 @@ Vector: TypeAlias = npt.ArrayLike | Sequence[Fraction | float]  # an input; numb
 
 def check_inputs(net: Network, X: npt.ArrayLike) -> FloatArray:
     """Several inputs of shape (m, n_0), as float64; raises FinwidthError unless they are finite and fit the network."""
-    wanted = f"give an array of shape (m, {check_network(net).widths[0]})"
+    wanted = f"give an array of shape (m, {check_network(net).widths[0]}), a row for each input: one input x is [x]"
     array = arguments.numbers(X)
     if array is None:
         raise FinwidthError(f"the inputs are {shown(X)}, not an array of numbers; {wanted}")

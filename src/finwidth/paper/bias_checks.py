@@ -109,7 +109,7 @@ def lemma_14(constant: float = _CONSTANT, growth: float = 5.0) -> Statement:
         "lemma-14",
         "For two neurons in layers l1 <= l2 the inner sum of Lemma 13 is ~ exp(5 sum_{i>l2} 1/n_i) / (n_l1 n_l2).",
         "a recursion for the inner sum, equal in fractions to the sum over all paths of small networks, on deep "
-        f"networks: the ratio within [1/{constant:g}, {constant:g}] exp(+-{_SPREAD:g} sum 1/n_i^2), hidden layers only",
+        f"networks: the ratio within [1/{constant:g}, {constant:g}] exp(±{_SPREAD:g} sum 1/n_i^2), hidden layers only",
         {
             "networks": len(_GRID),
             "least ratio": min(ratio for ratio, _ in ratios),

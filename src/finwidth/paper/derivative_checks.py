@@ -1,7 +1,7 @@
 """Lemmas 6 and 12: sums over paths against derivatives, on networks with drawn weights.
 
-Derivatives come from torch's automatic differentiation where torch is installed, and otherwise from differences: with
-the gates fixed N is linear in every single parameter, so central differences have no truncation error.
+Derivatives come from differences: with the gates fixed N is linear in every single parameter, so central differences
+have no truncation error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -29,11 +28,6 @@ _STEP, _MARGIN = 1e-3, 0.05
 _TOLERANCE = 1e-6
 DRAWN = (MLP([2, 2, 2, 1]), MLP([2, 3, 1], "uniform"), MLP([1, 2, 2, 1], "laplace"))
 _EACH = 4  # networks for each architecture
-
-
-def _derivatives_by() -> str:
-    """The method of differentiation on this installation."""
-    return "torch" if find_spec("torch") else "differences"
 
 
 @dataclass(frozen=True)
@@ -72,14 +66,7 @@ class Drawn:
 
     @cached_property
     def first_and_second(self) -> tuple[FloatArray, FloatArray]:
-        """Gradient and Hessian of N in theta."""
-        if _derivatives_by() == "torch":
-            import torch
-
-            theta = torch.tensor(self.theta, requires_grad=True)
-            (gradient,) = torch.autograd.grad(self.output(theta), theta, create_graph=True)
-            rows = [torch.autograd.grad(each, theta, retain_graph=True)[0] for each in gradient]
-            return gradient.detach().numpy(), torch.stack(rows).numpy()
+        """Gradient and Hessian of N in theta, by differences."""
         steps = _STEP * np.eye(len(self.theta))
         up_down = [self.output(self.theta + step) - self.output(self.theta - step) for step in steps]
         hessian = [[self._mixed(one, two) for two in steps] for one in steps]
@@ -170,14 +157,13 @@ def lemma_6() -> Statement:
     return Statement(
         "lemma-6",
         "K_w, K_w^2 and Delta_ww (up to a mean-zero term) are sums over pairs and 4-tuples of paths with marked edges.",
-        "listing all paths of drawn networks, against first and second derivatives (torch's where it is installed, "
-        "differences otherwise) and against backpropagation in NumPy; the term with N* changes sign with W^(d)",
+        "listing all paths of drawn networks, against first and second derivatives, by differences, "
+        "and against backpropagation in NumPy; the term with N* changes sign with W^(d)",
         {
             "networks": networks,
             "architectures": names(DRAWN),
             "largest relative difference": _below(gap),
             "term with N*, asymmetry": _below(odd),
-            "derivatives": _derivatives_by(),
         },
         bool(gap < _TOLERANCE and odd < _TOLERANCE),
     )
@@ -226,8 +212,8 @@ def lemma_12() -> Statement:
     return Statement(
         "lemma-12",
         "K_b is the sum over open neurons Z and pairs of paths from Z of wt wt; Delta_bb = 0.",
-        "listing all paths of drawn networks, against first and second derivatives by the biases (torch's where it is "
-        "installed, differences otherwise); the output neuron counts whether N > 0 or not",
+        "listing all paths of drawn networks, against first and second derivatives by the biases, by differences; "
+        "the output neuron counts whether N > 0 or not",
         {
             "networks": networks,
             "architectures": names(DRAWN),
@@ -235,7 +221,6 @@ def lemma_12() -> Statement:
             "largest second derivative by biases": _below(bend),
             "networks with N < 0": int(negative),
             "of which K_b is 1 more than the sum with a gated output": int(off_by_one),
-            "derivatives": _derivatives_by(),
         },
         bool(gap < _TOLERANCE and bend < _TOLERANCE and off_by_one == negative),
         "Read literally, with the output neuron counted only where N > 0, the sum is 1 too small on the networks with "

@@ -180,7 +180,7 @@ def flipping_gates() -> Finding:
         derivative = float(moments(net, [1] * 4).update["dK"])
         figures[f"{names([net])}: E[Delta K]/lambda, with the flips, measured on {draws} networks"] = (
             f"{derivative:.3f}, {derivative + flips(depth, width):.3f}, "
-            f"{moved.mean():.3f} +- {moved.std(ddof=1) / draws**0.5:.3f}"
+            f"{moved.mean():.3f} ± {moved.std(ddof=1) / draws**0.5:.3f}"
         )
     return Finding(
         "E[Delta K] is the mean of a derivative, not of the change",

@@ -33,7 +33,7 @@ QUANTITIES = ("K^2", "K_w^2", "K_b^2", "K_w*K_b", "D_ww", "D_wb", "dK")
 NETWORKS = 2 * len(LAWS) * len(_WIDTHS) * len(_RATIOS) * len(_INPUTS)
 _TESTED_BY = (
     f"exact moment over form on {NETWORKS} networks ({len(LAWS)} laws, equal and unequal widths, hidden beta up to 3): "
-    f"within [1/{_CONSTANT:g}, {_CONSTANT:g}] exp(+-{_SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
+    f"within [1/{_CONSTANT:g}, {_CONSTANT:g}] exp(±{_SPREAD:g} sum 1/n_i^2), convergent as d and n grow at fixed d/n, "
     f"growing like exp(g beta) with |g - 5| < {_RATE:g}"
 )
 
@@ -143,6 +143,7 @@ def _means_agree() -> tuple[bool, bool]:
     return weights, biases
 
 
+@cache
 def equal_widths(b: Fraction, norm: float, n: int = 128) -> dict[str, float]:
     """The equal-width lines, |x|^2/n_0 = norm: exact over exp(5 b) and (d b |x|^2/n_0) exp(5 b), b the hidden beta."""
     depth = int(b * n) + 1

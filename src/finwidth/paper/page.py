@@ -24,7 +24,6 @@ _INTRODUCTION = (
     'width grow together. "Holds" means that the check described beside it came out as claimed, no more: none of this '
     "is a proof."
 )
-_INSTALLATION = "derivatives"  # a figure that depends on what is installed; it stays out of committed pages
 
 
 def _figure_text(value: Figure) -> str:
@@ -42,7 +41,7 @@ def _figure_text(value: Figure) -> str:
 
 def figure_texts(statement: Statement | Finding) -> dict[str, str]:
     """The figures as a page shows them."""
-    return {name: _figure_text(value) for name, value in statement.figures.items() if name != _INSTALLATION}
+    return {name: _figure_text(value) for name, value in statement.figures.items()}
 
 
 def title(statement: Statement) -> str:
@@ -100,7 +99,6 @@ _REWRITES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"&lt;=", "≤"),
     (r"&gt;=", "≥"),
     (r"-&gt;", "→"),
-    (r"\+-", "±"),
     (r"(K_w)\*(K_b)", r"\1 \2"),
     (r"\bD_(?=w|b)", "Δ_"),
     (r"\bdK\b|Δ K\b", "ΔK"),

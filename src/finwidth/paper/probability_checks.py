@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 
@@ -48,17 +47,16 @@ class Chain:
 
     def mean_by_listing(self) -> Fraction:
         """E[Z], by all 3^d outcomes: A_i, B_i or neither."""
-        total = Fraction(0)
-        for outcome in product("AB-", repeat=len(self)):
-            value = Fraction(1)
-            for i, event in enumerate(outcome):
-                value *= {"A": self.p[i] * self.alpha[i], "B": self.q[i] * self.K[i]}.get(
-                    event, 1 - self.p[i] - self.q[i]
-                )
-                if event == "A" and i and outcome[i - 1] == "A":
-                    value *= self.gamma[i]
-            total += value
-        return total
+        outcomes = [("", Fraction(1))]  # with probability times Z
+        for i, (p, q) in enumerate(zip(self.p, self.q, strict=True)):
+            event = {"A": p * self.alpha[i], "B": q * self.K[i], "-": 1 - p - q}
+            twice = event["A"] * self.gamma[i]
+            outcomes = [
+                (seen + name, value * (twice if name == "A" and seen.endswith("A") else event[name]))
+                for seen, value in outcomes
+                for name in event
+            ]
+        return sum((value for _, value in outcomes), Fraction(0))
 
     def upper(self, slope: int = 1) -> Fraction:
         """The upper bound (all gamma_i >= 1); ``slope`` multiplies p_i (alpha_i - 1), 1 in the paper."""
@@ -204,10 +202,11 @@ def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"
     The statement itself is about every drawn network.  The number of networks with a dead layer is binomial with the
     exact probability 1 - prod (1 - 2^{-n_i}), and must lie between its quantiles at _FALSE_ALARM/2 (for each law).
     """
-    from scipy import stats
+    from scipy.special import bdtr
 
     dead_chance = float(1 - math.prod(1 - Fraction(1, 2**n) for n in _NARROW[1:-1]))
-    low, high = (int(stats.binom.ppf(at, networks, dead_chance)) for at in (_FALSE_ALARM / 2, 1 - _FALSE_ALARM / 2))
+    at_most = bdtr(np.arange(networks), networks, dead_chance)  # the binomial law's probability of 0, 1, ... or fewer
+    low, high = map(int, np.searchsorted(at_most, (_FALSE_ALARM / 2, 1 - _FALSE_ALARM / 2)))
     drawn = [_dead_and_partly(MLP(_NARROW, law), networks) for law in laws]
     _, partly_by_signs = _dead_and_partly(MLP(_NARROW, SIGNS), networks)
     return Statement(
@@ -221,10 +220,10 @@ def lemma_11(laws: Sequence[str | WeightLaw] = ("gaussian", "uniform", "laplace"
             "share with a dead layer, exact": dead_chance,
             "dead networks allowed, by law": f"{low} to {high}",
             "dead networks seen, by law": ", ".join(str(dead) for dead, _ in drawn),
-            "weights of +-1, which have no density: some zeros, not all": partly_by_signs,
+            "weights of ±1, which have no density: some zeros, not all": partly_by_signs,
         },
         all(low <= dead <= high and not partly for dead, partly in drawn),
-        "The density is needed: the last figure is for weights of +-1.",
+        "The density is needed: the last figure is for weights of ±1.",
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from finwidth.arguments import count, items
+from finwidth.arguments import check_seed, count, items
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.grid import moments_grid
@@ -37,7 +37,6 @@ from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
 from finwidth.sampling.kernel_matrix.sample_gram import sample_gram
 from finwidth.sampling.one_input import importance
 from finwidth.sampling.one_input.sample import one_input_sampler
-from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.sampler import draw_chunks
 from finwidth.sampling.statistics.estimates import estimate_moments
 

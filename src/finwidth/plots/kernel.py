@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from finwidth.arguments import array, count, items, real, text
+from finwidth.arguments import array, check_seed, count, items, real, text
 from finwidth.errors import FinwidthError
 from finwidth.exact.expansion.one_input import only_to_first_order, to_first_order
 from finwidth.exact.grid import grid_moments
@@ -35,7 +35,6 @@ from finwidth.plots.style import (
     titled_family,
 )
 from finwidth.sampling.kernel_matrix.one_of_many import draw_one_input
-from finwidth.sampling.random.streams import check_seed
 from finwidth.sampling.statistics.quantile_sketch import Measured
 from finwidth.summary import summarize
 
@@ -147,9 +146,9 @@ def growth_with_depth(
     widths = list(dict.fromkeys(count("width", width) for width in items("widths", widths, "hidden widths")))
     depths = items("depths", depths, "numbers of layers")
     here = None if here is None else check_network(here)
-    family = Family(kind, {**network})
+    family, seed = Family(kind, {**network}), check_seed(seed)
     if only_to_first_order(family.net(1, 2, 2)):
-        draws, seed = count("draws", draws, 2), check_seed(seed)
+        draws = count("draws", draws, 2)
         return _growth_to_first_order(family, x, widths, depths, here, draws, seed, ax)
     figure, axes = new_axes(ax)
     grid = grid_moments(widths, depths, x, kind=kind, **network)

@@ -45,6 +45,7 @@ STYLE: Any = {
 PALETTE = (VERMILION, BLUE, GREEN, ORANGE, GREY)
 MARKERS = ("s", "^", "D", "v", "<")  # with the colours, so that lines can be told apart without them
 _MARKED = 8  # points of a line, about
+_FEW_DECADES = 0.7
 _TITLE = 64  # characters of a line above a panel
 _NOTED = 68  # with a note, whose mark-up is not seen
 _SIZES = re.compile(r"(\w+ )?[\d,x]+(?: of \d+ blocks?)? ")  # as a network's text begins, with its kind
@@ -247,9 +248,11 @@ def check_alive(mean: FloatArray) -> None:
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:
     """Numbers such as 200 rather than powers of ten on a logarithmic axis of less than two decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    if math.log10(high) - math.log10(low) < 2:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(ScalarFormatter())
+    decades = math.log10(high) - math.log10(low)
+    if decades < 2:
+        few = decades < _FEW_DECADES  # which hold too few of 1, 2, 5, 10
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

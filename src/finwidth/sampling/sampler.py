@@ -22,7 +22,7 @@ from finwidth.arguments import FloatArray, count
 from finwidth.memory import afford
 from finwidth.progress import check_time, stage
 from finwidth.sampling.random.device import DeviceGenerator
-from finwidth.sampling.random.streams import check_seed, check_threads, in_order, stream
+from finwidth.sampling.random.streams import check_threads, in_order, stream
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ def _drawn_chunks(
     sampler: Sampler, draws: int, seed: int, threads: int | None, progress: Callable[[int], object] | None
 ) -> Iterator[Iterator[Columns]]:
     """The chunks, each drawn when it is asked for and told when it is there; over when the context ends."""
-    seed, tell = check_seed(seed), arguments.progress(progress)
+    seed, tell = arguments.check_seed(seed), arguments.progress(progress)
     afford_draws(sampler, draws, threads)
     size, done, one_at_a_time = sampler.chunk_size, 0, Lock()
     total = -(-draws // size)

@@ -46,15 +46,15 @@ class ArraysInMemory:
             **more,
         )
 
-    def label(self, name: str, values: Sequence[bool | int | float | str]) -> None:
-        """The labels of a dimension, one array.
+    def label(self, name: str, values: Sequence[bool | int | float | str], dim: str | None = None) -> None:
+        """The labels of a dimension, which has their name unless another is given, one array.
 
         They are not compressed: the same labels are the same bytes, whatever library compresses.
         """
         column = np.array(values)
         text = column.dtype.kind == "U"
         dtype = str if text else column.dtype
-        array = self.create(name, column.shape, (name,), chunks=column.shape, dtype=dtype, compressors=None)
+        array = self.create(name, column.shape, (dim or name,), chunks=column.shape, dtype=dtype, compressors=None)
         array[...] = column.astype(object) if text else column
 
     @property

@@ -1,10 +1,8 @@
-"""Pictures of a sweep: the phase diagram over depth and width, and how second moment and update collapse."""
+"""Pictures of a sweep: the phase diagram over depth and width, how second moment and update collapse, and curves."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,12 +11,20 @@ import numpy as np
 from finwidth import outputs
 from finwidth.errors import FinwidthError
 from finwidth.networks.laws import FloatArray
-from finwidth.networks.mlp import MLP
-from finwidth.networks.residual import ResidualNetwork
-from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
 from finwidth.plots.style import new_axes, new_panels, plain_ticks, save_as, styled
+from finwidth.sweeps.curves import kernel_matrix, moments_over_depth, training_curves
+from finwidth.sweeps.panels import (
+    OF_FORMS,
+    AxisNames,
+    RouteValues,
+    axis_names,
+    draw_curves,
+    drawn_widths,
+    need_depth_and_width,
+    only_forms,
+    sweep_title,
+)
 from finwidth.sweeps.schema.grid import AXES
-from finwidth.sweeps.schema.kinds import kind_of
 from finwidth.sweeps.store.dataset import read
 
 if TYPE_CHECKING:
@@ -30,63 +36,9 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".pdf", ".svg", ".png")
 _RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)  # d/n of the lines in the phase diagram
-_COLOURS = (VERMILION, BLUE, GREEN, ORANGE, "#56B4E9", "#CC79A7")  # Okabe and Ito's
-_MARKERS = "os^Dv<"
 _LOWEST, _HIGHEST = 0.03, 100.0  # ends of the colours
 _LITTLE = 5  # below which E[K^2]/E[K]^2 needs no logarithmic axis
 _LARGEST_LOG = 575.0  # past 10^250 a figure says nothing, and Matplotlib's axes overflow
-
-
-@dataclass(frozen=True)
-class _Names:
-    """What a picture of one kind of network calls its axes, and whether the paper's forms are of it.
-
-    ``beta`` is the sum of 1/n over hidden layers, or blocks: the depth less ``first``, over the width.
-    """
-
-    depth: str
-    depth_symbol: str
-    width: str
-    beta: str
-    first: int
-    of_paper: bool
-
-
-_NAMES: dict[type, _Names] = {
-    MLP: _Names("depth $d$ (weight layers)", "d", "hidden width $n$", r"$\beta=(d-1)/n$", 1, of_paper=True),
-    ResidualNetwork: _Names(
-        "depth $L$ (blocks)",
-        "L",
-        "width $n$ of the stream",
-        "$L/n$ (blocks over width of the stream)",
-        0,
-        of_paper=False,
-    ),
-}
-
-
-def _names(found: xr.Dataset) -> _Names:
-    description = kind_of(json.loads(found.attrs["config"])["network"]).description
-    names = next(_NAMES[each] for each in description.__mro__ if each in _NAMES)
-    return replace(names, of_paper=False) if _expanded(found) else names
-
-
-def _expanded(found: xr.Dataset) -> bool:
-    """Whether first order in 1/width is all that the store has, which the paper's forms are not of."""
-    return "expansion_mean" in found and not {"exact_mean", "sampled_mean"} & {*found}
-
-
-def _title(found: xr.Dataset) -> str:
-    """Activation, law and input, and what the store says of blocks of residual networks, norms and first order."""
-    size = f"$|x|^2/n_0 = {float(found.squared_norm / found.n_0):.4g}$"
-    lines = [f"{found.activation.item()}, {found.law.item()} weights, {size}"]
-    if _expanded(found):
-        return f"{lines[0]}\nfirst order in 1/width where it serves"
-    said = json.loads(found.attrs["config"])["network"]
-    said |= {name: found[name].item() for name in ("hidden", "skip", "branch", "norm", "signs") if name in found.coords}
-    shown = {name: value for name, value in said.items() if not _names(found).of_paper or name == "norm"}
-    told = ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("norm", "none"))
-    return "\n".join([*lines, told] if told else lines)
 
 
 def plot(
@@ -99,11 +51,12 @@ def plot(
     store
         Of a sweep over depth and width.
     picture
-        ``"phase"``, ``"collapse"`` or ``"update"``.
+        ``"phase"``, ``"collapse"``, ``"update"``, ``"moments"``, ``"gram"`` or ``"training"``.
     output
         A file that ends in .pdf, .svg or .png; one that finwidth wrote is replaced.
     source
-        ``"exact"``, ``"expansion"`` or ``"sampled"``, of the phase diagram; by default the first that the store has.
+        ``"exact"``, ``"expansion"``, ``"sampled"`` or ``"bounds"``, of the phase diagram; by default the first of these
+        that the store has.
     at
         Where to cut an axis of several values, such as ``"law=uniform"``.
 
@@ -125,7 +78,7 @@ def plot(
 
 
 def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
-    """The dataset at the values given, with depth and width (or ratio) as its only axes."""
+    """The dataset at the values given, with depth and width (or ratio) as its only axes of networks."""
     for each in at:
         name, _, value = each.partition("=")
         if name not in found.dims or name not in {*AXES, "ratio"}:
@@ -143,7 +96,7 @@ def cut(found: xr.Dataset, at: Iterable[str]) -> xr.Dataset:
             raise FinwidthError(f"there are several values of {name}: {values}; choose one with --at {name}=...")
         if name in found.dims:
             found = found.squeeze(name)
-    return found
+    return found.expand_dims([name for name in ("depth", "width") if name in found.coords and not found[name].ndim])
 
 
 @styled
@@ -156,20 +109,21 @@ def phase(found: xr.Dataset, source: str | None = None, *, ax: Panels | None = N
     trusted, or of networks too narrow for first order in 1/width to serve.  With ``ax``, two axes of Matplotlib, it is
     drawn into these; the figure is theirs, and so is what is above it.
     """
-    _need_axes(found)
-    has = [name for name in _PANELS if f"{name}_mean" in found]
+    need_depth_and_width(found)
+    has = [name for name, (variable, _) in _PANELS.items() if variable in found]
     source = source or next(iter(has), "exact")
     if source not in has:
         none = f"none of {', '.join(_PANELS)}"
         raise FinwidthError(f"the store has no {source} values; it has {', '.join(has) or none}")
-    (spread, cv), (move, update) = _PANELS[source](found)
+    (spread, cv), (move, update) = _PANELS[source][1](found)
     figure, (left, right) = new_panels(ax, 1, 2, 7.0, 3.2, sharey=True)
-    names = _names(found)
+    names = axis_names(found)
     _panel(left, cv, spread, names)
     _panel(right, update, move, names)
     left.set_ylabel(names.width)
     if ax is None:
-        figure.suptitle(_title(found), fontsize="medium")
+        of_forms = f"\n{OF_FORMS}" * (source == "bounds" and not only_forms(found))
+        figure.suptitle(sweep_title(found) + of_forms, fontsize="medium")
     return figure
 
 
@@ -220,10 +174,31 @@ def _expanded_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
     return (_SPREADS[False], cv.where(serves)), (_MOVES[False], update.where(serves))
 
 
-_PANELS = {"exact": _exact_panels, "expansion": _expanded_panels, "sampled": _sampled_panels}
+def _bounds_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
+    """Of the paper's forms, which hold up to constants; without the output layer's constant e^5."""
+    square, update = (_relative_form(found, moment, power) for moment, power in (("K^2", 2), ("dK", 1)))
+    cv = (square - 1).clip(min=0) ** 0.5
+    return (_SPREADS[False], cv), (_MOVES[False], update)
 
 
-def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
+def _relative_form(found: xr.Dataset, moment: str, power: int) -> xr.DataArray:
+    """The paper's form of a moment over a power of that of E[K]."""
+    forms = found.bounds_log_form
+    found_log = forms.sel(form=moment, drop=True) - 5 - power * forms.sel(form="K", drop=True)
+    form: xr.DataArray = np.exp(np.minimum(found_log, _LARGEST_LOG))
+    return form.where(form > 0)
+
+
+# What each source is known by, in the order in which they are preferred.
+_PANELS = {
+    "exact": ("exact_mean", _exact_panels),
+    "expansion": ("expansion_mean", _expanded_panels),
+    "sampled": ("sampled_mean", _sampled_panels),
+    "bounds": ("bounds_log_form", _bounds_panels),
+}
+
+
+def _panel(axes: Axes, values: xr.DataArray, label: str, names: AxisNames) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
@@ -254,6 +229,8 @@ def _panel(axes: Axes, values: xr.DataArray, label: str, names: _Names) -> None:
         axis.set_major_formatter("{x:g}")
     for axis, values_on_it in ((axes.xaxis, depth), (axes.yaxis, width)):
         plain_ticks(axis, *_cell_borders(values_on_it)[[0, -1]].tolist())
+    if high < 10 * low:
+        plain_ticks(bar.ax.yaxis, low, high)
     axes.spines[:].set_visible(True)
     if masked.mask.any():
         note = {"fc": "#dddddd", "ec": "none", "boxstyle": "square,pad=0.2"}
@@ -297,24 +274,25 @@ def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     networks that are known to first order in 1/width. Where the store has quantiles and no exact values,
     (q84 - q16)/(2 median) of K in its place.  With ``ax`` it is drawn into these axes of Matplotlib.
     """
-    names, quantiles = _names(found), _only_quantiles(found)
-    values = _Values(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
+    names, quantiles = axis_names(found), _only_quantiles(found)
+    values = RouteValues(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
     beta = (found.depth - names.first) / found.width
     figure, axes = new_axes(ax, height=3.4)
-    _curves(axes, beta, values)
+    draw_curves(axes, beta, values)
     ylabel = _SPREADS[True] if quantiles else r"$\mathbb{E}[K^2]\,/\,\mathbb{E}[K]^2$"
-    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log", title=_title(found))
+    axes.set(xlabel=names.beta, ylabel=ylabel, yscale="log", title=sweep_title(found))
     if names.of_paper and not quantiles:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
-        axes.set_xlim(0, last)
+        axes.set_xlim(0, 1.02 * last)  # the last marker as a whole
         axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
     else:
         axes.set_xscale("log")
-    if quantiles:
-        plain_ticks(axes.yaxis, *axes.get_ylim())
-    elif not names.of_paper and axes.get_ylim()[1] < _LITTLE:
+        plain_ticks(axes.xaxis, *axes.get_xlim())
+    if not (quantiles or names.of_paper) and axes.get_ylim()[1] < _LITTLE:
         axes.set_yscale("linear")
+    else:
+        plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.legend(ncols=2)
     return figure
 
@@ -346,17 +324,17 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     and a curve for each beyond.  Of residual networks, and of medians, over the depth.  With ``ax`` it is drawn into
     these axes of Matplotlib.
     """
-    names, quantiles = _names(found), _only_quantiles(found)
-    values = _Values(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
+    names, quantiles = axis_names(found), _only_quantiles(found)
+    values = RouteValues(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
     figure, axes = new_axes(ax, height=3.4)
-    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log", title=_title(found))
+    axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log", title=sweep_title(found))
     if names.of_paper and not quantiles:
         _update_beside_paper(axes, found, values)
     else:
-        _curves(axes, found.depth.broadcast_like(found.width), values)
+        draw_curves(axes, found.depth.broadcast_like(found.width), values)
         axes.set_xlabel(names.depth)
-        plain_ticks(axes.xaxis, *axes.get_xlim())
-        plain_ticks(axes.yaxis, *axes.get_ylim())
+    plain_ticks(axes.xaxis, *axes.get_xlim())
+    plain_ticks(axes.yaxis, *axes.get_ylim())
     if names.of_paper:
         axes.legend(ncols=2, loc="lower right", fontsize=7, handlelength=1.4, columnspacing=1.0)
     else:
@@ -364,16 +342,16 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     return figure
 
 
-def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None:
+def _update_beside_paper(axes: Axes, found: xr.Dataset, values: RouteValues) -> None:
     beta = (found.depth - 1) / found.width
     size = found.squared_norm / found.n_0
     x = found.depth**2 / found.width * size
     norm = "" if np.isclose(found.squared_norm, 1) else r"\,|x|^2"
     form = found.depth * beta * size * np.exp(np.minimum(5 * beta, _LARGEST_LOG))
-    for width, colour, _ in _drawn_widths(found):
+    for width, colour, _ in drawn_widths(found):
         shown = form.sel(width=width).where(lambda each: each > 0)  # one layer has no update
         axes.plot(x.sel(width=width), shown, color=colour, lw=0.9, ls="--", zorder=1)
-    _curves(axes, x, values)
+    draw_curves(axes, x, values)
     axes.plot([], [], color="black", lw=0.9, ls="--", label=rf"paper: $(d\beta{norm}/n_0)\,e^{{5\beta}}$")
     axes.set_xlabel(rf"$d^2{norm}/(n\,n_0)$")
     top = min(axes.get_ylim()[1], 1e4)
@@ -383,19 +361,9 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: _Values) -> None
     axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
 
 
-@dataclass(frozen=True)
-class _Values:
-    """A quantity over its infinite-width scale, over (depth, width), by the routes that the store has."""
-
-    exact: xr.DataArray | None  # or to first order, where that serves
-    sampled: xr.DataArray | None
-    error: xr.DataArray | None
-    trust: xr.DataArray | None = None  # all of it, by default
-
-
-def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
+def _relative(found: xr.Dataset, moment: str, power: int) -> RouteValues:
     """abs(E[moment]) / E[K]^power; where E[K] is sampled too, the relative errors add up, for the two depend."""
-    _need_axes(found)
+    need_depth_and_width(found)
     exact = sampled = error = trust = None
     if "exact_mean" in found:
         log = found.exact_log_second_moment if moment == "K^2" else found.exact_log_dK
@@ -411,55 +379,24 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> _Values:
         sampled = mean / K**power
         error = sampled * (se / mean + of_K)
         trust = found.sampled_trust.sel(moment=moment)
+    if exact is None and sampled is None and "bounds_log_form" in found:
+        exact = _relative_form(found, moment, power)
     if exact is None and sampled is None:
-        raise FinwidthError("the store has no exact, expansion or sampled values, so there is nothing to draw")
-    return _Values(exact, sampled, error, trust)
+        raise FinwidthError(f"the store has none of {', '.join(_PANELS)}; of others there are gram and training")
+    return RouteValues(exact, sampled, error, trust)
 
 
 def _only_quantiles(found: xr.Dataset) -> bool:
     """Whether sampled quantiles are drawn, as means need not exist: where there are some, and no exact values."""
-    _need_axes(found)
+    need_depth_and_width(found)
     return "sampled_quantile" in found and "exact_mean" not in found
 
 
-def _need_axes(found: xr.Dataset) -> None:
-    if not {"depth", "width"} <= {*found.dims}:
-        raise FinwidthError("the pictures need a list of values on each of the axes depth and width")
-
-
-def _drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
-    """At most six widths, spread over those there are by ratio, with colour and marker."""
-    widths = found.width.to_numpy()
-    wanted = np.geomspace(widths[0], widths[-1], min(len(widths), len(_COLOURS)))
-    places = np.unique([np.argmin(np.abs(widths - each)) for each in wanted])
-    for place, colour, marker in zip(places, _COLOURS, _MARKERS, strict=False):
-        yield int(widths[place]), colour, marker
-
-
-def _curves(axes: Axes, x: xr.DataArray, values: _Values) -> None:
-    """Exact values as lines, samples with bars of two standard errors; open markers, without bars, if not trusted.
-
-    Lines without samples have markers of their own, so that they differ by more than colour.
-    """
-    for width, colour, marker in _drawn_widths(x.to_dataset(name="x")):
-        here, label = x.sel(width=width).to_numpy(), f"$n={width}$"
-        if values.exact is not None and values.exact.sel(width=width).notnull().any():
-            (line,) = axes.plot(here, values.exact.sel(width=width), color=colour, lw=1.4, label=label, zorder=2)
-            # Samples have the markers on the lines; then they are in the legend only.
-            line.set(marker=marker, markersize=4, markevery=0.12 if values.sampled is None else [])
-        if values.sampled is None or values.error is None:
-            continue
-        y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))
-        trust = np.isfinite(y) if values.trust is None else values.trust.sel(width=width).to_numpy()
-        axes.errorbar(
-            here[trust], y[trust], 2 * bars[trust], color=colour, fmt=marker, ms=4, lw=0, elinewidth=1, zorder=4,
-            label=label if values.exact is None else None,
-        )  # fmt: skip
-        axes.plot(here[~trust], y[~trust], marker, color=colour, mfc="white", ms=4, zorder=4)
-    if values.sampled is not None:
-        axes.plot([], [], "o", color=GREY, ms=4, label="sampled, 2 s.e.")
-        if values.trust is not None and not values.trust.all():
-            axes.plot([], [], "o", color=GREY, mfc="white", ms=4, label="not to be trusted")
-
-
-PICTURES: dict[str, Callable[..., Figure]] = {"phase": phase, "collapse": collapse, "update": update_collapse}
+PICTURES: dict[str, Callable[..., Figure]] = {
+    "phase": phase,
+    "collapse": collapse,
+    "update": update_collapse,
+    "moments": moments_over_depth,
+    "gram": kernel_matrix,
+    "training": training_curves,
+}

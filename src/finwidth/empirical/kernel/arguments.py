@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from finwidth.arguments import index, items, real, real_array, running, table
-from finwidth.empirical.kernel.calls import differentiable, untouched
+from finwidth.empirical.kernel.calls import copies, differentiable, untouched
 from finwidth.errors import FinwidthError, shown
 
 Parameters: TypeAlias = Collection[str] | Callable[[str, nn.Parameter], bool]
@@ -193,10 +193,10 @@ def _as_taken(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _takes(module: nn.Module, x: torch.Tensor) -> bool:
-    """Whether the module can be called with these inputs."""
+    """Whether the module can be called with these inputs, on copies of its parameters, which it may change."""
     with untouched(module), differentiable():
         try:
-            module(x.clone())
+            torch.func.functional_call(module, copies(dict(module.named_parameters())), (x.clone(),))
         except Exception:  # it is told when the module is called in earnest
             return False
         return True

@@ -28,7 +28,8 @@ class Form:
     ``spec`` is the structure of what the user gave; ``dims`` has for each of its leaves the dimension of the samples,
     None for those that all samples share; ``names`` says what they are. ``paired``: the second of two is no argument,
     but a target. With ``collate``, the one tensor has the numbers of the samples, and it makes their batch of them.
-    ``function`` is the number of the function that is called, of several that share parameters.
+    ``function`` is the number of the function that is called, of several that share parameters. With ``rows``, of a
+    batch that is one sample, only these rows of what is returned are outputs.
     """
 
     spec: pytree.TreeSpec
@@ -37,6 +38,7 @@ class Form:
     paired: bool = False
     collate: Callable[[list[int]], object] | None = None
     function: int | None = None
+    rows: range | None = None
 
     @cached_property
     def plain(self) -> bool:
@@ -46,7 +48,7 @@ class Form:
     def __reduce__(self) -> tuple[object, ...]:
         """For pickle: an example of the structure, since torch warns of a TreeSpec that is loaded."""
         example = pytree.tree_unflatten([0] * len(self.dims), self.spec)
-        return _form_like, (example, self.dims, self.names, self.paired, self.collate, self.function)
+        return _form_like, (example, self.dims, self.names, self.paired, self.collate, self.function, self.rows)
 
 
 def _form_like(example: object, *others: Any) -> Form:

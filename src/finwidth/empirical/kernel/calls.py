@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
@@ -33,7 +33,9 @@ from finwidth.empirical.kernel.batch import Batch
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
+COPY = "_finwidth_copy_of"  # the attribute that marks copies of parameters, whose graphs no later pass should reach
 _HOOKS = nn.Module().__dict__.keys() - {"_parameters", "_buffers", "_modules"}  # torch's own attributes of every part
+_FEW = 64  # objects in a container that is searched for generators of random numbers
 _KINDS: dict[type, bool] = {}  # whether objects of a type draw random numbers
 _UNTOUCHED: dict[int, _RandomStates] = {}  # of modules inside `untouched`, by their ids
 _Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
@@ -47,19 +49,14 @@ Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 
 class Snapshot:
-    """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back."""
+    """The attributes of a module's parts (modes, hooks, counters, caches) as they are now, to be put back.
+
+    And those of objects that the parts hold, which may keep such things for them.
+    """
 
     def __init__(self, module: nn.Module, *, hooks: bool = True) -> None:
-        held: dict[int, Container] = {id(part.__dict__): part.__dict__ for part in module.modules()}
-        waiting = [
-            each for part in module.modules() for name, each in part.__dict__.items() if hooks or name not in _HOOKS
-        ]
-        while waiting:
-            each = waiting.pop()
-            if isinstance(each, dict | list | set | deque) and id(each) not in held:
-                held[id(each)] = each
-                waiting += each.values() if isinstance(each, dict) else each
-        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held.values()]
+        held = _containers(module, hooks=hooks)
+        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held]
         views = ((each.keys(), each.values()) if isinstance(each, dict) else (each,) for each, _ in self.before)
         self._now = [*chain.from_iterable(views)]  # which show what the containers hold at any time
         self._lengths, self._objects = [*map(len, self._now)], [*chain.from_iterable(self._now)]
@@ -77,6 +74,32 @@ class Snapshot:
                 each.extend(before)
             elif isinstance(each, set) or isinstance(before, dict):
                 each.update(before)
+
+
+def _containers(module: nn.Module, *, hooks: bool = True) -> list[Container]:
+    """The dicts, lists and the like in which a module's parts, and objects that they hold, keep what they know."""
+    held: dict[int, Container] = {id(part.__dict__): part.__dict__ for part in module.modules()}
+    waiting = [
+        (each, True) for part in module.modules() for name, each in part.__dict__.items() if hooks or name not in _HOOKS
+    ]
+    while waiting:
+        each, followed = waiting.pop()
+        own = vars(each) if followed and _keeps(each) else each
+        if isinstance(own, dict | list | set | deque) and id(own) not in held:
+            held[id(own)] = own
+            inside = own.values() if isinstance(own, dict) else own
+            waiting += [(one, followed and own is each) for one in inside]
+    return [*held.values()]
+
+
+def _keeps(each: object) -> bool:
+    """Whether it is an object, or a function, with attributes of its own that may change in a forward pass.
+
+    Those of torch do not, such as an optimizer, but for layers.
+    """
+    foreign = type(each).__module__.startswith("torch") and not isinstance(each, nn.Module)
+    own = None if foreign or isinstance(each, ModuleType | type) else getattr(each, "__dict__", None)
+    return isinstance(own, dict)
 
 
 def _same_objects(one: Container, other: Container) -> bool:
@@ -232,6 +255,8 @@ def apply(network: MeasuredModule, x: Batch, parameters: Mapping[str, Tensor], *
     finally:  # torch.func puts parameters back in the wrong order where two names are of one layer
         network.snapshot.restore()
     values = tensor_of(output)
+    if x.form.rows is not None:
+        values = values[x.form.rows.start : x.form.rows.stop]
     return check_output(values, len(x)) if flat else values
 
 
@@ -309,6 +334,14 @@ def making() -> Iterator[dict[int, int]]:
         yield mode.bytes
 
 
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of parameters and buffers for one call, with a mark by which graphs of later calls are told from it."""
+    found = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in tensors.items()}
+    for name, each in found.items():
+        setattr(each, COPY, name)
+    return found
+
+
 def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
     """A pass of inputs x on copies of all buffers and parameters, which it may change in place."""
     module, born = network.module, set[str]()
@@ -319,10 +352,9 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
         return output if network.function is None else network.function(output, sample)
 
     for counting in (saving(), making(), contextlib.nullcontext(dict[int, int]())):  # what the module takes
-        copies = {name: each.detach().clone().requires_grad_(each.requires_grad) for name, each in held.items()}
-        output = None
+        given, output = copies(held), None
         with contextlib.suppress(FinwidthError), differentiable(), counting as kept:
-            output = apply(replace(network, function=noting), x, copies).detach()
+            output = apply(replace(network, function=noting), x, given).detach()
         if output is not None or born:  # a failure is told when the module is called in earnest
             break
     if born:
@@ -331,8 +363,19 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
         )
     if id(module) in _UNTOUCHED:
         _UNTOUCHED[id(module)].check()
-    changed = frozenset(name for name, each in copies.items() if each._version or not _equal(each, held[name]))
-    return FirstPass(changed, output, sum(kept.values()) or None)
+    changed = frozenset(name for name, each in given.items() if each._version or not _equal(each, held[name]))
+    return FirstPass(changed | _rescaled(module), output, sum(kept.values()) or None)
+
+
+def _rescaled(module: nn.Module) -> frozenset[str]:
+    """The names of tables whose rows are rescaled in place where they are looked up, at some inputs or others."""
+    tables = {id(part.weight) for part in module.modules() if rescales(part)}
+    return frozenset(name for name, each in module.named_parameters() if id(each) in tables)
+
+
+def rescales(layer: nn.Module) -> bool:
+    """Whether it is a table that keeps the norm of its rows below a bound."""
+    return isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None
 
 
 @contextmanager
@@ -531,7 +574,10 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
 @contextmanager
 def same_buffers(module: nn.Module) -> Iterator[None]:
     """Buffers, and tensors and arrays among the attributes, have their numbers back if they are changed in place."""
-    loose = [each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor | np.ndarray)]
+    values = (each.values() if isinstance(each, dict) else each for each in _containers(module))
+    own = {id(each) for each in module.parameters()}
+    loose = [each for each in chain.from_iterable(values) if isinstance(each, Tensor | np.ndarray)]
+    loose = [each for each in loose if id(each) not in own]
     tensors = {id(each): each for each in (*module.buffers(), *(each for each in loose if isinstance(each, Tensor)))}
     before = [(each, each.detach().clone()) for each in tensors.values()]
     arrays = [(each, each.copy()) for each in loose if isinstance(each, np.ndarray)]
@@ -606,26 +652,31 @@ def repeatable() -> Iterator[None]:
 
 
 def _at_hand(module: nn.Module) -> Iterator[object]:
-    """Objects in reach of a module's forward: attributes of its parts; globals, defaults and closures of functions."""
-    attributes = [each for part in module.modules() for each in vars(part).values()]
-    held = [each for each in attributes if isinstance(each, dict | list | tuple | deque)]
-    attributes += [inside for each in held for inside in (each.values() if isinstance(each, dict) else each)]
+    """Objects in reach of a module's forward: attributes of its parts and what these hold; what its functions see.
+
+    Those see globals, defaults and closures, and what short lists and the like among these hold.
+    """
+    values = (each.values() if isinstance(each, dict) else each for each in _containers(module))
+    attributes = [*chain.from_iterable(values)]
     yield from attributes
     candidates = (*{type(part).forward for part in module.modules()}, *attributes)
     functions = [each for each in candidates if isinstance(each, FunctionType)]
-    for names in {id(each.__globals__): each.__globals__ for each in functions}.values():
-        yield from names.values()
+    around = [*chain.from_iterable({id(each.__globals__): each.__globals__.values() for each in functions}.values())]
     for each in functions:
-        yield from each.__defaults__ or ()
-        yield from (each.__kwdefaults__ or {}).values()
-        yield from (cell.cell_contents for cell in each.__closure__ or () if cell != CellType())
+        around += each.__defaults__ or ()
+        around += (each.__kwdefaults__ or {}).values()
+        around += (cell.cell_contents for cell in each.__closure__ or () if cell != CellType())
+    yield from around
+    for each in around:
+        if isinstance(each, dict | list | tuple | deque) and len(each) <= _FEW:
+            yield from each.values() if isinstance(each, dict) else each
 
 
 def _generates(each: object) -> TypeGuard[_Generator]:
     """Whether it draws random numbers, looked up by its type, as there are many objects."""
     kind = type(each)
     if kind not in _KINDS:
-        _KINDS[kind] = issubclass(kind, _Generator)
+        _KINDS[kind] = issubclass(kind, _Generator) and not issubclass(kind, random.SystemRandom)  # it has no state
     return _KINDS[kind]
 
 

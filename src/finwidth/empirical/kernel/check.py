@@ -11,24 +11,34 @@ the same with (Hv)_p, the derivative of g along v, in the place of one gradient 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 
 from finwidth.empirical.kernel.batch import Batch
-from finwidth.empirical.kernel.calls import MeasuredModule, apply, coarsest, differentiable, gradient, telling
+from finwidth.empirical.kernel.calls import (
+    MeasuredModule,
+    apply,
+    coarsest,
+    differentiable,
+    gradient,
+    telling,
+    unpack_dual,
+)
 from finwidth.empirical.kernel.computation import KernelJob
-from finwidth.empirical.kernel.gradients import MEETING, near, why_unlike
-from finwidth.empirical.kernel.working_memory import checked_inputs, company_size, parameters_at_once
+from finwidth.empirical.kernel.gradients import CHANCE, MEETING, near, why_unlike
+from finwidth.empirical.kernel.working_memory import ALL, checked_inputs, company_size, parameters_at_once
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
 _RUN = 2**20  # numbers of gradients whose products are added up at once
 _FEW = 3  # inputs of which each is checked in company
+_MANY = 64  # inputs from which on some are passed again, fewer all
+_LOOKED_AT = 256  # numbers of an input by which it is told which are alike
 _PAIRS = 16  # a trace of up to so many outputs is held against all pairs of them
 _OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
 
@@ -86,6 +96,7 @@ def checked(job: KernelJob, compute: Compute, *, check: bool) -> Tensor:
             return K
         if job.plan.general:
             _check_company(job)
+        _check_passes(job)
         wrong = worst(job, K, [compute(each) for each in by_output(job)])
         if wrong is None:
             return K
@@ -110,28 +121,68 @@ def _check_company(job: KernelJob) -> None:
 
     Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
     """
-    network = job.network
-    mode: Callable[[], AbstractContextManager[None]] = torch.no_grad
     for x in job.sets:
-        order = torch.randperm(len(x), generator=_seeded(6))
-        for some in torch.split(order, company_size(job)):
-            try:
-                together, apart = _outputs(network, x, some, mode)
-            except FinwidthError:  # the module needs gradients
-                mode = differentiable
-                together, apart = _outputs(network, x, some, mode)
-            if not near(together, apart) and not near(together, apart, coarsest(network, x[:2])):
-                raise FinwidthError(MEETING)
+        size = company_size(job)
+        order = torch.arange(len(x)) if len(x) <= size else torch.randperm(len(x), generator=_seeded(6))
+        for places in order.split(size):
+            some = x[places]
+            _check_again(job.network, some, _values(job.network, some), _halves(some))
 
 
-def _outputs(
-    network: MeasuredModule, x: Batch, some: Tensor, mode: Callable[[], AbstractContextManager[None]]
-) -> tuple[Tensor, Tensor]:
-    """The outputs of some inputs, in one batch and in two."""
-    halves = [each for each in some.tensor_split(2) if len(each)]
-    with mode():
-        together, *parts = (apply(network, x[each], network.parameters).detach() for each in (some, *halves))
-    return together, torch.cat(parts)
+def _check_passes(job: KernelJob) -> None:
+    """Raise FinwidthError if the outputs of inputs in the kernel's passes are not those in another, in other company.
+
+    That takes at most an eighth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
+    inputs all are compared by their gradients.
+    """
+    for second, x in enumerate(job.sets):
+        starts = sorted(start for of, start in job.passed if of == bool(second))
+        passed = torch.cat([job.passed[bool(second), start] for start in starts]) if starts else torch.empty(0)
+        if len(passed) == len(x) > ALL:
+            outputs = passed if job.network.direction is None else unpack_dual(passed)[0]
+            _check_again(job.network, x, outputs, _other_passes(job, x))
+
+
+def _other_passes(job: KernelJob, x: Batch) -> list[Tensor]:
+    """The places of inputs that are passed again: of all, if they are few or there are many outputs, or of some."""
+    every = 1 if len(x) < _MANY else max(1, 8 // (1 + len(job.entries.outputs)))
+    chosen = _halves(x) if every == 1 else [_alike(x)[::every]]
+    return [part for each in chosen for part in each.split(job.layout.inputs_per_pass)]
+
+
+def _halves(x: Batch) -> list[Tensor]:
+    """The places of the inputs in two parts, of which each has one of two that are alike."""
+    order = _alike(x)
+    return [each for each in (order[::2], order[1::2]) if len(each)]
+
+
+def _alike(x: Batch) -> Tensor:
+    """The places of the inputs, those that are alike one after another."""
+    keys = torch.zeros(len(x), dtype=torch.float64)
+    for each in x.tensors:
+        numbers = (torch.view_as_real(each) if each.is_complex() else each).reshape(len(x), -1)
+        some = numbers[:, :: max(1, numbers.shape[1] // _LOOKED_AT)].cpu().double()
+        keys += some @ torch.randn(some.shape[1], generator=_seeded(6), dtype=torch.float64)
+    return keys.argsort()
+
+
+def _check_again(network: MeasuredModule, x: Batch, outputs: Tensor, passes: Iterable[Tensor]) -> None:
+    """Raise FinwidthError if inputs at these places have other outputs in passes of their own than these."""
+    for some in passes:
+        batch = x[some]
+        again = _values(network, batch)
+        if not near(outputs[some], again) and not near(outputs[some], again, coarsest(network, x[:2])):
+            raise FinwidthError(MEETING if near(again, _values(network, batch)) else CHANCE)
+
+
+def _values(network: MeasuredModule, x: Batch) -> Tensor:
+    """The module's outputs, without a graph if it does not need one."""
+    try:
+        with torch.no_grad():
+            return apply(network, x, network.parameters)
+    except FinwidthError:
+        with differentiable():
+            return apply(network, x, network.parameters).detach()
 
 
 def worst(job: KernelJob, K: Tensor, parts: list[tuple[Tensor, KernelJob]]) -> Discrepancy | None:
@@ -423,14 +474,25 @@ def _by_steps(network: MeasuredModule, output: Tensor, samples: _Samples, c: Ten
         for some in (network.parameters, network.direction)
     )
     step = network.steps * torch.finfo(weights.dtype).eps ** 0.5 * length / (speed or 1.0)
-    found = []
+    found, parameters = [], list(network.parameters.values())
     for sign in (step, -step):
-        moved = {
-            name: (each.detach() + sign * network.direction[name]).requires_grad_()
-            for name, each in network.parameters.items()
-        }
-        found.append(gradient(apply(network, samples.x[samples.rows], moved), list(moved.values()), weights))
+        with _moved(network, sign):  # until after the backward pass, in which layers may be computed again (checkpoint)
+            found.append(gradient(apply(network, samples.x[samples.rows], network.parameters), parameters, weights))
     return [(one - other) / (2 * step) for one, other in zip(*found, strict=True)]
+
+
+@contextmanager
+def _moved(network: MeasuredModule, step: float) -> Iterator[None]:
+    """Inside, the module's parameters are those after a step along the direction, with their hooks."""
+    assert network.direction is not None
+    before = {name: each.data for name, each in network.parameters.items()}
+    try:
+        for name, each in network.parameters.items():
+            each.data = before[name] + step * network.direction[name]
+        yield
+    finally:
+        for name, each in network.parameters.items():
+            each.data = before[name]
 
 
 def _rounding(job: KernelJob, eps: float) -> float:

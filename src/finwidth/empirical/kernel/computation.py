@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 
@@ -36,7 +36,8 @@ class KernelJob:
 
     ``x2`` is None if it is x1; ``outputs`` is what the user gave; ``sizes`` say what the memory is needed for, and how
     much there is. With ``groups``, by name, the kernel has their contributions in its first dimension. ``known``
-    has the gradients that the plan was made by, if it was by a pass of all inputs.
+    has the gradients that the plan was made by, if it was by a pass of all inputs. ``passed`` has the outputs of the
+    passes by which it was computed, by the set of inputs and the first of these, if not all gradients were formed.
     """
 
     network: MeasuredModule
@@ -48,6 +49,7 @@ class KernelJob:
     progress: Callable[[int], object] | None = None
     groups: tuple[str, ...] = ()
     known: WholePass | None = None
+    passed: Mapping[tuple[bool, int], Tensor] = field(default_factory=dict)
 
     @property
     def sets(self) -> list[Batch]:
@@ -123,18 +125,21 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
         K = torch.zeros(entries.shape, dtype=job.plan.dtype, device=job.x1.device)
         tiles = BlockTiles(layout)
         add = add_diagonal if entries.diagonal_only else add_products
-        passed, whole = 0, layout.inputs_passed
+        done, whole = 0, layout.inputs_passed
+        passed: dict[tuple[bool, int], Tensor] = {}
         try:
             with torch.no_grad(), stage("kernel", entries.pairs, job.progress) as told:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        tiles.add(each, compact(gradients(job.network, job.plan, *job.rows(each)), job.sizes, layout))
-                        passed += len(each.inputs)
-                        told(entries.pairs * passed // whole)
+                        note = partial(passed.__setitem__, (each.block.second, each.inputs.start))
+                        found = gradients(job.network, job.plan, *job.rows(each), passed=note)
+                        tiles.add(each, compact(found, job.sizes, layout))
+                        done += len(each.inputs)
+                        told(entries.pairs * done // whole)
                     for left, right in step.products:
                         add(K, entries, tiles[left], tiles[right])
-            return finished(K, job.outputs, all_pairs=entries.all_pairs), job
+            return finished(K, job.outputs, all_pairs=entries.all_pairs), replace(job, passed=passed)
         except OtherRouteError:
             job = _retreated(job, layout.inputs_per_pass)
 

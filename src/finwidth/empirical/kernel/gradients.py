@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple, TypeAlias
@@ -57,6 +57,11 @@ MEETING = (
     "the module's output for one sample depends on the other samples of its batch, or on its place in it (batch "
     "statistics, padding to the longest, samples not in the first dimension?), so that no sample has a gradient of its "
     "own; call module.eval() first, or wrap the module in one that takes and returns samples in the first dimension"
+)
+
+CHANCE = (
+    "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes itself; "
+    "call module.eval() first"
 )
 
 
@@ -121,13 +126,14 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class WholePass:
-    """A pass of all inputs, by which a plan was made: the factors of the gradients that its uses give."""
+    """A pass of all inputs, by which a plan was made: the factors of the gradients that its uses give; its output."""
 
     network: MeasuredModule
     uses: Places
     x: Batch
     outputs: range
     factors: list[GradientFactor]
+    output: Tensor
 
     def serves(self, network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range) -> bool:
         """Whether these are factors of the gradients of this network, by this plan, at these inputs."""
@@ -141,7 +147,7 @@ class WholePass:
 
     def part(self, rows: Tensor, x: Batch) -> WholePass:
         """The same of some of the inputs, which are x."""
-        return replace(self, x=x, factors=[each.part(rows) for each in self.factors])
+        return replace(self, x=x, factors=[each.part(rows) for each in self.factors], output=self.output[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +232,7 @@ def _plan(
     if outputs is not None and columns:
         with contextlib.suppress(OtherRouteError):  # which is dealt with where the kernel is computed
             factors = _by_uses(network, plan, pass_, [each[:-1] for each in columns], network.parameters)
-            known = WholePass(network, plan.uses, x, outputs, factors)
+            known = WholePass(network, plan.uses, x, outputs, factors, output.detach())
             return plan, _with_shapes(network, plan, sizes, map(FactorSize.of, factors)), known
     one, of_one = _of_one_sample(pass_, uses, [each[:1] for each in columns])
     return plan, _with_shapes(network, plan, sizes, _shapes(network, plan, one, of_one)), None
@@ -438,7 +444,8 @@ def _grown(two: torch.Size, more: torch.Size, n: int) -> list[tuple[int, int]]:
     """
     sizes = [(i, *each) for i, each in enumerate(zip(two, more, strict=True))]
     changed = [(i, small // 2) for i, small, large in sizes if small != large]
-    return changed if all(2 * more[i] == n * two[i] for i, _ in changed) else []
+    whole = all(two[i] % 2 == 0 and 2 * more[i] == n * two[i] for i, _ in changed)  # as many of every sample
+    return changed if whole else []
 
 
 def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[tuple[Tensor, Tensor]]) -> str | None:
@@ -451,12 +458,7 @@ def why_unlike(network: MeasuredModule, x: Batch, outputs: Tensor, others: list[
     coarse = coarsest(network, x)
     if all(each.shape[1] == outputs.shape[1] and near(outputs[some], each, coarse) for some, each in others):
         return None
-    if near(outputs, apply(network, x, network.parameters), coarse):
-        return MEETING
-    return (
-        "two passes of the same inputs through the module differ: it draws random numbers (dropout?) or changes "
-        "itself; call module.eval() first"
-    )
+    return MEETING if near(outputs, apply(network, x, network.parameters), coarse) else CHANCE
 
 
 def near(one: Tensor, other: Tensor, eps: float = 0.0) -> bool:
@@ -544,12 +546,18 @@ def _combined(output: Tensor) -> Tensor:
     return combination.expand(1, *output.shape)
 
 
-def gradients(
-    network: MeasuredModule, plan: GradientPlan, x: Batch, outputs: range, known: WholePass | None = None
+def gradients(  # noqa: PLR0917
+    network: MeasuredModule,
+    plan: GradientPlan,
+    x: Batch,
+    outputs: range,
+    known: WholePass | None = None,
+    passed: Callable[[Tensor], None] | None = None,
 ) -> list[GradientFactor]:
     """Factors of the gradients of some outputs at inputs ``x``, for all counted parameters.
 
-    ``known`` has those that are found by the plan's uses, if they were found before.
+    ``known`` has those that are found by the plan's uses, if they were found before. ``passed`` is given the outputs of
+    the pass that they are found by, shape (n, all outputs).
 
     Raises
     ------
@@ -559,6 +567,7 @@ def gradients(
     found: list[GradientFactor] = []
     if known is not None:
         found = [*known.factors]
+        output = known.output
     elif len(plan.general) < len(network.parameters):
         with differentiable():
             leaves = network.leaves()
@@ -569,7 +578,10 @@ def gradients(
                 raise OtherRouteError
             columns = _columns(network, plan, pass_, x, outputs)
             found = _by_uses(network, plan, pass_, columns, leaves)
-            del recorder, output, pass_, columns
+            output = output.detach()
+            del recorder, pass_, columns
+    if found and passed is not None:
+        passed(output)
     if plan.general:
         names = [name for name in network.parameters if name in plan.general]
         found += by_groups(network, names, formed(network, plan.ways, frozenset(names), x, outputs, mean=plan.mean))

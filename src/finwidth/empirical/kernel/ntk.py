@@ -22,10 +22,11 @@ from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.coupled import coupled_kernel
 from finwidth.empirical.kernel.groups import By
 from finwidth.empirical.kernel.inputs import InDims
-from finwidth.empirical.kernel.joint import Function, block_kernel, function_labels, read_functions, read_sets
+from finwidth.empirical.kernel.joint import Function, Functions, function_coordinates, read_functions, read_sets
 from finwidth.empirical.kernel.outputs import Outputs
+from finwidth.empirical.kernel.parts import KernelInParts, in_functions
 from finwidth.empirical.kernel.preparation import prepare
-from finwidth.empirical.kernel_store.fill import ArrayLabels, check_storable, check_store, stored_ntk
+from finwidth.empirical.kernel_store.fill import ArrayLabels, check_store, stored_ntk
 from finwidth.errors import FinwidthError
 from finwidth.quantities import KERNEL_DRAWS
 
@@ -79,7 +80,7 @@ def ntk(
 
 @overload
 def ntk(
-    module: nn.Module,
+    module: nn.Module | Sequence[Function] | Mapping[str, Function],
     x1: object,
     x2: object = ...,
     outputs: Outputs = ...,
@@ -90,6 +91,7 @@ def ntk(
     scale: Scale | None = ...,
     in_dims: InDims = ...,
     by: By | None = ...,
+    coupled: bool = ...,
     check: bool = ...,
     labelled: bool = ...,
     progress: Callable[[int], object] | None = ...,
@@ -174,8 +176,7 @@ def ntk(
         Called with the number of pairs of inputs finished, each time some are; in the end N1 N2.
     store
         A Zarr store that keeps the kernel, block by block as they are done, so that it may be larger than the memory; a
-        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md). For one module, without
-        ``coupled``.
+        call that was stopped, in whatever way, goes on to the same bits (docs/kernel-store.md).
     workers
         With a store, how many blocks are computed at once; by default one for each core, as far as ``memory`` allows.
     scheduler
@@ -226,44 +227,60 @@ def ntk(
     functions = None if isinstance(module, nn.Module) else read_functions(module)
     if flag("coupled", coupled) and (functions is not None or x2 is not None):
         raise FinwidthError("coupled=True is the kernel of one module at one batch; give one module, and leave x2 out")
-    if where is not None:
-        check_storable(several=functions is not None, coupled=coupled)
     whole = check_module(module if functions is None else functions, coupled=coupled)
     find = partial(checked, compute=compute, check=check)
-    sets: list[list[Batch]] = []
+    K: Tensor | None = None
     with measuring(whole, alone=where is None) as stack:
-        ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory)
-        ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, by=by)
-        if where is not None:
-            job = replace(ask(x1=x1, x2=x2, copies=0), progress=tell)
-            return stored_ntk(job, where, stack, _array_labels("K", job), check=check)
+        ask = partial(prepare, stack, whole, outputs=outputs, entries=entries, memory=memory, by=by)
+        ask = partial(ask, parameters=parameters, scale=scale, in_dims=in_dims, copies=int(where is None))
         if coupled:
-            K, job = coupled_kernel(
-                stack, whole, x1, outputs, entries, memory, parameters, scale, by, find, tell, check=check
-            )
+            options = outputs, entries, memory, parameters, scale, by
+            kernel: KernelInParts = coupled_kernel(stack, whole, x1, *options, check=check, formed=where is None)
         elif functions is None:
-            job = replace(ask(x1=x1, x2=x2, at_once=True), progress=tell)
-            K = find(job)
+            job = replace(ask(x1=x1, x2=x2, at_once=where is None), progress=None if where else tell)
+            kernel = KernelInParts([[each] for each in job.sets], {(0, 0): job}, check)
         else:
             given = [("x1", x1)] if x2 is None else [("x1", x1), ("x2", x2)]
             sets = [read_sets(functions, each, name, in_dims) for name, each in given]
-            K, job = block_kernel(sets, ask, find, tell, diagonal=check_entries(entries) == "diagonal", check=check)
-    if not labelled:
-        return K
-    named = label(K, "K", job)
-    return named if functions is None else named.assign_coords(function_labels(functions, sets, named.dims))
+            kernel = in_functions(sets, ask, diagonal=check_entries(entries) == "diagonal", check=check)
+        named = _array_labels("K", kernel.first, functions, kernel.sets)
+        if where is not None:
+            return stored_ntk(kernel, where, stack, named, tell)
+        one, other = kernel.whole()
+        done = 0
+        for part in kernel.parts(one, other):
+            K = kernel.joined(K, part, find(part.job), kernel.sets)
+            done += part.pairs
+            if tell is not None and part.job.progress is None:
+                tell(done)
+        assert K is not None
+        kernel.check_joined(K, kernel.sets)
+    return _with_names(K, "K", named) if labelled else K
 
 
 def label(K: Tensor, name: str, job: KernelJob) -> xr.DataArray:
     """A result with the names of its dimensions and where it comes from."""
+    return _with_names(K, name, _array_labels(name, job))
+
+
+def _with_names(K: Tensor, name: str, named: ArrayLabels) -> xr.DataArray:
     import xarray as xr
 
-    named = _array_labels(name, job)
-    return xr.DataArray(numpy_of(K), named.labels, named.dims, name, named.attrs)
+    coordinates = {**named.labels, **function_coordinates(named.functions)}
+    return xr.DataArray(numpy_of(K), coordinates, named.dims, name, named.attrs)
 
 
-def _array_labels(name: str, job: KernelJob) -> ArrayLabels:
-    return ArrayLabels(_attributes(name, job), _dims(job), _labels(job))
+def _array_labels(
+    name: str, job: KernelJob, functions: Functions | None = None, sets: Sequence[Sequence[Batch]] = ()
+) -> ArrayLabels:
+    dims = _dims(job)
+    sizes: dict[str, dict[str, int]] = {}
+    if functions is not None:
+        of_dims = {"input": sets[0], "input_": sets[-1]}
+        sizes = {
+            dim: dict(zip(functions.names, map(len, each), strict=True)) for dim, each in of_dims.items() if dim in dims
+        }
+    return ArrayLabels(_attributes(name, job), dims, _labels(job), sizes)
 
 
 def _dims(job: KernelJob) -> tuple[str, ...]:

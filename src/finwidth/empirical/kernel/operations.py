@@ -373,6 +373,8 @@ def _elementwise(*args: object, **kwargs: object) -> Meeting | None:
     dtypes = [each.dtype for each in tensors if each.is_floating_point()]
     if len(dtypes) < 2 or len(set(dtypes)) > 1:  # the type of the result depends on the shapes
         return None
+    if any(each.is_nested for each in tensors):
+        return None
     shapes = {each.shape for each in tensors}
     if len(shapes) == 1:
         return Meeting(tensors, shapes.pop())

@@ -21,6 +21,7 @@ import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from finwidth.empirical.kernel.calls import COPY
 from finwidth.empirical.kernel.compositions import COMPOSITIONS
 from finwidth.empirical.kernel.operations import MEETINGS, OPERATIONS, Expansion, Meeting, Operation, Rule
 from finwidth.errors import FinwidthError
@@ -81,13 +82,26 @@ class Record:
 
     def backward(self, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
         """Gradients by the result of every use, for rows of cotangents of the outputs, shape (rows, n, all outputs)."""
-        edges = [use.edge for use in self.uses]
-        if not edges:
+        if not self.uses:
             return []
         if batched:
-            return list(torch.autograd.grad(self.output, edges, cotangents, retain_graph=True, is_grads_batched=True))
-        rows = [torch.autograd.grad(self.output, edges, each, retain_graph=True) for each in cotangents]
+            return self._backward(cotangents, batched=True)
+        rows = [self._backward(each, batched=False) for each in cotangents]
         return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+    def _backward(self, cotangents: Tensor, *, batched: bool) -> list[Tensor]:
+        """Gradients for one row of cotangents or, batched, for several; zeros where a function of autograd gives none."""
+        found = torch.autograd.grad(
+            self.output,
+            [use.edge for use in self.uses],
+            cotangents,
+            retain_graph=True,
+            is_grads_batched=batched,
+            allow_unused=True,
+        )
+        rows = cotangents.shape[:1] if batched else ()
+        pairs = zip(found, self.uses, strict=True)
+        return [self.output.new_zeros(*rows, *use.shape) if each is None else each for each, use in pairs]
 
     def backward_either_way(self, cotangents: Tensor) -> tuple[list[Tensor], bool]:
         """As `backward`, for all rows at once if torch can; and whether it can."""
@@ -224,7 +238,7 @@ class Recorder(TorchFunctionMode):
     def _expanded(self, meeting: Meeting | None) -> dict[int, Tensor]:
         """The expansions of the tensors that an elementwise operation expands, by the id of these."""
         found: dict[int, Tensor] = {}
-        if meeting is None:
+        if meeting is None or not meeting.shape.numel():
             return found
         for each in meeting.tensors:
             self.expansions -= 1
@@ -254,6 +268,15 @@ class Recorder(TorchFunctionMode):
                 "the module uses torch.utils.checkpoint with use_reentrant=True, which hides its layers from "
                 "autograd.grad; give use_reentrant=False"
             )
+        for node in graph.users:
+            name = getattr(getattr(node, "variable", None), COPY, None)
+            if name is not None:
+                raise FinwidthError(
+                    f"the module keeps what it makes of its parameter {name!r} from one call to the next, where it "
+                    "cannot be put back (in a class, a global, functools.cache), so that its gradients would be those "
+                    "of an earlier call; empty that and make it anew in every call, or keep it in an attribute of the "
+                    "module"
+                )
         chosen = (each for each in self.uses if numbers is None or each.number in numbers)
         uses, made = self._named([each for each in chosen if graph.has(each)])
         return Record(output, uses, made, graph, self.parameters)
@@ -292,10 +315,15 @@ def numbers_of(two: Recorder, three: Recorder) -> frozenset[int]:
 
 
 def _is_usual(operation: Operation) -> bool:
-    """Whether weight and bias have no other part in the call, and no transform of torch.func is at work."""
+    """Whether weight and bias have no other part in the call, and no transform of torch.func is at work.
+
+    Nor are there tensors without numbers, which tell no places of samples, or nested ones, whose samples have no axis.
+    """
     weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     source = [] if operation.input is None else [operation.input]
+    if any(each.is_nested or not each.numel() for each in (*source, *weights)):
+        return False
     if not weights or operation.weight is operation.bias or any(map(wrapped, (*source, *weights))):
         return False
     return not any(operation.input is each for each in weights)

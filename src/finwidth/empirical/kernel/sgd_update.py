@@ -27,6 +27,7 @@ from finwidth.empirical.kernel.calls import (
     first_line,
     gradient,
     measuring,
+    rescales,
     telling,
     tensor_of,
     unpack_dual,
@@ -161,6 +162,11 @@ def sgd_update(
     """
     check, labelled, tell = flag("check", check), flag("labelled", labelled), arguments.progress(progress)
     with measuring(check_module(module)) as stack:
+        if any(map(rescales, module.modules())):
+            raise FinwidthError(
+                "an embedding has max_norm=, so that a step may take rows to where they are scaled back: the kernel is "
+                "not differentiable there; make it with max_norm=None, or compare the kernels before and after a step"
+            )
         function("loss", loss, "a function of the output and y, such as torch.nn.functional.cross_entropy")
         batch = read_batch(module, x, "x", in_dims)
         inputs = batch if probe is None else probe

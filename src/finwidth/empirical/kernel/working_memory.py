@@ -8,7 +8,7 @@ import torch
 
 from finwidth.empirical.kernel.computation import KernelJob
 
-_ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are checked: up to 8 all, otherwise 3, or one in 32 if that is more
+ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are checked: up to 8 all, otherwise 3, or one in 32 if that is more
 _COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
 _PLANNED = 5  # inputs of the passes by which a plan is made
 _BESIDE = 2**21  # bytes of what torch and the allocator need besides
@@ -21,7 +21,7 @@ def checked_inputs(job: KernelJob, n: int, *, company: bool = False) -> int:
     Inputs that are only the ``company`` of others are few of any number.
     """
     few = min(n, _FEW)
-    size = min(n, _ALL) if company or n <= _ALL else max(few, min(n // _SHARE, job.layout.inputs_per_pass))
+    size = min(n, ALL) if company or n <= ALL else max(few, min(n // _SHARE, job.layout.inputs_per_pass))
     return max(few, min(size, job.sizes.memory // (2 * _pass_bytes(job, 1))))
 
 

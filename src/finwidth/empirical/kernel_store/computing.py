@@ -23,9 +23,9 @@ from finwidth.empirical.kernel.arguments import numpy_of
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import Snapshot, first_line, measuring, untouched
 from finwidth.empirical.kernel.check import checked
-from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.empirical.kernel.parts import KernelInParts
 from finwidth.empirical.kernel_store.array import Numbers, Place
-from finwidth.empirical.kernel_store.identity import function_values, near_values, rebuilt
+from finwidth.empirical.kernel_store.identity import every_function, near_values, rebuilt
 from finwidth.empirical.kernel_store.sharing import KeptGradients
 from finwidth.errors import FinwidthError
 from finwidth.execution.task import Cancel, OnCluster, Shared
@@ -75,12 +75,10 @@ def _part_name(x: str, rows: range) -> str:
     return f"{x} {rows.start} {rows.stop}"
 
 
-def _part(job: KernelJob, name: str) -> Batch:
-    """The inputs of a name."""
+def _side(kernel: KernelInParts, name: str) -> list[Batch]:
+    """The inputs of a name, those of each function by themselves."""
     x, start, stop = name.split()
-    whole = job.x1 if x == "x1" else job.x2
-    assert whole is not None
-    return whole[int(start) : int(stop)]
+    return kernel.side(int(x == "x2"), range(int(start), int(stop)))
 
 
 @contextmanager
@@ -97,72 +95,79 @@ def on_one_core(device: torch.device) -> Iterator[Facts]:
 
 
 def compute_block(
-    job: KernelJob, inputs: Mapping[str, Batch], kept: KeptGradients, *, check: bool, cancel: Cancel
+    kernel: KernelInParts, inputs: Mapping[str, list[Batch]], kept: KeptGradients, cancel: Cancel
 ) -> ComputedBlock:
-    """The kernel of some inputs, one batch or two by name, by the plan of the whole."""
-    plan = replace(job.plan, ways=[*job.plan.ways])  # a block that a way fails leaves the others theirs
-    x1, *x2 = inputs.values()
-    own = replace(job, x1=x1, x2=x2[0] if x2 else None, plan=plan, progress=lambda _: cancel())
-    with on_one_core(x1.device) as facts:
-        K = checked(own, partial(kept.compute, own=own, names=[*inputs]), check=check)
+    """The kernel of some inputs, one side or two by name, by the plans of the whole."""
+    names, sides = [*inputs], [*inputs.values()]
+    K: torch.Tensor | None = None
+    with on_one_core(kernel.first.x1.device) as facts:
+        for part in kernel.parts(sides[0], sides[1] if len(sides) == 2 else None):
+            plan = replace(part.job.plan, ways=[*part.job.plan.ways])  # one that a way fails leaves the others theirs
+            own = replace(part.job, plan=plan, progress=lambda _: cancel())
+            forms = [each.form for each in own.sets]
+            keys = [
+                (part.kind, name, x.function, x.rows) for name, x in zip((names[0], names[-1]), forms, strict=False)
+            ]
+            found = checked(own, partial(kept.compute, own=own, names=keys), check=kernel.check)
+            K = kernel.joined(K, part, found, sides)
+        assert K is not None
+        kernel.check_joined(K, sides)
     return ComputedBlock(numpy_of(K), facts)
 
 
 class BlocksOnThreads:
-    """Jobs for threads: that of the caller and, where its module can be copied, copies that share its parameters."""
+    """Kernels for threads: the caller's and, where its module can be copied, of copies that share its parameters."""
 
-    def __init__(self, job: KernelJob, threads: int, stack: ExitStack, *, kept: int, check: bool) -> None:
-        self.job, self.check, self._kept = job, check, KeptGradients(kept)
-        self._free: SimpleQueue[KernelJob] = SimpleQueue()
-        jobs = [job, *(each for each in (_copied(job, stack) for _ in range(threads - 1)) if each is not None)]
-        for each in jobs:
+    def __init__(self, kernel: KernelInParts, threads: int, stack: ExitStack, *, kept: int) -> None:
+        self._kept = KeptGradients(kept)
+        self._free: SimpleQueue[KernelInParts] = SimpleQueue()
+        copies = (_copied(kernel, stack) for _ in range(threads - 1))
+        kernels = [kernel, *(each for each in copies if each is not None)]
+        for each in kernels:
             self._free.put(each)
-        self.threads = len(jobs)
+        self.threads = len(kernels)
         # Threads that overlap leave torch another number for new ones than this one has.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
 
     def perform(self, block: KernelBlock, cancel: Cancel) -> ComputedBlock:
         """Compute a block on this thread."""
-        job = self._free.get()
+        kernel = self._free.get()
         try:
-            inputs = {name: _part(job, name) for name in block.inputs}
-            return compute_block(job, inputs, self._kept, check=self.check, cancel=cancel)
+            return compute_block(kernel, {name: _side(kernel, name) for name in block.inputs}, self._kept, cancel)
         finally:
-            self._free.put(job)
+            self._free.put(kernel)
 
 
-def _copied(job: KernelJob, stack: ExitStack) -> KernelJob | None:
-    """The job with a copy of its module that another thread may call, while the stack is open; None if there is none.
+def _copied(kernel: KernelInParts, stack: ExitStack) -> KernelInParts | None:
+    """The kernel of a copy of its module that another thread may call, while the stack is open; None if there is none.
 
     A copy of a module that keeps a function over its layers may still call the original's. So other tensors take the
     place of the copy's parameters, and what it computes, and its derivatives by them, must be the same to the last bit.
     """
-    module = job.network.module
+    module = kernel.first.network.module
     versions = {each: each._version for each in module.parameters()}
     try:
         copied = copy.deepcopy(module, {id(each): each for each in module.parameters()})
     except Exception:  # whatever copying parts of the user's module raises: one thread computes
         return None
-    network = rebuilt(job, copied)
+    other = rebuilt(kernel, copied)
     stack.enter_context(untouched(copied, alone=False))
-    with on_one_core(job.x1.device):
+    with on_one_core(kernel.first.x1.device):
         try:
-            same = function_values(network, job.x1[:1], substituted=True) == function_values(job.network, job.x1[:1])
+            same = every_function(other, substituted=True) == every_function(kernel)
         except FinwidthError:
             same = False
     unchanged = all(each._version == versions[each] for each in module.parameters())
-    return replace(job, network=network) if same and unchanged else None
+    return other if same and unchanged else None
 
 
 @dataclass(frozen=True, eq=False)
 class _SentKernel:
-    """What a worker needs of a job beside inputs; ``values`` are those that its module must compute at ``x``."""
+    """What a worker needs of a kernel beside its inputs: the first of these, and what it must compute there."""
 
     module: nn.Module
-    job: KernelJob
-    check: bool
-    x: Batch
-    values: list[list[float]]
+    kernel: KernelInParts
+    values: list[list[list[float]]]
     rounding: float
 
 
@@ -172,29 +177,30 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
     packages = ("finwidth", "numpy", "torch")
     change = "begin another store with less memory="
 
-    def __init__(self, job: KernelJob, rounding: float, *, check: bool) -> None:
-        self.job, self.check, self.rounding = job, check, rounding
+    def __init__(self, kernel: KernelInParts, rounding: float) -> None:
+        self.kernel, self.rounding = kernel, rounding
 
     def part(self, name: str) -> object:
         """A pickled module, or rows of inputs."""
         if name == "network":
             return self._network()
-        return pickle.dumps(_part(self.job, name).clone())
+        return pickle.dumps([each.clone() for each in _side(self.kernel, name)])
 
     def _network(self) -> bytes:
         """The module and the plan; FinwidthError if the module cannot be sent."""
         from distributed.protocol import pickle as wire
 
-        job, few = self.job, self.job.x1[:1].clone()
-        values = function_values(job.network, few)
-        bare = replace(job.network, module=nn.Module(), parameters={}, snapshot=Snapshot(nn.Module()))
-        kept = replace(job, network=bare, x1=few[:0], x2=None if job.x2 is None else few[:0], progress=None)
-        sent = _SentKernel(job.network.module, kept, self.check, few, values, self.rounding)
+        module, values = self.kernel.first.network.module, every_function(self.kernel)
+        none = nn.Module()
+        kernel = self.kernel.at_first_inputs().with_networks(
+            lambda each: replace(each, module=none, parameters={}, snapshot=Snapshot(none))
+        )
+        sent = _SentKernel(module, kernel, values, self.rounding)
         try:
             return bytes(cast("Callable[[object], bytes]", wire.dumps)(sent))
         except Exception as error:  # whatever pickling the user's module raises
             raise FinwidthError(
-                f"the module, a {type(job.network.module).__name__}, cannot be sent to a cluster "
+                f"the module, a {type(module).__name__}, cannot be sent to a cluster "
                 f"({type(error).__name__}: {first_line(error)}); leave scheduler= out"
             ) from None
 
@@ -203,17 +209,17 @@ class KernelOnCluster(OnCluster[KernelBlock, ComputedBlock]):
         """Compute a block on a worker."""
         network, *names = task.needs()
         sent = _unpickled(shared[network])
-        inputs = {name: cast("Batch", pickle.loads(shared[name])) for name in names}
+        inputs = {name: cast("list[Batch]", pickle.loads(shared[name])) for name in names}
         with _IN_PROCESS, measuring(sent.module, alone=False):
-            job = replace(sent.job, network=rebuilt(sent.job, sent.module))
-            with on_one_core(sent.x.device):
-                values = function_values(job.network, sent.x)
-            if not near_values(sent.values, values, sent.rounding):
+            kernel = rebuilt(sent.kernel, sent.module)
+            with on_one_core(kernel.first.x1.device):
+                values = every_function(kernel)
+            if not all(near_values(*each, sent.rounding) for each in zip(sent.values, values, strict=True)):
                 raise FinwidthError(
                     f"the module, a {type(sent.module).__name__}, computes something else on a worker than here; make "
                     "its code there the same, or leave scheduler= out"
                 )
-            return compute_block(job, inputs, KeptGradients(0), check=sent.check, cancel=lambda: None)
+            return compute_block(kernel, inputs, KeptGradients(0), cancel=lambda: None)
 
 
 def _unpickled(content: bytes) -> _SentKernel:

@@ -14,7 +14,10 @@ from torch import nn
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, Snapshot, apply, coarsest, differentiable, gradient
 from finwidth.empirical.kernel.computation import KernelJob
+from finwidth.empirical.kernel.coupled import CoupledKernel
+from finwidth.empirical.kernel.joint import Functions
 from finwidth.empirical.kernel.layout import pieces
+from finwidth.empirical.kernel.parts import KernelInParts
 from finwidth.errors import FinwidthError, shown
 from finwidth.stores.description import digest
 
@@ -31,36 +34,57 @@ _CHANGED = {  # what is told of a part of the identity that differs
     "x1": "x1 has other inputs",
     "x2": "x2 has other inputs",
     "function": "the module computes something else of the same parameters",
+    "coupled": "one of the two is of a whole batch, by coupled=True",
 }
 
 
-def identity(job: KernelJob, *, check: bool) -> dict[str, object]:
-    """What makes a kernel this one, in plain types."""
+def identity(kernel: KernelInParts) -> dict[str, object]:
+    """What makes a kernel this one, in plain types; of a single module at single inputs it says no more than it has to.
+
+    What is said of inputs is said of those of every function, if there are several.
+    """
+    job = kernel.first
     network, module = job.network, job.network.module
+    x1, *x2 = [[_batch_digest(each) for each in sides] for sides in kernel.sets]
+    several = [*module.names] if isinstance(module, Functions) else None
+    more = {"functions": several} if several else {"coupled": True} if isinstance(kernel, CoupledKernel) else {}
     numbers = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    outputs, *slopes = function_values(network, job.x1[:1])
     return {
         "module": type(module).__name__,
         "numbers": _tensors_digest(numbers),
         "counted": digest(dict(network.scales)),
-        "x1": _batch_digest(job.x1),
-        "x2": None if job.x2 is None else _batch_digest(job.x2),
+        "x1": digest(x1) if several else x1[0],
+        "x2": None if not x2 else digest(x2[0]) if several else x2[0][0],
         "groups": digest([list(job.groups), dict(network.groups)]) if network.groups else None,
         "outputs": job.outputs,
         "chosen": None if network.combinations is None else _rows_digest(network.combinations.rows),
-        "values": [] if network.function is None else [_value_sums(job, x) for x in job.sets],
+        "values": [] if network.function is None else [_value_sums(job, x) for sides in kernel.sets for x in sides],
         "entries": "diagonal" if job.sizes.diagonal_only else "full",
-        "check": check,
-        "function": [[*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))]],
+        "check": kernel.check,
+        "function": [_few_values(each) for each in every_function(kernel)],
+        **more,
     }
+
+
+def _few_values(values: list[list[float]]) -> list[float]:
+    outputs, *slopes = values
+    return [*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))]
+
+
+def every_function(kernel: KernelInParts, *, substituted: bool = False) -> list[list[list[float]]]:
+    """The `function_values` of every function at its first input."""
+    return [function_values(kernel.first.network, x[:1], substituted=substituted) for x in kernel.sets[0]]
 
 
 def identity_differences(there: Mapping[str, object], here: Mapping[str, object], rounding: float) -> list[str]:
     """In messages, in what two kernels differ; numbers that the modules compute may differ by rounding."""
     found = []
-    for name, value in here.items():
+    if there.get("coupled") != here.get("coupled"):  # whose inputs have no hash in common
+        return [_CHANGED["coupled"]]
+    for name in dict.fromkeys([*here, *there]):
+        value = here.get(name)
         if name in {"function", "values"}:
-            one, other = (cast("list[list[float]]", each[name]) for each in (there, here))
+            one, other = (cast("list[list[float]]", each.get(name, [])) for each in (there, here))
             if near_values(one, other, rounding):
                 continue
         elif there.get(name) == value:
@@ -155,8 +179,8 @@ def _parts_of(x: Tensor) -> Iterator[Tensor]:
     yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
-def rebuilt(job: KernelJob, module: nn.Module) -> MeasuredModule:
-    """A copy of the module in the place of the job's own."""
-    network = job.network
-    counted = {name: each for name, each in module.named_parameters() if name in network.scales}
-    return replace(network, module=module, parameters=counted, snapshot=Snapshot(module, hooks=False))
+def rebuilt(kernel: KernelInParts, module: nn.Module) -> KernelInParts:
+    """The kernel with a copy of the module in the place of its own."""
+    scales, snapshot = kernel.first.network.scales, Snapshot(module, hooks=False)
+    counted = {name: each for name, each in module.named_parameters() if name in scales}
+    return kernel.with_networks(lambda each: replace(each, module=module, parameters=counted, snapshot=snapshot))

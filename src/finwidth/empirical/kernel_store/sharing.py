@@ -30,7 +30,7 @@ class KeptGradients:
         self._lock = threading.Lock()
         self._kept: OrderedDict[object, Future[list[Tile] | None]] = OrderedDict()
 
-    def compute(self, job: KernelJob, own: KernelJob, names: Sequence[str]) -> tuple[Tensor, KernelJob]:
+    def compute(self, job: KernelJob, own: KernelJob, names: Sequence[object]) -> tuple[Tensor, KernelJob]:
         """As `compute`, of the job that is a block's ``own``, of inputs with these names.
 
         What is not one product of whole blocks is computed by itself, and so are other jobs: those of the check.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 import numpy as np
 
 from finwidth import arguments
+from finwidth.empirical.kernel.joint import function_coordinates
 from finwidth.empirical.kernel_store.array import KernelArray, Labels, Numbers, Place
 from finwidth.errors import FinwidthError
 from finwidth.stores.arrays import ArraysInMemory, import_zarr
@@ -48,7 +49,8 @@ class KernelContent(TypedDict):
     """The description of a store, in plain types; ``grows`` while its arrays may not yet be as it says.
 
     ``kernel`` is what makes the kernel this one (`kernel_store.identity`), ``array`` the fields of its `KernelArray`,
-    ``attrs`` and ``labels`` those of K, ``memory`` that of a block, ``numerics`` what its bits depend on, once there
+    ``attrs`` and ``labels`` those of K, ``functions`` how many inputs of each are along a dimension of inputs, if there
+    are several, ``memory`` that of a block, ``numerics`` what its bits depend on, once there
     are some.
     """
 
@@ -57,6 +59,7 @@ class KernelContent(TypedDict):
     array: dict[str, object]
     attrs: dict[str, object]
     labels: dict[str, Labels]
+    functions: NotRequired[dict[str, dict[str, int]]]
     memory: int
     versions: dict[str, str]
     numerics: Facts
@@ -85,14 +88,24 @@ class KernelStore:
     def arrays(self) -> ArraysInMemory:
         """Its arrays as Zarr describes them."""
         found, array = ArraysInMemory(), self.array
-        attrs = {"attributes": self.content["attrs"], "fill_value": np.nan}
+        functions = function_coordinates(self.content.get("functions", {}))
+        # By this attribute xarray knows labels that are none of a dimension of their own name.
+        named = {"coordinates": " ".join(functions)} if functions else {}
+        attrs = {"attributes": self.content["attrs"] | named, "fill_value": np.nan}
         found.create("K", array.shape, array.dims, chunks=array.chunks, dtype=array.dtype, compressors=None, **attrs)
         blocks = tuple(f"block{name.removeprefix('input')}" for name in array.dims[: len(array.sides)])
         seals = {"chunks": (1,) * len(blocks), "dtype": np.uint64, "fill_value": 0, "attributes": _SEAL_ATTRS}
         found.create("seal", array.grid, blocks, compressors=None, **seals)
         for name, values in self.content["labels"].items():
             found.label(name, values)
+        for name, (dim, values) in functions.items():
+            found.label(name, values, dim)
         return found
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the arrays of labels."""
+        return [*self.content["labels"], *function_coordinates(self.content.get("functions", {}))]
 
     def describe(self) -> None:
         """Write the description, and the arrays' in between; a kill may come at any moment."""
@@ -208,7 +221,7 @@ def writing_kernel(path: Path) -> Iterator[KernelStore | None]:
 def begin(store: KernelStore) -> set[Place]:
     """Make a store ready for writing, and find what is done; raises FinwidthError if it is damaged."""
     with disk_errors(store.path, KIND.option):
-        remove_leftovers(store.path, (KIND.key, "K", "seal", *store.content["labels"]), KIND.beginning)
+        remove_leftovers(store.path, (KIND.key, "K", "seal", *store.labels), KIND.beginning)
         if store.content.pop("grows", False):
             store.describe()
     done, damaged = store.examined()

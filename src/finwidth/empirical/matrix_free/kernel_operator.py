@@ -615,7 +615,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types
 
     @staticmethod
     def _generator(seed: object) -> np.random.Generator:
-        return np.random.default_rng(count("seed", seed, 0))
+        return np.random.default_rng(arguments.check_seed(seed))
 
 
 def check_direction(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> list[Tensor]:

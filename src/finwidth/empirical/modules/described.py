@@ -56,7 +56,7 @@ class DescribedModule(nn.Sequential):
     def __init__(
         self,
         net: Network,
-        seed: int | np.random.Generator = 0,
+        seed: int | np.random.SeedSequence | np.random.Generator = 0,
         *,
         activation: Elementwise | None = None,
         dtype: torch.dtype = torch.float64,
@@ -119,7 +119,7 @@ class DescribedModule(nn.Sequential):
             found[f"{place.name}.bias"] = float(place.layer.bias_multiplier / (scale**2 or 1))
         return {name: found.get(name, 1.0) for name, each in self.named_parameters() if each.requires_grad}
 
-    def draw(self, seed: int | np.random.Generator) -> dict[str, FloatArray]:
+    def draw(self, seed: int | np.random.SeedSequence | np.random.Generator) -> dict[str, FloatArray]:
         """Parameters and buffers of a random network, by name; what is not drawn (those of a norm) is not there."""
         net, values, rng = self.network, dict[str, FloatArray](), weight_generator(seed)
         for place in self.places:
@@ -145,10 +145,7 @@ class DescribedModule(nn.Sequential):
 
 
 def weight_generator(seed: object) -> np.random.Generator:
-    """A generator, or that of a seed."""
-    if isinstance(seed, np.random.Generator):
-        return seed
-    number = arguments.index(seed)
-    if number is None or number < 0:
-        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, or a NumPy generator")
-    return np.random.default_rng(number)
+    """A generator, or that of a seed or a seed sequence: a module holds its numbers, and records no seed."""
+    if isinstance(seed, np.random.Generator | np.random.SeedSequence):
+        return np.random.default_rng(seed)
+    return np.random.default_rng(arguments.check_seed(seed))

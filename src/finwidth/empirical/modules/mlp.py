@@ -21,7 +21,8 @@ class MLP(DescribedModule):
     net
         The network. Frozen biases are parameters that do not require a gradient.
     seed
-        A whole number, or a NumPy generator to draw the weights from: those of `brute_force.draw_networks`.
+        A whole number, or a seed sequence or generator of NumPy, to draw the weights from: those of
+        `brute_force.draw_networks`.
     activation
         The activation as a function of torch tensors; needed only for a SmoothActivation of the user's own.
     dtype, device

@@ -88,7 +88,7 @@ class ResNet(DescribedModule):
             self.append(norm_module(norm, n, dtype, device))
         self.append(layers[-1])
 
-    def draw(self, seed: int | np.random.Generator) -> dict[str, FloatArray]:
+    def draw(self, seed: int | np.random.SeedSequence | np.random.Generator) -> dict[str, FloatArray]:
         """Parameters, and the signs, of a random network, by name."""
         rng = weight_generator(seed)
         values = super().draw(rng)

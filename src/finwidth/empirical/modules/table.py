@@ -29,7 +29,7 @@ def _module_kind(net: Network) -> type[DescribedModule]:
 
 def module_of(
     net: Network,
-    seed: int | np.random.Generator = 0,
+    seed: int | np.random.SeedSequence | np.random.Generator = 0,
     *,
     activation: Elementwise | None = None,
     dtype: torch.dtype = torch.float64,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from finwidth.arguments import array, count, flag, function
+from finwidth.arguments import array, check_seed, count, flag, function
 from finwidth.empirical.kernel.arguments import check_batch, numpy_of
 from finwidth.empirical.kernel.calls import ModuleError, telling
 from finwidth.empirical.kernel.ntk import ntk
@@ -89,7 +89,7 @@ class Ensemble:
         device: torch.device | str | None = None,
     ) -> None:
         self.draws = count("draws", draws)
-        seed = count("seed", seed, 0)
+        seed = check_seed(seed)
         weights = number_of_weights(check_described(net)) if isinstance(net, Network) else 0
         self._afford(self.draws * (1000 + 24 * weights), "parameters")  # drawn, joined, and as torch has them
         seeds = np.random.SeedSequence(seed).spawn(self.draws)

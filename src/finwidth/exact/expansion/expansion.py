@@ -131,7 +131,7 @@ def expansion(
     check_supported("finwidth.expansion", net)
     inputs = check_inputs(net, X)
     count = max(1, -(-arguments.count("points", points) // REPLICATES))
-    arguments.count("seed", seed, 0)
+    seed = arguments.check_seed(seed)
     if y is not None:
         _check_shape(y, len(inputs), net.widths[-1])
         net.activation.second_derivative(np.zeros(1))  # refuses if there is none

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from finwidth.arguments import count, index
-from finwidth.errors import FinwidthError, shown
+from finwidth.arguments import count
+from finwidth.errors import FinwidthError
 from finwidth.execution.threads import cores
 from finwidth.memory import amount
 
@@ -29,14 +29,6 @@ def _keep_freed_arrays() -> None:
     been freed (mallopt(3), M_MMAP_THRESHOLD; 32 MiB is the most that it learns).
     """
     np.empty(2**22 - 2**12)
-
-
-def check_seed(seed: int) -> int:
-    """The seed as an int; raises FinwidthError unless it is a whole number of at least 0."""
-    number = index(seed)
-    if number is None or number < 0:
-        raise FinwidthError(f"seed is {shown(seed)}; give a whole number, 0 or more, such as seed=0")
-    return number
 
 
 def stream(seed: int, chunk: int, *purpose: int) -> np.random.Generator:

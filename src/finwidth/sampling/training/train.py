@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from finwidth.arguments import count
+from finwidth.arguments import check_seed, count
 from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.networks.balanced import BalancedResNet
@@ -27,7 +27,7 @@ from finwidth.networks.routes import algorithm, not_gaussian, unsupported_by
 from finwidth.observables import LOSS, OBSERVABLES, SHAPES, observe, target_gram
 from finwidth.quantities import KERNEL_DRAWS, Quantity, attributes
 from finwidth.sampling.lazy_matrix.gaussian import NotFiniteError
-from finwidth.sampling.random.streams import check_seed, stream
+from finwidth.sampling.random.streams import stream
 from finwidth.sampling.sampler import Chunk, Columns, Sampler, afford_draws, collect
 from finwidth.sampling.training.networks import Networks, RowIndex, pick
 from finwidth.sampling.training.spec import (
