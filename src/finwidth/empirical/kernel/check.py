@@ -124,7 +124,7 @@ def _check_company(job: KernelJob) -> None:
     for x in job.sets:
         size = company_size(job)
         order = torch.arange(len(x)) if len(x) <= size else torch.randperm(len(x), generator=_seeded(6))
-        for places in order.split(size):
+        for places in torch.split(order, size):
             some = x[places]
             _check_again(job.network, some, _values(job.network, some), _halves(some))
 
@@ -147,7 +147,7 @@ def _other_passes(job: KernelJob, x: Batch) -> list[Tensor]:
     """The places of inputs that are passed again: of all, if they are few or there are many outputs, or of some."""
     every = 1 if len(x) < _MANY else max(1, 8 // (1 + len(job.entries.outputs)))
     chosen = _halves(x) if every == 1 else [_alike(x)[::every]]
-    return [part for each in chosen for part in each.split(job.layout.inputs_per_pass)]
+    return [part for each in chosen for part in torch.split(each, job.layout.inputs_per_pass)]
 
 
 def _halves(x: Batch) -> list[Tensor]:
