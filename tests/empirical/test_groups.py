@@ -203,8 +203,8 @@ def test_mistakes_are_told(name: str) -> None:
         ntk(module, x, parameters=["gain"], by={"head": module.head})
 
 
-def swapped(network: Any, *given: Any) -> list[Any]:
-    found = RIGHT(network, *given)
+def swapped(network: Any, *given: Any, **more: Any) -> list[Any]:
+    found = RIGHT(network, *given, **more)
     return [replace(each, group=(each.group + 1) % network.number_of_groups) for each in found]
 
 
