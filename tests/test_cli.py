@@ -88,7 +88,7 @@ def test_tilted_draws() -> None:
         assert each["tilted"]["trust"] is True
         assert abs(each["tilted"]["value"] / each["exact"]["value"] - 1) < 0.06  # six standard errors of 1%
     assert found["settings"]["tilted"] is True
-    assert "finwidth sample --tilted" in run(*arguments).stdout
+    assert "(sample --tilted)" in run(*arguments).stdout
 
 
 def test_train_json(tmp_path: Path) -> None:

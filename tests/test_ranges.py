@@ -276,3 +276,17 @@ def test_activations_that_fade_with_depth(net: MLP) -> None:
     assert not same_law(10 * K_b, chain)
     if exact.K_b.cv < 1:  # in the other network the mean rests on networks that never happen
         assert same_mean(K_b, float(exact.K_b.mean), float(exact.K_b.variance))
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("size", [1e-170, 1e-130, 1e130])
+def test_the_input_that_a_normalised_network_cannot_take(norm: str, size: float) -> None:
+    """It divides by its length; the others, however large, are not to blame."""
+    net, X = MLP([2, 8, 8, 1], norm=norm, bias="none"), [[3.0, -1.0], [size, size]]
+    words = rf"the largest entry of input 1 is {size:.3g}, .* one between 1e-77 and 1e77".replace("+", r"\+")
+    with pytest.raises(FinwidthError, match=words):
+        finwidth.sample_gram(net, X, draws=20)
+    with pytest.raises(FinwidthError, match=words):
+        finwidth.train(net, X, [0.0, 0.0], steps=1, lr=0.1, draws=4)
+    for rescaled in (1e-77, 1e77):
+        assert np.isfinite(finwidth.sample_gram(net, [[3.0, -1.0], [rescaled, rescaled]], draws=20).K).all()

@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from xml.etree import ElementTree
@@ -214,3 +216,12 @@ def test_a_description_that_is_long_to_type_is_shown_by_its_title() -> None:
     net = MLP([2, *range(2, 300), 1])
     assert repr(net).startswith("<MLP 2,2,3,")
     assert len(repr(MLP([2, *[3] * 300, 1]))) < 40
+
+
+def test_printing_draws_no_random_numbers() -> None:
+    """In a process of its own: only the first table would."""
+    code = (
+        "import random, finwidth; random.seed(0); found = finwidth.moments(finwidth.MLP([2, 4, 1]), [1, 1]); "
+        "before = random.getstate(); text = str(found); assert random.getstate() == before, text"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

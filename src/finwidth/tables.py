@@ -161,12 +161,15 @@ class Table:
     def __str__(self) -> str:
         """At 80 columns, without colours."""
         import io
+        import random
 
+        state = random.getstate()  # which rich's first style changes
         from rich.console import Console
 
         page = io.StringIO()
         plain = Console(file=page, width=_COLUMNS, color_system=None, highlight=False, force_jupyter=False)
         plain.print(self)  # in a notebook too, where rich would show it as HTML
+        random.setstate(state)
         return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
 
     def html(self) -> str:

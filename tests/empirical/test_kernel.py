@@ -596,3 +596,45 @@ def test_sparse_buffers(layout: str) -> None:
     torch.manual_seed(3)
     module, x = OfAGraph(layout).double(), torch.randn(6, 5, dtype=torch.float64)
     assert torch.allclose(ntk(module, x), reference_ntk(module, x), rtol=1e-11)
+
+
+class ByFunctionalCall(nn.Module):
+    """A layer of two names, called by torch.func with other weights and inside a transform."""
+
+    def __init__(self, *, tie_weights: bool) -> None:
+        super().__init__()
+        self.tie_weights = tie_weights
+        layer = nn.Linear(3, 3)
+        self.inner = nn.Sequential(layer, nn.Tanh(), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def of(weights: dict[str, Tensor]) -> Tensor:
+            found: Tensor = torch.func.functional_call(self.inner, weights, (x,), tie_weights=self.tie_weights)
+            return found
+
+        twice = {name: 2 * each for name, each in self.inner.named_parameters()}
+        values, pull = torch.func.vjp(of, twice)
+        return values + pull(torch.ones_like(values))[0]["0.bias"].sum() * 0
+
+
+def test_what_functional_call_leaves_in_the_place_of_parameters_is_refused() -> None:
+    """In torch 2.13; the kernel of the module as it was made is right, and so is that of one made as advised."""
+    x = torch.randn(4, 3, dtype=torch.float64)
+    kernels = []
+    for tie_weights in (True, False):
+        torch.manual_seed(0)
+        module = ByFunctionalCall(tie_weights=tie_weights).double()
+        kernels.append(ntk(module, x))
+        module(x)
+        if tie_weights:
+            for call in (ntk, explain):
+                with pytest.raises(finwidth.FinwidthError, match=r"'inner.0.weight' is of a transform .* tie_weights"):
+                    call(module, x)
+        else:
+            kernels.append(ntk(module, x))
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3).double()
+    layer.weight.data *= 2
+    layer.bias.data *= 2
+    for K in kernels:
+        assert torch.allclose(K, 4 * ntk(nn.Sequential(layer, nn.Tanh(), layer), x), rtol=1e-12)

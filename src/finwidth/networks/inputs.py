@@ -79,3 +79,18 @@ def exponent(x: FloatArray) -> int:
     largest = float(np.abs(x).max(initial=0.0))
     found = math.frexp(largest)[1] - 1
     return found if largest and math.isfinite(largest) and abs(found) > _ORDINARY else 0
+
+
+def extreme_input(net: Network, X: FloatArray) -> str:
+    """Which of several inputs is to blame for numbers past the range of a double.
+
+    A normalised network divides by the length of what an input becomes, so that tiny inputs make huge numbers too.
+    """
+    largest = np.abs(X).max(1)
+    if net.norm is None:
+        return f"the largest number among the inputs is {largest.max():.3g} (input {largest.argmax()})"
+    size = np.abs(np.log(np.where(largest > 0, largest, 1)))
+    return (
+        f"the largest entry of input {size.argmax()} is {largest[size.argmax()]:.3g}, while a normalised network takes "
+        "one between 1e-77 and 1e77"
+    )

@@ -40,6 +40,13 @@ def check_module(module: object, *, coupled: bool = False) -> nn.Module:
                 f'parameter {name!r} is on the device "meta" and has no numbers; call module.to_empty(device="cpu") '
                 "and initialise it first"
             )
+        if torch._C._functorch.is_functorch_wrapped_tensor(parameter):
+            raise FinwidthError(
+                f"parameter {name!r} is of a transform of torch.func that has ended, and none of the module: where one "
+                "layer has two names, torch.func.functional_call leaves there what it was given; make the module "
+                "anew, and where its forward uses functional_call, give that tie_weights=False and every parameter by "
+                "one name"
+            )
     for name, layer in module.named_modules():
         told = f"layer {name or 'itself'!r}, a {type(layer).__name__},"
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and not coupled:

@@ -25,6 +25,8 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from finwidth.arguments import running
 from finwidth.empirical.kernel.batch import Batch
@@ -299,10 +301,39 @@ def saving() -> Iterator[dict[int, int]]:
 
     def note(each: Tensor) -> Tensor:
         kept[each.data_ptr()] = each.numel() * each.element_size()
-        return each
+        return each.detach()  # itself, the result of an operation would keep its own graph alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each):
         yield kept
+
+
+class _Made(TorchDispatchMode):
+    """Notes the bytes of all results that are no views, inside transforms of torch.func too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call the function, and note its results."""
+        found = func(*args, **(kwargs or {}))
+        if all(each.alias_info is None for each in func._schema.returns):
+            made = (each for each in tree_leaves(found) if isinstance(each, Tensor) and not each._is_zerotensor())
+            self.bytes[len(self.bytes)] = sum(each.numel() * each.element_size() for each in made)
+        return found
+
+
+@contextmanager
+def making() -> Iterator[dict[int, int]]:
+    """As `saving`, of all that is made: of it transforms of torch.func keep a part that is not told."""
+    with _Made() as mode:
+        yield mode.bytes
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -322,7 +353,7 @@ def first_pass(network: MeasuredModule, x: Batch) -> FirstPass:
         born.update(dict(module.named_parameters()).keys() - held.keys())
         return output if network.function is None else network.function(output, sample)
 
-    for counting in (saving(), contextlib.nullcontext(dict[int, int]())):  # torch.func inside a module is not counted
+    for counting in (saving(), making(), contextlib.nullcontext(dict[int, int]())):  # what the module takes
         given, output = copies(held), None
         with contextlib.suppress(FinwidthError), differentiable(), counting as kept:
             output = apply(replace(network, function=noting), x, given).detach()

@@ -11,7 +11,7 @@ the same with (Hv)_p, the derivative of g along v, in the place of one gradient 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -30,15 +30,15 @@ from finwidth.empirical.kernel.calls import (
 )
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.gradients import CHANCE, MEETING, near, why_unlike
+from finwidth.empirical.kernel.working_memory import ALL, checked_inputs, company_size, parameters_at_once
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
-_ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are taken: up to 8 all, otherwise 3, or one in 32 if that is more
+_RUN = 2**20  # numbers of gradients whose products are added up at once
+_FEW = 3  # inputs of which each is checked in company
 _MANY = 64  # inputs from which on some are passed again, fewer all
 _LOOKED_AT = 256  # numbers of an input by which it is told which are alike
-_COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
-_SHORT = 2**20  # numbers of a gradient whose products BLAS adds up
 _PAIRS = 16  # a trace of up to so many outputs is held against all pairs of them
 _OUTPUTS = 4  # up to so many outputs are taken one by one, otherwise 2 of them
 
@@ -73,10 +73,10 @@ _Pair: TypeAlias = tuple[_Samples, _Samples]
 
 @dataclass(frozen=True, eq=False)
 class _Gradients:
-    """Gradients by every parameter, their derivatives along the direction, and the lengths of both by group."""
+    """Gradients by some parameters, their derivatives along the direction, and the squared lengths of both by group."""
 
-    g: list[Tensor]
-    moved: list[Tensor]
+    g: Mapping[str, Tensor]
+    moved: Mapping[str, Tensor]
     length: Tensor
     speed: Tensor
 
@@ -122,8 +122,9 @@ def _check_company(job: KernelJob) -> None:
     Gradients that are formed sample by sample do not see how a batch with a rare sample in it treats the others.
     """
     for x in job.sets:
-        order = torch.arange(len(x)) if len(x) <= _COMPANY else torch.randperm(len(x), generator=_seeded(6))
-        for places in torch.split(order, _COMPANY):
+        size = company_size(job)
+        order = torch.arange(len(x)) if len(x) <= size else torch.randperm(len(x), generator=_seeded(6))
+        for places in torch.split(order, size):
             some = x[places]
             _check_again(job.network, some, _outputs_of(job.network, some), _halves(some))
 
@@ -137,7 +138,7 @@ def _check_passes(job: KernelJob) -> None:
     for second, x in enumerate(job.sets):
         starts = sorted(start for of, start in job.passed if of == bool(second))
         passed = torch.cat([job.passed[bool(second), start] for start in starts]) if starts else torch.empty(0)
-        if len(passed) == len(x) > _ALL:
+        if len(passed) == len(x) > ALL:
             outputs = passed if job.network.direction is None else unpack_dual(passed)[0]
             _check_again(job.network, x, outputs, _other_passes(job, x))
 
@@ -242,7 +243,7 @@ def discrepancies(
                 yield Discrepancy(found, total, most)
         job, K = part, part_K
     pairs, groups = _sample_pairs(job), list(_groups(job))
-    for group, values in zip(groups, _backward_products(network, pairs, groups), strict=True):
+    for group, values in zip(groups, _backward_products(job, network, pairs, groups), strict=True):
         for pair, (rights, sizes) in zip(pairs, values, strict=True):
             least = torch.finfo(job.plan.dtype).eps * float(sizes.sum())  # of a group whose gradients are rounding
             for each, right, size in zip(_by_parameters(job, K), rights.tolist(), sizes.tolist(), strict=True):
@@ -295,8 +296,9 @@ def _sample_pairs(job: KernelJob) -> list[_Pair]:
     x1, x2 = job.x1, job.x2
     rows = _choose(job, len(x1))
     if job.sizes.diagonal_only:  # each in the company of the others
-        company = torch.randperm(len(x1), generator=_seeded(0))[:_ALL]
-        units = torch.eye(len(company), dtype=torch.float64)[:_FEW]
+        size = checked_inputs(job, len(x1), company=True)
+        company = torch.randperm(len(x1), generator=_seeded(0))[:size]
+        units = torch.eye(size, dtype=torch.float64)[:_FEW]
         return [(each, each) for each in (_Samples(x1, company, unit) for unit in units)]
     some, alone = _weighted_samples(x1, rows, 4), _weighted_samples(x1, rows[:1], 3)
     if x2 is None:
@@ -306,9 +308,8 @@ def _sample_pairs(job: KernelJob) -> list[_Pair]:
 
 
 def _choose(job: KernelJob, n: int) -> Tensor:
-    """Numbers of some inputs of n, in random order, no more than a pass of the kernel has."""
-    size = n if n <= _ALL else max(_FEW, min(n // _SHARE, job.layout.inputs_per_pass))
-    return torch.randperm(n, generator=_seeded(0))[:size]
+    """Numbers of some inputs of n, in random order."""
+    return torch.randperm(n, generator=_seeded(0))[: checked_inputs(job, n)]
 
 
 def _weighted_samples(x: Batch, rows: Tensor, seed: int) -> _Samples:
@@ -319,26 +320,26 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _backward_products(network: MeasuredModule, pairs: list[_Pair], groups: list[list[Tensor]]) -> list[list[Tensor]]:
+def _backward_products(
+    job: KernelJob, network: MeasuredModule, pairs: list[_Pair], groups: list[list[Tensor]]
+) -> list[list[Tensor]]:
     """For every group and pair what the kernel (or its change) should be, and the size of its terms.
 
     Shape (2, groups of parameters).
     """
     members = {id(each): each for pair in pairs for each in pair}
     batches = {id(each.rows): each.x[each.rows] for each in members.values()}
+    parts = parameters_at_once(job, len(members), sum(map(len, batches.values())))
     with differentiable(), telling(network.module, pairs[0][0].x[:1]):
-        passed = {key: apply(network, batch, network.parameters) for key, batch in batches.items()}
-        outputs = {key: passed[id(each.rows)] for key, each in members.items()}
+        outputs = {key: apply(network, batch, network.parameters) for key, batch in batches.items()}
+        passed = {key: (outputs[id(each.rows)], each) for key, each in members.items()}
         found = []
         for group in groups:
             totals: list[Tensor] = []
             for c in group:
-                columns = {key: _gradient(network, outputs[key], each, c) for key, each in members.items()}
-                if network.steps:
-                    moved = {key: _by_steps(network, outputs[key], each, c) for key, each in members.items()}
-                    columns = {key: (g, moved[key]) for key, (g, _) in columns.items()}
-                gradients = {key: _measured(network, *each) for key, each in columns.items()}
-                values = [_product(network, gradients[id(one)], gradients[id(other)]) for one, other in pairs]
+                by_part = [_products_by(network, names, passed, pairs, c) for names in parts]
+                sums = torch.stack(by_part).sum(0)
+                values = [_product_and_size(network, each) for each in sums]
                 totals = list(map(torch.add, totals, values)) if totals else values
             found.append(totals)
     return found
@@ -355,9 +356,10 @@ def check_sum(job: KernelJob, pairs: list[tuple[Weighted, Weighted]], found: Ten
     with differentiable(), telling(network.module, first):
         values = []
         for one, other in pairs:
-            mine = _measured(network, _sum_of_gradients(network, one), [])
-            theirs = mine if other is one else _measured(network, _sum_of_gradients(network, other), [])
-            values.append(_product(network, mine, theirs))
+            longest = max(len(x) for x, _ in (*one, *other))
+            parts = parameters_at_once(job, 2 if other is one else 3, longest)  # one more as they are added up
+            sums = torch.stack([_products_of_sums(network, names, one, other) for names in parts]).sum(0)
+            values.append(_product_and_size(network, sums))
         right, size = torch.stack(values).sum(0)
     off = float((found.double().cpu() - right).abs().max() / size.sum())
     if off > torch.finfo(job.plan.dtype).eps ** 0.5 and off > coarsest(network, first) ** 0.5:
@@ -367,63 +369,94 @@ def check_sum(job: KernelJob, pairs: list[tuple[Weighted, Weighted]], found: Ten
         )
 
 
-def _sum_of_gradients(network: MeasuredModule, terms: Weighted) -> list[Tensor]:
-    """The gradient of the sum of all numbers with their weights."""
+def _products_of_sums(network: MeasuredModule, names: list[str], one: Weighted, other: Weighted) -> Tensor:
+    """As `_products`, of the gradients of sums by some parameters."""
+    mine = _measured(network, names, _sum_of_gradients(network, names, one), [])
+    theirs = mine if other is one else _measured(network, names, _sum_of_gradients(network, names, other), [])
+    return _products(network, mine, theirs)
+
+
+def _sum_of_gradients(network: MeasuredModule, names: list[str], terms: Weighted) -> list[Tensor]:
+    """The gradient of the sum of all numbers with their weights, by some parameters."""
     total: list[Tensor] = []
     for x, weights in terms:
         output = apply(network, x, network.parameters)
         own = network.combinations
         plain = weights if own is None else torch.stack([own.pulled(each, output.shape[1]) for each in weights])
-        g = gradient(output, list(network.parameters.values()), plain.to(output))
+        g = gradient(output, [network.parameters[name] for name in names], plain.to(output))
         total = list(map(torch.add, total, g)) if total else g
     return total
 
 
-def _measured(network: MeasuredModule, g: list[Tensor], moved: list[Tensor]) -> _Gradients:
-    """Gradients and their derivatives along the direction (none without one), with their lengths."""
-    none = torch.zeros(network.number_of_groups, dtype=torch.float64)
-    length, speed = (_probe_products(network, each, each).sqrt() if each else none for each in (g, moved))
-    return _Gradients(g, moved, length, speed)
+def _products_by(
+    network: MeasuredModule,
+    names: list[str],
+    passed: Mapping[int, tuple[Tensor, _Samples]],
+    pairs: list[_Pair],
+    c: Tensor,
+) -> Tensor:
+    """As `_products`, of every pair, by some parameters."""
+    gradients: dict[int, _Gradients] = {}
+    for key, each in passed.items():
+        g, moved = _gradient(network, names, *each, c)
+        if network.steps:
+            moved = _by_steps(network, *each, c)
+        gradients[key] = _measured(network, names, g, moved)
+    return torch.stack([_products(network, gradients[id(one)], gradients[id(other)]) for one, other in pairs])
 
 
-def _product(network: MeasuredModule, one: _Gradients, other: _Gradients) -> Tensor:
+def _measured(network: MeasuredModule, names: list[str], g: list[Tensor], moved: list[Tensor]) -> _Gradients:
+    """Gradients and their derivatives along the direction (none without one), with their squared lengths."""
+    rates, changes = (dict(zip(names, each, strict=bool(each))) for each in (g, moved))
+    squares = (_probe_products(network, each, each) for each in (rates, changes))
+    return _Gradients(rates, changes, *squares)
+
+
+def _products(network: MeasuredModule, one: _Gradients, other: _Gradients) -> Tensor:
+    """What `_product_and_size` takes, shape (5, groups); of several parts of the parameters it adds up."""
     if network.direction is None:
-        found = one.length**2 if one is other else _probe_products(network, one.g, other.g)
-        return torch.stack([found, one.length * other.length])
-    found = _probe_products(network, one.moved, other.g) + _probe_products(network, one.g, other.moved)
-    return torch.stack([found, one.speed * other.length + one.length * other.speed])
+        found = one.length if one is other else _probe_products(network, one.g, other.g)
+    else:
+        found = _probe_products(network, one.moved, other.g) + _probe_products(network, one.g, other.moved)
+    return torch.stack([found, one.length, one.speed, other.length, other.speed])
 
 
-def _probe_products(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> Tensor:
+def _product_and_size(network: MeasuredModule, sums: Tensor) -> Tensor:
+    """A product of two gradients, or its derivative along the direction, and the size of its terms, for every group."""
+    found = sums[0]
+    length, speed, length_, speed_ = sums[1:].sqrt()
+    size = length * length_ if network.direction is None else speed * length_ + length * speed_
+    return torch.stack([found, size])
+
+
+def _probe_products(network: MeasuredModule, g: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> Tensor:
     """sum_p scale_p <g_p, h_p> over the parameters of each group."""
     found = [0.0] * network.number_of_groups
-    for name, one, other in zip(network.parameters, g, h, strict=True):
-        found[network.group(name)] += network.scales[name] * _inner_product(one, other)
+    for name, each in g.items():
+        found[network.group(name)] += network.scales[name] * _inner_product(each, h[name])
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _scaled_product(network: MeasuredModule, g: list[Tensor], h: list[Tensor]) -> float:
-    """sum_p scale_p <g_p, h_p> over all parameters."""
-    return float(_probe_products(network, g, h).sum())
-
-
 def _inner_product(a: Tensor, b: Tensor) -> float:
-    """<a, b>; of long ones torch adds by halves, which is right to a few of the last digits whatever their length."""
-    if a.numel() <= _SHORT and a.dtype in {torch.float32, torch.float64}:
-        return float(torch.dot(a.flatten(), b.flatten()))
-    return float((a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)))
+    """<a, b>, in runs: a single sum of so many numbers loses digits."""
+    exact = a.dtype in {torch.float32, torch.float64}
+    runs = zip(torch.split(a.flatten(), _RUN), torch.split(b.flatten(), _RUN), strict=True)
+    return sum(float(torch.dot(*each) if exact else torch.dot(*(some.float() for some in each))) for each in runs)
 
 
 def _gradient(
-    network: MeasuredModule, output: Tensor, samples: _Samples, c: Tensor
+    network: MeasuredModule, names: list[str], output: Tensor, samples: _Samples, c: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradient of the weighted outputs, by a plain backward pass; and its derivative along the direction by one."""
-    parameters, direction = list(network.parameters.values()), network.direction
+    """The gradient of the weighted outputs by some parameters, by a plain backward pass.
+
+    And its derivative along the direction by one, for which they are all.
+    """
+    parameters, direction = [network.parameters[name] for name in names], network.direction
     weights = _output_weights(network, samples, c, output)
     g = gradient(output, parameters, weights, create_graph=direction is not None and not network.steps)
     if direction is None or network.steps:
         return g, []
-    along = torch.stack([(each * direction[name]).sum() for name, each in zip(network.parameters, g, strict=True)])
+    along = torch.stack([(each * direction[name]).sum() for name, each in zip(names, g, strict=True)])
     return [each.detach() for each in g], gradient(along.sum(), parameters)
 
 
@@ -467,12 +500,17 @@ def _rounding(job: KernelJob, eps: float) -> float:
     """How far a batch's gradient is from the sum of its samples' gradients; 0 if rounding does not explain it."""
     samples, c = _weighted_samples(job.x1, _choose(job, len(job.x1)), 4), torch.ones(job.plan.outputs).double()
     singles = [_Samples(job.x1, samples.rows[[a]], samples.weights[[a]]) for a in range(len(samples.rows))]
-    network = replace(job.network, direction=None)
+    network, squares = replace(job.network, direction=None), torch.zeros(2, dtype=torch.float64)
     with differentiable():
-        outputs = ((each, apply(network, each.x[each.rows], network.parameters)) for each in (samples, *singles))
-        together, *apart = (_gradient(network, output, each, c)[0] for each, output in outputs)
-    gaps = [whole - sum(parts) for whole, *parts in zip(together, *apart, strict=True)]
-    off, size = _scaled_product(network, gaps, gaps) ** 0.5, _scaled_product(network, together, together) ** 0.5
+        passed = [(apply(network, each.x[each.rows], network.parameters), each) for each in (samples, *singles)]
+        for names in parameters_at_once(replace(job, network=network), 3, 2 * len(singles)):
+            together = _gradient(network, names, *passed[0], c)[0]
+            total = _gradient(network, names, *passed[1], c)[0]
+            for each in passed[2:]:
+                total = list(map(torch.add, total, _gradient(network, names, *each, c)[0]))
+            gaps = list(map(torch.sub, together, total))
+            squares += torch.stack([_measured(network, names, each, []).length.sum() for each in (gaps, together)])
+    off, size = squares.sqrt().tolist()
     return off / size if off <= eps ** (1 / 3) * size else 0.0
 
 

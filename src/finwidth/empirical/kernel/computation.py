@@ -81,7 +81,7 @@ class KernelJob:
 
     @property
     def working_bytes(self) -> int:
-        """Peak memory without the kernel itself."""
+        """Peak memory of the blocks, without the kernel itself."""
         layout = self.layout
         blocks = 2 if layout.inputs < layout.entries.longest or self.x2 is not None else 1
         return self.sizes.block(layout.inputs, layout.outputs).bytes(blocks)

@@ -24,6 +24,7 @@ from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.outputs import read_outputs
 from finwidth.empirical.kernel.parts import KernelInParts, KernelPart
 from finwidth.empirical.kernel.preparation import measured, returned
+from finwidth.empirical.kernel.working_memory import bytes_of_call
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
 
@@ -163,7 +164,7 @@ def coupled_kernel(  # noqa: PLR0917 - the arguments of ntk
     }
     if formed:
         one = jobs[0, 0]
-        check_affordable(whole, one.bytes // plan.dtype.itemsize, one.bytes + one.working_bytes)
+        check_affordable(whole, one.bytes // plan.dtype.itemsize, one.bytes + bytes_of_call(one))
     named = replace(
         job,
         network=replace(network, combinations=own),

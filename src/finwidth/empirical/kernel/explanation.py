@@ -18,6 +18,7 @@ from finwidth.empirical.kernel.gradients import GradientPlan
 from finwidth.empirical.kernel.inputs import InDims
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.preparation import prepare
+from finwidth.empirical.kernel.working_memory import bytes_of_call
 from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
@@ -60,7 +61,7 @@ class Explanation(Result):
     routes
         One for each parameter that counts.
     kernel_bytes, working_bytes
-        Memory of the kernel itself, and the most beside it.
+        Memory of the kernel itself, and the most beside it, the check included.
     seconds
         The time to expect, from trials on a few of the inputs.
     block, inputs_at_once
@@ -139,7 +140,7 @@ def explain(
         ask = partial(prepare, stack, module, x1, x2, outputs, entries, memory, parameters, scale, in_dims=in_dims)
         job = replace(ask(copies=0, at_once=True), known=None)  # so that the passes of trials are timed
         seconds, job = _seconds(job)
-        layout, working = job.layout, job.working_bytes
+        layout, working = job.layout, bytes_of_call(job)
     routes = tuple(_route(job.plan, name, each) for name, each in job.network.parameters.items())
     return Explanation(routes, job.bytes, working, seconds, layout.inputs, layout.inputs_per_pass)
 

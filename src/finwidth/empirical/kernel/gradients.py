@@ -25,6 +25,7 @@ from finwidth.empirical.kernel.calls import (
     coarsest,
     differentiable,
     each_sample,
+    making,
     saving,
     telling,
 )
@@ -364,14 +365,14 @@ def _site(use: Use) -> Site:
 
 def _pass_and_saved(network: MeasuredModule, x: Batch) -> tuple[Recorder, Tensor, int]:
     """A pass, its output, and the bytes that autograd keeps of it."""
-    try:
-        with saving() as kept, Recorder(network.parameters) as recorder:
-            output = apply(network, x, network.parameters)
-        return recorder, output, sum(kept.values())
-    except (FinwidthError, RuntimeError):  # torch.func inside the module takes no such hooks
-        with Recorder(network.parameters) as recorder:
-            output = apply(network, x, network.parameters)
-        return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
+    for counting in (saving, making):  # torch.func inside the module takes no hooks
+        with contextlib.suppress(FinwidthError, RuntimeError):
+            with counting() as kept, Recorder(network.parameters) as recorder:
+                output = apply(network, x, network.parameters)
+            return recorder, output, sum(kept.values())
+    with Recorder(network.parameters) as recorder:
+        output = apply(network, x, network.parameters)
+    return recorder, output, 4 * output.element_size() * sum(use.shape.numel() for use in recorder.uses)
 
 
 def _alone(network: MeasuredModule, x: Batch, first: FirstPass | None) -> tuple[Tensor, int | None]:

@@ -15,6 +15,7 @@ _PASS_BYTES = 2**20  # of the mean gradient of a backward pass; larger ones take
 _PASS_SHARE = 4  # a pass takes at most this part of the memory, so that blocks have the rest
 _DEFERRED_BYTES = 3 * 2**19  # of gradients that are formed for a product, and then dropped
 _PULLING = 3  # gradients of an input that are held at once while they are pulled back from a weight
+_JOINED = 2  # copies of formed gradients while those by each parameter are added up, and then joined
 _BACKWARD = 4  # gradients of the largest layer that a backward pass may hold at once
 
 
@@ -39,6 +40,16 @@ class Sizes:
     both: bool = False
     most: int = 2**62
     memory: int = 2**62
+
+    @property
+    def plain(self) -> int:
+        """Numbers of a plain forward and backward pass at one input, without the gradients by the parameters."""
+        return self.saved + self.results + self.forward
+
+    @property
+    def forward(self) -> int:
+        """Numbers of a forward pass at one input of which nothing is kept."""
+        return _BACKWARD * max(1, self.largest)
 
     def materializes(self, shape: FactorSize, n: int, o: int) -> bool:
         """Whether the gradients of this factor are formed, because that takes less work."""
@@ -74,7 +85,8 @@ class Sizes:
             elif not materializes:
                 P, c = max(P, shape.P), max(c, shape.P * shape.c if shape.P > 1 else 0)
         tile = max(1, min(n, _TILE_ROWS // max(P, o if self.all_pairs else 1)))
-        passing = held + self.saved + o * (self.results + _BACKWARD * self.largest)  # numbers of a pass at one input
+        joined = _JOINED * sum(o * shape.c for shape in self.shapes if not shape.P)
+        passing = held + joined + self.saved + o * (self.results + self.forward)  # numbers of a pass at one input
         # Enough for the numbers of a typical layer to take longer than the call of it: many small layers, many inputs.
         enough = _PASS_BYTES // (self.itemsize * o * max(1, self.mean))
         room = self.memory // (_PASS_SHARE * self.itemsize * max(1, passing))

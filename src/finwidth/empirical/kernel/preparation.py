@@ -27,6 +27,7 @@ from finwidth.empirical.kernel.groups import read_groups
 from finwidth.empirical.kernel.inputs import read_batch
 from finwidth.empirical.kernel.layout import Sizes
 from finwidth.empirical.kernel.outputs import Wanted, read_outputs
+from finwidth.empirical.kernel.working_memory import bytes_of_call
 from finwidth.errors import FinwidthError
 from finwidth.memory import check_memory
 
@@ -92,7 +93,7 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     sizes = replace(sizes, all_pairs=all_pairs, diagonal_only=entries == "diagonal", memory=memory)
     job = KernelJob(network, inputs, others, kind, plan, sizes, groups=groups, known=known)
     if copies:
-        check_affordable(inputs, job.bytes // plan.dtype.itemsize, copies * job.bytes + job.working_bytes)
+        check_affordable(inputs, job.bytes // plan.dtype.itemsize, copies * job.bytes + bytes_of_call(job))
     return job
 
 

@@ -20,7 +20,7 @@ from finwidth.memory import amount
 from finwidth.networks.activations import array_namespace
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network, kept_widths, weight_layers
-from finwidth.networks.inputs import check_inputs
+from finwidth.networks.inputs import check_inputs, extreme_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.residual import ResidualNetwork
@@ -170,10 +170,9 @@ class NetworkAtSeveralInputs(Sampler):
                 raise self._overflow(name)
 
     def _overflow(self, name: str) -> FinwidthError:
-        largest = np.abs(self.X).max(1)
         return FinwidthError(
-            f"the draws overflow a double: {name} is not finite, and the largest number among the inputs is "
-            f"{largest.max():.3g} (input {largest.argmax()}); rescale the inputs, the targets or the gains"
+            f"the draws overflow a double: {name} is not finite, and {extreme_input(self.net, self.X)}; rescale the "
+            "inputs, the targets or the gains"
         )
 
 

@@ -19,7 +19,7 @@ from finwidth.errors import FinwidthError, shown
 from finwidth.memory import afford, amount
 from finwidth.networks.balanced import BalancedResNet
 from finwidth.networks.description import Network, kept_widths
-from finwidth.networks.inputs import check_inputs
+from finwidth.networks.inputs import check_inputs, extreme_input
 from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.resnet import ResNet
@@ -139,7 +139,7 @@ class NetworkTraining(Sampler):
                         networks.step(backward, cotangents.weights, spec.lr, spec.momentum)
                     chunk.tick(chunk.draws)
         except (NotFiniteError, np.linalg.LinAlgError):
-            raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.inputs)) from None
+            raise (_diverges(spec, step, records[0]["K"]) if records else _overflow(spec.net, spec.inputs)) from None
         return {name: np.stack([each[name] for each in records], axis=1) for name in records[0]}
 
 
@@ -171,12 +171,11 @@ def _finite_outputs(array: FloatArray) -> FloatArray:
     return array
 
 
-def _overflow(inputs: FloatArray) -> FinwidthError:
+def _overflow(net: Network, inputs: FloatArray) -> FinwidthError:
     """Before any step."""
-    largest = np.abs(inputs).max(1)
     return FinwidthError(
-        f"the kernel at initialization overflows a double: the largest number among the inputs is {largest.max():.3g} "
-        f"(input {largest.argmax()}); rescale the inputs, the targets or the gains"
+        f"the kernel at initialization overflows a double: {extreme_input(net, inputs)}; rescale the inputs, the "
+        "targets or the gains"
     )
 
 
@@ -386,7 +385,7 @@ def default_rate(net: Network, X: npt.ArrayLike, seed: int = 0, *, momentum: flo
             backward = networks.backward(forward, units.vectors, units.rows)
             K = K + networks.kernel(backward, None, spec.outputs)[0]
     if not np.isfinite(K).all():
-        raise _overflow(inputs)
+        raise _overflow(net, inputs)
     top = float(np.linalg.eigvalsh(K / (pilots * spec.outputs))[-1])
     if not 0 < top < math.inf:
         raise FinwidthError("the initial kernel is zero, so nothing can be learned; give a learning rate to see it")
