@@ -39,7 +39,7 @@ def traced(network: MeasuredModule, names: frozenset[str], x: Batch, outputs: ra
         return traced(network, names, x.join(x), outputs, mean).part(slice(0, 1))
     leaves = network.parameters
     with differentiable():
-        with Recorder(leaves) as recorder:
+        with Recorder(leaves, empty=True) as recorder:  # an expert may get no rows
             output = apply(network, x, leaves)
         pass_, columns, found = _with_owners(network, recorder.record(output), outputs)
         if pass_.others.keys() & names:

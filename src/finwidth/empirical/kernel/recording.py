@@ -187,11 +187,15 @@ class Recorder(TorchFunctionMode):
     """Notes every operation of `OPERATIONS` and `MEETINGS` that takes a counted parameter itself, or a weight.
 
     The given tensors are the counted parameters, leaves of the graph. With ``numbers`` only the calls of these are
-    noted; without, all that may count, and among them weights that depend on the samples.
+    noted; without, all that may count, and among them weights that depend on the samples. Tensors without numbers tell
+    no places of samples, so their calls are noted only with ``empty``.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], numbers: Collection[int] | None = None, *, empty: bool = False
+    ) -> None:
         super().__init__()
+        self.empty = empty
         self.parameters = parameters
         self.names = {id(each): name for name, each in parameters.items()}
         self.numbers = numbers
@@ -221,7 +225,7 @@ class Recorder(TorchFunctionMode):
         elif func in OPERATIONS:
             self.operations += 1
             operation = OPERATIONS[func](*args, **kwargs) if self._wanted(self.operations) else None
-            if operation is not None and _is_usual(operation):
+            if operation is not None and _is_usual(operation, empty=self.empty):
                 views = self._views(operation)
                 args, kwargs = _replaced(args, kwargs, views)
                 return self._noted(self.operations, operation, views, func(*args, **kwargs))
@@ -238,7 +242,7 @@ class Recorder(TorchFunctionMode):
     def _expanded(self, meeting: Meeting | None) -> dict[int, Tensor]:
         """The expansions of the tensors that an elementwise operation expands, by the id of these."""
         found: dict[int, Tensor] = {}
-        if meeting is None or not meeting.shape.numel():
+        if meeting is None or not (self.empty or meeting.shape.numel()):
             return found
         for each in meeting.tensors:
             self.expansions -= 1
@@ -314,15 +318,15 @@ def numbers_of(two: Recorder, three: Recorder) -> frozenset[int]:
     return frozenset(use.number for use in three.uses if use.number in fewer and use.meets_samples(fewer[use.number]))
 
 
-def _is_usual(operation: Operation) -> bool:
+def _is_usual(operation: Operation, *, empty: bool) -> bool:
     """Whether weight and bias have no other part in the call, and no transform of torch.func is at work.
 
-    Nor are there tensors without numbers, which tell no places of samples, or nested ones, whose samples have no axis.
+    Nor are there nested tensors, whose samples have no axis, or ones without numbers unless they may be.
     """
     weights = [each for each in (operation.weight, operation.bias) if each is not None and each.requires_grad]
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     source = [] if operation.input is None else [operation.input]
-    if any(each.is_nested or not each.numel() for each in (*source, *weights)):
+    if any(each.is_nested or not (empty or each.numel()) for each in (*source, *weights)):
         return False
     if not weights or operation.weight is operation.bias or any(map(wrapped, (*source, *weights))):
         return False
