@@ -132,7 +132,7 @@ def _check_company(job: KernelJob) -> None:
 def _check_passes(job: KernelJob) -> None:
     """Raise FinwidthError if the outputs of inputs in the kernel's passes are not those in another, in other company.
 
-    That takes at most a ninth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
+    That takes at most a twentieth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
     inputs all are compared by their gradients.
     """
     for second, x in enumerate(job.sets):
@@ -145,7 +145,7 @@ def _check_passes(job: KernelJob) -> None:
 
 def _other_passes(job: KernelJob, x: Batch) -> list[Tensor]:
     """The places of inputs that are passed again: all, if they are few or the kernel has many outputs, or some."""
-    every = 1 if len(x) < _MANY else max(1, 16 // (1 + len(job.entries.outputs)))
+    every = 1 if len(x) < _MANY else max(1, 24 // (1 + len(job.entries.outputs)))
     chosen = _halves(x) if every == 1 else [_by_likeness(x)[::every]]
     return [part for each in chosen for part in torch.split(each, job.layout.inputs_per_pass)]
 
