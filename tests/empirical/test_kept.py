@@ -94,8 +94,10 @@ def test_caches_in_reach_are_put_back(place: str) -> None:
     assert near(sgd_update(module, x, y), plain.update(module.net, x, y), 1e-5)
 
 
-def test_tensors_that_objects_keep_have_their_numbers_back() -> None:
+@pytest.mark.parametrize("package", ["mine", "torchlike.caches"])
+def test_tensors_that_objects_keep_have_their_numbers_back(package: str) -> None:
     module = Caching("object").double()
+    module.cache.__class__ = type("PackagedCache", (Cache,), {"__module__": package})
     module.cache.means["first"] += 1
     ntk(module, torch.randn(9, 3).double())
     assert torch.equal(module.cache.means["first"], torch.ones(5).double())
