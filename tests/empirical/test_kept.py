@@ -7,6 +7,7 @@ import functools
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import plain_backward as plain  # noqa: E402
 from finwidth.empirical import KernelOperator, explain, ntk, sgd_update  # noqa: E402
+from finwidth.empirical.kernel.computation import KernelJob  # noqa: E402
 from programs import Body, perceptron  # noqa: E402
 
 Tensor = Any
@@ -198,14 +200,14 @@ STATELESS: list[Callable[[Any, int], Any]] = [
 ]
 
 
-def refusals(module: Noisy, n: int, **options: Any) -> int:
+def refusals(module: Noisy, n: int, kernel: Callable[..., Tensor] = ntk, **options: Any) -> int:
     """How many of 20 kernels are refused; the others are those in which no sample is another."""
     torch.manual_seed(0)
     x = torch.randn(n, 3).double()
-    right, refused = ntk(module.net, x, **options), 0
+    right, refused = kernel(module.net, x, **options), 0
     for _ in range(20):
         try:
-            assert near(ntk(module, x, **options), right)
+            assert near(kernel(module, x, **options), right)
         except FinwidthError:
             refused += 1
     return refused
@@ -218,9 +220,29 @@ def test_random_numbers_that_leave_no_trace(draw: Callable[[Any, int], Any], out
     assert refusals(Noisy(draw).double(), 40, outputs=outputs) > 10
 
 
+def test_random_numbers_in_a_store(tmp_path: Path) -> None:
+    """Of the gradients that blocks share, once where they are found."""
+
+    def stored(module: nn.Module, x: Tensor, **options: Any) -> Tensor:
+        where = tmp_path / str(len([*tmp_path.iterdir()]))
+        found = ntk(module, x, store=where, memory="100kB", workers=1, **options)
+        assert len([*(where / "K").glob("c.*")]) > 2
+        return torch.as_tensor(found.to_numpy())
+
+    assert refusals(Noisy(STATELESS[0]).double(), 40, stored) > 10
+
+
 @pytest.mark.parametrize("options", [{"entries": "diagonal"}, {"memory": "3KB"}])
-def test_random_numbers_at_few_inputs(options: Any) -> None:
-    """The gradients of three of eight inputs are compared, and so the outputs of all."""
+def test_random_numbers_at_few_inputs(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of three of eight inputs are compared, and so the outputs of all, by the passes of the kernel.
+
+    Where gradients do not agree they would be formed sample by sample, in passes that are not compared.
+    """
+
+    def refuse(*given: Any) -> Any:
+        raise FinwidthError("not by uses")
+
+    monkeypatch.setattr(KernelJob, "generalised", refuse)
     assert refusals(Noisy(STATELESS[0]).double(), 8, **options) > 5
 
 
