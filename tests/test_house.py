@@ -79,6 +79,7 @@ def test_functions_are_not_deep(house: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:at width 8 the spread is at most 2.0 at every depth")
 def test_no_function_is_deep(house: Any) -> None:
     calls = house._plain() | house._of_kinds() | house._of_sizes() | house._with_torch()
     assert_shallow(house, {name: call for name, call in calls.items() if not name.startswith("compare")})
