@@ -168,6 +168,7 @@ def _after_join(step: Join, h: Signals, around: Around) -> Neurons:
 
 @_stepped.register(Skip)
 def _after_skip(step: Skip, x: Signals, around: Around) -> Neurons:
+    assert isinstance(x, Neurons)
     a = step.factor**2
     return Neurons(
         x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams)
