@@ -208,6 +208,7 @@ MISTAKES = {
     "regime 2,3,1 --input=": "the input '' is neither numbers nor",
     "regime model.py": "names no module; write a file and a name in it",
     "regime model.py:make": "a torch module needs an input; give one with -i",
+    "regime model.py:make -i ones": "the input 'ones' has as many numbers as widths say, and there are none; give",
     "regime model.py:make -i 1,2 --activation tanh": "leave out the options that describe a network",
     "compare 2,3,1 -i 1,2 --redraw": "--redraw is for torch modules, such as model.py:make",
     "moments 2,3x0,1 -i 1,2": "'3x0' is not a width",

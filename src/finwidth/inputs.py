@@ -66,7 +66,9 @@ def parse_input(text: str, n_0: int | None = None) -> Vector:
     >>> parse_input("ones", 3)
     array([1., 1., 1.])
     """
-    if n_0 is not None and text.startswith(OF_ANY_WIDTH):
+    if text.startswith(OF_ANY_WIDTH):
+        if n_0 is None:
+            raise FinwidthError(f"the input {text!r} has as many numbers as widths say, and there are none; {_ALLOWED}")
         return _of_width(text, n_0)
     if text.startswith("digits:"):
         return _digit(text)

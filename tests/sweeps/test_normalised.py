@@ -133,7 +133,9 @@ def test_quantiles_where_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "resnet"])
 def test_pictures_show_quantiles(kind: str, tmp_path: Path) -> None:
-    finwidth.sweep(config(kind, sampled={"draws": 2000}), tmp_path / "a.zarr")
+    several: dict[str, Any] = {"inputs": ["ones", "unit"], "draws": 40}
+    training = several | {"targets": [1, -1], "steps": 2, "lr": 0.01}
+    finwidth.sweep(config(kind, sampled={"draws": 2000}, gram=several, training=training), tmp_path / "a.zarr")
     found = plots.cut(finwidth.sweeps.read(tmp_path / "a.zarr"), ["norm=rms"])
     low, middle, high = (found.sampled_quantile.sel(moment="K", quantile=q) for q in (0.16, 0.5, 0.84))
     spread = (high - low) / (2 * middle)

@@ -218,11 +218,14 @@ def test_the_kernel_matrix_shows_the_values(store: Path) -> None:
     assert [part[0].get_title(), len(part)] == ["a: ones, b: ones", 3]
 
 
+D = "depth $d$ (weight layers)"
+
+
 def test_training_shows_the_values(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
     panels = curves.training_curves(found).axes
     assert [axes.get_title() for axes in panels[:3]] == ["loss", "drift", "alignment"]
-    assert [panels[row].get_ylabel() for row in (0, 3, 6)] == ["$d = 1$", "$d = 4$", "$d = 16$"]
+    assert [panels[row].get_ylabel() for row in (0, 3, 6)] == [f"{D}: {d}" for d in (1, 4, 16)]
     for column, name in enumerate(("loss", "drift", "alignment")):
         line = next(each for each in panels[3 + column].get_lines() if each.get_color() == COLOURS[1])
         assert np.asarray(line.get_xdata()).tolist() == [0, 2]

@@ -255,7 +255,7 @@ def training_curves(found: xr.Dataset, *, ax: Panels | None = None) -> Figure:
             axes.set(xlim=(-0.2, 1.2 * max(1, int(found.step[-1]))), xlabel="step" if row == len(chosen) - 1 else "")
             axes.set(title=f"{'median ' if 'training_quantile' in found else ''}{name}" if not row else "")
             if not column and len(depths) > 1:
-                axes.set_ylabel(f"${axis_names(found).depth_symbol} = {depths[place]}$")
+                axes.set_ylabel(f"{axis_names(found).depth}: {depths[place]}")
     _legend(figure, panels, ax)
     if ax is None:
         figure.suptitle(sweep_title(found, one_input=False), fontsize="medium")
@@ -270,6 +270,9 @@ def _trajectories(axes: Axes, found: xr.Dataset) -> None:
     else:
         values, errors, trust = found.training_mean, found.training_se, found.training_trust
     values, steps = values.where(abs(values) < _LARGEST), found.step.to_numpy()
+    if not bool(np.isfinite(values).any()):
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no finite number", transform=axes.transAxes, ha="center", va="center")
     for width, colour, marker in drawn_widths(found):
         y, bars, sound = (each.sel(width=width).to_numpy() for each in (values, errors, trust))
         axes.plot(steps, y, color=colour, lw=1.2, zorder=2)

@@ -10,7 +10,6 @@ from torch import nn
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.inputs import read_batch
-from finwidth.empirical.kernel_store.array import Labels
 from finwidth.errors import FinwidthError, shown
 
 Function: TypeAlias = "nn.Module | Callable[..., object]"
@@ -69,22 +68,3 @@ def read_sets(module: Functions, x: object, name: str, in_dims: object) -> list[
         )
     found = [read_batch(module, each, f"{name}[{key!r}]", in_dims) for key, each in zip(names, sets, strict=True)]
     return [replace(each, form=replace(each.form, function=i)) for i, each in enumerate(found)]
-
-
-def function_coordinates(functions: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[str, Labels]]:
-    """For every input of a block matrix the function that it is an input of, and its number among those.
-
-    ``functions`` has, for each dimension of inputs, how many every function has.
-
-    Examples
-    --------
-    >>> from finwidth.empirical.kernel.joint import function_coordinates
-    >>> function_coordinates({"input_": {"u": 2, "r": 1}})
-    {'function_': ('input_', ['u', 'u', 'r']), 'number_': ('input_', [0, 1, 0])}
-    """
-    found: dict[str, tuple[str, Labels]] = {}
-    for dim, sizes in functions.items():
-        mark = dim.removeprefix("input")
-        found[f"function{mark}"] = dim, [name for name, n in sizes.items() for _ in range(n)]
-        found[f"number{mark}"] = dim, [i for n in sizes.values() for i in range(n)]
-    return found

@@ -22,10 +22,11 @@ from finwidth.empirical.kernel.computation import KernelJob, compute
 from finwidth.empirical.kernel.coupled import coupled_kernel
 from finwidth.empirical.kernel.groups import By
 from finwidth.empirical.kernel.inputs import InDims
-from finwidth.empirical.kernel.joint import Function, Functions, function_coordinates, read_functions, read_sets
+from finwidth.empirical.kernel.joint import Function, Functions, read_functions, read_sets
 from finwidth.empirical.kernel.outputs import Outputs
 from finwidth.empirical.kernel.parts import KernelInParts, in_functions
 from finwidth.empirical.kernel.preparation import prepare
+from finwidth.empirical.kernel_store.array import function_coordinates
 from finwidth.empirical.kernel_store.fill import ArrayLabels, check_store, stored_ntk
 from finwidth.errors import FinwidthError
 from finwidth.quantities import KERNEL_DRAWS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -128,3 +128,22 @@ def block_sides(sizes: tuple[int, ...], pair_bytes: int, memory: int) -> tuple[i
     pairs = max(1, min(_CHUNK_BYTES, memory // _SHARE) // pair_bytes)
     most = min(pairs if len(sizes) == 1 else math.isqrt(pairs), max(_FEW, -(-max(sizes) // _PIECES)))
     return tuple(-(-n // -(-n // most)) for n in sizes)
+
+
+def function_coordinates(functions: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[str, Labels]]:
+    """For every input of a block matrix the function that it is an input of, and its number among those.
+
+    ``functions`` has, for each dimension of inputs, how many every function has.
+
+    Examples
+    --------
+    >>> from finwidth.empirical.kernel_store.array import function_coordinates
+    >>> function_coordinates({"input_": {"u": 2, "r": 1}})
+    {'function_': ('input_', ['u', 'u', 'r']), 'number_': ('input_', [0, 1, 0])}
+    """
+    found: dict[str, tuple[str, Labels]] = {}
+    for dim, sizes in functions.items():
+        mark = dim.removeprefix("input")
+        found[f"function{mark}"] = dim, [name for name, n in sizes.items() for _ in range(n)]
+        found[f"number{mark}"] = dim, [i for n in sizes.values() for i in range(n)]
+    return found

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 import numpy as np
 
 from finwidth import arguments
-from finwidth.empirical.kernel.joint import function_coordinates
-from finwidth.empirical.kernel_store.array import KernelArray, Labels, Numbers, Place
+from finwidth.empirical.kernel_store.array import KernelArray, Labels, Numbers, Place, function_coordinates
 from finwidth.errors import FinwidthError
 from finwidth.stores.arrays import ArraysInMemory, import_zarr
 from finwidth.stores.description import ROOT, StoreKind, digest
