@@ -25,7 +25,7 @@ _INITS = (
     "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "lecun_uniform", "lecun_normal",
     "unit_normal",
 )  # fmt: skip
-_PANEL = "Torch module, instead of widths"
+_PANEL = "Torch module"
 
 Init = Annotated[
     str | None,
