@@ -7,6 +7,7 @@ import functools
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import plain_backward as plain  # noqa: E402
 from finwidth.empirical import KernelOperator, explain, ntk, sgd_update  # noqa: E402
+from finwidth.empirical.kernel.computation import KernelJob  # noqa: E402
 from programs import Body, perceptron  # noqa: E402
 
 Tensor = Any
@@ -94,8 +96,10 @@ def test_caches_in_reach_are_put_back(place: str) -> None:
     assert near(sgd_update(module, x, y), plain.update(module.net, x, y), 1e-5)
 
 
-def test_tensors_that_objects_keep_have_their_numbers_back() -> None:
+@pytest.mark.parametrize("package", ["mine", "torchlike.caches"])
+def test_tensors_that_objects_keep_have_their_numbers_back(package: str) -> None:
     module = Caching("object").double()
+    module.cache.__class__ = type("PackagedCache", (Cache,), {"__module__": package})
     module.cache.means["first"] += 1
     ntk(module, torch.randn(9, 3).double())
     assert torch.equal(module.cache.means["first"], torch.ones(5).double())
@@ -184,27 +188,62 @@ def test_a_generator_without_a_state_in_reach() -> None:
     assert near(ntk(module, x), plain.kernel(module.net, x))
 
 
+def rarely(u: Any) -> Any:
+    """A factor for each sample by a number in [0, 1): one in twenty is small, and no two of these are the same."""
+    return np.where(np.asarray(u) > 0.05, 1.0, u)
+
+
 STATELESS: list[Callable[[Any, int], Any]] = [
-    lambda m, n: np.random.default_rng().random(n) > 0.05,
-    lambda m, n: [os.urandom(1)[0] > 12 for _ in range(n)],
-    lambda m, n: [SYSTEM.random() > 0.05 for _ in range(n)],
+    lambda m, n: rarely(np.random.default_rng().random(n)),
+    lambda m, n: rarely([int.from_bytes(os.urandom(6), "big") / 2**48 for _ in range(n)]),
+    lambda m, n: rarely([SYSTEM.random() for _ in range(n)]),
 ]
+
+
+def refusals(module: Noisy, n: int, kernel: Callable[..., Tensor] = ntk, **options: Any) -> int:
+    """How many of 20 kernels are refused; the others are those in which no sample is another."""
+    torch.manual_seed(0)
+    x = torch.randn(n, 3).double()
+    right, refused = kernel(module.net, x, **options), 0
+    for _ in range(20):
+        try:
+            assert near(kernel(module, x, **options), right)
+        except FinwidthError:
+            refused += 1
+    return refused
 
 
 @pytest.mark.parametrize("draw", STATELESS)
 @pytest.mark.parametrize("outputs", ["trace", "full"])
 def test_random_numbers_that_leave_no_trace(draw: Callable[[Any, int], Any], outputs: str) -> None:
-    """Of fewer than 64 inputs each is passed again: no kernel comes of which a sample was dropped."""
-    torch.manual_seed(0)
-    module, x = Noisy(draw).double(), torch.randn(40, 3).double()
-    right = ntk(module.net, x, outputs=outputs)
-    refused = 0
-    for _ in range(20):
-        try:
-            assert near(ntk(module, x, outputs=outputs), right)
-        except FinwidthError:
-            refused += 1
-    assert refused > 10
+    """Of fewer than 64 inputs each is passed again: no kernel comes of which a sample was another."""
+    assert refusals(Noisy(draw).double(), 40, outputs=outputs) > 10
+
+
+def test_random_numbers_in_a_store(tmp_path: Path) -> None:
+    """Of the gradients that blocks share, once where they are found."""
+
+    def stored(module: nn.Module, x: Tensor, **options: Any) -> Tensor:
+        where = tmp_path / str(len([*tmp_path.iterdir()]))
+        found = ntk(module, x, store=where, memory="100kB", workers=1, **options)
+        assert len([*(where / "K").glob("c.*")]) > 2
+        return torch.as_tensor(found.to_numpy())
+
+    assert refusals(Noisy(STATELESS[0]).double(), 40, stored) > 10
+
+
+@pytest.mark.parametrize("options", [{"entries": "diagonal"}, {"memory": "3KB"}])
+def test_random_numbers_at_few_inputs(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients of three of eight inputs are compared, and so the outputs of all, by the passes of the kernel.
+
+    Where gradients do not agree they would be formed sample by sample, in passes that are not compared.
+    """
+
+    def refuse(*given: Any) -> Any:
+        raise FinwidthError("not by uses")
+
+    monkeypatch.setattr(KernelJob, "generalised", refuse)
+    assert refusals(Noisy(STATELESS[0]).double(), 8, **options) > 5
 
 
 # Samples that meet, rarely

@@ -98,7 +98,7 @@ def _keeps(each: object) -> bool:
 
     Those of torch do not, such as an optimizer, but for layers.
     """
-    foreign = type(each).__module__.startswith("torch") and not isinstance(each, nn.Module)
+    foreign = type(each).__module__.partition(".")[0] == "torch" and not isinstance(each, nn.Module)
     own = None if foreign or isinstance(each, ModuleType | type) else getattr(each, "__dict__", None)
     return isinstance(own, dict)
 

@@ -30,13 +30,12 @@ from finwidth.empirical.kernel.calls import (
 )
 from finwidth.empirical.kernel.computation import KernelJob
 from finwidth.empirical.kernel.gradients import CHANCE, MEETING, near, why_unlike
-from finwidth.empirical.kernel.working_memory import ALL, checked_inputs, company_size, parameters_at_once
+from finwidth.empirical.kernel.working_memory import FEW, checked_inputs, company_size, parameters_at_once
 from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
 _RUN = 2**20  # numbers of gradients whose products are added up at once
-_FEW = 3  # inputs of which each is checked in company
 _MANY = 64  # inputs from which on some are passed again, fewer all
 _LOOKED_AT = 256  # numbers of an input by which it is told which are alike
 _PAIRS = 16  # a trace of up to so many outputs is held against all pairs of them
@@ -132,19 +131,24 @@ def _check_company(job: KernelJob) -> None:
 def _check_passes(job: KernelJob) -> None:
     """Raise FinwidthError if the outputs of inputs in the kernel's passes are not those in another, in other company.
 
-    That takes at most a twentieth of the passes, forward and backward, that the kernel took, from 64 inputs on. Of few
-    inputs all are compared by their gradients.
+    That takes at most a twentieth of the passes, forward and backward, that the kernel took, from 64 inputs on. Where
+    the gradients of all inputs are compared, their outputs need not be.
     """
     for second, x in enumerate(job.sets):
-        starts = sorted(start for of, start in job.passed if of == bool(second))
-        passed = torch.cat([job.passed[bool(second), start] for start in starts]) if starts else torch.empty(0)
-        if len(passed) == len(x) > ALL:
-            outputs = passed if job.network.direction is None else unpack_dual(passed)[0]
-            _check_again(job.network, x, outputs, _other_passes(job, x))
+        keys = sorted(key for key in job.passed if key[0] == bool(second))
+        passes = [[unpack_dual(each)[0] for each in job.passed[key]] for key in keys]
+        compared = FEW if job.sizes.diagonal_only else checked_inputs(job, len(x))
+        if not passes or len(x) <= compared:
+            continue
+        for first, *others in passes:
+            if not all(_alike(job.network, x, first, each) for each in others):
+                raise FinwidthError(CHANCE)
+        _check_again(job.network, x, torch.cat([first for first, *_ in passes]), _other_passes(job, x))
 
 
 def _other_passes(job: KernelJob, x: Batch) -> list[Tensor]:
     """The places of inputs that are passed again: all, if they are few or the kernel has many outputs, or some."""
+    # A forward pass, of one input in so many; a pass of the kernel goes back once for each output, for twice its time.
     every = 1 if len(x) < _MANY else max(1, 24 // (1 + len(job.entries.outputs)))
     chosen = _halves(x) if every == 1 else [_by_likeness(x)[::every]]
     return [part for each in chosen for part in torch.split(each, job.layout.inputs_per_pass)]
@@ -171,8 +175,13 @@ def _check_again(network: MeasuredModule, x: Batch, outputs: Tensor, passes: Ite
     for some in passes:
         batch = x[some]
         again = _outputs_of(network, batch)
-        if not near(outputs[some], again) and not near(outputs[some], again, coarsest(network, x[:2])):
+        if not _alike(network, x, outputs[some], again):
             raise FinwidthError(MEETING if near(again, _outputs_of(network, batch)) else CHANCE)
+
+
+def _alike(network: MeasuredModule, x: Batch, one: Tensor, other: Tensor) -> bool:
+    """Whether outputs are the same but for rounding, by the coarsest type that the module computes in."""
+    return near(one, other) or near(one, other, coarsest(network, x[:2]))
 
 
 def _outputs_of(network: MeasuredModule, x: Batch) -> Tensor:
@@ -298,7 +307,7 @@ def _sample_pairs(job: KernelJob) -> list[_Pair]:
     if job.sizes.diagonal_only:  # each in the company of the others
         size = checked_inputs(job, len(x1), company=True)
         company = torch.randperm(len(x1), generator=_seeded(0))[:size]
-        units = torch.eye(size, dtype=torch.float64)[:_FEW]
+        units = torch.eye(size, dtype=torch.float64)[:FEW]
         return [(each, each) for each in (_Samples(x1, company, unit) for unit in units)]
     some, alone = _weighted_samples(x1, rows, 4), _weighted_samples(x1, rows[:1], 3)
     if x2 is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
+from typing import TypeAlias
 
 import torch
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
+from finwidth.empirical.kernel.factors import GradientFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED
 from finwidth.empirical.kernel.gradients import (
     GradientPlan,
@@ -28,6 +30,8 @@ from finwidth.memory import afford, amount
 from finwidth.progress import stage
 
 Tensor = torch.Tensor
+# Outputs by the set of inputs, x1 or x2, and the first input of a pass, as often as it was made.
+Passed: TypeAlias = dict[tuple[bool, int], list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class KernelJob:
     ``x2`` is None if it is x1; ``outputs`` is what the user gave; ``sizes`` say what the memory is needed for, and how
     much there is. With ``groups``, by name, the kernel has their contributions in its first dimension. ``known``
     has the gradients that the plan was made by, if it was by a pass of all inputs. ``passed`` has the outputs of the
-    passes by which it was computed, by the set of inputs and the first of these, if not all gradients were formed.
+    passes by which it was computed, if not all gradients were formed.
     """
 
     network: MeasuredModule
@@ -49,7 +53,7 @@ class KernelJob:
     progress: Callable[[int], object] | None = None
     groups: tuple[str, ...] = ()
     known: WholePass | None = None
-    passed: Mapping[tuple[bool, int], Tensor] = field(default_factory=dict)
+    passed: Passed = field(default_factory=dict)
 
     @property
     def sets(self) -> list[Batch]:
@@ -126,15 +130,13 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
         tiles = BlockTiles(layout)
         add = add_diagonal if entries.diagonal_only else add_products
         done, whole = 0, layout.inputs_passed
-        passed: dict[tuple[bool, int], Tensor] = {}
+        passed: Passed = {}
         try:
             with torch.no_grad(), stage("kernel", entries.pairs, job.progress) as told:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        note = partial(passed.__setitem__, (each.block.second, each.inputs.start))
-                        found = gradients(job.network, job.plan, *job.rows(each), note)
-                        tiles.add(each, compact(found, job.sizes, layout))
+                        tiles.add(each, _gradients_of_pass(job, job.plan, each, passed))
                         done += len(each.inputs)
                         told(entries.pairs * done // whole)
                     for left, right in step.products:
@@ -144,10 +146,10 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
             job = _retreated(job, layout.inputs_per_pass)
 
 
-def tiles_of(job: KernelJob, block: Block) -> list[Tile] | None:
+def tiles_of(job: KernelJob, block: Block, passed: Passed) -> list[Tile] | None:
     """The gradients of one block; None if a pass does not go as planned.
 
-    Progress is told after every pass, without an entry done.
+    The outputs of its passes are added to ``passed``. Progress is told after every pass, without an entry done.
     """
     plan = replace(job.plan, ways=[*job.plan.ways])  # what fails for these inputs may serve others
     layout, tiles = job.layout, BlockTiles(job.layout)
@@ -155,12 +157,21 @@ def tiles_of(job: KernelJob, block: Block) -> list[Tile] | None:
     try:
         with torch.no_grad():
             for each in layout.passes(block):
-                tiles.add(each, compact(gradients(job.network, plan, *job.rows(each)), job.sizes, layout))
+                tiles.add(each, _gradients_of_pass(job, plan, each, passed))
                 if job.progress is not None:
                     job.progress(0)
     except OtherRouteError:
         return None
     return tiles[block]
+
+
+def _gradients_of_pass(job: KernelJob, plan: GradientPlan, pass_: Pass, passed: Passed) -> list[GradientFactor]:
+    """The gradients of a pass as its block keeps them; its outputs are added to ``passed``."""
+
+    def note(outputs: Tensor) -> None:
+        passed.setdefault((pass_.block.second, pass_.inputs.start), []).append(outputs)
+
+    return compact(gradients(job.network, plan, *job.rows(pass_), note), job.sizes, job.layout)
 
 
 def finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:

@@ -175,7 +175,7 @@ def _pass_all(job: KernelJob) -> None:
     """Find the gradients at the first set of inputs, block by block, and drop them."""
     layout = job.layout
     for block in (each for group in layout.groups for each in layout.blocks(group)):
-        tiles_of(job, block)
+        tiles_of(job, block, {})
 
 
 def _fastest(call: Callable[[], object]) -> float:

@@ -555,7 +555,7 @@ def _in_their_order(
     """The uses with the places of samples, by gradients for `_with_weighted`; and the parameters where they have none.
 
     The entries of a sample are strided or not, or (None) as they are said to be; or with ``sort`` in any order. Where
-    samples are sorted, the entries of the uses, by their numbers, in the order in which those of the first come first.
+    samples are sorted, the third result has, by the number of a use, the order that puts its entries sample by sample.
     """
     noise = _noise([each[-1] for each in columns])
     places: list[tuple[Signature, Axes | None]] = []

@@ -63,10 +63,12 @@ def prepare(  # noqa: PLR0917 - the arguments of ntk
     pairs = len(inputs) * (1 if entries == "diagonal" else len(inputs if others is None else others))
     if copies:  # before the module is called; K has at least those
         check_affordable(inputs, pairs, pairs * inputs.itemsize)
+    if others is not None and others.dtype != inputs.dtype:  # of which the first pass, of x1, tells nothing
+        others = _as_taken_if_whole(module, others)
     sets = [inputs] if others is None else [inputs, others]
     network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     if first.failed and any(map(_whole_numbers, sets)):  # stored images, perhaps
-        sets = [each.like([as_taken(module, each.tensors[0])]) if _whole_numbers(each) else each for each in sets]
+        sets = [_as_taken_if_whole(module, each) for each in sets]
         inputs, others = sets[0], None if others is None else sets[1]
         network, groups, first = measured(stack, module, sets, wanted, parameters, scale, by)
     together = [inputs[:64].join(others[:64])] if others is not None and inputs.alike(others) else sets
@@ -141,6 +143,11 @@ def returned(network: MeasuredModule, x: Batch) -> Tensor:
 def _whole_numbers(x: Batch) -> bool:
     """Whether a module is called with one tensor of them and nothing else."""
     return x.form.plain and not x.dtype.is_floating_point and not x.dtype.is_complex
+
+
+def _as_taken_if_whole(module: nn.Module, x: Batch) -> Batch:
+    """The same samples; whole numbers of one tensor in a dtype that the module takes."""
+    return x.like([as_taken(module, x.tensors[0])]) if _whole_numbers(x) else x
 
 
 def _check_outputs_alike(network: MeasuredModule, x2: Batch, outputs: int) -> None:

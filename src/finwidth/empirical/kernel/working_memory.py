@@ -8,7 +8,7 @@ import torch
 
 from finwidth.empirical.kernel.computation import KernelJob
 
-ALL, _FEW, _SHARE = 8, 3, 32  # inputs that are checked: up to 8 all, otherwise 3, or one in 32 if that is more
+_ALL, FEW, _SHARE = 8, 3, 32  # inputs that are checked: up to 8 all, otherwise 3, or one in 32 if that is more
 _COMPANY = 256  # inputs of the largest batch that is passed whole and in halves
 _PLANNED = 5  # inputs of the passes by which a plan is made
 _BESIDE = 2**21  # bytes of what torch and the allocator need besides
@@ -20,8 +20,8 @@ def checked_inputs(job: KernelJob, n: int, *, company: bool = False) -> int:
 
     Inputs that are only the ``company`` of others are few of any number.
     """
-    few = min(n, _FEW)
-    size = min(n, ALL) if company or n <= ALL else max(few, min(n // _SHARE, job.layout.inputs_per_pass))
+    few = min(n, FEW)
+    size = min(n, _ALL) if company or n <= _ALL else max(few, min(n // _SHARE, job.layout.inputs_per_pass))
     return max(few, min(size, job.sizes.memory // (2 * _pass_bytes(job, 1))))
 
 
@@ -65,7 +65,7 @@ def _checking(job: KernelJob) -> int:
     """The gradients of weighted samples, passes of these, and the largest gradient once more as it is added up."""
     N = len(job.x1)
     if job.sizes.diagonal_only:
-        inputs, gradients = checked_inputs(job, N, company=True), min(N, _FEW)
+        inputs, gradients = checked_inputs(job, N, company=True), min(N, FEW)
     else:
         inputs, gradients = checked_inputs(job, N) + 1, 2
         if job.x2 is not None:
@@ -80,7 +80,7 @@ def _checking(job: KernelJob) -> int:
 def _held(job: KernelJob) -> int:
     """Gradients of all inputs that are there from the plan to the end."""
     layout, N = job.layout, len(job.x1)
-    one_pass = job.x2 is None and layout.inputs_per_pass == N > _FEW
+    one_pass = job.x2 is None and layout.inputs_per_pass == N > FEW
     if not one_pass or len(job.plan.general) == len(job.network.parameters):
         return 0
     return job.sizes.block(N, layout.outputs).block

@@ -10,10 +10,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 
-from finwidth.empirical.kernel.computation import KernelJob, compute, finished, tiles_of
+from finwidth.empirical.kernel.computation import KernelJob, Passed, compute, finished, tiles_of
 from finwidth.empirical.kernel.layout import Block
 from finwidth.empirical.kernel.tiles import Tile, add_products
 from finwidth.empirical.kernel.weights import OtherRouteError
@@ -33,19 +34,21 @@ class KeptGradients:
     def compute(self, job: KernelJob, own: KernelJob, names: Sequence[object]) -> tuple[Tensor, KernelJob]:
         """As `compute`, of the job that is a block's ``own``, of inputs with these names.
 
-        What is not one product of whole blocks is computed by itself, and so are other jobs: those of the check.
+        What is not one product of whole blocks is computed by itself, and so are other jobs: those of the check. The
+        job that comes back has the outputs of the passes made here; others that shared them had them before.
         """
         layout, entries = job.layout, job.entries
         parts = layout.inputs < entries.longest or layout.outputs < len(entries.outputs)
         if job is not own or parts or entries.diagonal_only:
             return compute(job)
+        passed: Passed = {}
         found = []
         for second, (name, x) in enumerate(zip(names, job.sets, strict=True)):
             future, mine = self._promised((name, layout.inputs, layout.outputs, layout.inputs_per_pass, layout.tile))
             if mine:
                 try:
                     block = Block(bool(second), range(len(entries.outputs)), range(len(x)))
-                    future.set_result(tiles_of(job, block))
+                    future.set_result(tiles_of(job, block, passed))
                 except BaseException as error:
                     future.set_exception(error)
             found.append(future.result())
@@ -58,7 +61,7 @@ class KeptGradients:
                 add_products(K, entries, left, right)
         except OtherRouteError:
             return compute(job)
-        return finished(K, job.outputs, all_pairs=entries.all_pairs), job
+        return finished(K, job.outputs, all_pairs=entries.all_pairs), replace(job, passed=passed)
 
     def _promised(self, key: object) -> tuple[Future[list[Tile] | None], bool]:
         """The gradients at some inputs, and whether it is this thread that is to find them; others wait for them."""
