@@ -205,6 +205,7 @@ MISTAKES = {
     "moments 2,-3,1 -i 1,2": "width number 1 is -3",
     "moments 2,3.5,1 -i 1,2": "'3.5' is not a width",
     "moments model.py:make -i 1": "finwidth measure, regime and compare take a module in a file",
+    "regime 2,3,1 --input=": "the input '' is neither numbers nor",
     "regime model.py": "names no module; write a file and a name in it",
     "regime model.py:make": "a torch module needs an input; give one with -i",
     "regime model.py:make -i ones": "the input 'ones' has as many numbers as widths say, and there are none; give",

@@ -239,17 +239,12 @@ def parse_target(target: str) -> tuple[Path | str, str]:
     raise FinwidthError(f"{shown(target)} names no module; write {wanted}")
 
 
-def load(file: Path | str, name: str, seed: int = 0) -> nn.Module:
-    """The module of that name in a Python file, or in a Python module that is installed or beside the user.
+def load(file: Path | str, name: str, seed: int = 0) -> tuple[nn.Module, Callable[[], nn.Module] | None]:
+    """The torch module of that name in a Python file, or in a Python module that is installed or beside the user.
 
-    It is a torch module, or something that makes one when it is called.  The file is run, and the function called, with
-    torch's generator at ``seed``.
+    Or something that makes one when it is called; with the module comes what made it, or None.  The file is run, and
+    the function called, with torch's generator at ``seed``.
     """
-    return load_with_maker(file, name, seed)[0]
-
-
-def load_with_maker(file: Path | str, name: str, seed: int = 0) -> tuple[nn.Module, Callable[[], nn.Module] | None]:
-    """The same, and what made it; None where the name is that of a module."""
     load_extra("torch", "a torch module")
     import torch
 

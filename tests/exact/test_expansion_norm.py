@@ -368,3 +368,20 @@ def test_a_zero_input_stays_zero() -> None:
         )
         assert float(np.abs(nothing.K[:, 0]).max()) == 0
         assert np.isfinite(nothing.dK).all()
+
+
+def test_layernorm_of_a_stream_is_rmsnorm_in_one_dimension_less() -> None:
+    """The mean that a LayerNorm took away is not there for the next.
+
+    What it gives is longer by the root of n/(n - 1), a number for each dimension, beside what a branch adds.
+    """
+    n, h = 50, 1e-4
+
+    def K(kind: str, factor: float = 1.0) -> Any:
+        skips = [0.8, 1.5 * factor, factor]  # the first is of the stem, which has no norm
+        net = ResNet([2, n, 1], 3, skip=skips, branch=[1, 0, 0.5], norm=Norm(kind, "after"), bias="none")
+        return finwidth.expansion(net, [[1.0, 0.3], [-0.2, 1.0]]).K.to_numpy()
+
+    longer = (K("rms", 1 + h) - K("rms", 1 - h))[0] / (2 * h) / (2 * n)
+    np.testing.assert_allclose((K("layer") - K("rms"))[1], longer, rtol=1e-6)
+    assert np.all(abs(longer) > 1e-3)

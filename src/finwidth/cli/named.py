@@ -25,7 +25,7 @@ _INITS = (
     "default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "lecun_uniform", "lecun_normal",
     "unit_normal",
 )  # fmt: skip
-_PANEL = "Torch module, instead of widths"
+_PANEL = "Torch module"
 
 Init = Annotated[
     str | None,
@@ -57,11 +57,11 @@ class NamedModule:
     @contextlib.contextmanager
     def loaded(self, seed: int) -> Iterator[tuple[nn.Module, Callable[[], nn.Module] | None]]:
         """The module, and the function that draws it again if that is wanted, while its file may be run."""
-        from finwidth.measurement import load_with_maker, parse_target, running_user_file
+        from finwidth.measurement import load, parse_target, running_user_file
 
         file, name = parse_target(self.name)
         with running_user_file(file, trace=self.trace):
-            module, maker = load_with_maker(file, name, seed)
+            module, maker = load(file, name, seed)
             if self.redraw and maker is None:
                 raise FinwidthError(
                     f"--redraw is for functions that make a module; {self.name} is a module itself; leave it out"

@@ -87,7 +87,7 @@ def regime_command(
         with net.loaded(seed) as (module, factory):
             found = ask(module, x, init=net.init, factory=factory)
     else:
-        x = parse_input(input or "ones", net.widths[0])
+        x = parse_input("ones" if input is None else input, net.widths[0])
         found = ask(net, x)
     if as_json:
         print_json(extended(found.to_json(), command="regime", input=x, settings=settings, seed=seed))

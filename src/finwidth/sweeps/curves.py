@@ -16,9 +16,11 @@ from finwidth.sweeps.panels import (
     RouteValues,
     axis_names,
     draw_curves,
+    draw_samples,
     drawn_widths,
     label_samples,
     need_depth_and_width,
+    only_quantiles,
     sweep_title,
 )
 
@@ -56,10 +58,10 @@ def moments_over_depth(found: xr.Dataset, *, ax: Panels | None = None) -> Figure
     values = {name: each for name in _LABELS if (each := _moment(found, name)) is not None}
     if not values:
         raise FinwidthError("the store has no exact, expansion or sampled values, so there are no moments to draw")
-    columns = min(len(values), 4 if len(values) > 3 else 3)
+    columns = min(len(values), 4)
     rows = -(-len(values) // columns)
     figure, panels = new_panels(ax, rows, columns, 0.6 + 2.3 * columns, 0.9 + 2.1 * rows)
-    medians = _has_quantiles(found)
+    medians = only_quantiles(found)
     for axes, (name, each) in zip(panels, values.items(), strict=True):
         draw_curves(axes, found.depth.broadcast_like(found.width), each)
         axes.set(yscale="log", title=_label(name, medians=medians))
@@ -71,22 +73,18 @@ def moments_over_depth(found: xr.Dataset, *, ax: Panels | None = None) -> Figure
     return figure
 
 
-def _has_quantiles(found: xr.Dataset) -> bool:
-    return "sampled_quantile" in found and "exact_mean" not in found
-
-
 def _label(name: str, *, medians: bool) -> str:
     return re.sub(r"\\mathbb{E}\[(.*)\]", r"\\mathrm{median}(\1)", _LABELS[name]) if medians else _LABELS[name]
 
 
 def _moment(found: xr.Dataset, name: str) -> RouteValues | None:
     """One moment by the routes that the store has; None if by none."""
-    exact = _without_draws(found, name)
-    if _has_quantiles(found):
+    if only_quantiles(found):
         middle, error = (
             found[f"sampled_{each}"].sel(moment=name, quantile=0.5) for each in ("quantile", "quantile_se")
         )
         return RouteValues(None, abs(middle), error, _finite(error))
+    exact = _without_draws(found, name)
     if "sampled_mean" in found:
         mean, error, trust = (found[f"sampled_{each}"].sel(moment=name) for each in ("mean", "se", "trust"))
         return RouteValues(exact, _drawable(abs(mean)), error, trust)
@@ -271,16 +269,12 @@ def _trajectories(axes: Axes, found: xr.Dataset) -> None:
         trust = _finite(errors)
     else:
         values, errors, trust = found.training_mean, found.training_se, found.training_trust
-    values = values.where(abs(values) < _LARGEST)
+    values, steps = values.where(abs(values) < _LARGEST), found.step.to_numpy()
     if not bool(np.isfinite(values).any()):
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no finite number", transform=axes.transAxes, ha="center", va="center")
     for width, colour, marker in drawn_widths(found):
         y, bars, sound = (each.sel(width=width).to_numpy() for each in (values, errors, trust))
-        axes.plot(found.step, y, color=colour, lw=1.2, zorder=2)
-        axes.errorbar(
-            found.step[sound], y[sound], 2 * bars[sound], color=colour, fmt=marker, ms=3.5, lw=0, elinewidth=1,
-            label=f"$n={width}$", zorder=4,
-        )  # fmt: skip
-        axes.plot(found.step[~sound], y[~sound], marker, color=colour, mfc="white", ms=3.5, zorder=4)
+        axes.plot(steps, y, color=colour, lw=1.2, zorder=2)
+        draw_samples(axes, steps, y, bars, sound, colour=colour, marker=marker, size=3.5, label=f"$n={width}$")
     label_samples(axes, trust)

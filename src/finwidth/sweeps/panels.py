@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from finwidth.errors import FinwidthError
+from finwidth.networks.laws import FloatArray
 from finwidth.networks.mlp import MLP
 from finwidth.networks.residual import ResidualNetwork
 from finwidth.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
@@ -106,6 +108,11 @@ def need_depth_and_width(found: xr.Dataset) -> None:
         raise FinwidthError("the pictures need the axes depth and width, and not depth over width, ratio; give both")
 
 
+def only_quantiles(found: xr.Dataset) -> bool:
+    """Whether sampled quantiles are drawn, as means need not exist: where there are some, and no exact values."""
+    return "sampled_quantile" in found and "exact_mean" not in found
+
+
 def drawn_widths(found: xr.Dataset) -> Iterator[tuple[int, str, str]]:
     """At most six widths, spread over those there are by ratio, with colour and marker."""
     widths = found.width.to_numpy()
@@ -131,13 +138,30 @@ def draw_curves(axes: Axes, x: xr.DataArray, values: RouteValues) -> None:
             continue
         y, bars = (each.sel(width=width).to_numpy() for each in (values.sampled, values.error))
         trust = np.isfinite(y) if values.trust is None else values.trust.sel(width=width).to_numpy()
-        axes.errorbar(
-            here[trust], y[trust], 2 * bars[trust], color=colour, fmt=marker, ms=4, lw=0, elinewidth=1, zorder=4,
-            label=label if values.exact is None else None,
-        )  # fmt: skip
-        axes.plot(here[~trust], y[~trust], marker, color=colour, mfc="white", ms=4, zorder=4)
+        named = label if values.exact is None else None
+        draw_samples(axes, here, y, bars, trust, colour=colour, marker=marker, size=4, label=named)
     if values.sampled is not None:
         label_samples(axes, values.trust)
+
+
+def draw_samples(
+    axes: Axes,
+    x: FloatArray,
+    y: FloatArray,
+    errors: FloatArray,
+    trust: npt.NDArray[np.bool_],
+    *,
+    colour: str,
+    marker: str,
+    size: float,
+    label: str | None,
+) -> None:
+    """Samples with bars of two standard errors; open markers, without bars, if not trusted."""
+    axes.errorbar(
+        x[trust], y[trust], 2 * errors[trust], color=colour, fmt=marker, ms=size, lw=0, elinewidth=1, zorder=4,
+        label=label,
+    )  # fmt: skip
+    axes.plot(x[~trust], y[~trust], marker, color=colour, mfc="white", ms=size, zorder=4)
 
 
 def label_samples(axes: Axes, trust: xr.DataArray | None) -> None:

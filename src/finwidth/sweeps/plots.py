@@ -22,6 +22,7 @@ from finwidth.sweeps.panels import (
     drawn_widths,
     need_depth_and_width,
     only_forms,
+    only_quantiles,
     sweep_title,
 )
 from finwidth.sweeps.schema.grid import AXES
@@ -175,14 +176,14 @@ def _expanded_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
 
 
 def _bounds_panels(found: xr.Dataset) -> tuple[_Labelled, _Labelled]:
-    """Of the paper's forms, which hold up to constants; without the output layer's constant e^5."""
+    """Of the paper's forms, which hold up to constants."""
     square, update = (_relative_form(found, moment, power) for moment, power in (("K^2", 2), ("dK", 1)))
     cv = (square - 1).clip(min=0) ** 0.5
     return (_SPREADS[False], cv), (_MOVES[False], update)
 
 
 def _relative_form(found: xr.Dataset, moment: str, power: int) -> xr.DataArray:
-    """The paper's form of a moment over a power of that of E[K]."""
+    """The paper's form of a moment over a power of that of E[K], without the output layer's constant e^5."""
     forms = found.bounds_log_form
     found_log = forms.sel(form=moment, drop=True) - 5 - power * forms.sel(form="K", drop=True)
     form: xr.DataArray = np.exp(np.minimum(found_log, _LARGEST_LOG))
@@ -274,7 +275,8 @@ def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     networks that are known to first order in 1/width. Where the store has quantiles and no exact values,
     (q84 - q16)/(2 median) of K in its place.  With ``ax`` it is drawn into these axes of Matplotlib.
     """
-    names, quantiles = axis_names(found), _only_quantiles(found)
+    need_depth_and_width(found)
+    names, quantiles = axis_names(found), only_quantiles(found)
     values = RouteValues(None, *_spread(found)) if quantiles else _relative(found, "K^2", 2)
     beta = (found.depth - names.first) / found.width
     figure, axes = new_axes(ax, height=3.4)
@@ -301,13 +303,12 @@ def _paper_growth(axes: Axes, found: xr.Dataset, beta: xr.DataArray, last: float
     """The paper's exp(5 beta), up to the last beta, and where the store has it the whole form of its Theorem 1."""
     line = np.linspace(0, last, 200)
     axes.plot(line, np.exp(5 * line), color="black", lw=1.2, ls="--", label=r"paper: $e^{5\beta}$", zorder=3)
-    if "bounds_log_form" in found:  # without the output layer's constant e^5
-        form = found.bounds_log_form.sel(form="K^2") - 5 - 2 * found.bounds_log_form.sel(form="K")
+    if "bounds_log_form" in found:
         reach = found.width.where(beta.max("depth") >= last)
         widest = {"width": reach.max() if reach.notnull().any() else found.width.min()}
         axes.plot(
             beta.sel(widest),
-            np.exp(np.minimum(form.sel(widest), _LARGEST_LOG)),
+            _relative_form(found, "K^2", 2).sel(widest),
             color="black",
             lw=1.2,
             ls=":",
@@ -324,7 +325,8 @@ def update_collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     and a curve for each beyond.  Of residual networks, and of medians, over the depth.  With ``ax`` it is drawn into
     these axes of Matplotlib.
     """
-    names, quantiles = axis_names(found), _only_quantiles(found)
+    need_depth_and_width(found)
+    names, quantiles = axis_names(found), only_quantiles(found)
     values = RouteValues(None, *_median_move(found)) if quantiles else _relative(found, "dK", 1)
     figure, axes = new_axes(ax, height=3.4)
     axes.set(ylabel=_MOVES[quantiles], xscale="log", yscale="log", title=sweep_title(found))
@@ -363,7 +365,6 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: RouteValues) -> 
 
 def _relative(found: xr.Dataset, moment: str, power: int) -> RouteValues:
     """abs(E[moment]) / E[K]^power; where E[K] is sampled too, the relative errors add up, for the two depend."""
-    need_depth_and_width(found)
     exact = sampled = error = trust = None
     if "exact_mean" in found:
         log = found.exact_log_second_moment if moment == "K^2" else found.exact_log_dK
@@ -384,12 +385,6 @@ def _relative(found: xr.Dataset, moment: str, power: int) -> RouteValues:
     if exact is None and sampled is None:
         raise FinwidthError(f"the store has none of {', '.join(_PANELS)}; of others there are gram and training")
     return RouteValues(exact, sampled, error, trust)
-
-
-def _only_quantiles(found: xr.Dataset) -> bool:
-    """Whether sampled quantiles are drawn, as means need not exist: where there are some, and no exact values."""
-    need_depth_and_width(found)
-    return "sampled_quantile" in found and "exact_mean" not in found
 
 
 PICTURES: dict[str, Callable[..., Figure]] = {

@@ -39,9 +39,10 @@ _CHANGED = {  # what is told of a part of the identity that differs
 
 
 def identity(kernel: KernelInParts) -> dict[str, object]:
-    """What makes a kernel this one, in plain types; of a single module at single inputs it says no more than it has to.
+    """What makes a kernel this one, in plain types.
 
-    What is said of inputs is said of those of every function, if there are several.
+    Of several functions it has their names, and the hashes of inputs are of those of every function; of a whole batch
+    it says that it is one.
     """
     job = kernel.first
     network, module = job.network, job.network.module
@@ -67,6 +68,7 @@ def identity(kernel: KernelInParts) -> dict[str, object]:
 
 
 def _few_values(values: list[list[float]]) -> list[float]:
+    """Of `function_values` the first outputs, and how long the gradient is."""
     outputs, *slopes = values
     return [*outputs[:_OUTPUTS], math.hypot(*(each for some in slopes for each in some))]
 
@@ -78,9 +80,9 @@ def every_function(kernel: KernelInParts, *, substituted: bool = False) -> list[
 
 def identity_differences(there: Mapping[str, object], here: Mapping[str, object], rounding: float) -> list[str]:
     """In messages, in what two kernels differ; numbers that the modules compute may differ by rounding."""
-    found = []
     if there.get("coupled") != here.get("coupled"):  # whose inputs have no hash in common
         return [_CHANGED["coupled"]]
+    found = []
     for name in dict.fromkeys([*here, *there]):
         value = here.get(name)
         if name in {"function", "values"}:

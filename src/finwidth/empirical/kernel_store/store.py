@@ -48,9 +48,8 @@ class KernelContent(TypedDict):
     """The description of a store, in plain types; ``grows`` while its arrays may not yet be as it says.
 
     ``kernel`` is what makes the kernel this one (`kernel_store.identity`), ``array`` the fields of its `KernelArray`,
-    ``attrs`` and ``labels`` those of K, ``functions`` how many inputs of each are along a dimension of inputs, if there
-    are several, ``memory`` that of a block, ``numerics`` what its bits depend on, once there
-    are some.
+    ``attrs`` and ``labels`` those of K, ``functions`` how many inputs each function has along a dimension of inputs, if
+    there are several functions, ``memory`` that of a block, ``numerics`` what its bits depend on, once there are some.
     """
 
     schema: int

@@ -128,7 +128,7 @@ def _after_norm(step: Norm, x: Signals, around: Around) -> Signals:
     K, Theta = divisors * below.K, divisors * below.Theta
     found = Averages(
         x.n, K, Theta,
-        *_normalised_means(below, inverse, centred=step.centred),
+        *_normalised_means(below, inverse, _taken_away(x) if step.centred else (0.0, 0.0)),
         through_norm(through_norm(below.own, K, Theta, inverse).swapped(), K, Theta, inverse),
         tuple(through_norm(each, K, Theta, inverse) for each in x.streams),
     )  # fmt: skip
@@ -163,15 +163,18 @@ def _after_join(step: Join, h: Signals, around: Around) -> Neurons:
         a * x.mean_H + h.mean_H,
         a * a * x.own + a * _across(h.streams[-1]) + h.own,
         tuple(a * one + other for one, other in zip(x.streams, h.streams[:-1], strict=True)),
+        balanced=(a * x.K, a * x.Theta) if x.shared else (0.0, 0.0),
     )
 
 
 @_stepped.register(Skip)
 def _after_skip(step: Skip, x: Signals, around: Around) -> Neurons:
+    assert isinstance(x, Neurons)
     a = step.factor**2
     return Neurons(
-        x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams)
-    )
+        x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams),
+        balanced=(a * x.K, a * x.Theta) if x.shared else (0.0, 0.0),
+    )  # fmt: skip
 
 
 # ---- activations
@@ -243,10 +246,18 @@ def _slopes_with_weights(F: FloatArray, tt: FloatArray) -> FloatArray:
 # ---- norms
 
 
-def _normalised_means(x: Averages, inverse: FloatArray, *, centred: bool) -> tuple[FloatArray, FloatArray]:
+def _taken_away(x: Signals) -> tuple[FloatArray, FloatArray]:
+    """What K and Theta lose with the mean over neurons, of which a stream may have none left."""
+    K, Theta = x.balanced if isinstance(x, Neurons) else (0.0, 0.0)
+    return (x.K - K) / x.n, (x.Theta - Theta) / x.n
+
+
+def _normalised_means(
+    x: Averages, inverse: FloatArray, taken: tuple[FloatArray | float, FloatArray | float]
+) -> tuple[FloatArray, FloatArray]:
     """First corrections: divisors move and curve, and kernels lose their part along the vectors."""
     V, F = x.own.V, x.own.F
-    mean_G, mean_H = (mean - centred * limit / x.n for mean, limit in ((x.mean_G, x.K), (x.mean_H, x.Theta)))
+    mean_G, mean_H = x.mean_G - taken[0], x.mean_H - taken[1]
     divisors, ratio = np.sqrt(np.outer(inverse, inverse)), np.outer(inverse, inverse)
     own = inverse**2 * np.einsum("aaaa->a", V)
     lengths = _half_sum(3 / 4 * own - inverse * mean_G.diagonal()) + ratio * np.einsum("aabb->ab", V) / 4

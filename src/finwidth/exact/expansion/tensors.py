@@ -98,9 +98,11 @@ class Neurons(Signals):
     """Neurons that are Gaussian at infinite width, in a law that does not know how they are turned.
 
     ``shared`` is what E[y_ia y_jb] is of K, and E[H_ij;ab] of Theta, of two neurons: -1/n where their mean is 0.
+    ``balanced`` are the parts of K and of Theta that come of a stream whose mean over neurons is 0.
     """
 
     shared: float = 0.0
+    balanced: tuple[FloatArray | float, FloatArray | float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
