@@ -205,7 +205,7 @@ def test_mistakes_are_told(name: str) -> None:
 
 def swapped(network: Any, *given: Any, **more: Any) -> list[Any]:
     found = RIGHT(network, *given, **more)
-    return [replace(each, group=(each.group + 1) % network.number_of_groups) for each in found]
+    return [replace(each, group=(each.group + 1) % (1 + max(network.groups.values()))) for each in found]
 
 
 RIGHT = gradients.gradients

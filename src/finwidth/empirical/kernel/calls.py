@@ -184,11 +184,6 @@ class MeasuredModule:
         own = dict(self.module.named_buffers()) if self.changing else {}
         return {name: own[name].clone() for name in self.changing}
 
-    @property
-    def number_of_groups(self) -> int:
-        """How many groups of parameters are told apart; 1 if none are."""
-        return 1 + max(self.groups.values()) if self.groups else 1
-
     def leaves(self) -> Mapping[str, Tensor]:
         """The parameters, with their tangents."""
         if self.direction is None:

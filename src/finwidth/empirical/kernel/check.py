@@ -35,6 +35,7 @@ from finwidth.errors import FinwidthError
 
 Tensor = torch.Tensor
 Compute: TypeAlias = Callable[[KernelJob], tuple[Tensor, KernelJob]]
+_EXACT = {torch.float32, torch.float64}  # types of which sums are not too coarse
 _RUN = 2**20  # numbers of gradients whose products are added up at once
 _MANY = 64  # inputs from which on some are passed again, fewer all
 _LOOKED_AT = 256  # numbers of an input by which it is told which are alike
@@ -135,7 +136,7 @@ def _check_passes(job: KernelJob) -> None:
     the gradients of all inputs are compared, their outputs need not be.
     """
     for second, x in enumerate(job.sets):
-        keys = sorted(key for key in job.passed if key[0] == bool(second))
+        keys = sorted(key for key, noted in job.passed.items() if noted and key[0] == bool(second))
         passes = [[unpack_dual(each)[0] for each in job.passed[key]] for key in keys]
         compared = FEW if job.sizes.diagonal_only else checked_inputs(job, len(x))
         if not passes or len(x) <= compared:
@@ -439,18 +440,14 @@ def _product_and_size(network: MeasuredModule, sums: Tensor) -> Tensor:
 
 
 def _probe_products(network: MeasuredModule, g: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> Tensor:
-    """sum_p scale_p <g_p, h_p> over the parameters of each group."""
-    found = [0.0] * network.number_of_groups
+    """sum_p scale_p <g_p, h_p> over the parameters of each group, in runs: a long sum of numbers loses digits."""
+    groups = network.groups or {}
+    found = [0.0] * (1 + max(groups.values(), default=0))
     for name, each in g.items():
-        found[network.group(name)] += network.scales[name] * _inner_product(each, h[name])
+        place, kind = groups.get(name, 0), each.dtype if each.dtype in _EXACT else torch.float32
+        for a, b in zip(torch.split(each.flatten(), _RUN), torch.split(h[name].flatten(), _RUN), strict=True):
+            found[place] += network.scales[name] * float(torch.dot(a.to(kind), b.to(kind)))
     return torch.tensor(found, dtype=torch.float64)
-
-
-def _inner_product(a: Tensor, b: Tensor) -> float:
-    """<a, b>, in runs: a single sum of so many numbers loses digits."""
-    exact = a.dtype in {torch.float32, torch.float64}
-    runs = zip(torch.split(a.flatten(), _RUN), torch.split(b.flatten(), _RUN), strict=True)
-    return sum(float(torch.dot(*each) if exact else torch.dot(*(some.float() for some in each))) for each in runs)
 
 
 def _gradient(

@@ -11,7 +11,6 @@ import torch
 
 from finwidth.empirical.kernel.batch import Batch
 from finwidth.empirical.kernel.calls import MeasuredModule, apply, differentiable
-from finwidth.empirical.kernel.factors import GradientFactor
 from finwidth.empirical.kernel.forming import ALONE, TRACED
 from finwidth.empirical.kernel.gradients import (
     GradientPlan,
@@ -83,6 +82,12 @@ class KernelJob:
         size = self.sizes.block(n, o)
         return Layout(entries, n, o, size.inputs_per_pass, size.tile)
 
+    def after(self, passed: Passed) -> KernelJob:
+        """The same job when it has been computed, with the outputs of its passes."""
+        done = replace(self, passed=passed)
+        vars(done)["layout"] = self.layout  # which these do not change
+        return done
+
     @property
     def working_bytes(self) -> int:
         """Peak memory of the blocks, without the kernel itself."""
@@ -136,12 +141,14 @@ def compute(job: KernelJob) -> tuple[Tensor, KernelJob]:
                 for step in layout.steps():
                     tiles.keep(step.blocks)
                     for each in step.passes:
-                        tiles.add(each, _gradients_of_pass(job, job.plan, each, passed))
+                        noted = _outputs_of_pass(passed, each).append
+                        found = gradients(job.network, job.plan, *job.rows(each), noted)
+                        tiles.add(each, compact(found, job.sizes, layout))
                         done += len(each.inputs)
                         told(entries.pairs * done // whole)
                     for left, right in step.products:
                         add(K, entries, tiles[left], tiles[right])
-            return finished(K, job.outputs, all_pairs=entries.all_pairs), replace(job, passed=passed)
+            return finished(K, job.outputs, all_pairs=entries.all_pairs), job.after(passed)
         except OtherRouteError:
             job = _retreated(job, layout.inputs_per_pass)
 
@@ -157,7 +164,8 @@ def tiles_of(job: KernelJob, block: Block, passed: Passed) -> list[Tile] | None:
     try:
         with torch.no_grad():
             for each in layout.passes(block):
-                tiles.add(each, _gradients_of_pass(job, plan, each, passed))
+                found = gradients(job.network, plan, *job.rows(each), _outputs_of_pass(passed, each).append)
+                tiles.add(each, compact(found, job.sizes, layout))
                 if job.progress is not None:
                     job.progress(0)
     except OtherRouteError:
@@ -165,13 +173,9 @@ def tiles_of(job: KernelJob, block: Block, passed: Passed) -> list[Tile] | None:
     return tiles[block]
 
 
-def _gradients_of_pass(job: KernelJob, plan: GradientPlan, pass_: Pass, passed: Passed) -> list[GradientFactor]:
-    """The gradients of a pass as its block keeps them; its outputs are added to ``passed``."""
-
-    def note(outputs: Tensor) -> None:
-        passed.setdefault((pass_.block.second, pass_.inputs.start), []).append(outputs)
-
-    return compact(gradients(job.network, plan, *job.rows(pass_), note), job.sizes, job.layout)
+def _outputs_of_pass(passed: Passed, pass_: Pass) -> list[Tensor]:
+    """What ``passed`` has of this pass: its outputs, each time that it was made."""
+    return passed.setdefault((pass_.block.second, pass_.inputs.start), [])
 
 
 def finished(K: Tensor, outputs: str | int, *, all_pairs: bool) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from finwidth.empirical.kernel.working_memory import bytes_of_call
 from finwidth.tables import Result, Table, Told
 
 Tensor = torch.Tensor
+T = TypeVar("T")
 _TRIAL = 64  # inputs at the most
 
 
@@ -162,28 +164,24 @@ def _seconds(job: KernelJob) -> tuple[float, KernelJob]:
     rows = torch.arange(min(_TRIAL, N))
     _, part = compute(job.among(rows, None if job.x2 is None else rows[:others], job.outputs))  # once in a process
     job = replace(job, plan=part.plan)
-    whole = _fastest(partial(compute, part))
-    passes = _fastest(partial(_pass_all, part)) / len(rows)
+    layout = part.layout
+    blocks = [each for group in layout.groups for each in layout.blocks(group)]
+    whole = _fastest(compute, [part])
+    passes = _fastest(partial(tiles_of, part, passed={}), blocks) / len(rows)
     pairs = max(0.0, whole - passes * len(rows)) / len(rows) ** 2
     if job.sizes.diagonal_only:
         return whole / len(rows) * N, job
-    blocks = -(-N // job.layout.inputs)
-    return passes * (N + others) / 2 * max(1.0, 1 / blocks + (blocks - 1) / 2) + pairs * N * others, job
+    many = -(-N // job.layout.inputs)
+    return passes * (N + others) / 2 * max(1.0, 1 / many + (many - 1) / 2) + pairs * N * others, job
 
 
-def _pass_all(job: KernelJob) -> None:
-    """Find the gradients at the first set of inputs, block by block, and drop them."""
-    layout = job.layout
-    for block in (each for group in layout.groups for each in layout.blocks(group)):
-        tiles_of(job, block, {})
-
-
-def _fastest(call: Callable[[], object]) -> float:
-    """The shorter of two times, as other work of the machine only adds to them."""
+def _fastest(call: Callable[[T], object], arguments: Sequence[T]) -> float:
+    """The shorter of two times of calls one after another, as other work of the machine only adds to them."""
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        call()
+        for each in arguments:
+            call(each)
         times.append(time.perf_counter() - began)
     return min(times)
 

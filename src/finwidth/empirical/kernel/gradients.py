@@ -298,7 +298,7 @@ def _pass_sizes(saved: int, results: list[int], itemsize: int) -> Sizes:
     The mean is how many numbers a typical gradient has.
     """
     mean = max(1, max(saved // 8, sum(results)) // max(1, len(results)))
-    return Sizes((), saved, sum(results), max([saved // 8, *results]), mean, itemsize)
+    return Sizes((), saved, sum(results), max([1, saved // 8, *results]), mean, itemsize)
 
 
 def _with_shapes(network: MeasuredModule, plan: GradientPlan, sizes: Sizes, shapes: Iterable[FactorSize]) -> Sizes:

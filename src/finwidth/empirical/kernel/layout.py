@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -42,14 +43,14 @@ class Sizes:
     memory: int = 2**62
 
     @property
-    def plain(self) -> int:
-        """Numbers of a plain forward and backward pass at one input, without the gradients by the parameters."""
-        return self.saved + self.results + self.forward
-
-    @property
     def forward(self) -> int:
         """Numbers of a forward pass at one input of which nothing is kept."""
-        return _BACKWARD * max(1, self.largest)
+        return _BACKWARD * self.largest
+
+    @property
+    def pass_bytes(self) -> int:
+        """Bytes of a plain forward and backward pass at one input, without the gradients by the parameters."""
+        return self.itemsize * (self.saved + self.results + _BACKWARD * self.largest)
 
     def materializes(self, shape: FactorSize, n: int, o: int) -> bool:
         """Whether the gradients of this factor are formed, because that takes less work."""
@@ -69,6 +70,7 @@ class Sizes:
             return shape.c
         return max(1, min(shape.c, _DEFERRED_BYTES // (self.itemsize * n * o * shape.g * shape.a)))
 
+    @lru_cache(maxsize=256)  # noqa: B019 - what it keeps are few numbers
     def block(self, n: int, o: int) -> BlockSize:
         """What a block of n inputs and o outputs needs."""
         held = formed = 0  # numbers of the factors at one input, and of deferred gradients that are formed at once
@@ -110,6 +112,7 @@ class BlockSize:
         return blocks * self.block + self.passes
 
 
+@lru_cache(maxsize=256)
 def fit_memory(sizes: Sizes, N: int, o: int) -> tuple[int, int]:
     """Numbers of inputs (at most N) and outputs (at most o) of a block; FinwidthError if one of each does not fit."""
     memory, held = sizes.memory, 2 if sizes.both else 1

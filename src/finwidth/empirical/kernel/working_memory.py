@@ -22,7 +22,7 @@ def checked_inputs(job: KernelJob, n: int, *, company: bool = False) -> int:
     """
     few = min(n, FEW)
     size = min(n, _ALL) if company or n <= _ALL else max(few, min(n // _SHARE, job.layout.inputs_per_pass))
-    return max(few, min(size, job.sizes.memory // (2 * _pass_bytes(job, 1))))
+    return max(few, min(size, job.sizes.memory // (2 * job.sizes.pass_bytes)))
 
 
 def company_size(job: KernelJob) -> int:
@@ -37,7 +37,7 @@ def parameters_at_once(job: KernelJob, gradients: int, inputs: int) -> list[list
     """
     bytes_by = {name: each.numel() * each.element_size() for name, each in job.network.parameters.items()}
     part, whole = _GRADIENTS
-    room = job.sizes.memory * part // whole - _held(job) - _pass_bytes(job, inputs) - max(bytes_by.values())
+    room = job.sizes.memory * part // whole - _held(job) - inputs * job.sizes.pass_bytes - max(bytes_by.values())
     if job.network.direction is not None or gradients * sum(bytes_by.values()) <= room:
         return [[*bytes_by]]
     parts, taken = list[list[str]](), 0
@@ -58,7 +58,7 @@ def bytes_of_call(job: KernelJob) -> int:
 def _planning(job: KernelJob) -> int:
     """A copy of what the module may change, and passes of a few inputs."""
     module = job.network.module
-    return _bytes_of([*module.parameters(), *module.buffers()]) + _pass_bytes(job, _PLANNED)
+    return _bytes_of([*module.parameters(), *module.buffers()]) + _PLANNED * job.sizes.pass_bytes
 
 
 def _checking(job: KernelJob) -> int:
@@ -74,7 +74,7 @@ def _checking(job: KernelJob) -> int:
     most = max(_bytes_of(own[name] for name in part) for part in parameters_at_once(job, gradients, inputs))
     together = job.sizes.itemsize * job.sizes.forward * min(company_size(job), N) if job.plan.general else 0
     largest = max(_bytes_of([each]) for each in own.values())
-    return _held(job) + max(together, _pass_bytes(job, inputs) + gradients * most + largest)
+    return _held(job) + max(together, inputs * job.sizes.pass_bytes + gradients * most + largest)
 
 
 def _held(job: KernelJob) -> int:
@@ -84,10 +84,6 @@ def _held(job: KernelJob) -> int:
     if not one_pass or len(job.plan.general) == len(job.network.parameters):
         return 0
     return job.sizes.block(N, layout.outputs).block
-
-
-def _pass_bytes(job: KernelJob, inputs: int) -> int:
-    return inputs * job.sizes.itemsize * job.sizes.plain
 
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 import torch
 
@@ -61,7 +60,7 @@ class KeptGradients:
                 add_products(K, entries, left, right)
         except OtherRouteError:
             return compute(job)
-        return finished(K, job.outputs, all_pairs=entries.all_pairs), replace(job, passed=passed)
+        return finished(K, job.outputs, all_pairs=entries.all_pairs), job.after(passed)
 
     def _promised(self, key: object) -> tuple[Future[list[Tile] | None], bool]:
         """The gradients at some inputs, and whether it is this thread that is to find them; others wait for them."""
