@@ -80,7 +80,7 @@ class KernelJob:
         entries = self.entries
         n, o = fit_memory(replace(self.sizes, both=self.x2 is not None), entries.longest, len(entries.outputs))
         size = self.sizes.block(n, o)
-        return Layout(entries, n, o, size.inputs_per_pass, size.tile)
+        return Layout(entries, n, o, size.inputs_per_pass, size.tile, size.block)
 
     def after(self, passed: Passed) -> KernelJob:
         """The same job when it has been computed, with the outputs of its passes."""

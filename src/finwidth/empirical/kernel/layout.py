@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -70,7 +69,6 @@ class Sizes:
             return shape.c
         return max(1, min(shape.c, _DEFERRED_BYTES // (self.itemsize * n * o * shape.g * shape.a)))
 
-    @lru_cache(maxsize=256)  # noqa: B019 - what it keeps are few numbers
     def block(self, n: int, o: int) -> BlockSize:
         """What a block of n inputs and o outputs needs."""
         held = formed = 0  # numbers of the factors at one input, and of deferred gradients that are formed at once
@@ -112,7 +110,6 @@ class BlockSize:
         return blocks * self.block + self.passes
 
 
-@lru_cache(maxsize=256)
 def fit_memory(sizes: Sizes, N: int, o: int) -> tuple[int, int]:
     """Numbers of inputs (at most N) and outputs (at most o) of a block; FinwidthError if one of each does not fit."""
     memory, held = sizes.memory, 2 if sizes.both else 1
@@ -211,7 +208,7 @@ class Layout:
     """In which parts the entries of a kernel are computed.
 
     A block has ``inputs`` inputs and ``outputs`` outputs; a pass has at most ``inputs_per_pass`` of its inputs, and
-    ``tile`` of them are multiplied at once.
+    ``tile`` of them are multiplied at once. A block takes ``block_bytes``, if they are known.
 
     Examples
     --------
@@ -230,6 +227,7 @@ class Layout:
     outputs: int
     inputs_per_pass: int
     tile: int
+    block_bytes: int = 0
 
     def steps(self) -> Iterator[Step]:
         """All passes and products in order; a block is held as long as consecutive products need it."""

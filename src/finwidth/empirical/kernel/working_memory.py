@@ -79,11 +79,10 @@ def _checking(job: KernelJob) -> int:
 
 def _held(job: KernelJob) -> int:
     """Gradients of all inputs that are there from the plan to the end."""
-    layout, N = job.layout, len(job.x1)
-    one_pass = job.x2 is None and layout.inputs_per_pass == N > FEW
+    one_pass = job.x2 is None and job.layout.inputs_per_pass == len(job.x1) > FEW
     if not one_pass or len(job.plan.general) == len(job.network.parameters):
         return 0
-    return job.sizes.block(N, layout.outputs).block
+    return job.layout.block_bytes
 
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
