@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -361,3 +362,13 @@ def test_encryption_with_a_certificate_of_ones_own(tmp_path: Path, whole: Any) -
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert whole.identical(read(tmp_path / "grid.zarr"))
+
+
+@pytest.mark.parametrize("name", ["distributed.core", "tornado", "tornado.application", "asyncio"])
+def test_what_libraries_log_of_a_stop_is_hushed(name: str) -> None:
+    """Some have a level of their own, which distributed gives them."""
+    logger = logging.getLogger(name)
+    assert logger.isEnabledFor(logging.CRITICAL)
+    with cluster._quiet():
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    assert logger.isEnabledFor(logging.CRITICAL)

@@ -25,7 +25,10 @@ _ATTEMPTS = 2  # in each of them Dask lets several workers die
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 60  # a scheduler that is busy may take some
 _PATIENCE_SECONDS = 10  # without a result, before we look whether there are workers
-_LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
+_LOGGERS = (
+    *("distributed", "distributed.client", "distributed.core", "distributed.comm"),
+    *("tornado", "tornado.application", "asyncio"),  # distributed gives the application a level of its own
+)
 
 
 Versions: TypeAlias = Mapping[str, str | None]
