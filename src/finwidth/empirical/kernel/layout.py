@@ -49,7 +49,7 @@ class Sizes:
     @property
     def pass_bytes(self) -> int:
         """Bytes of a plain forward and backward pass at one input, without the gradients by the parameters."""
-        return self.itemsize * (self.saved + self.results + _BACKWARD * self.largest)
+        return self.itemsize * (self.saved + self.results + self.forward)
 
     def materializes(self, shape: FactorSize, n: int, o: int) -> bool:
         """Whether the gradients of this factor are formed, because that takes less work."""
