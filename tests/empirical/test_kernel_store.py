@@ -236,21 +236,27 @@ class Closed(Counting):
         return self.act(x)
 
 
-@pytest.mark.parametrize(("kind", "threads"), [(Counting, 3), (Locked, 1), (Closed, 1)])
-def test_each_thread_has_a_module_of_its_own(
-    tmp_path: Path, kind: type[Counting], threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[int] = []
+@pytest.fixture
+def used_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads each kernel of the test was computed on."""
+    found: list[int] = []
     original = fill.on_threads
 
     def counted(blocks: Any, n: int, perform: Any) -> Any:
-        used.append(n)
+        found.append(n)
         return original(blocks, n, perform)
 
     monkeypatch.setattr(fill, "on_threads", counted)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "threads"), [(Counting, 3), (Locked, 1), (Closed, 1)])
+def test_each_thread_has_a_module_of_its_own(
+    tmp_path: Path, kind: type[Counting], threads: int, used_threads: list[int]
+) -> None:
     net: Any = kind()
     found = ntk(net, inputs(23), store=tmp_path / "a", memory="400kB", workers=3)
-    assert used == [threads]
+    assert used_threads == [threads]
     assert (net.calls, float(net.mean), net.together) == (0, 0.0, False)
     np.testing.assert_allclose(found, ntk(net, inputs(23)), rtol=1e-12, atol=1e-13)
 
@@ -385,23 +391,13 @@ def test_damage_of_a_kernel_in_parts(tmp_path: Path, parted: tuple[str, Path]) -
         assert tree(store) == tree(whole)
 
 
-def test_a_function_that_calls_the_original_module_has_one_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[int] = []
-    original = fill.on_threads
-
-    def counted(blocks: Any, n: int, perform: Any) -> Any:
-        used.append(n)
-        return original(blocks, n, perform)
-
-    monkeypatch.setattr(fill, "on_threads", counted)
+def test_a_function_that_calls_the_original_module_has_one_thread(tmp_path: Path, used_threads: list[int]) -> None:
     net, x = small_module(), inputs(23)
     functions: dict[str, Any] = {"f": net, "twice": lambda x: 2 * net(x)}
     found = ntk(functions, {"f": x, "twice": x}, store=tmp_path / "a", memory="100kB", workers=2)
     own: dict[str, Any] = {"f": net, "copied with it": net.forward}
     ntk(own, {"f": x, "copied with it": x}, store=tmp_path / "b", memory="200kB", workers=2)
-    assert used == [1, 2]
+    assert used_threads == [1, 2]
     K = reference_ntk(net, x)
     right = torch.cat([torch.cat([K, 2 * K], 1), torch.cat([2 * K, 4 * K], 1)])
     np.testing.assert_allclose(found, right, rtol=1e-11)

@@ -154,26 +154,32 @@ def _after_fork(step: Fork, x: Signals, around: Around) -> Signals:
 @_stepped.register(Join)
 def _after_join(step: Join, h: Signals, around: Around) -> Neurons:
     """The branch adds Gaussian neurons that are not correlated with the stream's, but depend on its averages."""
-    x, a = around.streams.pop(), step.skip**2
+    a = step.skip**2
+    x = _times(around.streams.pop(), a)
     return Neurons(
         x.n,
-        a * x.K + h.K,
-        a * x.Theta + h.Theta,
-        a * x.mean_G + h.mean_G,
-        a * x.mean_H + h.mean_H,
-        a * a * x.own + a * _across(h.streams[-1]) + h.own,
-        tuple(a * one + other for one, other in zip(x.streams, h.streams[:-1], strict=True)),
-        balanced=(a * x.K, a * x.Theta) if x.shared else (0.0, 0.0),
+        x.K + h.K,
+        x.Theta + h.Theta,
+        x.mean_G + h.mean_G,
+        x.mean_H + h.mean_H,
+        x.own + a * _across(h.streams[-1]) + h.own,
+        tuple(one + other for one, other in zip(x.streams, h.streams[:-1], strict=True)),
+        balanced=x.balanced,
     )
 
 
 @_stepped.register(Skip)
 def _after_skip(step: Skip, x: Signals, around: Around) -> Neurons:
     assert isinstance(x, Neurons)
-    a = step.factor**2
+    return _times(x, step.factor**2)
+
+
+def _times(x: Neurons, a: float) -> Neurons:
+    """What a stream is after its skip, of square a."""
+    K, Theta = a * x.K, a * x.Theta
     return Neurons(
-        x.n, a * x.K, a * x.Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams),
-        balanced=(a * x.K, a * x.Theta) if x.shared else (0.0, 0.0),
+        x.n, K, Theta, a * x.mean_G, a * x.mean_H, a * a * x.own, tuple(a * each for each in x.streams),
+        balanced=(K, Theta) if x.shared else (0.0, 0.0),
     )  # fmt: skip
 
 

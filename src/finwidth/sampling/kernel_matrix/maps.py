@@ -75,8 +75,45 @@ class ActivationPass:
         return turned.map(bent, self.x.map(self.phi.second_derivative), self.T, self.J)
 
 
-class SignsPass:
-    """A random sign of each neuron, times it."""
+class FactorPass:
+    """Factors of the neurons, times them; the factors are the same in all passes."""
+
+    def times(self, rows: Rows) -> Rows:
+        """The factors, times the rows."""
+        raise NotImplementedError
+
+    def forward(self, x: Rows) -> Rows:
+        """The factors, times x."""
+        return self.times(x)
+
+    def backward(self, J: Rows, *, keep: bool) -> Rows:
+        """The factors, times J."""
+        return self.times(J)
+
+    def tangent(self, T: Rows | None, r: Array) -> Rows:
+        """The factors, times T."""
+        assert T is not None
+        return self.times(T)
+
+    def cotangent(self, U: Rows | None) -> Rows:
+        """The factors, times U."""
+        assert U is not None
+        return self.times(U)
+
+
+class SkipPass(FactorPass):
+    """One number for all neurons, at once: in a long row of blocks without branches each would ask the next."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def times(self, rows: Rows) -> Rows:
+        """The number, times the rows."""
+        return listed([self.factor * block for block in rows], rows.power)
+
+
+class SignsPass(FactorPass):
+    """A random sign of each neuron."""
 
     def __init__(self, batch: NetworkBatch) -> None:
         self.batch = batch
@@ -89,23 +126,10 @@ class SignsPass:
             return (1 - 2.0 * (rng.standard_normal((draws, 1, block.shape[-1])) < 0) for block in x)
 
         self.signs = KeptRows(drawn)
-        return self._turned(x)
+        return self.times(x)
 
-    def backward(self, J: Rows, *, keep: bool) -> Rows:
-        """The same signs."""
-        return self._turned(J)
-
-    def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """The same signs."""
-        assert T is not None
-        return self._turned(T)
-
-    def cotangent(self, U: Rows | None) -> Rows:
-        """The same signs."""
-        assert U is not None
-        return self._turned(U)
-
-    def _turned(self, rows: Rows) -> Rows:
+    def times(self, rows: Rows) -> Rows:
+        """The signs, times the rows."""
         return rows.map(lambda block, signs: signs * block, self.signs, power=rows.power)
 
 

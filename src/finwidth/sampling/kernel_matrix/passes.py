@@ -20,7 +20,7 @@ from finwidth.networks.activations import Activation, Array
 from finwidth.networks.description import Fork, Join, Layer, Network, Signs, Skip, Step, weight_layers
 from finwidth.networks.norm import Norm
 from finwidth.sampling.kernel_matrix.gaussian_layer import GaussianLayer, NetworkBatch
-from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass
+from finwidth.sampling.kernel_matrix.maps import ActivationPass, DrawnStep, NormPass, SignsPass, SkipPass
 from finwidth.sampling.kernel_matrix.rows import KeptRows, Rows, common_units, in_safe_units, listed
 from finwidth.sampling.kernel_matrix.stacks import Generator, row_powers, scaled, square, transposed
 from finwidth.sampling.random.device import as_array
@@ -85,34 +85,6 @@ class JoinPass:
         U = listed(list(U))
         self.streams.append(U.map(self.times_skip))
         return U
-
-
-class SkipPass:
-    """A number times the rows, at once: in a long row of blocks without branches each would ask the next."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def forward(self, x: Rows) -> Rows:
-        """The same factor."""
-        return self._scaled(x)
-
-    def backward(self, J: Rows, *, keep: bool) -> Rows:
-        """The same factor."""
-        return self._scaled(J)
-
-    def tangent(self, T: Rows | None, r: Array) -> Rows:
-        """The same factor."""
-        assert T is not None
-        return self._scaled(T)
-
-    def cotangent(self, U: Rows | None) -> Rows:
-        """The same factor."""
-        assert U is not None
-        return self._scaled(U)
-
-    def _scaled(self, rows: Rows) -> Rows:
-        return listed([self.factor * block for block in rows], rows.power)
 
 
 def _sum(x: Rows, y: Rows) -> Rows:
