@@ -70,6 +70,14 @@ def test_the_phase_diagram_shows_the_values(store: Path) -> None:
     assert mask.sum() == untrusted > 0
 
 
+def test_colours_have_plain_numbers() -> None:
+    axes = {"depth": [2, 4, 8, 16], "width": [16, 32, 64], "n_0": 2}
+    figure = plots.phase(finwidth.sweep({"quantities": ["exact"], "axes": axes}))
+    figure.draw_without_rendering()
+    told = {each.get_text() for each in figure.axes[2].get_yticklabels(which="both")}
+    assert told == {"", "0.1", "0.2", "0.5", "1", "2", "5"}  # with the next ones outside
+
+
 def test_pictures_are_drawn_into_axes_that_are_given(store: Path) -> None:
     found = plots.cut(finwidth.sweeps.read(store), [])
     whole = Figure()
@@ -269,6 +277,9 @@ def test_the_forms_alone_and_one_depth_alone() -> None:
     line = next(each for each in plots.collapse(found).axes[0].get_lines() if each.get_label() == "$n=8$")
     forms = finwidth.bounds(finwidth.MLP([2, 8, 8, 8, 1]), [1.0, 1.0]).form
     assert np.asarray(line.get_ydata(), float)[2] == pytest.approx(forms["K^2"] / forms["K"] ** 2 / np.exp(5))
+    for axes in (plots.collapse(found).axes[0], plots.update_collapse(found).axes[0]):
+        drawn = [np.asarray(each.get_ydata(), float) for each in axes.get_lines() if str(each.get_label())[:2] == "$n"]
+        assert axes.get_ylim()[0] < min(each.min() for each in map(np.ma.masked_invalid, drawn))
     one = finwidth.sweep({"quantities": ["exact"], "axes": {"depth": 4, "width": [8, 16], "n_0": 2}})
     for draw in (plots.phase, plots.collapse, plots.update_collapse, curves.moments_over_depth):
         assert draw(plots.cut(one, [])).axes[0].has_data()

@@ -285,9 +285,11 @@ def plot_command(
 ) -> None:
     """Draw a picture of what a store holds.
 
-    phase: spread and first change of the kernel over depth and width. collapse, update: its second moment and first
-    change, all widths on one another. moments: every moment over depth. gram: kernel matrices over depth. training:
-    loss, drift and alignment over steps.
+    phase: spread and first change of the kernel over depth and width.
+    collapse, update: its second moment and first change, of all widths together.
+    moments: every moment over depth.
+    gram: kernel matrices over depth.
+    training: loss, drift and alignment over steps.
     """
     from finwidth.sweeps.plots import plot
 

@@ -230,8 +230,7 @@ def _panel(axes: Axes, values: xr.DataArray, label: str, names: AxisNames) -> No
         axis.set_major_formatter("{x:g}")
     for axis, values_on_it in ((axes.xaxis, depth), (axes.yaxis, width)):
         plain_ticks(axis, *_cell_borders(values_on_it)[[0, -1]].tolist())
-    if high < 10 * low:
-        plain_ticks(bar.ax.yaxis, low, high)
+    plain_ticks(bar.ax.yaxis, low, high)
     axes.spines[:].set_visible(True)
     if masked.mask.any():
         note = {"fc": "#dddddd", "ec": "none", "boxstyle": "square,pad=0.2"}
@@ -287,7 +286,7 @@ def collapse(found: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         last = min(float(beta.max()), 2.0)
         _paper_growth(axes, found, beta, last)
         axes.set_xlim(0, 1.02 * last)  # the last marker as a whole
-        axes.set_ylim(0.9, 1.5 * np.exp(5 * last))
+        axes.set_ylim(0.9 * _lowest(values, 1.0), 1.5 * np.exp(5 * last))
     else:
         axes.set_xscale("log")
         plain_ticks(axes.xaxis, *axes.get_xlim())
@@ -358,9 +357,14 @@ def _update_beside_paper(axes: Axes, found: xr.Dataset, values: RouteValues) -> 
     axes.set_xlabel(rf"$d^2{norm}/(n\,n_0)$")
     top = min(axes.get_ylim()[1], 1e4)
     inside = form.where((form < top) & (form > 0))
-    axes.set_ylim(0.5 * float(inside.min()), top)
+    axes.set_ylim(0.5 * _lowest(values, float(inside.min())), top)
     inside = x.where(inside.notnull())
     axes.set_xlim(0.7 * float(inside.min()), 1.4 * float(inside.max()))
+
+
+def _lowest(values: RouteValues, other: float) -> float:
+    """The lower one of this and of all values without draws: the paper's forms alone may be below what is usual."""
+    return other if values.exact is None else min(other, float(values.exact.min()))
 
 
 def _relative(found: xr.Dataset, moment: str, power: int) -> RouteValues:
