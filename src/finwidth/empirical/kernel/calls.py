@@ -11,7 +11,7 @@ import operator
 import random
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -55,8 +55,8 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, *, hooks: bool = True) -> None:
-        held = _containers(module, hooks=hooks)
-        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in held]
+        self.held = _containers(module, hooks=hooks)
+        self.before = [(each, list(each) if isinstance(each, list | deque) else each.copy()) for each in self.held]
         views = ((each.keys(), each.values()) if isinstance(each, dict) else (each,) for each, _ in self.before)
         self._now = [*chain.from_iterable(views)]  # which show what the containers hold at any time
         self._lengths, self._objects = [*map(len, self._now)], [*chain.from_iterable(self._now)]
@@ -87,10 +87,14 @@ def _containers(module: nn.Module, *, hooks: bool = True) -> list[Container]:
         own = vars(each) if followed and _keeps(each) else each
         if isinstance(own, dict | list | set | deque) and id(own) not in held:
             held[id(own)] = own
-            inside = own.values() if isinstance(own, dict) else own
             deeper = followed and (own is each or isinstance(each, nn.Module))  # of other objects only their attributes
-            waiting += [(one, deeper) for one in inside]
+            waiting += [(one, deeper) for one in _inside([own])]
     return [*held.values()]
+
+
+def _inside(held: Iterable[Container | tuple[Any, ...]]) -> Iterator[Any]:
+    """What containers hold, of dicts the values."""
+    return chain.from_iterable(each.values() if isinstance(each, dict) else each for each in held)
 
 
 def _keeps(each: object) -> bool:
@@ -547,18 +551,19 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
     if outside is not None:  # where gradients and random numbers are put back
         snapshot = Snapshot(module, hooks=False)
         try:
-            with same_buffers(module):
+            with _same_buffers(module, _containers(module)):
                 yield
         finally:
             snapshot.restore()
         outside.check()
         return
     gradients = [(each, each.grad) for each in module.parameters()]
-    states, snapshot = _RandomStates(module), Snapshot(module)
+    snapshot = Snapshot(module)
+    states = _RandomStates(module, snapshot.held)
     _UNTOUCHED[id(module)] = states
     same = False
     try:
-        with same_buffers(module):
+        with _same_buffers(module, snapshot.held):
             yield
             if alone:
                 states.check()
@@ -573,12 +578,10 @@ def untouched(module: nn.Module, *, alone: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def same_buffers(module: nn.Module) -> Iterator[None]:
-    """Buffers, and tensors and arrays among the attributes, have their numbers back if they are changed in place."""
-    values = (each.values() if isinstance(each, dict) else each for each in _containers(module))
+def _same_buffers(module: nn.Module, held: list[Container]) -> Iterator[None]:
+    """Buffers, and tensors and arrays among what is held, have their numbers back if they are changed in place."""
     own = {id(each) for each in module.parameters()}
-    loose = [each for each in chain.from_iterable(values) if isinstance(each, Tensor | np.ndarray)]
-    loose = [each for each in loose if id(each) not in own]
+    loose = [each for each in _inside(held) if isinstance(each, Tensor | np.ndarray) and id(each) not in own]
     tensors = {id(each): each for each in (*module.buffers(), *(each for each in loose if isinstance(each, Tensor)))}
     before = [(each, each.detach().clone()) for each in tensors.values()]
     arrays = [(each, each.copy()) for each in loose if isinstance(each, np.ndarray)]
@@ -612,8 +615,8 @@ class _States(NamedTuple):
 class _RandomStates:
     """The states of all generators of random numbers that a module can be expected to draw from."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.own = list({id(each): each for each in _at_hand(module) if _generates(each)}.values())
+    def __init__(self, module: nn.Module, held: list[Container]) -> None:
+        self.own = list({id(each): each for each in _at_hand(module, held) if _generates(each)}.values())
         self.cuda = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         self.before = self._states()
 
@@ -645,20 +648,19 @@ class _RandomStates:
 @contextmanager
 def repeatable() -> Iterator[None]:
     """Whatever happens inside, the global generators of random numbers are as before."""
-    states = _RandomStates(nn.Module())
+    states = _RandomStates(nn.Module(), [])
     try:
         yield
     finally:
         states.restore()
 
 
-def _at_hand(module: nn.Module) -> Iterator[object]:
+def _at_hand(module: nn.Module, held: list[Container]) -> Iterator[object]:
     """Objects in reach of a module's forward: attributes of its parts and what these hold; what its functions see.
 
     Those see globals, defaults and closures, and what short lists and the like among these hold.
     """
-    values = (each.values() if isinstance(each, dict) else each for each in _containers(module))
-    attributes = [*chain.from_iterable(values)]
+    attributes = [*_inside(held)]
     yield from attributes
     candidates = (*{type(part).forward for part in module.modules()}, *attributes)
     functions = [each for each in candidates if isinstance(each, FunctionType)]
@@ -668,9 +670,7 @@ def _at_hand(module: nn.Module) -> Iterator[object]:
         around += (each.__kwdefaults__ or {}).values()
         around += (cell.cell_contents for cell in each.__closure__ or () if cell != CellType())
     yield from around
-    for each in around:
-        if isinstance(each, dict | list | tuple | deque) and len(each) <= _FEW:
-            yield from each.values() if isinstance(each, dict) else each
+    yield from _inside(each for each in around if isinstance(each, dict | list | tuple | deque) and len(each) <= _FEW)
 
 
 def _generates(each: object) -> TypeGuard[_Generator]:
