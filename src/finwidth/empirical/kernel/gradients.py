@@ -603,9 +603,12 @@ def _in_order(
     found, inputs = list[Tensor](), dict[int, Tensor]()
     with torch.no_grad():
         for use, (_, axes), D in zip(pass_.uses, uses, columns, strict=True):
-            order = orders.get(use.number) if axes else None
-            found.append(D if order is None or axes is None else D.index_select(axes.result + 1, order))
-            if order is not None and axes is not None and not isinstance(use.rule, Expansion):
+            order = orders.get(use.number)
+            if axes is None or order is None:
+                found.append(D)
+                continue
+            found.append(D.index_select(axes.result + 1, order))
+            if not isinstance(use.rule, Expansion):
                 inputs[use.number] = use.input.index_select(axes.input, order)
     return replace(pass_, uses=[replace(use, input=inputs.get(use.number, use.input)) for use in pass_.uses]), found
 

@@ -227,7 +227,7 @@ def workforce(kernel: KernelInParts, array: KernelArray, most: int, memory: int)
     else:
         threads = 1
     jobs = kernel.at_most(array.sides)
-    gradients = max(each.sizes.block(each.layout.inputs, each.layout.outputs).block for each in jobs)
+    gradients = max(each.layout.block_bytes for each in jobs)
     gradients += gradients // _GAPS
     shared = 0 if len(array.sides) == 1 else array.grid[0] if array.symmetric else sum(array.grid)
     kept = max(0, min(shared * kernel.kinds, (room - threads * needed) // gradients))
