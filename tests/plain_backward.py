@@ -12,6 +12,11 @@ from architectures import truth
 Tensor = Any
 
 
+def near(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
+    """Whether two results are of one shape and the same, but for so much of the largest number."""
+    return one.shape == other.shape and bool((one - other).abs().max() <= tolerance * other.abs().max())
+
+
 def kernel(module: nn.Module, x: Tensor) -> Tensor:
     """K, shape (N, N, O, O)."""
     J = truth.jacobians(module, x.clone())

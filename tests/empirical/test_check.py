@@ -36,6 +36,7 @@ from finwidth.empirical.kernel import (  # noqa: E402
     weights,
 )
 from finwidth.empirical.kernel.preparation import prepare  # noqa: E402
+from plain_backward import near  # noqa: E402
 from programs import PROGRAMS, Body, by_score, force, normal, perceptron, tied, words  # noqa: E402
 
 Tensor = Any
@@ -46,10 +47,6 @@ def make(name: str, n: int = 9) -> tuple[nn.Module, Tensor]:
     build, inputs = PROGRAMS[name]
     torch.manual_seed(3)
     return build().double(), inputs(n)
-
-
-def near(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

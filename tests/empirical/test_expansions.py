@@ -15,6 +15,7 @@ import plain_backward as plain  # noqa: E402
 from architectures import truth  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
 from finwidth.empirical.kernel import calls, computation, owners, recording, weights  # noqa: E402
+from plain_backward import near  # noqa: E402
 from programs import Body, force, linears, normal, perceptron, slope, words  # noqa: E402
 
 Tensor = Any
@@ -249,10 +250,6 @@ def make(name: str, n: int = 6) -> tuple[nn.Module, Tensor]:
     build, inputs, _ = CASES[name]
     torch.manual_seed(2)
     return build().double(), inputs(n)
-
-
-def near(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -22,13 +22,10 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 import plain_backward as plain  # noqa: E402
 from finwidth.empirical import KernelOperator, explain, ntk, sgd_update  # noqa: E402
 from finwidth.empirical.kernel.computation import KernelJob  # noqa: E402
+from plain_backward import near  # noqa: E402
 from programs import Body, perceptron  # noqa: E402
 
 Tensor = Any
-
-
-def near(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
-    return bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
 # Caches of what is made of parameters

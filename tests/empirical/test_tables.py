@@ -14,14 +14,11 @@ from torch.nn import functional  # noqa: E402
 import plain_backward as plain  # noqa: E402
 from finwidth.empirical import explain, ntk, sgd_update  # noqa: E402
 from finwidth.empirical.kernel import computation, gradients, layout  # noqa: E402
+from plain_backward import near  # noqa: E402
 from programs import Body, perceptron, words  # noqa: E402
 
 Tensor = Any
 V = 20  # words
-
-
-def near(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
 def with_head(m: Any, x: Tensor) -> Tensor:

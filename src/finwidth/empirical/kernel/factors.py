@@ -186,12 +186,12 @@ class FactorSize:
         >>> FactorSize(1, 8, 50_000, 32, looked_up=True).materializes(1, 64, all_pairs=False)
         False
         """
-        g, P, a, c = self.g, self.P, self.a, self.c
+        g, P, c = self.g, self.P, self.c
         if g > 1 or not P or self.pulled:
             return True
         outputs = o * o if all_pairs else o
-        formed = outputs * a * c + 2 * o * P * (1 if self.looked_up else a) * c / n
-        a = 1 if self.looked_up else a  # two of its rows are the same or they are not
+        a = 1 if self.looked_up else self.a  # two of its rows are the same or they are not
+        formed = outputs * self.a * c + 2 * o * P * a * c / n
         if P == 1 or not all_pairs:
             return formed < P * P * (a + outputs * c)
         return formed < P * P * (a + o * c) + P * outputs * c
