@@ -88,15 +88,7 @@ def test_the_kernel_is_that_of_ntk_and_of_the_jacobian(tmp_path: Path, outputs: 
     assert found.dtype == here.dtype
     assert found.attrs == here.attrs
     np.testing.assert_allclose(found, here, rtol=1e-12, atol=1e-13)
-    truth = reference_ntk(net, x, x2).numpy()
-    if kind == "diagonal":
-        truth = truth[range(23), range(23)]
-    if outputs == "diagonal":
-        truth = np.diagonal(truth, axis1=-2, axis2=-1)
-    elif outputs == "trace":
-        truth = np.trace(truth, axis1=-2, axis2=-1)
-    elif outputs == 1:
-        truth = truth[..., 1, 1]
+    truth = of_wanted(reference_ntk(net, x, x2).numpy(), outputs, kind)
     np.testing.assert_allclose(found, truth, rtol=1e-11, atol=1e-12)
     assert seen == sorted(seen)
     assert seen[-1] == here.sizes["input"] * here.sizes.get("input_", 1)
@@ -138,12 +130,17 @@ def by_jacobian(net: nn.Module, x: Any, outputs: Any = "full", entries: str = "f
     if callable(outputs):
         rows = torch.stack([flat_gradient(net, outputs(net(each[None]), each[None])[0]) for each in x])
         return (rows @ rows.T).numpy()
-    K = reference_ntk(net, x).numpy()
+    return of_wanted(reference_ntk(net, x).numpy(), outputs, entries)
+
+
+def of_wanted(K: Any, outputs: Any, entries: str) -> Any:
+    """What is wanted of the kernel of all pairs of inputs and of two outputs."""
     if isinstance(outputs, str):
         K = {"full": K, "trace": np.trace(K, axis1=2, axis2=3), "diagonal": np.diagonal(K, axis1=2, axis2=3)}[outputs]
-        return K[range(len(x)), range(len(x))] if entries == "diagonal" else K
-    C = np.eye(2)[outputs] if isinstance(outputs, slice) or outputs == [1, 0] else np.array(outputs)
-    return np.einsum("abij,...i,...j->ab..." if C.ndim == 1 else "abij,ki,lj->abkl", K, C, C)
+    else:
+        C = np.eye(2)[outputs] if isinstance(outputs, int | slice) or outputs == [1, 0] else np.array(outputs)
+        K = np.einsum("abij,...i,...j->ab..." if C.ndim == 1 else "abij,ki,lj->abkl", K, C, C)
+    return K[range(len(K)), range(len(K))] if entries == "diagonal" else K
 
 
 def flat_gradient(net: nn.Module, value: Any) -> Any:
@@ -325,16 +322,9 @@ def test_functions_and_batches(tmp_path: Path, of: str, name: str) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == here.sizes["input"] * here.sizes.get("input_", 1)
     assert not check_kernel(tmp_path / "b")
-    K = torch.einsum("aip,bjp->abij", J, J).numpy()
     given = options.get("outputs", "full")
-    if given == "trace":
-        K = np.trace(K, axis1=2, axis2=3)
-    elif given == "diagonal":
-        K = np.diagonal(K, axis1=2, axis2=3)
-    elif given != "full":
-        C = np.array(given) if isinstance(given, list) else np.array([0.5, 2.0]) if callable(given) else np.eye(2)[1]
-        K = np.einsum("abij,...i,...j->ab..." if C.ndim == 1 else "abij,ki,lj->abkl", K, C, C)
-    K = K[range(len(K)), range(len(K))] if "entries" in options else K
+    K = torch.einsum("aip,bjp->abij", J, J).numpy()
+    K = of_wanted(K, [0.5, 2.0] if callable(given) else given, options.get("entries", "full"))
     whole = found.sum("group") if "group" in found.dims else found
     np.testing.assert_allclose(whole, K, rtol=1e-10, atol=1e-11)
 

@@ -160,9 +160,12 @@ class ResidualNetwork(Network):
             before, after = ((self.norm,), ()) if self.norm.position == "before" else ((), (self.norm,))
         blocks: list[tuple[Step, ...]] = []
         for block in self.blocks:
-            skip, last = float(block.skip_squared) ** 0.5, branch_layer(block.outer, block.branch_squared)
-            branch = (Fork(), *before, *self._inside(block), last, Join(skip))
-            blocks.append((*(branch if block.branch_squared else (Skip(skip),)), *after))
+            skip = float(block.skip_squared) ** 0.5
+            steps: tuple[Step, ...] = (Skip(skip),)
+            if block.branch_squared:
+                last = branch_layer(block.outer, block.branch_squared)
+                steps = (Fork(), *before, *self._inside(block), last, Join(skip))
+            blocks.append((*steps, *after))
         return ((self.stem,), *blocks, (*before, self.head))
 
     @property

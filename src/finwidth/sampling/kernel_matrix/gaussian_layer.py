@@ -298,7 +298,7 @@ class GaussianLayer:
         rng, T, root = self.batch.rng, tangent.T, self.deviation * met.root
         A, Z = list(self.A), fresh(rng, root, self.sizes_in, self.batch.draws)
         ZA = overlap(rng, Z, A, self.constant_in_units)
-        Z_rest = reduce(iadd, map(product, Z, T)) - ZA @ transposed(tangent.along)
+        Z_rest = reduce(iadd, (product(z, t) for z, t in zip(Z, T, strict=True))) - ZA @ transposed(tangent.along)
         on_A = (met.rest_Y - root @ ZA) @ self.A_factor.inverse
         on_rest = (met.rest_W - root @ Z_rest) @ tangent.rest.inverse
         on_A = scaled(on_A - on_rest @ tangent.along, met.power) - self._pull

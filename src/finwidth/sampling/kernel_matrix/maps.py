@@ -203,7 +203,7 @@ class NormPass:
                 ),
             )
             if self.norm.centred:
-                self.half_change += reduce(iadd, map(product, V, self.J))
+                self.half_change += reduce(iadd, (product(v, j) for v, j in zip(V, self.J, strict=True)))
             V = V.map(lambda v, j, dg: v + dg * j, self.J, self.dg)
         along, mean = self._along(self.u, V) + self._along(self.du, self.J), self._mean(V)
         factors, rate, J_along, J_mean, outputs = self.factors, self.rate, self.J_along, self.J_mean, self.batch.outputs
